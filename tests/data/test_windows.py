@@ -1,0 +1,226 @@
+"""Windows against cases computed by hand and a naive loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalise import Normaliser
+from trajgen.core.types import Batch, Space
+from trajgen.data.episodes import Episode, Episodes
+from trajgen.data.options import DataOptions
+from trajgen.data.windows import Windows, fit_normaliser, returns_to_go
+
+
+def options(**changes: Any) -> DataOptions:
+    base: dict[str, Any] = {
+        "id": "set-v0",
+        "horizon": 3,
+        "stride": 2,
+        "chunk": 3,
+        "discount": 0.5,
+        "max_padding": 0.0,
+    }
+    return DataOptions(**(base | changes))
+
+
+GOALS = {"goals": "hindsight", "state_key": "s", "goal_key": "d", "achieved_key": "a", "goal_radius": 0.6}
+
+
+def line(lengths: list[int], terminated: list[bool] | None = None, seed: int | None = None) -> Episodes:
+    """Episodes whose state is (episode, step); with a seed the place reached is a random walk."""
+    random = np.random.default_rng(seed)
+    raw = []
+    for number, steps in enumerate(lengths):
+        states = np.stack([np.full(steps + 1, number), np.arange(steps + 1)], 1)
+        achieved = states if seed is None else np.cumsum(random.normal(0, 0.4, (steps + 1, 2)), 0)
+        ends = bool(terminated and terminated[number])
+        raw.append(
+            Episode(
+                states,
+                np.arange(1.0, steps + 1)[:, None],
+                np.arange(1.0, steps + 1),
+                ends,
+                achieved + 0.2,
+                achieved,
+            )
+        )
+    return Episodes.collect(raw, name="line", space=Space(2, 1, 2, "s", "d"))
+
+
+def plain(episodes: Episodes, choice: DataOptions, seed: int = 0) -> Windows:
+    return Windows(episodes, choice, Normaliser(2, 1, 2), seed=seed)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    names = ("states", "actions", "rewards", "returns", "mask", "chunk_states", "chunk_actions", "chunk_mask")
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+def test_return_to_go_by_hand() -> None:
+    # Rewards 1, 2, 3: 3, then 2 + 3/2, then 1 + 3.5/2; nothing flows from one episode into the other.
+    assert returns_to_go(line([3, 1]), 0.5).tolist() == [2.75, 3.5, 3.0, 0.0, 1.0, 0.0]
+
+
+def test_a_window_by_hand() -> None:
+    batch = plain(line([4]), options()).batch(0, 1)
+    assert batch.states[0, :, 1].tolist() == [0, 2, 4]
+    assert batch.actions[0, :, 0].tolist() == [1, 3, 0]  # the final observation has no action
+    assert batch.rewards[0].tolist() == [1 + 2, 3 + 4, 0]
+    assert batch.returns[0].tolist() == [1 + 2 / 2 + 3 / 4 + 4 / 8, 3 + 4 / 2, 0]
+    assert batch.mask.all()
+    assert batch.chunk_states[0, :, 1].tolist() == [0, 1, 2]
+    assert batch.chunk_actions[0, :, 0].tolist() == [1, 2, 3]
+    assert batch.goals is None
+
+
+def starts(episodes: Episodes, choice: DataOptions) -> set[tuple[int, int]]:
+    batch = plain(episodes, choice).batch(0, 2000)
+    return {(int(number), int(step)) for number, step in batch.states[:, 0]}
+
+
+def test_windows_pass_a_terminal_but_not_a_timeout() -> None:
+    episodes = line([5, 5], terminated=[False, True])
+    assert starts(episodes, options()) == {(0, 0), (0, 1), *((1, step) for step in range(5))}
+    # A third of three points may lie beyond the timeout: the second point, two steps on, must not.
+    third = options(max_padding=1 / 3)
+    assert starts(episodes, third) == {*((0, step) for step in range(4)), *((1, step) for step in range(5))}
+
+
+def test_padding_repeats_the_last_row_and_is_masked() -> None:
+    batch = plain(line([4], terminated=[True]), options()).batch(0, 200)
+    row = int(torch.nonzero(batch.states[:, 0, 1] == 3)[0])
+    assert batch.states[row, :, 1].tolist() == [3, 4, 4]
+    assert batch.mask[row].tolist() == [True, False, False]
+    assert batch.rewards[row].tolist() == [4, 0, 0]
+    assert batch.returns[row].tolist() == [4, 0, 0]
+    assert batch.chunk_mask[row].tolist() == [True, False, False]
+    assert batch.chunk_actions[row, :, 0].tolist() == [4, 0, 0]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_hindsight_goals_come_from_the_rest_of_the_same_episode(share: float) -> None:
+    choice = options(**GOALS, desired_share=share, max_padding=0.5)
+    batch = plain(line([9, 6, 7], terminated=[True, False, True]), choice).batch(3, 3000)
+    assert batch.goals is not None
+    start, goal = batch.states[:, 0].double(), batch.goals.double()
+    own = ((goal - start - 0.2).abs() < 1e-5).all(1)
+    assert own.double().mean().item() == pytest.approx(share, abs=0.03)
+    later = goal[~own]
+    assert (later[:, 0] == start[~own, 0]).all()
+    assert (later[:, 1] > start[~own, 1]).all()
+    last = torch.tensor([9.0, 6.0, 7.0], dtype=torch.double)
+    assert (later[:, 1] <= last[later[:, 0].long()]).all()
+    if share < 1:  # the final observation can be a goal too
+        assert (later[:, 1] == last[later[:, 0].long()]).any()
+
+
+@pytest.mark.parametrize(("discount", "steps"), [(0.9, 66), (1.0, 30)])
+def test_returns_follow_the_goal_of_the_window(discount: float, steps: int) -> None:
+    episodes = line([30, 17, 23], terminated=[False, True, False], seed=5)
+    choice = options(**GOALS, discount=discount, horizon=4, stride=3, max_padding=0.5)
+    assert episodes.achieved is not None
+    batch = plain(episodes, choice).batch(1, 64)
+    assert batch.goals is not None
+    reached = 0.0
+    for number in range(len(batch)):
+        which, step = (int(value) for value in batch.states[number, 0])
+        end = int(episodes.lengths[which])
+        path = episodes.achieved[episodes.starts[which] : episodes.ends[which] + 1]
+        goal = batch.goals[number].numpy()
+        near = [float(np.linalg.norm(path[t + 1] - goal) <= 0.6) for t in range(end)]
+        for point in range(4):
+            at = step + 3 * point
+            # Strides are looked at whole: 66 steps is where 0.9**n falls below a thousandth.
+            expected = sum(near[t] * discount ** (t - at) for t in range(at, min(end, at + steps)))
+            assert batch.returns[number, point].item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+            assert batch.rewards[number, point].item() == sum(near[at : at + 3])
+            reached += expected
+    assert reached > 0
+
+
+def test_the_look_ahead_ends_where_rewards_have_faded() -> None:
+    # Standing at the goal: with discount 0.5 a reward is below a thousandth after 10 steps, five strides.
+    still = np.zeros((101, 2))
+    raw = Episode(still, np.zeros((100, 1)), np.zeros(100), False, still, still)
+    episodes = Episodes.collect([raw], name="still", space=Space(2, 1, 2, "s", "d"))
+    batch = plain(episodes, options(**GOALS, max_padding=0.0)).batch(0, 8)
+    assert batch.returns[:, 0].tolist() == pytest.approx([2 - 2**-9] * 8, abs=1e-6)
+
+
+def test_a_batch_is_a_function_of_seed_step_and_rank() -> None:
+    choice = options(**GOALS, max_padding=0.5)
+    episodes = line([40, 30], seed=1)
+    source = plain(episodes, choice, seed=7)
+    first = source.batch(5, 32, rank=1)
+    torch.manual_seed(99)
+    source.batch(6, 32)
+    state = torch.get_rng_state()
+    assert same(first, source.batch(5, 32, rank=1))
+    assert same(first, plain(episodes, choice, seed=7).batch(5, 32, rank=1))
+    assert torch.equal(state, torch.get_rng_state())
+    for other in (
+        source.batch(5, 32),
+        source.batch(6, 32, rank=1),
+        plain(episodes, choice, 8).batch(5, 32, rank=1),
+    ):
+        assert not same(first, other)
+
+
+def test_the_normaliser_makes_windows_standard_and_goes_back() -> None:
+    episodes = line([60, 80], seed=2)
+    choice = options(**GOALS, power=0.5, max_padding=0.0)
+    norm = fit_normaliser(episodes, choice)
+    standard, raw = Windows(episodes, choice, norm).batch(0, 512), plain(episodes, choice).batch(0, 512)
+    for values, of in (
+        (standard.states, (0, 1)),
+        (standard.returns, (0, 1)),
+        (standard.chunk_actions, (0, 1)),
+    ):
+        assert torch.allclose(values.mean(of), torch.zeros(()), atol=0.1)
+        assert torch.allclose(values.std(of), torch.ones(()), atol=0.1)
+    assert torch.allclose(norm.state.inverse(standard.states), raw.states, atol=1e-4)
+    assert torch.allclose(norm.returns.inverse(standard.returns), raw.returns, atol=1e-4)
+    assert torch.allclose(norm.reward.inverse(standard.rewards), raw.rewards, atol=1e-4)
+    assert standard.goals is not None and raw.goals is not None
+    assert torch.allclose(norm.goal.inverse(standard.goals), raw.goals, atol=1e-4)
+    again = fit_normaliser(episodes, choice).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in norm.state_dict().items())
+
+
+def test_a_window_longer_than_every_episode_is_refused_with_what_fits() -> None:
+    with pytest.raises(ConfigError) as caught:
+        plain(line([5, 7], terminated=[True, True]), options(horizon=5, stride=2))
+    assert "7 steps" in str(caught.value) and "8 steps" in str(caught.value)
+    assert caught.value.fix == "data.horizon=4 or data.stride=1"
+    for cure in ({"horizon": 4, "stride": 2}, {"horizon": 5, "stride": 1}):
+        assert len(plain(line([5, 7]), options(**cure)))
+
+
+def test_goals_that_the_data_lack_are_refused() -> None:
+    raw = Episode(np.zeros((9, 2)), np.zeros((8, 1)), np.zeros(8))
+    bare = Episodes.collect([raw], name="bare", space=Space(2, 1))
+    with pytest.raises(ConfigError, match="'bare' without them"):
+        plain(bare, options(**GOALS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"horizon": 0}, "horizon"),
+        ({"stride": -1}, "stride"),
+        ({"max_padding": 1.5}, "max_padding"),
+        ({"discount": 0.0}, "discount"),
+        ({"power": 0.0}, "power"),
+        ({"goals": "desired"}, "goal_key"),
+        ({"goals": "hindsight", "goal_key": "d"}, "achieved_key"),
+        ({"goal_radius": 0.5, "achieved_key": "a"}, "goals"),
+    ],
+)
+def test_options_out_of_range_are_refused(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.{name}"):
+        options(**changes)

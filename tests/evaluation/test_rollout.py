@@ -1,0 +1,137 @@
+"""One episode for every seed, paired, and failures that stay where they are."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+from walks import Constant, Walk, make_world
+
+from trajgen.core.errors import TrajgenError
+from trajgen.evaluation.rollout import decision_ms, environments, rollout, stack
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_one_episode_for_every_seed(batch: int) -> None:
+    world = make_world()
+    played = rollout(Constant(0.5), world, range(10), batch=batch)
+    lengths = [3 + seed % 5 for seed in range(10)]
+    assert played.lengths.tolist() == lengths
+    np.testing.assert_allclose(played.returns, 0.5 * np.array(lengths))
+    assert played.decisions == sum(lengths)
+    assert sorted(seed for made in world.made for seed in made.given) == list(range(10))
+    assert len(world.made) == min(batch, 10) and all(made.closed for made in world.made)
+    assert not played.errors
+
+
+def test_nothing_is_rewarded_after_the_end() -> None:
+    policy = Constant(1.0)
+    rollout(policy, make_world(), [0, 4])  # 3 and 7 steps
+    rewards = np.array([reward for reward, _ in policy.told])
+    done = np.array([done for _, done in policy.told])
+    np.testing.assert_array_equal(rewards[:, 0], [1, 1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(done[:, 0], [0, 0, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(done[:, 1], [0, 0, 0, 0, 0, 0, 1])
+
+
+def test_policies_meet_the_same_episodes() -> None:
+    world = make_world()
+    first = rollout(Constant(0.1), world, range(5, 12), batch=4)
+    second = rollout(Constant(-0.7), world, range(5, 12), batch=7)
+    for one, other in zip(first.states, second.states, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+    assert [goal.tolist() for goal in first.goals] == [goal.tolist() for goal in second.goals]
+    assert len({float(states[0, 0]) for states in first.states}) == 7  # seeds differ from one another
+
+
+def test_states_are_what_was_visited() -> None:
+    played = rollout(Constant(0.5), make_world(), [1])
+    assert played.states[0].dtype == np.float32
+    np.testing.assert_array_equal(played.states[0][:, 1], [0, 1, 2, 3, 4])
+    np.testing.assert_allclose(np.diff(played.states[0][:, 0]), 0.5, atol=1e-6)
+    assert rollout(Constant(0.5), make_world(), [1], record=False).states[0].size == 0
+
+
+def test_success_is_success_at_any_step() -> None:
+    assert rollout(Constant(0.0), make_world(), [0, 1, 2]).success.tolist() == [True, False, True]
+
+
+def test_a_world_that_reports_no_success() -> None:
+    class Silent(Walk):
+        def reset(self, **keywords: object) -> tuple:
+            return super().reset(**keywords)[0], {}
+
+        def step(self, action: np.ndarray) -> tuple:
+            return (*super().step(action)[:4], {})
+
+    assert rollout(Constant(0.0), make_world(Silent), [0, 1]).success is None
+
+
+def test_the_step_limit_ends_an_episode() -> None:
+    assert rollout(Constant(1.0), make_world(max_steps=4), [4]).lengths.tolist() == [4]
+
+
+@pytest.mark.parametrize("on_reset", [False, True])
+def test_an_episode_that_raises_is_reported_and_the_rest_go_on(on_reset: bool) -> None:
+    world = make_world(partial(Walk, fails_at=3, fails_on_reset=on_reset))
+    played = rollout(Constant(1.0), world, range(8), batch=4)
+    assert played.completed.tolist() == [seed != 3 for seed in range(8)]
+    assert np.isnan(played.returns[3])
+    (error,) = played.errors
+    assert error["seed"] == 3 and error["step"] == (0 if on_reset else 1)
+    assert error["error"] == (
+        "RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged"
+    )
+    np.testing.assert_array_equal(np.delete(played.returns, 3), np.delete(3 + np.arange(8) % 5, 3))
+    assert len(world.made) == 5 and all(made.closed for made in world.made)  # what raised was replaced
+
+
+def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
+    class Broken(Walk):
+        def step(self, action: np.ndarray) -> tuple:
+            observation, _, *rest = super().step(action)
+            return observation, float("nan"), *rest
+
+    played = rollout(Constant(1.0), make_world(Broken), [0])
+    assert "reward is nan" in played.errors[0]["error"]
+
+
+def test_environments_are_used_again() -> None:
+    world = make_world()
+    with environments(world, 3) as opened:
+        first = rollout(Constant(0.2), world, range(3), opened=opened)
+        second = rollout(Constant(0.2), world, range(3), opened=opened)
+    np.testing.assert_array_equal(first.returns, second.returns)
+    assert len(world.made) == 3
+
+
+def test_batches_are_those_of_gymnasium() -> None:
+    vector = gymnasium.vector.SyncVectorEnv([Walk, Walk, Walk])
+    expected, _ = vector.reset(seed=[7, 8, 9])
+    found = stack(vector.single_observation_space, [Walk().reset(seed=seed)[0] for seed in (7, 8, 9)])
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+
+def test_a_policy_with_the_wrong_batch_is_named() -> None:
+    policy = Constant(1.0)
+    policy.reset = lambda **_: setattr(policy, "batch", 5)  # type: ignore[method-assign]
+    with pytest.raises(TrajgenError, match="one action for every observation"):
+        rollout(policy, make_world(), range(3))
+    with pytest.raises(TrajgenError, match="at least one episode"):
+        rollout(policy, make_world(), [])
+
+
+def test_progress_ends_complete() -> None:
+    told: list[tuple[int, int]] = []
+    rollout(Constant(1.0), make_world(), range(5), batch=2, progress=lambda *news: told.append(news))
+    assert told[-1] == (5, 5) and told == sorted(told)
+
+
+def test_decision_time_is_that_of_fresh_episodes() -> None:
+    policy = Constant(1.0)
+    times = decision_ms(policy, make_world(), 4, repeats=3, warm_up=1)
+    assert 0 < times["median"] <= times["p95"]
+    assert len(policy.seen) == 4 and policy.seen[0]["observation"].shape == (4, 2)

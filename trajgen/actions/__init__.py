@@ -1,0 +1,1 @@
+"""Action heads: what to do, read off a plan."""

@@ -1,0 +1,99 @@
+"""Conditioners: what a plan is conditioned on, at which scale, and when it is withheld."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.registry import register
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Cond
+from trajgen.nn.layers import FourierFeatures, mlp
+
+
+@register("conditioner", "fields")
+class FieldConditioner(nn.Module):
+    """Embeds state, return-to-go and goal into one vector per scale (MAGE, section 3).
+
+    A field that is withheld (by dropout while training, by guidance, or at a scale that may not see it) is
+    replaced by a learnt vector.
+
+    Args:
+        schedule: K scales.
+        state_dim: S.
+        goal_dim: G; 0 drops the goal from ``fields``.
+        fields: any of state, return, goal.
+        optional: the fields that dropout and classifier-free guidance withhold.
+        width: E, the width of the embedding.
+        dropout: share of training windows whose optional fields are withheld.
+        return_scales: how many of the coarsest scales see the return-to-go; null for all of them.
+        frequencies: random Fourier frequencies per field; 0 for none.
+        bandwidth: their deviation, in cycles per unit of the normalised field.
+
+    Raises:
+        ConfigError: for an unknown field.
+    """
+
+    def __init__(
+        self,
+        schedule: ScaleSchedule,
+        state_dim: int,
+        goal_dim: int,
+        *,
+        fields: tuple[str, ...] = ("state", "return", "goal"),
+        optional: tuple[str, ...] = ("return", "goal"),
+        width: int = 128,
+        dropout: float = 0.1,
+        return_scales: int | None = None,
+        frequencies: int = 16,
+        bandwidth: float = 0.5,
+    ) -> None:
+        super().__init__()
+        sizes = {"state": state_dim, "return": 1, "goal": goal_dim}
+        for name in (*fields, *optional):
+            if name not in sizes:
+                raise ConfigError(
+                    "A condition is a list of known fields.",
+                    expected=", ".join(sizes),
+                    got=f"'{name}' in conditioner.fields or conditioner.optional",
+                    fix=nearest(name, sizes),
+                )
+        self.fields = tuple(name for name in fields if sizes[name])
+        self.optional = frozenset(optional)
+        self.width, self.dropout = width, dropout
+        self.scales, self.return_scales = schedule.scales, return_scales
+        self.features = nn.ModuleDict(
+            {name: FourierFeatures(sizes[name], frequencies, bandwidth) for name in self.fields}
+        )
+        self.embed = nn.ModuleDict(
+            {name: mlp(sizes[name] + 2 * frequencies, width, width) for name in self.fields}
+        )
+        self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in self.fields})
+        self.mix = mlp(width, width, width)
+
+    def forward(self, cond: Cond) -> Tensor:
+        """Embeddings (B, K, E), or (B, 1, E) where all scales see the same."""
+        values = {"state": cond.state, "return": cond.returns.unsqueeze(-1), "goal": cond.goal}
+        given = self._given(cond)
+        total: Tensor | None = None
+        for name in self.fields:
+            value = values[name]
+            missing = self.missing[name].expand(len(cond), -1)
+            embedded = missing if value is None else self.embed[name](self.features[name](value))
+            if given is not None and name in self.optional:
+                embedded = torch.where(given.unsqueeze(-1), embedded, missing)
+            embedded = embedded.unsqueeze(1)
+            if name == "return" and self.return_scales is not None:
+                seen = torch.arange(self.scales, device=embedded.device) < self.return_scales
+                embedded = torch.where(seen[None, :, None], embedded, missing.unsqueeze(1))
+            total = embedded if total is None else total + embedded
+        if total is None:
+            total = cond.state.new_zeros(len(cond), 1, self.width)
+        return self.mix(total)
+
+    def _given(self, cond: Cond) -> Tensor | None:
+        if not self.training or self.dropout == 0:
+            return cond.given
+        kept = torch.rand(len(cond), device=cond.state.device) >= self.dropout
+        return kept if cond.given is None else kept & cond.given

@@ -1,0 +1,232 @@
+"""Recipes and command lines to a typed configuration. Hydra composes and sweeps; it stops here.
+
+A recipe is one plain YAML file. Each of its component nodes becomes an option of the Hydra group of that kind
+under the recipe's name, beside all registered components under theirs: ``tokenizer=NAME`` swaps the whole node,
+and no key of the old component stays behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.options import structure
+from trajgen.core.registry import KINDS, complete, names, spec
+from trajgen.data.options import DataOptions
+from trajgen.engine.options import EngineOptions
+from trajgen.evaluation.evaluate import EvaluationOptions
+from trajgen.policies.options import PolicyOptions
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a wheel carries it inside
+    RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+ROOT = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a run depends on."""
+
+    recipe: str
+    data: DataOptions
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    imports: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    run_dir: str | None = None
+    resume: bool = False
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Config:
+        """Checks plain values, each component node against its signature.
+
+        Raises:
+            ConfigError: for a key, name or type that is wrong.
+        """
+        sections = {f.name for f in fields(cls)} - {"components"}
+        for key in plain:
+            if key not in sections and key not in KINDS:
+                known = sections | set(KINDS)
+                raise ConfigError(
+                    f"Unknown option '{key}'.", got=f"{key}={plain[key]!r}", fix=nearest(str(key), known)
+                )
+        components = {kind: complete(kind, plain.get(kind) or {}) for kind in KINDS}
+        rest = {k: v for k, v in plain.items() if k in sections}
+        for name in ("policy", "engine", "evaluation", "data"):
+            if rest.get(name) is None:
+                rest.pop(name, None)
+        config = structure(cls, rest, "")
+        return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if f.name != "components"}, components=components)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The configuration as plain values, components at the top level; `from_plain` reads it back."""
+        values = asdict(self)
+        components = values.pop("components")
+        plain: dict[str, Any] = json.loads(json.dumps(values | components))
+        return plain
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same training: all but where it lies, where it runs, and how it is evaluated."""
+        aside = ("run_dir", "resume", "device", "evaluation", "policy")
+        return {k: v for k, v in self.to_plain().items() if k not in aside}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file as a dictionary.
+
+    Raises:
+        ConfigError: if it is missing or is not YAML.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("The file cannot be read.", got=f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError("The file is not YAML.", got=f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError("A recipe is a YAML dictionary.", got=f"{path}: {type(values).__name__}")
+    return values
+
+
+def recipe_files() -> dict[str, Path]:
+    """The shipped recipes by name."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if path.stem != "base"}
+
+
+def data_files() -> dict[str, Path]:
+    """The shipped data presets by name, as ``pointmaze/umaze``."""
+    folder = RECIPES / "data"
+    paths = sorted(folder.rglob("*.yaml"))
+    return {str(path.relative_to(folder).with_suffix("").as_posix()): path for path in paths}
+
+
+def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()) -> None:
+    """Offers components, recipes and data presets to Hydra."""
+    from hydra.core.config_store import ConfigStore
+
+    store = ConfigStore.instance()
+    for kind in KINDS:
+        for name in names(kind):
+            store.store(group=kind, name=name, node=spec(kind, name).defaults())
+    recipes = recipe_files() | {path.stem: path for path in own_recipes}
+    for name, path in recipes.items():
+        _store_recipe(store, name, path)
+    for name, path in (data_files() | {path.stem: path for path in own_data}).items():
+        *folders, last = name.split("/")
+        store.store(group="/".join(["data", *folders]), name=last, node=read_yaml(path), package="_global_")
+    base = read_yaml(RECIPES / "base.yaml")
+    chosen = base.pop("defaults")
+    groups = [{kind: None} for kind in KINDS]
+    store.store(name=ROOT, node={"defaults": ["_self_", *groups, *chosen], **base})
+
+
+def _store_recipe(store: Any, name: str, path: Path) -> None:
+    recipe = read_yaml(path)
+    overrides = []
+    for kind in [kind for kind in KINDS if kind in recipe]:
+        node = recipe.pop(kind)
+        if not isinstance(node, dict) or "name" not in node:
+            raise ConfigError(
+                "A recipe names each component.", expected=f"{kind}: {{name: …}}", got=f"{path}: {kind}: {node!r}"
+            )
+        if name in names(kind):
+            raise ConfigError(
+                "A recipe's name is not that of a component.", got=f"recipe '{name}', {kind} '{name}'",
+                fix=f"rename {path.name}",
+            )
+        store.store(group=kind, name=name, node={**spec(kind, node["name"]).defaults(), **node})
+        overrides.append({f"override /{kind}": name})
+    store.store(
+        group="recipe",
+        name=name,
+        node={"defaults": [*overrides, "_self_"], "recipe": name, **recipe},
+        package="_global_",
+    )
+
+
+def compose(overrides: Iterable[str]) -> Config:
+    """The configuration of ``trajgen train`` with these overrides, as ``["recipe=mage", "seed=1"]``.
+
+    Raises:
+        ConfigError: for anything in them that does not fit.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    store_groups()
+    overrides = list(overrides)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize(version_base="1.3", config_path=None):
+            return from_hydra(hydra_compose(ROOT, overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from error
+
+
+def from_hydra(composed: Any) -> Config:
+    """A composed Hydra configuration as a `Config`; everything is resolved, and Hydra forgotten."""
+    from omegaconf import OmegaConf
+
+    plain = OmegaConf.to_container(composed, resolve=True)
+    if not isinstance(plain, dict):
+        raise ConfigError("A configuration is a dictionary.", got=type(plain).__name__)
+    return Config.from_plain({str(k): v for k, v in plain.items()})
+
+
+def explain(error: Exception, overrides: Iterable[str]) -> ConfigError:
+    """What Hydra meant, in terms of recipes and components."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in KINDS and value and value not in _options(key):
+            spec(key, value)  # raises with the nearest names
+        choices = {"recipe": list(recipe_files()), "data": list(data_files())}.get(key)
+        if choices is not None and value not in choices and "," not in value:
+            return ConfigError(
+                f"There is no {key} '{value}'.",
+                expected=", ".join(choices),
+                got=override,
+                fix=f"{nearest(value, choices)} A path to a .yaml file of your own works too.",
+            )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if f"'{key}'" in lines[0] or (len(lines) > 1 and f"key '{key}'" in str(error)):
+            head, _, last = key.rpartition(".")
+            return ConfigError(
+                f"Unknown option '{key}'.", got=override, fix=nearest(last, _known_keys(head)) + _hint(head)
+            )
+    return ConfigError("The command line does not compose.", got=" ".join(lines[:2]))
+
+
+def _options(kind: str) -> list[str]:
+    with_node = [name for name, path in recipe_files().items() if kind in read_yaml(path)]
+    return [*names(kind), *with_node]
+
+
+def _known_keys(section: str) -> list[str]:
+    from trajgen.engine.options import StageOptions
+
+    if section in KINDS:
+        return [o.name for name in names(section) for o in spec(section, name).options]
+    sections: dict[str, Any] = {
+        "": Config, "data": DataOptions, "policy": PolicyOptions, "engine": EngineOptions,
+        "evaluation": EvaluationOptions,
+    }
+    known = [f.name for f in fields(sections.get(section, StageOptions))]
+    return known + ([] if section else list(KINDS))
+
+
+def _hint(section: str) -> str:
+    return f" See 'trajgen list {section}'." if section in KINDS else ""

@@ -1,0 +1,272 @@
+"""Minari data sets: read into episodes, written whole, described, downloaded."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from trajgen.core.errors import ConfigError, DataError, nearest
+from trajgen.core.types import Space
+from trajgen.data import store
+from trajgen.data.episodes import Episode, Episodes
+from trajgen.data.options import DataOptions
+from trajgen.data.store import local_sets
+
+__all__ = ["describe", "download", "load", "local_sets", "save"]
+
+DESCRIPTION = ("description", "algorithm_name", "author", "minari_version", "ref_min_score", "ref_max_score")
+"""Entries of the metadata that are shown as they are."""
+
+READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, AssertionError)
+"""What Minari and h5py raise on damaged files."""
+
+
+def load(id: str, options: DataOptions) -> Episodes:
+    """Reads a data set of this machine, checking every episode.
+
+    Raises:
+        DataError: if the set is missing, damaged, empty, not valid, or has no box of actions.
+        ConfigError: if an observation key of the options does not fit the data.
+    """
+    dataset = _open(id, options.maker)
+    space = _space(id, dataset, options)
+
+    asked = options.goals != "none"
+    goal_key, achieved_key = (options.goal_key, options.achieved_key) if asked else (None, None)
+
+    def read(raw: Any) -> Episode:
+        entries = raw.observations
+        return Episode(
+            states=entries if options.state_key is None else entries[options.state_key],
+            actions=raw.actions,
+            rewards=raw.rewards,
+            terminated=bool(len(raw.terminations) and raw.terminations[-1]),
+            goals=None if goal_key is None else entries[goal_key],
+            achieved=None if achieved_key is None else entries[achieved_key],
+        )
+
+    return Episodes.collect(_stream(id, dataset, read), name=id, space=space)
+
+
+def save(
+    id: str,
+    episodes: Iterable[Mapping[str, Any]],
+    *,
+    env_spec: Any,
+    eval_env_spec: Any,
+    observation_space: Any,
+    action_space: Any,
+    description: str,
+    algorithm: str,
+    force: bool = False,
+) -> None:
+    """Writes episodes as a Minari HDF5 data set, which appears under its name only when it is complete.
+
+    Args:
+        id: the name.
+        episodes: for each episode the entries of Minari's EpisodeBuffer; read once, as a stream.
+        env_spec, eval_env_spec: Gymnasium specs of the world of the data and of the evaluation.
+        observation_space, action_space: Gymnasium spaces.
+        description, algorithm: kept in the metadata.
+        force: replace a data set of the same name.
+
+    Raises:
+        DataError: if the name is taken and ``force`` is not set.
+    """
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    if not force:
+        store.refuse_existing(id)
+    with store.staging() as base:
+        data = store.folder(id, base) / "data"
+        data.mkdir(parents=True)
+        storage = MinariStorage.new(data, observation_space, action_space, env_spec, data_format="hdf5")
+        about = {
+            "dataset_id": id,
+            "minari_version": importlib.metadata.version("minari"),
+            "eval_env_spec": eval_env_spec.to_json(),
+            "description": description,
+            "algorithm_name": algorithm,
+        }
+        storage.update_metadata(about)
+        storage.update_episodes(EpisodeBuffer(**episode) for episode in episodes)
+        store.publish(id, base, force=force)
+
+
+def describe(id: str) -> dict[str, Any]:
+    """What there is to know about a data set of this machine: sizes, spaces, worlds, origin.
+
+    Raises:
+        DataError: if the set is missing or damaged.
+    """
+    dataset = _open(id, None)
+    try:
+        entries = dataset.storage.get_episode_metadata(dataset.episode_indices)
+        lengths = [entry["total_steps"] for entry in entries] if dataset.total_episodes else []
+        about = dataset.storage.metadata
+    except READ_ERRORS as error:
+        raise store.damaged(id, error) from error
+    worlds = {"env": dataset.env_spec, "eval_env": dataset._eval_env_spec or dataset.env_spec}
+    info: dict[str, Any] = {
+        "id": id,
+        "episodes": len(lengths),
+        "steps": int(sum(lengths)),
+        "episode_steps": {
+            "shortest": int(min(lengths, default=0)),
+            "median": float(np.median(lengths)) if lengths else 0.0,
+            "longest": int(max(lengths, default=0)),
+        },
+        "observation_space": str(dataset.observation_space),
+        "action_space": str(dataset.action_space),
+        **{name: spec.id for name, spec in worlds.items() if spec is not None},
+    }
+    for name in DESCRIPTION:
+        if about.get(name) is not None:
+            value = about[name]
+            info[name] = sorted(value) if isinstance(value, set) else value
+    info["megabytes"] = next((found.megabytes for found in local_sets() if found.id == id), 0.0)
+    info["folder"] = str(store.folder(id))
+    return info
+
+
+def download(id: str, *, force: bool = False) -> None:
+    """Fetches a data set from Minari's server; it appears under its name only when it is complete.
+
+    Raises:
+        DataError: if the server cannot be reached, or does not have the set.
+        ConfigError: if the package that talks to the server is not installed.
+    """
+    import minari
+
+    if not force:
+        store.refuse_existing(id)
+    _require_server()
+    with store.staging() as base:
+        before = os.environ.get("MINARI_DATASETS_PATH")
+        os.environ["MINARI_DATASETS_PATH"] = str(base)  # the only way to tell Minari where to put it
+        try:
+            minari.download_dataset(id)
+        except ImportError as error:
+            raise ConfigError(
+                "Downloads need Minari's remote storage.", got=str(error), fix="pip install 'minari[hf]'"
+            ) from error
+        except Exception as error:  # the storage back ends raise errors of their own libraries
+            raise DataError(
+                "The data set must be on the server.",
+                got=f"{id!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                fix="see https://minari.farama.org for the ids that there are",
+            ) from error
+        finally:
+            if before is None:
+                del os.environ["MINARI_DATASETS_PATH"]
+            else:
+                os.environ["MINARI_DATASETS_PATH"] = before
+        for part in local_sets(base):  # a combined set brings the sets that it is made of
+            if part.id == id or not store.folder(part.id).exists():
+                store.publish(part.id, base, force=force)
+
+
+def missing(id: str, maker: str | None) -> DataError:
+    """The error for a data set that is not on this machine, with the command that brings it."""
+    from trajgen.data.makers import MAKERS
+
+    maker = maker or next((name for name, entry in MAKERS.items() if entry.id == id), None)
+    return DataError(
+        "The data set must be on this machine.",
+        expected=nearest(id, [found.id for found in local_sets()]),
+        got=repr(id),
+        fix=f"trajgen data make {maker}" if maker else f"trajgen data get {id}",
+    )
+
+
+def _open(id: str, maker: str | None) -> Any:
+    """Minari's data set, with its metadata read."""
+    if not store.folder(id).is_dir():
+        raise missing(id, maker)
+    store.metadata(id)
+    from minari import MinariDataset
+
+    try:
+        return MinariDataset(store.folder(id) / "data")
+    except READ_ERRORS as error:
+        raise store.damaged(id, error) from error
+
+
+def _stream(id: str, dataset: Any, read: Callable[[Any], Episode]) -> Iterator[Episode]:
+    """The episodes one by one; a file that breaks off is an error of the data set."""
+    episodes = dataset.iterate_episodes()
+    for number in range(dataset.total_episodes):
+        try:
+            episode = read(next(episodes))
+        except READ_ERRORS as error:
+            raise store.damaged(id, f"episode {number}: {error}") from error
+        yield episode
+
+
+def _space(id: str, dataset: Any, options: DataOptions) -> Space:
+    """Widths and bounds from the spaces of the data set."""
+    from gymnasium import spaces
+
+    actions, observations = dataset.action_space, dataset.observation_space
+    if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
+        raise DataError(
+            "Actions must be vectors of real numbers.",
+            expected="a one-dimensional Box",
+            got=f"data set {id!r}: {actions}",
+            fix="choose a data set with continuous actions",
+        )
+
+    def width(option: str) -> int:
+        key, entry = getattr(options, option), observations
+        keys = sorted(observations.spaces) if isinstance(observations, spaces.Dict) else None
+        if (key is None) != (keys is None) or (keys is not None and key not in keys):
+            raise ConfigError(
+                f"data.{option} must name an entry of the observation.",
+                expected="null: the observation is an array" if keys is None else nearest(str(key), keys),
+                got=f"data.{option}={key} for data set {id!r}",
+            )
+        if keys is not None:
+            entry = observations.spaces[key]
+        if not isinstance(entry, spaces.Box) or len(entry.shape) != 1:
+            raise DataError(
+                "States and goals must be vectors of real numbers.",
+                expected="a one-dimensional Box",
+                got=f"data set {id!r}, {option} {key}: {entry}",
+            )
+        return int(entry.shape[0])
+
+    goal_dim = width("goal_key") if options.goals != "none" else 0
+    return Space(
+        state_dim=width("state_key"),
+        action_dim=int(actions.shape[0]),
+        goal_dim=goal_dim,
+        state_key=options.state_key,
+        goal_key=options.goal_key if goal_dim else None,
+        action_low=tuple(map(float, actions.low)),
+        action_high=tuple(map(float, actions.high)),
+    )
+
+
+def _require_server(seconds: float = 5.0) -> None:
+    """Asks the default server for a sign of life, since Minari would try for half a minute."""
+    if not os.environ.get("MINARI_REMOTE", "hf://").startswith("hf://"):
+        return
+    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    try:
+        urllib.request.urlopen(address, timeout=seconds).close()
+    except urllib.error.HTTPError:
+        return  # it answers
+    except OSError as error:
+        raise DataError(
+            "A download needs a connection to the server of the data sets.",
+            expected=f"an answer from {address}",
+            got=str(getattr(error, "reason", error)),
+            fix="connect to the network, or make a data set here: trajgen data make pointmaze/umaze-dwell",
+        ) from error

@@ -1,0 +1,83 @@
+"""What a recipe says about its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trajgen.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The data set of a recipe, how windows are cut from it, and the world it is evaluated in.
+
+    Raises:
+        ConfigError: if a number is out of its range, or if two options contradict each other.
+    """
+
+    id: str
+    """Minari id of the data set, for example "trajgen/pointmaze/umaze-dwell-v0"."""
+    maker: str | None = None
+    """Name of the maker that can create the set, for example "pointmaze/umaze-dwell"."""
+
+    horizon: int = 32
+    """T, the number of points in a window."""
+    stride: int = 8
+    """Environment steps between two points of a window."""
+    chunk: int = 8
+    """H, environment steps at full rate from the window's start."""
+    max_padding: float = 0.5
+    """Largest share of a window's points that may lie beyond a timeout; beyond a terminal any share may."""
+
+    discount: float = 0.99
+    """Discount per environment step of the return-to-go."""
+    power: float = 0.25
+    """Exponent of the signed power that spreads out small returns before they are standardised."""
+
+    state_key: str | None = None
+    """Entry of a dictionary observation that is the state; None if the observation is the state itself."""
+    goal_key: str | None = None
+    """Entry of a dictionary observation that is the goal asked for; None if there is none."""
+    achieved_key: str | None = None
+    """Entry of a dictionary observation that is measured against the goal; None if there is none."""
+
+    goals: Literal["none", "desired", "hindsight"] = "none"
+    """Goal of a window: none, the data's own at its start, or also one that the episode reached later."""
+    desired_share: float = 0.5
+    """With hindsight goals, the share of windows that keep the data's own goal."""
+    goal_radius: float | None = None
+    """Distance to the goal within which a step earns a reward of 1; returns then follow the window's goal."""
+
+    env_id: str | None = None
+    """Gymnasium id of the evaluation world; None takes the one that the data set names."""
+    max_episode_steps: int | None = None
+    """Length of an evaluation episode; None takes the world's own."""
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Returns that count as 0 and 100 of a normalised score, by name; added to those known for the world."""
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "stride", "chunk", "max_episode_steps"):
+            value = getattr(self, name)
+            self._require(value is None or value >= 1, name, "a whole number of at least 1")
+        for name in ("max_padding", "desired_share"):
+            self._require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
+        self._require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
+        self._require(self.power > 0, "power", "a positive exponent; 1 leaves returns as they are")
+        self._require(self.goal_radius is None or self.goal_radius > 0, "goal_radius", "a positive distance")
+        if self.goals != "none":
+            self._require(self.goal_key is not None, "goal_key", f"a key, since data.goals is {self.goals}")
+        if self.goals == "hindsight" or self.goal_radius is not None:
+            reason = "a key, for hindsight goals and for rewards within a goal radius"
+            self._require(self.achieved_key is not None, "achieved_key", reason)
+        if self.goal_radius is not None:
+            self._require(self.goals != "none", "goals", "desired or hindsight, since there is a goal_radius")
+
+    def _require(self, holds: bool, name: str, expected: str) -> None:
+        if not holds:
+            raise ConfigError(
+                f"data.{name} does not fit.",
+                expected=expected,
+                got=f"data.{name}={getattr(self, name)}",
+                fix=f"change data.{name} in the recipe or on the command line",
+            )

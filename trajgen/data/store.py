@@ -1,0 +1,155 @@
+"""The folder of Minari data sets on this machine: what lies there, and how a set gets there whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trajgen.core.errors import DataError
+
+STAGING = ".trajgen-"
+DAY = 24 * 3600
+ID = re.compile(r"(?:[-\w]+/)*[-\w]+?-v\d+")
+
+
+@dataclass(frozen=True)
+class LocalSet:
+    """A data set on this machine; ``problem`` says what is wrong with its folder, if anything."""
+
+    id: str
+    episodes: int = 0
+    steps: int = 0
+    megabytes: float = 0.0
+    problem: str | None = None
+
+
+def root() -> Path:
+    """The folder of all data sets: MINARI_DATASETS_PATH, or ~/.minari/datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets")
+
+
+def folder(id: str, base: Path | None = None) -> Path:
+    """The folder of a data set, which need not exist.
+
+    Raises:
+        DataError: if ``id`` is not a Minari id; Minari itself would create a folder that breaks its list.
+    """
+    if not ID.fullmatch(id):
+        raise DataError(
+            "A data set's id is a name with a version, in any number of name spaces.",
+            expected="namespace/name-v0",
+            got=repr(id),
+            fix="see: trajgen data list",
+        )
+    return (base or root()) / id
+
+
+def metadata(id: str, base: Path | None = None) -> dict[str, Any]:
+    """What a data set says about itself.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    path = folder(id, base) / "data" / "metadata.json"
+    try:
+        content = json.loads(path.read_text())
+        content["total_episodes"], content["total_steps"]
+        return dict(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(id, f"{path.name}: {error}") from error
+
+
+def damaged(id: str, cause: object) -> DataError:
+    """The error for a data set whose files cannot be read."""
+    return DataError(
+        "The files of a data set must be complete and readable.",
+        got=f"data set {id!r}: {str(cause).splitlines()[0] if str(cause) else type(cause).__name__}",
+        fix="make or download it again, with force",
+    )
+
+
+def local_sets(base: Path | None = None) -> list[LocalSet]:
+    """The data sets on this machine, sorted by id; a broken folder is listed with its problem."""
+    found = []
+    base = base or root()
+    for data in sorted(base.rglob("data")):
+        name = data.parent.relative_to(base)
+        if not data.is_dir() or any(part.startswith(".") for part in name.parts):
+            continue
+        id = name.as_posix()
+        try:
+            content = metadata(id, base)
+        except DataError as error:
+            found.append(LocalSet(id, problem=str(error.got or error.rule)))
+            continue
+        size = sum(file.stat().st_size for file in data.rglob("*") if file.is_file())
+        problem = None if size > (data / "metadata.json").stat().st_size else "no data beside its metadata"
+        if content.get("dataset_id") != id:
+            problem = f"its metadata say {content.get('dataset_id')!r}"
+        found.append(LocalSet(id, content["total_episodes"], content["total_steps"], size / 1e6, problem))
+    return found
+
+
+@contextmanager
+def staging() -> Iterator[Path]:
+    """A temporary folder on the file system of the data sets, hidden from lists, gone at the end."""
+    base = root()
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        for left in base.glob(STAGING + "*"):
+            # What a killed process left behind; a young folder may belong to one that is still at work.
+            if time.time() - left.stat().st_mtime > DAY:
+                shutil.rmtree(left, ignore_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix=STAGING, dir=base, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise DataError(
+            "The folder of data sets must be writable.",
+            got=f"{base}: {error.strerror}",
+            fix="set MINARI_DATASETS_PATH to a folder of your own",
+        ) from error
+    with folder as path:
+        yield Path(path)
+
+
+def refuse_existing(id: str) -> None:
+    """Raises a DataError if there is a data set of this id."""
+    if folder(id).exists():
+        raise DataError(
+            "A data set is never overwritten unasked.",
+            got=f"{id!r} is on this machine already",
+            fix="use it as it is, or add --force to replace it",
+        )
+
+
+def publish(id: str, base: Path, *, force: bool = False) -> None:
+    """Moves a finished data set from its staging folder to its place, by renaming.
+
+    Raises:
+        DataError: if the place is taken and ``force`` is not set.
+    """
+    place = folder(id)
+    if not force:
+        refuse_existing(id)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists():
+        place.rename(base / "replaced")
+    try:
+        folder(id, base).rename(place)
+    except OSError:
+        refuse_existing(id)  # another process was faster
+        raise
+    for parent in place.parents:
+        if parent == root():
+            break
+        note = parent / "namespace_metadata.json"  # Minari looks for it in each name space
+        if not note.exists():
+            note.write_text("{}")

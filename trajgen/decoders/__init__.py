@@ -1,0 +1,1 @@
+"""Decoders: latent to trajectory, with or without the condition's guidance."""

@@ -1,0 +1,1 @@
+"""The engine: trains the stages of any planner; it knows no method."""

@@ -1,0 +1,74 @@
+"""Metrics on the disk, and a progress bar for the person who waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class MetricsLog:
+    """Appends one JSON object a line to ``metrics.jsonl``.
+
+    Args:
+        path: the file.
+        keep: lines that stay when a training is resumed, given as a test of a line; the others were written
+            after the checkpoint from which it goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, values: Mapping[str, object]) -> None:
+        """Appends one line."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(values)) + "\n")
+
+    def forget_after(self, stage: int, step: int) -> None:
+        """Drops the lines that a resumed training will write again."""
+        if not self.path.exists():
+            return
+        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        kept = [v for v in lines if (v["stage_index"], v["step"]) <= (stage, step)]
+        self.path.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")
+
+
+class StageProgress:
+    """A rich bar with the time left where there is a terminal; ten plain lines a stage where there is none."""
+
+    def __init__(self, console: Console, name: str, steps: int, done: int) -> None:
+        self.console, self.name, self.steps, self.done = console, name, steps, done
+        self.bar = Progress(
+            TextColumn("[bold]{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task(name, total=steps, completed=done, figures="")
+
+    def __enter__(self) -> StageProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def show(self, step: int, figures: Mapping[str, float]) -> None:
+        """Moves the bar to ``step`` and shows a few figures beside it."""
+        text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+        self.bar.update(self.task, completed=step, figures=text)
+        tenth = self.steps / 10
+        if not self.console.is_terminal and int(step / tenth) > int(self.done / tenth):
+            self.console.print(f"{self.name} {step}/{self.steps}  {text}", highlight=False)
+        self.done = step

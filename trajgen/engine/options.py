@@ -1,0 +1,86 @@
+"""How stages are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trajgen.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions:
+    """How one stage is trained."""
+
+    steps: int = 1000
+    """Optimiser steps, before ``engine.budget`` multiplies them."""
+    batch_size: int = 256
+    """Windows per step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    weight_decay: float = 0.01
+    """Of matrices; vectors are not decayed."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises; then it falls along a cosine."""
+    optimiser: str = "adamw"
+    """Any optimiser that timm knows."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no limit."""
+    ema: float = 0.999
+    """Decay of the running average of the weights that is kept in the end; 0 for none."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "steps": self.steps >= 1,
+            "batch_size": self.batch_size >= 1,
+            "lr": self.lr > 0,
+            "warmup": 0 <= self.warmup < 1,
+            "ema": 0 <= self.ema < 1,
+            "clip": self.clip >= 0,
+        }
+        for name, holds in limits.items():
+            if not holds:
+                raise ConfigError(f"A stage's {name} is out of range.", got=f"{name}={getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """How a planner is trained."""
+
+    stages: dict[str, StageOptions] = field(default_factory=dict)
+    """Options by the stage's name."""
+    budget: float = 1.0
+    """Multiplies the steps of every stage."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward pass; auto is bfloat16 where the device gains by it (CUDA since Ampere), else float32."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl; losses are checked for being finite at the same time."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last two are kept."""
+
+    def __post_init__(self) -> None:
+        if self.budget <= 0 or self.log_every < 1 or self.checkpoint_every < 1:
+            raise ConfigError(
+                "engine.budget is positive, engine.log_every and engine.checkpoint_every are at least 1.",
+                got=f"{self.budget}, {self.log_every}, {self.checkpoint_every}",
+            )
+
+    def stage(self, name: str, known: list[str]) -> StageOptions:
+        """The options of a stage, with the budget applied.
+
+        Raises:
+            ConfigError: if options name a stage that the planner does not have.
+        """
+        for other in self.stages:
+            if other not in known:
+                raise ConfigError(
+                    f"The planner has no stage '{other}'.",
+                    expected=", ".join(known),
+                    got=f"engine.stages.{other}",
+                    fix=f"engine.stages.{known[0]}.…",
+                )
+        return self.stages.get(name, StageOptions())
+
+    def steps(self, stage: StageOptions) -> int:
+        """How many steps a stage takes under the budget."""
+        return max(1, round(stage.steps * self.budget))

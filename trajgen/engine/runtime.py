@@ -1,0 +1,65 @@
+"""The device, its precision, and random numbers that depend on the step alone."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from functools import cache
+
+import torch
+
+from trajgen.core.errors import ConfigError
+
+SEED_RANGE = 2**63
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: if CUDA is asked for and there is none, or the name means nothing to torch.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            "The device is one that torch knows.", expected="auto, cpu, cuda or cuda:N", got=f"device={name}"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "CUDA was asked for, and torch finds no CUDA device.",
+            got=f"device={name}; torch {torch.__version__}, built for CUDA {torch.version.cuda}",
+            fix="device=cpu, or device=auto to take what there is",
+        )
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which losses are computed; ``auto`` is bfloat16 where the device computes faster in it."""
+    if precision == "auto":
+        precision = "bfloat16" if _gains_by_bfloat16(device) else "float32"
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@cache
+def _gains_by_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products have instructions of their own: CUDA since Ampere, x86 with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def prefer_fast_matmul(device: torch.device) -> None:
+    """Lets float32 matrix products use TF32 on CUDA; the CPU keeps full precision."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Makes all random numbers of a step a function of seed and step, so that no state needs saving."""
+    torch.manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % SEED_RANGE)

@@ -1,0 +1,256 @@
+"""A policy's scores in a world, beside those of its controller and of random actions on the same episodes."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, environments, rollout
+from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalised, summarise
+
+if TYPE_CHECKING:
+    from trajgen.core.protocols import Observation, Policy
+    from trajgen.data.worlds import World
+
+MEASURED = "measured random / controller"
+LATENCY_BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a policy is evaluated.
+
+    Args:
+        episodes: how many; their seeds are seed, seed + 1, ...
+        seed: of the first episode.
+        batch: the most episodes played at once.
+        latency: whether the time of a decision is measured too.
+        reference: whether the world's controller and random actions play the same episodes.
+    """
+
+    episodes: int = 48
+    seed: int = 0
+    batch: int = 64
+    latency: bool = True
+    reference: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"An evaluation's {name} must be at least 1.",
+                    expected=f"evaluation.{name} >= 1",
+                    got=getattr(self, name),
+                    fix=f"evaluation.{name}={getattr(EvaluationOptions, name)}",
+                )
+        if self.seed < 0:
+            raise ConfigError(
+                "An evaluation's seed must not be negative.",
+                expected="evaluation.seed >= 0",
+                got=self.seed,
+                fix="evaluation.seed=0",
+            )
+
+
+class RandomPolicy:
+    """Draws actions uniformly from the box (low, high), each of shape (A,); seeded.
+
+    Raises:
+        ConfigError: if the box has no finite sides.
+    """
+
+    def __init__(self, low: Array, high: Array, seed: int = 0) -> None:
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ConfigError(
+                "Random actions need a bounded action box.",
+                expected="finite bounds",
+                got=f"low {low}, high {high}",
+                fix="evaluation.reference=false",
+            )
+        self.low, self.high, self.seed = low, high, seed
+        self.generator = np.random.default_rng(seed)
+        self.batch: int | None = None
+
+    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
+        """Starts ``batch`` episodes; the stream of actions goes on."""
+        if ids is None:
+            self.batch = batch
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """Actions (B, A), or (A,) if not batched."""
+        shape = np.shape(self.low) if self.batch is None else (self.batch, *np.shape(self.low))
+        return self.generator.uniform(self.low, self.high, shape).astype(np.float32)
+
+    def observe(self, reward: Any, done: Any) -> None:
+        """Learns nothing."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation's figures, as written to ``evaluation.json``, and the rollouts behind them."""
+
+    figures: dict[str, Any]
+    rollouts: Rollouts = field(repr=False)
+    controller: Rollouts | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values: no arrays, and None where there is no finite number."""
+        return plain(self.figures)
+
+
+def evaluate(
+    policy: Policy,
+    world: World,
+    options: EvaluationOptions | None = None,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Rolls out a policy, the world's controller and random actions on the same episodes.
+
+    Args:
+        extra: further figures to be written with these, such as ``condition_error``.
+        progress: told after every step of ``policy`` how many episodes have ended.
+
+    Raises:
+        ConfigError: if the actions are not a box.
+        TrajgenError: if every episode failed.
+    """
+    options = options or EvaluationOptions()
+    seeds = range(options.seed, options.seed + options.episodes)
+    with environments(world, min(options.batch, options.episodes)) as opened:
+        space: Any = opened[0].action_space
+        if not hasattr(space, "low"):
+            raise ConfigError("A policy's actions are a box of real numbers.", expected="a Box", got=space)
+        policies: dict[str, Policy] = {"policy": policy}
+        if options.reference:
+            policies["random"] = RandomPolicy(space.low, space.high, options.seed)
+            if world.controller is not None:
+                policies["controller"] = world.controller()
+        played = {
+            name: rollout(
+                player,
+                world,
+                seeds,
+                record=name == "policy",
+                batch=options.batch,
+                opened=opened,
+                progress=progress if name == "policy" else None,
+            )
+            for name, player in policies.items()
+        }
+    own, controller = played["policy"], played.get("controller")
+    if not own.completed.any():
+        raise TrajgenError(
+            "Every episode of the evaluation failed.",
+            expected=f"{options.episodes} episodes of {world.name}",
+            got=own.errors[0]["error"],
+        )
+    figures: dict[str, Any] = {
+        "world": world.name,
+        "episodes": options.episodes,
+        "seeds": [seeds[0], seeds[-1]],
+        "protocol": _protocol(world, options),
+        **_scores(world, played),
+        "success": None if own.success is None else own.success[own.completed].mean(),
+        "steps_per_episode": own.lengths[own.completed].mean(),
+        "decisions_per_second": own.decisions_per_second,
+        "decision_ms": {
+            f"batch_{size}": decision_ms(policy, world, size) for size in LATENCY_BATCHES if options.latency
+        },
+        "errors": own.errors,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware(),
+    }
+    return Evaluation(figures | dict(extra or {}), own, controller)
+
+
+def _scores(world: World, played: Mapping[str, Rollouts]) -> dict[str, Any]:
+    """The returns and what they are worth: against named bounds, and against the controller."""
+    own = played["policy"].returns[played["policy"].completed]
+    scores: dict[str, Any] = {"return": summarise(own).to_dict()}
+    bounds = dict(world.bounds)
+    for name in ("controller", "random"):
+        other = played.get(name)
+        done = other is not None and other.completed.any()
+        scores[name] = summarise(other.returns[other.completed]).to_dict() if other and done else None
+    if scores["controller"] and scores["random"]:
+        bounds[MEASURED] = (scores["random"]["mean"], scores["controller"]["mean"])
+    named = {name: _normalised(own, pair) for name, pair in bounds.items() if pair[0] != pair[1]}
+    first = next(iter(named), None)
+    scores["normalised"] = named | ({"name": first, **named[first]} if first else {})
+    scores["normalised_to_controller"] = named.get(MEASURED)
+    scores["ratio_to_controller"] = scores["ratio_to_controller_ci95"] = None
+    if scores["controller"]:
+        both = played["policy"].completed & played["controller"].completed
+        pair = played["policy"].returns[both], played["controller"].returns[both]
+        if both.any() and pair[1].mean() > 0:
+            scores["ratio_to_controller"] = mean_ratio(*pair)
+            scores["ratio_to_controller_ci95"] = bootstrap_interval(mean_ratio, *pair)
+    return scores
+
+
+def _normalised(returns: Array, bounds: tuple[float, float]) -> dict[str, Any]:
+    summary = summarise(normalised(returns, bounds))
+    return {"mean": summary.mean, "iqm": summary.iqm, "ci95": summary.ci95, "bounds": bounds}
+
+
+def _protocol(world: World, options: EvaluationOptions) -> str:
+    last = options.seed + options.episodes - 1
+    words = (
+        f"undiscounted sum of rewards of one episode for each seed {options.seed} to {last}, "
+        f"at most {world.max_steps} steps; start and goal are drawn by the world from the seed"
+    )
+    return words + ("; controller and random actions on the same episodes" if options.reference else "")
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on: processor, threads, and the CUDA device if there is one."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        lines = information.read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": cuda}
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON holds it: plain containers and numbers; what is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_evaluation(path: str | Path, figures: Mapping[str, Any]) -> None:
+    """Writes figures as JSON, all or nothing: a reader sees the old file or the new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(plain(figures), file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Layers that several component rooms share."""

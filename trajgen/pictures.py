@@ -1,0 +1,91 @@
+"""The pictures of a run: how it learnt, how it scored, and its plans, coarse to fine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trajgen.data.worlds import World
+    from trajgen.evaluation.evaluate import Evaluation
+    from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+EPISODES = 3
+"""Episodes whose plans are drawn."""
+
+
+def draw_run(
+    folder: Path, policy: RecedingHorizonPolicy, world: World, evaluation: Evaluation, first_seed: int
+) -> list[str]:
+    """Draws learning curves, returns, and the first plans of some episodes into ``plots/``.
+
+    Returns:
+        The pictures' paths, relative to the run folder.
+    """
+    from trajgen.evaluation.plots import returns_figure, training_figure
+    from trajgen.evaluation.rollout import environments
+
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    drawn = []
+    for index in range(min(EPISODES, len(evaluation.rollouts.states))):
+        drawn.append(plots / f"plan_episode_{first_seed + index}.png")
+        with environments(world, 1) as (environment,):
+            observation = environment.reset(seed=first_seed + index)[0]
+        _, _, refinements = policy.preview([observation])
+        draw_plans(drawn[-1], policy, world, observation, refinements, evaluation.rollouts.states[index])
+    if evaluation.controller is not None:
+        drawn.append(plots / "returns.png")
+        returns_figure(drawn[-1], evaluation.rollouts.returns, evaluation.controller.returns)
+    if (folder / "metrics.jsonl").exists():
+        drawn.append(plots / "training.png")
+        names = sorted(_losses(folder / "metrics.jsonl"))
+        training_figure(drawn[-1], folder / "metrics.jsonl", losses=names)
+    return [str(path.relative_to(folder)) for path in drawn]
+
+
+def draw_plans(
+    path: Path,
+    policy: RecedingHorizonPolicy,
+    world: World,
+    observation: Any,
+    refinements: Tensor,
+    executed: np.ndarray | None = None,
+) -> None:
+    """Draws plans after each scale, coarse to fine: over the map where there is one, else as curves.
+
+    Args:
+        path: of the picture.
+        policy: that made the plans.
+        world: with or without a map.
+        observation: from which they were made.
+        refinements: the plans after each scale, (K, n, T, D), normalised.
+        executed: the states (m, S) that were then visited.
+    """
+    from trajgen.evaluation.plots import curves_figure, plan_figure
+
+    states = policy.planner.view.read(refinements, "state")
+    if states is None:  # a view of actions alone has no states to draw
+        return
+    lengths = list(policy.planner.tokenizer.schedule)
+    own = policy.normaliser.state.inverse(states).cpu().numpy()
+    if world.walls is None:
+        curves_figure(path, own, lengths, executed=executed)
+        return
+    key, goal_key = policy.space.state_key, policy.space.goal_key
+    start = (observation[key] if key else observation)[:2]
+    goal = observation[goal_key] if goal_key else None
+    walked = None if executed is None or not len(executed) else executed[:, :2]
+    plan_figure(path, world.walls, own[..., :2], start, goal, walked, lengths)
+
+
+def _losses(path: Path) -> set[str]:
+    from trajgen.evaluation.plots import read_metrics
+
+    aside = {"stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm"}
+    rows: list[dict[str, Any]] = read_metrics(path)
+    return {key for row in rows for key in row if key not in aside and "/" not in key}

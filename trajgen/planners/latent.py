@@ -1,0 +1,163 @@
+"""The latent planner: tokenizer, prior, decoder and action head, trained in two stages (MAGE)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from trajgen.core.normalise import Normaliser
+from trajgen.core.protocols import Decoder, Prior, Sampler, Tokenizer
+from trajgen.core.registry import register
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+
+
+@register("planner", "latent")
+class LatentPlanner(nn.Module):
+    """Plans in the latent of a tokenizer: MAGE, with L = L_CE + λ_inv L_inv + λ_cond L_cond (section 3).
+
+    Stage ``tokenizer`` trains tokenizer and decoder; stage ``prior`` trains the prior, the decoder's adapters, the
+    action head and the return target, with the tokenizer frozen.
+
+    Args:
+        view: features of a window.
+        normaliser: of the data.
+        tokenizer, prior, decoder, action, sampler, target: the components.
+        inverse_weight: λ_inv.
+        condition_weight: λ_cond; 0 leaves L_cond out, and its cost.
+        gumbel_temperature: of the relaxation through which L_cond reaches the prior.
+    """
+
+    def __init__(
+        self,
+        view: Any,
+        normaliser: Normaliser,
+        tokenizer: Any,
+        prior: Any,
+        decoder: Any,
+        action: Any,
+        sampler: Any,
+        target: Any,
+        *,
+        inverse_weight: float = 1.0,
+        condition_weight: float = 0.1,
+        gumbel_temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.view, self.normaliser, self.sampler = view, normaliser, sampler
+        self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
+        self.action, self.target = action, target
+        self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
+        self.gumbel_temperature = gumbel_temperature
+
+    def stages(self) -> list[Stage]:
+        """The stages of training, in order: tokenizer, then prior."""
+        first, second = TokenizerTraining(self), PriorTraining(self)
+        return [
+            Stage(
+                "tokenizer",
+                first,
+                [*self.tokenizer.parameters(), *self.decoder.base_parameters()],
+                self.tokenizer.usage,
+            ),
+            Stage(
+                "prior",
+                second,
+                [
+                    *self.prior.parameters(),
+                    *self.decoder.adapter_parameters(),
+                    *self.action.parameters(),
+                    *self.target.parameters(),
+                ],
+            ),
+        ]
+
+    @torch.no_grad()
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out."""
+        codes = self.sampler(self.prior, self.tokenizer, cond, rng)
+        latent = self.tokenizer.latent(self.tokenizer.vectors(codes))
+        return Plan(codes, latent, self.decoder(latent, cond) if decode else None)
+
+    @torch.no_grad()
+    def refinements(self, plan: Plan, cond: Cond) -> Tensor:
+        """The plan decoded after each scale, coarse to fine: trajectories (K, B, T, D)."""
+        vectors, canvas = self.tokenizer.vectors(plan.codes), self.tokenizer.start(len(cond))
+        decoded = []
+        for k, span in enumerate(self.tokenizer.schedule.spans):
+            canvas = self.tokenizer.extend(canvas, vectors[:, span], k)
+            decoded.append(self.decoder(canvas, cond))
+        return torch.stack(decoded)
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
+        asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        found = {name: self.view.read(trajectory[:, 0], name) for name in asked}
+        return {name: value - asked[name] for name, value in found.items() if value is not None}
+
+
+class TokenizerTraining(nn.Module):
+    """What the tokenizer's stage trains on: a batch to the tokenizer's losses."""
+
+    def __init__(self, planner: LatentPlanner) -> None:
+        super().__init__()
+        self.view = planner.view
+        self.tokenizer: Tokenizer = planner.tokenizer
+        self.decoder: Decoder = planner.decoder
+
+    def forward(self, batch: Batch) -> Losses:
+        return self.tokenizer.loss(batch, self.view(batch), self.decoder)
+
+
+class PriorTraining(nn.Module):
+    """What the generator's stage trains on: a batch to L_CE, L_inv, L_cond and the target's losses."""
+
+    def __init__(self, planner: LatentPlanner) -> None:
+        super().__init__()
+        self.planner = planner
+
+    def train(self, mode: bool = True) -> PriorTraining:
+        """Switches the mode of all but the tokenizer, which stays frozen."""
+        super().train(mode)
+        self.planner.tokenizer.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Losses:
+        planner, cond = self.planner, batch.condition()
+        tokenizer: Tokenizer = planner.tokenizer
+        prior: Prior = planner.prior
+        with torch.no_grad():
+            codes = tokenizer.encode(planner.view(batch))
+            vectors = tokenizer.vectors(codes)
+            inputs, latent = tokenizer.inputs(vectors), tokenizer.latent(vectors)
+        logits = prior.logits(inputs, cond)
+        losses = {"prior": prior.loss(logits, codes), "inverse": self._inverse(batch, Plan(codes, latent))}
+        total = losses["prior"] + planner.inverse_weight * losses["inverse"]
+        if planner.condition_weight:
+            losses["condition"] = self._condition(logits, cond)
+            total = total + planner.condition_weight * losses["condition"]
+        for name, value in planner.target.loss(batch).items():
+            losses[name] = value
+            total = total + value
+        return {"total": total, **losses}
+
+    def _inverse(self, batch: Batch, plan: Plan) -> Tensor:
+        """L_inv over the real steps of the chunk."""
+        steps = batch.chunk_states.shape[1]
+        offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
+        error = (self.planner.action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
+        return (error * batch.chunk_mask).sum() / batch.chunk_mask.sum().clamp(min=1)
+
+    def _condition(self, logits: Tensor, cond: Cond) -> Tensor:
+        """L_cond: a plan drawn through a straight-through Gumbel-Softmax starts where and as it was asked."""
+        planner = self.planner
+        if planner.tokenizer.vocabulary is None:
+            drawn = logits
+        else:
+            drawn = F.gumbel_softmax(logits.float(), tau=planner.gumbel_temperature, hard=True)
+        latent = planner.tokenizer.latent(planner.tokenizer.vectors(drawn))
+        residuals = planner.condition_residuals(planner.decoder(latent, cond), cond)
+        every = torch.cat(list(residuals.values()), dim=-1) if residuals else logits.new_zeros(1)
+        return every.square().mean()

@@ -1,0 +1,178 @@
+"""The receding-horizon policy: plan, follow the plan for some steps, plan again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trajgen.core.errors import TrajgenError
+from trajgen.core.normalise import Normaliser
+from trajgen.core.protocols import Observation
+from trajgen.core.types import Cond, Plan, Space
+from trajgen.policies.options import PolicyOptions
+
+
+class RecedingHorizonPolicy:
+    """Acts in one environment or a batch of them, each with its own clock, plan and remaining return.
+
+    Args:
+        planner: makes plans; with an action head ``planner.action`` and a return target ``planner.target``.
+        normaliser: of the data that the planner was trained on.
+        space: how observations are read and actions bounded.
+        options: see `PolicyOptions`.
+        discount: by which the remaining return grows as rewards come in.
+        chunk: for how many steps the action head can follow a plan.
+
+    Raises:
+        ConfigError: if a plan would be followed for longer than the action head can.
+    """
+
+    def __init__(
+        self,
+        planner: Any,
+        normaliser: Normaliser,
+        space: Space,
+        options: PolicyOptions,
+        *,
+        discount: float,
+        chunk: int,
+    ) -> None:
+        options.check(chunk)
+        self.planner, self.normaliser, self.space = planner, normaliser, space
+        self.options, self.discount = options, discount
+        self.device = next(planner.parameters()).device
+        self._low = torch.tensor(space.action_low or (-torch.inf,) * space.action_dim, device=self.device)
+        self._high = torch.tensor(space.action_high or (torch.inf,) * space.action_dim, device=self.device)
+        self._batched = False
+        self._slots = 0
+        planner.eval()
+
+    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
+        """Starts ``batch`` episodes, or restarts those of ``ids``, or starts one unbatched episode."""
+        if ids is not None:
+            index = torch.as_tensor(list(ids), dtype=torch.long)
+            self._age[index] = 0
+            self._remaining[index] = torch.nan
+            return
+        self._batched, self._slots = batch is not None, batch or 1
+        self._age = torch.zeros(self._slots, dtype=torch.long)
+        self._remaining = torch.full((self._slots,), torch.nan)
+        self._plan: Plan | None = None
+        self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
+
+    @torch.inference_mode()
+    def act(self, observation: Observation) -> np.ndarray:
+        """Actions (B, A), or (A,) for an unbatched episode, in the environment's own units and bounds."""
+        state, goal = self._read(observation)
+        due = (self._age % self.options.replan == 0).nonzero().squeeze(-1)
+        if len(due):
+            self._replan(due, state, goal)
+        if self._plan is None:
+            raise TrajgenError("A policy is reset before it acts.", fix="policy.reset()")
+        offsets = (self._age % self.options.replan).to(self.device).unsqueeze(-1)
+        action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
+        self._age += 1
+        bounded = torch.clamp(self.normaliser.action.inverse(action), self._low, self._high)
+        result: np.ndarray = bounded.float().cpu().numpy()
+        return result if self._batched else result[0]
+
+    def observe(self, reward: Any, done: Any) -> None:
+        """Takes rewards off the remaining returns; an episode that is done starts afresh."""
+        received = torch.as_tensor(np.atleast_1d(np.asarray(reward, dtype=np.float32)))
+        finished = torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool)))
+        self._remaining = (self._remaining - received) / self.discount
+        self._age[finished] = 0
+        self._remaining[finished] = torch.nan
+
+    def condition(self, observation: Observation, returns: float | None = None) -> Cond:
+        """What a plan made now would be conditioned on.
+
+        Args:
+            observation: batched or not, as from the environment.
+            returns: the return-to-go to ask for, in the data's (discounted) units; None for the target's.
+        """
+        state, goal = self._read(observation)
+        if returns is None:
+            asked = self.planner.target(state, goal, torch.full((len(state),), torch.nan, device=self.device))
+        else:
+            asked = self.normaliser.returns(torch.full((len(state),), float(returns), device=self.device))
+        return Cond(state, asked, goal)
+
+    @torch.inference_mode()
+    def preview(self, observation: Observation, returns: float | None = None) -> tuple[Cond, Plan, Tensor]:
+        """The plan that would be made now, and how it grows: nothing of the episode under way changes.
+
+        Args:
+            observation: batched or not, as from the environment, or a list of them.
+            returns: the return-to-go to ask for, in the data's (discounted) units; None for the target's.
+
+        Returns:
+            What was asked, the plan, and the plan decoded after each scale (K, B, T, D); normalised.
+        """
+        cond = self.condition(observation, returns)
+        rng = torch.Generator(self.device).manual_seed(self.options.seed)
+        plan = self.planner.plan(cond, rng)
+        return cond, plan, self.planner.refinements(plan, cond)
+
+    def condition_error(self, cond: Cond, trajectory: Tensor) -> dict[str, float]:
+        """How far decoded trajectories (B, T, D) start from the state and the return that were asked for.
+
+        Returns:
+            Root mean squares over plans: ``state`` and ``return`` in standard deviations of the data,
+            ``state_units`` and ``return_units`` in the data's own units.
+        """
+        errors: dict[str, float] = {}
+        maps = {"state": self.normaliser.state, "return": self.normaliser.returns}
+        asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        for name, residual in self.planner.condition_residuals(trajectory, cond).items():
+            own = maps[name].inverse(asked[name] + residual) - maps[name].inverse(asked[name])
+            errors[name] = float(residual.square().mean().sqrt())
+            errors[f"{name}_units"] = float(own.square().mean().sqrt())
+        return errors
+
+    def _replan(self, due: Tensor, state: Tensor, goal: Tensor | None) -> None:
+        everyone = len(due) == self._slots
+        if not everyone:
+            state, goal = state[due], None if goal is None else goal[due]
+        remaining = self.normaliser.returns(self._remaining[due].to(self.device))
+        asked = self.planner.target(state, goal, remaining)
+        plan = self.planner.plan(Cond(state, asked, goal), self._rng, decode=False)
+        fresh = self._remaining[due].isnan()
+        first = self.normaliser.returns.inverse(asked).cpu()
+        self._remaining[due] = torch.where(fresh, first, self._remaining[due])
+        if everyone or self._plan is None:
+            self._plan = plan
+        else:
+            self._plan.codes[due], self._plan.latent[due] = plan.codes, plan.latent
+
+    def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
+        key, goal_key = self.space.state_key, self.space.goal_key
+        if isinstance(observation, list) and observation and isinstance(observation[0], dict):
+            observation = {name: np.stack([one[name] for one in observation]) for name in observation[0]}
+        if (key or goal_key) and not isinstance(observation, dict):
+            raise TrajgenError(
+                "The policy was trained on dictionary observations.",
+                expected=f"a dictionary with {key!r}" + (f" and {goal_key!r}" if goal_key else ""),
+                got=type(observation).__name__,
+                fix="pass what env.step returns, unwrapped",
+            )
+        raw = observation[key] if key else observation
+        state = self.normaliser.state(self._tensor(raw, self.space.state_dim))
+        goal = None
+        if goal_key and self.space.goal_dim:
+            goal = self.normaliser.goal(self._tensor(observation[goal_key], self.space.goal_dim))
+        return state, goal
+
+    def _tensor(self, values: Any, width: int) -> Tensor:
+        tensor = torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.device)
+        if tensor.shape[-1:] != (width,):
+            raise TrajgenError(
+                "An observation is as wide as those of the training data.",
+                expected=f"(…, {width})",
+                got=tuple(tensor.shape),
+            )
+        return tensor.reshape(-1, width)

@@ -1,0 +1,1 @@
+"""Priors: distributions over codes given a condition."""

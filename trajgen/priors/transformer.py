@@ -1,0 +1,128 @@
+"""The transformer prior for any schedule: next-scale, next-token and one-shot prediction are the same network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import register
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Codes, Cond
+from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, block_causal_mask
+
+
+@dataclass
+class Progress:
+    """A stepwise prediction: the modulations of all scales, computed once, and the cache."""
+
+    modulation: Tensor  # (B, K or 1, 6, W)
+    final: Tensor  # (B, K or 1, 2, W)
+    first: Tensor  # (B, 1, W)
+    cache: KeyValueCache
+
+
+@register("prior", "transformer")
+class TransformerPrior(nn.Module):
+    """Block-causal transformer over scales, conditioned at every scale (MAGE, section 3; VAR, arXiv 2404.02905).
+
+    All tokens of a scale are predicted in parallel from all coarser scales and the condition. The condition sets
+    the normalisation of every layer at every scale, and is the input of the first scale. Discrete codes get a
+    categorical distribution, continuous ones a mean.
+
+    Args:
+        schedule: the scales; L tokens.
+        code_dim: C, the width of the inputs.
+        vocabulary: V, or None for continuous codes.
+        conditioner: module from `Cond` to embeddings (B, K or 1, E).
+        width: W.
+        depth: layers.
+        heads: attention heads; must divide the width.
+        expansion: hidden width of the MLPs in units of W.
+        dropout: on the outputs of attention and MLP.
+
+    Raises:
+        ConfigError: if the heads do not divide the width.
+    """
+
+    def __init__(
+        self,
+        schedule: ScaleSchedule,
+        code_dim: int,
+        vocabulary: int | None,
+        conditioner: nn.Module,
+        *,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        expansion: float = 4.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ConfigError(
+                "The attention heads divide the width.",
+                got=f"prior.width={width}, prior.heads={heads}",
+                fix=f"prior.width={width - width % heads + heads}",
+            )
+        self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
+        self.width, self.heads = width, heads
+        embedding = int(getattr(conditioner, "width", width))
+        self.read = nn.Linear(code_dim, width)
+        self.begin = nn.Linear(embedding, width)
+        self.position = nn.Parameter(torch.randn(schedule.tokens, width) * 0.02)
+        self.level = nn.Parameter(torch.zeros(schedule.scales, embedding))
+        self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth))
+        self.modulate = nn.Linear(embedding, 8 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        self.head = nn.Linear(width, vocabulary or code_dim)
+        mask = block_causal_mask(schedule)
+        self.register_buffer("mask", None if bool(mask.all()) else mask, persistent=False)
+        self.register_buffer("levels", torch.tensor(schedule.levels), persistent=False)
+
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        """Predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""
+        modulation, final, first = self._condition(cond)
+        x = torch.cat([first.expand(-1, self.schedule.lengths[0], -1), self.read(inputs)], dim=1) + self.position
+        per_token = modulation[:, self.levels]
+        for block in self.blocks:
+            x = block(x, per_token, self.mask)
+        return self._predict(x, final[:, self.levels])
+
+    def loss(self, logits: Tensor, codes: Codes) -> Tensor:
+        """Cross-entropy of token ids (B, L), or squared error of continuous codes (B, L, C), over all tokens."""
+        if self.vocabulary is None:
+            return F.mse_loss(logits.float(), codes)
+        return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+
+    def start(self, cond: Cond) -> Progress:
+        """Everything that is computed once per plan, and an empty cache."""
+        modulation, final, first = self._condition(cond)
+        cache = KeyValueCache(
+            len(self.blocks), len(cond), self.heads, self.schedule.tokens, self.width, like=first
+        )
+        return Progress(modulation, final, first, cache)
+
+    def step(self, x: Tensor | None, k: int, state: Progress) -> Tensor:
+        """Predictions (B, l_k, V or C) of scale k from its input (B, l_k, C); None at the first scale."""
+        span = self.schedule.spans[k]
+        tokens = state.first.expand(-1, self.schedule.lengths[0], -1) if x is None else self.read(x)
+        tokens = tokens + self.position[span]
+        modulation = state.modulation[:, k : k + 1]
+        for layer, block in enumerate(self.blocks):
+            tokens = block(tokens, modulation, cache=(state.cache, layer, span))
+        return self._predict(tokens, state.final[:, k : k + 1])
+
+    def _condition(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
+        embedded = self.conditioner(cond)
+        per_scale = F.silu(embedded + self.level)
+        six, two = self.modulate(per_scale).unflatten(-1, (8, self.width)).split([6, 2], dim=-2)
+        return six, two, self.begin(embedded[:, :1])
+
+    def _predict(self, x: Tensor, final: Tensor) -> Tensor:
+        shift, scale = final.unbind(-2)
+        return self.head(F.layer_norm(x, (self.width,)) * (1 + scale) + shift)

@@ -1,0 +1,84 @@
+"""Return targets: which return-to-go is asked for when acting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalise import Normaliser
+from trajgen.core.registry import register
+from trajgen.core.types import Batch, Losses
+from trajgen.nn.layers import FourierFeatures, mlp
+
+
+@register("target", "constant")
+class ConstantTarget(nn.Module):
+    """The same return at the start of every episode, less the rewards received (Decision Transformer, section 3).
+
+    Args:
+        normaliser: maps returns to what the model sees.
+        value: the return-to-go to ask for, in the data's own (discounted) units.
+    """
+
+    def __init__(self, normaliser: Normaliser, *, value: float = 1.0) -> None:
+        super().__init__()
+        self.value = value
+        self._normalise = [normaliser]  # in a list: its weights belong to the planner, not to this module
+
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        """The constant at an episode's first plan, then what remains of it; normalised, (B,)."""
+        first = self._normalise[0].returns(state.new_full((len(state),), self.value))
+        return torch.where(remaining.isnan(), first, remaining)
+
+    def loss(self, batch: Batch) -> Losses:
+        """Nothing to learn."""
+        return {}
+
+
+@register("target", "quantile")
+class QuantileTarget(nn.Module):
+    """A quantile of the returns that the data reached from this state for this goal, learnt by the pinball loss.
+
+    Ambitious where the data were good and modest where nothing more is possible; a constant would ask for the
+    impossible in far states.
+
+    Args:
+        state_dim: S.
+        goal_dim: G.
+        quantile: q in (0, 1).
+        width: hidden width.
+        frequencies: random Fourier frequencies.
+
+    Raises:
+        ConfigError: if q is not between 0 and 1.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        goal_dim: int,
+        *,
+        quantile: float = 0.9,
+        width: int = 128,
+        frequencies: int = 32,
+    ) -> None:
+        super().__init__()
+        if not 0 < quantile < 1:
+            raise ConfigError("A quantile lies between 0 and 1.", got=f"target.quantile={quantile}")
+        self.quantile = quantile
+        self.features = FourierFeatures(state_dim + goal_dim, frequencies, 0.5)
+        self.network = mlp(self.features.outputs, width, 1, depth=3)
+
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        """The quantile of the normalised return-to-go in each state, (B,)."""
+        return self._quantile(state, goal)
+
+    def loss(self, batch: Batch) -> Losses:
+        """The pinball loss of the quantile of R_0."""
+        error = batch.returns[:, 0] - self._quantile(batch.states[:, 0], batch.goals)
+        return {"quantile": torch.maximum(self.quantile * error, (self.quantile - 1) * error).mean()}
+
+    def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
+        known = state if goal is None else torch.cat([state, goal], dim=-1)
+        return self.network(self.features(known)).squeeze(-1)

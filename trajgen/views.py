@@ -1,0 +1,59 @@
+"""Views: which features of a window the model sees, and in which order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.registry import register
+from trajgen.core.types import Batch
+
+Fields = tuple[str, ...]
+
+
+@register("view", "fields")
+class FieldView:
+    """Concatenates fields of a window into features: MAGE models (return, state), section 3 and its ablation.
+
+    Args:
+        state_dim: S.
+        action_dim: A.
+        fields: any of return, state, action, reward.
+
+    Raises:
+        ConfigError: for a field that windows do not have, or none at all.
+    """
+
+    def __init__(
+        self, state_dim: int, action_dim: int, *, fields: tuple[str, ...] = ("return", "state")
+    ) -> None:
+        widths = {"return": 1, "state": state_dim, "action": action_dim, "reward": 1}
+        for name in fields or ("",):
+            if name not in widths:
+                raise ConfigError(
+                    "A view is a list of fields of a window.",
+                    expected=", ".join(widths),
+                    got=f"view.fields={list(fields)}",
+                    fix=nearest(name, widths),
+                )
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name in fields:
+            self.slices[name] = slice(start, start + widths[name])
+            start += widths[name]
+        self.features = start
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Features (B, T, D) of a batch."""
+        parts = {
+            "return": batch.returns.unsqueeze(-1),
+            "state": batch.states,
+            "action": batch.actions,
+            "reward": batch.rewards.unsqueeze(-1),
+        }
+        return torch.cat([parts[name] for name in self.slices], dim=-1)
+
+    def read(self, x: Tensor, field: str) -> Tensor | None:
+        """The features (..., n) of one field of x (..., D); None if the view does not have it."""
+        return x[..., self.slices[field]] if field in self.slices else None
