@@ -51,9 +51,7 @@ def assemble(
     def make(kind: str) -> Any:
         return build(kind, nodes[kind], **wiring)
 
-    wiring["normaliser"] = Normaliser(
-        space.state_dim, space.action_dim, wiring["goal_dim"], power
-    )
+    wiring["normaliser"] = Normaliser(space.state_dim, space.action_dim, wiring["goal_dim"], power)
     wiring["view"] = make("view")
     wiring["features"] = wiring["view"].features
     wiring["schedule"] = partial(_schedule, nodes["schedule"])

@@ -97,15 +97,13 @@ def _train(words: list[str]) -> None:
 def _hydra_main(words: list[str]) -> None:
     """Runs Hydra's own main, so that sweeps, launchers, --cfg and completion stay; its errors become ours."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from trajgen import config
 
     def job(composed: Any) -> None:
-        job_number = HydraConfig.get().job.get("num", 0)
-        _train_one(config.from_hydra(composed), job_number)
+        _train_one(config.from_hydra(composed))
 
     decorated = hydra.main(version_base="1.3", config_path=None, config_name=config.ROOT)(job)
     before, sys.argv = sys.argv, ["trajgen train", *words]
@@ -120,7 +118,7 @@ def _hydra_main(words: list[str]) -> None:
         os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
 
 
-def _train_one(config: Any, number: int) -> None:
+def _train_one(config: Any) -> None:
     from rich.console import Console
 
     from trajgen import runs
@@ -224,6 +222,7 @@ def _key_values(words: list[str]) -> dict[str, Any]:
 
 # --- data ----------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class MakeOptions:
     """Options of ``trajgen data make``."""
@@ -278,7 +277,9 @@ def _list_data() -> None:
     local = store.local_sets()
     table = Table("id", "episodes", "steps", "MB", "", title=f"On this machine ({store.root()})", title_justify="left")
     for found in local:
-        table.add_row(found.id, *(_cell(v) for v in (found.episodes, found.steps, found.megabytes)), found.problem or "")
+        table.add_row(
+            found.id, *(_cell(v) for v in (found.episodes, found.steps, found.megabytes)), found.problem or ""
+        )
     console = Console()
     console.print(table)
     here = {found.id for found in local}

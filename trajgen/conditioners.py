@@ -66,9 +66,7 @@ class FieldConditioner(nn.Module):
         self.features = nn.ModuleDict(
             {name: FourierFeatures(sizes[name], frequencies, bandwidth) for name in self.fields}
         )
-        self.embed = nn.ModuleDict(
-            {name: mlp(sizes[name] + 2 * frequencies, width, width) for name in self.fields}
-        )
+        self.embed = nn.ModuleDict({name: mlp(sizes[name] + 2 * frequencies, width, width) for name in self.fields})
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in self.fields})
         self.mix = mlp(width, width, width)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import structure
 from trajgen.core.registry import KINDS, complete, names, spec
 from trajgen.data.options import DataOptions
-from trajgen.engine.options import EngineOptions
+from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.policies.options import PolicyOptions
 
@@ -27,6 +27,12 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a wheel carries it inside
     RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ROOT = "train"
+SECTIONS: dict[str, Any] = {
+    "data": DataOptions,
+    "policy": PolicyOptions,
+    "engine": EngineOptions,
+    "evaluation": EvaluationOptions,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +62,10 @@ class Config:
         for key in plain:
             if key not in sections and key not in KINDS:
                 known = sections | set(KINDS)
-                raise ConfigError(
-                    f"Unknown option '{key}'.", got=f"{key}={plain[key]!r}", fix=nearest(str(key), known)
-                )
+                raise ConfigError(f"Unknown option '{key}'.", got=f"{key}={plain[key]!r}", fix=nearest(str(key), known))
         components = {kind: complete(kind, plain.get(kind) or {}) for kind in KINDS}
         rest = {k: v for k, v in plain.items() if k in sections}
-        for name in ("policy", "engine", "evaluation", "data"):
-            if rest.get(name) is None:
-                rest.pop(name, None)
-        config = structure(cls, rest, "")
-        return cls(**{f.name: getattr(config, f.name) for f in fields(cls) if f.name != "components"}, components=components)
+        return replace(structure(cls, rest, ""), components=components)
 
     def to_plain(self) -> dict[str, Any]:
         """The configuration as plain values, components at the top level; `from_plain` reads it back."""
@@ -126,21 +126,35 @@ def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()
     base = read_yaml(RECIPES / "base.yaml")
     chosen = base.pop("defaults")
     groups = [{kind: None} for kind in KINDS]
-    store.store(name=ROOT, node={"defaults": ["_self_", *groups, *chosen], **base})
+    top = {k: v for k, v in defaults(Config).items() if k not in ("components", *SECTIONS)}
+    sections = {name: defaults(cls) | base.pop(name, {}) for name, cls in SECTIONS.items()}
+    store.store(name=ROOT, node={"defaults": ["_self_", *groups, *chosen], **top, **sections, **base})
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    """The defaults of an options dataclass, as plain values; what has none is left out."""
+    plain = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    plain |= {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
+    return plain
 
 
 def _store_recipe(store: Any, name: str, path: Path) -> None:
     recipe = read_yaml(path)
+    stages = recipe.get("engine", {}).get("stages", {})
+    stages |= {stage: defaults(StageOptions) | options for stage, options in stages.items()}
     overrides = []
     for kind in [kind for kind in KINDS if kind in recipe]:
         node = recipe.pop(kind)
         if not isinstance(node, dict) or "name" not in node:
             raise ConfigError(
-                "A recipe names each component.", expected=f"{kind}: {{name: …}}", got=f"{path}: {kind}: {node!r}"
+                "A recipe names each component.",
+                expected=f"{kind}: {{name: …}}",
+                got=f"{path}: {kind}: {node!r}",
             )
         if name in names(kind):
             raise ConfigError(
-                "A recipe's name is not that of a component.", got=f"recipe '{name}', {kind} '{name}'",
+                "A recipe's name is not that of a component.",
+                got=f"recipe '{name}', {kind} '{name}'",
                 fix=f"rename {path.name}",
             )
         store.store(group=kind, name=name, node={**spec(kind, node["name"]).defaults(), **node})
@@ -216,16 +230,11 @@ def _options(kind: str) -> list[str]:
 
 
 def _known_keys(section: str) -> list[str]:
-    from trajgen.engine.options import StageOptions
-
     if section in KINDS:
         return [o.name for name in names(section) for o in spec(section, name).options]
-    sections: dict[str, Any] = {
-        "": Config, "data": DataOptions, "policy": PolicyOptions, "engine": EngineOptions,
-        "evaluation": EvaluationOptions,
-    }
-    known = [f.name for f in fields(sections.get(section, StageOptions))]
-    return known + ([] if section else list(KINDS))
+    if not section:
+        return [*(f.name for f in fields(Config)), *KINDS]
+    return [f.name for f in fields(SECTIONS.get(section, StageOptions))]
 
 
 def _hint(section: str) -> str:

@@ -20,7 +20,6 @@ from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
     from torch import nn
 
@@ -28,10 +27,20 @@ if TYPE_CHECKING:
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 ROOT = Path("runs")
-PACKAGES = ("trajgen", "torch", "timm", "vector-quantize-pytorch", "hydra-core", "minari", "gymnasium")
 CONDITIONS = 256
 """First states from which the condition error is measured."""
-PACKAGES += ("gymnasium-robotics", "mujoco", "numpy")
+PACKAGES = (
+    "trajgen",
+    "torch",
+    "timm",
+    "vector-quantize-pytorch",
+    "hydra-core",
+    "minari",
+    "gymnasium",
+    "gymnasium-robotics",
+    "mujoco",
+    "numpy",
+)
 
 
 def train(config: Config, console: Console) -> Path:
@@ -218,8 +227,10 @@ def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     for key, value in changes.items():
         old = result.get(key)
         swapped = isinstance(value, Mapping) and "name" in value and isinstance(old, Mapping)
-        if isinstance(value, Mapping) and isinstance(old, Mapping) and not (
-            swapped and value["name"] != old.get("name")
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and not (swapped and value["name"] != old.get("name"))
         ):
             result[key] = merged(old, value)
         else:
@@ -354,9 +365,7 @@ def write_summary(folder: Path, config: Config, figures: dict[str, Any], plots: 
 
     path = folder / "stages.json"
     stages = [_stage_summary(report) for report in (read_json(path)["stages"] if path.exists() else [])]
-    text = summary_markdown(
-        config.to_plain(), figures, stages, plots, versions=read_json(folder / "versions.json")
-    )
+    text = summary_markdown(config.to_plain(), figures, stages, plots, versions=read_json(folder / "versions.json"))
     (folder / "summary.md").write_text(text, encoding="utf-8")
 
 

@@ -25,9 +25,7 @@ class FieldView:
         ConfigError: for a field that windows do not have, or none at all.
     """
 
-    def __init__(
-        self, state_dim: int, action_dim: int, *, fields: tuple[str, ...] = ("return", "state")
-    ) -> None:
+    def __init__(self, state_dim: int, action_dim: int, *, fields: tuple[str, ...] = ("return", "state")) -> None:
         widths = {"return": 1, "state": state_dim, "action": action_dim, "reward": 1}
         for name in fields or ("",):
             if name not in widths:

@@ -18,9 +18,7 @@ class TrajgenError(Exception):
         fix: what to type or change.
     """
 
-    def __init__(
-        self, rule: str, *, expected: object = None, got: object = None, fix: str | None = None
-    ) -> None:
+    def __init__(self, rule: str, *, expected: object = None, got: object = None, fix: str | None = None) -> None:
         self.rule, self.expected, self.got, self.fix = rule, expected, got, fix
         parts = [rule]
         for label, value in (("expected", expected), ("got", got), ("fix", fix)):

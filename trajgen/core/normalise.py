@@ -81,6 +81,6 @@ class Normaliser(nn.Module):
         self.returns = PowerAffine(power)
 
     def fit(self, values: Mapping[str, Tensor]) -> None:
-        """Fits each field named in ``values``: state (M, S), action (M, A), goal (M, G), reward (M, 1), returns (M,)."""
+        """Fits each field in ``values``: state (M, S), action (M, A), goal (M, G), reward (M, 1), returns (M,)."""
         for name, data in values.items():
             getattr(self, name).fit(data)

@@ -44,24 +44,20 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         if inner is not None:
             return origin(convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
         if len(value) == len(arguments):
-            return tuple(
-                convert(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True))
-            )
+            return tuple(convert(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
     elif origin is dict and isinstance(value, Mapping):
         return {str(k): convert(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         return structure(typing.cast(type, annotation), value, where)
     elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif annotation is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif annotation in (bool, str) and isinstance(value, annotation):
+    elif (annotation is int and isinstance(value, int) and not isinstance(value, bool)) or (
+        annotation in (bool, str) and isinstance(value, annotation)
+    ):
         return value
     elif annotation is type(None) and value is None:
         return None
-    raise ConfigError(
-        f"Option '{where}' has the wrong type.", expected=describe(annotation), got=f"{value!r}"
-    )
+    raise ConfigError(f"Option '{where}' has the wrong type.", expected=describe(annotation), got=f"{value!r}")
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:

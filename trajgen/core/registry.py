@@ -36,8 +36,18 @@ KINDS: dict[str, str] = {
     "target": "the return-to-go that is asked for when acting",
     "planner": "the composition: stages of training and the making of a plan",
 }
-ROOMS = ("views", "schedules", "tokenizers", "conditioners", "priors", "decoders", "actions", "samplers")
-ROOMS += ("targets", "planners")
+ROOMS = (
+    "views",
+    "schedules",
+    "tokenizers",
+    "conditioners",
+    "priors",
+    "decoders",
+    "actions",
+    "samplers",
+    "targets",
+    "planners",
+)
 ENTRY_POINTS = "trajgen.components"
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -144,9 +154,7 @@ def complete(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: for an unknown component, an unknown option, or a value of the wrong type.
     """
     if not isinstance(node, Mapping) or "name" not in node:
-        raise ConfigError(
-            f"The recipe has no {kind}.", expected=", ".join(names(kind)), got=node, fix=f"{kind}=NAME"
-        )
+        raise ConfigError(f"The recipe has no {kind}.", expected=", ".join(names(kind)), got=node, fix=f"{kind}=NAME")
     found = spec(kind, node["name"])
     options = {k: v for k, v in node.items() if k != "name"}
     refuse_unknown(options, {o.name: o for o in found.options}, kind)
@@ -240,15 +248,11 @@ def _from_object(kind: str, name: str, component: Callable[..., Any]) -> Spec:
     options = []
     for p in (p for p in parameters if p.kind is p.KEYWORD_ONLY):
         if p.default is p.empty:
-            raise ConfigError(
-                f"Option '{p.name}' of {kind} '{name}' has no default.", fix=f"{p.name}: … = value"
-            )
+            raise ConfigError(f"Option '{p.name}' of {kind} '{name}' has no default.", fix=f"{p.name}: … = value")
         annotation = "" if p.annotation is p.empty else p.annotation
         options.append(Option(p.name, getattr(annotation, "__name__", str(annotation)), p.default))
     summary = _first_line(inspect.getdoc(component))
-    return Spec(
-        kind, name, component.__module__, component.__qualname__, summary, wiring, tuple(options)
-    )
+    return Spec(kind, name, component.__module__, component.__qualname__, summary, wiring, tuple(options))
 
 
 def _first_line(doc: str | None) -> str:

@@ -7,7 +7,7 @@ length, C code width, V vocabulary, K scales, L tokens, H steps in an action chu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +76,9 @@ class Cond:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
         """The condition with ``change`` applied to each of its tensors."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Cond(**{k: None if v is None else change(v) for k, v in values.items()})
+        goal = None if self.goal is None else change(self.goal)
+        given = None if self.given is None else change(self.given)
+        return Cond(change(self.state), change(self.returns), goal, given)
 
     def withheld(self) -> Cond:
         """The same condition, not given: what classifier-free guidance compares with."""

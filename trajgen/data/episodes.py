@@ -120,9 +120,7 @@ def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
     """The fields of an episode as float32, each with n+1 rows."""
     steps = len(np.atleast_1d(episode.rewards))
     if not steps:
-        raise DataError(
-            "An episode must have at least one step.", got=f"{place}: no rewards", fix="remove the episode"
-        )
+        raise DataError("An episode must have at least one step.", got=f"{place}: no rewards", fix="remove the episode")
     fields = {}
     for field, width in WIDTHS.items():
         values = getattr(episode, field)
@@ -130,9 +128,7 @@ def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
             continue
         values, where = np.asarray(values), f"{place}, field {field!r}"
         if values.dtype.kind not in "fiub":
-            raise DataError(
-                "Data must be numbers.", expected="a float or integer type", got=f"{where}: {values.dtype}"
-            )
+            raise DataError("Data must be numbers.", expected="a float or integer type", got=f"{where}: {values.dtype}")
         shape: tuple[int, ...] = (steps + (field not in STEPWISE),)
         if width is not None:
             shape += (getattr(space, width),)

@@ -43,7 +43,7 @@ class DataOptions:
     """Entry of a dictionary observation that is measured against the goal; None if there is none."""
 
     goals: Literal["none", "desired", "hindsight"] = "none"
-    """Goal of a window: none, the data's own at its start, or also one that the episode reached later."""
+    """Goal of a window: none, the data's own at its start, or also a place reached later in pursuit of it."""
     desired_share: float = 0.5
     """With hindsight goals, the share of windows that keep the data's own goal."""
     goal_radius: float | None = None

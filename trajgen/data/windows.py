@@ -61,7 +61,7 @@ class Windows:
         self._rewards = place(episodes.rewards)
         self._goals = self._achieved = None
         if options.goals != "none" and episodes.goals is not None:
-            self._goals = place(episodes.goals)
+            self._goals, self._until = place(episodes.goals), place(_same_goal_until(episodes))
         if episodes.achieved is not None:
             self._achieved = place(episodes.achieved)
         self._points = torch.arange(options.horizon, device=device) * options.stride
@@ -109,14 +109,15 @@ class Windows:
         )
 
     def _goal(self, row: Tensor, end: Tensor, random: torch.Generator) -> Tensor | None:
-        """The windows' goals (B, G): the data's at the start, or a place that the episode reached later."""
+        """The windows' goals (B, G): the data's at the start, or a place reached later under the same goal."""
         if self._goals is None:
             return None
         own = self._goals[row[:, 0]]
         if self.options.goals == "desired" or self._achieved is None:
             return own
         where, whether = torch.rand(2, *row.shape, generator=random, device=self.device)
-        later = row + 1 + (where * (end - row)).long().minimum(end - row - 1)  # row < later <= end
+        last = self._until[row]  # beyond it the data pursue another goal: what they reach then is no lesson
+        later = row + 1 + (where * (last - row)).long().minimum(last - row - 1)  # row < later <= last
         return torch.where(whether < self.options.desired_share, own, self._achieved[later[:, 0]])
 
     def _earned(self, row: Tensor, end: Tensor, goal: Tensor | None) -> Tensor:
@@ -182,6 +183,17 @@ def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.nd
     count = np.where(episodes.terminated, episodes.lengths, before_timeout)
     offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     return np.repeat(episodes.starts, count) + offset, np.repeat(episodes.ends, count)
+
+
+def _same_goal_until(episodes: Episodes) -> np.ndarray:
+    """For each row (M,), the first later row that no longer has its goal, or the last row of its episode."""
+    rows = np.arange(len(episodes.states))
+    changes = np.zeros(len(rows), dtype=bool)
+    if episodes.goals is not None:
+        changes[1:] = (episodes.goals[1:] != episodes.goals[:-1]).any(1)
+    changes[episodes.ends] = True
+    stops = np.flatnonzero(changes)
+    return stops[np.searchsorted(stops, rows, side="right").clip(max=len(stops) - 1)]
 
 
 def _require_goals(episodes: Episodes, options: DataOptions) -> None:

@@ -15,9 +15,7 @@ from trajgen.nn.layers import mlp
 class _Decoder(nn.Module):
     """What both decoders share: a convolutional network from (B, N, C) to (B, T, D)."""
 
-    def __init__(
-        self, features: int, horizon: int, latent_length: int, code_dim: int, width: int, depth: int
-    ) -> None:
+    def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, width: int, depth: int) -> None:
         super().__init__()
         ratio = horizon // latent_length
         if ratio * latent_length != horizon or ratio & (ratio - 1):

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import TrainingError
 from trajgen.core.protocols import Source
-from trajgen.core.types import Losses, Stage
-from trajgen.engine.checkpoint import Checkpoints, Position, load_state, part, read_tensors
+from trajgen.core.types import Stage
+from trajgen.engine.checkpoint import Checkpoints, Position, load_state, load_weights, part, read_tensors
 from trajgen.engine.metrics import MetricsLog, StageProgress
 from trajgen.engine.optimisation import Optimisation
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import autocast, prefer_fast_matmul, seed_step
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, no error
     """Ctrl-C or SIGTERM came; the checkpoint named is whole."""
 
 
@@ -73,16 +73,20 @@ class Training:
         """Trains all stages, or goes on from the last checkpoint; returns a report of those trained now.
 
         Raises:
-            TrainingError: if a loss is not finite; the last good checkpoint stays.
+            TrainingError: if a loss or a gradient is not finite; the last good checkpoint stays.
             Interrupted: after Ctrl-C or SIGTERM, when a checkpoint has been written.
         """
         prefer_fast_matmul(self.device)
-        start, tensors = Position(), {}
+        start = Position()
+        tensors: dict[str, Tensor] = {}
+        if resume and self.checkpoints.finished:
+            load_weights(self.model, self.checkpoints.newest())
+            return []
         if resume and self.checkpoints.on_the_way():
-            path = self.checkpoints.on_the_way()[-1]
+            path = self.checkpoints.newest()
             tensors, start = read_tensors(path, self.device)
             load_state(self.model, part(tensors, "model"), path)
-            self.metrics.forget_after(start.stage, start.step)
+        self.metrics.forget_after(start.stage, start.step)
         reports = []
         with _signals() as stop:
             for index in range(start.stage, len(self.stages)):
@@ -101,22 +105,28 @@ class Training:
             optimisation.restore(part(tensors, "optimiser"))
             if optimisation.ema is not None:
                 optimisation.ema.module.load_state_dict(part(tensors, "ema"))
-        clock, logged, figures = time.perf_counter(), begun, {}
-        began = clock
+        began = clock = time.perf_counter()
+        logged = begun
+        figures: dict[str, float] = {}
         with StageProgress(self.console, stage.name, steps, begun) as progress:
             for step in range(begun, steps):
-                losses, norm = self._step(stage, settings, optimisation, first + step, step)
+                values = self._step(stage, settings, optimisation, first + step, step)
                 done = step + 1
                 if done % self.options.log_every == 0 or done == steps or stop:
-                    figures = self._figures(stage, losses, norm, done)
+                    figures = self._figures(stage, values, done)
                     now = time.perf_counter()
                     rate = (done - logged) * settings.batch_size / (now - clock)
                     clock, logged = now, done
-                    line = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
+                    line = {
+                        "stage": stage.name,
+                        "stage_index": index,
+                        "step": done,
+                        "windows_per_second": rate,
+                    }
                     self.metrics.write({**line, "seconds": now - began, **figures})
-                    progress.show(done, {k: figures[k] for k in losses})
+                    progress.show(done, {k: figures[k] for k in values})
                 if stop or (done % self.options.checkpoint_every == 0 and done < steps):
-                    self._check_finite(stage, losses, done)
+                    self._check_finite(stage, values, done)
                     path = self.checkpoints.save(Position(index, done), self._tensors(optimisation))
                     if stop:
                         raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
@@ -130,27 +140,28 @@ class Training:
 
     def _step(
         self, stage: Stage, settings: StageOptions, optimisation: Optimisation, number: int, step: int
-    ) -> tuple[Losses, Tensor]:
+    ) -> dict[str, Tensor]:
+        """Takes one step; returns the losses and the norm of the gradient that was followed."""
         batch = self.source.batch(number, settings.batch_size)
         seed_step(self.seed, number)
         with autocast(self.device, self.options.precision):
             losses = stage.module(batch)
         norm = optimisation.step(losses["total"], step)
-        return losses, norm
+        return {**{k: v.detach() for k, v in losses.items()}, "gradient_norm": norm}
 
-    def _figures(self, stage: Stage, losses: Losses, norm: Tensor, step: int) -> dict[str, float]:
-        self._check_finite(stage, losses, step)
-        values = {k: v.detach() for k, v in losses.items()} | {"gradient_norm": norm}
+    def _figures(self, stage: Stage, values: dict[str, Tensor], step: int) -> dict[str, float]:
+        self._check_finite(stage, values, step)
         numbers = torch.stack([v.float() for v in values.values()]).tolist()
         return dict(zip(values, numbers, strict=True)) | stage.report()
 
-    def _check_finite(self, stage: Stage, losses: Losses, step: int) -> None:
-        if all(bool(torch.isfinite(v)) for v in losses.values()):
+    def _check_finite(self, stage: Stage, values: dict[str, Tensor], step: int) -> None:
+        """A gradient that is not finite has spoilt the weights, though the loss before it was fine."""
+        bad = ", ".join(k for k, v in values.items() if not bool(torch.isfinite(v)))
+        if not bad:
             return
-        bad = ", ".join(k for k, v in losses.items() if not bool(torch.isfinite(v)))
         kept = self.checkpoints.on_the_way()
         raise TrainingError(
-            "A loss is not finite.",
+            "A loss or its gradient is not finite.",
             got=f"{bad} in stage '{stage.name}' at or before step {step}",
             expected=f"finite losses; the last good checkpoint is {kept[-1] if kept else 'none yet'}",
             fix=f"engine.stages.{stage.name}.lr smaller, or engine.stages.{stage.name}.clip=1",

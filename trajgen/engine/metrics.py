@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class MetricsLog:
@@ -16,8 +24,6 @@ class MetricsLog:
 
     Args:
         path: the file.
-        keep: lines that stay when a training is resumed, given as a test of a line; the others were written
-            after the checkpoint from which it goes on.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,12 +35,16 @@ class MetricsLog:
             file.write(json.dumps(dict(values)) + "\n")
 
     def forget_after(self, stage: int, step: int) -> None:
-        """Drops the lines that a resumed training will write again."""
+        """Drops the lines that a training which goes on from this position will write again."""
         if not self.path.exists():
             return
-        lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-        kept = [v for v in lines if (v["stage_index"], v["step"]) <= (stage, step)]
-        self.path.write_text("".join(json.dumps(v) + "\n" for v in kept), encoding="utf-8")
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a line that a power cut tore
+                values = json.loads(line)
+                if (values["stage_index"], values["step"]) <= (stage, step):
+                    kept.append(line + "\n")
+        self.path.write_text("".join(kept), encoding="utf-8")
 
 
 class StageProgress:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
@@ -32,7 +34,7 @@ class Optimisation:
             {"params": [p for p in stage.parameters if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in stage.parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        extra = {"fused": True} if options.optimiser == "adamw" else {}
+        extra: dict[str, Any] = {"fused": True} if options.optimiser == "adamw" else {}
         try:
             self.optimiser = create_optimizer_v2(
                 [g for g in groups if g["params"]],

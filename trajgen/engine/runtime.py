@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ def _gains_by_bfloat16(device: torch.device) -> bool:
     """Whether matrix products have instructions of their own: CUDA since Ampere, x86 with AVX512-BF16 or AMX."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = getattr(torch.cpu, "get_capabilities", dict)()
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 

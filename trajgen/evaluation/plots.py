@@ -132,7 +132,7 @@ def plan_figure(
             fraction=0.035, aspect=35, shrink=0.25, pad=0.02, ticks=[0, 1], anchor=(0.03, 0.5),
         )  # fmt: skip
         bar.ax.set_xticklabels(["first step", "last step"])
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         bar.ax.tick_params(length=0)
         figure.legend(handles=marks, loc="lower right", ncols=len(marks), handletextpad=0.4)
 

@@ -49,9 +49,7 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
             rows.append((f"normalised by {name} ({bounds})", number(score["mean"]), interval(score["ci95"])))
     if (success := evaluation.get("success")) is not None:
         rows.append(("success", f"{success:.0%}", ""))
-    rows += [
-        (f"condition error, {name}", number(value, 3), "") for name, value in _condition_error(evaluation)
-    ]
+    rows += [(f"condition error, {name}", number(value, 3), "") for name, value in _condition_error(evaluation)]
     for size, times in (evaluation.get("decision_ms") or {}).items():
         words = f"decision that plans, {size.replace('_', ' ')}"
         rows.append((words, f"{number(times['median'])} ms", f"p95 {number(times['p95'])} ms"))

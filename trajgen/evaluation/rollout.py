@@ -153,8 +153,7 @@ def rollout(
     for first in range(0, len(seeds), batch):
         chunk = seeds[first : first + batch]
         slots = [
-            Episode(world, environment, int(seed), record)
-            for environment, seed in zip(opened, chunk, strict=False)
+            Episode(world, environment, int(seed), record) for environment, seed in zip(opened, chunk, strict=False)
         ]
         episodes += slots
         for taken in _play(policy, slots):
@@ -216,9 +215,7 @@ def _collect(episodes: list[Episode], seconds: list[float]) -> Rollouts:
     )
 
 
-def decision_ms(
-    policy: Policy, world: World, batch: int, *, repeats: int = 10, warm_up: int = 2
-) -> dict[str, float]:
+def decision_ms(policy: Policy, world: World, batch: int, *, repeats: int = 10, warm_up: int = 2) -> dict[str, float]:
     """Milliseconds of a decision that plans, ``batch`` environments at once: median and 95th percentile.
 
     Each repeat starts new episodes, since the first decision of an episode always plans.

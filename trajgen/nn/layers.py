@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ def mlp(inputs: int, width: int, outputs: int, *, depth: int = 2) -> nn.Sequenti
     """A multi-layer perceptron with SiLU between its ``depth`` linear layers, (..., inputs) to (..., outputs)."""
     sizes = [inputs, *[width] * (depth - 1), outputs]
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers += [nn.SiLU()] * (i > 0) + [nn.Linear(a, b)]
     return nn.Sequential(*layers)
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.normalise import Normaliser
-from trajgen.core.protocols import Decoder, Prior, Sampler, Tokenizer
+from trajgen.core.protocols import Decoder, Prior, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 
@@ -27,6 +27,7 @@ class LatentPlanner(nn.Module):
         tokenizer, prior, decoder, action, sampler, target: the components.
         inverse_weight: λ_inv.
         condition_weight: λ_cond; 0 leaves L_cond out, and its cost.
+        condition_batch: on how many windows of a batch L_cond is computed: decoding is dear, and L_cond is soon small.
         gumbel_temperature: of the relaxation through which L_cond reaches the prior.
     """
 
@@ -43,6 +44,7 @@ class LatentPlanner(nn.Module):
         *,
         inverse_weight: float = 1.0,
         condition_weight: float = 0.1,
+        condition_batch: int = 64,
         gumbel_temperature: float = 1.0,
     ) -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class LatentPlanner(nn.Module):
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
         self.action, self.target = action, target
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
-        self.gumbel_temperature = gumbel_temperature
+        self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order: tokenizer, then prior."""
@@ -136,7 +138,8 @@ class PriorTraining(nn.Module):
         losses = {"prior": prior.loss(logits, codes), "inverse": self._inverse(batch, Plan(codes, latent))}
         total = losses["prior"] + planner.inverse_weight * losses["inverse"]
         if planner.condition_weight:
-            losses["condition"] = self._condition(logits, cond)
+            some = slice(planner.condition_batch)
+            losses["condition"] = self._condition(logits[some], cond.map(lambda values: values[some]))
             total = total + planner.condition_weight * losses["condition"]
         for name, value in planner.target.loss(batch).items():
             losses[name] = value

@@ -45,11 +45,11 @@ class RecedingHorizonPolicy:
         self.planner, self.normaliser, self.space = planner, normaliser, space
         self.options, self.discount = options, discount
         self.device = next(planner.parameters()).device
+        self._batched = False
         self._low = torch.tensor(space.action_low or (-torch.inf,) * space.action_dim, device=self.device)
         self._high = torch.tensor(space.action_high or (torch.inf,) * space.action_dim, device=self.device)
-        self._batched = False
-        self._slots = 0
         planner.eval()
+        self._start(0)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
         """Starts ``batch`` episodes, or restarts those of ``ids``, or starts one unbatched episode."""
@@ -58,9 +58,13 @@ class RecedingHorizonPolicy:
             self._age[index] = 0
             self._remaining[index] = torch.nan
             return
-        self._batched, self._slots = batch is not None, batch or 1
-        self._age = torch.zeros(self._slots, dtype=torch.long)
-        self._remaining = torch.full((self._slots,), torch.nan)
+        self._batched = batch is not None
+        self._start(batch or 1)
+
+    def _start(self, slots: int) -> None:
+        self._slots = slots
+        self._age = torch.zeros(slots, dtype=torch.long)  # steps since the episode's start
+        self._remaining = torch.full((slots,), torch.nan)  # of the first target; not a number until there is one
         self._plan: Plan | None = None
         self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
 

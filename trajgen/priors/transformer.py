@@ -48,6 +48,9 @@ class TransformerPrior(nn.Module):
         ConfigError: if the heads do not divide the width.
     """
 
+    mask: Tensor | None
+    levels: Tensor
+
     def __init__(
         self,
         schedule: ScaleSchedule,
@@ -74,7 +77,6 @@ class TransformerPrior(nn.Module):
         self.read = nn.Linear(code_dim, width)
         self.begin = nn.Linear(embedding, width)
         self.position = nn.Parameter(torch.randn(schedule.tokens, width) * 0.02)
-        self.level = nn.Parameter(torch.zeros(schedule.scales, embedding))
         self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth))
         self.modulate = nn.Linear(embedding, 8 * width)
         nn.init.zeros_(self.modulate.weight)
@@ -88,10 +90,10 @@ class TransformerPrior(nn.Module):
         """Predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""
         modulation, final, first = self._condition(cond)
         x = torch.cat([first.expand(-1, self.schedule.lengths[0], -1), self.read(inputs)], dim=1) + self.position
-        per_token = modulation[:, self.levels]
+        per_token = self._per_token(modulation)
         for block in self.blocks:
             x = block(x, per_token, self.mask)
-        return self._predict(x, final[:, self.levels])
+        return self._predict(x, self._per_token(final))
 
     def loss(self, logits: Tensor, codes: Codes) -> Tensor:
         """Cross-entropy of token ids (B, L), or squared error of continuous codes (B, L, C), over all tokens."""
@@ -102,9 +104,7 @@ class TransformerPrior(nn.Module):
     def start(self, cond: Cond) -> Progress:
         """Everything that is computed once per plan, and an empty cache."""
         modulation, final, first = self._condition(cond)
-        cache = KeyValueCache(
-            len(self.blocks), len(cond), self.heads, self.schedule.tokens, self.width, like=first
-        )
+        cache = KeyValueCache(len(self.blocks), len(cond), self.heads, self.schedule.tokens, self.width, like=first)
         return Progress(modulation, final, first, cache)
 
     def step(self, x: Tensor | None, k: int, state: Progress) -> Tensor:
@@ -112,17 +112,21 @@ class TransformerPrior(nn.Module):
         span = self.schedule.spans[k]
         tokens = state.first.expand(-1, self.schedule.lengths[0], -1) if x is None else self.read(x)
         tokens = tokens + self.position[span]
-        modulation = state.modulation[:, k : k + 1]
+        own = slice(k, k + 1) if state.modulation.shape[1] > 1 else slice(None)
+        modulation = state.modulation[:, own]
         for layer, block in enumerate(self.blocks):
             tokens = block(tokens, modulation, cache=(state.cache, layer, span))
-        return self._predict(tokens, state.final[:, k : k + 1])
+        return self._predict(tokens, state.final[:, own])
 
     def _condition(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
         embedded = self.conditioner(cond)
-        per_scale = F.silu(embedded + self.level)
-        six, two = self.modulate(per_scale).unflatten(-1, (8, self.width)).split([6, 2], dim=-2)
+        six, two = self.modulate(F.silu(embedded)).unflatten(-1, (8, self.width)).split([6, 2], dim=-2)
         return six, two, self.begin(embedded[:, :1])
+
+    def _per_token(self, per_scale: Tensor) -> Tensor:
+        """What each of the L tokens gets; a condition that is the same at all scales is left to broadcast."""
+        return per_scale if per_scale.shape[1] == 1 else per_scale[:, self.levels]
 
     def _predict(self, x: Tensor, final: Tensor) -> Tensor:
         shift, scale = final.unbind(-2)
-        return self.head(F.layer_norm(x, (self.width,)) * (1 + scale) + shift)
+        return self.head(torch.addcmul(shift, F.layer_norm(x, (self.width,)), 1 + scale))

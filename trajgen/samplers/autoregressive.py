@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -28,9 +28,7 @@ class Ancestral:
     guidance: float = 0.0
 
     @torch.no_grad()
-    def __call__(
-        self, prior: Prior, tokenizer: Tokenizer, cond: Cond, rng: Generator | None = None
-    ) -> Codes:
+    def __call__(self, prior: Prior, tokenizer: Tokenizer, cond: Cond, rng: Generator | None = None) -> Codes:
         """Codes (B, L) or (B, L, C) for the conditions (B, ·)."""
         asked = _doubled(cond) if self.guidance else cond
         state, canvas = prior.start(asked), tokenizer.start(len(cond))
@@ -98,17 +96,16 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def _doubled(cond: Cond) -> Cond:
-    given = torch.ones(len(cond), dtype=torch.bool, device=cond.state.device)
-    with_flag = Cond(cond.state, cond.returns, cond.goal, given if cond.given is None else cond.given)
-    both = {
-        name: None if value is None else torch.cat([value, getattr(with_flag.withheld(), name)])
-        for name, value in vars(with_flag).items()
-    }
-    return Cond(**both)
+    """The conditions twice: as they are, then withheld."""
+    twice = cond.map(lambda values: torch.cat([values, values]))
+    given = torch.arange(len(twice), device=cond.state.device) < len(cond)
+    return replace(twice, given=given if twice.given is None else given & twice.given)
 
 
 def _check_positive(name: str, value: float) -> None:
     if value <= 0:
         raise ConfigError(
-            f"A sampler's {name} is positive.", got=f"sampler.{name}={value}", fix="sampler=greedy for the mode"
+            f"A sampler's {name} is positive.",
+            got=f"sampler.{name}={value}",
+            fix="sampler=greedy for the mode",
         )

@@ -21,7 +21,13 @@ class Codebook(nn.Module):
     """
 
     def __init__(
-        self, size: int, code_dim: int, *, decay: float = 0.9, revive_below: float = 1.0, commitment: float = 0.25
+        self,
+        size: int,
+        code_dim: int,
+        *,
+        decay: float = 0.9,
+        revive_below: float = 1.0,
+        commitment: float = 0.25,
     ) -> None:
         super().__init__()
         self.quantiser = VectorQuantize(

@@ -72,9 +72,7 @@ class MultiscaleVQ(nn.Module):
         self.latent_length, self.code_dim, self.vocabulary = latent_length, code_dim, codebook_size
         self.pyramid = ResidualPyramid(self.schedule, code_dim, latent_length)
         self.encoder = ConvEncoder(features, code_dim, ratio.bit_length() - 1, width=width, depth=depth)
-        self.codebook = Codebook(
-            codebook_size, code_dim, decay=decay, revive_below=revive_below, commitment=commitment
-        )
+        self.codebook = Codebook(codebook_size, code_dim, decay=decay, revive_below=revive_below, commitment=commitment)
         self.counter = Usage(self.schedule, codebook_size)
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class ResidualPyramid(nn.Module):
 
     def start(self, batch: int) -> Tensor:
         """The empty sum f̂_0."""
-        return self.convolutions[0].weight.new_zeros(batch, self.length, self.code_dim)
+        return self.get_buffer("grow_0").new_zeros(batch, self.length, self.code_dim)
 
     def given(self, vectors: Tensor) -> list[Tensor]:
         """All running sums f̂_0 to f̂_K of code vectors (B, L, C)."""
