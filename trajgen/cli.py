@@ -11,7 +11,7 @@ from typing import Any
 
 from trajgen import __version__
 from trajgen.core.errors import ConfigError, TrajgenError, nearest
-from trajgen.core.options import structure
+from trajgen.core.options import convert, structure
 
 USAGE = f"""trajgen {__version__}: generative trajectory models for offline reinforcement learning
 
@@ -47,13 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     try:
         if words[0] not in commands:
-            raise ConfigError(f"There is no command '{words[0]}'.", fix=nearest(words[0], commands))
+            raise ConfigError(
+                f"There is no command '{words[0]}'.",
+                expected=", ".join(commands),
+                got=f"trajgen {words[0]}",
+                fix=nearest(words[0], commands),
+            )
         commands[words[0]](words[1:])
     except TrajgenError as error:
         if debug:
             raise
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None
 
@@ -91,19 +99,29 @@ def _train(words: list[str]) -> None:
             load_imports(config.read_yaml(Path(value)).get("imports") or [])
             words[number] = f"{key}={Path(value).stem}"
     config.store_groups(own["recipe"], own["data"])
+    config.check_choices(words, own["recipe"], own["data"])
     _hydra_main(words)
 
 
 def _hydra_main(words: list[str]) -> None:
     """Runs Hydra's own main, so that sweeps, launchers, --cfg and completion stay; its errors become ours."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     from trajgen import config
 
+    failed: list[TrajgenError] = []
+
     def job(composed: Any) -> None:
-        _train_one(config.from_hydra(composed))
+        try:
+            _train_one(config.from_hydra(composed))
+        except TrajgenError as error:
+            if HydraConfig.get().mode is not RunMode.RUN:  # of a sweep, perhaps in another process
+                raise
+            failed.append(error)  # raised past Hydra, which would add words of its own
 
     decorated = hydra.main(version_base="1.3", config_path=None, config_name=config.ROOT)(job)
     before, sys.argv = sys.argv, ["trajgen train", *words]
@@ -111,6 +129,8 @@ def _hydra_main(words: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a short traceback and exit on its own
     try:
         decorated()
+        if failed:
+            raise failed[0]
     except (HydraException, OmegaConfBaseException) as error:
         raise config.explain(error, words) from error
     finally:
@@ -188,12 +208,25 @@ def _sample(words: list[str]) -> None:
 def _run_arguments(values: dict[str, Any]) -> tuple[Path, str, tuple[str, ...]]:
     """Takes run, device and imports out of the values."""
     if "run" not in values:
-        raise ConfigError("Which run?", expected="run=DIR", fix="run=runs/mage-umaze-dwell-s0")
+        raise ConfigError(
+            "Which run?", expected="run=DIR", got="no run=…", fix="run=runs/mage-umaze-dwell-s0, for example"
+        )
     folder = Path(str(values.pop("run")))
     if not folder.is_dir():
-        near = nearest(folder.name, [p.name for p in folder.parent.glob("*/")]) if folder.parent.is_dir() else None
-        raise ConfigError("There is no such run folder.", got=folder, fix=near)
-    return folder, str(values.pop("device", "auto")), tuple(values.pop("imports", ()))
+        beside = [path.name for path in folder.parent.glob("*/")]
+        raise ConfigError(
+            "There is no such run folder.",
+            expected="a folder that 'trajgen train' made",
+            got=f"run={folder}",
+            fix=nearest(folder.name, beside) if beside else "train first: trajgen train recipe=mage",
+        )
+    return folder, str(values.pop("device", "auto")), _imports(values)
+
+
+def _imports(values: dict[str, Any]) -> tuple[str, ...]:
+    """Takes the modules of imports=[…] out of the values."""
+    modules: tuple[str, ...] = convert(values.pop("imports", ()), tuple[str, ...], "imports")
+    return modules
 
 
 def _key_values(words: list[str]) -> dict[str, Any]:
@@ -206,8 +239,21 @@ def _key_values(words: list[str]) -> dict[str, Any]:
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
-            raise ConfigError("Options are written key=value.", got=word, fix="for example evaluation.episodes=12")
-        value = yaml.safe_load(text)
+            raise ConfigError(
+                "Options are written key=value.",
+                expected="key=value",
+                got=word,
+                fix="for example evaluation.episodes=12",
+            )
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"The value of '{key}' cannot be read.",
+                expected="a number, a name, true, false, null or [a, list]",
+                got=word,
+                fix="close every bracket and quote",
+            ) from error
         node, *path = values, *key.split(".")
         for part in path[:-1]:
             node = node.setdefault(part, {})
@@ -247,13 +293,21 @@ def _data(words: list[str]) -> None:
         return
     action, rest = words[0], words[1:]
     if action not in actions:
-        raise ConfigError(f"There is no 'trajgen data {action}'.", fix=nearest(action, actions))
+        raise ConfigError(
+            f"There is no 'trajgen data {action}'.",
+            expected=", ".join(actions),
+            got=f"trajgen data {action}",
+            fix=nearest(action, actions),
+        )
     if action == "list":
         _list_data()
         return
     if not rest or "=" in rest[0]:
         raise ConfigError(
-            f"'trajgen data {action}' needs a name.", fix="'trajgen data list' shows all", expected=DATA_HELP
+            f"'trajgen data {action}' needs a name.",
+            expected=f"trajgen data {action} NAME",
+            got=" ".join(["trajgen data", *words]),
+            fix="'trajgen data list' shows all",
         )
     from trajgen.data import makers, minari
 
@@ -315,7 +369,7 @@ def _list(words: list[str]) -> None:
 
     load_entry_points()
     values = _key_values([word for word in words if "=" in word])
-    load_imports(values.get("imports", []))
+    load_imports(_imports(values))
     which = [word for word in words if "=" not in word]
     console = Console(soft_wrap=True, highlight=False)
     if not which:

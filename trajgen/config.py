@@ -8,6 +8,7 @@ and no key of the old component stays behind.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a wheel carries it inside
     RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ROOT = "train"
+PLAIN_CHOICE = re.compile(r"[-\w/.,]*")
 SECTIONS: dict[str, Any] = {
     "data": DataOptions,
     "policy": PolicyOptions,
@@ -62,7 +64,12 @@ class Config:
         for key in plain:
             if key not in sections and key not in KINDS:
                 known = sections | set(KINDS)
-                raise ConfigError(f"Unknown option '{key}'.", got=f"{key}={plain[key]!r}", fix=nearest(str(key), known))
+                raise ConfigError(
+                    f"Unknown option '{key}'.",
+                    expected=", ".join(sorted(known)),
+                    got=f"{key}={plain[key]!r}",
+                    fix=nearest(str(key), known),
+                )
         components = {kind: complete(kind, plain.get(kind) or {}) for kind in KINDS}
         rest = {k: v for k, v in plain.items() if k in sections}
         return replace(structure(cls, rest, ""), components=components)
@@ -89,11 +96,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError("The file cannot be read.", got=f"{path}: {error.strerror}") from error
+        raise ConfigError(
+            "The file cannot be read.",
+            expected="a YAML file",
+            got=f"{path}: {error.strerror}",
+            fix="check the path; recipe=NAME without .yaml is a shipped recipe",
+        ) from error
     except yaml.YAMLError as error:
-        raise ConfigError("The file is not YAML.", got=f"{path}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            "The file is not YAML.",
+            expected="key: value, one a line",
+            got=f"{path}: {' '.join(str(error).split())}",
+            fix="mend the line that is named",
+        ) from error
     if not isinstance(values, dict):
-        raise ConfigError("A recipe is a YAML dictionary.", got=f"{path}: {type(values).__name__}")
+        raise ConfigError(
+            "A recipe is a YAML dictionary.",
+            expected="key: value, one a line",
+            got=f"{path}: {type(values).__name__}",
+            fix="recipes/mage.yaml is an example",
+        )
     return values
 
 
@@ -181,6 +203,7 @@ def compose(overrides: Iterable[str]) -> Config:
 
     store_groups()
     overrides = list(overrides)
+    check_choices(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize(version_base="1.3", config_path=None):
@@ -199,41 +222,66 @@ def from_hydra(composed: Any) -> Config:
     return Config.from_plain({str(k): v for k, v in plain.items()})
 
 
+def check_choices(
+    overrides: Iterable[str], own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()
+) -> None:
+    """Looks up every recipe, data preset and component that is chosen by name; a sweep chooses several.
+
+    Raises:
+        ConfigError: for a name that is not there; the nearest ones are given.
+    """
+    recipes = recipe_files() | {path.stem: path for path in own_recipes}
+    files = {"recipe": recipes, "data": data_files() | {path.stem: path for path in own_data}}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not PLAIN_CHOICE.fullmatch(text):  # Hydra reads more than names: quotes, globs, ranges
+            continue
+        for value in text.split(","):
+            if key in files and value not in files[key]:
+                raise ConfigError(
+                    f"There is no {key} '{value}'.",
+                    expected=", ".join(files[key]),
+                    got=override,
+                    fix=f"{nearest(value, files[key])} A path to a .yaml file of your own works too.",
+                )
+            if key in KINDS and value not in (n for n, path in recipes.items() if key in read_yaml(path)):
+                spec(key, value)  # raises with the nearest names
+
+
 def explain(error: Exception, overrides: Iterable[str]) -> ConfigError:
     """What Hydra meant, in terms of recipes and components."""
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in KINDS and value and value not in _options(key):
-            spec(key, value)  # raises with the nearest names
-        choices = {"recipe": list(recipe_files()), "data": list(data_files())}.get(key)
-        if choices is not None and value not in choices and "," not in value:
-            return ConfigError(
-                f"There is no {key} '{value}'.",
-                expected=", ".join(choices),
-                got=override,
-                fix=f"{nearest(value, choices)} A path to a .yaml file of your own works too.",
-            )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    malformed = getattr(error, "override", None)  # of Hydra's error of syntax
+    if malformed is not None:
+        return ConfigError(
+            "Options are written key=value.",
+            expected="key=value, key=[a,b] or ~key",
+            got=malformed,
+            fix="close every bracket, and put what holds blanks into quotes: 'key=[a, b]'",
+        )
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if f"'{key}'" in lines[0] or (len(lines) > 1 and f"key '{key}'" in str(error)):
             head, _, last = key.rpartition(".")
+            known = _known_keys(head)
             return ConfigError(
-                f"Unknown option '{key}'.", got=override, fix=nearest(last, _known_keys(head)) + _hint(head)
+                f"Unknown option '{key}'.",
+                expected=", ".join(sorted(known)),
+                got=override,
+                fix=nearest(last, known) + _hint(head),
             )
-    return ConfigError("The command line does not compose.", got=" ".join(lines[:2]))
-
-
-def _options(kind: str) -> list[str]:
-    with_node = [name for name, path in recipe_files().items() if kind in read_yaml(path)]
-    return [*names(kind), *with_node]
+    return ConfigError(
+        "The command line does not compose.",
+        got=" ".join(lines[:2]),
+        fix="'trajgen train --cfg job' prints what there is to set",
+    )
 
 
 def _known_keys(section: str) -> list[str]:
     if section in KINDS:
         return [o.name for name in names(section) for o in spec(section, name).options]
     if not section:
-        return [*(f.name for f in fields(Config)), *KINDS]
+        return [*(f.name for f in fields(Config) if f.name != "components"), *KINDS]
     return [f.name for f in fields(SECTIONS.get(section, StageOptions))]
 
 

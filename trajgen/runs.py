@@ -153,6 +153,7 @@ def open_folder(config: Config) -> Path:
     if folder.exists() and any(folder.iterdir()) and not (config.resume and found is not None):
         raise ConfigError(
             "A run folder is empty, or is a run to go on with.",
+            expected="a new folder, or resume=true",
             got=f"{folder} holds {', '.join(sorted(p.name for p in folder.iterdir())[:4])}",
             fix="resume=true to go on with it, or run_dir=ANOTHER",
         )
@@ -304,9 +305,15 @@ def sample(
     world = world_for(config.data)
     with environments(world, 1) as (environment,):
         observation = environment.reset(seed=request.seed)[0]
-    asked = {space.state_key: request.state, space.goal_key: request.goal}
-    for key, values in asked.items():
-        if values is not None and isinstance(observation, dict) and key is not None:
+    if request.goal is not None and space.goal_key is None:
+        raise ConfigError(
+            "Only a run that plans for goals can be given one.",
+            expected="no goal=…",
+            got=f"goal={list(request.goal)}",
+            fix="leave it out",
+        )
+    for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
+        if values is not None and key is not None:
             observation[key] = np.asarray(values, dtype=np.float32)
         elif values is not None:
             observation = np.asarray(values, dtype=np.float32)
@@ -397,10 +404,16 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            "A run folder holds config.json, as plain JSON.",
+            "The files of a run folder are plain JSON, and whole.",
+            expected=f"{path.name}, as 'trajgen train' wrote it",
             got=f"{path}: {error}",
             fix="run=DIR of a run that 'trajgen train' made",
         ) from error
     if not isinstance(values, dict):
-        raise CheckpointError("A run's JSON file is a dictionary.", got=f"{path}: {type(values).__name__}")
+        raise CheckpointError(
+            "The JSON files of a run folder are dictionaries.",
+            expected=f"{path.name}, as 'trajgen train' wrote it",
+            got=f"{path}: {type(values).__name__}",
+            fix="run=DIR of a run that 'trajgen train' made",
+        )
     return values

@@ -57,7 +57,12 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         return value
     elif annotation is type(None) and value is None:
         return None
-    raise ConfigError(f"Option '{where}' has the wrong type.", expected=describe(annotation), got=f"{value!r}")
+    raise ConfigError(
+        f"Option '{where}' has the wrong type.",
+        expected=describe(annotation),
+        got=f"{where}={value!r}",
+        fix=f"give {where} {describe(annotation)}, or leave it out",
+    )
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:
@@ -74,7 +79,12 @@ def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise ConfigError(f"'{where}' needs {', '.join(missing)}.", fix=f"{where}.{missing[0]}=…")
+        raise ConfigError(
+            f"'{where}' needs {', '.join(missing)}.",
+            expected=f"{where}.{missing[0]}=…",
+            got=f"only {', '.join(values) or 'nothing'}",
+            fix="give what is missing",
+        )
     return cls(**{k: convert(v, fields[k], f"{where}.{k}" if where else k) for k, v in values.items()})
 
 

@@ -112,7 +112,9 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 def check_kind(kind: str) -> None:
     """Raises a `ConfigError` that names the nearest kinds if ``kind`` is not one."""
     if kind not in KINDS:
-        raise ConfigError(f"Unknown kind '{kind}'.", expected=", ".join(KINDS), fix=nearest(kind, KINDS))
+        raise ConfigError(
+            f"Unknown kind '{kind}'.", expected=", ".join(KINDS), got=kind, fix=nearest(kind, KINDS)
+        )
 
 
 def names(kind: str) -> list[str]:
@@ -191,14 +193,22 @@ def load_imports(modules: Iterable[str]) -> None:
     """Imports the user's own modules, which register their components.
 
     Raises:
-        ConfigError: if a module cannot be found.
+        ConfigError: if a name is not that of a module, or a module cannot be found.
     """
     for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(
+                "imports=[…] lists modules by their dotted names.",
+                expected="for example imports=[my_lab.parts]",
+                got=f"{module!r}",
+                fix="name the module as Python's import statement would",
+            )
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"Cannot import '{module}', named in imports=[…].",
+                expected="a module on Python's path",
                 got=str(error),
                 fix="run from the folder that holds it, or install its package",
             ) from error

@@ -87,6 +87,7 @@ class Episodes:
         if not lengths:
             raise DataError(
                 "A data set must hold at least one episode.",
+                expected="one episode or more",
                 got=f"data set {name!r} is empty",
                 fix="make or download it again, with force",
             )
@@ -115,6 +116,8 @@ WIDTHS = {
 STEPWISE = ("actions", "rewards")
 """Fields with a row per step; the others have one more, for the final observation."""
 
+MEND = "make or download the data set again, or write it anew without this episode"
+
 
 def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
     """The fields of an episode as float32, each with n+1 rows."""
@@ -128,7 +131,12 @@ def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
             continue
         values, where = np.asarray(values), f"{place}, field {field!r}"
         if values.dtype.kind not in "fiub":
-            raise DataError("Data must be numbers.", expected="a float or integer type", got=f"{where}: {values.dtype}")
+            raise DataError(
+                "Data must be numbers.",
+                expected="a float or integer type",
+                got=f"{where}: {values.dtype}",
+                fix=MEND,
+            )
         shape: tuple[int, ...] = (steps + (field not in STEPWISE),)
         if width is not None:
             shape += (getattr(space, width),)
@@ -137,6 +145,7 @@ def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
                 "An episode of n steps has n actions and rewards, n+1 observations, and its set's widths.",
                 expected=f"shape {shape} for {steps} steps",
                 got=f"{where}: shape {values.shape}",
+                fix=MEND,
             )
         values = values.astype(np.float32)
         if not np.isfinite(values).all():
@@ -145,6 +154,7 @@ def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
                 "Data must be finite in 32-bit floats.",
                 expected="no NaN and no infinity",
                 got=f"{where}, row {row}: {values[row]}",
+                fix=MEND,
             )
         if field in STEPWISE:
             values = np.concatenate([values, np.zeros_like(values[:1])])

@@ -231,6 +231,7 @@ def _space(id: str, dataset: Any, options: DataOptions) -> Space:
                 f"data.{option} must name an entry of the observation.",
                 expected="null: the observation is an array" if keys is None else nearest(str(key), keys),
                 got=f"data.{option}={key} for data set {id!r}",
+                fix=f"data.{option}={'null' if keys is None else keys[0]}, or another data set",
             )
         if keys is not None:
             entry = observations.spaces[key]

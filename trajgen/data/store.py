@@ -72,6 +72,7 @@ def damaged(id: str, cause: object) -> DataError:
     """The error for a data set whose files cannot be read."""
     return DataError(
         "The files of a data set must be complete and readable.",
+        expected="files as Minari wrote them",
         got=f"data set {id!r}: {str(cause).splitlines()[0] if str(cause) else type(cause).__name__}",
         fix="make or download it again, with force",
     )

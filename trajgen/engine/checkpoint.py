@@ -72,6 +72,7 @@ class Checkpoints:
         if not paths:
             raise CheckpointError(
                 "A run folder holds a checkpoint.",
+                expected="final.safetensors, or one on the way there",
                 got=f"none in {self.folder}",
                 fix="train first, or name another folder: run=DIR",
             )
@@ -97,7 +98,12 @@ def read_tensors(path: Path, device: torch.device) -> tuple[dict[str, Tensor], P
         CheckpointError: if the file is missing, damaged, cut short, or of a newer format.
     """
     if not path.is_file():
-        raise CheckpointError("A checkpoint is a file.", got=f"{path} does not exist", fix="check the path")
+        raise CheckpointError(
+            "A checkpoint is a file.",
+            expected="a safetensors file written by trajgen",
+            got=f"{path} does not exist",
+            fix="check the path",
+        )
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
@@ -146,6 +152,7 @@ def load_state(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> N
         more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
         raise CheckpointError(
             "The checkpoint belongs to another model.",
+            expected="weights of the model in config.json",
             got=f"{path}: " + "; ".join(wrong[:3]) + more,
             fix="use the config.json of its own run folder",
         )

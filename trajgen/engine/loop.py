@@ -124,7 +124,7 @@ class Training:
                         "windows_per_second": rate,
                     }
                     self.metrics.write({**line, "seconds": now - began, **figures})
-                    progress.show(done, {k: figures[k] for k in values})
+                    progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                 if stop or (done % self.options.checkpoint_every == 0 and done < steps):
                     self._check_finite(stage, values, done)
                     path = self.checkpoints.save(Position(index, done), self._tensors(optimisation))

@@ -26,11 +26,15 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(
-            "The device is one that torch knows.", expected="auto, cpu, cuda or cuda:N", got=f"device={name}"
+            "The device is one that torch knows.",
+            expected="auto, cpu, cuda or cuda:N",
+            got=f"device={name}",
+            fix="device=auto to take what there is",
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "CUDA was asked for, and torch finds no CUDA device.",
+            expected="an NVIDIA GPU with its driver, and a torch that is built for it",
             got=f"device={name}; torch {torch.__version__}, built for CUDA {torch.version.cuda}",
             fix="device=cpu, or device=auto to take what there is",
         )

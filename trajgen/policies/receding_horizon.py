@@ -178,5 +178,6 @@ class RecedingHorizonPolicy:
                 "An observation is as wide as those of the training data.",
                 expected=f"(…, {width})",
                 got=tuple(tensor.shape),
+                fix="pass what env.step returns, unwrapped",
             )
         return tensor.reshape(-1, width)

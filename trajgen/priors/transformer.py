@@ -65,11 +65,12 @@ class TransformerPrior(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if width % heads:
+        if heads < 1 or width < 1 or width % heads:
             raise ConfigError(
-                "The attention heads divide the width.",
+                "The attention heads divide the width; both are at least 1.",
+                expected="for example prior.width=128 prior.heads=4",
                 got=f"prior.width={width}, prior.heads={heads}",
-                fix=f"prior.width={width - width % heads + heads}",
+                fix=f"prior.width={32 * max(heads, 1)} prior.heads={max(heads, 1)}",
             )
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
         self.width, self.heads = width, heads

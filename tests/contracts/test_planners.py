@@ -1,0 +1,188 @@
+"""Every registered planner: stages that can be trained, plans, and which loss reaches which weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import names
+from trajgen.core.types import Batch, Cond
+
+PLANNERS = names("planner")
+
+
+def ready(**swaps: Any) -> Any:
+    """A planner whose codebook has seen a batch and whose weights are moved; None if it refuses."""
+    try:
+        made = tiny.planner(**swaps)
+    except ConfigError as refusal:
+        assert refusal.fix
+        return None
+    tiny.shake(made)
+    first = made.stages()[0]
+    first.begin()
+    first.module(tiny.batch(64))
+    return made
+
+
+def moved(module: nn.Module) -> set[str]:
+    """The names of the weights that a gradient reached."""
+    return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+
+
+@pytest.mark.parametrize("schedule", tiny.schedules())
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_stage_trains_its_own_parameters_alone(name: str, schedule: str) -> None:
+    made = ready(planner=name, schedule=schedule)
+    if made is None:
+        assert schedule == "unit"
+        return
+    known = tiny.batch(16)
+    stages = made.stages()
+    assert len({stage.name for stage in stages}) == len(stages)
+    for stage in stages:
+        made.zero_grad(set_to_none=True)
+        stage.begin()
+        losses = stage.module(known)
+        assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
+        losses["total"].backward()
+        own = {id(p) for p in stage.parameters}
+        reached = {id(p) for p in made.parameters() if p.grad is not None}
+        assert reached and reached <= own
+        assert all(isinstance(v, float) for v in stage.report().values())
+
+
+@pytest.mark.parametrize("schedule", tiny.schedules())
+@pytest.mark.parametrize("name", PLANNERS)
+def test_plans_and_their_refinements(name: str, schedule: str, cond: Cond) -> None:
+    made = ready(planner=name, schedule=schedule)
+    if made is None:
+        return
+    made.eval()
+    first, second = (made.plan(cond, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert first.trajectory.shape == (6, tiny.HORIZON, 5) and first.latent.shape[0] == 6
+    assert torch.equal(first.trajectory, second.trajectory)
+    assert made.plan(cond, torch.Generator().manual_seed(3), decode=False).trajectory is None
+    refined = made.refinements(first, cond)
+    assert refined.shape == (made.tokenizer.schedule.scales, 6, tiny.HORIZON, 5)
+    torch.testing.assert_close(refined[-1], first.trajectory)
+    part = first.select(torch.tensor([4, 1]))
+    assert torch.equal(part.latent, first.latent[[4, 1]]) and torch.equal(part.codes, first.codes[[4, 1]])
+
+
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
+    made = ready()
+    made.stages()[1].begin()
+    assert not made.tokenizer.training and not any(m.training for m in made.tokenizer.modules())
+    assert made.prior.training and made.action.training
+    assert not any(p.requires_grad for p in made.tokenizer.parameters())
+
+
+def test_the_prior_stage_leaves_the_codebook_alone(batch: Batch) -> None:
+    made = ready()
+    before = {k: v.clone() for k, v in made.tokenizer.state_dict().items()}
+    stage = made.stages()[1]
+    stage.begin()
+    stage.module(batch)["total"].backward()
+    after = made.tokenizer.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("schedule", ["geometric", "single", "two_level"])
+def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule: str, batch: Batch) -> None:
+    made = ready(schedule=schedule, decoder="adapter", conditioner={"dropout": 0.0})
+    stage = made.stages()[1]
+    stage.begin()
+    made.zero_grad(set_to_none=True)
+    stage.module(batch)["condition"].backward()
+    reached = moved(made)
+    of_prior = {n for n, _ in made.named_parameters() if n.startswith("prior.")}
+    silent = {n for n in of_prior - reached if "missing" not in n and not n.endswith("qkv.bias")}
+    if schedule == "single":  # nothing is read where there is no coarser scale
+        silent = {n for n in silent if not n.startswith("prior.read.")}
+    assert not silent
+    adapters = {id(p) for p in made.decoder.adapter_parameters()}
+    names_of_adapters = {n for n, p in made.named_parameters() if id(p) in adapters}
+    assert names_of_adapters and names_of_adapters <= reached
+    base = {id(p) for p in made.decoder.base_parameters()}
+    frozen = {n for n, p in made.named_parameters() if id(p) in base or n.startswith("tokenizer.")}
+    assert frozen and not frozen & reached
+    assert not any(n.startswith(("action.", "target.")) for n in reached)
+
+
+def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Batch) -> None:
+    made = ready(decoder="plain")
+    stage = made.stages()[1]
+    stage.begin()
+    stage.module(batch)["condition"].backward()
+    assert "prior.head.weight" in moved(made)
+
+
+def test_the_inverse_loss_reaches_the_head_alone(batch: Batch) -> None:
+    made = ready()
+    stage = made.stages()[1]
+    stage.begin()
+    made.zero_grad(set_to_none=True)
+    stage.module(batch)["inverse"].backward()
+    assert {n.split(".")[0] for n in moved(made)} == {"action"}
+    assert len(moved(made)) == len(list(made.action.parameters()))
+
+
+def test_the_prior_loss_reaches_the_prior_alone(batch: Batch) -> None:
+    made = ready()
+    stage = made.stages()[1]
+    stage.begin()
+    made.zero_grad(set_to_none=True)
+    stage.module(batch)["prior"].backward()
+    assert {n.split(".")[0] for n in moved(made)} == {"prior"}
+
+
+def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
+    made = ready(target="quantile", planner={"inverse_weight": 2.0, "condition_weight": 0.5})
+    stage = made.stages()[1]
+    stage.begin()
+    losses = stage.module(batch)
+    expected = losses["prior"] + 2 * losses["inverse"] + 0.5 * losses["condition"] + losses["quantile"]
+    torch.testing.assert_close(losses["total"], expected)
+
+
+def test_without_its_weight_the_condition_loss_is_not_computed(batch: Batch) -> None:
+    made = ready(planner={"condition_weight": 0.0})
+    stage = made.stages()[1]
+    stage.begin()
+    assert "condition" not in stage.module(batch)
+
+
+def test_padded_steps_do_not_count_in_the_inverse_loss(batch: Batch) -> None:
+    made = ready()
+    stage = made.stages()[1]
+    stage.begin()
+    torch.manual_seed(1)
+    before = stage.module(batch)["inverse"]
+    assert not batch.chunk_mask[-1, -1]
+    batch.chunk_actions[-1, -1] += 100
+    torch.manual_seed(1)
+    torch.testing.assert_close(stage.module(batch)["inverse"], before)
+
+
+def test_the_condition_loss_by_hand(batch: Batch) -> None:
+    made = ready()
+    known = batch.condition()
+    trajectory = torch.randn(6, tiny.HORIZON, 5)
+    residuals = made.condition_residuals(trajectory, known)
+    torch.testing.assert_close(residuals["return"][:, 0], trajectory[:, 0, 0] - known.returns)
+    torch.testing.assert_close(residuals["state"], trajectory[:, 0, 1:] - known.state)
+
+
+def test_a_view_without_returns_has_no_return_to_miss(batch: Batch) -> None:
+    made = ready(view={"fields": ("state",)})
+    assert set(made.condition_residuals(torch.zeros(6, tiny.HORIZON, 4), batch.condition())) == {"state"}
+    actions = ready(view={"fields": ("action",)})
+    stage = actions.stages()[1]
+    stage.begin()
+    assert float(stage.module(batch)["condition"]) == 0

@@ -1,0 +1,68 @@
+"""Every registered return target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalise import Normaliser
+from trajgen.core.registry import build, names
+
+
+def make(name: str, normaliser: Normaliser | None = None, **options: Any) -> Any:
+    wiring = {"normaliser": normaliser or Normaliser(4, 2, 2), "state_dim": 4, "action_dim": 2, "goal_dim": 2}
+    return build("target", tiny.node("target", name, **options), **wiring)
+
+
+@pytest.mark.parametrize("name", names("target"))
+def test_a_return_for_each_plan(name: str) -> None:
+    made, known = make(name), tiny.batch()
+    for remaining in (torch.full((6,), torch.nan), torch.linspace(-1, 1, 6)):
+        asked = made(known.states[:, 0], known.goals, remaining)
+        assert asked.shape == (6,) and torch.isfinite(asked).all()
+    assert all(v.ndim == 0 and torch.isfinite(v) for v in made.loss(known).values())
+
+
+def test_a_constant_is_asked_for_at_first_and_then_what_remains_of_it() -> None:
+    normaliser = Normaliser(4, 2, 2)
+    normaliser.returns.mean.fill_(10.0)
+    normaliser.returns.scale.fill_(4.0)
+    made = make("constant", normaliser, value=30.0)
+    asked = made(torch.zeros(3, 4), None, torch.tensor([torch.nan, 0.25, -1.0]))
+    assert asked.tolist() == [5.0, 0.25, -1.0]  # (30 - 10) / 4
+    assert not list(made.parameters())
+
+
+def test_the_pinball_loss_by_hand() -> None:
+    made, known = make("quantile", quantile=0.9), tiny.batch()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.zero_()
+        made.network[-1].bias.fill_(0.5)
+    error = known.returns[:, 0] - 0.5
+    expected = torch.where(error > 0, 0.9 * error, -0.1 * error).mean()
+    torch.testing.assert_close(made.loss(known)["quantile"], expected)
+
+
+def test_a_quantile_is_learnt() -> None:
+    made, known = make("quantile", quantile=0.8), tiny.batch(1000)
+    optimiser = torch.optim.Adam(made.parameters(), 0.01)
+    known.states.zero_()
+    known.goals.zero_()
+    for _ in range(150):
+        optimiser.zero_grad()
+        made.loss(known)["quantile"].backward()
+        optimiser.step()
+    asked = made(known.states[:, 0], known.goals, torch.zeros(1000))
+    share = (known.returns[:, 0] <= asked).float().mean()
+    assert float(share) == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 1.0, -0.5])
+def test_a_quantile_out_of_range_is_refused(quantile: float) -> None:
+    with pytest.raises(ConfigError):
+        make("quantile", quantile=quantile)

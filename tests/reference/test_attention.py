@@ -1,0 +1,92 @@
+"""Masks, the cache of keys and values, and the Gumbel draw, against what a hand or a naive loop gives."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, attend, block_causal_mask
+from trajgen.nn.layers import FourierFeatures, mlp
+
+
+def test_the_mask_by_hand() -> None:
+    expected = [
+        [1, 0, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1],
+    ]
+    assert block_causal_mask(ScaleSchedule((1, 2, 2))).int().tolist() == expected
+    assert torch.equal(block_causal_mask(ScaleSchedule((1,) * 6)), torch.ones(6, 6).tril().bool())
+    assert block_causal_mask(ScaleSchedule((5,))).all()
+
+
+def test_attention_against_a_naive_loop() -> None:
+    q, k, v = torch.randn(3, 1, 1, 4, 8)
+    mask = block_causal_mask(ScaleSchedule((1, 3)))
+    found = attend(q, k, v, mask)[0, 0]
+    for i in range(4):
+        seen = [j for j in range(4) if mask[i, j]]
+        weights = [math.exp(float(q[0, 0, i] @ k[0, 0, j]) / math.sqrt(8)) for j in seen]
+        expected = sum(w * v[0, 0, j] for w, j in zip(weights, seen, strict=True)) / sum(weights)
+        torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_keeps_full_precision_under_autocast_on_the_cpu() -> None:
+    q, k, v = torch.randn(3, 2, 2, 4, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(attend(q, k, v, None), attend(q.double(), k.double(), v.double(), None).float())
+
+
+@torch.no_grad()
+def test_a_block_with_cache_is_the_block_with_mask() -> None:
+    schedule = ScaleSchedule((1, 2, 4))
+    block = AdaptiveBlock(16, 4)
+    x, modulation = torch.randn(3, 7, 16), torch.randn(3, 7, 6, 16)
+    whole = block(x, modulation, block_causal_mask(schedule))
+    cache = KeyValueCache(1, 3, 4, 7, 16, like=x)
+    parts = [block(x[:, s], modulation[:, s], cache=(cache, 0, s)) for s in schedule.spans]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_the_cache_returns_all_tokens_so_far() -> None:
+    cache = KeyValueCache(2, 1, 1, 3, 4, like=torch.zeros(1))
+    one, two = torch.ones(1, 1, 1, 4), torch.full((1, 1, 2, 4), 2.0)
+    cache.append(1, slice(0, 1), one, one * 5)
+    keys, values = cache.append(1, slice(1, 3), two, two * 5)
+    assert keys[0, 0, :, 0].tolist() == [1, 2, 2] and values[0, 0, :, 0].tolist() == [5, 10, 10]
+
+
+def test_gates_of_zero_leave_the_tokens_as_they_are() -> None:
+    block, x = AdaptiveBlock(16, 4), torch.randn(2, 5, 16)
+    assert torch.equal(block(x, torch.zeros(2, 1, 6, 16)), x)
+
+
+def test_the_straight_through_draw_is_distributed_as_softmax() -> None:
+    logits = torch.tensor([1.0, 0.0, -1.0])
+    drawn = F.gumbel_softmax(logits.expand(40_000, 3), tau=1.0, hard=True)
+    assert torch.equal(drawn.sum(1), torch.ones(40_000))
+    assert (drawn.mean(0) - logits.softmax(0)).abs().max() < 0.01
+
+
+def test_fourier_features_by_hand() -> None:
+    made = FourierFeatures(2, 3, bandwidth=0.5)
+    x = torch.randn(5, 2)
+    found = made(x)
+    assert found.shape == (5, 8) and made.outputs == 8
+    torch.testing.assert_close(found[:, :2], x)
+    phase = sum(x[:, i, None] * made.matrix[i] for i in range(2))
+    torch.testing.assert_close(found[:, 2:5], phase.sin())
+    torch.testing.assert_close(found[:, 5:], phase.cos())
+    assert torch.equal(FourierFeatures(2, 0)(x), x)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_an_mlp_has_as_many_linear_layers_as_asked(depth: int) -> None:
+    layers = [m for m in mlp(3, 7, 2, depth=depth) if isinstance(m, torch.nn.Linear)]
+    assert len(layers) == depth and layers[0].in_features == 3 and layers[-1].out_features == 2

@@ -1,0 +1,148 @@
+"""The residual pyramid against a naive double loop and against vector-quantize-pytorch's HierarchicalVQ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from vector_quantize_pytorch import HierarchicalVQ
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.tokenizers.codebook import Codebook
+from trajgen.tokenizers.multiscale import MultiscaleVQ
+from trajgen.tokenizers.pyramid import ResidualPyramid
+
+LENGTH, CODE_DIM, SIZE = 8, 4, 20
+SCHEDULES = [(1, 2, 4, 8), (8,), (1, 3, 8), (2, 5, 6, 8), (4, 4, 8)]
+
+
+def tokenizer(lengths: tuple[int, ...]) -> MultiscaleVQ:
+    made = MultiscaleVQ(
+        lambda _: ScaleSchedule(lengths), 5, 32, latent_length=LENGTH, code_dim=CODE_DIM,
+        codebook_size=SIZE, width=16,
+    )  # fmt: skip
+    fill(made.codebook, torch.randn(SIZE, CODE_DIM))
+    return made.eval()
+
+
+def fill(codebook: Codebook, table: Tensor) -> None:
+    inner = codebook.quantiser._codebook
+    inner.embed.copy_(table.unsqueeze(0))
+    inner.embed_avg.copy_(table.unsqueeze(0))
+    inner.cluster_size.fill_(1.0)
+    inner.initted.fill_(True)
+
+
+def naive(f: np.ndarray, table: np.ndarray, lengths: tuple[int, ...], weights: list[Any]) -> Any:
+    """Ids and running sums of one latent (N, C), written from VAR's algorithm 1 with nothing but loops."""
+    n, c = f.shape
+    total, ids, sums = np.zeros_like(f), [], []
+    for k, length in enumerate(lengths):
+        rest, picked = f - total, []
+        for i in range(length):
+            start, stop = (i * n) // length, -((-(i + 1) * n) // length)
+            mean = rest[start:stop].mean(0)
+            picked.append(int(((table - mean) ** 2).sum(1).argmin()))
+        ids += picked
+        grown = np.zeros_like(f)
+        for t in range(n):
+            place = min(max((t + 0.5) * length / n - 0.5, 0), length - 1)
+            low = int(place)
+            high = min(low + 1, length - 1)
+            grown[t] = (1 - (place - low)) * table[picked[low]] + (place - low) * table[picked[high]]
+        weight, bias = weights[k]
+        smooth = np.zeros_like(f)
+        for t in range(n):
+            for out in range(c):
+                value = bias[out]
+                for tap in (-1, 0, 1):
+                    if 0 <= t + tap < n:
+                        value += (weight[out, :, tap + 1] * grown[t + tap]).sum()
+                smooth[t, out] = value
+        total = total + 0.5 * grown + 0.5 * smooth
+        sums.append(total)
+    return ids, sums
+
+
+@pytest.mark.parametrize("lengths", SCHEDULES)
+@torch.no_grad()
+def test_against_a_naive_loop(lengths: tuple[int, ...]) -> None:
+    made, x = tokenizer(lengths), torch.randn(3, 32, 5)
+    f, ids = made.encoder(x), made.encode(x)
+    sums = made.pyramid.given(made.vectors(ids))
+    convolutions = [(c.weight.numpy(), c.bias.numpy()) for c in made.pyramid.convolutions]
+    table = made.codebook.table.numpy()
+    for b in range(3):
+        expected_ids, expected_sums = naive(f[b].numpy(), table, lengths, convolutions)
+        assert ids[b].tolist() == expected_ids
+        for own, other in zip(sums[1:], expected_sums, strict=True):
+            np.testing.assert_allclose(own[b].numpy(), other, atol=1e-5)
+    assert not sums[0].any()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("lengths", SCHEDULES)
+@torch.no_grad()
+def test_against_hierarchical_vq(lengths: tuple[int, ...], shared: bool) -> None:
+    made, x = tokenizer(lengths), torch.randn(5, 32, 5)
+    if shared:
+        for convolution in made.pyramid.convolutions:
+            convolution.load_state_dict(made.pyramid.convolutions[0].state_dict())
+    other = HierarchicalVQ(
+        dim=CODE_DIM, codebook_size=SIZE, scales=lengths, channel_first=False, kmeans_init=False,
+        quant_resi=0.5, share_quant_resi=1 if shared else 0,
+    ).eval()  # fmt: skip
+    inner = other.vq._codebook
+    inner.embed.copy_(made.codebook.table.unsqueeze(0))
+    phis = [other.phi_shared] * len(lengths) if shared else other.phi_levels
+    for phi, convolution in zip(phis, made.pyramid.convolutions, strict=True):
+        phi.conv.load_state_dict(convolution.state_dict())
+    reconstruction, ids, _ = other(made.encoder(x))
+    own = made.encode(x)
+    assert torch.equal(own, torch.cat(ids, 1))
+    torch.testing.assert_close(made.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        made.latent(made.vectors(own)), other.get_output_from_indices(ids), atol=1e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_codes_are_their_own_nearest_at_one_scale_without_smoothing() -> None:
+    made = tokenizer((LENGTH,))
+    made.pyramid.smoothing = 0.0
+    ids = torch.randint(SIZE, (4, LENGTH))
+    latent = made.latent(made.vectors(ids))
+    assert torch.equal(made._quantise(latent)[0], ids)
+
+
+@torch.no_grad()
+def test_each_scale_brings_the_sum_closer_where_codes_are_fine() -> None:
+    made = tokenizer((1, 2, 4, 8))
+    fine = MultiscaleVQ(lambda _: ScaleSchedule((1, 2, 4, 8)), 5, 32, code_dim=2, codebook_size=2000, width=16)
+    fill(fine.codebook, torch.randn(2000, 2) * 2)
+    fine.pyramid.smoothing = 0.0
+    f = torch.randn(16, LENGTH, 2)
+    ids, _, total = fine._quantise(f)
+    errors = [(s - f).square().mean() for s in fine.pyramid.given(fine.vectors(ids))]
+    assert all(later < earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    assert float(errors[-1]) < 0.02
+    torch.testing.assert_close(total, fine.latent(fine.vectors(ids)))
+    assert made.schedule.tokens == 15
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 4), (1, 16), (8, 4), (1,) * 8, (1, 12, 8)])
+def test_scales_that_do_not_end_at_the_length_are_refused(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="end at the latent length") as caught:
+        ResidualPyramid(ScaleSchedule(lengths), 4, 8)
+    assert "8" in str(caught.value.expected) and caught.value.fix
+
+
+@pytest.mark.parametrize(("horizon", "latent"), [(32, 5), (24, 8), (8, 16), (32, 0), (32, -8)])
+def test_a_latent_that_does_not_halve_from_the_horizon_is_refused(horizon: int, latent: int) -> None:
+    with pytest.raises(ConfigError) as caught:
+        MultiscaleVQ(lambda n: ScaleSchedule((n,)), 5, horizon, latent_length=latent, width=16)
+    assert "latent_length" in str(caught.value.expected)

@@ -1,0 +1,315 @@
+"""What bad input gets: rule, expected, got and fix, exit code 1, no traceback, and nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import tiny
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from trajgen import runs
+from trajgen.cli import main
+from trajgen.config import compose
+from trajgen.core.errors import ConfigError
+from trajgen.data import minari
+from trajgen.engine.checkpoint import Checkpoints
+
+ID = "tests/points-v0"
+OBSERVATION = Dict(
+    {name: Box(-9, 9, (width,), np.float64) for name, width in
+     (("observation", 4), ("desired_goal", 2), ("achieved_goal", 2))}
+)  # fmt: skip
+SMALL = ["tokenizer.width=16", "prior.width=16", "prior.depth=1", "prior.heads=2", "conditioner.width=16"]
+SMALL += ["decoder.width=16", "action.width=16", "target.width=16", "tokenizer.codebook_size=16"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Callable[..., str]:
+    """Runs a command that must be refused; returns what was said."""
+
+    def run(*words: str, said: tuple[str, ...] = ()) -> str:
+        with pytest.raises(SystemExit) as caught:
+            main(list(words))
+        out, err = capsys.readouterr()
+        assert caught.value.code == 1
+        assert err.startswith("Error: ")
+        assert "Traceback" not in err + out and "Hydra" not in err and "hydra" not in err.lower()
+        for word in ("expected:", "got:", "fix:", *said):
+            assert word in err, err
+        assert not (folder / "runs").exists()
+        return err
+
+    return run
+
+
+def raw(steps: int = 40, **changes: Any) -> dict[str, Any]:
+    rows = np.linspace(-1, 1, 4 * (steps + 1)).reshape(-1, 4)
+    ends = np.arange(steps) == steps - 1
+    usual = {
+        "observations": {"observation": rows, "desired_goal": rows[:, 2:], "achieved_goal": rows[:, :2]},
+        "actions": np.zeros((steps, 2), np.float32),
+        "rewards": np.zeros(steps),
+        "terminations": np.zeros(steps, bool),
+        "truncations": ends,
+    }
+    return usual | changes
+
+
+def write(*episodes: dict[str, Any], **changes: Any) -> None:
+    spaces: dict[str, Any] = {"observation_space": OBSERVATION, "action_space": Box(-1, 1, (2,), np.float32)}
+    world = gymnasium.spec("Pendulum-v1")
+    minari.save(
+        ID, episodes, env_spec=world, eval_env_spec=world, description="", algorithm="", **(spaces | changes)
+    )
+
+
+OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["recipe=mgae"], ["There is no recipe 'mgae'", "did you mean 'mage'?", ".yaml"]),
+        (["data=pointmaze/umaz"], ["There is no data", "'pointmaze/umaze'"]),
+        (["sampler=gredy"], ["There is no sampler 'gredy'", "did you mean 'greedy'?", "trajgen list sampler"]),
+        (["sampler="], ["There is no sampler ''", "greedy"]),
+        (["tokenizer=null"], ["There is no tokenizer 'null'"]),
+        (["~tokenizer"], ["The recipe has no tokenizer"]),
+        (["smapler=greedy"], ["Unknown option 'smapler'", "'sampler'"]),
+        (["tokenizer.codebok_size=3"], ["Unknown option 'tokenizer.codebok_size'", "'codebook_size'"]),
+        (["engine.budgt=3"], ["Unknown option 'engine.budgt'", "did you mean 'budget'?"]),
+        (["engine.stages.prior.lrr=3"], ["'engine.stages.prior.lrr'", "did you mean 'lr'?"]),
+        (["data.horizn=3"], ["Unknown option 'data.horizn'", "did you mean 'horizon'?"]),
+        (["+engine.stages.priors.lr=0.1"], ["no stage 'priors'", "tokenizer, prior"]),
+        (["+newkey=3"], ["Unknown option 'newkey'", "tokenizer"]),
+        (["++newkey=3"], ["Unknown option 'newkey'"]),
+        (["+tokenizer.newkey=3"], ["Unknown option 'tokenizer.newkey'", "codebook_size"]),
+        (["+engine.newkey=3"], ["Unknown option 'engine.newkey'", "budget"]),
+        (["engine.stages.tokenizer.lr=abc"], ["wrong type", "a number", "'abc'"]),
+        (["tokenizer.latent_length=x"], ["'tokenizer.latent_length' has the wrong type", "a whole number"]),
+        (["tokenizer.latent_length=2.5"], ["a whole number", "2.5"]),
+        (["seed=abc"], ["Option 'seed' has the wrong type"]),
+        (["resume=perhaps"], ["true or false"]),
+        (["schedule.scales=[1,2]"], ["'schedule.scales'", "a whole number"]),
+        (["engine.precision=float16"], ["'float32'", "float16"]),
+        (["schedule=explicit", "schedule.lengths=[1,2,4]"], ["end at the latent length", "(1, 2, 4)", "8"]),
+        (["schedule=unit"], ["end at the latent length"]),
+        (["schedule=two_level", "schedule.coarse=8"], ["shorter than the latent", "schedule.coarse=8"]),
+        (["schedule.scales=9"], ["schedule.scales=9", "1 to 8"]),
+        (["data.horizon=40"], ["power of two", "data.horizon=40"]),
+        (["policy.replan=9"], ["policy.replan=9", "data.chunk"]),
+        (["prior.heads=0"], ["prior.heads=0"]),
+        (["prior.heads=3"], ["prior.heads=3"]),
+        (["view.fields=[stat]"], ["did you mean 'state'?"]),
+        (["device=gpu"], ["device=gpu", "cuda"]),
+        (["imports=[no_such_module.parts]"], ["Cannot import 'no_such_module.parts'"]),
+        (["imports=[.]"], ["dotted names"]),
+        (["imports=["], ["key=value"]),
+        (["run_dir"], ["key=value"]),
+        (["recipe=nofile.yaml"], ["nofile.yaml", "No such file"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
+)
+def test_command_lines(words: list[str], said: list[str], refused: Callable[..., str]) -> None:
+    refused("train", *words, said=tuple(said))
+
+
+def test_cuda_without_cuda(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused("train", "device=cuda", said=("CUDA was asked for", "device=cpu"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trian"], ["There is no command 'trian'", "did you mean 'train'?"]),
+        (["evaluate"], ["Which run?", "run="]),
+        (["evaluate", "run=nowhere"], ["no such run folder", "nowhere", "trajgen train"]),
+        (["sample", "state"], ["key=value"]),
+        (["sample", "run=x", "state=[1,2"], ["cannot be read", "state=[1,2"]),
+        (["data", "mak", "x"], ["trajgen data mak", "did you mean 'make'?"]),
+        (["data", "make"], ["needs a name"]),
+        (["data", "make", "pointmaze/umze"], ["'pointmaze/umaze'"]),
+        (["data", "make", "pointmaze/umaze", "steps=many"], ["wrong type", "a whole number"]),
+        (["data", "make", "pointmaze/umaze", "stepps=3"], ["Unknown option 'stepps'", "did you mean 'steps'?"]),
+        (["data", "info", "no-such-set-v0"], ["must be on this machine"]),
+        (["list", "tokenizr"], ["Unknown kind 'tokenizr'", "did you mean 'tokenizer'?"]),
+        (["list", "sampler/gredy"], ["There is no sampler 'gredy'"]),
+        (["list", "imports=parts"], ["'imports' has the wrong type"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and " " not in value[0] else "",
+)
+def test_other_commands(words: list[str], said: list[str], refused: Callable[..., str]) -> None:
+    refused(*words, said=tuple(said))
+
+
+def test_a_missing_data_set(refused: Callable[..., str]) -> None:
+    refused(*OWN, said=("must be on this machine", ID))
+
+
+def test_an_empty_data_set(refused: Callable[..., str]) -> None:
+    write()
+    said = refused_without(refused, "at least one episode")
+    assert ID in said
+
+
+def refused_without(refused: Callable[..., str], *said: str) -> str:
+    return refused(*OWN, *SMALL, said=said)
+
+
+def test_a_truncated_data_set(folder: Path, refused: Callable[..., str]) -> None:
+    write(raw())
+    file = folder / "sets" / ID / "data" / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused_without(refused, "complete and readable", ID, "force")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rewards": np.full(40, np.nan)}, "field 'rewards', row 0"),
+        ({"actions": np.full((40, 2), np.inf, np.float32)}, "field 'actions'"),
+        ({"actions": np.zeros((40, 3), np.float32)}, "field 'actions'"),
+        ({"actions": np.zeros((39, 2), np.float32)}, "field 'actions'"),
+    ],
+    ids=["nan", "infinity", "wide", "short"],
+)
+def test_a_data_set_with_faults(changes: dict[str, Any], said: str, refused: Callable[..., str]) -> None:
+    write(raw(), raw(**changes))
+    refused_without(refused, ID, "episode 1", said)
+
+
+def test_states_of_another_width(refused: Callable[..., str]) -> None:
+    wide = raw()
+    wide["observations"]["observation"] = np.zeros((41, 5))
+    write(raw(), wide)
+    refused_without(refused, "episode 1", "field 'states'", "(41, 5)")
+
+
+def test_discrete_actions(refused: Callable[..., str]) -> None:
+    write(raw(actions=np.zeros(40, np.int64)), action_space=Discrete(3))
+    refused_without(refused, "Discrete(3)", "continuous")
+
+
+def test_a_horizon_longer_than_every_episode(refused: Callable[..., str]) -> None:
+    write(raw(40), raw(50))
+    refused_without(refused, "at most 50 steps", "data.horizon=32", "data.stride=1")
+
+
+def test_an_observation_key_that_is_not_there(refused: Callable[..., str]) -> None:
+    write(raw())
+    refused(*OWN, *SMALL, "data.state_key=observatoin", said=("data.state_key", "observation"))
+
+
+# --- run folders ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(folder: Path) -> Path:
+    """A run folder with the weights of a small planner that nothing has trained."""
+    write(raw(300))
+    config = compose([*OWN[1:], *SMALL])
+    space = dataclasses.replace(tiny.SPACE, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
+    place = folder / "done"
+    place.mkdir()
+    runs.write_json(place / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
+    Checkpoints(place / "checkpoints").save_final(runs.build_planner(config, space))
+    return place
+
+
+def test_a_run_folder_of_another_configuration(run: Path, refused: Callable[..., str]) -> None:
+    again = [*OWN, *SMALL, f"run_dir={run}"]
+    refused(*again, "seed=1", "resume=true", said=("belongs to one configuration", "another seed", "run_dir="))
+    refused(*again, "prior.depth=2", said=("another prior",))
+    refused(*again, said=("resume=true", "holds"))
+
+
+def test_nothing_to_resume(refused: Callable[..., str]) -> None:
+    write(raw(300))
+    refused(*OWN, *SMALL, "resume=true", said=("a run to go on with", "none"))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_a_truncated_checkpoint(share: float, command: str, run: Path, refused: Callable[..., str]) -> None:
+    path = run / "checkpoints" / "final.safetensors"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    refused(command, f"run={run}", said=("damaged or cut short", "final.safetensors"))
+
+
+def test_a_checkpoint_of_another_model(run: Path, refused: Callable[..., str]) -> None:
+    plain = json.loads((run / "config.json").read_text())
+    plain["prior"]["width"] = 32
+    (run / "config.json").write_text(json.dumps(plain))
+    refused("evaluate", f"run={run}", said=("belongs to another model", "has shape"))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "{}"])
+def test_a_damaged_config(text: str, run: Path, refused: Callable[..., str]) -> None:
+    (run / "config.json").write_text(text)
+    refused("evaluate", f"run={run}")
+
+
+def test_a_folder_that_is_no_run(folder: Path, refused: Callable[..., str]) -> None:
+    (folder / "empty").mkdir()
+    refused("evaluate", "run=empty", said=("config.json",))
+    (folder / "mage-umaze").mkdir()
+    refused("evaluate", "run=mage-umze", said=("'mage-umaze'",))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["sampler=gredy"], "'greedy'"),
+        (["sampler.temprature=1"], "'temperature'"),
+        (["evaluation.episodes=0"], "evaluation.episodes=48"),
+        (["evaluation.episodes=x"], "a whole number"),
+        (["evalution.episodes=3"], "'evaluation'"),
+        (["policy.replan=99"], "policy.replan=99"),
+        (["device=tpu9"], "device=tpu9"),
+        (["imports=parts"], "'imports' has the wrong type"),
+    ],
+)
+def test_overrides_of_an_evaluation(words: list[str], said: str, run: Path, refused: Callable[..., str]) -> None:
+    refused("evaluate", f"run={run}", *words, said=(said,))
+
+
+@pytest.mark.parametrize(("words", "said"), [(["plans=x"], "'plans'")])
+def test_requests_of_a_sample(words: list[str], said: str, run: Path, refused: Callable[..., str]) -> None:
+    refused("sample", f"run={run}", *words, said=(said,))
+
+
+# --- the traceback -------------------------------------------------------------------------------------------------
+
+
+def test_debug_shows_the_traceback() -> None:
+    for words in (["train", "sampler=gredy", "--debug"], ["--debug", "evaluate"], ["train", "seed=x", "--debug"]):
+        with pytest.raises(ConfigError):
+            main(words)
+
+
+def test_the_variable_of_hydra_shows_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ConfigError):
+        main(["train", "sampler=gredy"])
+
+
+def test_nothing_is_left_where_the_command_was_given(folder: Path, refused: Callable[..., str]) -> None:
+    refused("train", "seed=abc")
+    assert list(folder.iterdir()) == []

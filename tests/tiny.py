@@ -1,0 +1,187 @@
+"""Small compositions and made-up data, for tests of all rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.assemble import assemble
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import build, names, spec
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Batch, Cond, Space
+
+HORIZON, LATENT, CHUNK = 16, 4, 4
+SPACE = Space(
+    state_dim=4,
+    action_dim=2,
+    goal_dim=2,
+    state_key="observation",
+    goal_key="desired_goal",
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+)
+SMALL = {
+    "latent_length": LATENT,
+    "code_dim": 6,
+    "codebook_size": 12,
+    "width": 16,
+    "depth": 1,
+    "heads": 2,
+    "bottleneck": 8,
+    "frequencies": 4,
+    "k": 5,
+    "scales": 3,
+    "lengths": (1, 3, LATENT),
+}
+"""Sizes for whatever component has an option of this name."""
+
+MAGE = {
+    "view": "fields",
+    "schedule": "geometric",
+    "tokenizer": "multiscale_vq",
+    "conditioner": "fields",
+    "prior": "transformer",
+    "decoder": "adapter",
+    "action": "latent_state",
+    "sampler": "temperature",
+    "target": "constant",
+    "planner": "latent",
+}
+
+
+def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
+    """The configuration of a component at a small size."""
+    sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
+    return {"name": name, **sizes, **options}
+
+
+def nodes(**swaps: str | dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The nodes of a small MAGE, some of them swapped by name or changed by options."""
+    result = {}
+    for kind, usual in MAGE.items():
+        swap = swaps.get(kind, usual)
+        options = {"name": swap} if isinstance(swap, str) else {"name": usual, **swap}
+        result[kind] = node(kind, **options)
+    return result
+
+
+def planner(*, space: Space = SPACE, seed: int = 0, **swaps: Any) -> Any:
+    """A small planner with fresh weights."""
+    torch.manual_seed(seed)
+    return assemble(nodes(**swaps), space, horizon=HORIZON, chunk=CHUNK, power=1.0, goals=True)
+
+
+def schedules() -> list[str]:
+    """The names of all registered schedules."""
+    return names("schedule")
+
+
+def schedule(name: str, length: int = LATENT) -> ScaleSchedule:
+    """A registered schedule at the small size."""
+    return build("schedule", node("schedule", name), length=length)
+
+
+def tokenizer(name: str, schedule_name: str, *, seed: int = 0, **options: Any) -> Any:
+    """A tokenizer that has seen one batch, so that its codes are in use; None if it refuses the schedule."""
+    torch.manual_seed(seed)
+    wiring = {"schedule": partial(schedule, schedule_name), "features": 5, "horizon": HORIZON}
+    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "chunk": CHUNK}
+    try:
+        made = build("tokenizer", node("tokenizer", name, **options), **{"schedule": None, **wiring})
+    except ConfigError as refusal:
+        assert refusal.fix
+        return None
+    shake(made)
+    known = batch(64)
+    decoder = build("decoder", node("decoder", "plain"), **shapes(made))
+    made.train()
+    made.loss(known, windows(known), decoder)
+    made.usage()
+    return made.eval()
+
+
+def shapes(made: Any) -> dict[str, Any]:
+    """What follows from a tokenizer for the components after it."""
+    return {
+        "schedule": made.schedule,
+        "code_dim": made.code_dim,
+        "latent_length": made.latent_length,
+        "vocabulary": made.vocabulary,
+        "features": 5,
+        "horizon": HORIZON,
+        "state_dim": SPACE.state_dim,
+        "action_dim": SPACE.action_dim,
+        "goal_dim": SPACE.goal_dim,
+        "chunk": CHUNK,
+    }
+
+
+def shake(module: nn.Module, amount: float = 0.2) -> nn.Module:
+    """Moves all weights, so that nothing holds only because something starts at zero."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter) * amount)
+    return module
+
+
+def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE) -> Batch:
+    """Random windows, the last ones of which are padded."""
+    random = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(size, *shape, generator=random)
+
+    mask = torch.ones(size, HORIZON, dtype=torch.bool)
+    mask[size // 2 :, HORIZON // 2 :] = False
+    chunk_mask = torch.ones(size, CHUNK, dtype=torch.bool)
+    chunk_mask[-1, 1:] = False
+    return Batch(
+        states=draw(HORIZON, space.state_dim),
+        actions=draw(HORIZON, space.action_dim),
+        rewards=draw(HORIZON),
+        returns=draw(HORIZON),
+        mask=mask,
+        chunk_states=draw(CHUNK, space.state_dim),
+        chunk_actions=draw(CHUNK, space.action_dim),
+        chunk_mask=chunk_mask,
+        goals=draw(space.goal_dim) if space.goal_dim else None,
+    )
+
+
+def cond(size: int = 6, seed: int = 1) -> Cond:
+    """A random condition."""
+    return batch(size, seed=seed).condition()
+
+
+def windows(known: Batch) -> Tensor:
+    """The (return, state) windows (B, T, 5) of a batch."""
+    return torch.cat([known.returns.unsqueeze(-1), known.states], dim=-1)
+
+
+@dataclass
+class RandomSource:
+    """A source of random batches: a pure function of seed and step."""
+
+    seed: int = 0
+
+    def batch(self, step: int, size: int, rank: int = 0) -> Batch:
+        return batch(size, seed=self.seed + 1000 * rank + step)
+
+
+def moved(known: Cond, **changes: float) -> Cond:
+    """The condition with some of its fields moved."""
+    return replace(known, **{name: getattr(known, name) + by for name, by in changes.items()})
+
+
+def spans(made: ScaleSchedule) -> Iterator[tuple[int, slice]]:
+    """For scales 2 to K, the slice of the teacher-forcing inputs that it reads."""
+    first = made.lengths[0]
+    for k in range(1, made.scales):
+        span = made.spans[k]
+        yield k, slice(span.start - first, span.stop - first)
