@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -117,7 +118,7 @@ def _hydra_main(words: list[str]) -> None:
 
     def job(composed: Any) -> None:
         try:
-            _train_one(config.from_hydra(composed))
+            _train_one(config.from_hydra(composed), HydraConfig.get().overrides.task)
         except TrajgenError as error:
             if HydraConfig.get().mode is not RunMode.RUN:  # of a sweep, perhaps in another process
                 raise
@@ -138,14 +139,14 @@ def _hydra_main(words: list[str]) -> None:
         os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
 
 
-def _train_one(config: Any) -> None:
+def _train_one(config: Any, overrides: Sequence[str]) -> None:
     from rich.console import Console
 
     from trajgen import runs
     from trajgen.engine.loop import Interrupted
 
     try:
-        runs.train(config, Console())
+        runs.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
     except Interrupted as stopped:
         print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)
         raise SystemExit(130) from None
@@ -161,8 +162,8 @@ EVALUATE_HELP = """trajgen evaluate run=DIR [key=value …]
   target=constant target.value=50
   device=auto
   imports=[my_lab.parts]
-
-Writes evaluation.json, plots/ and summary.md in the run folder."""
+  out=DIR                  where evaluation.json, plots/ and summary.md are written: the run folder, or,
+                           where an option is changed, a new folder evaluations/N in it"""
 
 SAMPLE_HELP = """trajgen sample run=DIR [key=value …]
 
@@ -185,7 +186,15 @@ def _evaluate(words: list[str]) -> None:
 
     values = _key_values(words)
     folder, device, imports = _run_arguments(values)
-    runs.evaluate(folder, Console(), device=device, imports=imports, overrides=values)
+    out = values.pop("out", None)
+    runs.evaluate(
+        folder,
+        Console(),
+        device=device,
+        imports=imports,
+        overrides=values,
+        out=None if out is None else Path(str(out)),
+    )
 
 
 def _sample(words: list[str]) -> None:
@@ -278,10 +287,17 @@ class MakeOptions:
     force: bool = False
 
 
+@dataclass(frozen=True)
+class GetOptions:
+    """Options of ``trajgen data get``."""
+
+    force: bool = False
+
+
 DATA_HELP = """trajgen data list                    data sets on this machine, and those that can be made here
 trajgen data info ID                 what a data set holds
 trajgen data make NAME [steps=N] [seed=S] [force=true]
-trajgen data get ID                  download a Minari data set
+trajgen data get ID [force=true]     download a Minari data set
 
 Data sets are kept by Minari: in $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
 
@@ -316,7 +332,7 @@ def _data(words: list[str]) -> None:
         id = makers.make(name, **vars(structure(MakeOptions, options, "")))
         print(f"Made {id}.  trajgen data info {id}")
     elif action == "get":
-        minari.download(name)
+        minari.download(name, force=structure(GetOptions, options, "").force)
         print(f"Downloaded {name}.  trajgen data info {name}")
     else:
         _print_info(minari.describe(name))

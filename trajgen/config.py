@@ -222,9 +222,7 @@ def from_hydra(composed: Any) -> Config:
     return Config.from_plain({str(k): v for k, v in plain.items()})
 
 
-def check_choices(
-    overrides: Iterable[str], own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()
-) -> None:
+def check_choices(overrides: Iterable[str], own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()) -> None:
     """Looks up every recipe, data preset and component that is chosen by name; a sweep chooses several.
 
     Raises:

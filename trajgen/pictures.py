@@ -19,12 +19,20 @@ EPISODES = 3
 
 
 def draw_run(
-    folder: Path, policy: RecedingHorizonPolicy, world: World, evaluation: Evaluation, first_seed: int
+    folder: Path, metrics: Path, policy: RecedingHorizonPolicy, world: World, evaluation: Evaluation, first_seed: int
 ) -> list[str]:
     """Draws learning curves, returns, and the first plans of some episodes into ``plots/``.
 
+    Args:
+        folder: that gets the pictures.
+        metrics: of the training; no curves where the file is missing.
+        policy: that was evaluated.
+        world: in which it was.
+        evaluation: what came of it.
+        first_seed: of its episodes.
+
     Returns:
-        The pictures' paths, relative to the run folder.
+        The pictures' paths, relative to the folder.
     """
     from trajgen.evaluation.plots import returns_figure, training_figure
     from trajgen.evaluation.rollout import environments
@@ -41,10 +49,9 @@ def draw_run(
     if evaluation.controller is not None:
         drawn.append(plots / "returns.png")
         returns_figure(drawn[-1], evaluation.rollouts.returns, evaluation.controller.returns)
-    if (folder / "metrics.jsonl").exists():
+    if metrics.exists():
         drawn.append(plots / "training.png")
-        names = sorted(_losses(folder / "metrics.jsonl"))
-        training_figure(drawn[-1], folder / "metrics.jsonl", losses=names)
+        training_figure(drawn[-1], metrics, losses=sorted(_losses(metrics)))
     return [str(path.relative_to(folder)) for path in drawn]
 
 

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 ROOT = Path("runs")
+NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
+"""Entries of a line of metrics.jsonl that are neither losses nor usage."""
 CONDITIONS = 256
 """First states from which the condition error is measured."""
 PACKAGES = (
@@ -43,8 +46,13 @@ PACKAGES = (
 )
 
 
-def train(config: Config, console: Console) -> Path:
+def train(config: Config, console: Console, command: str | None = None) -> Path:
     """Makes the data if need be, trains, evaluates, draws, and returns the run folder.
+
+    Args:
+        config: of the run.
+        console: where progress is shown.
+        command: that asked for it, to be written into the summary.
 
     Raises:
         TrajgenError: for anything that the person can mend, before training where it can be known.
@@ -56,24 +64,24 @@ def train(config: Config, console: Console) -> Path:
     device = choose_device(config.device)
     prepare_imports(config.imports)
     dry_run(config)
+    folder = find_folder(config)
     episodes = load_episodes(config, console)
     from trajgen.data.windows import Windows, fit_normaliser
 
-    folder = open_folder(config)
     seed_step(config.seed, -1)
     planner = build_planner(config, episodes.space)
     normaliser: Any = planner.normaliser
     normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
     planner.to(device)
     source = Windows(episodes, config.data, normaliser, device, config.seed)
-    write_json(folder / "config.json", {**config.to_plain(), "space": asdict(episodes.space)})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", {**config.to_plain(), "space": asdict(episodes.space), "command": command})
     write_json(folder / "versions.json", versions())
     console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
     stages: list[Stage] = planner.stages()  # type: ignore[operator]
     training = Training(planner, stages, source, config.engine, folder, config.seed, device, console)
-    reports = training.run(resume=config.resume)
-    write_stages(folder, [asdict(report) for report in reports])
-    evaluate(folder, console)
+    training.run(resume=config.resume)
+    evaluate(folder, console, device=config.device, imports=config.imports)
     return folder
 
 
@@ -112,14 +120,15 @@ def load_episodes(config: Config, console: Console) -> Any:
     from trajgen.data import makers, minari, store
 
     options = config.data
-    if options.maker and not store.folder(options.id).is_dir():
+    maker = makers.MAKERS.get(options.maker or "")
+    if maker and maker.id == options.id and not store.folder(options.id).is_dir():
         console.print(f"Making the data set {options.id} (once; 'trajgen data list' shows it) …")
-        makers.make(options.maker)
+        makers.make(maker.name)
     return minari.load(options.id, options)
 
 
-def open_folder(config: Config) -> Path:
-    """The folder of a new run, or the one to go on with.
+def find_folder(config: Config) -> Path:
+    """The folder of a new run, which need not exist, or the one to go on with.
 
     Raises:
         ConfigError: if the folder belongs to another configuration, or holds a run that was not to be resumed.
@@ -157,7 +166,6 @@ def open_folder(config: Config) -> Path:
             got=f"{folder} holds {', '.join(sorted(p.name for p in folder.iterdir())[:4])}",
             fix="resume=true to go on with it, or run_dir=ANOTHER",
         )
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -175,6 +183,7 @@ def load_config(folder: Path) -> tuple[Config, Space]:
         CheckpointError: if the folder is not that of a run.
     """
     plain = read_json(folder / "config.json")
+    plain.pop("command", None)
     space = structure(Space, plain.pop("space", {}), "space")
     return Config.from_plain(plain), space
 
@@ -215,11 +224,17 @@ def load_policy(
     if overrides:
         config = Config.from_plain(merged(config.to_plain(), overrides))
     planner = build_planner(config, space).to(choose_device(device))
-    load_weights(planner, Checkpoints(folder / "checkpoints").newest())
+    load_weights(planner, Checkpoints(folder / "checkpoints").newest(), without=_swapped(folder, config))
     normaliser: Any = planner.normaliser
     return RecedingHorizonPolicy(
         planner, normaliser, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
+
+
+def _swapped(folder: Path, config: Config) -> tuple[str, ...]:
+    """The kinds of component that differ from those the run was trained with."""
+    trained = load_config(folder)[0].components
+    return tuple(kind for kind, node in config.components.items() if node["name"] != trained[kind]["name"])
 
 
 def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,14 +261,26 @@ def evaluate(
     device: str = "auto",
     imports: tuple[str, ...] = (),
     overrides: Mapping[str, Any] | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run in its world, and writes evaluation.json, plots/ and summary.md."""
+    """Evaluates a run in its world, and writes evaluation.json, plots/ and summary.md.
+
+    Args:
+        folder: of the run.
+        console: where figures are shown.
+        device: auto, cpu, cuda or cuda:N.
+        imports: own modules that register components.
+        overrides: plain values that replace those of the run, as for `load_policy`.
+        out: where the files are written; None for the run folder, or, where something is overridden, for a new
+            folder ``evaluations/N`` in it, so that the run's own evaluation stays.
+    """
     from trajgen.data.worlds import world_for
     from trajgen.evaluation.evaluate import evaluate as play
     from trajgen.evaluation.evaluate import write_evaluation
     from trajgen.evaluation.report import print_evaluation
     from trajgen.pictures import draw_run
 
+    prepare_imports(imports)
     config, _ = load_config(folder)
     config = Config.from_plain(merged(config.to_plain(), overrides or {}))
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
@@ -262,11 +289,15 @@ def evaluate(
         result = play(policy, world, config.evaluation)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
     figures = result.to_dict() | {"condition_error": condition_error(policy, world, seeds)}
-    write_evaluation(folder / "evaluation.json", figures)
-    plots = draw_run(folder, policy, world, result, config.evaluation.seed)
-    write_summary(folder, config, figures, plots)
+    if overrides:
+        figures["overrides"] = dict(overrides)
+    out = out or (_free_folder(folder / "evaluations") if overrides else folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write_evaluation(out / "evaluation.json", figures)
+    plots = draw_run(out, folder / "metrics.jsonl", policy, world, result, config.evaluation.seed)
+    write_summary(folder, out, config, figures, plots)
     print_evaluation(figures, console)
-    console.print(f"{folder / 'summary.md'}", style="bold")
+    console.print(f"{out / 'summary.md'}", style="bold")
     return figures
 
 
@@ -356,35 +387,45 @@ def condition_error(policy: RecedingHorizonPolicy, world: World, seeds: range) -
     return {} if plan.trajectory is None else policy.condition_error(cond, plan.trajectory)
 
 
-def write_stages(folder: Path, reports: list[dict[str, Any]]) -> None:
-    """Adds reports of stages to those of the run; a resumed stage's seconds add up."""
-    path = folder / "stages.json"
-    before = {r["name"]: r for r in (read_json(path)["stages"] if path.exists() else [])}
-    for report in reports:
-        report["seconds"] += before.get(report["name"], {}).get("seconds", 0.0)
-        before[report["name"]] = report
-    write_json(path, {"stages": list(before.values())})
+def _free_folder(parent: Path) -> Path:
+    return next(path for path in (parent / str(n) for n in range(1, 10**6)) if not path.exists())
 
 
-def write_summary(folder: Path, config: Config, figures: dict[str, Any], plots: list[str]) -> None:
-    """The run on one page."""
+def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, Any], plots: list[str]) -> None:
+    """The run of ``folder`` on one page in ``out``."""
     from trajgen.evaluation.report import summary_markdown
 
-    path = folder / "stages.json"
-    stages = [_stage_summary(report) for report in (read_json(path)["stages"] if path.exists() else [])]
-    text = summary_markdown(config.to_plain(), figures, stages, plots, versions=read_json(folder / "versions.json"))
-    (folder / "summary.md").write_text(text, encoding="utf-8")
+    text = summary_markdown(
+        config.to_plain(),
+        figures,
+        _stages(folder / "metrics.jsonl"),
+        plots,
+        versions=read_json(folder / "versions.json"),
+        command=read_json(folder / "config.json").get("command"),
+    )
+    (out / "summary.md").write_text(text, encoding="utf-8")
 
 
-def _stage_summary(report: Mapping[str, Any]) -> dict[str, Any]:
-    figures = report["figures"]
-    return {
-        "name": report["name"],
-        "steps": report["steps"],
-        "minutes": report["seconds"] / 60,
-        "losses": {k: v for k, v in figures.items() if "/" not in k and k != "gradient_norm"},
-        "usage": {k.removeprefix("usage/"): v for k, v in figures.items() if k.startswith("usage/")},
-    }
+def _stages(path: Path) -> list[dict[str, Any]]:
+    """What became of each stage, from its lines in metrics.jsonl; a resumed stage counts its seconds anew."""
+    from trajgen.evaluation.plots import read_metrics
+
+    stages = []
+    for name, group in groupby(read_metrics(path) if path.exists() else [], key=lambda line: line["stage"]):
+        lines = list(group)
+        clock = [line["seconds"] for line in lines]
+        seconds = sum(now for now, then in zip(clock, [*clock[1:], 0.0], strict=True) if then < now)
+        figures = {k: v for k, v in lines[-1].items() if k not in NOT_LOSSES}
+        stages.append(
+            {
+                "name": name,
+                "steps": lines[-1]["step"],
+                "minutes": seconds / 60,
+                "losses": {k: v for k, v in figures.items() if "/" not in k},
+                "usage": {k.removeprefix("usage/"): v for k, v in figures.items() if k.startswith("usage/")},
+            }
+        )
+    return stages
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -11,6 +11,9 @@ from trajgen.core.registry import register
 from trajgen.core.types import Batch, Losses
 from trajgen.nn.layers import FourierFeatures, mlp
 
+AMBITION = 2.0
+"""What a constant target asks for where no value is given, in deviations above the mean of the data's returns."""
+
 
 @register("target", "constant")
 class ConstantTarget(nn.Module):
@@ -18,17 +21,21 @@ class ConstantTarget(nn.Module):
 
     Args:
         normaliser: maps returns to what the model sees.
-        value: the return-to-go to ask for, in the data's own (discounted) units.
+        value: the return-to-go to ask for, in the data's own (discounted) units; null for two deviations above
+            the mean of the data's (transformed) returns.
     """
 
-    def __init__(self, normaliser: Normaliser, *, value: float = 1.0) -> None:
+    def __init__(self, normaliser: Normaliser, *, value: float | None = None) -> None:
         super().__init__()
         self.value = value
         self._normalise = [normaliser]  # in a list: its weights belong to the planner, not to this module
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The constant at an episode's first plan, then what remains of it; normalised, (B,)."""
-        first = self._normalise[0].returns(state.new_full((len(state),), self.value))
+        if self.value is None:
+            first = state.new_full((len(state),), AMBITION)
+        else:
+            first = self._normalise[0].returns(state.new_full((len(state),), self.value))
         return torch.where(remaining.isnan(), first, remaining)
 
     def loss(self, batch: Batch) -> Losses:

@@ -45,10 +45,10 @@ class LatentInverseDynamics(nn.Module):
 
 @register("action", "latent_state")
 class LatentStateInverseDynamics(nn.Module):
-    """Actions from the latent, the current state and the offset into the plan, so that one plan can be followed
-    for several steps in closed loop.
+    """Actions from the latent and the current state, so that a plan can be followed in closed loop for several steps.
 
-    Not the paper's head (that is ``latent``): it needs the state at every step, and gains where the state is known.
+    The offset into the plan is an input too. Not the paper's head (that is ``latent``): it needs the state at every
+    step, and gains where the state is known.
 
     Args:
         latent_length: N.

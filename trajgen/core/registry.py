@@ -13,6 +13,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -112,9 +114,7 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 def check_kind(kind: str) -> None:
     """Raises a `ConfigError` that names the nearest kinds if ``kind`` is not one."""
     if kind not in KINDS:
-        raise ConfigError(
-            f"Unknown kind '{kind}'.", expected=", ".join(KINDS), got=kind, fix=nearest(kind, KINDS)
-        )
+        raise ConfigError(f"Unknown kind '{kind}'.", expected=", ".join(KINDS), got=kind, fix=nearest(kind, KINDS))
 
 
 def names(kind: str) -> list[str]:
@@ -136,7 +136,8 @@ def spec(kind: str, name: str) -> Spec:
             f"There is no {kind} '{name}'.",
             expected=", ".join(names(kind)),
             got=f"{kind}={name}",
-            fix=nearest(name, names(kind)) + f" Own components need imports=[…]; see 'trajgen list {kind}'.",
+            fix=nearest(name, names(kind)).rstrip("?.")
+            + f"? Own components need imports=[…]; see 'trajgen list {kind}'.",
         )
     return found
 
@@ -195,6 +196,8 @@ def load_imports(modules: Iterable[str]) -> None:
     Raises:
         ConfigError: if a name is not that of a module, or a module cannot be found.
     """
+    if os.getcwd() not in sys.path:  # a console script does not look where it is run
+        sys.path.append(os.getcwd())
     for module in modules:
         if not all(part.isidentifier() for part in module.split(".")):
             raise ConfigError(

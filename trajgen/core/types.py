@@ -103,9 +103,9 @@ class Plan:
 class Stage:
     """One part of a training: a module that maps a batch to losses, and what of it is trained.
 
-    The engine optimises ``module(batch)["total"]`` with respect to ``parameters``; ``module.train()`` must
-    leave frozen parts as they are. ``report`` is called at logging time and gives figures that are too dear
-    for every step (the usage of a codebook, say).
+    The engine optimises ``module(batch)["total"]`` with respect to ``parameters``; ``module.train()`` must leave frozen
+    parts as they are. A stage without parameters is passed over. ``report`` is called at logging time and gives figures
+    that are too dear for every step (the usage of a codebook, say).
     """
 
     name: str

@@ -89,7 +89,7 @@ class Episodes:
                 "A data set must hold at least one episode.",
                 expected="one episode or more",
                 got=f"data set {name!r} is empty",
-                fix="make or download it again, with force",
+                fix="make or download it again, with force=true",
             )
         steps = np.array(lengths, dtype=np.int64)
         # One field after the other, each freeing its parts, so that the data are never held twice.

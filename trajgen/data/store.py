@@ -74,7 +74,7 @@ def damaged(id: str, cause: object) -> DataError:
         "The files of a data set must be complete and readable.",
         expected="files as Minari wrote them",
         got=f"data set {id!r}: {str(cause).splitlines()[0] if str(cause) else type(cause).__name__}",
-        fix="make or download it again, with force",
+        fix="make or download it again, with force=true",
     )
 
 
@@ -127,7 +127,7 @@ def refuse_existing(id: str) -> None:
         raise DataError(
             "A data set is never overwritten unasked.",
             got=f"{id!r} is on this machine already",
-            fix="use it as it is, or add --force to replace it",
+            fix="use it as it is, or add force=true to replace it",
         )
 
 

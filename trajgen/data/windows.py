@@ -168,9 +168,8 @@ def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.nd
     horizon, stride = options.horizon, options.stride
     longest = int(episodes.lengths.max())
     if (horizon - 1) * stride > longest:
-        fixes = [f"data.horizon={longest // stride + 1}"]
-        if longest >= horizon - 1:
-            fixes.append(f"data.stride={longest // (horizon - 1)}")
+        fixes = [f"data.stride={longest // (horizon - 1)}"] if longest >= horizon - 1 else []
+        fixes.append(f"a data.horizon of at most {longest // stride + 1}")
         raise ConfigError(
             "A window must fit into at least one episode.",
             expected=f"at most {longest} steps, the longest episode of data set {episodes.name!r}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -126,8 +126,14 @@ def read_tensors(path: Path, device: torch.device) -> tuple[dict[str, Tensor], P
         ) from error
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, *, without: Iterable[str] = ()) -> None:
     """Loads the weights to act with: the averaged ones where the checkpoint holds an average.
+
+    Args:
+        model: takes the weights.
+        path: of the checkpoint.
+        without: parts of the model whose stored weights are left out, since another component took their place;
+            one that needs weights of its own does not fit.
 
     Raises:
         CheckpointError: if the file cannot be read or does not fit the model.
@@ -135,6 +141,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     device = next(model.parameters()).device
     tensors, _ = read_tensors(path, device)
     weights = part(tensors, "model") | part(tensors, "ema")
+    weights = {k: v for k, v in weights.items() if k.split(".")[0] not in set(without)}
     load_state(model, weights, path)
 
 

@@ -90,6 +90,8 @@ class Training:
         reports = []
         with _signals() as stop:
             for index in range(start.stage, len(self.stages)):
+                if not self.stages[index].parameters:
+                    continue
                 begun = start.step if index == start.stage else 0
                 reports.append(self._stage(index, begun, tensors if begun else {}, stop))
         self.checkpoints.save_final(self.model)

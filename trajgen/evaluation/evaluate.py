@@ -211,7 +211,8 @@ def _protocol(world: World, options: EvaluationOptions) -> str:
         f"undiscounted sum of rewards of one episode for each seed {options.seed} to {last}, "
         f"at most {world.max_steps} steps; start and goal are drawn by the world from the seed"
     )
-    return words + ("; controller and random actions on the same episodes" if options.reference else "")
+    references = ["the controller"] * (world.controller is not None) + ["random actions"]
+    return words + (f"; {' and '.join(references)} on the same episodes" if options.reference else "")
 
 
 def hardware() -> dict[str, Any]:

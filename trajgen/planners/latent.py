@@ -18,15 +18,15 @@ from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 class LatentPlanner(nn.Module):
     """Plans in the latent of a tokenizer: MAGE, with L = L_CE + λ_inv L_inv + λ_cond L_cond (section 3).
 
-    Stage ``tokenizer`` trains tokenizer and decoder; stage ``prior`` trains the prior, the decoder's adapters, the
-    action head and the return target, with the tokenizer frozen.
+    Stage ``tokenizer`` trains tokenizer and decoder, stage ``target`` the return target, and stage ``prior`` the prior,
+    the decoder's adapters and the action head, with the tokenizer frozen.
 
     Args:
         view: features of a window.
         normaliser: of the data.
         tokenizer, prior, decoder, action, sampler, target: the components.
         inverse_weight: λ_inv.
-        condition_weight: λ_cond; 0 leaves L_cond out, and its cost.
+        condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, and their cost.
         condition_batch: on how many windows of a batch L_cond is computed: decoding is dear, and L_cond is soon small.
         gumbel_temperature: of the relaxation through which L_cond reaches the prior.
     """
@@ -55,25 +55,17 @@ class LatentPlanner(nn.Module):
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
 
     def stages(self) -> list[Stage]:
-        """The stages of training, in order: tokenizer, then prior."""
-        first, second = TokenizerTraining(self), PriorTraining(self)
+        """The stages of training, in order; one whose component has nothing to learn is empty."""
+        adapters = self.decoder.adapter_parameters()
         return [
             Stage(
                 "tokenizer",
-                first,
+                TokenizerTraining(self),
                 [*self.tokenizer.parameters(), *self.decoder.base_parameters()],
                 self.tokenizer.usage,
             ),
-            Stage(
-                "prior",
-                second,
-                [
-                    *self.prior.parameters(),
-                    *self.decoder.adapter_parameters(),
-                    *self.action.parameters(),
-                    *self.target.parameters(),
-                ],
-            ),
+            Stage("target", TargetTraining(self), list(self.target.parameters())),
+            Stage("prior", PriorTraining(self), [*self.prior.parameters(), *adapters, *self.action.parameters()]),
         ]
 
     @torch.no_grad()
@@ -113,8 +105,24 @@ class TokenizerTraining(nn.Module):
         return self.tokenizer.loss(batch, self.view(batch), self.decoder)
 
 
+class TargetTraining(nn.Module):
+    """What the return target's stage trains on: a batch to the target's losses.
+
+    A stage of its own, since it is cheap and must be accurate: a plan for a return that no path can earn leads
+    through walls.
+    """
+
+    def __init__(self, planner: LatentPlanner) -> None:
+        super().__init__()
+        self.target = planner.target
+
+    def forward(self, batch: Batch) -> Losses:
+        losses: Losses = self.target.loss(batch)
+        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
+
+
 class PriorTraining(nn.Module):
-    """What the generator's stage trains on: a batch to L_CE, L_inv, L_cond and the target's losses."""
+    """What the generator's stage trains on: a batch to L_CE, L_inv and L_cond."""
 
     def __init__(self, planner: LatentPlanner) -> None:
         super().__init__()
@@ -130,8 +138,9 @@ class PriorTraining(nn.Module):
         planner, cond = self.planner, batch.condition()
         tokenizer: Tokenizer = planner.tokenizer
         prior: Prior = planner.prior
+        x = planner.view(batch)
         with torch.no_grad():
-            codes = tokenizer.encode(planner.view(batch))
+            codes = tokenizer.encode(x)
             vectors = tokenizer.vectors(codes)
             inputs, latent = tokenizer.inputs(vectors), tokenizer.latent(vectors)
         logits = prior.logits(inputs, cond)
@@ -139,11 +148,10 @@ class PriorTraining(nn.Module):
         total = losses["prior"] + planner.inverse_weight * losses["inverse"]
         if planner.condition_weight:
             some = slice(planner.condition_batch)
-            losses["condition"] = self._condition(logits[some], cond.map(lambda values: values[some]))
-            total = total + planner.condition_weight * losses["condition"]
-        for name, value in planner.target.loss(batch).items():
-            losses[name] = value
-            total = total + value
+            asked = cond.map(lambda values: values[some])
+            losses["condition"] = self._condition(logits[some], asked)
+            losses["reconstruction"] = self._reconstruction(x[some], batch.mask[some], latent[some], asked)
+            total = total + planner.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
 
     def _inverse(self, batch: Batch, plan: Plan) -> Tensor:
@@ -152,6 +160,11 @@ class PriorTraining(nn.Module):
         offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
         error = (self.planner.action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
         return (error * batch.chunk_mask).sum() / batch.chunk_mask.sum().clamp(min=1)
+
+    def _reconstruction(self, x: Tensor, mask: Tensor, latent: Tensor, cond: Cond) -> Tensor:
+        """Keeps D′ a decoder: L_cond looks at the first point alone, and would let the adapters spoil the others."""
+        error = (self.planner.decoder(latent, cond) - x).square().mean(-1)
+        return (error * mask).sum() / mask.sum().clamp(min=1)
 
     def _condition(self, logits: Tensor, cond: Cond) -> Tensor:
         """L_cond: a plan drawn through a straight-through Gumbel-Softmax starts where and as it was asked."""
