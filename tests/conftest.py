@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -10,9 +13,67 @@ import pytest
 import tiny
 import torch
 
+from trajgen.cli import main
 from trajgen.core.types import Batch, Cond, Space
 
 torch.set_num_threads(1)
+STAGES = ("tokenizer", "target", "prior")
+
+
+TRAIN = [
+    "data=pointmaze/umaze-dwell",
+    "device=cpu",
+    "engine.precision=float32",
+    "engine.log_every=5",
+    "engine.checkpoint_every=5",
+    *(f"engine.stages.{stage}.{option}" for stage in STAGES for option in ("steps=24", "batch_size=32")),
+    "engine.budget=0.5",
+    "tokenizer.width=16",
+    "tokenizer.codebook_size=16",
+    "conditioner.width=16",
+    "prior.width=16",
+    "prior.depth=1",
+    "prior.heads=2",
+    "decoder.width=16",
+    "action.width=16",
+    "target.width=16",
+    "evaluation.episodes=2",
+    "data.max_episode_steps=40",
+]
+"""A training of seconds, in 12 steps a stage."""
+
+
+@pytest.fixture(scope="session")
+def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which commands are given, with a tiny data set in ``datasets``."""
+    place = tmp_path_factory.mktemp("lab")
+    with at_work(place):
+        main(["data", "make", "pointmaze/umaze-dwell", "steps=3000"])
+    return place
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_place: Path) -> Path:
+    """The folder of the one tiny run, made by the command line; tests leave it as it is."""
+    with at_work(tiny_place):
+        main(["train", "recipe=mage", *TRAIN])
+    return tiny_place / "runs" / "mage-umaze-dwell-s0"
+
+
+@pytest.fixture
+def run(tiny_run: Path, tiny_place: Path) -> Iterator[Path]:
+    """The tiny run, with the commands given where it was made."""
+    with at_work(tiny_place):
+        yield tiny_run
+
+
+@contextmanager
+def at_work(place: Path) -> Iterator[None]:
+    """The working folder and the data sets of a place."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(place / "datasets"))
+        patch.chdir(place)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -74,9 +74,7 @@ def raw(steps: int = 40, **changes: Any) -> dict[str, Any]:
 def write(*episodes: dict[str, Any], **changes: Any) -> None:
     spaces: dict[str, Any] = {"observation_space": OBSERVATION, "action_space": Box(-1, 1, (2,), np.float32)}
     world = gymnasium.spec("Pendulum-v1")
-    minari.save(
-        ID, episodes, env_spec=world, eval_env_spec=world, description="", algorithm="", **(spaces | changes)
-    )
+    minari.save(ID, episodes, env_spec=world, eval_env_spec=world, description="", algorithm="", **(spaces | changes))
 
 
 OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
@@ -96,7 +94,7 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         (["engine.budgt=3"], ["Unknown option 'engine.budgt'", "did you mean 'budget'?"]),
         (["engine.stages.prior.lrr=3"], ["'engine.stages.prior.lrr'", "did you mean 'lr'?"]),
         (["data.horizn=3"], ["Unknown option 'data.horizn'", "did you mean 'horizon'?"]),
-        (["+engine.stages.priors.lr=0.1"], ["no stage 'priors'", "tokenizer, prior"]),
+        (["+engine.stages.priors.lr=0.1"], ["no stage 'priors'", "tokenizer, target, prior"]),
         (["+newkey=3"], ["Unknown option 'newkey'", "tokenizer"]),
         (["++newkey=3"], ["Unknown option 'newkey'"]),
         (["+tokenizer.newkey=3"], ["Unknown option 'tokenizer.newkey'", "codebook_size"]),

@@ -95,7 +95,7 @@ def tokenizer(name: str, schedule_name: str, *, seed: int = 0, **options: Any) -
     try:
         made = build("tokenizer", node("tokenizer", name, **options), **{"schedule": None, **wiring})
     except ConfigError as refusal:
-        assert refusal.fix
+        check_cure(refusal)
         return None
     shake(made)
     known = batch(64)
@@ -104,6 +104,11 @@ def tokenizer(name: str, schedule_name: str, *, seed: int = 0, **options: Any) -
     made.loss(known, windows(known), decoder)
     made.usage()
     return made.eval()
+
+
+def check_cure(refusal: ConfigError) -> None:
+    """A refusal says what would be accepted, what was found, and what to do."""
+    assert refusal.expected and refusal.got and refusal.fix
 
 
 def shapes(made: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalise import Normaliser
 from trajgen.core.registry import build, names
+from trajgen.targets import AMBITION
 
 
 def make(name: str, normaliser: Normaliser | None = None, **options: Any) -> Any:
@@ -35,6 +36,13 @@ def test_a_constant_is_asked_for_at_first_and_then_what_remains_of_it() -> None:
     asked = made(torch.zeros(3, 4), None, torch.tensor([torch.nan, 0.25, -1.0]))
     assert asked.tolist() == [5.0, 0.25, -1.0]  # (30 - 10) / 4
     assert not list(made.parameters())
+
+
+def test_without_a_value_the_constant_is_ambitious_for_the_data() -> None:
+    normaliser = Normaliser(4, 2, 2)
+    normaliser.returns.mean.fill_(10.0)
+    asked = make("constant", normaliser)(torch.zeros(2, 4), None, torch.tensor([torch.nan, 0.5]))
+    assert asked.tolist() == [AMBITION, 0.5] and AMBITION > 1  # deviations above the mean, whatever the data
 
 
 def test_the_pinball_loss_by_hand() -> None:

@@ -108,7 +108,7 @@ def test_an_interrupted_write_leaves_nothing(root: Path) -> None:
 
 def test_nothing_is_overwritten_unasked() -> None:
     write([raw(3)])
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(DataError, match="force=true"):
         write(pytest.fail("recorded in vain") for _ in range(1))
     assert minari.load(ID, options()).steps == 3
     write([raw(4)], force=True)
@@ -120,7 +120,7 @@ def test_of_two_that_write_the_same_set_the_first_wins() -> None:
         write([raw(3)])
         yield raw(4)
 
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(DataError, match="force=true"):
         write(overtaken())
     assert minari.load(ID, options()).steps == 3
 

@@ -155,7 +155,7 @@ def test_makers_refuse_what_they_cannot_do() -> None:
     with pytest.raises(ConfigError, match="steps=0"):
         make("pointmaze/umaze", steps=0, quiet=True)
     make("pointmaze/umaze", steps=10, quiet=True)
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(DataError, match="force=true"):
         make("pointmaze/umaze", steps=10, quiet=True)
 
 

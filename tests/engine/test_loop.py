@@ -12,8 +12,8 @@ import tiny
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metrics, options, term, training
 from torch import Tensor, nn
+from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metrics, options, term, training
 
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Losses, Stage
@@ -125,15 +125,13 @@ def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
                 return super().batch(step, size, rank)
 
         made = tiny.planner(target="quantile")
-        stages = {name: StageOptions(steps=4, batch_size=8) for name in ("tokenizer", "prior")}
+        stages = {name: StageOptions(steps=4, batch_size=8) for name in ("tokenizer", "target", "prior")}
         settings = EngineOptions(stages=stages, precision="float32", log_every=2, checkpoint_every=3)
         console = Console(quiet=True)
-        Training(made, made.stages(), Source(), settings, folder, 0, torch.device("cpu"), console).run(
-            resume=resume
-        )
+        Training(made, made.stages(), Source(), settings, folder, 0, torch.device("cpu"), console).run(resume=resume)
 
     run(tmp_path / "whole", None)
-    for at in (1, 5):
+    for at in (1, 5, 9):
         with pytest.raises(Interrupted):
             run(tmp_path / str(at), at)
         run(tmp_path / str(at), None, resume=True)
@@ -214,6 +212,15 @@ def test_stage_two_leaves_what_stage_one_trained(tmp_path: Path) -> None:
     assert torch.equal(kept["one.weight"], model.one.weight)
     assert not torch.equal(kept["two.weight"], model.two.weight)
     assert torch.equal(Toy().two.weight, kept["two.weight"])  # and stage one left what stage two trains
+
+
+def test_a_stage_without_parameters_is_passed_over(tmp_path: Path, whole: Path) -> None:
+    setup = training(tmp_path)
+    empty = Stage("empty", nn.Identity(), [])
+    setup.stages.insert(1, empty)
+    setup.settings.insert(1, StageOptions(steps=SECOND))
+    assert [report.name for report in setup.run()] == ["one", "two"]
+    assert torch.equal(weights(tmp_path)["model.one.weight"], weights(whole)["model.one.weight"])
 
 
 def test_another_seed_trains_otherwise(tmp_path: Path, whole: Path) -> None:

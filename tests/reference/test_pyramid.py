@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,9 +106,7 @@ def test_against_hierarchical_vq(lengths: tuple[int, ...], shared: bool) -> None
     own = made.encode(x)
     assert torch.equal(own, torch.cat(ids, 1))
     torch.testing.assert_close(made.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(
-        made.latent(made.vectors(own)), other.get_output_from_indices(ids), atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(made.latent(made.vectors(own)), other.get_output_from_indices(ids), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -128,7 +127,7 @@ def test_each_scale_brings_the_sum_closer_where_codes_are_fine() -> None:
     f = torch.randn(16, LENGTH, 2)
     ids, _, total = fine._quantise(f)
     errors = [(s - f).square().mean() for s in fine.pyramid.given(fine.vectors(ids))]
-    assert all(later < earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(errors))
     assert float(errors[-1]) < 0.02
     torch.testing.assert_close(total, fine.latent(fine.vectors(ids)))
     assert made.schedule.tokens == 15

@@ -1,0 +1,166 @@
+"""Every shipped recipe composes, builds, takes a step in each stage and plans; every component can be swapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from trajgen import config as configuration
+from trajgen.assemble import assemble
+from trajgen.config import Config, compose, data_files, recipe_files
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import KINDS, names, spec
+from trajgen.runs import dry_run, merged
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, Config]:
+    return {name: compose([f"recipe={name}"]) for name in recipe_files()}
+
+
+def small(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Component nodes at small sizes, all else as it is; a schedule's own lengths are kept where they fit."""
+    shrunk = {}
+    for kind, node in nodes.items():
+        shrunk[kind] = {**node, **{k: tiny.SMALL[k] for k in node if k in tiny.SMALL}}
+    return shrunk
+
+
+def works(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Builds, trains one step of each stage and plans; false where the composition is refused with a cure."""
+    torch.manual_seed(0)
+    try:
+        made: Any = assemble(small(nodes), tiny.SPACE, horizon=tiny.HORIZON, chunk=tiny.CHUNK, power=0.5, goals=True)
+    except ConfigError as refusal:
+        tiny.check_cure(refusal)
+        return False
+    known = tiny.batch(32)
+    for stage in (stage for stage in made.stages() if stage.parameters):
+        stage.begin()
+        optimiser = torch.optim.SGD(stage.parameters, 1e-3)
+        total = stage.module(known)["total"]
+        assert torch.isfinite(total)
+        total.backward()
+        optimiser.step()
+    made.eval()
+    plan = made.plan(known.condition(), torch.Generator().manual_seed(0))
+    assert plan.trajectory is not None and torch.isfinite(plan.trajectory).all()
+    offsets = torch.zeros(32, 1, dtype=torch.long)
+    actions = made.action(plan, known.states[:, :1], offsets)
+    assert actions.shape == (32, 1, tiny.SPACE.action_dim) and torch.isfinite(actions).all()
+    return True
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_recipe_builds_takes_a_step_and_plans(name: str, composed: dict[str, Config]) -> None:
+    config = composed[name]
+    assert config.recipe == name
+    assert works(config.components)
+    dry_run(config)  # at its real size
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_recipe_is_one_screen_and_says_what_it_is(name: str) -> None:
+    lines = recipe_files()[name].read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# ") and len(lines) <= 60
+
+
+@pytest.mark.parametrize("name", data_files())
+def test_a_data_preset_composes(name: str) -> None:
+    from trajgen.data.makers import MAKERS
+
+    config = compose([f"data={name}"])
+    assert config.data.id.endswith("-v0")
+    if config.data.maker is not None:
+        assert MAKERS[config.data.maker].id == config.data.id
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_configuration_survives_its_own_file(name: str, composed: dict[str, Config]) -> None:
+    plain = composed[name].to_plain()
+    assert Config.from_plain(plain) == composed[name]
+    assert Config.from_plain(plain).identity() == composed[name].identity()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("recipe", recipe_files())
+def test_each_component_can_be_swapped_in(recipe: str, kind: str, composed: dict[str, Config]) -> None:
+    nodes = composed[recipe].components
+    worked = [works({**nodes, kind: spec(kind, name).defaults()}) for name in names(kind)]
+    assert any(worked)
+
+
+@pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "target=constant"])
+def test_the_usual_swaps_work(swap: str) -> None:
+    kind, _, name = swap.partition("=")
+    config = compose([swap])
+    assert config.components[kind] == spec(kind, name).defaults()
+    assert works(config.components)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_swap_leaves_no_key_of_the_old_node(kind: str) -> None:
+    for name in names(kind):
+        assert compose([f"{kind}={name}"]).components[kind] == spec(kind, name).defaults()
+
+
+def test_options_are_set_after_the_swap() -> None:
+    config = compose(["sampler=top_p", "sampler.p=0.5", "schedule=explicit", "schedule.lengths=[2,8]"])
+    assert config.components["sampler"]["p"] == 0.5
+    assert config.components["schedule"] == {"name": "explicit", "lengths": (2, 8)}
+
+
+def test_a_recipe_changes_what_it_says_and_leaves_the_rest(composed: dict[str, Config]) -> None:
+    mage = configuration.read_yaml(recipe_files()["mage"])
+    for kind in set(mage) & set(KINDS):
+        node = composed["mage"].components[kind]
+        defaults = spec(kind, mage[kind]["name"]).defaults()
+        for key, value in node.items():
+            expected = mage[kind].get(key, defaults[key] if key != "name" else node["name"])
+            assert (list(value) if isinstance(value, tuple) else value) == (
+                list(expected) if isinstance(expected, tuple) else expected
+            )
+
+
+@pytest.mark.parametrize("option", ["return_scales", "bandwidth"])
+def test_null_and_numbers_are_told_apart(option: str) -> None:
+    config = compose([f"conditioner.{option}=2"])
+    value = config.components["conditioner"][option]
+    assert value == 2 and isinstance(value, int if option == "return_scales" else float)
+
+
+def test_overrides_of_a_finished_run() -> None:
+    plain = {"sampler": {"name": "top_k", "k": 5, "temperature": 1.0}, "policy": {"replan": 4, "seed": 1}}
+    assert merged(plain, {"sampler": {"name": "greedy"}})["sampler"] == {"name": "greedy"}
+    assert merged(plain, {"sampler": {"k": 3}})["sampler"] == {"name": "top_k", "k": 3, "temperature": 1.0}
+    assert merged(plain, {"sampler": {"name": "top_k", "k": 3}})["sampler"]["temperature"] == 1.0
+    assert merged(plain, {"policy": {"replan": 1}})["policy"] == {"replan": 1, "seed": 1}
+    assert plain["policy"] == {"replan": 4, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ("seed=1", True),
+        ("prior.depth=2", True),
+        ("engine.budget=2", True),
+        ("data.discount=0.9", True),
+        ("device=cpu", False),
+        ("run_dir=elsewhere", False),
+        ("resume=true", False),
+        ("evaluation.episodes=3", False),
+        ("policy.replan=2", False),
+    ],
+)
+def test_what_makes_two_trainings_different(change: str, differs: bool, composed: dict[str, Config]) -> None:
+    assert (compose([change]).identity() != composed["mage"].identity()) == differs
+
+
+def test_the_recipes_lie_where_the_package_says() -> None:
+    assert configuration.RECIPES.is_dir() and (configuration.RECIPES / "base.yaml").is_file()
+    assert Path(recipe_files()["mage"]).name == "mage.yaml"

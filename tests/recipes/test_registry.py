@@ -1,0 +1,86 @@
+"""What the registry reads from the source is what Python would say of the components themselves."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+
+import pytest
+
+from trajgen.core import registry
+from trajgen.core.errors import ConfigError
+from trajgen.core.options import convert
+
+BUILT_IN = sorted(registry._built_in())
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_the_source_says_what_the_object_says(kind: str, name: str) -> None:
+    read = registry.spec(kind, name)
+    component = registry.component(kind, name)
+    found, registered = registry._own[kind, name]
+    assert component is registered is getattr(importlib.import_module(read.module), read.attribute)
+    assert (found.kind, found.name, found.module, found.attribute) == (kind, name, read.module, read.attribute)
+    assert found.wiring == read.wiring and found.summary == read.summary
+    assert [(o.name, o.default) for o in found.options] == [(o.name, o.default) for o in read.options]
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_defaults_are_of_the_type_they_declare(kind: str, name: str) -> None:
+    read = registry.spec(kind, name)
+    assert registry.complete(kind, read.defaults()) == read.defaults()
+    parameters = inspect.signature(registry.component(kind, name)).parameters
+    assert all(p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in parameters.values())
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_every_option_is_explained(kind: str, name: str) -> None:
+    read, component = registry.spec(kind, name), registry.component(kind, name)
+    assert read.summary.endswith((".", ",")) or len(read.summary) > 20
+    if inspect.isclass(component):
+        text = inspect.getdoc(component) or ""
+        missing = [o.name for o in read.options if f"{o.name}:" not in text and f"{o.name}," not in text]
+        assert not missing
+
+
+def test_every_kind_has_a_component() -> None:
+    assert all(registry.names(kind) for kind in registry.KINDS)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        (1, float, 1.0),
+        ([1, 2], tuple[int, ...], (1, 2)),
+        ([1, 2.5], tuple[float, float], (1.0, 2.5)),
+        (None, int | None, None),
+        (3, int | None, 3),
+        ({"a": 1}, dict[str, float], {"a": 1.0}),
+        ("x", str | int, "x"),
+    ],
+)
+def test_values_take_their_types(value: object, annotation: object, expected: object) -> None:
+    found = convert(value, annotation, "here")
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        ("1", int),
+        (True, int),
+        (1, bool),
+        (1.5, int),
+        (True, float),
+        ("1e-3", float),
+        ("ab", tuple[str, ...]),
+        ([1, "x"], tuple[int, ...]),
+        ([1], tuple[int, int]),
+        (None, int),
+        (5, str),
+    ],
+)
+def test_other_types_are_refused(value: object, annotation: object) -> None:
+    with pytest.raises(ConfigError, match="here") as caught:
+        convert(value, annotation, "here")
+    assert caught.value.expected and caught.value.fix

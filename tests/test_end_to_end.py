@@ -1,0 +1,220 @@
+"""From nothing to a policy through the command line: a tiny run, its folder, and what can be done with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TRAIN
+from safetensors.torch import load_file
+
+import trajgen
+from trajgen.cli import main
+
+
+def test_the_run_folder_holds_all_there_is_to_know(run: Path, tiny_place: Path) -> None:
+    assert run.name == "mage-umaze-dwell-s0"
+    files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    assert {"config.json", "metrics.jsonl", "versions.json", "evaluation.json", "summary.md"} <= files
+    assert "checkpoints/final.safetensors" in files
+    assert not any("stage" in name for name in files if name.startswith("checkpoints/"))
+    assert sum(name.startswith("plots/") and name.endswith(".png") for name in files) >= 3
+    assert not any(name.rpartition("/")[2].startswith(".") for name in files)  # nothing half-written
+    assert {p.name for p in tiny_place.iterdir()} <= {"datasets", "runs", "stopped"}  # and nothing beside it
+
+
+def test_the_configuration_is_plain_and_whole(run: Path) -> None:
+    plain = json.loads((run / "config.json").read_text())
+    assert plain["recipe"] == "mage" and plain["prior"]["width"] == 16 and plain["seed"] == 0
+    assert plain["space"]["state_dim"] == 4 and plain["space"]["goal_dim"] == 2
+    assert "_target_" not in (run / "config.json").read_text()
+    versions = json.loads((run / "versions.json").read_text())
+    assert versions["trajgen"] == trajgen.__version__ and {"python", "torch", "minari"} <= set(versions)
+
+
+def test_metrics_of_all_stages(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(v["stage"], v["step"]) for v in lines] == [
+        *(("tokenizer", n) for n in (5, 10, 12)),
+        ("target", 5),
+        *(("prior", n) for n in (5, 10, 12)),
+    ]
+    assert all(np.isfinite(v["total"]) for v in lines)
+    assert "usage/all" in lines[0] and {"prior", "inverse", "condition"} <= set(lines[-1])
+
+
+def test_the_evaluation_says_what_was_asked_of_it(run: Path) -> None:
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["episodes"] == 2 and found["seeds"] == [0, 1]
+    low, high = found["return"]["ci95"]
+    assert low <= found["return"]["mean"] <= high
+    assert len(found["normalised"]["bounds"]) == 2 and "mean" in found["normalised"]
+    assert found["controller"]["mean"] >= 0 and "ratio_to_controller" in found
+    assert 0 <= found["success"] <= 1
+    assert set(found["condition_error"]) == {"state", "state_units", "return", "return_units"}
+    assert all(v > 0 for v in found["condition_error"].values())
+    assert {"batch_1", "batch_64"} <= set(found["decision_ms"])
+
+
+def test_the_summary_is_one_page_with_the_score(run: Path) -> None:
+    text = (run / "summary.md").read_text()
+    assert len(text.splitlines()) < 90
+    for said in ("mage", "return, mean", "tokenizer", "prior", "condition error", "plots/", "trajgen train"):
+        assert said in text
+    for link in [part.split(")")[0] for part in text.split("](")[1:]]:
+        assert (run / link).is_file()
+
+
+def evaluated(run: Path, *words: str) -> dict[str, Any]:
+    """What an evaluation with other options found."""
+    before = set(run.glob("evaluations/*"))
+    main(["evaluate", f"run={run}", "device=cpu", *words])
+    (folder,) = set(run.glob("evaluations/*")) - before
+    found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return found
+
+
+def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "evaluation.json").read_text()
+    words = ["evaluation.episodes=1", "sampler=greedy", "policy.replan=2", "target=constant", "target.value=30"]
+    found = evaluated(run, *words)
+    assert "return" in capsys.readouterr().out
+    assert found["episodes"] == 1 and found["overrides"]["sampler"] == {"name": "greedy"}
+    assert (run / "evaluation.json").read_text() == before  # the run's own stays
+
+
+def test_the_evaluation_is_reproducible(run: Path) -> None:
+    own = json.loads((run / "evaluation.json").read_text())
+    again = evaluated(run, "evaluation.latency=false", "evaluation.reference=false")
+    assert again["return"] == own["return"] and again["condition_error"] == own["condition_error"]
+
+
+def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["sample", f"run={run}", "state=[1.0,1.0,0,0]", "goal=[-1,1]", "return=20", "plans=3", "device=cpu"])
+    out = capsys.readouterr().out
+    assert "3 plans, asked for a return-to-go of 20.0" in out.replace("\n", "")
+    assert "condition error of the first state" in out and "condition error of the first return" in out
+    assert (run / "plots" / "sample.png").stat().st_size > 1000
+    with pytest.raises(SystemExit):
+        main(["sample", f"run={run}", "state=[1,2]"])
+    assert "(…, 4)" in capsys.readouterr().err
+
+
+def test_the_policy_acts_in_gymnasium(run: Path) -> None:
+    import gymnasium
+
+    from trajgen.data.gym import register_worlds
+
+    register_worlds()
+    policy = trajgen.load_policy(run, device="cpu")
+    returns = []
+    for _ in range(2):
+        env = gymnasium.make("PointMaze_UMaze-v3", continuing_task=True, reset_target=False, max_episode_steps=15)
+        observation, _ = env.reset(seed=0)
+        policy.reset()
+        done, total, path = False, 0.0, []
+        while not done:
+            action = policy.act(observation)
+            assert action.shape == (2,) and np.abs(action).max() <= 1
+            observation, reward, terminated, truncated, _ = env.step(action)
+            done = terminated or truncated
+            policy.observe(reward, done)
+            total += float(reward)
+            path.append(observation["observation"])
+        returns.append((total, np.array(path)))
+        env.close()
+    assert len(returns[0][1]) == 15
+    np.testing.assert_array_equal(returns[0][1], returns[1][1])
+
+
+def test_a_batch_acts_as_its_members_do(run: Path) -> None:
+    policy = trajgen.load_policy(run, device="cpu", overrides={"sampler": {"name": "greedy"}})
+    random = np.random.default_rng(0)
+    wholes = [{"observation": random.normal(size=(3, 4)), "desired_goal": random.normal(size=(3, 2))} for _ in range(6)]
+    policy.reset(batch=3)
+    together = []
+    for seen in wholes:
+        together.append(policy.act(seen))
+        policy.observe(np.zeros(3), np.zeros(3, bool))
+    for i in range(3):
+        policy.reset()
+        for seen, expected in zip(wholes, together, strict=True):
+            alone = policy.act({k: v[i] for k, v in seen.items()})
+            np.testing.assert_allclose(alone, expected[i], atol=1e-4)
+            policy.observe(0.0, False)
+
+
+def test_an_episode_that_ends_starts_afresh(run: Path) -> None:
+    policy = trajgen.load_policy(run, device="cpu", overrides={"sampler": {"name": "greedy"}})
+    seen = {"observation": np.ones((2, 4)), "desired_goal": np.zeros((2, 2))}
+    policy.reset(batch=2)
+    first = policy.act(seen)
+    policy.observe(np.zeros(2), np.array([False, True]))
+    second = policy.act(seen)
+    np.testing.assert_allclose(second[1], first[1], atol=1e-6)  # a new plan, at its first step
+    assert policy._age.tolist() == [2, 1]
+    policy.reset(ids=[0])
+    assert policy._age.tolist() == [0, 1]
+
+
+def test_the_target_decreases_by_the_rewards(run: Path) -> None:
+    overrides: dict[str, Any] = {"target": {"name": "constant", "value": 30.0}, "policy": {"replan": 1}}
+    policy = trajgen.load_policy(run, device="cpu", overrides=overrides)
+    policy.reset(batch=1)
+    policy.act({"observation": np.zeros((1, 4)), "desired_goal": np.zeros((1, 2))})
+    policy.observe(np.array([3.0]), np.array([False]))
+    assert float(policy._remaining[0]) == pytest.approx((30.0 - 3.0) / policy.discount, rel=1e-3)
+
+
+def test_data_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "list"])
+    assert "trajgen/pointmaze/umaze-dwell-v0" in capsys.readouterr().out.replace("\n", "")
+    main(["data", "info", "trajgen/pointmaze/umaze-dwell-v0"])
+    assert "3000" in capsys.readouterr().out
+
+
+def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(
+    run: Path, tiny_place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trajgen.data.windows import Windows
+
+    draw = Windows.batch
+
+    def stopped_at(self: Windows, step: int, size: int, rank: int = 0) -> Any:
+        if step == 12 + 5 + 7:  # of the third stage
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, step, size, rank)
+
+    folder = tiny_place / "stopped"
+    words = ["train", *TRAIN, f"run_dir={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Windows, "batch", stopped_at)
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+    said = capsys.readouterr().err
+    assert caught.value.code == 130
+    assert "stage 'prior' after step 8" in said and "is whole" in said and "resume=true" in said
+    assert trajgen.load_policy(folder, device="cpu").act is not None  # usable as it is
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "resume=true" in capsys.readouterr().err
+    main([*words, "resume=true"])
+    one, two = (load_file(place / "checkpoints" / "final.safetensors") for place in (folder, run))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    text = (folder / "summary.md").read_text()
+    assert "| tokenizer | 12 |" in text and "| prior | 12 |" in text
+
+
+def test_resume_of_a_finished_run_does_not_train_again(run: Path) -> None:
+    weights = (run / "checkpoints" / "final.safetensors").read_bytes()
+    lines = (run / "metrics.jsonl").read_text()
+    main(["train", "recipe=mage", *TRAIN, "resume=true"])
+    assert (run / "checkpoints" / "final.safetensors").read_bytes() == weights
+    assert (run / "metrics.jsonl").read_text() == lines
+    assert "tokenizer" in (run / "summary.md").read_text()

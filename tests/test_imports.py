@@ -1,0 +1,135 @@
+"""Who may import whom, read from the source; and what the command line imports before it answers."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trajgen
+from trajgen.core.registry import KINDS, ROOMS, names
+
+ROOT = Path(trajgen.__file__).parent
+COMPONENTS = {"schedules", "views", "conditioners", "tokenizers", "priors", "decoders", "actions", "samplers"}
+COMPONENTS |= {"targets"}
+OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.options"}
+"""Modules of option dataclasses, which the configuration may import."""
+
+MAY: dict[str, set[str]] = {
+    "core": set(),
+    "nn": {"core"},
+    **{room: {"core", "nn"} for room in COMPONENTS},
+    "planners": {"core", "nn", *COMPONENTS},
+    "policies": {"core", "nn", *COMPONENTS, "planners"},
+    "data": {"core"},
+    "engine": {"core"},
+    "evaluation": {"core", "data"},
+    "assemble": {"core", "nn", *COMPONENTS, "planners", "policies"},
+    "config": {"core", *OPTIONS},
+    "pictures": {"core", "data", "evaluation", "policies"},
+    "runs": {"core", "data", "engine", "evaluation", "policies", "assemble", "config", "pictures"},
+    "cli": {"", "core", "data", "engine", "evaluation", "config", "runs"},
+    "": {"core", "runs"},  # the package itself: public names
+    "__main__": {"cli"},
+}
+"""For each room, the rooms that it may import besides itself."""
+
+HEAVY = {"torch", "minari", "gymnasium", "mujoco", "matplotlib", "timm", "hydra", "vector_quantize_pytorch"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(path: Path) -> list[tuple[int, str]]:
+    """Line and module (without the package's name) of each import of our own."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            if node.module == "trajgen":
+                found += [(node.lineno, a.name if (ROOT / a.name).exists() or (ROOT / f"{a.name}.py").exists() else "")
+                          for a in node.names]  # fmt: skip
+            elif node.module and node.module.startswith("trajgen."):
+                found += deeper(node)
+        elif isinstance(node, ast.Import):
+            found += [(node.lineno, a.name.partition(".")[2]) for a in node.names if a.name.startswith("trajgen")]
+    return found
+
+
+def deeper(node: ast.ImportFrom) -> list[tuple[int, str]]:
+    """``from trajgen.data import makers`` imports the module trajgen.data.makers."""
+    module = (node.module or "").removeprefix("trajgen.")
+    folder = ROOT / module.replace(".", "/")
+    return [(node.lineno, f"{module}.{a.name}" if (folder / f"{a.name}.py").exists() else module) for a in node.names]
+
+
+def allowed(module: str, target: str) -> bool:
+    room, other = module.partition(".")[0], target.partition(".")[0]
+    return room == other or other in MAY[room] or target in MAY[room]
+
+
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_arrows_point_the_right_way(path: Path) -> None:
+    module = module_of(path)
+    assert module.partition(".")[0] in MAY, f"a new room: say in MAY what it may import ({module})"
+    wrong = [f"{path}:{line} imports trajgen.{t}" for line, t in imported(path) if not allowed(module, t)]
+    assert not wrong
+
+
+def test_a_wrong_arrow_is_found(tmp_path: Path) -> None:
+    assert not allowed("engine.loop", "planners.latent") and not allowed("tokenizers.multiscale", "priors.transformer")
+    assert not allowed("core.types", "nn.layers") and not allowed("data.windows", "config")
+    assert allowed("config", "engine.options") and not allowed("config", "engine.loop")
+    source = tmp_path / "loop.py"
+    source.write_text("def f():\n    from trajgen.planners.latent import LatentPlanner\n    import trajgen.config\n")
+    assert imported(source) == [(2, "planners.latent"), (3, "config")]
+
+
+def test_every_room_with_components_is_listed() -> None:
+    assert set(ROOMS) == COMPONENTS | {"planners"}
+    assert set(MAY) >= {module_of(path).partition(".")[0] for path in SOURCES}
+
+
+def test_only_the_codebook_imports_vector_quantize_pytorch() -> None:
+    users = [module_of(path) for path in SOURCES if "vector_quantize_pytorch" in path.read_text(encoding="utf-8")]
+    assert users == ["tokenizers.codebook"]
+
+
+def test_the_engine_names_no_component() -> None:
+    said = {name for kind in KINDS for name in names(kind) if "_" in name or len(name) > 8}
+    said |= {"mage", "tokenizer", "codebook", "prior", "decoder", "isinstance"}
+    for path in (ROOT / "engine").glob("*.py"):
+        words = set(re.findall(r"\w+", path.read_text(encoding="utf-8").lower()))
+        assert not words & said, path
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "sampler/top_p"], ["train", "--help"]])
+def test_the_command_line_answers_without_heavy_imports(words: list[str]) -> None:
+    code = f"import sys; from trajgen.cli import main; main({words!r}); print('loaded', *sys.modules)"
+    out, _, loaded = run(code).rpartition("loaded")
+    assert "trajgen" in out or "sampler" in out
+    assert not HEAVY & set(loaded.split())
+
+
+def test_the_package_imports_nothing_until_it_is_asked() -> None:
+    assert not HEAVY & set(run("import sys, trajgen; print(*sys.modules)").split())
+    assert trajgen.ScaleSchedule((1, 2)).tokens == 3
+    for name in trajgen.__all__:
+        assert getattr(trajgen, name)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        trajgen.no_such_name  # noqa: B018
