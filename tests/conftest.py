@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -44,36 +43,29 @@ TRAIN = [
 
 
 @pytest.fixture(scope="session")
-def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which commands are given, with a tiny data set in ``datasets``."""
+def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which commands are given, with a tiny data set in ``datasets``, where all later tests look."""
     place = tmp_path_factory.mktemp("lab")
-    with at_work(place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(place / "datasets"))
         main(["data", "make", "pointmaze/umaze-dwell", "steps=3000"])
-    return place
+        yield place
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_place: Path) -> Path:
     """The folder of the one tiny run, made by the command line; tests leave it as it is."""
-    with at_work(tiny_place):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tiny_place)
         main(["train", "recipe=mage", *TRAIN])
     return tiny_place / "runs" / "mage-umaze-dwell-s0"
 
 
 @pytest.fixture
-def run(tiny_run: Path, tiny_place: Path) -> Iterator[Path]:
+def run(tiny_run: Path, tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny run, with the commands given where it was made."""
-    with at_work(tiny_place):
-        yield tiny_run
-
-
-@contextmanager
-def at_work(place: Path) -> Iterator[None]:
-    """The working folder and the data sets of a place."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(place / "datasets"))
-        patch.chdir(place)
-        yield
+    monkeypatch.chdir(tiny_place)
+    return tiny_run
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,13 @@ import tiny
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from trajgen import runs
+from trajgen import run_folder
 from trajgen.cli import main
 from trajgen.config import compose
 from trajgen.core.errors import ConfigError
 from trajgen.data import minari
 from trajgen.engine.checkpoint import Checkpoints
+from trajgen.runs import build_planner
 
 ID = "tests/points-v0"
 OBSERVATION = Dict(
@@ -226,8 +227,8 @@ def run(folder: Path) -> Path:
     space = dataclasses.replace(tiny.SPACE, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
     place = folder / "done"
     place.mkdir()
-    runs.write_json(place / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
-    Checkpoints(place / "checkpoints").save_final(runs.build_planner(config, space))
+    run_folder.write_json(place / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
+    Checkpoints(place / "checkpoints").save_final(build_planner(config, space))
     return place
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TRAIN
+from conftest import STAGES, TRAIN
 from safetensors.torch import load_file
 
 import trajgen
@@ -40,11 +40,7 @@ def test_the_configuration_is_plain_and_whole(run: Path) -> None:
 
 def test_metrics_of_all_stages(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [(v["stage"], v["step"]) for v in lines] == [
-        *(("tokenizer", n) for n in (5, 10, 12)),
-        ("target", 5),
-        *(("prior", n) for n in (5, 10, 12)),
-    ]
+    assert [(v["stage"], v["step"]) for v in lines] == [(stage, step) for stage in STAGES for step in (5, 10, 12)]
     assert all(np.isfinite(v["total"]) for v in lines)
     assert "usage/all" in lines[0] and {"prior", "inverse", "condition"} <= set(lines[-1])
 
@@ -187,7 +183,7 @@ def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(
     draw = Windows.batch
 
     def stopped_at(self: Windows, step: int, size: int, rank: int = 0) -> Any:
-        if step == 12 + 5 + 7:  # of the third stage
+        if step == 12 + 12 + 7:  # of the third stage
             os.kill(os.getpid(), signal.SIGTERM)
         return draw(self, step, size, rank)
 

@@ -31,7 +31,8 @@ MAY: dict[str, set[str]] = {
     "assemble": {"core", "nn", *COMPONENTS, "planners", "policies"},
     "config": {"core", *OPTIONS},
     "pictures": {"core", "data", "evaluation", "policies"},
-    "runs": {"core", "data", "engine", "evaluation", "policies", "assemble", "config", "pictures"},
+    "run_folder": {"core", "config", "evaluation"},
+    "runs": {"core", "data", "engine", "evaluation", "policies", "assemble", "config", "pictures", "run_folder"},
     "cli": {"", "core", "data", "engine", "evaluation", "config", "runs"},
     "": {"core", "runs"},  # the package itself: public names
     "__main__": {"cli"},

@@ -26,6 +26,7 @@ class FieldConditioner(nn.Module):
         fields: any of state, return, goal.
         optional: the fields that dropout and classifier-free guidance withhold.
         width: E, the width of the embedding.
+        depth: linear layers that mix the fields; they cost little, since they run once per plan, not once per token.
         dropout: share of training windows whose optional fields are withheld.
         return_scales: how many of the coarsest scales see the return-to-go; null for all of them.
         frequencies: random Fourier frequencies per field; 0 for none.
@@ -44,6 +45,7 @@ class FieldConditioner(nn.Module):
         fields: tuple[str, ...] = ("state", "return", "goal"),
         optional: tuple[str, ...] = ("return", "goal"),
         width: int = 128,
+        depth: int = 2,
         dropout: float = 0.1,
         return_scales: int | None = None,
         frequencies: int = 16,
@@ -68,7 +70,7 @@ class FieldConditioner(nn.Module):
         )
         self.embed = nn.ModuleDict({name: mlp(sizes[name] + 2 * frequencies, width, width) for name in self.fields})
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in self.fields})
-        self.mix = mlp(width, width, width)
+        self.mix = mlp(width, width, width, depth=depth)
 
     def forward(self, cond: Cond) -> Tensor:
         """Embeddings (B, K, E), or (B, 1, E) where all scales see the same."""

@@ -87,6 +87,23 @@ class Config:
         return {k: v for k, v in self.to_plain().items() if k not in aside}
 
 
+def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with changes laid over them; a component that is named anew replaces the old one whole."""
+    result = dict(plain)
+    for key, value in changes.items():
+        old = result.get(key)
+        swapped = isinstance(value, Mapping) and "name" in value and isinstance(old, Mapping)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and not (swapped and value["name"] != old.get("name"))
+        ):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file as a dictionary.
 

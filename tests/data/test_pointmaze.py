@@ -97,9 +97,7 @@ def test_rewards_and_goals_are_those_of_the_action(name: str, monkeypatch: pytes
     for first, last in zip(episodes.starts, episodes.ends, strict=True):
         near = np.linalg.norm(achieved[first + 1 : last + 1] - goals[first:last], axis=1) <= 0.45
         assert (near == episodes.rewards[first:last]).all()
-        drawn = np.flatnonzero(
-            (np.diff(goals[first : last + 1], axis=0) != 0).any(1)
-        )  # goal of row t+1 is new
+        drawn = np.flatnonzero((np.diff(goals[first : last + 1], axis=0) != 0).any(1))  # goal of row t+1 is new
         for begin, end in zip([-1, *drawn[:-1]], drawn, strict=True):
             stays.append(int(end - (begin + 1) - np.argmax(near[begin + 1 : end + 1])))
             assert near[begin + 1 : end + 1].any()

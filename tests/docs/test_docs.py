@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 import trajgen
 from trajgen import cli, runs
+from trajgen.cli.data import DATA_HELP, MakeOptions
+from trajgen.cli.words import key_values
 from trajgen.config import Config
 from trajgen.core import registry
 from trajgen.core.options import structure
@@ -117,7 +118,7 @@ def test_train_commands_compose_and_can_be_built(
     write_files(PAGES[page], folder)
     built = []
 
-    def build(config: Config, _: Console) -> None:
+    def build(config: Config, *_: object) -> None:
         runs.dry_run(config)
         built.append(config)
 
@@ -131,7 +132,7 @@ def test_train_commands_compose_and_can_be_built(
 def test_evaluate_commands_fit_a_run(page: str, words: list[str], folder: Path, tiny_run: Path) -> None:
     write_files(PAGES[page], folder)
     link_run(folder, tiny_run)
-    values = cli._key_values(words)
+    values = key_values(words)
     assert values.pop("run") == RUN
     policy = runs.load_policy(RUN, imports=tuple(values.pop("imports", ())), overrides=values)
     assert policy.options.replan == values.get("policy", {}).get("replan", policy.options.replan)
@@ -149,10 +150,10 @@ def test_sample_commands_run(
 @pytest.mark.parametrize(("page", "words"), called("data"))
 def test_data_commands_name_what_there_is(page: str, words: list[str]) -> None:
     action, *rest = words
-    assert action in cli.DATA_HELP
+    assert action in DATA_HELP
     if action == "make":
         assert rest[0] in makers.MAKERS
-        structure(cli.MakeOptions, cli._key_values(rest[1:]), "")
+        structure(MakeOptions, key_values(rest[1:]), "")
     elif action != "list":
         assert store.ID.fullmatch(rest[0])
 

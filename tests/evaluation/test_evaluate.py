@@ -65,9 +65,7 @@ def test_without_references_or_bounds() -> None:
 
 def test_failed_episodes_are_left_out_of_the_means() -> None:
     figures = evaluate(Constant(1.0), make_world(partial(Walk, fails_at=4)), OPTIONS).to_dict()
-    assert figures["return"]["n"] == 9 and figures["return"]["mean"] == pytest.approx(
-        np.delete(LENGTHS, 4).mean()
-    )
+    assert figures["return"]["n"] == 9 and figures["return"]["mean"] == pytest.approx(np.delete(LENGTHS, 4).mean())
     assert figures["ratio_to_controller"] == pytest.approx(1)
     assert [error["seed"] for error in figures["errors"]] == [4]
 
@@ -81,9 +79,7 @@ def test_bad_evaluations_are_refused() -> None:
     with pytest.raises(ConfigError, match="box of real numbers"):
         evaluate(Constant(1.0), make_world(Choices), OPTIONS)
     with pytest.raises(TrajgenError, match="Every episode"):
-        evaluate(
-            Constant(1.0), make_world(partial(Walk, fails_at=0)), EvaluationOptions(episodes=1, latency=False)
-        )
+        evaluate(Constant(1.0), make_world(partial(Walk, fails_at=0)), EvaluationOptions(episodes=1, latency=False))
     with pytest.raises(ConfigError, match=r"evaluation\.episodes=48"):
         EvaluationOptions(episodes=0)
     with pytest.raises(ConfigError, match="bounded action box"):

@@ -26,15 +26,11 @@ def size(path: Path) -> tuple[int, int]:
     return struct.unpack(">II", content[16:24])
 
 
-@pytest.mark.parametrize(
-    ("scales", "executed", "goal"), [(1, None, None), (4, 9, (2.5, 2.5)), (8, 1, (2.5, 2.5))]
-)
+@pytest.mark.parametrize(("scales", "executed", "goal"), [(1, None, None), (4, 9, (2.5, 2.5)), (8, 1, (2.5, 2.5))])
 def test_plan_over_a_maze(tmp_path: Path, scales: int, executed: int | None, goal: tuple | None) -> None:
     plans = np.random.default_rng(0).uniform(1, 3, (scales, 3, 6, 2))
     path = None if executed is None else plans[-1, 0][:1].repeat(executed, 0)
-    plan_figure(
-        tmp_path / "new" / "plan.png", WALLS, plans, plans[-1, 0, 0], goal, path, range(1, scales + 1)
-    )
+    plan_figure(tmp_path / "new" / "plan.png", WALLS, plans, plans[-1, 0, 0], goal, path, range(1, scales + 1))
     width, height = size(tmp_path / "new" / "plan.png")
     rows = {1: 1, 4: 1, 8: 2}[scales]  # nine panels wrap
     columns = {1: 1, 4: 5, 8: 5}[scales]
@@ -72,9 +68,7 @@ def test_returns_leave_out_failures(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def figures() -> dict:
     options = EvaluationOptions(episodes=4)
-    return evaluate(
-        Constant(0.8), make_world(), options, extra={"condition_error": {"state": 0.125}}
-    ).to_dict()
+    return evaluate(Constant(0.8), make_world(), options, extra={"condition_error": {"state": 0.125}}).to_dict()
 
 
 def test_summary_is_one_page_with_its_figures(figures: dict) -> None:

@@ -81,9 +81,7 @@ def test_an_episode_that_raises_is_reported_and_the_rest_go_on(on_reset: bool) -
     assert np.isnan(played.returns[3])
     (error,) = played.errors
     assert error["seed"] == 3 and error["step"] == (0 if on_reset else 1)
-    assert error["error"] == (
-        "RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged"
-    )
+    assert error["error"] == ("RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged")
     np.testing.assert_array_equal(np.delete(played.returns, 3), np.delete(3 + np.arange(8) % 5, 3))
     assert len(world.made) == 5 and all(made.closed for made in world.made)  # what raised was replaced
 

@@ -18,9 +18,7 @@ from trajgen.evaluation.statistics import (
 
 def test_interquartile_mean_by_hand() -> None:
     assert interquartile_mean([100, 1, 2, 3, 4, 5, 6, -50]) == pytest.approx((2 + 3 + 4 + 5) / 4)
-    assert interquartile_mean([0, 0, 1, 5, 90]) == pytest.approx(
-        (0 + 1 + 5) / 3
-    )  # one of five is cut at each end
+    assert interquartile_mean([0, 0, 1, 5, 90]) == pytest.approx((0 + 1 + 5) / 3)  # one of five is cut at each end
     assert interquartile_mean([1, 2, 9]) == pytest.approx(4)  # nothing to cut
     rows = np.array([[4.0, 1.0, 2.0, 3.0], [8.0, 0.0, 0.0, 0.0]])
     np.testing.assert_allclose(interquartile_mean(rows), [2.5, 0.0])

@@ -12,10 +12,10 @@ import torch
 
 from trajgen import config as configuration
 from trajgen.assemble import assemble
-from trajgen.config import Config, compose, data_files, recipe_files
+from trajgen.config import Config, compose, data_files, merged, recipe_files
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, names, spec
-from trajgen.runs import dry_run, merged
+from trajgen.runs import dry_run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
-from trajgen.data.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, maze_spec, record
+from trajgen.data.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, maze_spec, record
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,8 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
             episodes(),
             env_spec=spec,
             eval_env_spec=maze_spec(maze, maze.max_steps),
-            description=f"{maker.description}; action noise N(0, {NOISE}), seed {seed}",
+            description=f"{maker.description}; action noise N(0, {NOISE}), "
+            f"random pushes of {PUSH[0]} to {PUSH[1]} steps, seed {seed}",
             algorithm="waypoint controller (breadth-first search and PD)",
             force=force,
             **spaces,

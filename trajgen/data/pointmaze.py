@@ -20,6 +20,13 @@ EPISODE_STEPS = 1000
 NOISE = 0.5
 """Standard deviation of the noise on the controller's actions, before they are clipped to [-1, 1]."""
 
+PUSH_EVERY, PUSH = 80, (5, 20)
+"""Mean steps between pushes, and the shortest and longest push, in steps.
+
+A push replaces the controller by one random action held for a while. White noise alone leaves the point mass in the
+middle of the corridors, and a model of such data knows no way back from a wall.
+"""
+
 NEAREST_GOAL = 0.5
 """A new goal is drawn at least this far from the point mass, in metres, as the world does at a reset."""
 
@@ -99,10 +106,16 @@ def _record_side_by_side(
     rewards = np.empty((lanes, steps))
     states[:, 0] = [start["observation"] for start in starts]
     goals[:, 0] = [start["desired_goal"] for start in starts]
+    pushed, push = np.zeros(lanes, int), np.zeros((lanes, 2))  # steps that a push still lasts, and its action
     left = np.full(lanes, -1)  # steps for which a reached goal is still held; -1 before it is reached
     for t in range(steps):
         noise = random.normal(0.0, NOISE, (lanes, 2))
-        actions[:, t] = (controller.steer(states[:, t], goals[:, t]) + noise).clip(-1.0, 1.0)
+        begins = (pushed == 0) & (random.random(lanes) < 1 / PUSH_EVERY)
+        pushed[begins] = random.integers(*PUSH, size=int(begins.sum()), endpoint=True)
+        push[begins] = random.uniform(-1.0, 1.0, (int(begins.sum()), 2))
+        steered = controller.steer(states[:, t], goals[:, t])
+        actions[:, t] = (np.where(pushed[:, None] > 0, push, steered) + noise).clip(-1.0, 1.0)
+        pushed[pushed > 0] -= 1
         for lane, world in enumerate(worlds):
             # The point mass itself: the maze around it would add its own goal, reward and observation,
             # which follow below for all lanes at once.
