@@ -34,7 +34,7 @@ SMALL = {
     "depth": 1,
     "heads": 2,
     "bottleneck": 8,
-    "frequencies": 4,
+    "octaves": 2,
     "k": 5,
     "scales": 3,
     "lengths": (1, 3, LATENT),

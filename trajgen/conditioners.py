@@ -29,8 +29,7 @@ class FieldConditioner(nn.Module):
         depth: linear layers that mix the fields; they cost little, since they run once per plan, not once per token.
         dropout: share of training windows whose optional fields are withheld.
         return_scales: how many of the coarsest scales see the return-to-go; null for all of them.
-        frequencies: random Fourier frequencies per field; 0 for none.
-        bandwidth: their deviation, in cycles per unit of the normalised field.
+        octaves: Fourier frequencies of each value; 0 for none.
 
     Raises:
         ConfigError: for an unknown field.
@@ -48,8 +47,7 @@ class FieldConditioner(nn.Module):
         depth: int = 2,
         dropout: float = 0.1,
         return_scales: int | None = None,
-        frequencies: int = 16,
-        bandwidth: float = 0.5,
+        octaves: int = 4,
     ) -> None:
         super().__init__()
         sizes = {"state": state_dim, "return": 1, "goal": goal_dim}
@@ -65,10 +63,10 @@ class FieldConditioner(nn.Module):
         self.optional = frozenset(optional)
         self.width, self.dropout = width, dropout
         self.scales, self.return_scales = schedule.scales, return_scales
-        self.features = nn.ModuleDict(
-            {name: FourierFeatures(sizes[name], frequencies, bandwidth) for name in self.fields}
+        features = {name: FourierFeatures(sizes[name], octaves) for name in self.fields}
+        self.embed = nn.ModuleDict(
+            {name: nn.Sequential(each, mlp(each.outputs, width, width)) for name, each in features.items()}
         )
-        self.embed = nn.ModuleDict({name: mlp(sizes[name] + 2 * frequencies, width, width) for name in self.fields})
         self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in self.fields})
         self.mix = mlp(width, width, width, depth=depth)
 
@@ -80,7 +78,7 @@ class FieldConditioner(nn.Module):
         for name in self.fields:
             value = values[name]
             missing = self.missing[name].expand(len(cond), -1)
-            embedded = missing if value is None else self.embed[name](self.features[name](value))
+            embedded = missing if value is None else self.embed[name](value)
             if given is not None and name in self.optional:
                 embedded = torch.where(given.unsqueeze(-1), embedded, missing)
             embedded = embedded.unsqueeze(1)

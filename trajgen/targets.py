@@ -55,7 +55,8 @@ class QuantileTarget(nn.Module):
         goal_dim: G.
         quantile: q in (0, 1).
         width: hidden width.
-        frequencies: random Fourier frequencies.
+        depth: linear layers.
+        octaves: Fourier frequencies of each value.
 
     Raises:
         ConfigError: if q is not between 0 and 1.
@@ -67,15 +68,16 @@ class QuantileTarget(nn.Module):
         goal_dim: int,
         *,
         quantile: float = 0.9,
-        width: int = 128,
-        frequencies: int = 32,
+        width: int = 256,
+        depth: int = 4,
+        octaves: int = 4,
     ) -> None:
         super().__init__()
         if not 0 < quantile < 1:
             raise ConfigError("A quantile lies between 0 and 1.", got=f"target.quantile={quantile}")
         self.quantile = quantile
-        self.features = FourierFeatures(state_dim + goal_dim, frequencies, 0.5)
-        self.network = mlp(self.features.outputs, width, 1, depth=3)
+        self.features = FourierFeatures(state_dim + goal_dim, octaves)
+        self.network = mlp(self.features.outputs, width, 1, depth=depth)
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile of the normalised return-to-go in each state, (B,)."""

@@ -85,14 +85,16 @@ def test_the_straight_through_draw_is_distributed_as_softmax() -> None:
 
 
 def test_fourier_features_by_hand() -> None:
-    made = FourierFeatures(2, 3, bandwidth=0.5)
+    made = FourierFeatures(2, 3)
     x = torch.randn(5, 2)
     found = made(x)
-    assert found.shape == (5, 8) and made.outputs == 8
+    assert found.shape == (5, 14) and made.outputs == 14
     torch.testing.assert_close(found[:, :2], x)
-    phase = sum(x[:, i, None] * made.matrix[i] for i in range(2))
-    torch.testing.assert_close(found[:, 2:5], phase.sin())
-    torch.testing.assert_close(found[:, 5:], phase.cos())
+    for i in range(2):
+        for octave, cycles in enumerate((0.25, 0.5, 1.0)):
+            phase = 2 * math.pi * cycles * x[:, i]
+            torch.testing.assert_close(found[:, 2 + 3 * i + octave], phase.sin())
+            torch.testing.assert_close(found[:, 8 + 3 * i + octave], phase.cos())
     assert torch.equal(FourierFeatures(2, 0)(x), x)
 
 

@@ -8,6 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+LOWEST = 0.25
+"""The lowest frequency of Fourier features, in cycles per standard deviation of a value."""
+
 
 def mlp(inputs: int, width: int, outputs: int, *, depth: int = 2) -> nn.Sequential:
     """A multi-layer perceptron with SiLU between its ``depth`` linear layers, (..., inputs) to (..., outputs)."""
@@ -19,23 +22,24 @@ def mlp(inputs: int, width: int, outputs: int, *, depth: int = 2) -> nn.Sequenti
 
 
 class FourierFeatures(nn.Module):
-    """Values and their sines and cosines at fixed random frequencies (Tancik et al. 2020, arXiv 2006.10739).
+    """Values with their sines and cosines at doubling frequencies (arXiv 2003.08934, section 5.1).
 
-    Lets a network resolve a state finely from the first step: the width of a corridor, say.
+    Lets a network resolve a state finely from the first step: on which side of a wall it is, say. Each value has its
+    own: in a mixture of position and velocity, velocity would drown what position says.
 
     Args:
         inputs: number of values.
-        frequencies: number of frequencies; 0 leaves the values as they are.
-        bandwidth: standard deviation of the frequencies, in cycles per unit of the (normalised) values.
+        octaves: number of frequencies, from a quarter cycle per unit of the (normalised) values on; 0 for none.
     """
 
-    matrix: Tensor
+    frequencies: Tensor
 
-    def __init__(self, inputs: int, frequencies: int, bandwidth: float = 1.0) -> None:
+    def __init__(self, inputs: int, octaves: int) -> None:
         super().__init__()
-        self.register_buffer("matrix", torch.randn(inputs, frequencies) * bandwidth * 2 * math.pi)
-        self.outputs = inputs + 2 * frequencies
+        self.register_buffer("frequencies", 2 * math.pi * LOWEST * 2.0 ** torch.arange(octaves), persistent=False)
+        self.outputs = inputs * (1 + 2 * octaves)
 
     def forward(self, x: Tensor) -> Tensor:
-        phase = x @ self.matrix
+        """Values (..., inputs) to features (..., outputs)."""
+        phase = (x.unsqueeze(-1) * self.frequencies).flatten(-2)
         return torch.cat([x, phase.sin(), phase.cos()], dim=-1)

@@ -44,7 +44,7 @@ class LatentPlanner(nn.Module):
         *,
         inverse_weight: float = 1.0,
         condition_weight: float = 0.1,
-        condition_batch: int = 64,
+        condition_batch: int = 32,
         gumbel_temperature: float = 1.0,
     ) -> None:
         super().__init__()
