@@ -47,7 +47,7 @@ def test_dropout_withholds_in_training_alone() -> None:
 @torch.no_grad()
 def test_withheld_fields_are_replaced_by_their_missing_vectors(cond: Cond) -> None:
     made = make()
-    known = made.embed["state"](made.features["state"](cond.state))
+    known = made.embed["state"](cond.state)
     by_hand = made.mix(known + made.missing["return"] + made.missing["goal"])
     torch.testing.assert_close(made(cond.withheld())[:, 0], by_hand)
 
