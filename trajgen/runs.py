@@ -38,7 +38,6 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     Raises:
         TrajgenError: for anything that the person can mend, before training where it can be known.
     """
-    from trajgen.core.types import Stage
     from trajgen.engine.loop import Training
     from trajgen.engine.runtime import choose_device, seed_step
 
@@ -50,8 +49,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     from trajgen.data.windows import Windows, fit_normaliser
 
     seed_step(config.seed, -1)
-    planner = build_planner(config, episodes.space)
-    normaliser: Any = planner.normaliser
+    planner: Any = build_planner(config, episodes.space)
+    normaliser = planner.normaliser
     normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
     planner.to(device)
     source = Windows(episodes, config.data, normaliser, device, config.seed)
@@ -59,8 +58,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     write_json(folder / "config.json", {**config.to_plain(), "space": asdict(episodes.space), "command": command})
     write_json(folder / "versions.json", versions())
     console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
-    stages: list[Stage] = planner.stages()  # type: ignore[operator]
-    training = Training(planner, stages, source, config.engine, folder, config.seed, device, console)
+    training = Training(planner, planner.stages(), source, config.engine, folder, config.seed, device, console)
     training.run(resume=config.resume)
     evaluate(folder, console, device=config.device, imports=config.imports)
     return folder

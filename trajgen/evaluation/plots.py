@@ -213,7 +213,7 @@ def training_figure(path: str | Path, metrics: str | Path, *, losses: Sequence[s
             ax.grid(True, which="major", axis="y")
             ax.set_title(stage, loc="left", fontweight="bold")
             ax.set_xlabel("step")
-            ax.legend(loc="upper right", fontsize=7.5, ncols=2 if len(curves) > 4 else 1)
+            ax.legend(loc="best", fontsize=7.5, ncols=2 if len(curves) > 4 else 1)
         axes[0].set_ylabel("loss")
         if not stages:
             axes[0].text(0.5, 0.5, "no losses were logged", ha="center", transform=axes[0].transAxes)

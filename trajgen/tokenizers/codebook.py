@@ -39,6 +39,13 @@ class Codebook(nn.Module):
             commitment_weight=commitment,
             rotation_trick=False,
         )
+        self._started = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the codes have seen data; asked of the device only until they have."""
+        self._started = self._started or bool(self.quantiser._codebook.initted)
+        return self._started
 
     @property
     def table(self) -> Tensor:

@@ -111,7 +111,7 @@ class MultiscaleVQ(nn.Module):
     def loss(self, batch: Batch, x: Tensor, decoder: Decoder) -> Losses:
         """Reconstruction over real points, and commitment of each scale's residual to its codes."""
         f = self.encoder(x)
-        if self.training and not bool(self.codebook.quantiser._codebook.initted):
+        if self.training and not self.codebook.started:
             self._first_codes(f)
         ids, residuals, total = self._quantise(f)
         commitment = self.codebook.learn(residuals)
