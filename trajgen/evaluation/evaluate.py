@@ -162,6 +162,7 @@ def evaluate(
         "seeds": [seeds[0], seeds[-1]],
         "protocol": _protocol(world, options),
         **_scores(world, played),
+        "episode_returns": {name: rollouts.returns for name, rollouts in played.items()},
         "success": None if own.success is None else own.success[own.completed].mean(),
         "steps_per_episode": own.lengths[own.completed].mean(),
         "decisions_per_second": own.decisions_per_second,
