@@ -33,7 +33,9 @@ def listing(words: list[str]) -> None:
         console.print(f"\n[bold]{each}[/]  {KINDS[each]}")
         for found in (spec(each, n) for n in names(each)):
             options = ", ".join(f"{o.name}={o.default!r}" for o in found.options)
-            console.print(f"  [cyan]{found.name}[/]  {found.summary}", f"      {options}" * bool(options), sep="\n")
+            console.print(f"  [cyan]{found.name}[/]  {found.summary}")
+            if options:
+                console.print(f"      {options}")
 
 
 def _print_component(console: Any, found: Any) -> None:
