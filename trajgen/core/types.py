@@ -93,11 +93,6 @@ class Plan:
     latent: Tensor  # (B, N, C)
     trajectory: Tensor | None = None  # (B, T, D)
 
-    def select(self, index: Tensor) -> Plan:
-        """The plans at ``index`` of the batch axis."""
-        trajectory = None if self.trajectory is None else self.trajectory[index]
-        return Plan(self.codes[index], self.latent[index], trajectory)
-
 
 @dataclass
 class Stage:
