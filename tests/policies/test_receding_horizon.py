@@ -1,0 +1,139 @@
+"""The receding-horizon policy by hand: its clock, its books, its batches. The planner is a stand-in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.normalise import Normaliser
+from trajgen.core.types import Cond, Plan, Space
+from trajgen.policies.options import PolicyOptions
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+from trajgen.targets import ConstantTarget
+
+
+class Planner(nn.Module):
+    """Numbers its plans, remembers what was asked, and acts (number of the plan, offset into it)."""
+
+    def __init__(self, normaliser: Normaliser, value: float = 10.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.target = ConstantTarget(normaliser, value=value)
+        self.asked: list[Cond] = []
+
+    def plan(self, cond: Cond, rng: torch.Generator | None = None, *, decode: bool = True) -> Plan:
+        self.asked.append(cond)
+        number = torch.full((len(cond), 1, 1), float(len(self.asked)))
+        return Plan(number[:, 0].long(), number, torch.zeros(len(cond), 2, 3) if decode else None)
+
+    def refinements(self, plan: Plan, cond: Cond) -> Tensor:
+        return torch.zeros(1, len(cond), 2, 3)
+
+    def action(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        return torch.cat([plan.latent, offsets.unsqueeze(-1).float()], dim=-1)
+
+
+def policy(space: Space | None = None, *, replan: int = 2, discount: float = 0.5) -> RecedingHorizonPolicy:
+    space = space or Space(state_dim=3, action_dim=2)
+    normaliser = Normaliser(space.state_dim, space.action_dim, space.goal_dim)
+    options = PolicyOptions(replan=replan)
+    return RecedingHorizonPolicy(Planner(normaliser), normaliser, space, options, discount=discount, chunk=4)
+
+
+def test_a_plan_is_followed_for_as_long_as_asked() -> None:
+    made = policy(replan=3)
+    made.reset()
+    acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
+    assert acted == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [3, 0]]
+
+
+def test_rewards_are_taken_off_what_was_asked() -> None:
+    made = policy(replan=2, discount=0.5)
+    made.reset()
+    for reward in (1.0, 2.0):
+        made.act(np.zeros(3))
+        made.observe(reward, False)
+    made.act(np.zeros(3))
+    assert [float(cond.returns[0]) for cond in made.planner.asked] == [10.0, ((10 - 1) / 0.5 - 2) / 0.5]
+
+
+def test_each_environment_of_a_batch_has_its_own_clock() -> None:
+    made = policy(replan=4)
+    made.reset(batch=3)
+    assert made.act(np.zeros((3, 3))).shape == (3, 2)
+    made.observe(np.ones(3), np.array([False, True, False]))
+    states = np.arange(9.0).reshape(3, 3)
+    second = made.act(states)
+    assert second.tolist() == [[1, 1], [2, 0], [1, 1]]  # the one that was done plans anew, the others go on
+    replanned = made.planner.asked[1]
+    assert replanned.state.tolist() == [[3.0, 4.0, 5.0]] and replanned.returns.tolist() == [10.0]
+    made.reset(ids=[0])
+    assert made.act(states).tolist() == [[3, 0], [2, 1], [1, 2]]
+
+
+def test_a_first_plan_made_later_does_not_touch_the_books_of_others() -> None:
+    made = policy(replan=2, discount=1.0)
+    made.reset(batch=2)
+    made.act(np.zeros((2, 3)))
+    made.observe(np.array([4.0, 4.0]), np.array([False, True]))
+    made.act(np.zeros((2, 3)))
+    made.observe(np.array([1.0, 1.0]), np.array([False, False]))
+    made.act(np.zeros((2, 3)))
+    assert made.planner.asked[-1].returns.tolist() == [10.0 - 4.0 - 1.0]
+
+
+def test_actions_are_in_the_worlds_units_and_bounds() -> None:
+    made = policy(Space(state_dim=3, action_dim=2, action_low=(-1.0, -1.0), action_high=(4.0, 1.0)))
+    made.normaliser.action.scale.copy_(torch.tensor([2.0, 5.0]))
+    made.normaliser.action.mean.copy_(torch.tensor([0.5, 0.0]))
+    made.reset()
+    made.act(np.zeros(3))
+    assert made.act(np.zeros(3)).tolist() == [2.5, 1.0]  # 1·2 + 0.5, and 1·5 clipped
+
+
+def test_goals_are_read_from_dictionaries() -> None:
+    made = policy(Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal"))
+    made.normaliser.goal.mean.copy_(torch.tensor([1.0, 0.0]))
+    made.reset()
+    made.act({"observation": np.zeros(3), "desired_goal": np.array([3.0, 4.0]), "achieved_goal": np.zeros(2)})
+    goal = made.planner.asked[0].goal
+    assert goal is not None and goal.tolist() == [[2.0, 4.0]]
+
+
+def test_looking_at_plans_changes_nothing() -> None:
+    made = policy(replan=2)
+    made.reset()
+    made.act(np.zeros(3))
+    made.preview([np.ones(3)] * 5, returns=3.0)
+    assert made.planner.asked[-1].returns.tolist() == [3.0] * 5
+    assert made.act(np.zeros(3)).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "words"),
+    [
+        (Space(3, 2), np.zeros(4), "as wide as"),
+        (Space(3, 2, state_key="observation"), np.zeros(3), "dictionary observations"),
+    ],
+)
+def test_observations_that_do_not_fit(space: Space, observation: Any, words: str) -> None:
+    made = policy(space)
+    made.reset()
+    with pytest.raises(TrajgenError, match=words):
+        made.act(observation)
+
+
+@pytest.mark.parametrize("replan", [0, 5])
+def test_a_plan_is_not_followed_for_longer_than_the_head_can(replan: int) -> None:
+    with pytest.raises(ConfigError, match=f"policy.replan={replan}"):
+        policy(replan=replan)
+
+
+def test_a_policy_is_reset_before_it_acts() -> None:
+    with pytest.raises(TrajgenError, match="reset before it acts"):
+        policy().act(np.zeros(3))
