@@ -96,7 +96,7 @@ def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "3 plans, asked for a return-to-go of 20.0" in out.replace("\n", "")
     assert "condition error of the first state" in out and "condition error of the first return" in out
-    assert (run / "plots" / "sample.png").stat().st_size > 1000
+    assert (run / "plots" / "sample-1.png").stat().st_size > 1000
     with pytest.raises(SystemExit):
         main(["sample", f"run={run}", "state=[1,2]"])
     assert "(…, 4)" in capsys.readouterr().err

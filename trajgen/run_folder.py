@@ -93,9 +93,9 @@ def load_config(folder: Path) -> tuple[Config, Space]:
     return Config.from_plain(plain), space
 
 
-def free_folder(parent: Path) -> Path:
-    """The first of the folders 1, 2, … in ``parent`` that is not there yet."""
-    return next(path for path in (parent / str(n) for n in range(1, 10**6)) if not path.exists())
+def free_path(parent: Path, name: str = "{}") -> Path:
+    """The first of the paths in ``parent``, ``name`` filled with 1, 2, …, that is not there yet."""
+    return next(path for path in (parent / name.format(n) for n in range(1, 10**6)) if not path.exists())
 
 
 def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, Any], plots: list[str]) -> None:

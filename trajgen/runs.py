@@ -14,7 +14,7 @@ from trajgen.config import Config, merged
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
-from trajgen.run_folder import find_folder, free_folder, load_config, versions, write_json, write_summary
+from trajgen.run_folder import find_folder, free_path, load_config, versions, write_json, write_summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -192,7 +192,7 @@ def evaluate(
     figures = result.to_dict() | {"condition_error": condition_error(policy, world, seeds)}
     if overrides:
         figures["overrides"] = dict(overrides)
-    out = out or (free_folder(folder / "evaluations") if overrides else folder)
+    out = out or (free_path(folder / "evaluations") if overrides else folder)
     out.mkdir(parents=True, exist_ok=True)
     write_evaluation(out / "evaluation.json", figures)
     plots = draw_run(out, folder / "metrics.jsonl", policy, world, result, config.evaluation.seed)
@@ -227,7 +227,7 @@ def sample(
     imports: tuple[str, ...] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Draws plans from one state into ``plots/sample.png``, and returns and prints their condition error."""
+    """Draws plans from one state into a new ``plots/sample-N.png``, and returns and prints their condition error."""
     from trajgen.data.worlds import world_for
     from trajgen.evaluation.rollout import environments
     from trajgen.pictures import draw_plans
@@ -253,7 +253,7 @@ def sample(
     if plan.trajectory is None:
         return {}
     errors = policy.condition_error(cond, plan.trajectory)
-    path = folder / "plots" / "sample.png"
+    path = free_path(folder / "plots", "sample-{}.png")
     path.parent.mkdir(exist_ok=True)
     draw_plans(path, policy, world, observation, refinements)
     own = float(policy.normaliser.returns.inverse(cond.returns[:1]))
