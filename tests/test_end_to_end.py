@@ -205,6 +205,8 @@ def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     text = (folder / "summary.md").read_text()
     assert "| tokenizer | 12 |" in text and "| prior | 12 |" in text
+    repeat = text[text.index("## To repeat it") :]
+    assert f"run_dir={folder}" in repeat and "engine.stages.prior.steps" in repeat and "resume" not in repeat
 
 
 def test_resume_of_a_finished_run_does_not_train_again(run: Path) -> None:

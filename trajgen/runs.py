@@ -14,7 +14,7 @@ from trajgen.config import Config, merged
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
-from trajgen.run_folder import find_folder, free_path, load_config, versions, write_json, write_summary
+from trajgen.run_folder import find_folder, free_path, load_config, read_json, versions, write_json, write_summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +55,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     planner.to(device)
     source = Windows(episodes, config.data, normaliser, device, config.seed)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "config.json").exists():  # a run to go on with: the command that began it is the one that repeats it
+        command = read_json(folder / "config.json").get("command")
     write_json(folder / "config.json", {**config.to_plain(), "space": asdict(episodes.space), "command": command})
     write_json(folder / "versions.json", versions())
     console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
