@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Callable[..., str]:
+def check_refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Callable[..., str]:
     """Runs a command that must be refused; returns what was said."""
 
     def run(*words: str, said: tuple[str, ...] = ()) -> str:
@@ -125,13 +125,13 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else "",
 )
-def test_command_lines(words: list[str], said: list[str], refused: Callable[..., str]) -> None:
-    refused("train", *words, said=tuple(said))
+def test_command_lines(words: list[str], said: list[str], check_refused: Callable[..., str]) -> None:
+    check_refused("train", *words, said=tuple(said))
 
 
-def test_cuda_without_cuda(refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused("train", "device=cuda", said=("CUDA was asked for", "device=cpu"))
+    check_refused("train", "device=cuda", said=("CUDA was asked for", "device=cpu"))
 
 
 @pytest.mark.parametrize(
@@ -154,29 +154,29 @@ def test_cuda_without_cuda(refused: Callable[..., str], monkeypatch: pytest.Monk
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and " " not in value[0] else "",
 )
-def test_other_commands(words: list[str], said: list[str], refused: Callable[..., str]) -> None:
-    refused(*words, said=tuple(said))
+def test_other_commands(words: list[str], said: list[str], check_refused: Callable[..., str]) -> None:
+    check_refused(*words, said=tuple(said))
 
 
-def test_a_missing_data_set(refused: Callable[..., str]) -> None:
-    refused(*OWN, said=("must be on this machine", ID))
+def test_a_missing_data_set(check_refused: Callable[..., str]) -> None:
+    check_refused(*OWN, said=("must be on this machine", ID))
 
 
-def test_an_empty_data_set(refused: Callable[..., str]) -> None:
+def test_an_empty_data_set(check_refused: Callable[..., str]) -> None:
     write()
-    said = refused_without(refused, "at least one episode")
+    said = refused_without(check_refused, "at least one episode")
     assert ID in said
 
 
-def refused_without(refused: Callable[..., str], *said: str) -> str:
-    return refused(*OWN, *SMALL, said=said)
+def refused_without(check_refused: Callable[..., str], *said: str) -> str:
+    return check_refused(*OWN, *SMALL, said=said)
 
 
-def test_a_truncated_data_set(folder: Path, refused: Callable[..., str]) -> None:
+def test_a_truncated_data_set(folder: Path, check_refused: Callable[..., str]) -> None:
     write(raw())
     file = folder / "sets" / ID / "data" / "main_data.hdf5"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    refused_without(refused, "complete and readable", ID, "force")
+    refused_without(check_refused, "complete and readable", ID, "force")
 
 
 @pytest.mark.parametrize(
@@ -189,31 +189,31 @@ def test_a_truncated_data_set(folder: Path, refused: Callable[..., str]) -> None
     ],
     ids=["nan", "infinity", "wide", "short"],
 )
-def test_a_data_set_with_faults(changes: dict[str, Any], said: str, refused: Callable[..., str]) -> None:
+def test_a_data_set_with_faults(changes: dict[str, Any], said: str, check_refused: Callable[..., str]) -> None:
     write(raw(), raw(**changes))
-    refused_without(refused, ID, "episode 1", said)
+    refused_without(check_refused, ID, "episode 1", said)
 
 
-def test_states_of_another_width(refused: Callable[..., str]) -> None:
+def test_states_of_another_width(check_refused: Callable[..., str]) -> None:
     wide = raw()
     wide["observations"]["observation"] = np.zeros((41, 5))
     write(raw(), wide)
-    refused_without(refused, "episode 1", "field 'states'", "(41, 5)")
+    refused_without(check_refused, "episode 1", "field 'states'", "(41, 5)")
 
 
-def test_discrete_actions(refused: Callable[..., str]) -> None:
+def test_discrete_actions(check_refused: Callable[..., str]) -> None:
     write(raw(actions=np.zeros(40, np.int64)), action_space=Discrete(3))
-    refused_without(refused, "Discrete(3)", "continuous")
+    refused_without(check_refused, "Discrete(3)", "continuous")
 
 
-def test_a_horizon_longer_than_every_episode(refused: Callable[..., str]) -> None:
+def test_a_horizon_longer_than_every_episode(check_refused: Callable[..., str]) -> None:
     write(raw(40), raw(50))
-    refused_without(refused, "at most 50 steps", "data.horizon=32", "data.stride=1")
+    refused_without(check_refused, "at most 50 steps", "data.horizon=32", "data.stride=1")
 
 
-def test_an_observation_key_that_is_not_there(refused: Callable[..., str]) -> None:
+def test_an_observation_key_that_is_not_there(check_refused: Callable[..., str]) -> None:
     write(raw())
-    refused(*OWN, *SMALL, "data.state_key=observatoin", said=("data.state_key", "observation"))
+    check_refused(*OWN, *SMALL, "data.state_key=observatoin", said=("data.state_key", "observation"))
 
 
 # --- run folders ---------------------------------------------------------------------------------------------------
@@ -232,44 +232,44 @@ def run(folder: Path) -> Path:
     return place
 
 
-def test_a_run_folder_of_another_configuration(run: Path, refused: Callable[..., str]) -> None:
+def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callable[..., str]) -> None:
     again = [*OWN, *SMALL, f"run_dir={run}"]
-    refused(*again, "seed=1", "resume=true", said=("belongs to one configuration", "another seed", "run_dir="))
-    refused(*again, "prior.depth=2", said=("another prior",))
-    refused(*again, said=("resume=true", "holds"))
+    check_refused(*again, "seed=1", "resume=true", said=("belongs to one configuration", "another seed", "run_dir="))
+    check_refused(*again, "prior.depth=2", said=("another prior",))
+    check_refused(*again, said=("resume=true", "holds"))
 
 
-def test_nothing_to_resume(refused: Callable[..., str]) -> None:
+def test_nothing_to_resume(check_refused: Callable[..., str]) -> None:
     write(raw(300))
-    refused(*OWN, *SMALL, "resume=true", said=("a run to go on with", "none"))
+    check_refused(*OWN, *SMALL, "resume=true", said=("a run to go on with", "none"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_a_truncated_checkpoint(share: float, command: str, run: Path, refused: Callable[..., str]) -> None:
+def test_a_truncated_checkpoint(share: float, command: str, run: Path, check_refused: Callable[..., str]) -> None:
     path = run / "checkpoints" / "final.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    refused(command, f"run={run}", said=("damaged or cut short", "final.safetensors"))
+    check_refused(command, f"run={run}", said=("damaged or cut short", "final.safetensors"))
 
 
-def test_a_checkpoint_of_another_model(run: Path, refused: Callable[..., str]) -> None:
+def test_a_checkpoint_of_another_model(run: Path, check_refused: Callable[..., str]) -> None:
     plain = json.loads((run / "config.json").read_text())
     plain["prior"]["width"] = 32
     (run / "config.json").write_text(json.dumps(plain))
-    refused("evaluate", f"run={run}", said=("belongs to another model", "has shape"))
+    check_refused("evaluate", f"run={run}", said=("belongs to another model", "has shape"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "{}"])
-def test_a_damaged_config(text: str, run: Path, refused: Callable[..., str]) -> None:
+def test_a_damaged_config(text: str, run: Path, check_refused: Callable[..., str]) -> None:
     (run / "config.json").write_text(text)
-    refused("evaluate", f"run={run}")
+    check_refused("evaluate", f"run={run}")
 
 
-def test_a_folder_that_is_no_run(folder: Path, refused: Callable[..., str]) -> None:
+def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]) -> None:
     (folder / "empty").mkdir()
-    refused("evaluate", "run=empty", said=("config.json",))
+    check_refused("evaluate", "run=empty", said=("config.json",))
     (folder / "mage-umaze").mkdir()
-    refused("evaluate", "run=mage-umze", said=("'mage-umaze'",))
+    check_refused("evaluate", "run=mage-umze", said=("'mage-umaze'",))
 
 
 @pytest.mark.parametrize(
@@ -285,13 +285,13 @@ def test_a_folder_that_is_no_run(folder: Path, refused: Callable[..., str]) -> N
         (["imports=parts"], "'imports' has the wrong type"),
     ],
 )
-def test_overrides_of_an_evaluation(words: list[str], said: str, run: Path, refused: Callable[..., str]) -> None:
-    refused("evaluate", f"run={run}", *words, said=(said,))
+def test_overrides_of_an_evaluation(words: list[str], said: str, run: Path, check_refused: Callable[..., str]) -> None:
+    check_refused("evaluate", f"run={run}", *words, said=(said,))
 
 
 @pytest.mark.parametrize(("words", "said"), [(["plans=x"], "'plans'")])
-def test_requests_of_a_sample(words: list[str], said: str, run: Path, refused: Callable[..., str]) -> None:
-    refused("sample", f"run={run}", *words, said=(said,))
+def test_requests_of_a_sample(words: list[str], said: str, run: Path, check_refused: Callable[..., str]) -> None:
+    check_refused("sample", f"run={run}", *words, said=(said,))
 
 
 # --- the traceback -------------------------------------------------------------------------------------------------
@@ -309,6 +309,6 @@ def test_the_variable_of_hydra_shows_it_too(monkeypatch: pytest.MonkeyPatch) -> 
         main(["train", "sampler=gredy"])
 
 
-def test_nothing_is_left_where_the_command_was_given(folder: Path, refused: Callable[..., str]) -> None:
-    refused("train", "seed=abc")
+def test_nothing_is_left_where_the_command_was_given(folder: Path, check_refused: Callable[..., str]) -> None:
+    check_refused("train", "seed=abc")
     assert list(folder.iterdir()) == []

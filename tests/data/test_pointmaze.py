@@ -168,11 +168,11 @@ def test_a_world_is_recovered_from_metadata_alone(root: Path) -> None:
 
 
 def test_success_is_read_from_the_information_or_the_distance() -> None:
-    world = World("w", lambda: None, 1, goal_radius=1.0, goal_key="g", achieved_key="a")  # type: ignore[arg-type, return-value]
+    world = World("w", lambda: None, 1, goal_radius=1.0, goal_key="g", achieved_key="a")
     observation = {"a": np.zeros((2, 2)), "g": np.array([[0.5, 0.5], [3.0, 0.0]])}
-    assert world.success(observation, {}).tolist() == [True, False]  # type: ignore[union-attr]
-    assert world.success(observation, {"success": np.array([False, True])}).tolist() == [False, True]  # type: ignore[union-attr]
-    assert World("w", lambda: None, 1).success(np.zeros(2), {}) is None  # type: ignore[arg-type, return-value]
+    assert world.success(observation, {}).tolist() == [True, False]
+    assert world.success(observation, {"success": np.array([False, True])}).tolist() == [False, True]
+    assert World("w", lambda: None, 1).success(np.zeros(2), {}) is None
 
 
 def test_a_set_without_a_world_needs_one(root: Path) -> None:

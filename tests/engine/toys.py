@@ -96,7 +96,7 @@ def options(**changes: Any) -> EngineOptions:
 def training(folder: Path, source: Any = None, *, model: Toy | None = None, **changes: Any) -> Training:
     model = model or Toy()
     folder.mkdir(exist_ok=True)
-    console = Console(file=open(os.devnull, "w"))  # noqa: SIM115 - as long as the training
+    console = Console(quiet=True)
     return Training(
         model, model.stages(), source or Numbers(), options(**changes), folder, 7, torch.device("cpu"), console
     )

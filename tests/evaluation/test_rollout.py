@@ -115,7 +115,7 @@ def test_batches_are_those_of_gymnasium() -> None:
 
 def test_a_policy_with_the_wrong_batch_is_named() -> None:
     policy = Constant(1.0)
-    policy.reset = lambda **_: setattr(policy, "batch", 5)  # type: ignore[method-assign]
+    policy.reset = lambda **_: setattr(policy, "batch", 5)
     with pytest.raises(TrajgenError, match="one action for every observation"):
         rollout(policy, make_world(), range(3))
     with pytest.raises(TrajgenError, match="at least one episode"):

@@ -93,14 +93,16 @@ class Episodes:
             )
         steps = np.array(lengths, dtype=np.int64)
         # One field after the other, each freeing its parts, so that the data are never held twice.
-        joined = {field: np.concatenate(parts) if (parts := columns.pop(field)) else None for field in WIDTHS}
+        joined: dict[str, Any] = {
+            field: np.concatenate(parts) if (parts := columns.pop(field)) else None for field in WIDTHS
+        }
         return cls(
             name=name,
             space=space,
             starts=np.concatenate([[0], np.cumsum(steps + 1)[:-1]]),
             lengths=steps,
             terminated=np.array(terminated),
-            **joined,  # type: ignore[arg-type]
+            **joined,
         )
 
 

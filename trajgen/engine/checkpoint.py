@@ -115,7 +115,8 @@ def read_tensors(path: Path, device: torch.device) -> tuple[dict[str, Tensor], P
                     got=f"format {written} in {path}",
                     fix="pip install --upgrade trajgen",
                 )
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            names: list[str] = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             return tensors, Position(**json.loads(metadata["position"]))
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(
