@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trajgen.assemble import assemble
+from trajgen.assemble import WindowShape, assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Space
 
-HORIZON, LATENT, CHUNK = 16, 4, 4
+HORIZON, LATENT, CHUNK, STRIDE = 16, 4, 4, 3
+WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, power=1.0, goal_state=(0, 1))
 SPACE = Space(
     state_dim=4,
     action_dim=2,
@@ -38,6 +39,11 @@ SMALL = {
     "k": 5,
     "scales": 3,
     "lengths": (1, 3, LATENT),
+    "levels": (3, 4),
+    "bins": 8,
+    "timesteps": 10,
+    "steps": 3,
+    "expand": 2,
 }
 """Sizes for whatever component has an option of this name."""
 
@@ -74,7 +80,7 @@ def nodes(**swaps: str | dict[str, Any]) -> dict[str, dict[str, Any]]:
 def planner(*, space: Space = SPACE, seed: int = 0, **swaps: Any) -> Any:
     """A small planner with fresh weights."""
     torch.manual_seed(seed)
-    return assemble(nodes(**swaps), space, horizon=HORIZON, chunk=CHUNK, power=1.0, goals=True)
+    return assemble(nodes(**swaps), space, WINDOW)
 
 
 def schedules() -> list[str]:
@@ -135,7 +141,7 @@ def shake(module: nn.Module, amount: float = 0.2) -> nn.Module:
     return module
 
 
-def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE) -> Batch:
+def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = STRIDE) -> Batch:
     """Random windows, the last ones of which are padded."""
     random = torch.Generator().manual_seed(seed)
 
@@ -148,7 +154,7 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE) -> Batch:
     chunk_mask[-1, 1:] = False
     return Batch(
         states=draw(HORIZON, space.state_dim),
-        actions=draw(HORIZON, space.action_dim),
+        actions=draw(HORIZON, stride, space.action_dim),
         rewards=draw(HORIZON),
         returns=draw(HORIZON),
         mask=mask,
@@ -156,6 +162,7 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE) -> Batch:
         chunk_actions=draw(CHUNK, space.action_dim),
         chunk_mask=chunk_mask,
         goals=draw(space.goal_dim) if space.goal_dim else None,
+        time=torch.arange(size),
     )
 
 

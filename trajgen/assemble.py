@@ -1,75 +1,172 @@
-"""Wires components into a planner: derives every dimension, and refuses what cannot work before any data is read."""
+"""Wires components into a planner: derives every dimension, and refuses what cannot work before any data is read.
+
+Components are built on demand: the planner asks for its parts by name, they ask for theirs, and so on. What a planner
+does not ask for has no place in its recipe.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.normalise import Normaliser
-from trajgen.core.registry import build
+from trajgen.core.registry import KINDS, build, names, spec
+from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
 
 Node = Mapping[str, Any]
 
 
-def assemble(
-    nodes: Mapping[str, Node],
-    space: Space,
-    *,
-    horizon: int,
-    chunk: int,
-    power: float,
-    goals: bool,
-) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class WindowShape:
+    """What a recipe says about its windows that components need to know."""
+
+    horizon: int = 32
+    """T, points in a window."""
+    stride: int = 8
+    """M, environment steps between points."""
+    chunk: int = 8
+    """H, environment steps at full rate."""
+    discount: float = 0.99
+    """Per environment step."""
+    power: float = 0.25
+    """Of the returns' transform."""
+    goals: bool = True
+    """Whether plans are made for goals."""
+    goal_state: tuple[int, ...] = ()
+    """Which numbers of the state a goal speaks of."""
+
+
+def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn.Module:
     """Builds the planner that the nodes of a recipe describe.
 
     Args:
-        nodes: for each kind of component, its name and options.
+        nodes: for each kind of component in the recipe, its name and options.
         space: the dimensions of the data.
-        horizon: T.
-        chunk: H.
-        power: of the returns' transform.
-        goals: whether plans are conditioned on goals.
+        window: the shape of its windows.
 
     Returns:
-        A module that satisfies `trajgen.core.protocols.Planner`.
+        A module that satisfies `trajgen.core.protocols.Planner`, with the ``normaliser`` of the data in it.
 
     Raises:
         ConfigError: for a composition that cannot work.
     """
-    wiring: dict[str, Any] = {
-        "state_dim": space.state_dim,
-        "action_dim": space.action_dim,
-        "goal_dim": space.goal_dim if goals else 0,
-        "horizon": horizon,
-        "chunk": chunk,
-    }
-
-    def make(kind: str) -> Any:
-        return build(kind, nodes[kind], **wiring)
-
-    wiring["normaliser"] = Normaliser(space.state_dim, space.action_dim, wiring["goal_dim"], power)
-    wiring["view"] = make("view")
-    wiring["features"] = wiring["view"].features
-    wiring["schedule"] = partial(_schedule, nodes["schedule"])
-    tokenizer = wiring["tokenizer"] = make("tokenizer")
-    # From here on the schedule is the one that the tokenizer settled on.
-    wiring |= {
-        "schedule": tokenizer.schedule,
-        "code_dim": tokenizer.code_dim,
-        "latent_length": tokenizer.latent_length,
-        "vocabulary": tokenizer.vocabulary,
-    }
-    for kind in ("conditioner", "prior", "decoder", "action", "sampler", "target"):
-        wiring[kind] = make(kind)
-    planner = make("planner")
+    goal_dim = space.goal_dim if window.goals else 0
+    normaliser = Normaliser(space.state_dim, space.action_dim, goal_dim, window.power)
+    composition = _Composition(
+        nodes,
+        {
+            "state_dim": space.state_dim,
+            "action_dim": space.action_dim,
+            "goal_dim": goal_dim,
+            "goal_state": window.goal_state if goal_dim else (),
+            "horizon": window.horizon,
+            "stride": window.stride,
+            "chunk": window.chunk,
+            "discount": window.discount,
+            "normaliser": normaliser,
+        },
+    )
+    planner = composition.get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
+    unused = [kind for kind in nodes if kind not in composition.used]
+    if unused:
+        raise _unused(unused, nodes)
+    planner.add_module("normaliser", normaliser)
     return planner
 
 
-def _schedule(node: Node, length: int) -> Any:
-    return build("schedule", node, length=length)
+class _Composition:
+    """The parts of one planner, each built when it is first asked for."""
+
+    def __init__(self, nodes: Mapping[str, Node], known: Mapping[str, Any]) -> None:
+        self.nodes, self.known = nodes, dict(known)
+        self.used: set[str] = set()
+        self._asking: list[str] = []
+        self._derived: dict[str, Callable[[], Any]] = {
+            "features": lambda: self.get("view").features,
+            "schedule": lambda: self.get("tokenizer").schedule if "tokenizer" in nodes else ScaleSchedule((1,)),
+            "vocabulary": lambda: self.get("tokenizer").vocabulary,
+            "period": lambda: getattr(self.get("tokenizer"), "period", 1),
+            # Where nothing is tokenized, actions are read off the embedded condition.
+            "code_dim": lambda: (
+                self.get("tokenizer").code_dim if "tokenizer" in nodes else self.get("conditioner").width
+            ),
+            "latent_length": lambda: self.get("tokenizer").latent_length if "tokenizer" in nodes else 1,
+            "level": lambda: self._level,
+        }
+
+    def get(self, name: str) -> Any:
+        """The value or component of this name."""
+        if name not in self.known:
+            self.known[name] = self._derived[name]() if name in self._derived else self._build(name)
+        return self.known[name]
+
+    def _build(self, kind: str) -> Any:
+        if kind not in self.nodes:
+            raise self._missing(kind)
+        if kind in self._asking:
+            raise ConfigError(
+                "Components do not ask for each other in a circle.",
+                expected="a part that can be built first",
+                got=" → ".join([*self._asking, kind]),
+                fix=f"take '{self._asking[-1]}' or '{kind}' out of the other's arguments",
+            )
+        self._asking.append(kind)
+        self.used.add(kind)
+        node = self.nodes[kind]
+        wiring = {}
+        for name in spec(kind, node["name"]).wiring:
+            if name == "schedule" and kind == "tokenizer":  # it knows the latent's length, from which scales follow
+                wiring[name] = self._schedule
+            elif name in self.known or name in self._derived or name in KINDS:
+                wiring[name] = self.get(name)
+        self._asking.pop()
+        return build(kind, node, **wiring)
+
+    def _schedule(self, length: int) -> ScaleSchedule:
+        if "schedule" not in self.nodes:
+            raise self._missing("schedule")
+        self.used.add("schedule")
+        made: ScaleSchedule = build("schedule", self.nodes["schedule"], length=length)
+        return made
+
+    def _level(self, planner: Node, **known: Any) -> nn.Module:
+        """One level of a hierarchy: a planner of the same parts with weights of its own, over other windows.
+
+        Args:
+            planner: the node of the level's planner.
+            known: what differs at this level, by the names that components ask for.
+        """
+        own = {name: value for name, value in self.known.items() if name not in KINDS and name not in self._derived}
+        level = _Composition({**self.nodes, "planner": planner}, {**own, **known})
+        made: nn.Module = level.get("planner")
+        self.used |= level.used | (known.keys() & KINDS.keys())
+        return made
+
+    def _missing(self, kind: str) -> ConfigError:
+        asking = self._asking[-1] if self._asking else "recipe"
+        who = f"{asking} '{self.nodes[asking]['name']}'" if asking in self.nodes else "a recipe"
+        usual = {"tokenizer": "multiscale_vq", "schedule": "geometric", "prior": "transformer"}
+        known = names(kind) if kind in KINDS else []
+        return ConfigError(
+            f"This recipe has no {kind}, and {who} asks for one.",
+            expected=", ".join(known),
+            got=", ".join(f"{k}={node['name']}" for k, node in self.nodes.items()),
+            fix=f"{kind}={usual.get(kind, known[0] if known else '…')}, or recipe=mage, which has every kind",
+        )
+
+
+def _unused(kinds: list[str], nodes: Mapping[str, Node]) -> ConfigError:
+    planner = nodes["planner"]["name"]
+    return ConfigError(
+        f"Nothing in this composition asks for {' or '.join(kinds)}, and what is not used is not set.",
+        expected=f"planner '{planner}' with {', '.join(kind for kind in nodes if kind not in kinds)}",
+        got=", ".join(f"{kind}={nodes[kind]['name']}" for kind in kinds),
+        fix=" ".join(f"'~{kind}'" for kind in kinds) + " to leave out what is not used, or recipe=mage, which has all",
+    )

@@ -70,7 +70,7 @@ class Config:
                     got=f"{key}={plain[key]!r}",
                     fix=nearest(str(key), known),
                 )
-        components = {kind: complete(kind, plain.get(kind) or {}) for kind in KINDS}
+        components = {kind: complete(kind, plain[kind]) for kind in KINDS if plain.get(kind)}
         rest = {k: v for k, v in plain.items() if k in sections}
         return replace(structure(cls, rest, ""), components=components)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +42,12 @@ def draw_run(
     plots.mkdir(exist_ok=True)
     drawn = []
     for index in range(min(EPISODES, len(evaluation.rollouts.states))):
-        drawn.append(plots / f"plan_episode_{first_seed + index}.png")
+        path = plots / f"plan_episode_{first_seed + index}.png"
         with environments(world, 1) as (environment,):
             observation = environment.reset(seed=first_seed + index)[0]
         _, _, refinements = policy.preview([observation])
-        draw_plans(drawn[-1], policy, world, observation, refinements, evaluation.rollouts.states[index])
+        if draw_plans(path, policy, world, observation, refinements, evaluation.rollouts.states[index]):
+            drawn.append(path)
     if evaluation.controller is not None:
         drawn.append(plots / "returns.png")
         returns_figure(drawn[-1], evaluation.rollouts.returns, evaluation.controller.returns)
@@ -60,9 +62,9 @@ def draw_plans(
     policy: RecedingHorizonPolicy,
     world: World,
     observation: Any,
-    refinements: Tensor,
+    refinements: Mapping[str, Tensor],
     executed: np.ndarray | None = None,
-) -> None:
+) -> bool:
     """Draws plans after each scale, coarse to fine: over the map where there is one, else as curves.
 
     Args:
@@ -70,24 +72,30 @@ def draw_plans(
         policy: that made the plans.
         world: with or without a map.
         observation: from which they were made.
-        refinements: the plans after each scale, (K, n, T, D), normalised.
+        refinements: the plans as they grew, (n, T, D) by what was known, normalised; nothing is drawn of none.
         executed: the states (m, S) that were then visited.
+
+    Returns:
+        Whether there was a plan of states to draw.
     """
+    import torch
+
     from trajgen.evaluation.plots import curves_figure, plan_figure
 
-    states = policy.planner.view.read(refinements, "state")
-    if states is None:  # a view of actions alone has no states to draw
-        return
-    lengths = list(policy.planner.tokenizer.schedule)
-    own = policy.normaliser.state.inverse(states).cpu().numpy()
+    states = {title: policy.planner.view.read(x, "state") for title, x in refinements.items()}
+    known = [x for x in states.values() if x is not None]
+    if not known:  # no plan, or one of actions alone
+        return False
+    own, titles = policy.normaliser.state.inverse(torch.stack(known)).cpu().numpy(), list(states)
     if world.walls is None:
-        curves_figure(path, own, lengths, executed=executed)
-        return
+        curves_figure(path, own, titles, executed=executed)
+        return True
     key, goal_key = policy.space.state_key, policy.space.goal_key
     start = (observation[key] if key else observation)[:2]
     goal = observation[goal_key] if goal_key else None
     walked = None if executed is None or not len(executed) else executed[:, :2]
-    plan_figure(path, world.walls, own[..., :2], start, goal, walked, lengths)
+    plan_figure(path, world.walls, own[..., :2], start, goal, walked, titles)
+    return True
 
 
 def _losses(path: Path) -> set[str]:

@@ -74,25 +74,26 @@ def prepare_imports(modules: tuple[str, ...]) -> None:
 
 def build_planner(config: Config, space: Space) -> nn.Module:
     """The planner of a configuration, with fresh weights."""
-    from trajgen.assemble import assemble
+    from trajgen.assemble import WindowShape, assemble
 
-    return assemble(
-        config.components,
-        space,
-        horizon=config.data.horizon,
-        chunk=config.data.chunk,
-        power=config.data.power,
-        goals=config.data.goals != "none",
+    data = config.data
+    window = WindowShape(
+        horizon=data.horizon,
+        stride=data.stride,
+        chunk=data.chunk,
+        discount=data.discount,
+        power=data.power,
+        goals=data.goals != "none",
+        goal_state=data.goal_state,
     )
+    return assemble(config.components, space, window)
 
 
 def dry_run(config: Config) -> None:
     """Builds the composition at made-up dimensions, so that what cannot work is refused before data are made."""
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
-    names = [stage.name for stage in planner.stages()]
-    for name in names:
-        config.engine.stage(name, names)
+    config.engine.of(planner.stages())
     config.policy.check(config.data.chunk)
 
 
@@ -154,7 +155,7 @@ def load_policy(
 def _swapped(folder: Path, config: Config) -> tuple[str, ...]:
     """The kinds of component that differ from those the run was trained with."""
     trained = load_config(folder)[0].components
-    return tuple(kind for kind, node in config.components.items() if node["name"] != trained[kind]["name"])
+    return tuple(k for k, node in config.components.items() if k in trained and node["name"] != trained[k]["name"])
 
 
 def evaluate(

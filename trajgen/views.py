@@ -19,14 +19,17 @@ class FieldView:
     Args:
         state_dim: S.
         action_dim: A.
+        stride: M, the environment steps whose actions a point holds.
         fields: any of return, state, action, reward.
 
     Raises:
         ConfigError: for a field that windows do not have, or none at all.
     """
 
-    def __init__(self, state_dim: int, action_dim: int, *, fields: tuple[str, ...] = ("return", "state")) -> None:
-        widths = {"return": 1, "state": state_dim, "action": action_dim, "reward": 1}
+    def __init__(
+        self, state_dim: int, action_dim: int, stride: int, *, fields: tuple[str, ...] = ("return", "state")
+    ) -> None:
+        widths = {"return": 1, "state": state_dim, "action": stride * action_dim, "reward": 1}
         for name in fields or ("",):
             if name not in widths:
                 raise ConfigError(
@@ -47,7 +50,7 @@ class FieldView:
         parts = {
             "return": batch.returns.unsqueeze(-1),
             "state": batch.states,
-            "action": batch.actions,
+            "action": batch.actions.flatten(2),
             "reward": batch.rewards.unsqueeze(-1),
         }
         return torch.cat([parts[name] for name in self.slices], dim=-1)

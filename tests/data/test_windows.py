@@ -69,7 +69,8 @@ def test_return_to_go_by_hand() -> None:
 def test_a_window_by_hand() -> None:
     batch = plain(line([4]), options()).batch(0, 1)
     assert batch.states[0, :, 1].tolist() == [0, 2, 4]
-    assert batch.actions[0, :, 0].tolist() == [1, 3, 0]  # the final observation has no action
+    assert batch.actions[0, ..., 0].tolist() == [[1, 2], [3, 4], [0, 0]]  # the final observation has no action
+    assert batch.time is not None and batch.time.tolist() == [0]
     assert batch.rewards[0].tolist() == [1 + 2, 3 + 4, 0]
     assert batch.returns[0].tolist() == [1 + 2 / 2 + 3 / 4 + 4 / 8, 3 + 4 / 2, 0]
     assert batch.mask.all()

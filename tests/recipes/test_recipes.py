@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+import yaml
 
 from trajgen import config as configuration
-from trajgen.assemble import assemble
+from trajgen.assemble import WindowShape, assemble
 from trajgen.config import Config, compose, data_files, merged, recipe_files
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.runs import dry_run
+
+ROUNDS = 4
+"""A composition that cannot work is cured by following the advice so many times at most."""
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +37,35 @@ def small(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return shrunk
 
 
-def works(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Builds, trains one step of each stage and plans; false where the composition is refused with a cure."""
+@dataclass(frozen=True)
+class Composition:
+    """A recipe at a small size."""
+
+    nodes: dict[str, dict[str, Any]]
+    window: WindowShape
+
+    @classmethod
+    def of(cls, config: Config) -> Composition:
+        data = config.data
+        window = replace(tiny.WINDOW, stride=min(data.stride, tiny.STRIDE), chunk=min(data.chunk, tiny.CHUNK))
+        return cls(config.components, window)
+
+    def swapped(self, kind: str, node: dict[str, Any]) -> Composition:
+        return replace(self, nodes={**self.nodes, kind: node})
+
+
+def works(composed: Composition) -> ConfigError | None:
+    """Builds, trains one step of each stage and plans; or the refusal, which says how to cure it."""
     torch.manual_seed(0)
     try:
-        made: Any = assemble(small(nodes), tiny.SPACE, horizon=tiny.HORIZON, chunk=tiny.CHUNK, power=0.5, goals=True)
+        made: Any = assemble(small(composed.nodes), tiny.SPACE, composed.window)
     except ConfigError as refusal:
         tiny.check_cure(refusal)
-        return False
-    known = tiny.batch(32)
-    for stage in (stage for stage in made.stages() if stage.parameters):
+        return refusal
+    known = tiny.batch(16, stride=composed.window.stride)
+    trained = [stage for stage in made.stages() if stage.parameters]
+    assert trained
+    for stage in trained:
         stage.begin()
         optimiser = torch.optim.SGD(stage.parameters, 1e-3)
         total = stage.module(known)["total"]
@@ -48,19 +73,43 @@ def works(nodes: Mapping[str, Mapping[str, Any]]) -> bool:
         total.backward()
         optimiser.step()
     made.eval()
-    plan = made.plan(known.condition(), torch.Generator().manual_seed(0))
-    assert plan.trajectory is not None and torch.isfinite(plan.trajectory).all()
-    offsets = torch.zeros(32, 1, dtype=torch.long)
-    actions = made.action(plan, known.states[:, :1], offsets)
-    assert actions.shape == (32, 1, tiny.SPACE.action_dim) and torch.isfinite(actions).all()
-    return True
+    cond = tiny.cond(3)
+    plan = made.plan(cond, torch.Generator().manual_seed(0))
+    if plan.trajectory is not None:
+        assert plan.trajectory.shape[:2] == (3, tiny.HORIZON) and torch.isfinite(plan.trajectory).all()
+        assert made.refinements(plan, cond) and made.condition_residuals(plan.trajectory, cond) is not None
+    actions = made.action(plan, tiny.batch(3).states[:, :1], torch.zeros(3, 1, dtype=torch.long))
+    assert actions.shape == (3, 1, tiny.SPACE.action_dim) and torch.isfinite(actions).all()
+    return None
+
+
+def follow(advice: str, composed: Composition, recipes: dict[str, Config]) -> Composition:
+    """The composition after the first of the cures that an error offers."""
+    advice = re.split(r",? or ", advice)[0]
+    found = re.findall(r"(~\w+|[a-z_]+(?:\.\w+)?=(?:\[[^\]]*\]|[\w./-]+))", advice)
+    assert found, f"no cure can be read in: {advice}"
+    for word in found:
+        key, _, text = word.lstrip("~").partition("=")
+        kind, _, option = key.partition(".")
+        value = yaml.safe_load(text) if text else None
+        if word.startswith("~"):
+            composed = replace(composed, nodes={k: v for k, v in composed.nodes.items() if k != kind})
+        elif kind == "recipe":
+            composed = Composition.of(recipes[text])
+        elif kind == "data":
+            composed = replace(composed, window=replace(composed.window, **{option: value}))
+        elif option:
+            composed = composed.swapped(kind, {**composed.nodes[kind], option: value})
+        else:
+            composed = composed.swapped(kind, spec(kind, text).defaults())
+    return composed
 
 
 @pytest.mark.parametrize("name", recipe_files())
 def test_a_recipe_builds_takes_a_step_and_plans(name: str, composed: dict[str, Config]) -> None:
     config = composed[name]
     assert config.recipe == name
-    assert works(config.components)
+    assert works(Composition.of(config)) is None
     dry_run(config)  # at its real size
 
 
@@ -87,12 +136,25 @@ def test_a_configuration_survives_its_own_file(name: str, composed: dict[str, Co
     assert Config.from_plain(plain).identity() == composed[name].identity()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("recipe", recipe_files())
-def test_each_component_can_be_swapped_in(recipe: str, kind: str, composed: dict[str, Config]) -> None:
-    nodes = composed[recipe].components
-    worked = [works({**nodes, kind: spec(kind, name).defaults()}) for name in names(kind)]
-    assert any(worked)
+MATRIX = [(recipe, kind) for recipe in recipe_files() for kind in KINDS]
+
+
+@pytest.mark.parametrize(("recipe", "kind"), MATRIX, ids=lambda v: v)
+def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
+    recipe: str, kind: str, composed: dict[str, Config]
+) -> None:
+    """Two outcomes: the composition trains a step and plans, or following the error's advice leads to one that does."""
+    for name in names(kind):
+        swapped = Composition.of(composed[recipe]).swapped(kind, spec(kind, name).defaults())
+        said = []
+        for _ in range(ROUNDS):
+            refusal = works(swapped)
+            if refusal is None:
+                break
+            said.append(str(refusal))
+            swapped = follow(str(refusal.fix), swapped, composed)
+        else:
+            pytest.fail(f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(said))
 
 
 @pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "target=constant"])
@@ -100,7 +162,7 @@ def test_the_usual_swaps_work(swap: str) -> None:
     kind, _, name = swap.partition("=")
     config = compose([swap])
     assert config.components[kind] == spec(kind, name).defaults()
-    assert works(config.components)
+    assert works(Composition.of(config)) is None
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,6 +22,8 @@ class LatentInverseDynamics(nn.Module):
         depth: linear layers.
     """
 
+    reads_trajectory = False
+
     def __init__(
         self,
         latent_length: int,
@@ -59,6 +61,8 @@ class LatentStateInverseDynamics(nn.Module):
         width: hidden width.
         depth: linear layers after the first.
     """
+
+    reads_trajectory = False
 
     def __init__(
         self,

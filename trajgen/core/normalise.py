@@ -80,6 +80,14 @@ class Normaliser(nn.Module):
         self.reward = Affine(1)
         self.returns = PowerAffine(power)
 
+    def for_subgoals(self) -> Normaliser:
+        """The same maps, for goals that are whole states; they follow this one's when it is fitted."""
+        same = Normaliser(0, 0)
+        for name in ("state", "action", "reward", "returns"):
+            setattr(same, name, getattr(self, name))
+        same.goal = self.state
+        return same
+
     def fit(self, values: Mapping[str, Tensor]) -> None:
         """Fits each field in ``values``: state (M, S), action (M, A), goal (M, G), reward (M, 1), returns (M,)."""
         for name, data in values.items():

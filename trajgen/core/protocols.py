@@ -5,14 +5,14 @@ Shapes are those of `trajgen.core.types`. A continuous component has ``vocabular
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
+from trajgen.core.types import Batch, Codes, Cond, Given, Losses, Plan, Stage
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
@@ -79,8 +79,22 @@ class Tokenizer(Protocol):
         """What scale k sees of the canvas: its input (B, l_k, C)."""
         ...
 
-    def loss(self, batch: Batch, x: Tensor, decoder: Decoder) -> Losses:
-        """The losses of one step of the tokenizer's own training on windows x (B, T, D)."""
+    def decided(self, k: int) -> float:
+        """The share of the window, from its start, that stands once scales 0 to k are drawn."""
+        ...
+
+    def given(self, cond: Cond) -> Given | None:
+        """The codes that follow from the condition alone; None where codes are learnt and nobody can tell."""
+        ...
+
+    def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
+        """The losses of one step of the tokenizer's own training.
+
+        Args:
+            batch: whose mask says which points are real.
+            x: its windows (B, T, D).
+            decode: latent (B, N, C) to trajectory (B, T, D).
+        """
         ...
 
     def usage(self) -> dict[str, float]:
@@ -88,8 +102,44 @@ class Tokenizer(Protocol):
         ...
 
 
+@runtime_checkable
+class Values(Protocol):
+    """A tokenizer whose latent is the trajectory itself: each token stands for a point, a field, or a number."""
+
+    period: int
+    """Tokens per point."""
+    fields_of_tokens: tuple[str, ...]
+    """For each token of a point, the field of the view that it belongs to."""
+
+    def points(self, latent: Tensor) -> Tensor:
+        """Latent (B, N, C) to trajectory (B, T, D)."""
+        ...
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Trajectory (B, T, D) to latent (B, N, C)."""
+        ...
+
+
 class Prior(Protocol):
-    """A distribution over codes given a condition, trained by teacher forcing and drawn scale by scale."""
+    """A distribution over codes given a condition."""
+
+    def __call__(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """One step of training: the loss, and a prediction of the codes that L_cond can follow back.
+
+        Args:
+            codes: (B, L) or (B, L, C).
+            inputs: the teacher-forcing inputs (B, L - l_1, C) of scales 2 to K.
+            cond: B conditions.
+
+        Returns:
+            The mean loss, and logits (B, L, V) or continuous codes (B, L, C).
+        """
+        ...
+
+
+@runtime_checkable
+class Autoregressive(Protocol):
+    """A prior that is trained by teacher forcing and drawn scale by scale."""
 
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
         """Teacher-forced predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""
@@ -108,10 +158,23 @@ class Prior(Protocol):
         ...
 
 
+@runtime_checkable
+class Denoising(Protocol):
+    """A prior that is drawn by taking noise away, little by little."""
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The codes (B, L, C) that are expected behind noisy ones x at noise level t (B,)."""
+        ...
+
+
 class Decoder(Protocol):
     """Turns a latent (B, N, C) into a trajectory (B, T, D)."""
 
     def __call__(self, latent: Tensor, cond: Cond | None = None) -> Tensor: ...
+
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        """What it decodes before its adapters are trained: the base parameters alone."""
+        ...
 
     def base_parameters(self) -> list[Any]:
         """Parameters that are trained with the tokenizer."""
@@ -124,6 +187,9 @@ class Decoder(Protocol):
 
 class ActionHead(Protocol):
     """Reads actions off a plan."""
+
+    reads_trajectory: bool
+    """Whether it needs the decoded trajectory, or the latent is enough."""
 
     def __call__(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) at H steps after the plan was made.
@@ -139,7 +205,11 @@ class ActionHead(Protocol):
 class Sampler(Protocol):
     """Draws codes from a prior."""
 
-    def __call__(self, prior: Prior, tokenizer: Tokenizer, cond: Cond, rng: Generator | None) -> Codes: ...
+    def __call__(
+        self, prior: Any, tokenizer: Any, cond: Cond, rng: Generator | None = None, given: Given | None = None
+    ) -> Codes:
+        """Codes for the conditions (B, ·); those that are ``given`` stay as they are."""
+        ...
 
 
 class Target(Protocol):
@@ -164,12 +234,21 @@ class Target(Protocol):
 class Planner(Protocol):
     """A composition that can be trained, stage by stage, and then makes plans."""
 
+    action: ActionHead
+    target: Target
+    history: int
+    """How many of the last points a plan continues (`Cond.past`); 0 for the current state alone."""
+
     def stages(self) -> list[Stage]: ...
 
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out."""
         ...
 
-    def refinements(self, plan: Plan, cond: Cond) -> Tensor:
-        """The plan decoded after each scale, coarse to fine: trajectories (K, B, T, D)."""
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """How the plan grew, for pictures: trajectories (B, T, D) by what was known, coarse to fine; perhaps none."""
+        ...
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
         ...

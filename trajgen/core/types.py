@@ -1,13 +1,15 @@
 """The values that pass between rooms.
 
-Shapes: B batch, T horizon (points in a window), S state, A action, G goal, D features per point, N latent
-length, C code width, V vocabulary, K scales, L tokens, H steps in an action chunk.
+Shapes: B batch, T horizon (points in a window), M stride (environment steps between points), S state, A action,
+G goal, D features per point, N latent length, C code width, V vocabulary, K scales, L tokens, H steps in an action
+chunk, P points of a history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +42,12 @@ class Space:
 class Batch:
     """A batch of windows on the training device, normalised.
 
-    A window holds T points, ``stride`` environment steps apart; the chunk holds the first H environment
-    steps of the window at full rate. Masks are true on real steps and false on padding.
+    A window holds T points, M environment steps apart; the chunk holds the first H environment steps of the window
+    at full rate. Masks are true on real steps and false on padding.
     """
 
     states: Tensor  # (B, T, S)
-    actions: Tensor  # (B, T, A)
+    actions: Tensor  # (B, T, M, A) of the steps from each point to the next
     rewards: Tensor  # (B, T) sum over the stride
     returns: Tensor  # (B, T) return-to-go
     mask: Tensor  # (B, T) bool
@@ -53,13 +55,14 @@ class Batch:
     chunk_actions: Tensor  # (B, H, A)
     chunk_mask: Tensor  # (B, H) bool
     goals: Tensor | None = None  # (B, G)
+    time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
 
     def __len__(self) -> int:
         return self.states.shape[0]
 
     def condition(self) -> Cond:
         """What is known when a plan is made at the window's first point."""
-        return Cond(state=self.states[:, 0], returns=self.returns[:, 0], goal=self.goals)
+        return Cond(state=self.states[:, 0], returns=self.returns[:, 0], goal=self.goals, time=self.time)
 
 
 @dataclass(frozen=True)
@@ -70,19 +73,38 @@ class Cond:
     returns: Tensor  # (B,)
     goal: Tensor | None = None  # (B, G)
     given: Tensor | None = None  # (B,) bool; where false the condition is withheld (dropout, guidance)
+    time: Tensor | None = None  # (B,) int64, the step of the episode
+    past: Batch | None = None  # the last P points, the current one among them, for planners that continue a history
 
     def __len__(self) -> int:
         return self.state.shape[0]
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
         """The condition with ``change`` applied to each of its tensors."""
-        goal = None if self.goal is None else change(self.goal)
-        given = None if self.given is None else change(self.given)
-        return Cond(change(self.state), change(self.returns), goal, given)
+
+        def changed(record: Any) -> dict[str, Any]:
+            values = {f.name: getattr(record, f.name) for f in fields(record)}
+            return {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
+
+        past = None if self.past is None else replace(self.past, **changed(self.past))
+        return replace(self, **changed(self), past=past)
 
     def withheld(self) -> Cond:
         """The same condition, not given: what classifier-free guidance compares with."""
         return replace(self, given=torch.zeros(len(self), dtype=torch.bool, device=self.state.device))
+
+
+@dataclass(frozen=True)
+class Given:
+    """Codes that are known before any is drawn: the current state, a goal to end at."""
+
+    codes: Codes  # (B, L) or (B, L, C)
+    mask: Tensor  # bool, shaped as the codes; true where they are known
+
+    def into(self, codes: Codes, span: slice | None = None) -> Codes:
+        """Codes (B, n) or (B, n, C) of a span of tokens, the known ones put in their place."""
+        span = span or slice(None)
+        return torch.where(self.mask[:, span], self.codes[:, span].to(codes.dtype), codes)
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,12 @@ class Plan:
     codes: Codes
     latent: Tensor  # (B, N, C)
     trajectory: Tensor | None = None  # (B, T, D)
+
+    def put(self, rows: Tensor, other: Plan) -> None:
+        """Replaces some rows by the plans of ``other``, in place."""
+        self.codes[rows], self.latent[rows] = other.codes, other.latent
+        if self.trajectory is not None and other.trajectory is not None:
+            self.trajectory[rows] = other.trajectory
 
 
 @dataclass
@@ -107,6 +135,8 @@ class Stage:
     module: nn.Module
     parameters: list[nn.Parameter]
     report: Callable[[], dict[str, float]] = dict
+    like: str | None = None
+    """The stage whose options it takes where it has none of its own: both levels of a hierarchy train alike."""
 
     def begin(self) -> None:
         """Puts the module into training mode, with gradients for the stage's own parameters alone."""

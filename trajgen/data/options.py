@@ -41,6 +41,8 @@ class DataOptions:
     """Entry of a dictionary observation that is the goal asked for; None if there is none."""
     achieved_key: str | None = None
     """Entry of a dictionary observation that is measured against the goal; None if there is none."""
+    goal_state: tuple[int, ...] = ()
+    """Which numbers of the state a goal speaks of, in the goal's order; for plans that are made to end at the goal."""
 
     goals: Literal["none", "desired", "hindsight"] = "none"
     """Goal of a window: none, the data's own at its start, or also a place reached later in pursuit of it."""

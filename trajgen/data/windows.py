@@ -49,14 +49,14 @@ class Windows:
         seed: int = 0,
     ) -> None:
         _require_goals(episodes, options)
-        rows, ends = _starts(episodes, options)
+        rows, ends, times = _starts(episodes, options)
 
         def place(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
 
         self.options, self.seed, self.device = options, seed, torch.device(device)
         self.normaliser = normaliser.to(device)
-        self._rows, self._ends = place(rows), place(ends)  # (W,)
+        self._rows, self._ends, self._times = place(rows), place(ends), place(times)  # (W,)
         self._states, self._actions = place(episodes.states), place(episodes.actions)
         self._rewards = place(episodes.rewards)
         self._goals = self._achieved = None
@@ -66,6 +66,7 @@ class Windows:
             self._achieved = place(episodes.achieved)
         self._points = torch.arange(options.horizon, device=device) * options.stride
         self._chunk = torch.arange(options.chunk, device=device)
+        self._between = torch.arange(options.stride, device=device)
         self._powers = options.discount ** torch.arange(options.stride, device=device)
         if options.goal_radius is None:
             self._returns = place(returns_to_go(episodes, options.discount))
@@ -91,6 +92,7 @@ class Windows:
 
         points, chunk = row + self._points, row + self._chunk  # (B, T), (B, H)
         at, along = points.minimum(end), chunk.minimum(end)
+        steps = (points.unsqueeze(-1) + self._between).minimum(end.unsqueeze(-1))  # (B, T, M)
         earned = self._earned(row, end, goal)  # (B, steps ahead)
         sums = earned.unflatten(1, (-1, self.options.stride)).sum(2)[:, : self.options.horizon]
         returns = self._returns[at] if self.options.goal_radius is None else self._discounted(earned)
@@ -98,7 +100,7 @@ class Windows:
         norm = self.normaliser
         return Batch(
             states=norm.state(self._states[at]),
-            actions=norm.action(self._actions[at]),
+            actions=norm.action(self._actions[steps]),
             rewards=norm.reward(sums),
             returns=norm.returns(returns),
             mask=points <= end,
@@ -106,6 +108,7 @@ class Windows:
             chunk_actions=norm.action(self._actions[along]),
             chunk_mask=chunk < end,
             goals=None if goal is None else norm.goal(goal),
+            time=self._times[pick],
         )
 
     def _goal(self, row: Tensor, end: Tensor, random: torch.Generator) -> Tensor | None:
@@ -163,8 +166,8 @@ def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
     return result
 
 
-def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Rows at which windows may start, and the last row of the episode of each."""
+def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows at which windows may start, and for each the last row of its episode and its step in it."""
     horizon, stride = options.horizon, options.stride
     longest = int(episodes.lengths.max())
     if (horizon - 1) * stride > longest:
@@ -181,7 +184,7 @@ def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.nd
     before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
     count = np.where(episodes.terminated, episodes.lengths, before_timeout)
     offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(episodes.starts, count) + offset, np.repeat(episodes.ends, count)
+    return np.repeat(episodes.starts, count) + offset, np.repeat(episodes.ends, count), offset
 
 
 def _same_goal_until(episodes: Episodes) -> np.ndarray:

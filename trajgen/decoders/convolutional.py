@@ -60,6 +60,10 @@ class PlainDecoder(_Decoder):
         """None: the condition is not read."""
         return []
 
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        """The same as with the condition."""
+        return self(latent)
+
     def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D)."""
         x = self.network.head(latent.transpose(1, 2))
@@ -122,6 +126,10 @@ class AdapterDecoder(_Decoder):
     def adapter_parameters(self) -> list[nn.Parameter]:
         """Parameters that read the condition, trained with the prior."""
         return [self.position, *self.embed.parameters(), *self.adapters.parameters()]
+
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        """The trajectory without the adapters."""
+        return self(latent)
 
     def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D); without a condition the adapters are left out."""

@@ -66,8 +66,7 @@ class Training:
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
-        names = [stage.name for stage in self.stages]
-        self.settings = [self.options.stage(name, names) for name in names]
+        self.settings = self.options.of(self.stages)
 
     def run(self, *, resume: bool = False) -> list[StageReport]:
         """Trains all stages, or goes on from the last checkpoint; returns a report of those trained now.

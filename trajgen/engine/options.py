@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from trajgen.core.types import Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +69,23 @@ class EngineOptions:
                 got=f"{self.budget}, {self.log_every}, {self.checkpoint_every}",
             )
 
-    def stage(self, name: str, known: list[str]) -> StageOptions:
-        """The options of a stage, with the budget applied.
+    def of(self, stages: Sequence[Stage]) -> list[StageOptions]:
+        """The options of each stage: its own, or those of the stage that it trains like.
 
         Raises:
             ConfigError: if options name a stage that the planner does not have.
         """
+        known = [stage.name for stage in stages] + [stage.like for stage in stages if stage.like]
         for other in self.stages:
             if other not in known:
                 raise ConfigError(
                     f"The planner has no stage '{other}'.",
-                    expected=", ".join(known),
+                    expected=", ".join(dict.fromkeys(known)),
                     got=f"engine.stages.{other}",
-                    fix=f"engine.stages.{known[0]}.…",
+                    fix=nearest(other, known),
                 )
-        return self.stages.get(name, StageOptions())
+        usual = StageOptions()
+        return [self.stages.get(stage.name, self.stages.get(stage.like or "", usual)) for stage in stages]
 
     def steps(self, stage: StageOptions) -> int:
         """How many steps a stage takes under the budget."""

@@ -74,10 +74,6 @@ def _draw_path(ax: Axes, points: np.ndarray, colours: Colormap, width: float, do
         ax.scatter(points[:, 0], points[:, 1], c=time, cmap=colours, s=dots, linewidths=0, zorder=4)
 
 
-def _scale_title(index: int, tokens: int) -> str:
-    return f"scale {index + 1} ({tokens} token{'s' if tokens != 1 else ''})"
-
-
 def plan_figure(
     path: str | Path,
     walls: Walls,
@@ -85,7 +81,7 @@ def plan_figure(
     start: ArrayLike,
     goal: ArrayLike | None,
     executed: ArrayLike | None,
-    lengths: Sequence[int],
+    titles: Sequence[str],
 ) -> None:
     """Draws plans over the maze, one panel a scale from coarse to fine, and the executed path last.
 
@@ -93,7 +89,7 @@ def plan_figure(
         scales: positions (K, n, T, 2) of n plans, decoded after each of the K scales.
         start, goal: positions (2,).
         executed: positions (m, 2) that were visited.
-        lengths: the K scales' numbers of tokens.
+        titles: of the K panels.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.lines import Line2D
@@ -115,7 +111,7 @@ def plan_figure(
             for points in candidates:
                 _draw_path(ax, points, colours, 1.3, 11)
             _draw_ends(ax, start, goal)
-            ax.set_title(_scale_title(k, lengths[k]))
+            ax.set_title(titles[k])
         if walked is not None:
             ax = axes[panels - 1]
             draw_maze(ax, walls)
@@ -140,7 +136,7 @@ def plan_figure(
 def curves_figure(
     path: str | Path,
     scales: ArrayLike,
-    lengths: Sequence[int],
+    titles: Sequence[str],
     *,
     names: Sequence[str] | None = None,
     executed: ArrayLike | None = None,
@@ -150,7 +146,7 @@ def curves_figure(
 
     Args:
         scales: states (K, n, T, S) of n plans, decoded after each scale.
-        lengths: the K scales' numbers of tokens.
+        titles: of the K columns.
         names: of the S features.
         executed: states (T, S) that followed, at the plan's points in time.
         most: features drawn; those that vary most in the final plan.
@@ -170,7 +166,7 @@ def curves_figure(
                 ax.grid(True, axis="y")
             row[0].set_ylabel(names[feature])
         for k, ax in enumerate(axes[0]):
-            ax.set_title(_scale_title(k, lengths[k]))
+            ax.set_title(titles[k])
         for ax in axes[-1]:
             ax.set_xlabel("point of the plan")
         if executed is not None:

@@ -8,10 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from trajgen.core.normalise import Normaliser
 from trajgen.core.protocols import Decoder, Prior, Tokenizer
 from trajgen.core.registry import register
+from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+
+MOST_DRAWN = 8
+"""Scales after which a plan is drawn; of more, these are picked evenly."""
 
 
 @register("planner", "latent")
@@ -23,7 +26,6 @@ class LatentPlanner(nn.Module):
 
     Args:
         view: features of a window.
-        normaliser: of the data.
         tokenizer, prior, decoder, action, sampler, target: the components.
         inverse_weight: λ_inv.
         condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, and their cost.
@@ -31,10 +33,11 @@ class LatentPlanner(nn.Module):
         gumbel_temperature: of the relaxation through which L_cond reaches the prior.
     """
 
+    history = 0
+
     def __init__(
         self,
         view: Any,
-        normaliser: Normaliser,
         tokenizer: Any,
         prior: Any,
         decoder: Any,
@@ -48,7 +51,7 @@ class LatentPlanner(nn.Module):
         gumbel_temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.view, self.normaliser, self.sampler = view, normaliser, sampler
+        self.view, self.sampler = view, sampler
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
         self.action, self.target = action, target
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
@@ -64,26 +67,31 @@ class LatentPlanner(nn.Module):
                 [*self.tokenizer.parameters(), *self.decoder.base_parameters()],
                 self.tokenizer.usage,
             ),
-            Stage("target", TargetTraining(self), list(self.target.parameters())),
+            Stage("target", TargetTraining(self.target), list(self.target.parameters())),
             Stage("prior", PriorTraining(self), [*self.prior.parameters(), *adapters, *self.action.parameters()]),
         ]
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
-        """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out."""
-        codes = self.sampler(self.prior, self.tokenizer, cond, rng)
+        """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out unless actions need it."""
+        codes = self.sampler(self.prior, self.tokenizer, cond, rng, self.tokenizer.given(cond))
         latent = self.tokenizer.latent(self.tokenizer.vectors(codes))
-        return Plan(codes, latent, self.decoder(latent, cond) if decode else None)
+        seen = decode or self.action.reads_trajectory
+        return Plan(codes, latent, self.decoder(latent, cond) if seen else None)
 
     @torch.no_grad()
-    def refinements(self, plan: Plan, cond: Cond) -> Tensor:
-        """The plan decoded after each scale, coarse to fine: trajectories (K, B, T, D)."""
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """The plan decoded after each scale, coarse to fine; after some of them where there are very many."""
         vectors, canvas = self.tokenizer.vectors(plan.codes), self.tokenizer.start(len(cond))
-        decoded = []
-        for k, span in enumerate(self.tokenizer.schedule.spans):
+        schedule: ScaleSchedule = self.tokenizer.schedule
+        shown = {round((k + 1) * schedule.scales / MOST_DRAWN) - 1 for k in range(MOST_DRAWN)} | {0}
+        decoded = {}
+        for k, span in enumerate(schedule.spans):
             canvas = self.tokenizer.extend(canvas, vectors[:, span], k)
-            decoded.append(self.decoder(canvas, cond))
-        return torch.stack(decoded)
+            if k in shown or schedule.scales <= MOST_DRAWN:
+                tokens = "1 token" if schedule.lengths[k] == 1 else f"{schedule.lengths[k]} tokens"
+                decoded[f"scale {k + 1} ({tokens})"] = self.decoder(canvas, cond)
+        return decoded
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
         """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
@@ -102,7 +110,8 @@ class TokenizerTraining(nn.Module):
         self.decoder: Decoder = planner.decoder
 
     def forward(self, batch: Batch) -> Losses:
-        return self.tokenizer.loss(batch, self.view(batch), self.decoder)
+        cond = batch.condition()
+        return self.tokenizer.loss(batch, self.view(batch), lambda latent: self.decoder.base(latent, cond))
 
 
 class TargetTraining(nn.Module):
@@ -112,9 +121,9 @@ class TargetTraining(nn.Module):
     through walls.
     """
 
-    def __init__(self, planner: LatentPlanner) -> None:
+    def __init__(self, target: Any) -> None:
         super().__init__()
-        self.target = planner.target
+        self.target = target
 
     def forward(self, batch: Batch) -> Losses:
         losses: Losses = self.target.loss(batch)
@@ -143,13 +152,15 @@ class PriorTraining(nn.Module):
             codes = tokenizer.encode(x)
             vectors = tokenizer.vectors(codes)
             inputs, latent = tokenizer.inputs(vectors), tokenizer.latent(vectors)
-        logits = prior.logits(inputs, cond)
-        losses = {"prior": prior.loss(logits, codes), "inverse": self._inverse(batch, Plan(codes, latent))}
-        total = losses["prior"] + planner.inverse_weight * losses["inverse"]
+        total, prediction = prior(codes, inputs, cond)
+        losses = {"prior": total}
+        if list(planner.action.parameters()):
+            losses["inverse"] = self._inverse(batch, Plan(codes, latent, x))
+            total = total + planner.inverse_weight * losses["inverse"]
         if planner.condition_weight:
             some = slice(planner.condition_batch)
             asked = cond.map(lambda values: values[some])
-            losses["condition"] = self._condition(logits[some], asked)
+            losses["condition"] = self._condition(prediction[some], asked)
             losses["reconstruction"] = self._reconstruction(x[some], batch.mask[some], latent[some], asked)
             total = total + planner.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
@@ -166,14 +177,14 @@ class PriorTraining(nn.Module):
         error = (self.planner.decoder(latent, cond) - x).square().mean(-1)
         return (error * mask).sum() / mask.sum().clamp(min=1)
 
-    def _condition(self, logits: Tensor, cond: Cond) -> Tensor:
+    def _condition(self, prediction: Tensor, cond: Cond) -> Tensor:
         """L_cond: a plan drawn through a straight-through Gumbel-Softmax starts where and as it was asked."""
         planner = self.planner
         if planner.tokenizer.vocabulary is None:
-            drawn = logits
+            drawn = prediction
         else:
-            drawn = F.gumbel_softmax(logits.float(), tau=planner.gumbel_temperature, hard=True)
+            drawn = F.gumbel_softmax(prediction.float(), tau=planner.gumbel_temperature, hard=True)
         latent = planner.tokenizer.latent(planner.tokenizer.vectors(drawn))
         residuals = planner.condition_residuals(planner.decoder(latent, cond), cond)
-        every = torch.cat(list(residuals.values()), dim=-1) if residuals else logits.new_zeros(1)
+        every = torch.cat(list(residuals.values()), dim=-1) if residuals else prediction.new_zeros(1)
         return every.square().mean()

@@ -107,7 +107,7 @@ class RecedingHorizonPolicy:
         return Cond(state, asked, goal)
 
     @torch.inference_mode()
-    def preview(self, observation: Observation, returns: float | None = None) -> tuple[Cond, Plan, Tensor]:
+    def preview(self, observation: Observation, returns: float | None = None) -> tuple[Cond, Plan, dict[str, Tensor]]:
         """The plan that would be made now, and how it grows: nothing of the episode under way changes.
 
         Args:
@@ -115,7 +115,7 @@ class RecedingHorizonPolicy:
             returns: the return-to-go to ask for, in the data's (discounted) units; None for the target's.
 
         Returns:
-            What was asked, the plan, and the plan decoded after each scale (K, B, T, D); normalised.
+            What was asked, the plan, and how it grew: trajectories (B, T, D) by what was known; normalised.
         """
         cond = self.condition(observation, returns)
         rng = torch.Generator(self.device).manual_seed(self.options.seed)
@@ -151,7 +151,7 @@ class RecedingHorizonPolicy:
         if everyone or self._plan is None:
             self._plan = plan
         else:
-            self._plan.codes[due], self._plan.latent[due] = plan.codes, plan.latent
+            self._plan.put(due, plan)
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
         key, goal_key = self.space.state_key, self.space.goal_key

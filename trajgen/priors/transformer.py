@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,12 @@ class Progress:
     final: Tensor  # (B, K or 1, 2, W)
     first: Tensor  # (B, 1, W)
     cache: KeyValueCache
+
+    def select(self, index: Tensor) -> Progress:
+        """The predictions of the plans ``index`` (R,), in that order; a plan may be chosen more than once."""
+        cache = copy(self.cache)
+        cache.slots = self.cache.slots.index_select(2, index)
+        return Progress(self.modulation[index], self.final[index], self.first[index], cache)
 
 
 @register("prior", "transformer")
@@ -86,6 +93,11 @@ class TransformerPrior(nn.Module):
         mask = block_causal_mask(schedule)
         self.register_buffer("mask", None if bool(mask.all()) else mask, persistent=False)
         self.register_buffer("levels", torch.tensor(schedule.levels), persistent=False)
+
+    def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        """The loss of teacher-forced predictions, and the predictions."""
+        logits = self.logits(inputs, cond)
+        return self.loss(logits, codes), logits
 
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
         """Predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Prior, Tokenizer
+from trajgen.core.protocols import Autoregressive, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond
+from trajgen.core.types import Codes, Cond, Given
 
 
 @dataclass(frozen=True)
@@ -28,48 +29,93 @@ class Ancestral:
     guidance: float = 0.0
 
     @torch.no_grad()
-    def __call__(self, prior: Prior, tokenizer: Tokenizer, cond: Cond, rng: Generator | None = None) -> Codes:
-        """Codes (B, L) or (B, L, C) for the conditions (B, ·)."""
+    def __call__(
+        self,
+        prior: Autoregressive,
+        tokenizer: Tokenizer,
+        cond: Cond,
+        rng: Generator | None = None,
+        given: Given | None = None,
+    ) -> Codes:
+        """Codes (B, L) or (B, L, C) for the conditions (B, ·); of continuous ones the mean.
+
+        Args:
+            prior: what is drawn from.
+            tokenizer: whose canvas says what each scale sees.
+            cond: B conditions.
+            rng: of the draws.
+            given: codes that are known: each takes the place of the drawn one, before the next scale is drawn.
+        """
         asked = _doubled(cond) if self.guidance else cond
         state, canvas = prior.start(asked), tokenizer.start(len(cond))
         drawn: list[Tensor] = []
-        for k in range(tokenizer.schedule.scales):
+        for k, span in enumerate(tokenizer.schedule.spans):
             x = tokenizer.view(canvas, k) if k else None
             logits = prior.step(torch.cat([x, x]) if self.guidance and x is not None else x, k, state)
             if self.guidance:
-                given, withheld = logits.chunk(2)
-                logits = given + self.guidance * (given - withheld)
-            drawn.append(logits if tokenizer.vocabulary is None else self.choose(logits.float(), rng))
+                asked_for, withheld = logits.chunk(2)
+                logits = asked_for + self.guidance * (asked_for - withheld)
+            codes = logits if tokenizer.vocabulary is None else self.choose(logits.float(), rng)
+            drawn.append(codes if given is None else given.into(codes, span))
             canvas = tokenizer.extend(canvas, tokenizer.vectors(drawn[-1]), k)
         return torch.cat(drawn, dim=1)
 
 
 @register("sampler", "greedy")
-def greedy(*, guidance: float = 0.0) -> Ancestral:
-    """The likeliest code at every place."""
+def greedy(prior: Any, *, guidance: float = 0.0) -> Ancestral:
+    """The likeliest code at every place; of continuous codes the mean, which is the mode of their Gaussian.
+
+    Raises:
+        ConfigError: for a prior that is not drawn scale by scale.
+    """
+    require_steps(prior)
     return Ancestral(lambda logits, _: logits.argmax(-1), guidance)
 
 
 @register("sampler", "temperature")
-def temperature(*, temperature: float = 0.5, guidance: float = 0.0) -> Ancestral:
-    """Draws from softmax(logits / temperature)."""
-    _check_positive("temperature", temperature)
+def temperature(prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0) -> Ancestral:
+    """Draws from softmax(logits / temperature).
+
+    Raises:
+        ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
+    """
+    require_steps(prior)
+    require_vocabulary(vocabulary)
+    require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
     return Ancestral(lambda logits, rng: draw(logits / temperature, rng), guidance)
 
 
 @register("sampler", "top_k")
-def top_k(*, k: int = 16, temperature: float = 1.0, guidance: float = 0.0) -> Ancestral:
-    """Draws among the k likeliest codes."""
-    _check_positive("k", k)
-    _check_positive("temperature", temperature)
+def top_k(
+    prior: Any, vocabulary: int | None, *, k: int = 16, temperature: float = 1.0, guidance: float = 0.0
+) -> Ancestral:
+    """Draws among the k likeliest codes.
+
+    Raises:
+        ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
+    """
+    require_steps(prior)
+    require_vocabulary(vocabulary)
+    require(
+        "k", k, k >= 1, "a whole number of at least 1", "sampler.k=1 for the likeliest code, or sampler=temperature"
+    )
+    require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
     return Ancestral(lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance)
 
 
 @register("sampler", "top_p")
-def top_p(*, p: float = 0.9, temperature: float = 1.0, guidance: float = 0.0) -> Ancestral:
-    """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751)."""
-    _check_positive("p", p)
-    _check_positive("temperature", temperature)
+def top_p(
+    prior: Any, vocabulary: int | None, *, p: float = 0.9, temperature: float = 1.0, guidance: float = 0.0
+) -> Ancestral:
+    """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
+
+    Raises:
+        ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
+    """
+    require_steps(prior)
+    require_vocabulary(vocabulary)
+    require("p", p, 0 < p <= 1, "a share above 0 and at most 1", "sampler.p=0.9, or sampler=temperature for all codes")
+    require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
     return Ancestral(lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance)
 
 
@@ -102,10 +148,31 @@ def _doubled(cond: Cond) -> Cond:
     return replace(twice, given=given if twice.given is None else given & twice.given)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if value <= 0:
+def require_steps(prior: Any) -> None:
+    """Raises a `ConfigError` if a prior is not drawn scale by scale."""
+    if not (hasattr(prior, "start") and hasattr(prior, "step")):
         raise ConfigError(
-            f"A sampler's {name} is positive.",
-            got=f"sampler.{name}={value}",
-            fix="sampler=greedy for the mode",
+            "This sampler draws scale by scale, each given the coarser ones.",
+            expected="a prior with start and step",
+            got=f"{type(prior).__name__}, which has not",
+            fix="sampler=diffusion or prior=transformer",
+        )
+
+
+def require_vocabulary(vocabulary: int | None) -> None:
+    """Raises a `ConfigError` if codes are continuous: a prior tells but their mean, and there is nothing to draw."""
+    if vocabulary is None:
+        raise ConfigError(
+            "This sampler chooses among the codes of a vocabulary.",
+            expected="a tokenizer with discrete codes",
+            got="continuous codes, of which an autoregressive prior tells the mean",
+            fix="sampler=greedy or tokenizer=multiscale_vq",
+        )
+
+
+def require(name: str, value: object, holds: bool, expected: str, fix: str) -> None:
+    """Raises a `ConfigError` if an option of a sampler is out of its range."""
+    if not holds:
+        raise ConfigError(
+            f"A sampler's {name} is {expected}.", expected=expected, got=f"sampler.{name}={value}", fix=fix
         )

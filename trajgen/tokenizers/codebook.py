@@ -1,15 +1,60 @@
-"""The codebook: a flat vector quantiser of vector-quantize-pytorch, and how often its codes are used."""
+"""The quantisers of vector-quantize-pytorch behind one small interface, and how often their codes are used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
-from vector_quantize_pytorch import VectorQuantize
+from vector_quantize_pytorch import FSQ, LFQ, HierarchicalVQ, SimVQ, VectorQuantize
 
 from trajgen.core.schedule import ScaleSchedule
 
 
-class Codebook(nn.Module):
+class Quantiser(Protocol):
+    """V code vectors of width C, one of which stands for whatever is nearest to it."""
+
+    size: int
+
+    @property
+    def started(self) -> bool:
+        """Whether the codes have seen the data that they need to start from."""
+        ...
+
+    @property
+    def table(self) -> Tensor:
+        """All code vectors (V, C)."""
+        ...
+
+    def bound(self, f: Tensor) -> Tensor:
+        """Brings what an encoder gives (B, N, C) into the range of the codes."""
+        ...
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Token ids (B, n) of the codes nearest to x (B, n, C)."""
+        ...
+
+    def learn(self, x: Tensor) -> Tensor:
+        """One step of learning from x (B, n, C), where there is something to learn; returns a loss."""
+        ...
+
+
+class _Unbounded(nn.Module):
+    """What quantisers share that look their codes up in a table."""
+
+    table: Tensor
+
+    def bound(self, f: Tensor) -> Tensor:
+        """Leaves (B, N, C) as it is: codes can be anywhere."""
+        return f
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Token ids (B, n) of the codes nearest to x (B, n, C)."""
+        return torch.cdist(x.float(), self.table).argmin(-1)
+
+
+class Codebook(_Unbounded):
     """One codebook for all scales, moved by running averages; codes that fall out of use are revived.
 
     Args:
@@ -30,6 +75,7 @@ class Codebook(nn.Module):
         commitment: float = 0.25,
     ) -> None:
         super().__init__()
+        self.size = size
         self.quantiser = VectorQuantize(
             dim=code_dim,
             codebook_size=size,
@@ -52,16 +98,198 @@ class Codebook(nn.Module):
         """All code vectors (V, C)."""
         return self.quantiser.codebook
 
-    def nearest(self, x: Tensor) -> Tensor:
-        """Token ids (B, n) of the codes nearest to x (B, n, C)."""
-        return torch.cdist(x.float(), self.table).argmin(-1)
-
     def learn(self, x: Tensor) -> Tensor:
         """Moves the codes towards x (B, n, C) once, and returns the commitment loss.
 
         The codes of the very first call are the k-means centres of x.
         """
         return self.quantiser(x)[2].sum()
+
+
+class FiniteScalars(nn.Module):
+    """Rounds every channel to a few levels (FSQ, arXiv 2309.15505, section 3.1); nothing is learnt, no code dies.
+
+    Args:
+        levels: codes per channel; there are C of them, and V is their product.
+    """
+
+    started = True
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.quantiser = FSQ(list(levels))
+        self.size = int(self.quantiser.codebook_size)
+
+    @property
+    def table(self) -> Tensor:
+        """All code vectors (V, C), in [-1, 1]."""
+        return self.quantiser.implicit_codebook
+
+    def bound(self, f: Tensor) -> Tensor:
+        """The bounding function f of the paper: (B, N, C) into the range of the levels, before it is rounded."""
+        levels = self.quantiser._levels
+        half = (levels - 1) * (1 + 1e-3) / 2
+        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        return (torch.tanh(f.float() + torch.atanh(offset / half)) * half - offset) / (levels // 2)
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Token ids (B, n): every channel of x (B, n, C) rounded to its nearest level."""
+        levels = self.quantiser._levels
+        steps = levels // 2
+        whole = torch.clamp((x.float() * steps).round(), min=-steps, max=levels - 1 - steps)
+        return self.quantiser.codes_to_indices(whole / steps).long()
+
+    def learn(self, x: Tensor) -> Tensor:
+        """Nothing to learn: a loss of zero."""
+        return x.new_zeros(())
+
+
+class Signs(nn.Module):
+    """The signs of C channels: V = 2^C codes without a table to look in (LFQ, arXiv 2310.05737, section 3.1).
+
+    Codes are kept in use by an entropy loss: each vector decides for one code, and all together use all of them.
+
+    Args:
+        code_dim: C.
+        entropy: weight of the entropy loss.
+        diversity: weight in it of the entropy over the batch.
+        commitment: weight of the loss that keeps channels near -1 and 1.
+    """
+
+    started = True
+
+    def __init__(self, code_dim: int, *, entropy: float, diversity: float, commitment: float) -> None:
+        super().__init__()
+        self.quantiser = LFQ(
+            dim=code_dim,
+            codebook_size=2**code_dim,
+            entropy_loss_weight=entropy,
+            diversity_gamma=diversity,
+            commitment_loss_weight=commitment,
+        )
+        self.size = int(self.quantiser.codebook_size)
+
+    @property
+    def table(self) -> Tensor:
+        """All code vectors (V, C), of -1 and 1."""
+        return self.quantiser.codebook
+
+    def bound(self, f: Tensor) -> Tensor:
+        """Leaves (B, N, C) as it is: the commitment loss keeps it near the codes."""
+        return f
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Token ids (B, n): the signs of x (B, n, C) as the digits of a binary number."""
+        return ((x > 0) * self.quantiser.mask).sum(-1)
+
+    def learn(self, x: Tensor) -> Tensor:
+        """The entropy and commitment losses of x (B, n, C); zero in evaluation."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.quantiser(x.float()).entropy_aux_loss
+
+
+class LinearCodebook(_Unbounded):
+    """Random codes that are never moved, seen through one learnt linear map (SimVQ, arXiv 2411.02038, section 4).
+
+    All codes move together with the map, so that none falls out of use by being left behind.
+
+    Args:
+        size: V.
+        code_dim: C.
+        commitment: weight of the loss that keeps vectors near their codes, beside that which moves the codes.
+    """
+
+    started = True
+
+    def __init__(self, size: int, code_dim: int, *, commitment: float) -> None:
+        super().__init__()
+        self.size = size
+        self.quantiser = SimVQ(
+            dim=code_dim, codebook_size=size, rotation_trick=False, input_to_quantize_commit_loss_weight=commitment
+        )
+
+    @property
+    def table(self) -> Tensor:
+        """All code vectors (V, C), in full precision."""
+        frozen = self.quantiser.frozen_codebook
+        with torch.autocast(frozen.device.type, enabled=False):
+            return self.quantiser.codebook
+
+    def learn(self, x: Tensor) -> Tensor:
+        """The loss that draws codes and x (B, n, C) together."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.quantiser(x.float())[2]
+
+
+class Hierarchy(_Unbounded):
+    """The library's own multi-scale residual quantiser: its codebook, its pooling, its convolutions.
+
+    Args:
+        size: V.
+        code_dim: C.
+        schedule: scales that never shrink; the last one has the length N of the latent.
+        decay, revive_below, commitment: as in `Codebook`.
+        convolutions: how many are shared out among the scales; 0 for one per scale.
+        smoothing: weight of the convolutions.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        code_dim: int,
+        schedule: ScaleSchedule,
+        *,
+        decay: float,
+        revive_below: float,
+        commitment: float,
+        convolutions: int,
+        smoothing: float,
+    ) -> None:
+        super().__init__()
+        self.size, self.length = size, schedule.lengths[-1]
+        self.quantiser = HierarchicalVQ(
+            dim=code_dim,
+            codebook_size=size,
+            scales=schedule.lengths,
+            channel_first=False,
+            decay=decay,
+            threshold_ema_dead_code=revive_below,
+            commitment_weight=commitment,
+            quant_resi=smoothing,
+            share_quant_resi=convolutions,
+        )
+
+    @property
+    def started(self) -> bool:
+        """Whether the codes have seen data."""
+        return bool(self.quantiser.vq._codebook.initted)
+
+    @property
+    def table(self) -> Tensor:
+        """All code vectors (V, C)."""
+        return self.quantiser.vq.codebook
+
+    def learn(self, x: Tensor) -> Tensor:
+        """Moves the codes towards x (B, n, C) once; the first call makes them its k-means centres."""
+        return self.quantiser.vq(x)[2].sum()
+
+    def pool(self, z: Tensor, k: int) -> Tensor:
+        """A latent (B, N, C) at the length of scale k, by the library."""
+        pooled, _ = self.quantiser.pool_residual(z.transpose(1, 2), self.quantiser.level_shapes[k])
+        return pooled.transpose(1, 2)
+
+    def grow(self, vectors: Tensor, k: int) -> Tensor:
+        """Code vectors (B, l_k, C) of scale k at the length N, smoothed, by the library."""
+        return self.quantiser.upsample_to_full(vectors.transpose(1, 2), (self.length,), k).transpose(1, 2)
+
+    def quantise(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The library's pass over all scales, which moves the codes after each of them while training.
+
+        Returns:
+            The quantised latent (B, N, C), straight-through to f; ids (B, L); and the commitment loss.
+        """
+        latent, ids, commitment = self.quantiser(f)
+        return latent, torch.cat(ids, 1), commitment.sum()
 
 
 class Usage(nn.Module):
@@ -73,18 +301,19 @@ class Usage(nn.Module):
     """
 
     counts: Tensor
+    rows: Tensor
 
     def __init__(self, schedule: ScaleSchedule, size: int) -> None:
         super().__init__()
         self.schedule = schedule
         self.register_buffer("counts", torch.zeros(schedule.scales, size), persistent=False)
+        self.register_buffer("rows", torch.tensor(schedule.levels) * size, persistent=False)
 
     @torch.no_grad()
     def add(self, ids: Tensor) -> None:
         """Counts token ids (B, L)."""
-        for k, span in enumerate(self.schedule.spans):
-            used = ids[:, span].reshape(-1)
-            self.counts[k].scatter_add_(0, used, torch.ones_like(used, dtype=self.counts.dtype))
+        used = (ids + self.rows).reshape(-1)
+        self.counts.view(-1).scatter_add_(0, used, torch.ones_like(used, dtype=self.counts.dtype))
 
     def take(self) -> dict[str, float]:
         """Per scale and overall, the share of codes in use and their perplexity; starts counting anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,37 +13,122 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 
 
-class ResidualPyramid(nn.Module):
-    """A latent f̂ (B, N, C) as a sum of scales: f̂_k = f̂_{k-1} + smooth(up(h_k)), h_k (B, l_k, C) the code vectors.
+class Pyramid(nn.Module, ABC):
+    """A latent f̂ (B, N, C) as a sum of scales: f̂_k = f̂_{k-1} + grow_k(h_k), h_k (B, l_k, C) the code vectors.
 
     Scale k describes what the coarser ones left over; its input is f̂_{k-1}, pooled to l_k (VAR, arXiv 2404.02905,
-    algorithms 1 and 2). Pooling is by averages and growing by linear interpolation, both kept as matrices.
+    algorithms 1 and 2). The canvas is the running sum.
 
     Args:
         schedule: lengths that end at N.
         code_dim: C.
         length: N.
-        smoothing: weight r of the learnt convolution in smooth(z) = (1 - r) z + r conv(z).
+
+    Raises:
+        ConfigError: if the schedule does not end at N, or a scale is longer than N.
+    """
+
+    name = "pyramid"
+    empty: Tensor
+
+    def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int) -> None:
+        super().__init__()
+        if not is_pyramid(schedule, length):
+            raise ConfigError(
+                "The scales of a residual pyramid end at the latent length, and none is longer.",
+                expected=f"a last scale of {length}, as in (1, …, {length})",
+                got=f"schedule {schedule}",
+                fix=f"{pyramid_schedule(length)}, or another tokenizer.latent_length; "
+                "a schedule of single tokens needs a tokenizer whose codes are a row, as vq",
+            )
+        self.schedule, self.code_dim, self.length = schedule, code_dim, length
+        self.register_buffer("empty", torch.zeros(1, length, code_dim), persistent=False)
+
+    @abstractmethod
+    def pool(self, z: Tensor, k: int) -> Tensor:
+        """A latent (B, N, C), averaged to the length of scale k."""
+
+    @abstractmethod
+    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
+
+    def start(self, batch: int) -> Tensor:
+        """The empty sum f̂_0."""
+        return self.empty.repeat(batch, 1, 1)
+
+    def view(self, canvas: Tensor, k: int) -> Tensor:
+        """What scale k sees of the running sum, (B, l_k, C)."""
+        return self.pool(canvas, k)
+
+    def decided(self, k: int) -> float:
+        """All of the window has been sketched at every scale."""
+        return 1.0
+
+    def sums(self, batch: int, pick: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
+        """Yields f̂_0 = 0, …, f̂_K, where ``pick(k, f̂_{k-1})`` gives the code vectors of scale k."""
+        canvas = self.start(batch)
+        yield canvas
+        for k in range(self.schedule.scales):
+            canvas = self.extend(canvas, pick(k, canvas), k)
+            yield canvas
+
+    def given(self, vectors: Tensor) -> list[Tensor]:
+        """All running sums f̂_0 to f̂_K of code vectors (B, L, C)."""
+        spans = self.schedule.spans
+        return list(self.sums(len(vectors), lambda k, _: vectors[:, spans[k]]))
+
+    def inputs(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, L, C) to the inputs (B, L - l_1, C) of scales 2 to K."""
+        sums = self.given(vectors)
+        views = [self.view(sums[k], k) for k in range(1, self.schedule.scales)]
+        return torch.cat(views, dim=1) if views else vectors[:, :0]
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, L, C) to their sum f̂_K (B, N, C)."""
+        return self.given(vectors)[-1]
+
+    def describe(self, f: Tensor, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Puts f (B, N, C) into codes, where ``pick`` gives the code vectors that stand for (B, n, C).
+
+        Returns:
+            What the codes of all scales stand for (B, L, C), and the sum f̂_K (B, N, C) of their vectors.
+        """
+        residuals: list[Tensor] = []
+
+        def rest(k: int, canvas: Tensor) -> Tensor:
+            residuals.append(self.pool(f - canvas.detach(), k))
+            return pick(residuals[-1].detach())
+
+        *_, total = self.sums(len(f), rest)
+        return torch.cat(residuals, 1), total
+
+    def samples(self, f: Tensor) -> Tensor:
+        """f (B, N, C) as all scales would see it alone, (B, L, C): what a codebook may start from."""
+        return torch.cat([self.pool(f, k) for k in range(self.schedule.scales)], 1)
+
+
+class ResidualPyramid(Pyramid):
+    """The pyramid of MAGE: pools by averages, grows by linear interpolation and a learnt convolution per scale.
+
+    grow(h) = (1 - r) up(h) + r conv(up(h)); averages and interpolation are kept as matrices.
+
+    Args:
+        schedule: lengths that end at N.
+        code_dim: C.
+        length: N.
+        smoothing: weight r of the convolution.
 
     Raises:
         ConfigError: if the schedule does not end at N, or a scale is longer than N.
     """
 
     def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int, smoothing: float = 0.5) -> None:
-        super().__init__()
-        if schedule.lengths[-1] != length or max(schedule) > length:
-            raise ConfigError(
-                "The scales of a residual pyramid end at the latent length, and none is longer.",
-                expected=f"a last scale of {length}, as in (1, …, {length})",
-                got=f"schedule {schedule}",
-                fix="schedule=geometric, or another tokenizer.latent_length; "
-                "a schedule of single tokens needs a tokenizer of one scale",
-            )
-        self.schedule, self.code_dim, self.length, self.smoothing = schedule, code_dim, length, smoothing
+        super().__init__(schedule, code_dim, length)
+        self.smoothing = smoothing
         self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in schedule)
         for k, n in enumerate(schedule):
-            self.register_buffer(f"pool_{k}", _resampling(length, n), persistent=False)
-            self.register_buffer(f"grow_{k}", _resampling(n, length), persistent=False)
+            self.register_buffer(f"pool_{k}", resampling(length, n), persistent=False)
+            self.register_buffer(f"grow_{k}", resampling(n, length), persistent=False)
 
     def pool(self, z: Tensor, k: int) -> Tensor:
         """A latent (B, N, C), averaged to the length of scale k."""
@@ -54,25 +140,18 @@ class ResidualPyramid(nn.Module):
         smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
         return canvas + torch.lerp(z, smooth, self.smoothing)
 
-    def sums(self, batch: int, pick: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
-        """Yields f̂_0 = 0, …, f̂_K, where ``pick(k, f̂_{k-1})`` gives the code vectors of scale k."""
-        canvas = self.start(batch)
-        yield canvas
-        for k in range(self.schedule.scales):
-            canvas = self.extend(canvas, pick(k, canvas), k)
-            yield canvas
 
-    def start(self, batch: int) -> Tensor:
-        """The empty sum f̂_0."""
-        return self.get_buffer("grow_0").new_zeros(batch, self.length, self.code_dim)
-
-    def given(self, vectors: Tensor) -> list[Tensor]:
-        """All running sums f̂_0 to f̂_K of code vectors (B, L, C)."""
-        spans = self.schedule.spans
-        return list(self.sums(len(vectors), lambda k, _: vectors[:, spans[k]]))
+def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:
+    """Whether the scales end at ``length`` and none is longer."""
+    return schedule.lengths[-1] == length == max(schedule)
 
 
-def _resampling(source: int, target: int) -> Tensor:
+def pyramid_schedule(length: int) -> str:
+    """What to type for a schedule that ends at ``length``."""
+    return "schedule=geometric" if length >= 4 else f"schedule=geometric schedule.scales={length}"
+
+
+def resampling(source: int, target: int) -> Tensor:
     """The matrix (target, source) of average pooling, or of linear interpolation where it lengthens."""
     eye = torch.eye(source).unsqueeze(0)
     if target <= source:

@@ -1,0 +1,83 @@
+"""The direct planner: actions read off the condition, with nothing planned in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import register
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.planners.latent import TargetTraining
+
+
+@register("planner", "direct")
+class DirectPlanner(nn.Module):
+    """Supervised learning of actions from what is known: behaviour cloning, or RvS (arXiv 2112.10751, section 3).
+
+    The latent is the embedded condition. Which of the two it is follows from whether the return-to-go or the goal is
+    among the conditioner's fields. Stage ``target`` trains the return target, stage ``policy`` all the rest.
+
+    Args:
+        conditioner: module from `Cond` to embeddings (B, K or 1, E), of which the first is read.
+        action: the action head, which reads the latent (B, 1, E).
+        target: the return-to-go that is asked for when acting.
+
+    Raises:
+        ConfigError: if the action head reads trajectories.
+    """
+
+    history = 0
+
+    def __init__(self, conditioner: nn.Module, action: Any, target: Any) -> None:
+        super().__init__()
+        if action.reads_trajectory:
+            raise ConfigError(
+                "Planner 'direct' makes no trajectory that an action could be read off.",
+                expected="an action head that reads the latent",
+                got=f"{type(action).__name__}, which reads the trajectory",
+                fix="action=latent_state or action=latent",
+            )
+        self.conditioner, self.action, self.target = conditioner, action, target
+
+    def stages(self) -> list[Stage]:
+        """The stages of training, in order."""
+        return [
+            Stage("target", TargetTraining(self.target), list(self.target.parameters())),
+            Stage("policy", PolicyTraining(self), [*self.conditioner.parameters(), *self.action.parameters()]),
+        ]
+
+    @torch.no_grad()
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        """The embedded conditions (B, 1, E); there are no codes and no trajectory."""
+        return self.embed(cond)
+
+    def embed(self, cond: Cond) -> Plan:
+        """The plan for the conditions (B, ·), through which gradients flow."""
+        latent: Tensor = self.conditioner(cond)[:, :1]
+        return Plan(latent.new_zeros(len(cond), 0, dtype=torch.long), latent)
+
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """Nothing to draw."""
+        return {}
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """Nothing that could miss what was asked."""
+        return {}
+
+
+class PolicyTraining(nn.Module):
+    """What the policy's stage trains on: a batch to the squared error of the actions of its chunks."""
+
+    def __init__(self, planner: DirectPlanner) -> None:
+        super().__init__()
+        self.planner = planner
+
+    def forward(self, batch: Batch) -> Losses:
+        offsets = torch.arange(batch.chunk_states.shape[1], device=batch.states.device).expand(len(batch), -1)
+        actions = self.planner.action(self.planner.embed(batch.condition()), batch.chunk_states, offsets)
+        error = (actions - batch.chunk_actions).square().mean(-1)
+        total = (error * batch.chunk_mask).sum() / batch.chunk_mask.sum().clamp(min=1)
+        return {"total": total, "action": total}

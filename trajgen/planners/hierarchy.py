@@ -1,0 +1,190 @@
+"""A planner of two planners: the high level plans subgoals, the low level the way to the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalise import Normaliser
+from trajgen.core.registry import register
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+
+
+@register("planner", "hierarchy")
+class HierarchicalPlanner(nn.Module):
+    """Two models of the same parts: a subgoal planner conditions a detail planner (HD, arXiv 2401.02644, section 3).
+
+    The high level sees every n-th point of a window; the low level sees n points and, in place of the goal, the state
+    that the high level wants to be in after them. Both are latent planners with weights of their own.
+
+    Args:
+        level: builds the planner of one level.
+        horizon: T, a multiple of n.
+        stride: M.
+        state_dim: S.
+        normaliser: of the data.
+        segment: n, the points from one subgoal to the next.
+        overlap: whether the low level's plan has the subgoal as its last point, as inpainting needs it.
+        inverse_weight: λ_inv of the low level.
+        condition_weight: λ_cond of both levels.
+
+    Raises:
+        ConfigError: if the horizon is not a multiple of the segment, or no subgoal lies within it.
+    """
+
+    history = 0
+
+    def __init__(
+        self,
+        level: Callable[..., Any],
+        horizon: int,
+        stride: int,
+        state_dim: int,
+        normaliser: Normaliser,
+        *,
+        segment: int = 4,
+        overlap: bool = False,
+        inverse_weight: float = 1.0,
+        condition_weight: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if segment < 2 or horizon % segment or horizon < 2 * segment:
+            raise ConfigError(
+                "The horizon is at least two segments of at least two points.",
+                expected=f"planner.segment one of {[n for n in range(2, horizon // 2 + 1) if horizon % n == 0]}",
+                got=f"data.horizon={horizon}, planner.segment={segment}",
+                fix=f"planner.segment={max(horizon // 8, 2)} or data.horizon={8 * max(segment, 2)}",
+            )
+        self.horizon, self.segment, self.overlap = horizon, segment, overlap
+        planner = {"name": "latent", "inverse_weight": inverse_weight, "condition_weight": condition_weight}
+        # The high level's plan is not acted on, and only it asks for a return.
+        coarse = horizon // segment
+        self.high = level(planner, horizon=coarse, stride=stride * segment, action=nn.Identity())
+        self.low = level(
+            planner,
+            horizon=segment + overlap,
+            goal_dim=state_dim,
+            goal_state=tuple(range(state_dim)),
+            normaliser=normaliser.for_subgoals(),
+            target=nn.Identity(),
+        )
+        if "state" not in self.low.view.slices:
+            raise ConfigError(
+                "Subgoals are states.",
+                expected="'state' among view.fields",
+                got=f"view.fields={list(self.low.view.slices)}",
+                fix=f"'view.fields=[{','.join([*self.low.view.slices, 'state'])}]'",
+            )
+
+    @property
+    def view(self) -> Any:
+        """Of the points of a whole plan: the low level's."""
+        return self.low.view
+
+    @property
+    def action(self) -> Any:
+        """The head that reads actions: the low level's."""
+        return self.low.action
+
+    @property
+    def target(self) -> Any:
+        """The return that is asked for: the high level's."""
+        return self.high.target
+
+    def stages(self) -> list[Stage]:
+        """The stages of the high level, then those of the low level."""
+        levels = {"high": (self.high, self._high), "low": (self.low, self._low)}
+        return [
+            Stage(f"{name}_{stage.name}", OnLevel(stage.module, change), stage.parameters, stage.report, stage.name)
+            for name, (planner, change) in levels.items()
+            for stage in planner.stages()
+        ]
+
+    @torch.no_grad()
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        """Plans for the conditions (B, ·): to act, the way to the first subgoal is enough."""
+        points = self.high.plan(cond, rng).trajectory  # (B, T / n, D)
+        subgoals = self._states(points)
+        if not decode:
+            plan: Plan = self.low.plan(replace(cond, goal=subgoals[:, 1]), rng, decode=False)
+            return plan
+        legs = subgoals.shape[1] - 1
+        returns = self.high.view.read(points, "return")
+        asked = cond.returns.unsqueeze(1).expand(-1, legs) if returns is None else returns[:, :legs, 0]
+        starts = torch.cat([cond.state.unsqueeze(1), subgoals[:, 1:-1]], dim=1)
+        folded = cond.map(lambda values: values.repeat_interleave(legs, 0))
+        every = self.low.plan(
+            replace(
+                folded,
+                state=starts.flatten(0, 1),
+                returns=torch.cat([cond.returns.unsqueeze(1), asked[:, 1:]], dim=1).flatten(),
+                goal=subgoals[:, 1:].flatten(0, 1),
+            ),
+            rng,
+        )
+        detail = every.trajectory[:, : self.segment].unflatten(0, (len(cond), legs)).flatten(1, 2)
+        # Beyond the last subgoal nothing is planned in detail: its point stands for the rest of the horizon.
+        rest = detail[:, -1:].expand(-1, self.horizon - detail.shape[1], -1)
+        first = slice(None, None, legs)
+        return Plan(every.codes[first], every.latent[first], torch.cat([detail, rest], dim=1))
+
+    @torch.no_grad()
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """The subgoals' points with straight lines between them, and the plan in detail."""
+        if plan.trajectory is None:
+            return {}
+        points = plan.trajectory[:, :: self.segment]
+        lines = F.interpolate(points.transpose(1, 2), size=self.horizon, mode="linear", align_corners=True)
+        return {f"{points.shape[1]} subgoals": lines.transpose(1, 2), "in detail": plan.trajectory}
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
+        residuals: dict[str, Tensor] = self.low.condition_residuals(trajectory, cond)
+        return residuals
+
+    def _states(self, points: Tensor) -> Tensor:
+        states: Tensor = self.high.view.read(points, "state")
+        return states
+
+    def _high(self, batch: Batch) -> Batch:
+        """The batch as the high level sees it: every n-th point, with all actions up to the next."""
+        n, legs = self.segment, self.horizon // self.segment
+        return replace(
+            batch,
+            states=batch.states[:, ::n],
+            actions=batch.actions.unflatten(1, (legs, n)).flatten(2, 3),
+            rewards=batch.rewards.unflatten(1, (legs, n)).mean(2),
+            returns=batch.returns[:, ::n],
+            mask=batch.mask[:, ::n],
+        )
+
+    def _low(self, batch: Batch) -> Batch:
+        """The batch as the low level sees it: the first points, and in place of the goal the state after them."""
+        points = slice(self.segment + self.overlap)
+        return replace(
+            batch,
+            states=batch.states[:, points],
+            actions=batch.actions[:, points],
+            rewards=batch.rewards[:, points],
+            returns=batch.returns[:, points],
+            mask=batch.mask[:, points],
+            goals=batch.states[:, self.segment],
+        )
+
+
+class OnLevel(nn.Module):
+    """What a level's stage trains on: the batch as that level sees it."""
+
+    def __init__(self, module: nn.Module, change: Callable[[Batch], Batch]) -> None:
+        super().__init__()
+        self.module, self._change = module, change
+
+    def forward(self, batch: Batch) -> Losses:
+        losses: Losses = self.module(self._change(batch))
+        return losses

@@ -1,0 +1,210 @@
+"""The history planner: what to do next follows from the points lived through (Decision Transformer)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import Autoregressive, Values
+from trajgen.core.registry import register
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.planners.latent import TargetTraining
+
+
+@register("planner", "history")
+class HistoryPlanner(nn.Module):
+    """Acts by continuing the history of returns asked for, states and actions (Decision Transformer, arXiv 2106.01345).
+
+    Each action is predicted from the points before it and from what is known at its own (section 3, algorithm 1); no
+    other prediction is trained. Without the return in the view this is behaviour cloning from histories.
+
+    Args:
+        view: features of a point: the state, perhaps the return, and the action last.
+        tokenizer: whose latent is the trajectory, one continuous token for each field of a point.
+        prior: autoregressive, one token at a time.
+        target: the return-to-go that is asked for when acting.
+        horizon: T, the points that a history holds at most.
+        stride: environment steps between points; a history is lived through step by step, so it must be 1.
+
+    Raises:
+        ConfigError: for parts from which an action cannot be predicted this way.
+    """
+
+    def __init__(self, view: Any, tokenizer: Any, prior: Any, target: Any, horizon: int, stride: int) -> None:
+        super().__init__()
+        _check_window(view, stride)
+        _check_tokens(view, tokenizer)
+        _check_order(tokenizer, prior)
+        self.view, self.tokenizer, self.prior, self.target = view, tokenizer, prior, target
+        self.history = horizon
+
+    def stages(self) -> list[Stage]:
+        """The stages of training, in order; the tokenizer of a trajectory as it is has nothing to learn."""
+        return [
+            Stage("tokenizer", ValuesTraining(self), list(self.tokenizer.parameters()), self.tokenizer.usage),
+            Stage("target", TargetTraining(self.target), list(self.target.parameters())),
+            Stage("prior", ContinuationTraining(self), list(self.prior.parameters())),
+        ]
+
+    @torch.no_grad()
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        """The next action (B, 1, A), as the plan's latent; there are no codes and no trajectory.
+
+        Without ``cond.past`` an episode starts here. Otherwise its windows (B, P ≤ T, ·) end in the current points,
+        and points that are masked come before the real ones. What is noted as the current action is not looked at.
+        """
+        past = self._beginning(cond) if cond.past is None else cond.past
+        rows = torch.arange(len(cond), device=cond.state.device)
+        place = torch.arange(self.history, device=rows.device)
+        real = past.mask.sum(1)  # (B,)
+        missing = past.mask.shape[1] - real
+        # Real points to the front: what is before a token is then the same as in training, and what lies behind the
+        # current state cannot matter, for no token looks ahead.
+        source = (place + missing.unsqueeze(1)).clamp(max=past.mask.shape[1] - 1)
+        x = self.view(past)[rows.unsqueeze(1), source]  # (B, T, D)
+        # Zeros in place of what is not known, since a weight of zero does not silence what is not a number.
+        x = torch.where((place < real.unsqueeze(1)).unsqueeze(-1), x, torch.zeros_like(x))
+        current = real - 1
+        x[rows, current, self.view.slices["action"]] = 0
+        first = replace(
+            cond,
+            state=past.states[rows, missing],
+            returns=past.returns[rows, missing],
+            time=None if past.time is None else past.time + missing,
+            past=None,
+        )
+        action = self.actions(x, first)[rows, current].unsqueeze(1)
+        return Plan(rows.new_zeros(len(cond), 0), action)
+
+    def actions(self, x: Tensor, cond: Cond) -> Tensor:
+        """For each point of windows x (B, T, D), the action (B, T, A) that what is known there suggests."""
+        vectors = self.tokenizer.vectors(self.tokenizer.encode(x))
+        predicted = self.prior.logits(self.tokenizer.inputs(vectors), cond)
+        found: Tensor = self.view.read(self.tokenizer.points(predicted), "action")
+        return found
+
+    def action(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        """The plan's action, (B, H, A): it holds one, for the step at which it was made."""
+        return plan.latent.expand(-1, offsets.shape[1], -1)
+
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """Nothing to draw."""
+        return {}
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """Nothing that could miss what was asked."""
+        return {}
+
+    def _beginning(self, cond: Cond) -> Batch:
+        """The history of episodes that start with the conditions' states: one point."""
+        action = self.view.slices["action"]
+        state, unknown = cond.state.unsqueeze(1), cond.state.new_zeros(len(cond), 1, action.stop - action.start)
+        returns = cond.returns.unsqueeze(1)
+        here = torch.ones_like(returns, dtype=torch.bool)
+        return Batch(
+            states=state,
+            actions=unknown.unsqueeze(2),
+            rewards=torch.zeros_like(returns),
+            returns=returns,
+            mask=here,
+            chunk_states=state,
+            chunk_actions=unknown,
+            chunk_mask=~here,
+            time=here.new_zeros(len(cond), dtype=torch.long),
+        )
+
+
+class ValuesTraining(nn.Module):
+    """What the tokenizer's stage trains on, for one whose latent is the trajectory."""
+
+    def __init__(self, planner: HistoryPlanner) -> None:
+        super().__init__()
+        self.view, self.tokenizer = planner.view, planner.tokenizer
+
+    def forward(self, batch: Batch) -> Losses:
+        losses: Losses = self.tokenizer.loss(batch, self.view(batch), self.tokenizer.points)
+        return losses
+
+
+class ContinuationTraining(nn.Module):
+    """What the prior's stage trains on: a batch to the squared error of each action, given all that was before it."""
+
+    def __init__(self, planner: HistoryPlanner) -> None:
+        super().__init__()
+        self.planner = planner
+
+    def train(self, mode: bool = True) -> ContinuationTraining:
+        """Switches the mode of all but the tokenizer, which stays frozen."""
+        super().train(mode)
+        self.planner.tokenizer.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Losses:
+        predicted = self.planner.actions(self.planner.view(batch), batch.condition())
+        error = (predicted.float() - batch.actions.flatten(2)).square().mean(-1)  # (B, T)
+        acted = _acted(batch.mask)
+        total = (error * acted).sum() / acted.sum().clamp(min=1)
+        return {"total": total, "action": total}
+
+
+def _acted(mask: Tensor) -> Tensor:
+    """Where something was done: at all real points (B, T) that another one follows, and at the window's last."""
+    # An episode's final observation is a real point, but nobody acted on it. Whether the window's last point is one
+    # cannot be told; it is the only one with a full history, as they are when acting.
+    return mask & torch.cat([mask[:, 1:], mask[:, -1:]], dim=1)
+
+
+def _check_window(view: Any, stride: int) -> None:
+    names = list(view.slices)
+    if "state" not in names or names[-1] != "action" or not {"state", "return", "action"}.issuperset(names):
+        order = "[return,state,action]" if "return" in names else "[state,action]"
+        raise ConfigError(
+            "An action is predicted from what comes before it: what is known when it is chosen, and nothing else.",
+            expected="view.fields=[return,state,action] or [state,action]",
+            got=f"view.fields=[{','.join(names)}]",
+            fix=f"'view.fields={order}'",
+        )
+    if stride != 1:
+        raise ConfigError(
+            "A history holds every step of an episode.",
+            expected="data.stride=1",
+            got=f"data.stride={stride}",
+            fix="data.stride=1",
+        )
+
+
+def _check_tokens(view: Any, tokenizer: Any) -> None:
+    names = tuple(view.slices)
+    fields = tuple(tokenizer.fields_of_tokens) if isinstance(tokenizer, Values) else ()
+    if tokenizer.vocabulary is not None or fields != names:
+        got = "codes that are learnt"
+        if fields:
+            kind = "continuous" if tokenizer.vocabulary is None else "discrete"
+            got = f"{kind} tokens for {', '.join(fields)}"
+        raise ConfigError(
+            "A history has one continuous token for each field of a point, so that an action follows its own state.",
+            expected=f"tokens for {', '.join(names)}",
+            got=got,
+            fix="tokenizer=identity tokenizer.tokens=field",
+        )
+
+
+def _check_order(tokenizer: Any, prior: Any) -> None:
+    if not isinstance(prior, Autoregressive):
+        raise ConfigError(
+            "A history is continued by a prior that predicts each token from those before it.",
+            expected="an autoregressive prior",
+            got=f"{type(prior).__name__}",
+            fix="prior=gpt",
+        )
+    if any(length != 1 for length in tokenizer.schedule):
+        raise ConfigError(
+            "A history is continued one token at a time.",
+            expected="schedule=unit",
+            got=f"schedule {tokenizer.schedule}",
+            fix="schedule=unit",
+        )

@@ -1,0 +1,85 @@
+"""The last points that each of several episodes lived through, for planners that continue a history."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trajgen.core.types import Batch
+
+
+class History:
+    """The last P points of N episodes, normalised; each step moves them on by one.
+
+    Which points are real follows from the step of the newest: those before an episode's first step are masked, so an
+    episode that starts anew at step 0 leaves the one before it behind. All shapes stay the same, and no window that
+    was given out changes afterwards.
+
+    Args:
+        episodes: N.
+        points: P.
+        state_dim: S.
+        action_dim: A.
+        device: where the points lie.
+    """
+
+    def __init__(
+        self, episodes: int, points: int, state_dim: int, action_dim: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self._states = torch.zeros(episodes, points, state_dim, device=device)
+        self._actions = torch.zeros(episodes, points, action_dim, device=device)
+        self._rewards = torch.zeros(episodes, points, device=device)
+        self._returns = torch.zeros(episodes, points, device=device)
+        self._back = torch.arange(1 - points, 1, device=device)
+        self._steps = self._back.expand(episodes, -1) - 1  # nothing is real before the first push
+
+    def push(self, state: Tensor, returns: Tensor, step: Tensor) -> None:
+        """Adds a point; what is done there is not yet known.
+
+        Args:
+            state: (N, S).
+            returns: the return-to-go (N,) that is asked for there.
+            step: of each episode, (N,) int64: 0 at its start, and one more at every point.
+        """
+        unknown = torch.zeros_like(returns)
+        self._states = _moved_on(self._states, state)
+        self._returns = _moved_on(self._returns, returns)
+        self._actions = _moved_on(self._actions, torch.zeros_like(self._actions[:, 0]))
+        self._rewards = _moved_on(self._rewards, unknown)
+        self._steps = step.to(self._back).unsqueeze(1) + self._back
+
+    def record(self, action: Tensor) -> None:
+        """Notes what was done at the newest point, (N, A)."""
+        self._actions = _ending_in(self._actions, action)
+
+    def earn(self, reward: Tensor) -> None:
+        """Notes what was earned at the newest point, (N,)."""
+        self._rewards = _ending_in(self._rewards, reward)
+
+    def past(self) -> Batch:
+        """The points as windows of stride 1, the newest last; its action is unknown until it is recorded.
+
+        Where a window reaches back beyond its episode's start, points are masked and ``time`` is negative.
+        """
+        real = self._steps >= 0
+        return Batch(
+            states=self._states,
+            actions=self._actions.unsqueeze(2),
+            rewards=self._rewards,
+            returns=self._returns,
+            mask=real,
+            chunk_states=self._states[:, -1:],
+            chunk_actions=self._actions[:, -1:],
+            chunk_mask=torch.zeros_like(real[:, -1:]),
+            time=self._steps[:, 0],
+        )
+
+
+def _moved_on(points: Tensor, newest: Tensor) -> Tensor:
+    """Points (N, P, ...) without the oldest, and with the newest (N, ...)."""
+    return torch.cat([points[:, 1:], newest.unsqueeze(1)], dim=1)
+
+
+def _ending_in(points: Tensor, newest: Tensor) -> Tensor:
+    """Points (N, P, ...) with the newest (N, ...) in place of the last."""
+    return torch.cat([points[:, :-1], newest.unsqueeze(1)], dim=1)

@@ -1,0 +1,290 @@
+"""Beam search over codes: the plans that promise most among those that the prior holds likely."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Generator, Tensor
+
+from trajgen.core.normalise import Normaliser
+from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
+from trajgen.core.registry import register
+from trajgen.core.types import Codes, Cond, Given
+from trajgen.samplers.autoregressive import draw, keep_top_k, require, require_steps, require_vocabulary
+from trajgen.samplers.value import PlanValue
+
+
+@runtime_checkable
+class Selectable(Protocol):
+    """The state of a stepwise prediction (what ``prior.start`` returns) whose plans can be chosen anew.
+
+    A prior whose state lacks it can be searched as well: its steps are then taken again after every choice.
+    """
+
+    def select(self, index: Tensor) -> Selectable:
+        """The state of the plans ``index`` (R,), in that order; a plan may be chosen more than once, or not at all."""
+        ...
+
+
+@register("sampler", "beam")
+class Beam:
+    """Beam search: W partial plans are each continued in E ways, and the best W of them are kept.
+
+    Follows Trajectory Transformer (arXiv 2106.02039, section 2.3) and TAP (arXiv 2208.10291, section 3.3), for any
+    schedule: the codes of a scale of several tokens are independent of each other given the coarser scales, and are
+    continued as one. A plan is expanded at its first scale after each choice, into W · E candidates in all; scales
+    until the next choice continue each candidate in one way. Candidates are drawn without repetition at scales of one
+    token; at longer ones they may repeat, but the likeliest is always among them.
+
+    A plan costs, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
+    before anything is free; W · E decodings per choice; and one or two copies of the prior's cache per choice.
+
+    Args:
+        prior: what is searched, scale by scale.
+        vocabulary: V.
+        decoder: canvas to trajectory, for what partial plans promise.
+        view: features of a window.
+        normaliser: of the data.
+        horizon: T.
+        discount: per environment step.
+        stride: environment steps between points.
+        width: W, the plans that are kept.
+        expand: E, the ways in which each is continued.
+        temperature: of the draws of candidates; null takes the E likeliest, exactly, instead of drawing.
+        top_k: candidates are among the k likeliest codes; null for all.
+        score: what is kept: plans of the highest return, or of the highest likelihood.
+        every: scales between two choices; null chooses after each scale that decides further points, or all of them
+            more finely; with score=likelihood after each scale.
+        threshold: β; a plan less likely than β to the power of L is worth less by α per unit of log likelihood that it
+            lacks (TAP, equation 4); null judges plans by their return alone.
+        penalty: α, above the range of returns.
+
+    Raises:
+        ConfigError: for a prior that is not drawn scale by scale, continuous codes, a view without rewards and returns,
+            or an option out of range.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        vocabulary: int | None,
+        decoder: Decoder,
+        view: Any,
+        normaliser: Normaliser,
+        horizon: int,
+        discount: float,
+        stride: int,
+        *,
+        width: int = 16,
+        expand: int = 4,
+        temperature: float | None = 1.0,
+        top_k: int | None = None,
+        score: Literal["return", "likelihood"] = "return",
+        every: int | None = None,
+        threshold: float | None = 0.05,
+        penalty: float = 500.0,
+    ) -> None:
+        require_steps(prior)
+        require_vocabulary(vocabulary)
+        for name, count in {"width": width, "expand": expand, "top_k": top_k, "every": every}.items():
+            holds = count is None or count >= 1
+            require(name, count, holds, "a whole number of at least 1", f"sampler.{name}=4")
+        holds = temperature is None or temperature > 0
+        require("temperature", temperature, holds, "a positive number or null", "sampler.temperature=null to draw none")
+        holds = threshold is None or 0 < threshold < 1
+        require("threshold", threshold, holds, "a share between 0 and 1, or null", "sampler.threshold=null for none")
+        require("penalty", penalty, penalty > 0, "a positive number", "sampler.threshold=null to leave it out")
+        self.width, self.expand, self.temperature, self.top_k = width, expand, temperature, top_k
+        self.every, self.threshold, self.penalty = every, threshold, penalty
+        self.decoder, self.horizon = decoder, horizon
+        self.value = PlanValue(view, normaliser, discount, stride) if score == "return" else None
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prior: Autoregressive,
+        tokenizer: Tokenizer,
+        cond: Cond,
+        rng: Generator | None = None,
+        given: Given | None = None,
+    ) -> Codes:
+        """Codes (B, L) for the conditions (B, ·); those that are ``given`` stay as they are."""
+        steps, scales = _Steps(prior, cond), tokenizer.schedule.scales
+        known = [False] * scales if given is None else _known(given, tokenizer)
+        plans = _Plans.none(tokenizer, cond)
+        fresh = True  # since the last choice, nothing has been expanded
+        for k, span in enumerate(tokenizer.schedule.spans):
+            logits = steps(tokenizer.view(plans.canvas, k) if k else None, k, plans.take_moves())
+            fixed = None if given is None else plans.spread(given, span)
+            expanding = fresh and not known[k]
+            ways = max(1, self.width * self.expand // plans.each) if expanding else 1
+            plans = plans.extended(tokenizer, k, *self._candidates(logits.float(), fixed, ways, rng))
+            fresh = fresh and not expanding
+            if k + 1 == scales or (not fresh and self._chooses(tokenizer, k)):
+                plans = plans.best(self._worth(plans, tokenizer, k, cond), self.width if k + 1 < scales else 1)
+                fresh = True
+        return plans.codes
+
+    def _chooses(self, tokenizer: Tokenizer, k: int) -> bool:
+        """Whether plans are chosen after scale k."""
+        if self.every is not None:
+            return (k + 1) % self.every == 0
+        if self.value is None:
+            return True
+        now, before = self._points(tokenizer, k), self._points(tokenizer, k - 1) if k else 0
+        return now > before or now == self.horizon
+
+    def _points(self, tokenizer: Tokenizer, k: int) -> int:
+        """How many points are wholly decided once scale k is drawn."""
+        return math.floor(tokenizer.decided(k) * self.horizon + 1e-6)
+
+    def _candidates(
+        self, logits: Tensor, fixed: Given | None, ways: int, rng: Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """Ids (R, E, n) with which R plans may go on, and the log likelihood (R, E) of each; -inf if it is no choice."""
+        likelihood = logits.log_softmax(-1)
+        shaped = likelihood if self.top_k is None else keep_top_k(likelihood, self.top_k)
+        shaped = shaped if self.temperature is None else shaped / self.temperature
+        if fixed is not None:
+            only = torch.zeros_like(shaped).scatter_(-1, fixed.codes.unsqueeze(-1), 1).log()
+            shaped = torch.where(fixed.mask.unsqueeze(-1), only, shaped)
+        ids = likeliest(shaped, ways) if self.temperature is None else drawn(shaped, ways, rng)
+        wide = ids.transpose(1, 2)  # (R, n, E)
+        possible = shaped.gather(-1, wide).isfinite().all(1)
+        return ids, likelihood.gather(-1, wide).sum(1).masked_fill(~possible, -torch.inf)
+
+    def _worth(self, plans: _Plans, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
+        """By what the plans are ranked after scale k, (R,)."""
+        points = self._points(tokenizer, k)
+        if self.value is None or points == 0:
+            return plans.likelihood
+        decoded = self.decoder(plans.canvas, cond.map(lambda values: values.repeat_interleave(plans.each, 0)))
+        worth = self.value(decoded, points)
+        if self.threshold is not None:
+            lowest = math.log(self.threshold) * tokenizer.schedule.tokens
+            worth = worth + self.penalty * (plans.likelihood - lowest).clamp(max=0)
+        return worth.masked_fill(plans.likelihood == -torch.inf, -torch.inf)
+
+
+@dataclass
+class _Plans:
+    """Partial plans of a batch, R = B · ``each`` rows: those of one condition lie side by side."""
+
+    codes: Tensor  # (R, tokens so far)
+    canvas: Tensor  # (R, ·, C)
+    likelihood: Tensor  # (R,) log
+    each: int
+    moves: Tensor | None = None  # (R,) the rows that these were when the prior last saw them; None: the same
+
+    @classmethod
+    def none(cls, tokenizer: Tokenizer, cond: Cond) -> _Plans:
+        """One empty plan for each condition."""
+        empty = cond.state.new_zeros(len(cond), 0, dtype=torch.int64)
+        return cls(empty, tokenizer.start(len(cond)), cond.state.new_zeros(len(cond)), 1)
+
+    def take_moves(self) -> Tensor | None:
+        """What the prior has to follow before its next step, which is then done."""
+        moves, self.moves = self.moves, None
+        return moves
+
+    def spread(self, given: Given, span: slice) -> Given:
+        """The known codes of a span for each of the rows."""
+        return Given(*(v[:, span].repeat_interleave(self.each, 0) for v in (given.codes, given.mask)))
+
+    def extended(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor) -> _Plans:
+        """Each plan continued in E ways by ids (R, E, n)."""
+        ways = ids.shape[1]
+        plans = self if ways == 1 else self._rows(_every(self.codes).repeat_interleave(ways), self.each * ways)
+        new = ids.flatten(0, 1)
+        canvas = tokenizer.extend(plans.canvas, tokenizer.vectors(new), k)
+        codes = torch.cat([plans.codes, new], dim=1)
+        return _Plans(codes, canvas, plans.likelihood + likelihood.flatten(), plans.each, plans.moves)
+
+    def best(self, worth: Tensor, count: int) -> _Plans:
+        """For each condition the ``count`` plans of the highest worth (R,)."""
+        if self.each <= count:
+            return self
+        places = worth.view(-1, self.each).topk(count, dim=1).indices
+        first = torch.arange(len(places), device=places.device).unsqueeze(1) * self.each
+        return self._rows((places + first).flatten(), count)
+
+    def _rows(self, index: Tensor, each: int) -> _Plans:
+        moves = index if self.moves is None else self.moves[index]
+        return _Plans(self.codes[index], self.canvas[index], self.likelihood[index], each, moves)
+
+
+class _Steps:
+    """The steps of a prior, for rows that are chosen anew between them."""
+
+    def __init__(self, prior: Autoregressive, cond: Cond) -> None:
+        self.prior, self.cond, self.state = prior, cond, prior.start(cond)
+        self.inputs: list[Tensor | None] = []
+
+    def __call__(self, x: Tensor | None, k: int, moves: Tensor | None) -> Tensor:
+        """The prediction of scale k, once the rows are those that ``moves`` names."""
+        if moves is not None:
+            self._move(moves)
+        if not isinstance(self.state, Selectable):
+            self.inputs.append(x)
+        return self.prior.step(x, k, self.state)
+
+    def _move(self, index: Tensor) -> None:
+        if isinstance(self.state, Selectable):
+            self.state = self.state.select(index)
+            return
+        self.cond = self.cond.map(lambda values: values[index])
+        self.state = self.prior.start(self.cond)
+        self.inputs = [x if x is None else x[index] for x in self.inputs]
+        for k, x in enumerate(self.inputs):
+            self.prior.step(x, k, self.state)
+
+
+def likeliest(logits: Tensor, count: int) -> Tensor:
+    """The ``count`` likeliest of all joint choices of n independent tokens, exactly.
+
+    The best choices of i + 1 tokens continue best choices of i tokens by one of the best tokens.
+
+    Args:
+        logits: (R, n, V), of which sums are compared: log probabilities up to a constant per token.
+        count: E; fewer are returned where there are fewer.
+
+    Returns:
+        Ids (R, E, n), the likeliest first.
+    """
+    best, ids = logits.new_zeros(len(logits), 1), logits.new_zeros(len(logits), 1, 0, dtype=torch.int64)
+    for token in logits.unbind(1):
+        top, place = token.topk(min(count, token.shape[-1]), dim=-1)
+        sums = (best.unsqueeze(2) + top.unsqueeze(1)).flatten(1)
+        best, pick = sums.topk(min(count, sums.shape[1]), dim=-1)
+        before = (pick // top.shape[1]).unsqueeze(-1).expand(-1, -1, ids.shape[-1])
+        last = place.gather(1, pick % top.shape[1]).unsqueeze(-1)
+        ids = torch.cat([ids.gather(1, before), last], dim=-1)
+    return ids
+
+
+def drawn(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
+    """Ids (R, E, n) drawn from softmax(logits (R, n, V)); of more than one, the likeliest is the first.
+
+    A single token is drawn without replacement: the E largest of logits plus Gumbel noise (arXiv 1903.06059).
+    """
+    mode = logits.argmax(-1)
+    if logits.shape[1] > 1:
+        ids = draw(logits.unsqueeze(1).expand(-1, count, -1, -1), rng)
+        return torch.cat([mode.unsqueeze(1), ids[:, 1:]], dim=1) if count > 1 else ids
+    perturbed = logits[:, 0] - torch.empty_like(logits[:, 0]).exponential_(generator=rng).log()
+    if count > 1:
+        perturbed = perturbed.scatter(-1, mode, torch.inf)
+    return perturbed.topk(min(count, logits.shape[-1]), dim=-1).indices.unsqueeze(-1)
+
+
+def _known(given: Given, tokenizer: Tokenizer) -> list[bool]:
+    """For each scale, whether all its codes are known for all conditions, so that there is nothing to search."""
+    known = given.mask.all(0).tolist()
+    return [all(known[span]) for span in tokenizer.schedule.spans]
+
+
+def _every(rows: Tensor) -> Tensor:
+    return torch.arange(len(rows), device=rows.device)

@@ -1,0 +1,83 @@
+"""Several plans drawn, the best one kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from trajgen.core.normalise import Normaliser
+from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
+from trajgen.core.registry import register
+from trajgen.core.types import Codes, Cond, Given
+from trajgen.samplers.autoregressive import Ancestral, draw, require, require_steps, require_vocabulary
+from trajgen.samplers.value import PlanValue
+
+
+@register("sampler", "best_of_n")
+class BestOfN:
+    """Draws n plans at a temperature and keeps the one that promises the highest return.
+
+    Costs one plan for B · n conditions and their decoding. Where a plan is already asked to bring the return that the
+    condition names, expect no gain from it.
+
+    Args:
+        prior: what is drawn from, scale by scale.
+        vocabulary: V.
+        decoder: latent to trajectory.
+        view: features of a window.
+        normaliser: of the data.
+        discount: per environment step.
+        stride: environment steps between points.
+        n: plans drawn for each condition.
+        temperature: of the draws.
+        guidance: weight of classifier-free guidance; 0 leaves it out.
+
+    Raises:
+        ConfigError: for a prior that is not drawn scale by scale, continuous codes, a view without rewards and returns,
+            or an option out of range.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        vocabulary: int | None,
+        decoder: Decoder,
+        view: Any,
+        normaliser: Normaliser,
+        discount: float,
+        stride: int,
+        *,
+        n: int = 8,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+    ) -> None:
+        require_steps(prior)
+        require_vocabulary(vocabulary)
+        require("n", n, n >= 1, "a whole number of at least 1", "sampler.n=8, or sampler=temperature for one plan")
+        require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest")
+        self.n, self.decoder = n, decoder
+        self.value = PlanValue(view, normaliser, discount, stride)
+        self.sampler = Ancestral(lambda logits, rng: draw(logits / temperature, rng), guidance)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prior: Autoregressive,
+        tokenizer: Tokenizer,
+        cond: Cond,
+        rng: Generator | None = None,
+        given: Given | None = None,
+    ) -> Codes:
+        """Codes (B, L) for the conditions (B, ·); those that are ``given`` stay as they are."""
+
+        def repeat(values: Tensor) -> Tensor:
+            return values.repeat_interleave(self.n, 0)
+
+        many = cond.map(repeat)
+        known = None if given is None else Given(repeat(given.codes), repeat(given.mask))
+        codes = self.sampler(prior, tokenizer, many, rng, known)
+        decoded = self.decoder(tokenizer.latent(tokenizer.vectors(codes)), many)
+        best = self.value(decoded).view(len(cond), self.n).argmax(1)
+        return codes[best + torch.arange(len(cond), device=best.device) * self.n]

@@ -1,0 +1,169 @@
+"""Sampling by denoising: DDIM or ancestral steps, inpainting, and two kinds of guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import register
+from trajgen.core.types import Codes, Cond, Given
+from trajgen.nn.diffusion import noise_levels
+
+NEEDS = ("denoise", "timesteps", "beta_schedule")
+"""What a denoising prior has: the prediction, and the noise levels that it was trained at."""
+
+
+@register("sampler", "diffusion")
+class DiffusionSampler:
+    """Takes noise away in a few steps, from pure noise to codes (DDIM, arXiv 2010.02502, equations 12 and 16).
+
+    Known codes are set in before the first step and after every one, the last included (Diffuser, arXiv 2205.09991,
+    section 3.3). Noise levels and steps are those of the diffusers library.
+
+    Args:
+        prior: a prior that denoises.
+        vocabulary: None: only continuous codes can be denoised.
+        steps: denoising steps; they divide the prior's levels of noise evenly.
+        eta: noise that each step adds: 0 for none (DDIM), 1 for ancestral sampling (DDPM, Diffuser).
+        temperature: scale of all noise, at the start and in the steps; Decision Diffuser takes 0.5 (arXiv 2211.15657,
+            section 3.3).
+        guidance: weight w of classifier-free guidance (arXiv 2207.12598): x̂_0 + w (x̂_0 - x̂_0 without the condition); 0
+            leaves it out and costs nothing.
+        value_scale: α of guidance by the prior's value network J: a step's mean moves by α Σ ∇J (Diffuser,
+            algorithm 1), where Σ is the variance of the ancestral step. ∇J is taken at the step's input, as in
+            Diffuser's code; the last step has no variance, and so is not guided. 0 leaves it out.
+
+    Raises:
+        ConfigError: for a prior that does not denoise, discrete codes, a prior without a value network where one is to
+            guide, or an option out of range.
+    """
+
+    def __init__(
+        self,
+        prior: Any,
+        vocabulary: int | None,
+        *,
+        steps: int = 20,
+        eta: float = 0.0,
+        temperature: float = 1.0,
+        guidance: float = 0.0,
+        value_scale: float = 0.0,
+    ) -> None:
+        _check_prior(prior, vocabulary, value_scale)
+        _check_options(steps, eta, temperature, prior.timesteps)
+        self.eta, self.temperature = eta, temperature
+        self.guidance, self.value_scale = guidance, value_scale
+        self._scheduler = noise_levels(prior.timesteps, prior.beta_schedule)
+        self._scheduler.set_timesteps(steps)
+        # A step's coefficients are differences of numbers close to 1: in single precision their root may be NaN. They
+        # stay on the CPU, whence scalars reach any device without waiting for it.
+        self._scheduler.alphas_cumprod = self._scheduler.alphas_cumprod.double()
+        kept = [1.0, *self._scheduler.alphas_cumprod.tolist()]  # ᾱ before the first level is 1
+        self._steps: list[tuple[int, float]] = []
+        for t in self._scheduler.timesteps.tolist():
+            now, then = kept[t + 1], kept[t + 1 - prior.timesteps // steps]
+            self._steps.append((t, (1 - then) / (1 - now) * (1 - now / then)))
+
+    @torch.no_grad()
+    def __call__(
+        self, prior: Any, tokenizer: Any, cond: Cond, rng: Generator | None = None, given: Given | None = None
+    ) -> Codes:
+        """Codes (B, L, C) for the conditions (B, ·); those that are ``given`` stay as they are."""
+        shape = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim)
+        device = cond.state.device
+
+        def noise() -> Tensor:
+            return self.temperature * torch.randn(shape, generator=rng, device=device)
+
+        x = noise() if given is None else given.into(noise())
+        asked = _doubled(cond) if self.guidance else cond
+        for t, variance in self._steps:
+            level = torch.full((len(asked),), t, device=device)
+            predicted = self._predict(prior.denoise, x, level, asked)
+            added = noise() if self.eta else None
+            following: Tensor = self._scheduler.step(predicted, t, x, eta=self.eta, variance_noise=added).prev_sample
+            if self.value_scale and variance:
+                uphill = gradient(prior.value, x, level[: len(cond)], cond)
+                following = following + self.value_scale * variance * uphill
+            x = following if given is None else given.into(following)
+        return x
+
+    def _predict(self, denoise: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """x̂_0 (B, L, C), guided where the conditions come twice."""
+        if not self.guidance:
+            return denoise(x, t, cond)
+        seeing, blind = denoise(torch.cat([x, x]), t, cond).chunk(2)
+        return seeing + self.guidance * (seeing - blind)
+
+
+def gradient(value: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    """The gradient (B, L, C) of values (B,) by the codes x (B, L, C).
+
+    Works wherever it is called from: what was made in inference mode, as plans are, has to be copied out of it.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_()
+        (uphill,) = torch.autograd.grad(value(x, t.clone(), cond.map(torch.clone)).sum(), x)
+    return uphill
+
+
+def _doubled(cond: Cond) -> Cond:
+    """The conditions twice: as they are, then withheld."""
+    twice = cond.map(lambda values: torch.cat([values, values]))
+    given = torch.arange(len(twice), device=cond.state.device) < len(cond)
+    return replace(twice, given=given if twice.given is None else given & twice.given)
+
+
+def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None:
+    missing = [name for name in NEEDS if not hasattr(prior, name)]
+    if missing:
+        raise ConfigError(
+            "Sampling by diffusion needs a prior that denoises.",
+            expected="a prior with " + ", ".join(NEEDS),
+            got=f"sampler=diffusion with {type(prior).__name__}, which lacks {', '.join(missing)}",
+            fix="sampler=temperature, or prior=diffusion tokenizer=identity schedule=single",
+        )
+    if vocabulary is not None:
+        raise ConfigError(
+            "Sampling by diffusion draws continuous codes.",
+            expected="a tokenizer with continuous codes",
+            got=f"sampler=diffusion with a vocabulary of {vocabulary}",
+            fix="tokenizer=identity schedule=single prior=diffusion, or sampler=temperature prior=transformer",
+        )
+    if value_scale and getattr(prior, "value", None) is None:
+        raise ConfigError(
+            "Guidance by the return needs the prior's value network.",
+            expected="a prior that was built with value=true",
+            got=f"sampler.value_scale={value_scale}, prior.value=false",
+            fix="prior.value=true (and train anew), or sampler.value_scale=0",
+        )
+
+
+def _check_options(steps: int, eta: float, temperature: float, timesteps: int) -> None:
+    if steps < 1 or timesteps % steps:
+        divisors = [n for n in range(1, timesteps + 1) if timesteps % n == 0]
+        raise ConfigError(
+            "The denoising steps divide the prior's levels of noise evenly.",
+            expected="one of " + ", ".join(map(str, divisors)),
+            got=f"sampler.steps={steps}, prior.timesteps={timesteps}",
+            fix=f"sampler.steps={min(divisors, key=lambda n: abs(n - steps))}",
+        )
+    if not 0 <= eta <= 1:
+        raise ConfigError(
+            "The noise that steps add lies between none and that of ancestral sampling.",
+            expected="a number from 0 to 1",
+            got=f"sampler.eta={eta}",
+            fix="sampler.eta=0 for DDIM, sampler.eta=1 for ancestral sampling",
+        )
+    if temperature < 0:
+        raise ConfigError(
+            "A sampler's temperature is not negative.",
+            expected="0 or more",
+            got=f"sampler.temperature={temperature}",
+            fix="sampler.temperature=0 to start without noise",
+        )
