@@ -33,7 +33,8 @@ MAY: dict[str, set[str]] = {
     "pictures": {"core", "data", "evaluation", "policies"},
     "run_folder": {"core", "config", "evaluation"},
     "runs": {"core", "data", "engine", "evaluation", "policies", "assemble", "config", "pictures", "run_folder"},
-    "cli": {"", "core", "data", "engine", "evaluation", "config", "runs"},
+    "studies": {"core", "data", "engine", "evaluation", "config", "run_folder", "runs"},
+    "cli": {"", "core", "data", "engine", "evaluation", "config", "runs", "studies"},
     "": {"core", "runs"},  # the package itself: public names
     "__main__": {"cli"},
 }

@@ -42,7 +42,7 @@ SMALL = {
     "levels": (3, 4),
     "bins": 8,
     "timesteps": 10,
-    "steps": 3,
+    "steps": 5,
     "expand": 2,
 }
 """Sizes for whatever component has an option of this name."""

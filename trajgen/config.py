@@ -18,7 +18,7 @@ import yaml
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import structure
-from trajgen.core.registry import KINDS, complete, names, spec
+from trajgen.core.registry import KINDS, complete, load_imports, names, spec
 from trajgen.data.options import DataOptions
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.evaluation.evaluate import EvaluationOptions
@@ -148,6 +148,30 @@ def data_files() -> dict[str, Path]:
     return {str(path.relative_to(folder).with_suffix("").as_posix()): path for path in paths}
 
 
+def study_files() -> dict[str, Path]:
+    """The shipped studies by name."""
+    return {path.stem: path for path in sorted((RECIPES / "study").glob("*.yaml"))}
+
+
+def own_files(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[Path]]]:
+    """Imports the modules that overrides name, and takes recipes and data presets of one's own out of them.
+
+    Returns:
+        The overrides, with the name of a file in place of its path, and the files by group: recipe and data.
+    """
+    words, own = [], dict[str, list[Path]](recipe=[], data=[])
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key == "imports":
+            load_imports(name.strip(" '\"") for name in value.strip("[]").split(",") if name.strip())
+        if key in own and value.endswith((".yaml", ".yml")):
+            own[key].append(Path(value))
+            load_imports(read_yaml(Path(value)).get("imports") or [])
+            word = f"{key}={Path(value).stem}"
+        words.append(word)
+    return words, own
+
+
 def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()) -> None:
     """Offers components, recipes and data presets to Hydra."""
     from hydra.core.config_store import ConfigStore
@@ -190,14 +214,9 @@ def _store_recipe(store: Any, name: str, path: Path) -> None:
                 expected=f"{kind}: {{name: …}}",
                 got=f"{path}: {kind}: {node!r}",
             )
-        if name in names(kind):
-            raise ConfigError(
-                "A recipe's name is not that of a component.",
-                got=f"recipe '{name}', {kind} '{name}'",
-                fix=f"rename {path.name}",
-            )
-        store.store(group=kind, name=name, node={**spec(kind, node["name"]).defaults(), **node})
-        overrides.append({f"override /{kind}": name})
+        preset = f"{name}_recipe" if name in names(kind) else name  # schedule=two_level is the component's name
+        store.store(group=kind, name=preset, node={**spec(kind, node["name"]).defaults(), **node})
+        overrides.append({f"override /{kind}": preset})
     store.store(
         group="recipe",
         name=name,
@@ -209,6 +228,8 @@ def _store_recipe(store: Any, name: str, path: Path) -> None:
 def compose(overrides: Iterable[str]) -> Config:
     """The configuration of ``trajgen train`` with these overrides, as ``["recipe=mage", "seed=1"]``.
 
+    Modules that they name are imported, and files of one's own are found.
+
     Raises:
         ConfigError: for anything in them that does not fit.
     """
@@ -218,9 +239,9 @@ def compose(overrides: Iterable[str]) -> Config:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    store_groups()
-    overrides = list(overrides)
-    check_choices(overrides)
+    overrides, own = own_files(overrides)
+    store_groups(own["recipe"], own["data"])
+    check_choices(overrides, own["recipe"], own["data"])
     GlobalHydra.instance().clear()
     try:
         with initialize(version_base="1.3", config_path=None):

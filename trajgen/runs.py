@@ -94,7 +94,7 @@ def dry_run(config: Config) -> None:
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
     config.engine.of(planner.stages())
-    config.policy.check(config.data.chunk)
+    config.policy.check(config.data.chunk, planner.history)
 
 
 def load_episodes(config: Config, console: Console) -> Any:

@@ -1,4 +1,4 @@
-"""Every registered sampler; what top-k and top-p keep, and guidance, by hand."""
+"""Every registered sampler; what top-k and top-p keep, guidance, and what plans are worth, by hand."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalise import Normaliser
 from trajgen.core.registry import build, names
-from trajgen.core.types import Cond
+from trajgen.core.types import Cond, Given
 from trajgen.samplers.autoregressive import Ancestral, draw, keep_top_k, keep_top_p
+from trajgen.samplers.value import PlanValue
+from trajgen.views import FieldView
 
 SAMPLERS = names("sampler")
+DRAWING = ["temperature", "top_k", "top_p", "best_of_n", "beam"]
+"""Samplers that draw from the distribution of discrete codes."""
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +28,28 @@ def model() -> Any:
     made = tiny.planner(tokenizer="multiscale_vq")
     made.tokenizer = tiny.tokenizer("multiscale_vq", "geometric")
     tiny.shake(made.prior, 0.5)
+    tiny.shake(made.decoder)
     return made.eval()
 
 
-def sampler(name: str, **options: Any) -> Any:
-    return build("sampler", tiny.node("sampler", name, **options))
+def wired(model: Any, **changes: Any) -> dict[str, Any]:
+    """The wiring of a sampler in a composition."""
+    parts = {name: getattr(model, name) for name in ("prior", "tokenizer", "decoder", "view", "normaliser")}
+    sizes = {"horizon": tiny.HORIZON, "stride": tiny.STRIDE, "discount": 0.9}
+    return {**parts, "vocabulary": model.tokenizer.vocabulary, **sizes, **changes}
+
+
+def sampler(name: str, model: Any, *, wiring: dict[str, Any] | None = None, **options: Any) -> Any:
+    return build("sampler", tiny.node("sampler", name, **options), **(wiring or wired(model)))
+
+
+def accepted(name: str, model: Any) -> Any:
+    """The sampler; None if it refuses the composition."""
+    try:
+        return sampler(name, model)
+    except ConfigError as refusal:
+        tiny.check_cure(refusal)
+        return None
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -38,9 +60,16 @@ def kept(logits: Tensor) -> list[list[int]]:
     return [row.isfinite().nonzero().flatten().tolist() for row in logits.flatten(0, -2)]
 
 
+@pytest.mark.parametrize("name", DRAWING)
+def test_samplers_of_discrete_codes_accept_them(name: str, model: Any) -> None:
+    assert accepted(name, model) is not None
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_codes_are_in_range_and_seeded(name: str, model: Any) -> None:
-    known, made = tiny.cond(32), sampler(name)
+    known, made = tiny.cond(32), accepted(name, model)
+    if made is None:
+        return
     codes = made(model.prior, model.tokenizer, known, rng())
     assert codes.shape == (32, model.tokenizer.schedule.tokens) and codes.dtype == torch.int64
     assert codes.min() >= 0 and codes.max() < model.tokenizer.vocabulary
@@ -48,22 +77,54 @@ def test_codes_are_in_range_and_seeded(name: str, model: Any) -> None:
     assert not codes.requires_grad
 
 
-@pytest.mark.parametrize("name", sorted(set(SAMPLERS) & {"temperature", "top_k", "top_p"}))
+@pytest.mark.parametrize("name", DRAWING)
 def test_another_seed_draws_other_codes(name: str, model: Any) -> None:
-    known, made = tiny.cond(32), sampler(name)
+    known, made = tiny.cond(32), sampler(name, model)
     first, second = (made(model.prior, model.tokenizer, known, rng(seed)) for seed in (0, 1))
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_known_codes_stay_and_are_seen_by_the_others(name: str, model: Any) -> None:
+    known, made = tiny.cond(32), accepted(name, model)
+    if made is None:
+        return
+    tokens, first = model.tokenizer.schedule.tokens, model.tokenizer.schedule.lengths[0]
+    free = made(model.prior, model.tokenizer, known, rng())
+    mask = torch.rand(32, tokens, generator=rng(3)) < 0.4
+    given = Given((free + 1) % model.tokenizer.vocabulary, mask)
+    codes = made(model.prior, model.tokenizer, known, rng(), given)
+    assert torch.equal(codes[mask], given.codes[mask])
+    assert (codes == given.codes).float()[~mask].mean() < 0.5
+    opening = Given(given.codes, torch.arange(tokens).expand(32, -1) < first)
+    assert not torch.equal(made(model.prior, model.tokenizer, known, rng(), opening)[:, first:], free[:, first:])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_nothing_known_is_none_given(name: str, model: Any) -> None:
+    known, made = tiny.cond(8), accepted(name, model)
+    if made is None:
+        return
+    free = made(model.prior, model.tokenizer, known, rng())
+    nothing = Given(torch.zeros_like(free), torch.zeros_like(free, dtype=torch.bool))
+    assert torch.equal(made(model.prior, model.tokenizer, known, rng(), nothing), free)
+
+
 def test_greedy_needs_no_random_numbers_and_takes_the_likeliest(model: Any) -> None:
     known = tiny.cond(8)
-    codes = sampler("greedy")(model.prior, model.tokenizer, known, None)
+    codes = sampler("greedy", model)(model.prior, model.tokenizer, known, None)
     vectors = model.tokenizer.vectors(codes)
     logits = model.prior.logits(model.tokenizer.inputs(vectors), known)
     assert torch.equal(codes, logits.argmax(-1))
-    one = sampler("top_k", k=1)(model.prior, model.tokenizer, known, rng())
-    cold = sampler("temperature", temperature=1e-4)(model.prior, model.tokenizer, known, rng())
-    assert torch.equal(codes, one) and torch.equal(codes, cold)
+    limits: list[tuple[str, dict[str, Any]]] = [
+        ("top_k", {"k": 1}),
+        ("temperature", {"temperature": 1e-4}),
+        ("top_p", {"p": 1e-4}),
+        ("beam", {"width": 1, "expand": 1, "temperature": None}),
+        ("best_of_n", {"temperature": 1e-4}),
+    ]
+    for name, options in limits:
+        assert torch.equal(codes, sampler(name, model, **options)(model.prior, model.tokenizer, known, rng())), name
 
 
 def test_top_k_keeps_the_k_largest() -> None:
@@ -94,9 +155,9 @@ def test_draws_are_distributed_as_softmax() -> None:
     assert (shares - logits.softmax(0)).abs().max() < 0.01  # 4 standard errors
 
 
-def test_the_temperature_sharpens() -> None:
+def test_the_temperature_sharpens(model: Any) -> None:
     logits = torch.log(torch.tensor([0.6, 0.4])).expand(1, 40_000, 2)
-    chosen = sampler("temperature", temperature=0.5).choose(logits, rng())
+    chosen = sampler("temperature", model, temperature=0.5).choose(logits, rng())
     assert float((chosen == 0).float().mean()) == pytest.approx(0.36 / (0.36 + 0.16), abs=0.01)
 
 
@@ -123,52 +184,161 @@ def test_guidance_is_its_formula_over_two_plain_passes(weight: float, model: Any
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", ["greedy", "temperature", "top_k", "top_p", "best_of_n"])
 def test_guidance_zero_is_none(name: str, model: Any) -> None:
     known = tiny.cond(8)
-    plain, zero = (sampler(name, **extra) for extra in ({}, {"guidance": 0.0}))
+    plain, zero = (sampler(name, model, **extra) for extra in ({}, {"guidance": 0.0}))
     one, other = (made(model.prior, model.tokenizer, known, rng()) for made in (plain, zero))
     assert torch.equal(one, other)
 
 
-def test_continuous_predictions_are_the_codes(cond: Cond) -> None:
-    class Lengths:
-        schedule, vocabulary = tiny.schedule("geometric"), None
+class Lengths:
+    """A tokenizer of continuous codes whose scales see how many tokens came before."""
 
-        def start(self, batch: int) -> Tensor:
-            return torch.zeros(batch, 0, 3)
+    schedule, vocabulary = tiny.schedule("geometric"), None
 
-        def view(self, canvas: Tensor, k: int) -> Tensor:
-            return torch.full((len(canvas), self.schedule.lengths[k], 3), float(canvas.shape[1]))
+    def start(self, batch: int) -> Tensor:
+        return torch.zeros(batch, 0, 3)
 
-        def vectors(self, codes: Tensor) -> Tensor:
-            return codes
+    def view(self, canvas: Tensor, k: int) -> Tensor:
+        return torch.full((len(canvas), self.schedule.lengths[k], 3), float(canvas.shape[1])) + canvas.sum() * 0.01
 
-        def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
-            return torch.cat([canvas, vectors], 1)
+    def vectors(self, codes: Tensor) -> Tensor:
+        return codes
 
-    class Echo:
-        def start(self, cond: Cond) -> int:
-            return len(cond)
-
-        def step(self, x: Tensor | None, k: int, state: int) -> Tensor:
-            return torch.zeros(state, 1, 3) if x is None else x
-
-    codes = sampler("greedy")(Echo(), Lengths(), cond, None)  # what each scale sees: how many tokens came before
-    before = [float(span.start) for span in Lengths.schedule.spans for _ in range(span.start, span.stop)]
-    assert codes[0, :, 0].tolist() == before
+    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+        return torch.cat([canvas, vectors], 1)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        ("temperature", {"temperature": 0.0}),
-        ("top_k", {"k": 0}),
-        ("top_k", {"temperature": -1.0}),
-        ("top_p", {"p": 0.0}),
-    ],
-)
-def test_options_out_of_range_are_refused(name: str, options: dict[str, Any]) -> None:
+class Echo:
+    """A prior that predicts what it sees."""
+
+    def start(self, cond: Cond) -> int:
+        return len(cond)
+
+    def step(self, x: Tensor | None, k: int, state: int) -> Tensor:
+        return torch.zeros(state, 1, 3) if x is None else x
+
+
+def test_continuous_predictions_are_the_codes(model: Any, cond: Cond) -> None:
+    made = sampler("greedy", model, wiring=wired(model, prior=Echo(), vocabulary=None))
+    codes = made(Echo(), Lengths(), cond, None)
+    assert codes.shape == (6, Lengths.schedule.tokens, 3)
+    assert (codes[:, Lengths.schedule.spans[1]] == 1).all()  # one token before, which was zero
+
+
+def test_features_of_continuous_codes_are_known_one_by_one(cond: Cond) -> None:
+    tokens = Lengths.schedule.tokens
+    mask = torch.rand(6, tokens, 3, generator=rng()) < 0.3
+    mask[:, 0, 1] = True
+    given = Given(torch.full((6, tokens, 3), 9.0), mask)
+    greedy = Ancestral(lambda logits, _: logits)
+    free, codes = (greedy(Echo(), Lengths(), cond, None, known) for known in (None, given))
+    assert (codes[mask] == 9).all() and (codes[~mask] < 9).all()
+    assert (codes - free)[~mask].abs().sum() > 0  # the others have seen them
+
+
+OUT_OF_RANGE: list[tuple[str, dict[str, Any]]] = [
+    ("temperature", {"temperature": 0.0}),
+    ("top_k", {"k": 0}),
+    ("top_k", {"temperature": -1.0}),
+    ("top_p", {"p": 0.0}),
+    ("top_p", {"p": 1.1}),
+    ("top_p", {"temperature": 0.0}),
+    ("best_of_n", {"n": 0}),
+    ("best_of_n", {"temperature": 0.0}),
+    ("beam", {"width": 0}),
+    ("beam", {"expand": 0}),
+    ("beam", {"temperature": 0.0}),
+    ("beam", {"top_k": 0}),
+    ("beam", {"every": 0}),
+    ("beam", {"threshold": 1.0}),
+    ("beam", {"threshold": 0.0}),
+    ("beam", {"penalty": 0.0}),
+    ("beam", {"score": "luck"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), OUT_OF_RANGE)
+def test_options_out_of_range_are_refused(name: str, options: dict[str, Any], model: Any) -> None:
     with pytest.raises(ConfigError) as caught:
-        sampler(name, **options)
+        sampler(name, model, **options)
     assert next(iter(options)) in str(caught.value.got)
+    tiny.check_cure(caught.value)
+
+
+@pytest.mark.parametrize("name", ["greedy", *DRAWING])
+def test_a_prior_that_does_not_step_is_refused(name: str, model: Any) -> None:
+    with pytest.raises(ConfigError, match="prior=transformer") as caught:
+        sampler(name, model, wiring=wired(model, prior=torch.nn.Linear(1, 1)))
+    assert "Linear" in str(caught.value.got)
+    tiny.check_cure(caught.value)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_continuous_codes_are_refused_where_something_is_drawn(name: str, model: Any) -> None:
+    with pytest.raises(ConfigError, match="sampler=greedy") as caught:
+        sampler(name, model, wiring=wired(model, vocabulary=None))
+    tiny.check_cure(caught.value)
+
+
+@pytest.mark.parametrize("name", ["best_of_n", "beam"])
+def test_a_view_that_tells_no_return_is_refused_where_it_is_searched_for(name: str, model: Any) -> None:
+    wiring = wired(model, view=FieldView(4, 2, tiny.STRIDE, fields=("state", "action")))
+    with pytest.raises(ConfigError, match=r"view\.fields=\[return,state,action\]") as caught:
+        sampler(name, model, wiring=wiring)
+    tiny.check_cure(caught.value)
+    if name == "beam":
+        assert sampler(name, model, wiring=wiring, score="likelihood").value is None
+
+
+def test_the_best_of_n_is_the_best_of_n(model: Any) -> None:
+    known, n = tiny.cond(7), 5
+    codes = sampler("best_of_n", model, n=n, temperature=0.8)(model.prior, model.tokenizer, known, rng())
+    many = known.map(lambda values: values.repeat_interleave(n, 0))
+    drawn = sampler("temperature", model, temperature=0.8)(model.prior, model.tokenizer, many, rng())
+    decoded = model.decoder(model.tokenizer.latent(model.tokenizer.vectors(drawn)), many)
+    worth = model.view.read(decoded, "return")[:, 0, 0].view(7, n)
+    assert (worth.std(1) > 0.01).sum() > 3
+    assert torch.equal(codes, drawn.view(7, n, -1)[torch.arange(7), worth.argmax(1)])
+
+
+def test_a_beam_for_the_return_promises_more_than_one_for_likelihood(model: Any) -> None:
+    known = tiny.cond(16)
+    worth = []
+    for score in ("return", "likelihood"):
+        made = sampler("beam", model, score=score, expand=4, threshold=None)
+        codes = made(model.prior, model.tokenizer, known, rng())
+        decoded = model.decoder(model.tokenizer.latent(model.tokenizer.vectors(codes)), known)
+        worth.append(model.view.read(decoded, "return")[:, 0, 0].mean())
+    assert worth[0] > worth[1]
+
+
+def worth(fields: tuple[str, ...], x: Tensor, points: int | None) -> list[float]:
+    normaliser = Normaliser(1, 1, power=0.5)
+    normaliser.reward.mean.fill_(1.0)
+    normaliser.reward.scale.fill_(2.0)
+    normaliser.returns.scale.fill_(3.0)
+    value = PlanValue(FieldView(1, 1, 2, fields=fields), normaliser, 0.9, 2)
+    found: list[float] = value(x, points).tolist()
+    return found
+
+
+def test_what_plans_are_worth_by_hand() -> None:
+    rewards, returns = [1.0, 2.0, -1.0], [1.0, 4.0, 2.0]  # normalised: r = 2 x + 1, and R = (3 x)²
+    r, big = [3.0, 5.0, -1.0], [9.0, 144.0, 36.0]
+    fade = 0.9**2  # two environment steps between points
+    x = torch.tensor([rewards, returns]).T.unsqueeze(0)  # (1, 3, 2)
+    whole = r[0] + fade * r[1] + fade**2 * big[2]  # the last point's return counts its own reward
+    assert worth(("reward", "return"), x, None) == pytest.approx([whole])
+    assert worth(("reward", "return"), x, 2) == pytest.approx([r[0] + fade * big[1]])
+    assert worth(("reward", "return"), x, 1) == pytest.approx([big[0]])
+    assert worth(("reward",), x[..., :1], None) == pytest.approx([r[0] + fade * r[1] + fade**2 * r[2]])
+    assert worth(("reward",), x[..., :1], 2) == pytest.approx([r[0] + fade * r[1]])
+    assert worth(("return",), x[..., 1:], 3) == pytest.approx([big[0]])
+
+
+def test_plans_of_a_batch_are_worth_what_each_is_alone() -> None:
+    x = torch.randn(5, 4, 2)
+    alone = [worth(("reward", "return"), one.unsqueeze(0), 3)[0] for one in x]
+    assert worth(("reward", "return"), x, 3) == pytest.approx(alone, abs=1e-5)

@@ -20,8 +20,9 @@ from trajgen.targets import ConstantTarget
 class Planner(nn.Module):
     """Numbers its plans, remembers what was asked, and acts (number of the plan, offset into it)."""
 
-    def __init__(self, normaliser: Normaliser, value: float = 10.0) -> None:
+    def __init__(self, normaliser: Normaliser, value: float = 10.0, history: int = 0) -> None:
         super().__init__()
+        self.history = history
         self.weight = nn.Parameter(torch.zeros(1))
         self.target = ConstantTarget(normaliser, value=value)
         self.asked: list[Cond] = []
@@ -31,18 +32,21 @@ class Planner(nn.Module):
         number = torch.full((len(cond), 1, 1), float(len(self.asked)))
         return Plan(number[:, 0].long(), number, torch.zeros(len(cond), 2, 3) if decode else None)
 
-    def refinements(self, plan: Plan, cond: Cond) -> Tensor:
-        return torch.zeros(1, len(cond), 2, 3)
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        return {"all": torch.zeros(len(cond), 2, 3)}
 
     def action(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         return torch.cat([plan.latent, offsets.unsqueeze(-1).float()], dim=-1)
 
 
-def policy(space: Space | None = None, *, replan: int = 2, discount: float = 0.5) -> RecedingHorizonPolicy:
+def policy(
+    space: Space | None = None, *, replan: int = 2, discount: float = 0.5, history: int = 0
+) -> RecedingHorizonPolicy:
     space = space or Space(state_dim=3, action_dim=2)
     normaliser = Normaliser(space.state_dim, space.action_dim, space.goal_dim)
     options = PolicyOptions(replan=replan)
-    return RecedingHorizonPolicy(Planner(normaliser), normaliser, space, options, discount=discount, chunk=4)
+    planner = Planner(normaliser, history=history)
+    return RecedingHorizonPolicy(planner, normaliser, space, options, discount=discount, chunk=4)
 
 
 def test_a_plan_is_followed_for_as_long_as_asked() -> None:
@@ -137,3 +141,27 @@ def test_a_plan_is_not_followed_for_longer_than_the_head_can(replan: int) -> Non
 def test_a_policy_is_reset_before_it_acts() -> None:
     with pytest.raises(TrajgenError, match="reset before it acts"):
         policy().act(np.zeros(3))
+
+
+def test_a_planner_that_continues_a_history_is_given_it() -> None:
+    made = policy(replan=1, discount=1.0, history=3)
+    made.normaliser.action.mean.fill_(0.5)  # actions are noted as the model sees them: of what was done, less 0.5
+    made.reset(batch=2)
+    for step in range(4):
+        made.act(np.full((2, 3), step, dtype=np.float32))
+        made.observe(np.full(2, step), np.array([False, step == 2]))
+    past = made.planner.asked[-1].past
+    assert past.states[..., 0].tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert past.mask.tolist() == [[True, True, True], [False, False, True]]  # the second episode has just begun
+    assert past.actions[0, :2, 0].tolist() == [[2.0, 0.0], [3.0, 0.0]]
+    assert past.rewards[0, :2].tolist() == [1, 2]
+    assert past.returns.tolist() == [[10, 9, 7], [10, 9, 10]]  # what was left of the first target; the second starts anew
+    assert past.time.tolist() == [1, -2]
+    assert made.planner.asked[-1].time.tolist() == [3, 0]
+
+
+def test_without_a_history_none_is_kept() -> None:
+    made = policy()
+    made.reset()
+    made.act(np.zeros(3))
+    assert made.planner.asked[-1].past is None

@@ -133,11 +133,11 @@ def test_wiring_that_nothing_provides_is_refused() -> None:
     assert caught.value.fix
 
 
-def test_a_recipe_that_takes_a_component_s_name_is_refused(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_may_have_a_component_s_name(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (lab / "mine.yaml").rename(lab / "greedy.yaml")
-    with pytest.raises(SystemExit):
-        main(["train", "recipe=greedy.yaml"])
-    assert "not that of a component" in capsys.readouterr().err
+    out = said(capsys, "train", "recipe=greedy.yaml", "--cfg", "job")
+    assert "recipe: greedy" in out and "name: coin" in out
+    assert "name: coin" not in said(capsys, "train", "recipe=greedy.yaml", "sampler=greedy", "--cfg", "job")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import torch
 from test_pyramid import fill
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.tokenizers.codebook import Codebook, Usage
+from trajgen.tokenizers.codebook import Codebook
+from trajgen.tokenizers.usage import Usage
 
 
 def test_one_step_of_the_running_averages() -> None:

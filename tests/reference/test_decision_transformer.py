@@ -128,9 +128,7 @@ def test_short_histories_as_published(points: int) -> None:
         timesteps=steps,
         attention_mask=known.long().expand(len(time), -1),
     )
-    moved = [torch.cat([field[:, known], torch.randn_like(field[:, ~known])], dim=1) for field in trajectory()[:3]]
-    for field, original in zip(moved, (returns, states, actions), strict=True):
-        field[:, :points] = original[:, known]
+    moved = [field.roll(points - POINTS, dims=1) for field in (returns, states, actions)]
     inputs = row(*moved)[:, :-1]
     predicted = made.logits(inputs, start(time)).unflatten(1, (POINTS, 3))[:, :points, 2, :ACTION]
     torch.testing.assert_close(predicted.tanh(), shown.action_preds[:, known], atol=1e-5, rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +15,17 @@ from vector_quantize_pytorch import HierarchicalVQ
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.tokenizers.codebook import Codebook
-from trajgen.tokenizers.multiscale import MultiscaleVQ
+from trajgen.tokenizers.latent import LatentTokenizer, multiscale_vq
+from trajgen.tokenizers.layout import layout_of
 from trajgen.tokenizers.pyramid import ResidualPyramid
+from trajgen.tokenizers.row import TokenRow
 
 LENGTH, CODE_DIM, SIZE = 8, 4, 20
 SCHEDULES = [(1, 2, 4, 8), (8,), (1, 3, 8), (2, 5, 6, 8), (4, 4, 8)]
 
 
-def tokenizer(lengths: tuple[int, ...]) -> MultiscaleVQ:
-    made = MultiscaleVQ(
+def tokenizer(lengths: tuple[int, ...]) -> LatentTokenizer:
+    made = multiscale_vq(
         lambda _: ScaleSchedule(lengths), 5, 32, latent_length=LENGTH, code_dim=CODE_DIM,
         codebook_size=SIZE, width=16,
     )  # fmt: skip
@@ -115,17 +118,17 @@ def test_codes_are_their_own_nearest_at_one_scale_without_smoothing() -> None:
     made.pyramid.smoothing = 0.0
     ids = torch.randint(SIZE, (4, LENGTH))
     latent = made.latent(made.vectors(ids))
-    assert torch.equal(made._quantise(latent)[0], ids)
+    assert torch.equal(made.quantise(latent)[0], ids)
 
 
 @torch.no_grad()
 def test_each_scale_brings_the_sum_closer_where_codes_are_fine() -> None:
     made = tokenizer((1, 2, 4, 8))
-    fine = MultiscaleVQ(lambda _: ScaleSchedule((1, 2, 4, 8)), 5, 32, code_dim=2, codebook_size=2000, width=16)
+    fine = multiscale_vq(lambda _: ScaleSchedule((1, 2, 4, 8)), 5, 32, code_dim=2, codebook_size=2000, width=16)
     fill(fine.codebook, torch.randn(2000, 2) * 2)
     fine.pyramid.smoothing = 0.0
     f = torch.randn(16, LENGTH, 2)
-    ids, _, total = fine._quantise(f)
+    ids, _, total = fine.quantise(f)
     errors = [(s - f).square().mean() for s in fine.pyramid.given(fine.vectors(ids))]
     assert all(later < earlier for earlier, later in pairwise(errors))
     assert float(errors[-1]) < 0.02
@@ -143,5 +146,37 @@ def test_scales_that_do_not_end_at_the_length_are_refused(lengths: tuple[int, ..
 @pytest.mark.parametrize(("horizon", "latent"), [(32, 5), (24, 8), (8, 16), (32, 0), (32, -8)])
 def test_a_latent_that_does_not_halve_from_the_horizon_is_refused(horizon: int, latent: int) -> None:
     with pytest.raises(ConfigError) as caught:
-        MultiscaleVQ(lambda n: ScaleSchedule((n,)), 5, horizon, latent_length=latent, width=16)
+        multiscale_vq(lambda n: ScaleSchedule((n,)), 5, horizon, latent_length=latent, width=16)
     assert "latent_length" in str(caught.value.expected)
+    cure = re.match(r"tokenizer.latent_length=(\d+)", str(caught.value.fix))
+    assert cure
+    multiscale_vq(lambda n: ScaleSchedule((n,)), 5, horizon, latent_length=int(cure[1]), width=16)
+
+
+def test_all_of_the_window_is_sketched_from_the_first_scale_on() -> None:
+    made = tokenizer((1, 2, 4, 8))
+    assert [made.decided(k) for k in range(4)] == [1.0] * 4
+
+
+def test_names_of_what_a_checkpoint_holds() -> None:
+    names = {name.rpartition(".")[0] if "encoder" in name else name for name in tokenizer((1, 8)).state_dict()}
+    codebook = {f"codebook.quantiser._codebook.{name}" for name in ("initted", "cluster_size", "embed_avg", "embed")}
+    pyramid = {f"pyramid.convolutions.{k}.{name}" for k in (0, 1) for name in ("weight", "bias")}
+    assert {name for name in names if not name.startswith("encoder.layers.")} == codebook | pyramid
+
+
+@pytest.mark.parametrize(
+    ("lengths", "kind"),
+    [((1, 2, 4, 8), ResidualPyramid), ((8,), ResidualPyramid), ((1,) * 8, TokenRow), ((1, 3, 4), TokenRow),
+     ((2, 6), TokenRow), ((4, 4, 8), ResidualPyramid)],
+)  # fmt: skip
+def test_the_schedule_says_which_layout(lengths: tuple[int, ...], kind: type) -> None:
+    assert type(layout_of(ScaleSchedule(lengths), 3, LENGTH)) is kind
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 4), (1, 16), (8, 4), (1, 12, 8), (1,) * 7])
+def test_a_schedule_for_neither_layout_is_refused_with_both(lengths: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        layout_of(ScaleSchedule(lengths), 3, LENGTH)
+    assert "pyramid" in caught.value.rule and "row" in caught.value.rule
+    assert "schedule=geometric" in str(caught.value.fix) and "schedule=unit" in str(caught.value.fix)

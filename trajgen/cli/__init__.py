@@ -16,9 +16,10 @@ USAGE = f"""trajgen {__version__}: generative trajectory models for offline rein
   trajgen train recipe=mage data=pointmaze/medium-dwell seed=1 tokenizer.codebook_size=256
   trajgen train -m seed=0,1,2                   several runs, one after the other
   trajgen evaluate run=DIR                      play in the world, score, draw
+  trajgen study study=num_scales                a grid of variants over seeds, and one table of them
   trajgen sample run=DIR                        plans for one state, and their condition error
   trajgen data make pointmaze/umaze-dwell       record a data set (also: list, info ID, get ID)
-  trajgen list [KIND[/NAME]]                    components, their options and defaults; recipes; data
+  trajgen list [KIND[/NAME]]                    components, their options and defaults; recipes; studies; data
 
 A component is swapped by name (sampler=greedy), its options follow a dot (sampler.guidance=1).
 'trajgen COMMAND --help' says more. --debug shows the traceback of an error."""
@@ -28,6 +29,7 @@ COMMANDS = {
     "train": ("train", "train"),
     "evaluate": ("acting", "evaluate"),
     "sample": ("acting", "sample"),
+    "study": ("study", "study"),
     "data": ("data", "data"),
     "list": ("listing", "listing"),
 }

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from trajgen.cli.words import key_values, take_imports
+
+FILES = {"recipe": "train", "study": "study", "data": "train"}
+"""What lies in files, and the command that takes it."""
+PLURALS = {"recipes": "recipe", "studies": "study"}
 
 
 def listing(words: list[str]) -> None:
@@ -18,10 +23,10 @@ def listing(words: list[str]) -> None:
     which = [word for word in words if "=" not in word]
     console = Console(soft_wrap=True, highlight=False)
     if not which:
-        _print_files(console, "recipe")
-        _print_files(console, "data")
-    elif which[0] in ("recipe", "recipes", "data"):
-        _print_files(console, which[0].removesuffix("s"))
+        for what in FILES:
+            _print_files(console, what)
+    elif (what := PLURALS.get(which[0], which[0])) in FILES:
+        _print_files(console, what)
         return
     kind, _, name = which[0].partition("/") if which else ("", "", "")
     if name:
@@ -51,10 +56,10 @@ def _print_component(console: Any, found: Any) -> None:
 
 
 def _print_files(console: Any, what: str) -> None:
-    from trajgen.config import data_files, recipe_files
+    from trajgen import config
 
-    files = recipe_files() if what == "recipe" else data_files()
-    console.print(f"\n[bold]{what}[/]  trajgen train {what}=NAME")
+    files: dict[str, Path] = getattr(config, f"{what}_files")()
+    console.print(f"\n[bold]{what}[/]  trajgen {FILES[what]} {what}=NAME")
     for name, path in files.items():
         first = path.read_text(encoding="utf-8").split("\n", 1)[0]
         console.print(f"  [cyan]{name}[/]  {first.removeprefix('#').strip() if first.startswith('#') else ''}")

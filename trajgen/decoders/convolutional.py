@@ -18,11 +18,12 @@ class _Decoder(nn.Module):
     def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, width: int, depth: int) -> None:
         super().__init__()
         ratio = horizon // latent_length
-        if ratio * latent_length != horizon or ratio & (ratio - 1):
+        if ratio < 1 or ratio * latent_length != horizon or ratio & (ratio - 1):
             raise ConfigError(
                 "A convolutional decoder lengthens the latent by a power of two.",
+                expected=f"a latent whose length is {horizon} divided by 1, 2, 4, …",
                 got=f"data.horizon={horizon}, a latent of length {latent_length}",
-                fix=f"data.horizon={latent_length * 4}",
+                fix="decoder=identity" if latent_length > horizon else f"data.horizon={latent_length * 4}",
             )
         self.network = ConvDecoder(code_dim, features, ratio.bit_length() - 1, width=width, depth=depth)
 

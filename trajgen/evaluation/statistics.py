@@ -58,9 +58,15 @@ def mean_ratio(values: ArrayLike, reference: ArrayLike) -> Array:
     return np.divide(mean(values), bottom, out=np.full_like(bottom, np.nan), where=bottom > 0)
 
 
+def ratio_difference(values: ArrayLike, reference: ArrayLike, unit: ArrayLike) -> Array:
+    """The mean of ``values`` less that of ``reference``, both over the mean of ``unit``; NaN as `mean_ratio`."""
+    return mean_ratio(values, unit) - mean_ratio(reference, unit)
+
+
 def bootstrap_interval(
     statistic: Statistic,
     *samples: ArrayLike,
+    draw_rows: bool = False,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
     seed: int = 0,
@@ -69,11 +75,14 @@ def bootstrap_interval(
 
     Several samples are paired: element i of each comes from the same episode, and they are drawn
     together. Samples of shape (seeds, episodes) are resampled within each row (stratified, Agarwal et
-    al. 2021), which leaves the rows' weights as they are, and then pooled.
+    al. 2021), which leaves the rows' weights as they are, and then pooled. With ``draw_rows`` the rows
+    themselves are drawn first, with replacement, and then episodes within each row drawn (a hierarchical
+    bootstrap, Davison & Hinkley 1997, section 3.8): the interval then speaks of other seeds too.
 
     Args:
         statistic: maps the samples, each (..., n), to values (...).
         samples: arrays of one shape, (n,) or (seeds, n).
+        draw_rows: whether seeds are drawn as well as episodes.
 
     Raises:
         ValueError: if the samples' shapes differ, or they are empty.
@@ -84,6 +93,8 @@ def bootstrap_interval(
     rows, n = arrays[0].shape
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, rows, n))
     strata = np.arange(rows)[:, None]
+    if draw_rows:
+        strata = np.random.default_rng([seed, 1]).integers(rows, size=(resamples, rows, 1))
     values = statistic(*(array[strata, drawn].reshape(resamples, rows * n) for array in arrays))
     tail = 50 * (1 - confidence)
     low, high = np.percentile(values, [tail, 100 - tail])

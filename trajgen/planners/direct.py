@@ -24,15 +24,23 @@ class DirectPlanner(nn.Module):
         conditioner: module from `Cond` to embeddings (B, K or 1, E), of which the first is read.
         action: the action head, which reads the latent (B, 1, E).
         target: the return-to-go that is asked for when acting.
+        latent_length, code_dim: of what the action head reads; 1 and E, unless a tokenizer is in the composition.
 
     Raises:
-        ConfigError: if the action head reads trajectories.
+        ConfigError: if the action head reads trajectories, or the latent of a tokenizer.
     """
 
     history = 0
 
-    def __init__(self, conditioner: nn.Module, action: Any, target: Any) -> None:
+    def __init__(self, conditioner: Any, action: Any, target: Any, latent_length: int, code_dim: int) -> None:
         super().__init__()
+        if (latent_length, code_dim) != (1, conditioner.width):
+            raise ConfigError(
+                "Planner 'direct' reads actions off the embedded condition, and tokenizes nothing.",
+                expected="no tokenizer",
+                got=f"a tokenizer with a latent of {latent_length} vectors of width {code_dim}",
+                fix="recipe=bc, or '~tokenizer' '~schedule' '~view'",
+            )
         if action.reads_trajectory:
             raise ConfigError(
                 "Planner 'direct' makes no trajectory that an action could be read off.",

@@ -60,7 +60,7 @@ class HistoryPlanner(nn.Module):
         past = self._beginning(cond) if cond.past is None else cond.past
         rows = torch.arange(len(cond), device=cond.state.device)
         place = torch.arange(self.history, device=rows.device)
-        real = past.mask.sum(1)  # (B,)
+        real = past.mask.sum(1).clamp(max=self.history)  # (B,)
         missing = past.mask.shape[1] - real
         # Real points to the front: what is before a token is then the same as in training, and what lies behind the
         # current state cannot matter, for no token looks ahead.
@@ -184,12 +184,12 @@ def _check_tokens(view: Any, tokenizer: Any) -> None:
         got = "codes that are learnt"
         if fields:
             kind = "continuous" if tokenizer.vocabulary is None else "discrete"
-            got = f"{kind} tokens for {', '.join(fields)}"
+            got = f"{len(fields)} {kind} tokens per point, for {', '.join(dict.fromkeys(fields))}"
         raise ConfigError(
             "A history has one continuous token for each field of a point, so that an action follows its own state.",
-            expected=f"tokens for {', '.join(names)}",
+            expected=f"{len(names)} continuous tokens per point, for {', '.join(names)}",
             got=got,
-            fix="tokenizer=identity tokenizer.tokens=field",
+            fix="tokenizer=identity tokenizer.tokens=field schedule=unit, or recipe=dt",
         )
 
 

@@ -16,8 +16,20 @@ class PolicyOptions:
     seed: int = 0
     """Of the sampler's random numbers."""
 
-    def check(self, chunk: int) -> None:
-        """Raises a `ConfigError` if a plan would be followed for longer than the action head was trained for."""
+    def check(self, chunk: int, history: int = 0) -> None:
+        """Raises a `ConfigError` if a plan would be followed for too long.
+
+        Args:
+            chunk: for how many steps the action head was trained.
+            history: how many points the planner continues, if it does.
+        """
+        if history and self.replan != 1:
+            raise ConfigError(
+                "A planner that continues a history decides anew at every step.",
+                expected="policy.replan=1",
+                got=f"policy.replan={self.replan}",
+                fix="policy.replan=1",
+            )
         if not 1 <= self.replan <= chunk:
             raise ConfigError(
                 "A plan is followed for at least one step and at most as many as the action head was trained for.",

@@ -13,6 +13,7 @@ from trajgen.core.errors import TrajgenError
 from trajgen.core.normalise import Normaliser
 from trajgen.core.protocols import Observation
 from trajgen.core.types import Cond, Plan, Space
+from trajgen.policies.history import History
 from trajgen.policies.options import PolicyOptions
 
 
@@ -20,7 +21,7 @@ class RecedingHorizonPolicy:
     """Acts in one environment or a batch of them, each with its own clock, plan and remaining return.
 
     Args:
-        planner: makes plans; with an action head ``planner.action`` and a return target ``planner.target``.
+        planner: satisfies `trajgen.core.protocols.Planner`.
         normaliser: of the data that the planner was trained on.
         space: how observations are read and actions bounded.
         options: see `PolicyOptions`.
@@ -41,7 +42,7 @@ class RecedingHorizonPolicy:
         discount: float,
         chunk: int,
     ) -> None:
-        options.check(chunk)
+        options.check(chunk, planner.history)
         self.planner, self.normaliser, self.space = planner, normaliser, space
         self.options, self.discount = options, discount
         self.device = next(planner.parameters()).device
@@ -67,6 +68,10 @@ class RecedingHorizonPolicy:
         self._remaining = torch.full((slots,), torch.nan)  # of the first target; not a number until there is one
         self._plan: Plan | None = None
         self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
+        self._history: History | None = None
+        if self.planner.history:
+            points, space = self.planner.history, self.space
+            self._history = History(slots, points, space.state_dim, space.action_dim, self.device)
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> np.ndarray:
@@ -81,6 +86,8 @@ class RecedingHorizonPolicy:
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         self._age += 1
         bounded = torch.clamp(self.normaliser.action.inverse(action), self._low, self._high)
+        if self._history is not None:
+            self._history.record(self.normaliser.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
         return result if self._batched else result[0]
 
@@ -89,6 +96,8 @@ class RecedingHorizonPolicy:
         received = torch.as_tensor(np.atleast_1d(np.asarray(reward, dtype=np.float32)))
         finished = torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool)))
         self._remaining = (self._remaining - received) / self.discount
+        if self._history is not None:
+            self._history.earn(self.normaliser.reward(received.to(self.device)))
         self._age[finished] = 0
         self._remaining[finished] = torch.nan
 
@@ -104,7 +113,7 @@ class RecedingHorizonPolicy:
             asked = self.planner.target(state, goal, torch.full((len(state),), torch.nan, device=self.device))
         else:
             asked = self.normaliser.returns(torch.full((len(state),), float(returns), device=self.device))
-        return Cond(state, asked, goal)
+        return Cond(state, asked, goal, time=torch.zeros(len(state), dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
     def preview(self, observation: Observation, returns: float | None = None) -> tuple[Cond, Plan, dict[str, Tensor]]:
@@ -144,7 +153,11 @@ class RecedingHorizonPolicy:
             state, goal = state[due], None if goal is None else goal[due]
         remaining = self.normaliser.returns(self._remaining[due].to(self.device))
         asked = self.planner.target(state, goal, remaining)
-        plan = self.planner.plan(Cond(state, asked, goal), self._rng, decode=False)
+        age, past = self._age[due].to(self.device), None
+        if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
+            self._history.push(state, asked, age)
+            past = self._history.past()
+        plan = self.planner.plan(Cond(state, asked, goal, time=age, past=past), self._rng, decode=False)
         fresh = self._remaining[due].isnan()
         first = self.normaliser.returns.inverse(asked).cpu()
         self._remaining[due] = torch.where(fresh, first, self._remaining[due])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +27,12 @@ class Progress:
     first: Tensor | None  # (B, 1, W), the token that opens the row
     time: Tensor  # (B,), the step of the episode at which the row begins
     cache: KeyValueCache
+
+    def select(self, index: Tensor) -> Progress:
+        """The predictions of the plans ``index`` (R,), in that order; a plan may be chosen more than once."""
+        cache = copy(self.cache)
+        cache.slots = self.cache.slots.index_select(2, index)
+        return Progress(None if self.first is None else self.first[index], self.time[index], cache)
 
 
 @register("prior", "gpt")
@@ -255,7 +262,7 @@ def _check_schedule(schedule: ScaleSchedule, prefix: bool) -> None:
             "A GPT predicts one token after the other.",
             expected="a schedule of scales of one token each",
             got=f"{schedule}",
-            fix="schedule=unit, or prior=transformer for this schedule",
+            fix="schedule=unit tokenizer=vq, or prior=transformer for this schedule",
         )
     if schedule.tokens == 1 and not prefix:
         raise ConfigError(

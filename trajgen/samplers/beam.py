@@ -36,8 +36,8 @@ class Beam:
     Follows Trajectory Transformer (arXiv 2106.02039, section 2.3) and TAP (arXiv 2208.10291, section 3.3), for any
     schedule: the codes of a scale of several tokens are independent of each other given the coarser scales, and are
     continued as one. A plan is expanded at its first scale after each choice, into W · E candidates in all; scales
-    until the next choice continue each candidate in one way. Candidates are drawn without repetition at scales of one
-    token; at longer ones they may repeat, but the likeliest is always among them.
+    until the next choice continue each candidate in one way. No two candidates are the same; where E is above 1, the
+    likeliest is among them.
 
     A plan costs, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
     before anything is free; W · E decodings per choice; and one or two copies of the prior's cache per choice.
@@ -59,7 +59,7 @@ class Beam:
         every: scales between two choices; null chooses after each scale that decides further points, or all of them
             more finely; with score=likelihood after each scale.
         threshold: β; a plan less likely than β to the power of L is worth less by α per unit of log likelihood that it
-            lacks (TAP, equation 4); null judges plans by their return alone.
+            lacks (TAP, section 3.3); null judges plans by their return alone.
         penalty: α, above the range of returns.
 
     Raises:
@@ -144,7 +144,7 @@ class Beam:
     def _candidates(
         self, logits: Tensor, fixed: Given | None, ways: int, rng: Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Ids (R, E, n) with which R plans may go on, and the log likelihood (R, E) of each; -inf if it is no choice."""
+        """Ids (R, E, n) with which R plans may go on, and their log likelihoods (R, E); -inf for what is no choice."""
         likelihood = logits.log_softmax(-1)
         shaped = likelihood if self.top_k is None else keep_top_k(likelihood, self.top_k)
         shaped = shaped if self.temperature is None else shaped / self.temperature
@@ -153,7 +153,7 @@ class Beam:
             shaped = torch.where(fixed.mask.unsqueeze(-1), only, shaped)
         ids = likeliest(shaped, ways) if self.temperature is None else drawn(shaped, ways, rng)
         wide = ids.transpose(1, 2)  # (R, n, E)
-        possible = shaped.gather(-1, wide).isfinite().all(1)
+        possible = shaped.gather(-1, wide).isfinite().all(1) & ~repeated(ids)
         return ids, likelihood.gather(-1, wide).sum(1).masked_fill(~possible, -torch.inf)
 
     def _worth(self, plans: _Plans, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
@@ -268,7 +268,8 @@ def likeliest(logits: Tensor, count: int) -> Tensor:
 def drawn(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
     """Ids (R, E, n) drawn from softmax(logits (R, n, V)); of more than one, the likeliest is the first.
 
-    A single token is drawn without replacement: the E largest of logits plus Gumbel noise (arXiv 1903.06059).
+    A single token is drawn without replacement: the E largest of logits plus Gumbel noise (arXiv 1903.06059). Joint
+    draws of several tokens may repeat.
     """
     mode = logits.argmax(-1)
     if logits.shape[1] > 1:
@@ -278,6 +279,12 @@ def drawn(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
     if count > 1:
         perturbed = perturbed.scatter(-1, mode, torch.inf)
     return perturbed.topk(min(count, logits.shape[-1]), dim=-1).indices.unsqueeze(-1)
+
+
+def repeated(ids: Tensor) -> Tensor:
+    """Which of the candidates (R, E, n) have come before, (R, E)."""
+    same = (ids.unsqueeze(1) == ids.unsqueeze(2)).all(-1)
+    return same.tril(-1).any(-1)
 
 
 def _known(given: Given, tokenizer: Tokenizer) -> list[bool]:

@@ -1,7 +1,8 @@
-"""The quantisers of vector-quantize-pytorch behind one small interface, and how often their codes are used."""
+"""The quantisers of vector-quantize-pytorch behind one small interface."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -40,10 +41,13 @@ class Quantiser(Protocol):
         ...
 
 
-class _Unbounded(nn.Module):
+class _Unbounded(nn.Module, ABC):
     """What quantisers share that look their codes up in a table."""
 
-    table: Tensor
+    @property
+    @abstractmethod
+    def table(self) -> Tensor:
+        """All code vectors (V, C)."""
 
     def bound(self, f: Tensor) -> Tensor:
         """Leaves (B, N, C) as it is: codes can be anywhere."""
@@ -290,41 +294,3 @@ class Hierarchy(_Unbounded):
         """
         latent, ids, commitment = self.quantiser(f)
         return latent, torch.cat(ids, 1), commitment.sum()
-
-
-class Usage(nn.Module):
-    """Counts how often each code was used at each scale.
-
-    Args:
-        schedule: K scales.
-        size: V.
-    """
-
-    counts: Tensor
-    rows: Tensor
-
-    def __init__(self, schedule: ScaleSchedule, size: int) -> None:
-        super().__init__()
-        self.schedule = schedule
-        self.register_buffer("counts", torch.zeros(schedule.scales, size), persistent=False)
-        self.register_buffer("rows", torch.tensor(schedule.levels) * size, persistent=False)
-
-    @torch.no_grad()
-    def add(self, ids: Tensor) -> None:
-        """Counts token ids (B, L)."""
-        used = (ids + self.rows).reshape(-1)
-        self.counts.view(-1).scatter_add_(0, used, torch.ones_like(used, dtype=self.counts.dtype))
-
-    def take(self) -> dict[str, float]:
-        """Per scale and overall, the share of codes in use and their perplexity; starts counting anew."""
-        rows = torch.cat([self.counts, self.counts.sum(0, keepdim=True)])
-        shares = rows / rows.sum(1, keepdim=True).clamp(min=1)
-        perplexity = torch.special.entr(shares).sum(1).exp()
-        used = (rows > 0).float().mean(1)
-        self.counts.zero_()
-        names = [f"scale_{k + 1}" for k in range(self.schedule.scales)] + ["all"]
-        return {
-            f"{label}/{name}": float(value)
-            for label, values in (("usage", used), ("perplexity", perplexity))
-            for name, value in zip(names, values, strict=True)
-        }

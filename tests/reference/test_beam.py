@@ -1,0 +1,376 @@
+"""Beam search against the enumeration of all sequences, a search written with lists, and teacher forcing."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trajgen.core.normalise import Normaliser
+from trajgen.core.registry import build
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Cond, Given
+from trajgen.samplers.autoregressive import greedy
+from trajgen.samplers.beam import Beam, drawn, likeliest, repeated
+from trajgen.samplers.value import PlanValue
+from trajgen.views import FieldView
+
+VOCABULARY, TOKENS = 3, 4
+ALL = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=TOKENS)))  # (81, 4)
+UNIT = ScaleSchedule((1,) * TOKENS)
+DISCOUNT, STRIDE = 0.9, 2
+
+
+class Row:
+    """Tokens in a row whose vectors are one-hot; a scale sees the tokens of the scale before it."""
+
+    vocabulary = VOCABULARY
+
+    def __init__(self, schedule: ScaleSchedule) -> None:
+        self.schedule = schedule
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        return F.one_hot(codes, VOCABULARY).float()
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        return vectors
+
+    def start(self, batch: int) -> Tensor:
+        return torch.zeros(batch, TOKENS, VOCABULARY)
+
+    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+        extended = canvas.clone()
+        extended[:, self.schedule.spans[k]] = vectors
+        return extended
+
+    def view(self, canvas: Tensor, k: int) -> Tensor:
+        return canvas[:, self.schedule.spans[k - 1]]
+
+    def decided(self, k: int) -> float:
+        return self.schedule.spans[k].stop / TOKENS
+
+
+@dataclass
+class Memory:
+    """What a plan's steps have seen: the number that its tokens make, and what is asked for."""
+
+    prefix: Tensor  # (B,)
+    returns: Tensor  # (B,)
+
+
+class Chosen(Memory):
+    """The same, and it can be chosen from."""
+
+    def select(self, index: Tensor) -> Chosen:
+        return Chosen(self.prefix[index], self.returns[index])
+
+
+class Table:
+    """A prior that looks logits up by all tokens before; what is asked for tilts them."""
+
+    def __init__(self, schedule: ScaleSchedule, state: type[Memory] = Chosen) -> None:
+        draw = torch.Generator().manual_seed(3)
+        self.schedule, self.state = schedule, state
+        self.tables = [
+            2 * torch.randn(VOCABULARY**span.start, span.stop - span.start, VOCABULARY, generator=draw)
+            for span in schedule.spans
+        ]
+        self.tilts = [torch.randn(n, VOCABULARY, generator=draw) for n in schedule]
+
+    def start(self, cond: Cond) -> Memory:
+        return self.state(torch.zeros(len(cond), dtype=torch.long), cond.returns)
+
+    def step(self, x: Tensor | None, k: int, state: Memory) -> Tensor:
+        for token in [] if x is None else x.argmax(-1).unbind(1):
+            state.prefix = state.prefix * VOCABULARY + token
+        return self.tables[k][state.prefix] + state.returns[:, None, None] * self.tilts[k]
+
+    def likelihoods(self, cond: Cond) -> Tensor:
+        """Of every sequence, (B, 81)."""
+        found = torch.zeros(len(cond), len(ALL))
+        for i, codes in enumerate(ALL):
+            state, x = self.start(cond), None
+            for k, span in enumerate(self.schedule.spans):
+                logp = self.step(x, k, state).log_softmax(-1)
+                own = codes[span].expand(len(cond), -1)
+                found[:, i] += logp.gather(-1, own.unsqueeze(-1)).sum((1, 2))
+                x = F.one_hot(own, VOCABULARY).float()
+        return found
+
+
+def make_value(points: int) -> tuple[PlanValue, Any]:
+    """What plans are worth, and a decoder that gives each of the points a reward and a return by its tokens."""
+    draw = torch.Generator().manual_seed(5)
+    rates = torch.randn(TOKENS, VOCABULARY, 2, generator=draw)
+    normaliser = Normaliser(1, 1)
+    normaliser.reward.scale.fill_(2.0)
+    normaliser.returns.mean.fill_(0.3)
+    value = PlanValue(FieldView(1, 1, STRIDE, fields=("reward", "return")), normaliser, DISCOUNT, STRIDE)
+
+    def decode(latent: Tensor, cond: Cond) -> Tensor:
+        moved = torch.einsum("blv,lvf->blf", latent, rates).unflatten(1, (points, -1)).sum(2)
+        return moved + cond.returns[:, None, None] * 0.1
+
+    return value, decode
+
+
+def wired(prior: Any, points: int = TOKENS) -> tuple[Any, ...]:
+    """The wiring of a beam search over the table."""
+    value, decode = make_value(points)
+    return prior, VOCABULARY, decode, value.view, value.normaliser, points, DISCOUNT, STRIDE
+
+
+def beam(prior: Any, points: int = TOKENS, **options: Any) -> Beam:
+    return Beam(*wired(prior, points), **{"temperature": None, "threshold": None, **options})
+
+
+class Spy(Beam):
+    """Keeps the plans that were there before the last choice."""
+
+    plans: Any
+
+    def _worth(self, plans: Any, *rest: Any) -> Tensor:
+        self.plans = plans
+        return super()._worth(plans, *rest)
+
+
+def worths(cond: Cond, points: int = TOKENS) -> Tensor:
+    """What every sequence is worth, (B, 81)."""
+    value, decode = make_value(points)
+    every = F.one_hot(ALL, VOCABULARY).float()
+    each = [
+        value(decode(every, cond.map(lambda v, i=i: v[i : i + 1].expand(81, *v.shape[1:])))) for i in range(len(cond))
+    ]
+    return torch.stack(each)
+
+
+SCHEDULES = [UNIT, ScaleSchedule((1, 3)), ScaleSchedule((2, 2)), ScaleSchedule((4,))]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_wide_enough_it_finds_the_likeliest_of_all_sequences(schedule: ScaleSchedule) -> None:
+    prior, cond = Table(schedule), tiny.cond(8)
+    found = beam(prior, width=81, expand=81, score="likelihood")(prior, Row(schedule), cond)
+    assert torch.equal(found, ALL[prior.likelihoods(cond).argmax(1)])
+    if schedule is UNIT:
+        assert not torch.equal(found, greedy(prior)(prior, Row(schedule), cond))  # there is something to search
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_wide_enough_it_finds_the_sequence_of_the_highest_value(schedule: ScaleSchedule) -> None:
+    prior, cond = Table(schedule), tiny.cond(8)
+    found = beam(prior, width=81, expand=81)(prior, Row(schedule), cond)
+    assert torch.equal(found, ALL[worths(cond).argmax(1)])
+
+
+def test_below_the_threshold_value_is_traded_for_likelihood() -> None:
+    prior, cond = Table(UNIT), tiny.cond(8)
+    likelihoods, worth = prior.likelihoods(cond), worths(cond)
+    penalised = worth + 0.7 * (likelihoods - TOKENS * math.log(0.4)).clamp(max=0)
+    made = beam(prior, width=81, expand=3, threshold=0.4, penalty=0.7)
+    found = made(prior, Row(UNIT), cond)
+    assert torch.equal(found, ALL[penalised.argmax(1)])
+    assert not torch.equal(penalised.argmax(1), worth.argmax(1))
+    assert not torch.equal(penalised.argmax(1), likelihoods.argmax(1))
+
+
+def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int], score: str, points: int) -> list[int]:
+    """Beam search with lists over unit tokens, for one condition."""
+    likelihoods = prior.likelihoods(cond)[0].reshape((VOCABULARY,) * TOKENS).double()
+    value, decode = make_value(points)
+
+    def logp(tokens: list[int]) -> float:
+        return float(likelihoods[tuple(tokens)].exp().sum().log())  # all that go on from here
+
+    def worth(tokens: list[int]) -> float:
+        decided = len(tokens) * points // TOKENS
+        if score == "likelihood" or not decided:
+            return logp(tokens)
+        padded = F.one_hot(torch.tensor([tokens + [0] * (TOKENS - len(tokens))]), VOCABULARY).float()
+        return float(value(decode(padded, cond), decided))
+
+    plans: list[list[int]] = [[]]
+    ways = width * expand
+    for k in range(TOKENS):
+        likely = [sorted(range(VOCABULARY), key=lambda token, p=plan: -logp([*p, token])) for plan in plans]
+        plans = [[*plan, token] for plan, order in zip(plans, likely, strict=True) for token in order[:ways]]
+        ways = 1
+        if k in ends:
+            plans = sorted(plans, key=worth, reverse=True)[:width]
+            ways = max(1, width * expand // len(plans))
+    return max(plans, key=worth)
+
+
+@pytest.mark.parametrize("score", ["return", "likelihood"])
+@pytest.mark.parametrize(("width", "expand"), [(1, 1), (1, 2), (2, 2), (3, 1), (3, 3)])
+def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score: str) -> None:
+    prior, cond = Table(UNIT), tiny.cond(8)
+    found = beam(prior, width=width, expand=expand, score=score)(prior, Row(UNIT), cond)
+    expected = [
+        searched(prior, cond.map(lambda v, i=i: v[i : i + 1]), width, expand, [0, 1, 2, 3], score, TOKENS)
+        for i in range(8)
+    ]
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize("every", [2, None])
+def test_plans_are_chosen_once_a_point(every: int | None) -> None:
+    prior, cond = Table(UNIT), tiny.cond(8)
+    found = beam(prior, points=2, width=2, expand=3, every=every)(prior, Row(UNIT), cond)
+    ones = [cond.map(lambda v, i=i: v[i : i + 1]) for i in range(8)]
+    assert found.tolist() == [searched(prior, one, 2, 3, [1, 3], "return", 2) for one in ones]
+    assert found.tolist() != [searched(prior, one, 2, 3, [0, 1, 2, 3], "return", 2) for one in ones]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_one_beam_continued_in_one_way_is_greedy(schedule: ScaleSchedule) -> None:
+    prior, cond = Table(schedule), tiny.cond(8)
+    found = beam(prior, width=1, expand=1)(prior, Row(schedule), cond)
+    assert torch.equal(found, greedy(prior)(prior, Row(schedule), cond))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_batch_is_its_plans_one_by_one(schedule: ScaleSchedule) -> None:
+    prior, cond = Table(schedule), tiny.cond(8)
+    made = beam(prior, width=3, expand=2)
+    alone = [made(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])) for i in range(8)]
+    assert torch.equal(made(prior, Row(schedule), cond), torch.cat(alone))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_prior_without_select_is_stepped_again(every: int) -> None:
+    prior, plain, cond = Table(UNIT), Table(UNIT, Memory), tiny.cond(8)
+    found = [beam(p, width=3, expand=2, every=every)(p, Row(UNIT), cond) for p in (prior, plain)]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_known_tokens_stay_and_the_rest_is_the_likeliest(schedule: ScaleSchedule) -> None:
+    prior, cond = Table(schedule), tiny.cond(4)
+    mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
+    codes = torch.tensor([[2, 0, 0, 0], [0, 1, 0, 2], [2, 0, 1, 2], [1, 1, 1, 1]])
+    found = beam(prior, width=81, expand=81, score="likelihood")(prior, Row(schedule), cond, None, Given(codes, mask))
+    fits = ((codes[:, None] == ALL) | ~mask[:, None]).all(-1)  # (4, 81)
+    assert torch.equal(found, ALL[prior.likelihoods(cond).masked_fill(~fits, -torch.inf).argmax(1)])
+
+
+def test_scales_that_are_known_are_not_expanded() -> None:
+    prior, cond = Table(UNIT), tiny.cond(4)
+    rows: list[int] = []
+    step = prior.step
+    prior.step = lambda x, k, state: rows.append(len(state.returns)) or step(x, k, state)  # type: ignore[method-assign]
+    mask = torch.tensor([1, 1, 0, 0]).bool().expand(4, -1)
+    given = Given(torch.full((4, 4), 2), mask)
+    found = beam(prior, width=2, expand=2)(prior, Row(UNIT), cond, None, given)
+    assert rows == [4, 4, 4, 8] and (found[:, :2] == 2).all()
+
+
+def test_the_likeliest_joint_choices_are_exact() -> None:
+    logits = torch.randn(5, 3, 4)
+    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    sums = logits[:, torch.arange(3), every].sum(-1)  # (5, 64)
+    for count in (1, 2, 7, 64):
+        assert torch.equal(likeliest(logits, count), every[sums.topk(count, dim=1).indices])
+    assert likeliest(logits, 100).shape == (5, 64, 3)
+
+
+def test_draws_of_a_token_differ_and_hold_the_likeliest() -> None:
+    logits = torch.randn(500, 1, 6)
+    ids = drawn(logits, 3, torch.Generator().manual_seed(0))[..., 0]
+    assert all(len(set(row)) == 3 for row in ids.tolist())
+    assert torch.equal(ids[:, 0], logits[:, 0].argmax(-1))
+    assert drawn(logits, 9, None).shape == (500, 6, 1)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_a_single_draw_is_distributed_as_softmax(tokens: int) -> None:
+    logits = torch.tensor([1.5, 0.0, -1.0, 0.5]).expand(40_000, tokens, 4)
+    ids = drawn(logits, 1, torch.Generator().manual_seed(0))
+    shares = torch.bincount(ids[:, 0, -1], minlength=4) / 40_000
+    assert ids.shape == (40_000, 1, tokens)
+    assert (shares - logits[0, 0].softmax(0)).abs().max() < 0.01  # 4 standard errors
+
+
+def test_joint_draws_hold_the_likeliest_and_others() -> None:
+    logits = torch.randn(50, 3, 4)
+    ids = drawn(logits, 6, torch.Generator().manual_seed(0))
+    assert ids.shape == (50, 6, 3) and torch.equal(ids[:, 0], logits.argmax(-1))
+    assert (ids[:, 1:] != ids[:, :1]).any(-1).float().mean() > 0.5
+
+
+def test_a_candidate_that_came_before_is_no_choice() -> None:
+    ids = torch.tensor([[[1, 2], [2, 1], [1, 2], [1, 2]], [[0, 0], [0, 0], [0, 1], [0, 2]]])
+    assert repeated(ids).tolist() == [[False, False, True, True], [False, True, False, False]]
+
+
+def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
+    prior, cond = Table(ScaleSchedule((2, 2))), tiny.cond(8)
+    made = Spy(*wired(prior), width=4, expand=8, temperature=1.0, score="likelihood")
+    made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
+    live = made.plans.likelihood.isfinite().view(8, -1)
+    for plans, alive in zip(made.plans.codes.view(8, -1, TOKENS), live, strict=True):
+        kept = [tuple(row) for row in plans[alive].tolist()]
+        assert len(kept) == len(set(kept)) > 1
+
+
+def test_candidates_are_among_the_k_likeliest() -> None:
+    prior, cond = Table(ScaleSchedule((4,))), tiny.cond(64)
+    logits = prior.step(None, 0, prior.start(cond))
+    made = beam(prior, width=4, expand=4, top_k=2, temperature=5.0)
+    found = made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
+    assert (found != logits.argmin(-1)).all()
+    wide = beam(prior, width=4, expand=4, temperature=5.0)
+    assert (wide(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)) == logits.argmin(-1)).any()
+
+
+@pytest.mark.parametrize(("schedule", "every"), [("geometric", 1), ("unit", 1), ("unit", 3), ("two_level", None)])
+def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: str, every: int | None) -> None:
+    lengths, cond = tiny.schedule(schedule), tiny.cond(3)
+    wiring: dict[str, Any] = {"schedule": lengths, "code_dim": 4, "vocabulary": 7, "stride": STRIDE}
+    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1}
+    wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields"), **wiring)
+    prior = tiny.shake(build("prior", tiny.node("prior", "transformer"), **wiring)).eval()
+    table = torch.randn(7, 4)
+
+    class Tokens:
+        """A canvas of everything drawn; a scale sees the last of it, over and over."""
+
+        schedule, vocabulary = lengths, 7
+
+        def vectors(self, codes: Tensor) -> Tensor:
+            return table[codes]
+
+        def start(self, batch: int) -> Tensor:
+            return torch.zeros(batch, 0, 4)
+
+        def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+            return torch.cat([canvas, vectors], 1)
+
+        def view(self, canvas: Tensor, k: int) -> Tensor:
+            return canvas.cumsum(1)[:, -1:].expand(-1, lengths.lengths[k], -1)
+
+        def decided(self, k: int) -> float:
+            return 1.0
+
+    tokenizer = Tokens()
+    made = Spy(
+        prior, 7, None, FieldView(4, 2, STRIDE), Normaliser(4, 2), tiny.HORIZON, 1.0, STRIDE,
+        width=4, expand=3, every=every, score="likelihood", temperature=3.0,
+    )  # fmt: skip
+    found = made(prior, tokenizer, cond, torch.Generator().manual_seed(0))
+    codes, each = made.plans.codes, made.plans.each
+    assert each == 12 and len({tuple(row) for row in codes[:each].tolist()}) > 4
+    vectors = tokenizer.vectors(codes)
+    seen = [tokenizer.view(vectors[:, : span.start], k) for k, span in enumerate(lengths.spans) if k]
+    forced = prior.logits(torch.cat(seen, 1), cond.map(lambda v: v.repeat_interleave(each, 0))).log_softmax(-1)
+    expected = forced.gather(-1, codes.unsqueeze(-1)).sum((1, 2))
+    torch.testing.assert_close(made.plans.likelihood, expected, atol=1e-4, rtol=1e-4)
+    best = codes.view(3, each, -1)[torch.arange(3), expected.view(3, each).argmax(1)]
+    assert torch.equal(found, best)

@@ -1,0 +1,246 @@
+"""Quantisers against vector-quantize-pytorch itself, and against naive formulas of their papers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Batch
+from trajgen.tokenizers.codebook import FiniteScalars, LinearCodebook, Signs
+from trajgen.tokenizers.hierarchical import HierarchicalTokenizer, hierarchical_vq
+from trajgen.tokenizers.latent import LatentTokenizer, fsq, lfq, multiscale_vq, simvq
+
+LEVELS = [(8, 6, 5), (3,), (4, 7), (5, 5, 5, 3)]
+QUANTISERS: list[Any] = [
+    lambda: FiniteScalars((8, 6, 5)),
+    lambda: Signs(3, entropy=0.1, diversity=1.0, commitment=0.25),
+    lambda: LinearCodebook(20, 3, commitment=0.25),
+]
+
+
+def unit(length: int) -> ScaleSchedule:
+    return ScaleSchedule((1,) * length)
+
+
+def known(x: Tensor) -> Batch:
+    """A batch of which only the mask matters."""
+    n, points = x.shape[:2]
+    real, few = torch.ones(n, points, dtype=torch.bool), torch.ones(n, 1, dtype=torch.bool)
+    zeros = torch.zeros(n, points)
+    return Batch(x, x.unsqueeze(2), zeros, zeros, real, x[:, :1], x[:, :1], few)
+
+
+def flat_decoder(made: LatentTokenizer, x: Tensor) -> Any:
+    weight = torch.randn(made.latent_length * made.code_dim, x[0].numel()) * 0.1
+    return lambda latent: (latent.flatten(1) @ weight).view_as(x)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
+def test_finite_scalars_are_those_of_the_library(levels: tuple[int, ...]) -> None:
+    own, other = FiniteScalars(levels), FSQ(list(levels))
+    z = torch.cat([torch.randn(2, 200, len(levels)) * 2, torch.full((2, 1, len(levels)), 50.0)], 1)
+    z = torch.cat([z, -z, z * 0], 1).requires_grad_()
+    f = own.bound(z)
+    ids = own.nearest(f.detach())
+    codes, other_ids = other(z)
+    assert torch.equal(ids, other_ids.long()) and own.size == len(own.table)
+    torch.testing.assert_close(own.table[ids], codes.detach())
+    # Straight through f, gradients are those of the library's rounding.
+    weights = torch.randn_like(codes)
+    (wanted,) = torch.autograd.grad((codes * weights).sum(), z)
+    (found,) = torch.autograd.grad(((own.table[ids] + f - f.detach()) * weights).sum(), z)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("build", QUANTISERS)
+def test_ids_are_those_of_the_nearest_row_of_the_table(build: Any) -> None:
+    own, x = build(), torch.randn(3, 40, 3)
+    ids = own.nearest(x)
+    assert ids.dtype == torch.int64 and own.table.shape == (own.size, 3)
+    distance = (x.unsqueeze(-2) - own.table).square().sum(-1)
+    torch.testing.assert_close(distance.gather(-1, ids.unsqueeze(-1)).squeeze(-1), distance.amin(-1))
+    assert torch.equal(own.nearest(own.table.unsqueeze(0).detach())[0], torch.arange(own.size))
+
+
+@pytest.mark.parametrize("build", QUANTISERS)
+def test_codes_are_the_same_in_lower_precision(build: Any) -> None:
+    own, x = build(), torch.randn(3, 40, 3)
+    exact, table, loss = own.nearest(own.bound(x)), own.table, own.learn(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert own.table.dtype == torch.float32 and torch.equal(own.table, table)
+        assert torch.equal(own.nearest(own.bound(x)), exact)
+        torch.testing.assert_close(own.learn(x), loss)
+
+
+def test_signs_are_those_of_the_library_and_so_is_their_loss() -> None:
+    own = Signs(4, entropy=0.3, diversity=1.5, commitment=0.25)
+    other = LFQ(dim=4, entropy_loss_weight=0.3, diversity_gamma=1.5, commitment_loss_weight=0.25)
+    x = torch.randn(2, 30, 4)
+    quantised, ids, loss = other.train()(x)
+    assert torch.equal(own.nearest(x), ids) and own.size == 16
+    torch.testing.assert_close(own.table[ids], quantised)
+    torch.testing.assert_close(own.train().learn(x), loss)
+    assert float(own.eval().learn(x)) == 0
+
+
+def test_the_entropy_loss_of_signs_by_hand() -> None:
+    own = Signs(2, entropy=0.3, diversity=2.0, commitment=0.25).train()
+    x = torch.tensor([[[0.01, 0.02], [-0.005, 0.01], [0.0, 0.03]]])
+    codes = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
+    assert torch.equal(own.table, codes)
+    shares = torch.stack([torch.stack([-100 * (v - c).square().sum() for c in codes]).softmax(0) for v in x[0]])
+    each = torch.stack([torch.special.entr(row).sum() for row in shares]).mean()
+    together = torch.special.entr(shares.mean(0)).sum()
+    signs = torch.where(x > 0, 1.0, -1.0)
+    expected = 0.3 * (each - 2.0 * together) + 0.25 * (x - signs).square().mean()
+    assert float(own.learn(x)) == pytest.approx(float(expected), abs=2e-4)  # the library cuts off logarithms
+
+
+def test_linear_codes_are_those_of_the_library_and_so_is_their_loss() -> None:
+    own, other = LinearCodebook(20, 3, commitment=0.4), SimVQ(3, 20, input_to_quantize_commit_loss_weight=0.4)
+    other.load_state_dict(own.quantiser.state_dict())
+    x = torch.randn(2, 30, 3)
+    quantised, ids, loss = other(x)
+    assert torch.equal(own.nearest(x), ids)
+    torch.testing.assert_close(own.table[ids], quantised)
+    torch.testing.assert_close(own.learn(x), loss)
+    code = own.quantiser.frozen_codebook @ own.quantiser.code_transform.weight.T
+    torch.testing.assert_close(own.table, code)
+    expected = (1 + 0.4) * (x - code[ids]).square().mean()
+    torch.testing.assert_close(own.learn(x), expected)
+
+
+def test_linear_codes_move_all_together_and_by_their_own_loss_alone() -> None:
+    made = simvq(unit, 5, 32, latent_length=4, code_dim=3, codebook_size=20, width=16)
+    x = torch.randn(4, 32, 5)
+    losses = made.loss(known(x), x, flat_decoder(made, x))
+    weight = made.codebook.quantiser.code_transform.weight
+    (by_decoder,) = torch.autograd.grad(losses["reconstruction"], weight, retain_graph=True, allow_unused=True)
+    assert by_decoder is None
+    before = made.codebook.table.detach().clone()
+    losses["commitment"].backward()
+    with torch.no_grad():
+        weight -= 0.1 * weight.grad
+    assert (made.codebook.table - before).abs().sum(-1).gt(0).all()
+
+
+@pytest.mark.parametrize("levels", [(), (2, 8), (1,), (8, 0), (300, 300), (100,) * 8])
+def test_levels_that_cannot_be_are_refused(levels: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        fsq(unit, 5, 32, levels=levels)
+    assert caught.value.expected and "levels" in str(caught.value.got)
+    assert caught.value.fix == "tokenizer.levels=[8,6,5]"
+    assert fsq(unit, 5, 32, levels=(8, 6, 5), width=16).vocabulary == 240
+
+
+def test_more_signs_than_a_prior_can_tell_apart_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2\\^40") as caught:
+        lfq(unit, 5, 32, code_dim=40)
+    assert caught.value.expected and caught.value.fix
+    assert lfq(unit, 5, 32, code_dim=9, width=16).vocabulary == 512
+
+
+def hierarchical(lengths: tuple[int, ...], **options: Any) -> HierarchicalTokenizer:
+    sizes = {"latent_length": 8, "code_dim": 4, "codebook_size": 20, "width": 16}
+    made = hierarchical_vq(lambda _: ScaleSchedule(lengths), 5, 32, **sizes, **options)
+    inner = made.codebook.quantiser.vq._codebook
+    inner.embed.copy_(torch.randn(1, 20, 4))
+    inner.embed_avg.copy_(inner.embed)
+    inner.cluster_size.fill_(1.0)
+    inner.initted.fill_(True)
+    return made.eval()
+
+
+HIERARCHIES = [((1, 2, 4, 8), 1), ((8,), 1), ((1, 3, 8), 0), ((2, 5, 6, 8), 2), ((4, 4, 8), 1)]
+
+
+@pytest.mark.parametrize(("lengths", "convolutions"), HIERARCHIES)
+@torch.no_grad()
+def test_the_canvas_gives_the_library_s_own_output_from_ids(lengths: tuple[int, ...], convolutions: int) -> None:
+    made, x = hierarchical(lengths, convolutions=convolutions), torch.randn(5, 32, 5)
+    reconstruction, ids, _ = made.codebook.quantiser(made.encoder(x))
+    own = made.encode(x)
+    assert torch.equal(own, torch.cat(ids, 1))
+    torch.testing.assert_close(made.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
+    of_ids = made.codebook.quantiser.get_output_from_indices(ids)
+    torch.testing.assert_close(made.latent(made.vectors(own)), of_ids, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("lengths", "convolutions"), HIERARCHIES)
+def test_with_the_same_weights_our_pyramid_has_the_same_codes(lengths: tuple[int, ...], convolutions: int) -> None:
+    made, x = hierarchical(lengths, convolutions=convolutions), torch.randn(5, 32, 5)
+    ours = of_the_same_weights(made)
+    ids = made.encode(x)
+    assert torch.equal(ours.encode(x), ids)
+    vectors = made.vectors(ids)
+    torch.testing.assert_close(ours.inputs(vectors), made.inputs(vectors), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.latent(vectors), made.latent(vectors), atol=1e-5, rtol=1e-5)
+
+
+def test_the_library_moves_codes_after_every_scale_and_ours_once_per_step() -> None:
+    theirs, x = hierarchical((1, 2, 4, 8), revive_below=0.0), torch.randn(16, 32, 5)
+    ours = of_the_same_weights(theirs)
+    before = ours.codebook.table.clone()
+    f = ours.encoder(x).detach()
+    ids, meant, _ = ours.quantise(f)
+    for made in (ours, theirs):
+        made.train().loss(known(x), x, flat_decoder(made, x))
+    counts, sums = torch.zeros(20), torch.zeros(20, 4)
+    counts.index_add_(0, ids.flatten(), torch.ones(ids.numel()))
+    sums.index_add_(0, ids.flatten(), meant.flatten(0, 1))
+    expected = (0.9 * before + 0.1 * sums) / (0.9 + 0.1 * counts).unsqueeze(1)
+    torch.testing.assert_close(ours.codebook.table, expected, atol=1e-3, rtol=1e-3)  # one step over all scales
+    assert (theirs.codebook.table - expected).abs().max() > 0.05
+    # An unused code keeps 0.9 of its count in one of our steps, and 0.9 of it per scale in the library's.
+    unused = counts == 0
+    assert unused.any()
+    inner = theirs.codebook.quantiser.vq._codebook
+    fewest = float(inner.cluster_size.min())
+    assert fewest == pytest.approx(0.9**4) and float(
+        ours.codebook.quantiser._codebook.cluster_size.min()
+    ) == pytest.approx(0.9)
+
+
+def of_the_same_weights(made: HierarchicalTokenizer) -> LatentTokenizer:
+    ours = multiscale_vq(
+        lambda _: made.schedule, 5, 32, latent_length=8, code_dim=4, codebook_size=20, width=16, revive_below=0.0
+    ).eval()
+    ours.encoder.load_state_dict(made.encoder.state_dict())
+    ours.codebook.quantiser._codebook.load_state_dict(made.codebook.quantiser.vq._codebook.state_dict())
+    for k, convolution in enumerate(ours.pyramid.convolutions):
+        convolution.load_state_dict(made.codebook.quantiser.choose_phi(k).conv.state_dict())
+    return ours
+
+
+def test_a_shrinking_scale_is_refused_by_the_library_s_quantiser() -> None:
+    with pytest.raises(ConfigError, match="never shrink") as caught:
+        hierarchical((4, 2, 8))
+    assert caught.value.expected and "(4, 2, 8)" in str(caught.value.got) and "multiscale_vq" in str(caught.value.fix)
+    made = multiscale_vq(lambda _: ScaleSchedule((4, 2, 8)), 5, 32, width=16)
+    assert made.encode(torch.randn(1, 32, 5)).shape == (1, 14)
+
+
+@pytest.mark.parametrize("build", [fsq, lfq, simvq])
+@pytest.mark.parametrize("lengths", [(1,) * 4, (1, 2, 4)])
+def test_a_few_steps_bring_the_reconstruction_down(build: Any, lengths: tuple[int, ...]) -> None:
+    made = build(lambda _: ScaleSchedule(lengths), 2, 16, latent_length=4, width=16)
+    phase = torch.rand(64, 1) * 6
+    x = torch.stack([torch.sin(phase + torch.arange(16) / 4), torch.cos(phase + torch.arange(16) / 4)], -1)
+    read = torch.nn.Linear(4 * made.code_dim, 32)
+    optimiser = torch.optim.Adam([*made.parameters(), *read.parameters()], lr=1e-2)
+    history = []
+    for _ in range(60):
+        losses = made.loss(known(x), x, lambda latent: read(latent.flatten(1)).view_as(x))
+        optimiser.zero_grad()
+        losses["total"].backward()
+        optimiser.step()
+        history.append(float(losses["reconstruction"].detach()))
+    assert history[-1] < 0.4 * history[0]
+    assert F.one_hot(made.encode(x), made.vocabulary).sum((0, 1)).gt(0).sum() > 4

@@ -1,0 +1,50 @@
+"""The decoder of latents that are trajectories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import register
+from trajgen.core.types import Cond
+
+
+@register("decoder", "identity")
+class IdentityDecoder(nn.Module):
+    """Reads the trajectory off a latent that is one: for tokenizers of values, as Diffuser's; nothing is learnt.
+
+    Args:
+        tokenizer: with ``points``, as identity and bins have.
+
+    Raises:
+        ConfigError: if the tokenizer's latent is not a trajectory.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        if not hasattr(tokenizer, "points"):
+            raise ConfigError(
+                "The identity decoder needs a tokenizer whose latent is the trajectory itself.",
+                expected="tokenizer=identity or tokenizer=bins",
+                got="a tokenizer with a learnt latent",
+                fix="decoder=plain, or tokenizer=identity",
+            )
+        self._tokenizer = [tokenizer]  # in a list, since it is the planner's
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """None."""
+        return []
+
+    def base(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        """Latent (B, N, C) to trajectory (B, T, D)."""
+        return self._tokenizer[0].points(latent)
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        """Latent (B, N, C) to trajectory (B, T, D); the condition is not read."""
+        return self.base(latent, cond)

@@ -1,0 +1,132 @@
+"""The results of a study to read: a table on the screen and in Markdown, the commands of each cell, and a plot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajgen.evaluation.report import NOTHING, interval, number
+from trajgen.run_folder import write_json
+from trajgen.studies.results import RATIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MINUS = "\u2212"
+
+
+def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The columns of the table by their heads, a text for each row; those without any figure are left out."""
+    rows: list[Mapping[str, Any]] = results["rows"]
+    digits = 3 if results["unit"] == RATIO else 1
+    seeds = len(results["seeds"])
+    table = {
+        "variant": [row["name"] for row in rows],
+        "ratio" if results["unit"] == RATIO else "return": [number(row["mean"], digits) for row in rows],
+        "95 % interval": [interval(row["ci95"], digits) for row in rows],
+        "IQM": [number(row["iqm"], digits) for row in rows],
+        "difference": [_difference(row, digits) for row in rows],
+        "its 95 % interval": [interval(row["difference_ci95"], digits) for row in rows],
+        "score": [number(row["normalised"]) for row in rows],
+        "success": [NOTHING if row["success"] is None else f"{row['success']:.0%}" for row in rows],
+        "state error": [number(row["condition_state"], 3) for row in rows],
+        "return error": [number(row["condition_return"], 3) for row in rows],
+        "minutes": [number(row["minutes"]) for row in rows],
+        "decision, ms": [number(row["decision_ms"]) for row in rows],
+        "parameters": [NOTHING if row["parameters"] is None else f"{row['parameters']:,}" for row in rows],
+    }
+    if any(len(row["seeds"]) < seeds for row in rows):
+        table["seeds"] = [f"{len(row['seeds'])} of {seeds}" for row in rows]
+    return {head: cells for head, cells in table.items() if head == "variant" or any(c != NOTHING for c in cells)}
+
+
+def _difference(row: Mapping[str, Any], digits: int) -> str:
+    if row["reference"]:
+        return "reference"
+    return NOTHING if row["difference"] is None else f"{row['difference']:+.{digits}f}".replace("-", MINUS)
+
+
+def _by_reason(failed: Mapping[str, str]) -> dict[str, str]:
+    """The names of cells that failed for the same reason, by it."""
+    return {
+        reason: ", ".join(name for name, other in failed.items() if other == reason) for reason in failed.values()
+    }
+
+
+def print_results(results: Mapping[str, Any], console: Console) -> None:
+    """Prints the table, and what failed below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{results['study']}: {results['question']}".removesuffix(": ")
+    table = Table(title=Text(title), title_justify="left", padding=(0, 0), pad_edge=False)
+    cells = columns(results)
+    for head in cells:
+        table.add_column(head, justify="left" if head == "variant" else "right")
+    for line in zip(*cells.values(), strict=True):
+        table.add_row(*map(Text, line))
+    console.print(table)
+    for reason, name in _by_reason(results["failed"]).items():
+        console.print(f"{name} failed: {reason}", style="red", markup=False, highlight=False)
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The results as one page."""
+    cells = columns(results)
+    seeds = ", ".join(map(str, results["seeds"]))
+    lines = [f"# {results['study']}", ""]
+    lines += [results["question"], ""] if results["question"] else []
+    lines += _table(cells, zip(*cells.values(), strict=True))
+    lines += ["", f"![means and 95 % intervals of {results['study']}](plot.png)", ""]
+    unit = "mean return over the controller's on the same episodes" if results["unit"] == RATIO else "mean return"
+    facts = [
+        f"{unit[0].upper()}{unit[1:]}, training seeds {seeds}; reference: {results['reference']}.",
+        "Intervals: hierarchical bootstrap over seeds and episodes; differences draw the same seeds and episodes for both.",
+        f"Score: normalised by {results['normalised']}." if results["normalised"] else "",
+        f"Episodes: {results['protocol']}." if results["protocol"] else "",
+        "Errors of state and return: of the first planned point, in standard deviations of the data.",
+        f"{results['date']}, {_hardware(results['hardware'])}, trajgen {results['versions']['trajgen']}, "
+        f"torch {results['versions']['torch']}.",
+    ]
+    lines += [f"- {fact}" for fact in facts if fact]
+    if len({row["equal"] for row in results["rows"]}) > 1 or any(row["equal"] == "time" for row in results["rows"]):
+        lines += ["", "## Steps", ""]
+        lines += _table(
+            ("variant", "steps of each stage"),
+            ((row["name"], ", ".join(f"{k} {n}" for k, n in row["steps"].items())) for row in results["rows"]),
+        )
+    if results["failed"]:
+        lines += ["", "## Failed", ""]
+        lines += [f"- {name}: {' '.join(reason.split())}" for reason, name in _by_reason(results["failed"]).items()]
+    if results.get("command"):
+        lines += ["", "## To repeat it", "", "```", results["command"], "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [[*heads], *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def _hardware(hardware: Mapping[str, Any]) -> str:
+    return hardware["cuda"] or f"{hardware['cpu']}, {hardware['cores']} cores"
+
+
+def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[tuple[str, str | None]]) -> None:
+    """Writes results.json, table.md, plot.png and commands.sh into a study's folder."""
+    from trajgen.studies.plot import draw_results
+
+    write_json(folder / "results.json", results)
+    (folder / "table.md").write_text(markdown(results), encoding="utf-8")
+    draw_results(folder / "plot.png", results)
+    pairs = list(commands)
+    each = list(dict.fromkeys([train for train, _ in pairs]))
+    each += [evaluate for _, evaluate in pairs if evaluate]
+    head = ["#!/bin/sh", f"# Each cell of the study '{results['study']}' again, in new folders; any line can be run alone,"]
+    head += ["# an evaluation after the training of its run."]
+    path = folder / "commands.sh"
+    path.write_text("\n".join([*head, "set -e", *each]) + "\n", encoding="utf-8")
+    os.chmod(path, 0o755)
