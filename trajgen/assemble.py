@@ -20,6 +20,22 @@ from trajgen.core.types import Space
 
 Node = Mapping[str, Any]
 
+OF_TOKENIZER = ("schedule", "code_dim", "latent_length", "vocabulary", "period")
+"""What components ask for by name that follows from the tokenizer, where there is one."""
+USUAL = {
+    "view": "fields",
+    "schedule": "geometric",
+    "tokenizer": "multiscale_vq",
+    "conditioner": "fields",
+    "prior": "transformer",
+    "decoder": "adapter",
+    "action": "latent_state",
+    "sampler": "temperature",
+    "target": "quantile",
+    "planner": "latent",
+}
+"""What is advised where a kind is missing: MAGE's choice."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WindowShape:
@@ -71,14 +87,56 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
             "normaliser": normaliser,
         },
     )
+    _check_kinds(nodes)
     planner = composition.get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
-    unused = [kind for kind in nodes if kind not in composition.used]
-    if unused:
-        raise _unused(unused, nodes)
     planner.add_module("normaliser", normaliser)
     return planner
+
+
+def _check_kinds(nodes: Mapping[str, Node]) -> None:
+    """Refuses a recipe that lacks a kind which its parts ask for, or has one for which none of them asks."""
+    asked = _asked("planner", nodes)
+    missing = [kind for kind in KINDS if kind in asked and kind not in nodes]
+    if missing:
+        raise ConfigError(
+            f"Planner '{nodes['planner']['name']}' and its parts ask for what this recipe does not have."
+            if "planner" in nodes
+            else "A recipe has a planner.",
+            expected="; ".join(f"{kind}: one of {', '.join(names(kind))}" for kind in missing),
+            got=", ".join(f"{kind}={node['name']}" for kind, node in nodes.items()),
+            fix=" ".join(f"{kind}={USUAL[kind]}" for kind in missing) + ", or recipe=mage, which has every kind",
+        )
+    unused = [kind for kind in nodes if kind not in asked]
+    if unused:
+        raise ConfigError(
+            f"Nothing in this composition asks for {' or '.join(unused)}, and what is not used is not set.",
+            expected=f"planner '{nodes['planner']['name']}' with {', '.join(kind for kind in nodes if kind in asked)}",
+            got=", ".join(f"{kind}={nodes[kind]['name']}" for kind in unused),
+            fix=" ".join(f"'~{kind}'" for kind in unused) + " to leave out what is not used, or recipe=mage",
+        )
+
+
+def _asked(kind: str, nodes: Mapping[str, Node], found: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The kinds that a part asks for, itself among them, and those that these ask for; of what is missing, the usual."""
+    found |= {kind}
+    for name in spec(kind, nodes[kind]["name"] if kind in nodes else USUAL[kind]).wiring:
+        if name == "level":  # a planner of planners asks for what those ask for
+            found = _asked("planner", {**nodes, "planner": {"name": "latent"}}, found)
+        source = _source(kind, name, nodes)
+        if source is not None and source not in found:
+            found = _asked(source, nodes, found)
+    return found
+
+
+def _source(kind: str, name: str, nodes: Mapping[str, Node]) -> str | None:
+    """The kind of component that gives what a component of ``kind`` asks for by ``name``; None for plain dimensions."""
+    if name in KINDS and not (name == "schedule" and kind != "tokenizer"):
+        return name
+    if name in ("schedule", "code_dim", "latent_length") and "tokenizer" not in nodes:
+        return "conditioner" if name == "code_dim" else None
+    return "view" if name == "features" else "tokenizer" if name in OF_TOKENIZER else None
 
 
 class _Composition:
@@ -86,7 +144,6 @@ class _Composition:
 
     def __init__(self, nodes: Mapping[str, Node], known: Mapping[str, Any]) -> None:
         self.nodes, self.known = nodes, dict(known)
-        self.used: set[str] = set()
         self._asking: list[str] = []
         self._derived: dict[str, Callable[[], Any]] = {
             "features": lambda: self.get("view").features,
@@ -108,8 +165,6 @@ class _Composition:
         return self.known[name]
 
     def _build(self, kind: str) -> Any:
-        if kind not in self.nodes:
-            raise self._missing(kind)
         if kind in self._asking:
             raise ConfigError(
                 "Components do not ask for each other in a circle.",
@@ -118,7 +173,6 @@ class _Composition:
                 fix=f"take '{self._asking[-1]}' or '{kind}' out of the other's arguments",
             )
         self._asking.append(kind)
-        self.used.add(kind)
         node = self.nodes[kind]
         wiring = {}
         for name in spec(kind, node["name"]).wiring:
@@ -130,9 +184,6 @@ class _Composition:
         return build(kind, node, **wiring)
 
     def _schedule(self, length: int) -> ScaleSchedule:
-        if "schedule" not in self.nodes:
-            raise self._missing("schedule")
-        self.used.add("schedule")
         made: ScaleSchedule = build("schedule", self.nodes["schedule"], length=length)
         return made
 
@@ -146,27 +197,4 @@ class _Composition:
         own = {name: value for name, value in self.known.items() if name not in KINDS and name not in self._derived}
         level = _Composition({**self.nodes, "planner": planner}, {**own, **known})
         made: nn.Module = level.get("planner")
-        self.used |= level.used | (known.keys() & KINDS.keys())
         return made
-
-    def _missing(self, kind: str) -> ConfigError:
-        asking = self._asking[-1] if self._asking else "recipe"
-        who = f"{asking} '{self.nodes[asking]['name']}'" if asking in self.nodes else "a recipe"
-        usual = {"tokenizer": "multiscale_vq", "schedule": "geometric", "prior": "transformer"}
-        known = names(kind) if kind in KINDS else []
-        return ConfigError(
-            f"This recipe has no {kind}, and {who} asks for one.",
-            expected=", ".join(known),
-            got=", ".join(f"{k}={node['name']}" for k, node in self.nodes.items()),
-            fix=f"{kind}={usual.get(kind, known[0] if known else '…')}, or recipe=mage, which has every kind",
-        )
-
-
-def _unused(kinds: list[str], nodes: Mapping[str, Node]) -> ConfigError:
-    planner = nodes["planner"]["name"]
-    return ConfigError(
-        f"Nothing in this composition asks for {' or '.join(kinds)}, and what is not used is not set.",
-        expected=f"planner '{planner}' with {', '.join(kind for kind in nodes if kind not in kinds)}",
-        got=", ".join(f"{kind}={nodes[kind]['name']}" for kind in kinds),
-        fix=" ".join(f"'~{kind}'" for kind in kinds) + " to leave out what is not used, or recipe=mage, which has all",
-    )

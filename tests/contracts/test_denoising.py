@@ -379,11 +379,12 @@ def test_a_value_network_that_could_read_the_return_off_the_window_is_refused() 
     assert "view.fields=[state,action]" in refusal("prior", "diffusion", wiring(view=both), value=True)
 
 
-def test_a_prior_that_does_not_denoise_is_refused() -> None:
-    known = wiring(schedule=ScaleSchedule((1, 2)), vocabulary=12)
+@pytest.mark.parametrize(("vocabulary", "cure"), [(12, "sampler=temperature"), (None, "sampler=greedy")])
+def test_a_prior_that_does_not_denoise_is_refused(vocabulary: int | None, cure: str) -> None:
+    known = wiring(schedule=ScaleSchedule((1, 2)), vocabulary=vocabulary)
     prior = build("prior", {"name": "transformer", "width": 16, "heads": 2}, **known)
-    said = refusal("sampler", "diffusion", {"prior": prior, "vocabulary": 12})
-    assert "sampler=temperature" in said and "TransformerPrior" in said and "denoise" in said
+    said = refusal("sampler", "diffusion", {"prior": prior, "vocabulary": vocabulary})
+    assert cure in said and "TransformerPrior" in said and "denoise" in said
 
 
 def test_the_prior_has_no_steps_that_another_sampler_could_take() -> None:

@@ -20,7 +20,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.runs import dry_run
 
-ROUNDS = 6
+ROUNDS = 7
 """A composition that cannot work is cured by following the advice so many times at most."""
 
 

@@ -59,6 +59,15 @@ def test_finite_scalars_are_those_of_the_library(levels: tuple[int, ...]) -> Non
     torch.testing.assert_close(found, wanted)
 
 
+@torch.no_grad()
+def test_a_row_of_finite_scalars_is_the_encoder_s_output_through_the_library() -> None:
+    made = fsq(unit, 5, 32, latent_length=4, width=16)
+    x = torch.randn(3, 32, 5) * 20  # far beyond the levels, unless it is bounded
+    codes, ids = FSQ([8, 6, 5])(made.encoder(x))
+    assert torch.equal(made.encode(x), ids.long()) and len(ids.unique()) > 2
+    torch.testing.assert_close(made.latent(made.vectors(made.encode(x))), codes)
+
+
 @pytest.mark.parametrize("build", QUANTISERS)
 def test_ids_are_those_of_the_nearest_row_of_the_table(build: Any) -> None:
     own, x = build(), torch.randn(3, 40, 3)

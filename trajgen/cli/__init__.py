@@ -20,6 +20,8 @@ USAGE = f"""trajgen {__version__}: generative trajectory models for offline rein
   trajgen sample run=DIR                        plans for one state, and their condition error
   trajgen data make pointmaze/umaze-dwell       record a data set (also: list, info ID, get ID)
   trajgen list [KIND[/NAME]]                    components, their options and defaults; recipes; studies; data
+  trajgen new KIND NAME                         a skeleton of a component of your own
+  trajgen check KIND/NAME imports=[my_parts]    whether a component keeps what its kind promises
 
 A component is swapped by name (sampler=greedy), its options follow a dot (sampler.guidance=1).
 'trajgen COMMAND --help' says more. --debug shows the traceback of an error."""
@@ -32,6 +34,8 @@ COMMANDS = {
     "study": ("study", "study"),
     "data": ("data", "data"),
     "list": ("listing", "listing"),
+    "new": ("new", "new"),
+    "check": ("check", "check"),
 }
 """For each command, the module that is imported when it is given, and its function."""
 

@@ -14,6 +14,7 @@ PLURALS = {"recipes": "recipe", "studies": "study"}
 
 def listing(words: list[str]) -> None:
     from rich.console import Console
+    from rich.markup import escape
 
     from trajgen.core.registry import KINDS, check_kind, load_entry_points, load_imports, names, spec
 
@@ -37,22 +38,50 @@ def listing(words: list[str]) -> None:
     for each in [kind] if kind else KINDS:
         console.print(f"\n[bold]{each}[/]  {KINDS[each]}")
         for found in (spec(each, n) for n in names(each)):
-            options = ", ".join(f"{o.name}={o.default!r}" for o in found.options)
-            console.print(f"  [cyan]{found.name}[/]  {found.summary}")
-            if options:
-                console.print(f"      {options}")
+            console.print(f"  [cyan]{found.name}[/]{escape(_signature(found))}")
+            console.print(f"      {escape(found.summary)}")
+
+
+def _signature(found: Any) -> str:
+    options = [f"{o.name}={o.default!r}" for o in found.options]
+    return f"({', '.join([*found.wiring, *(['*'] if options else []), *options])})"
 
 
 def _print_component(console: Any, found: Any) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
-    console.print(f"[bold]{found.kind}={found.name}[/]  ({found.module}.{found.attribute})\n{found.summary}")
-    table = Table("option", "type", "default")
+    about = _explained(found)
+    console.print(f"[bold]{found.kind}={found.name}[/]  ({found.module}.{found.attribute})\n{escape(found.summary)}\n")
+    table = Table("option", "type", "default", "what it is")
     for option in found.options:
-        table.add_row(f"{found.kind}.{option.name}", option.annotation, repr(option.default))
-    console.print(table)
+        cells = (f"{found.kind}.{option.name}", option.annotation, repr(option.default), about.get(option.name, ""))
+        table.add_row(*map(escape, cells))
+    console.print(table if found.options else "It has no options.")
     if found.wiring:
-        console.print(f"Given by the composition: {', '.join(found.wiring)}")
+        console.print(f"\nGiven by the composition: {', '.join(found.wiring)}")
+        for name in (name for name in found.wiring if name in about):
+            console.print(f"  [cyan]{name}[/]  {escape(about[name])}")
+    console.print(f"\n  trajgen check {found.kind}/{found.name}    trajgen train {found.kind}={found.name}")
+
+
+def _explained(found: Any) -> dict[str, str]:
+    """What the docstring says of each argument, read from the source: importing it could take torch along."""
+    import ast
+    import re
+    from importlib.util import find_spec
+
+    module = find_spec(found.module)
+    source = Path(module.origin) if module and module.origin else None
+    if source is None or not source.is_file():
+        return {}
+    body = ast.parse(source.read_text(encoding="utf-8")).body
+    nodes = [n for n in body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name == found.attribute]
+    text = (ast.get_docstring(nodes[0]) or "") if nodes else ""
+    arguments = re.search(r"^Args:\n((?:[ ]+.*\n?|\n)+)", text, re.MULTILINE)
+    entries = re.split(r"^[ ]{4}(?=\S)", arguments[1], flags=re.MULTILINE) if arguments else []
+    said = [entry.partition(":") for entry in entries if ":" in entry]
+    return {name.strip(): " ".join(what.split()) for names, _, what in said for name in names.split(",")}
 
 
 def _print_files(console: Any, what: str) -> None:

@@ -168,9 +168,12 @@ class Denoising(Protocol):
 
 
 class Decoder(Protocol):
-    """Turns a latent (B, N, C) into a trajectory (B, T, D)."""
+    """Turns a latent (B, N, C) into a trajectory (B, T, D).
 
-    def __call__(self, latent: Tensor, cond: Cond | None = None) -> Tensor: ...
+    A tokenizer's canvas is decoded like a latent: what its scales amount to so far.
+    """
+
+    def __call__(self, latent: Tensor, cond: Cond) -> Tensor: ...
 
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
         """What it decodes before its adapters are trained: the base parameters alone."""

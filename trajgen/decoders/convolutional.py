@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Cond
-from trajgen.nn.conv import ConvDecoder
+from trajgen.nn.conv import ConvDecoder, doublings
 from trajgen.nn.layers import mlp
 
 
@@ -17,15 +16,7 @@ class _Decoder(nn.Module):
 
     def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, width: int, depth: int) -> None:
         super().__init__()
-        ratio = horizon // latent_length
-        if ratio < 1 or ratio * latent_length != horizon or ratio & (ratio - 1):
-            raise ConfigError(
-                "A convolutional decoder lengthens the latent by a power of two.",
-                expected=f"a latent whose length is {horizon} divided by 1, 2, 4, …",
-                got=f"data.horizon={horizon}, a latent of length {latent_length}",
-                fix="decoder=identity" if latent_length > horizon else f"data.horizon={latent_length * 4}",
-            )
-        self.network = ConvDecoder(code_dim, features, ratio.bit_length() - 1, width=width, depth=depth)
+        self.network = ConvDecoder(code_dim, features, doublings(horizon, latent_length), width=width, depth=depth)
 
     def base_parameters(self) -> list[nn.Parameter]:
         """Parameters that are trained with the tokenizer."""

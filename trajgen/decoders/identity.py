@@ -29,7 +29,7 @@ class IdentityDecoder(nn.Module):
                 "The identity decoder needs a tokenizer whose latent is the trajectory itself.",
                 expected="tokenizer=identity or tokenizer=bins",
                 got="a tokenizer with a learnt latent",
-                fix="decoder=plain, or tokenizer=identity",
+                fix="decoder=plain, or schedule=unit with tokenizer=identity or tokenizer=bins",
             )
         self._tokenizer = [tokenizer]  # in a list, since it is the planner's
 

@@ -189,7 +189,7 @@ def _check_tokens(view: Any, tokenizer: Any) -> None:
             "A history has one continuous token for each field of a point, so that an action follows its own state.",
             expected=f"{len(names)} continuous tokens per point, for {', '.join(names)}",
             got=got,
-            fix="tokenizer=identity tokenizer.tokens=field schedule=unit, or recipe=dt",
+            fix="tokenizer=identity tokenizer.tokens=field schedule=unit prior=gpt, or recipe=dt",
         )
 
 

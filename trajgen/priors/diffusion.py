@@ -167,14 +167,14 @@ def _check_codes(schedule: ScaleSchedule, vocabulary: int | None) -> None:
             "Diffusion is of continuous codes; there is no small amount of noise on a token of a vocabulary.",
             expected="a tokenizer with continuous codes",
             got=f"prior=diffusion with a vocabulary of {vocabulary}",
-            fix="tokenizer=identity schedule=single sampler=diffusion, or prior=transformer",
+            fix="tokenizer=identity schedule=single sampler=diffusion, or prior=transformer sampler=temperature",
         )
     if schedule.scales != 1:
         raise ConfigError(
             "Diffusion draws all tokens of a window together, so there is a single scale.",
             expected=f"the schedule ({schedule.tokens},)",
             got=f"prior=diffusion with the schedule {schedule}",
-            fix="schedule=single, or prior=transformer",
+            fix="schedule=single, or prior=transformer sampler=greedy",
         )
 
 

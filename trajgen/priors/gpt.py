@@ -86,7 +86,7 @@ class GPTPrior(nn.Module):
         positions: bool = True,
     ) -> None:
         super().__init__()
-        _check_schedule(schedule, prefix)
+        _check_schedule(schedule, prefix, learnt=vocabulary is not None and period == 1)
         _check_sizes(width, heads, timesteps)
         self.schedule, self.vocabulary, self.outputs = schedule, vocabulary, vocabulary or code_dim
         self.period, self.stride, self.width, self.heads = period, stride, width, heads
@@ -256,13 +256,13 @@ def _time(cond: Cond) -> Tensor:
     return cond.state.new_zeros(len(cond), dtype=torch.long) if cond.time is None else cond.time
 
 
-def _check_schedule(schedule: ScaleSchedule, prefix: bool) -> None:
+def _check_schedule(schedule: ScaleSchedule, prefix: bool, learnt: bool) -> None:
     if any(length != 1 for length in schedule):
         raise ConfigError(
             "A GPT predicts one token after the other.",
             expected="a schedule of scales of one token each",
             got=f"{schedule}",
-            fix="schedule=unit tokenizer=vq, or prior=transformer for this schedule",
+            fix=f"schedule=unit{' tokenizer=vq' if learnt else ''}, or prior=transformer for this schedule",
         )
     if schedule.tokens == 1 and not prefix:
         raise ConfigError(

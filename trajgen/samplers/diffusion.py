@@ -121,12 +121,13 @@ def _doubled(cond: Cond) -> Cond:
 
 def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None:
     missing = [name for name in NEEDS if not hasattr(prior, name)]
+    other = "greedy" if vocabulary is None else "temperature"
     if missing:
         raise ConfigError(
             "Sampling by diffusion needs a prior that denoises.",
             expected="a prior with " + ", ".join(NEEDS),
             got=f"sampler=diffusion with {type(prior).__name__}, which lacks {', '.join(missing)}",
-            fix="sampler=temperature, or prior=diffusion tokenizer=identity schedule=single",
+            fix=f"sampler={other}, or prior=diffusion tokenizer=identity schedule=single",
         )
     if vocabulary is not None:
         raise ConfigError(

@@ -128,7 +128,7 @@ def rows_of(study: Study, steps: Mapping[str, Mapping[str, int]] | None = None) 
     pairs: list[tuple[Row, Config]] = []
     for name, variant in study.variants.items():
         words = joined(study.base, variant.train)
-        plain, asked = (_composed(name, joined(words, more)) for more in ((), variant.evaluate))
+        plain, asked = _composed(name, words, variant.evaluate)
         if _trains_other(plain, asked):
             raise ConfigError(
                 f"What variant '{name}' evaluates needs a training of its own.",
@@ -138,9 +138,10 @@ def rows_of(study: Study, steps: Mapping[str, Mapping[str, int]] | None = None) 
             )
         if "steps" in study.equal:
             pairs.append((Row(name, name, words, plain, {}, ""), asked))
-        if "time" in study.equal and steps is not None and name in steps:
+        twice = name == study.reference and "steps" in study.equal
+        if "time" in study.equal and steps is not None and name in steps and not twice:
             found = joined(words, _step_words(plain, steps[name]))
-            plain, asked = (_composed(name, joined(found, more)) for more in ((), variant.evaluate))
+            plain, asked = _composed(name, found, variant.evaluate)
             pairs.append((Row(name + BY_TIME, name, found, plain, {}, ""), asked))
     groups: dict[str, list[tuple[Row, Config]]] = {}
     for row, asked in pairs:
@@ -160,9 +161,11 @@ def rows_of(study: Study, steps: Mapping[str, Mapping[str, int]] | None = None) 
     return rows
 
 
-def _composed(name: str, words: tuple[str, ...]) -> Config:
+def _composed(name: str, words: tuple[str, ...], evaluate: tuple[str, ...]) -> tuple[Config, Config]:
+    """What a variant trains, and what it evaluates."""
     try:
-        return compose(words)
+        trained = compose(words)
+        return trained, compose(joined(words, evaluate)) if evaluate else trained
     except ConfigError as error:
         raise ConfigError(
             f"Variant '{name}' of the study: {error.rule}", expected=error.expected, got=error.got, fix=error.fix
@@ -176,7 +179,7 @@ def _trains_other(trained: Config, asked: Config) -> bool:
 
 
 def difference(trained: Config, asked: Config) -> dict[str, Any]:
-    """What of ``asked`` differs, as overrides of an evaluation: whole components, and options of policy and protocol."""
+    """What of ``asked`` differs, as overrides of an evaluation: whole components, options of policy and protocol."""
     one, two = trained.to_plain(), asked.to_plain()
     changed: dict[str, Any] = {k: two[k] for k in asked.components if one.get(k) != two[k]}
     for section in ("policy", "evaluation"):

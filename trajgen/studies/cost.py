@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -107,7 +108,7 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
         lines = read_metrics(Path(place) / "metrics.jsonl")
     for stage, options in zip(stages, settings, strict=True):
         clock = [line["seconds"] for line in lines if line["stage"] == stage.name]
-        taken = [now - then for then, now in zip(clock, clock[1:], strict=False)]
+        taken = [now - then for then, now in pairwise(clock)]
         own = stage.name in config.engine.stages or not stage.like
         name = stage.name if own else str(stage.like)
         seconds[name] = seconds.get(name, 0.0) + median(taken) / stretch

@@ -119,7 +119,7 @@ class Study:
                         "What a study varies is not set for all of its variants.",
                         expected="an option that no variant sets; engine.budget=0.1 shortens all trainings",
                         got=f"{word}, but variant '{name}' has {own[key_of(word)]}",
-                        fix=f"leave it out, or change a copy of the study's file: study={self.name}.yaml",
+                        fix=f"leave it out, or change the variants (in a copy of the study's file: study={self.name}.yaml)",
                     )
         return replace(self, base=joined(self.base, words))
 

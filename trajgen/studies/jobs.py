@@ -50,9 +50,19 @@ class Launcher:
         return "one at a time" if self.workers == 1 else f"{self.workers} at a time, each on {each}"
 
     @property
+    def named(self) -> str | None:
+        """Hydra's launcher, where one is named."""
+        return next((word.partition("=")[2] for word in self.words if word.startswith("hydra/launcher=")), None)
+
+    @property
     def here(self) -> bool:
         """Whether jobs run in this process, one after the other."""
-        return self.workers == 1 and not any(word.startswith("hydra/launcher=") for word in self.words)
+        return self.named == "basic" or (self.named is None and self.workers == 1)
+
+    @property
+    def children(self) -> bool:
+        """Whether jobs run in processes of this one's."""
+        return self.named == "joblib" or (self.named is None and self.workers > 1)
 
 
 def launch(folder: Path, jobs: Mapping[str, Mapping[str, Any]], launcher: Launcher) -> dict[str, str]:
@@ -113,6 +123,7 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
         "defaults": ["_self_", *quiet],
         "folder": place,
         "parent": os.getpid(),
+        "children": launcher.children,
         "jobs": list(jobs),
         "job": 0,
         "hydra": {
@@ -123,12 +134,12 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
         },
     }
     words = list(launcher.words)
-    if launcher.workers > 1:
+    if launcher.children and launcher.workers > 1:
         node["hydra"]["job"]["env_set"] = {"OMP_NUM_THREADS": str(launcher.threads)}  # type: ignore[index]
+    if launcher.children:
         keys = {word.partition("=")[0] for word in words}
-        if "hydra/launcher" not in keys:
-            words.append("hydra/launcher=joblib")
-            words += [] if "hydra.launcher.n_jobs" in keys else [f"hydra.launcher.n_jobs={launcher.workers}"]
+        words += [] if launcher.named else ["hydra/launcher=joblib"]
+        words += [] if "hydra.launcher.n_jobs" in keys else [f"hydra.launcher.n_jobs={launcher.workers}"]
     ConfigStore.instance().store(name=ROOT, node=node)
     words += ["job=" + ",".join(map(str, range(len(jobs))))]
     decorated = hydra.main(version_base="1.3", config_path=None, config_name=ROOT)(work)
@@ -169,7 +180,8 @@ def work(composed: Any) -> None:
     """Does one job, in whatever process the launcher chose, and keeps how it ended."""
     folder, name = Path(composed.folder), composed.jobs[composed.job]
     here = os.getpid() == composed.parent
-    if (folder / STOP).exists():
+    child = composed.children and not here
+    if (folder / STOP).exists() or (child and os.getppid() != composed.parent):
         return
     from rich.console import Console
 
@@ -178,7 +190,10 @@ def work(composed: Any) -> None:
     state = folder / f"{name}.state"
     state.write_text(RUNNING, encoding="utf-8")
     job = read_json(folder / f"{name}.json")
-    with (folder / f"{name}.log").open("a", encoding="utf-8") as log, _following(composed.parent, folder / STOP, here):
+    with (
+        (folder / f"{name}.log").open("a", encoding="utf-8") as log,
+        _following(composed.parent if child else None, folder / STOP),
+    ):
         try:
             said = KINDS[job["kind"]](job, Console() if here else Console(file=log, width=120))
         except (KeyboardInterrupt, Interrupted):
@@ -196,13 +211,13 @@ def work(composed: Any) -> None:
 
 
 @contextmanager
-def _following(parent: int, stop: Path, here: bool) -> Iterator[None]:
-    """In a process of the parent's: stops the job when the parent asks for it, or is no more.
+def _following(parent: int | None, stop: Path) -> Iterator[None]:
+    """In a child of ``parent``: stops the job when the parent asks for it, or is no more.
 
     Ctrl-C reaches all processes of a terminal's group, and a second signal would end a training without a checkpoint;
     so the process leaves the group, and gets its one signal from here.
     """
-    if here or os.getppid() != parent:
+    if parent is None:
         yield
         return
     if os.getpgid(0) != os.getpid():

@@ -13,7 +13,7 @@ MARKS = {"steps": ("o", LINES[0]), "time": ("D", LINES[1])}
 
 
 def draw_results(path: Path, results: Mapping[str, Any]) -> None:
-    """Draws means over seeds and episodes with 95 % intervals, small marks for single seeds, variants from top to bottom."""
+    """Draws each variant's mean and 95 % interval over seeds and episodes, and small marks for single seeds."""
     rows = [row for row in results["rows"] if row["mean"] is not None]
     variants = list(dict.fromkeys(row["variant"] for row in results["rows"]))
     kinds = [kind for kind in MARKS if any(row["equal"] == kind for row in rows)]

@@ -98,7 +98,7 @@ def complete(*samples: Array) -> list[Array]:
 
 def scores(evaluations: Mapping[int, Mapping[str, Any]], unit: str) -> dict[str, Any]:
     """Mean, interquartile mean and interval of one variant, over seeds and episodes, in units of the controller."""
-    nothing = {"mean": None, "iqm": None, "ci95": None, "by_seed": {}}
+    nothing: dict[str, Any] = {"mean": None, "iqm": None, "ci95": None, "by_seed": {}}
     if not evaluations:
         return nothing
     own = returns_of(evaluations, "policy")

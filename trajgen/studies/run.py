@@ -148,7 +148,9 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
     differing = [key for key in ("reference", "equal") if found.get(key) != asked[key]]
     differing += [f"seeds: {found['seeds']} became {asked['seeds']}"] if {*found["seeds"]} - {*asked["seeds"]} else []
     old = found.get("composed", {})
-    differing += [f"variant '{name}', which is {'new' if name in composed else 'gone'}" for name in old.keys() ^ composed]
+    differing += [
+        f"variant '{name}', which is {'new' if name in composed else 'gone'}" for name in old.keys() ^ composed
+    ]
     differing += [
         f"{', '.join(sorted(k for k in {*old[name], *new} if old[name].get(k) != new.get(k)))} of variant '{name}'"
         for name, new in composed.items()
@@ -248,7 +250,7 @@ def choose_launcher(workers: int | None, words: Sequence[str], device: str) -> L
     Raises:
         ConfigError: if several are asked for and Hydra's joblib launcher is not installed.
     """
-    if any(word.startswith("hydra/launcher=") for word in words):
+    if Launcher(words=tuple(words)).named not in (None, "joblib"):
         return Launcher(workers or 1, 1, tuple(words))
     import torch
 

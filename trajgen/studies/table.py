@@ -14,7 +14,8 @@ from trajgen.studies.results import RATIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-MINUS = "\u2212"
+COSTS = ("score", "success", "state error", "return error", "minutes", "decision ms", "parameters", "seeds")
+"""Columns of the second of the two tables on the screen, which would be too wide as one."""
 
 
 def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -34,7 +35,7 @@ def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
         "state error": [number(row["condition_state"], 3) for row in rows],
         "return error": [number(row["condition_return"], 3) for row in rows],
         "minutes": [number(row["minutes"]) for row in rows],
-        "decision, ms": [number(row["decision_ms"]) for row in rows],
+        "decision ms": [number(row["decision_ms"]) for row in rows],
         "parameters": [NOTHING if row["parameters"] is None else f"{row['parameters']:,}" for row in rows],
     }
     if any(len(row["seeds"]) < seeds for row in rows):
@@ -45,29 +46,37 @@ def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
 def _difference(row: Mapping[str, Any], digits: int) -> str:
     if row["reference"]:
         return "reference"
-    return NOTHING if row["difference"] is None else f"{row['difference']:+.{digits}f}".replace("-", MINUS)
+    return NOTHING if row["difference"] is None else f"{row['difference']:+.{digits}f}"
 
 
 def _by_reason(failed: Mapping[str, str]) -> dict[str, str]:
     """The names of cells that failed for the same reason, by it."""
-    return {
-        reason: ", ".join(name for name, other in failed.items() if other == reason) for reason in failed.values()
-    }
+    return {reason: ", ".join(name for name, other in failed.items() if other == reason) for reason in failed.values()}
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """Prints the table, and what failed below it."""
+    """Prints the table in two halves, scores and costs, and what failed below them."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     title = f"{results['study']}: {results['question']}".removesuffix(": ")
-    table = Table(title=Text(title), title_justify="left", padding=(0, 0), pad_edge=False)
     cells = columns(results)
-    for head in cells:
-        table.add_column(head, justify="left" if head == "variant" else "right")
-    for line in zip(*cells.values(), strict=True):
-        table.add_row(*map(Text, line))
-    console.print(table)
+    halves = [head for head in cells if head not in COSTS], ["variant", *(head for head in COSTS if head in cells)]
+    for heads in halves:
+        table = Table(
+            show_edge=False,
+            title=Text(title) if title else None,
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for head in heads:
+            table.add_column(head, justify="left" if head == "variant" else "right")
+        for line in zip(*(cells[head] for head in heads), strict=True):
+            table.add_row(*map(Text, line))
+        console.print(table, "")
+        title = ""
     for reason, name in _by_reason(results["failed"]).items():
         console.print(f"{name} failed: {reason}", style="red", markup=False, highlight=False)
 
@@ -83,7 +92,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     unit = "mean return over the controller's on the same episodes" if results["unit"] == RATIO else "mean return"
     facts = [
         f"{unit[0].upper()}{unit[1:]}, training seeds {seeds}; reference: {results['reference']}.",
-        "Intervals: hierarchical bootstrap over seeds and episodes; differences draw the same seeds and episodes for both.",
+        "Intervals: hierarchical bootstrap over seeds and episodes; a difference draws the same ones for both.",
         f"Score: normalised by {results['normalised']}." if results["normalised"] else "",
         f"Episodes: {results['protocol']}." if results["protocol"] else "",
         "Errors of state and return: of the first planned point, in standard deviations of the data.",
@@ -125,7 +134,10 @@ def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[t
     pairs = list(commands)
     each = list(dict.fromkeys([train for train, _ in pairs]))
     each += [evaluate for _, evaluate in pairs if evaluate]
-    head = ["#!/bin/sh", f"# Each cell of the study '{results['study']}' again, in new folders; any line can be run alone,"]
+    head = [
+        "#!/bin/sh",
+        f"# Each cell of the study '{results['study']}' again, in new folders; any line can be run alone,",
+    ]
     head += ["# an evaluation after the training of its run."]
     path = folder / "commands.sh"
     path.write_text("\n".join([*head, "set -e", *each]) + "\n", encoding="utf-8")

@@ -180,6 +180,22 @@ class Bench:
         return Known(batch, cond, x, codes, vectors, inputs, latent, Plan(codes, latent, x))
 
 
+def check_request(recipe: str | None, changes: Mapping[str, Any]) -> None:
+    """Raises a `ConfigError` if there is no such recipe, component or option."""
+    if recipe is not None:
+        _read(recipe)
+    for key, values in changes.items():
+        if key not in KINDS or not isinstance(values, Mapping):
+            raise ConfigError(
+                f"Only components can be changed here, not '{key}'.",
+                expected=", ".join(KINDS),
+                got=f"{key}={values}",
+                fix="for example prior.width=8, schedule=unit, or recipe=flat_ar",
+            )
+        if "name" in values:
+            complete(key, values)
+
+
 def find(kind: str, name: str, recipe: str | None = None, changes: Mapping[str, Any] | None = None) -> Bench:
     """The component in the first composition that accepts it.
 
@@ -193,24 +209,30 @@ def find(kind: str, name: str, recipe: str | None = None, changes: Mapping[str, 
         Exception: whatever the component raises when it is built.
     """
     refused: ConfigError | None = None
-    for each in [recipe] if recipe else _order(kind):
-        for shrunk in (True, False):
-            composed = _composition(each, kind, name, changes or {}, shrunk)
-            for _ in range(ROUNDS):
-                bench = Bench(kind, name, composed)
-                try:
-                    bench.build()
-                except ConfigError as refusal:
-                    refused = refused or refusal
-                    unused = [kind for kind in re.findall(r"'~(\w+)'", refusal.fix or "") if kind in composed.nodes]
-                    if not unused or kind in unused:
-                        break
-                    composed = composed.without(unused)
-                else:
-                    return bench
+    for rounds in (1, ROUNDS):  # only where no recipe takes it as a whole, without the kinds that it does not ask for
+        for each in [recipe] if recipe else _order(kind):
+            for shrunk in (True, False):
+                composed = _composition(each, kind, name, changes or {}, shrunk)
+                found = _accepted(Bench(kind, name, composed), rounds)
+                if isinstance(found, Bench):
+                    return found
+                refused = refused or found
     if refused is None:
         raise ConfigError("There is no recipe to try it in.", expected="a recipe", got="none", fix="recipe=mage")
     raise refused
+
+
+def _accepted(bench: Bench, rounds: int) -> Bench | ConfigError:
+    """The bench, without kinds that nothing asks for if there are rounds to leave them out; or the refusal."""
+    try:
+        bench.build()
+    except ConfigError as refusal:
+        composed = bench.composition
+        unused = [each for each in re.findall(r"'~(\w+)'", refusal.fix or "") if each in composed.nodes]
+        if rounds == 1 or not unused or bench.kind in unused:
+            return refusal
+        return _accepted(Bench(bench.kind, bench.name, composed.without(unused)), rounds - 1)
+    return bench
 
 
 def shake(module: nn.Module, amount: float = 0.2) -> nn.Module:
@@ -250,13 +272,6 @@ def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], 
         nodes[kind] = spec(kind, name).defaults()
     words = []
     for key, values in changes.items():
-        if key not in KINDS or not isinstance(values, Mapping):
-            raise ConfigError(
-                f"Only components can be changed here, not '{key}'.",
-                expected=", ".join(KINDS),
-                got=f"{key}={values}",
-                fix="for example prior.width=8, schedule=unit, or recipe=flat_ar",
-            )
         base = nodes if "name" not in values else {key: spec(key, values["name"]).defaults()}
         nodes[key] = merged(base, {key: values})[key]
         words += [f"{key}={v}" if option == "name" else f"{key}.{option}={v}" for option, v in values.items()]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import Option, complete, component, spec
-from trajgen.testing.bench import SPACE, Bench, rows
+from trajgen.testing.bench import Bench, rows
 from trajgen.testing.contract import Broken, NotApplicable, contract
 from trajgen.testing.responses import respond
 
@@ -119,8 +119,12 @@ def inference_mode(bench: Bench) -> None:
     with torch.inference_mode():
         inferred = respond(bench, bench.planner, bench.batch())
     _compare(usual, inferred, "{what} differs by {by} under torch.inference_mode, as policies act.")
+
+
+@contract("what it draws carries no gradient", "sampler", "planner")
+def no_gradient(bench: Bench) -> None:
     for what, value in respond(bench, bench.planner, bench.batch()).items():
-        if bench.kind in ("sampler", "planner") and value.requires_grad:
+        if "actions" not in what and value.requires_grad:
             raise Broken(
                 f"{what} carries a gradient: plans would hold on to memory.",
                 expected="no gradient",
@@ -233,14 +237,26 @@ def weights_are_trained(bench: Bench) -> None:
             stage.module(bench.batch(32))["total"].backward()
             mine = {id(p) for p in stage.parameters}
             left = {k: p for k, p in left.items() if p.grad is None or id(p) not in mine}
-    if left:
-        raise Broken(
-            "There are weights that no stage of training reaches.",
-            expected="a gradient for each",
-            got=", ".join(left),
-            look="layers that are made and not used, detach() and no_grad() on the way, and the parameters that "
-            "stages, base_parameters() and adapter_parameters() list",
-        )
+    usual = respond(bench, planner.eval(), bench.batch()) if left else {}
+    for name, p in left.items():
+        if _matters(bench, planner, p, usual):  # an option can leave a weight without a use, which does no harm
+            raise Broken(
+                f"The weight '{name}' changes what it says, and no stage of training reaches it.",
+                expected="a gradient in a stage that lists it",
+                got="none",
+                look="detach() and no_grad() on the way to the loss, and the parameters that stages(), "
+                "base_parameters() and adapter_parameters() list",
+            )
+
+
+@torch.no_grad()
+def _matters(bench: Bench, planner: Any, parameter: Tensor, usual: Mapping[str, Tensor]) -> bool:
+    """Whether what is said changes with a weight."""
+    kept = parameter.clone()
+    parameter.add_(torch.randn_like(parameter))
+    other = respond(bench, planner, bench.batch())
+    parameter.copy_(kept)
+    return any(not torch.equal(usual[what], other[what]) for what in usual)
 
 
 def _is_drawn(bench: Bench) -> bool:
@@ -287,4 +303,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-__all__ = ["SPACE", "check_docstring", "check_options", "check_unknown_option"]
