@@ -409,4 +409,4 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], cure: str
 
 def test_without_diffusers_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert "pip install 'trajgen[diffusion]'" in refusal("prior", "diffusion", wiring())
+    assert "pip install diffusers" in refusal("prior", "diffusion", wiring())

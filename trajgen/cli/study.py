@@ -23,7 +23,7 @@ STUDY_HELP = """trajgen study [study=NAME] [axis=[…]] [key=value …]
   equal=[steps,time]       compare at equal steps, at equal time of training, or both
   out=DIR                  where everything is kept (studies/NAME if not given)
   workers=N                cells at a time (one a core; one on a GPU)
-  probe=30                 steps of each stage that are timed for equal time
+  probe=50                 steps of each stage that are timed for equal time
   hydra/launcher=NAME      another launcher of Hydra's, such as submitit_slurm, and hydra.launcher.KEY=VALUE
   key=value                any option of 'trajgen train', for all variants: engine.budget=0.1, device=cpu, …
 

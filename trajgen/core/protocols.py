@@ -160,7 +160,15 @@ class Autoregressive(Protocol):
 
 @runtime_checkable
 class Denoising(Protocol):
-    """A prior that is drawn by taking noise away, little by little."""
+    """A prior that is drawn by taking noise away, little by little.
+
+    One that can guide by the return has a method ``value(x, t, cond)`` too: the return (B,) expected of noisy codes.
+    """
+
+    timesteps: int
+    """Levels of noise."""
+    beta_schedule: str
+    """How noise grows with the level, as the library of noise schedules names it."""
 
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The codes (B, L, C) that are expected behind noisy ones x at noise level t (B,)."""

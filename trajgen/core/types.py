@@ -93,6 +93,12 @@ class Cond:
         """The same condition, not given: what classifier-free guidance compares with."""
         return replace(self, given=torch.zeros(len(self), dtype=torch.bool, device=self.state.device))
 
+    def doubled(self) -> Cond:
+        """The conditions twice, (2B, ·): as they are, then withheld."""
+        twice = self.map(lambda values: torch.cat([values, values]))
+        given = torch.arange(len(twice), device=self.state.device) < len(self)
+        return replace(twice, given=given if twice.given is None else given & twice.given)
+
 
 @dataclass(frozen=True)
 class Given:

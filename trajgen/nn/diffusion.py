@@ -37,7 +37,7 @@ def noise_levels(timesteps: int, beta_schedule: str) -> Any:
             "Diffusion takes its noise levels from the diffusers library, which is not installed.",
             expected="the package diffusers",
             got=str(error),
-            fix="pip install 'trajgen[diffusion]'",
+            fix="pip install diffusers",
         ) from error
     spread = LINEAR_STEPS / timesteps  # so that with fewer levels the last one still is all noise
     return DDIMScheduler(

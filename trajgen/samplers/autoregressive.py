@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ class Ancestral:
             rng: of the draws.
             given: codes that are known: each takes the place of the drawn one, before the next scale is drawn.
         """
-        asked = _doubled(cond) if self.guidance else cond
+        asked = cond.doubled() if self.guidance else cond
         state, canvas = prior.start(asked), tokenizer.start(len(cond))
         drawn: list[Tensor] = []
         for k, span in enumerate(tokenizer.schedule.spans):
@@ -139,13 +139,6 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # what the likelier ones hold already
     dropped = (before >= p).scatter(-1, index, before >= p)
     return logits.masked_fill(dropped, -torch.inf)
-
-
-def _doubled(cond: Cond) -> Cond:
-    """The conditions twice: as they are, then withheld."""
-    twice = cond.map(lambda values: torch.cat([values, values]))
-    given = torch.arange(len(twice), device=cond.state.device) < len(cond)
-    return replace(twice, given=given if twice.given is None else given & twice.given)
 
 
 def require_steps(prior: Any) -> None:

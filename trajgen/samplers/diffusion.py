@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,7 +80,7 @@ class DiffusionSampler:
             return self.temperature * torch.randn(shape, generator=rng, device=device)
 
         x = noise() if given is None else given.into(noise())
-        asked = _doubled(cond) if self.guidance else cond
+        asked = cond.doubled() if self.guidance else cond
         for t, variance in self._steps:
             level = torch.full((len(asked),), t, device=device)
             predicted = self._predict(prior.denoise, x, level, asked)
@@ -110,13 +109,6 @@ def gradient(value: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tens
         x = x.clone().requires_grad_()
         (uphill,) = torch.autograd.grad(value(x, t.clone(), cond.map(torch.clone)).sum(), x)
     return uphill
-
-
-def _doubled(cond: Cond) -> Cond:
-    """The conditions twice: as they are, then withheld."""
-    twice = cond.map(lambda values: torch.cat([values, values]))
-    given = torch.arange(len(twice), device=cond.state.device) < len(cond)
-    return replace(twice, given=given if twice.given is None else given & twice.given)
 
 
 def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,9 @@ from trajgen.config import Config
 if TYPE_CHECKING:
     from rich.console import Console
 
-ROUNDS = 4
-"""Timed stretches of a stage, of which the first is left out: it warms up."""
+ROUNDS = 6
+"""Timed stretches of a stage. The first is left out: it warms up. Of the others the quickest counts: what else the machine
+does comes and goes, and must not be taken for a difference between variants."""
 TOLERANCE = 0.1
 """Stages whose costs differ by less share count as the same stage."""
 
@@ -71,7 +71,7 @@ def _alike(cost: Cost, reference: Cost, name: str) -> bool:
 
 
 def measure(config: Config, steps: int, console: Console) -> Cost:
-    """Times ``steps`` steps of each stage after as many to warm up; what it trains is thrown away.
+    """Times ``steps`` steps of each stage, after some to warm up; what it trains is thrown away.
 
     Raises:
         TrajgenError: as `trajgen.runs.train`.
@@ -111,6 +111,6 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
         taken = [now - then for then, now in pairwise(clock)]
         own = stage.name in config.engine.stages or not stage.like
         name = stage.name if own else str(stage.like)
-        seconds[name] = seconds.get(name, 0.0) + median(taken) / stretch
+        seconds[name] = seconds.get(name, 0.0) + min(taken) / stretch
         asked[name] = options.steps
     return Cost(seconds, asked, config.engine.budget)

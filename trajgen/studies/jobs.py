@@ -239,12 +239,19 @@ def _following(parent: int | None, stop: Path) -> Iterator[None]:
 
 
 def _probe(job: Mapping[str, Any], console: Console) -> str:
+    import torch
+
     from trajgen.config import Config
     from trajgen.runs import prepare_imports
     from trajgen.studies.cost import measure
 
     prepare_imports(tuple(job["config"]["imports"]))
-    cost = measure(Config.from_plain(job["config"]), job["steps"], console)
+    before = torch.get_num_threads()
+    torch.set_num_threads(job["threads"] or before)
+    try:
+        cost = measure(Config.from_plain(job["config"]), job["steps"], console)
+    finally:
+        torch.set_num_threads(before)
     write_json(Path(job["out"]), cost.to_plain())
     each = ", ".join(f"{stage} {1000 * seconds:.0f} ms" for stage, seconds in cost.seconds.items())
     return f"a step takes {each}"

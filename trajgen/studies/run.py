@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ROOT = Path("studies")
-PROBE = 30
+PROBE = 50
 """Steps of each stage that are timed where variants are compared at equal time."""
 
 
@@ -222,9 +222,11 @@ def find_steps(
                 "kind": "probe",
                 "config": config.to_plain(),
                 "steps": probe,
+                "threads": launcher.threads if launcher.workers > 1 else None,
                 "out": str(places[row.name]),
             }
-    failed = launch(folder / "jobs", jobs, launcher)
+    # One at a time, so that all find the machine alike; it is for ratios.
+    failed = launch(folder / "jobs", jobs, launcher if launcher.named else Launcher())
     unmeasured = {}
     for row in rows:
         if (reason := failed.get(f"probe-{slug(row.run)}")) is not None:
