@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from kept import check_kept
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names
@@ -19,6 +20,12 @@ CONDITIONERS = names("conditioner")
 def make(name: str = "fields", **options: Any) -> Any:
     wiring = {"schedule": tiny.schedule("geometric"), "state_dim": 4, "action_dim": 2, "goal_dim": 2}
     return tiny.shake(build("conditioner", tiny.node("conditioner", name, **options), **wiring)).eval()
+
+
+@pytest.mark.parametrize("words", ["mage", "flat_ar", "bc", "tt", "mage conditioner.return_scales=1"])
+@pytest.mark.parametrize("name", CONDITIONERS)
+def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
+    check_kept("conditioner", name, words)
 
 
 @pytest.mark.parametrize("name", CONDITIONERS)

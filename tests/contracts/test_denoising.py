@@ -323,7 +323,7 @@ def test_guidance_by_value_raises_it_wherever_it_is_called_from(trained: tuple[A
     last = torch.zeros(32, dtype=torch.int64)
     with mode():  # what the plan is made from is made there too
         known = replace(conditions(32), returns=torch.zeros(32))
-        plain, guided, more = (draw(prior, known, value_scale=scale, eta=1.0) for scale in (0.0, 0.3, 0.6))
+        plain, guided, more = (draw(prior, known, value_scale=scale, eta=1.0) for scale in (0.0, 1.0, 2.0))
         values = [prior.value(codes, last, known) for codes in (plain, guided, more)]
     assert values[0].mean() + 0.05 < values[1].mean() < values[2].mean() - 0.05
 

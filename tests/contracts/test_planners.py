@@ -7,22 +7,27 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from kept import accepted, check_kept
 from torch import nn
 
-from trajgen.core.errors import ConfigError
+from trajgen.config import recipe_files
 from trajgen.core.registry import names
-from trajgen.core.types import Batch, Cond, Stage
+from trajgen.core.types import Batch, Cond
+from trajgen.planners.latent import MOST_DRAWN
 
 PLANNERS = names("planner")
+COMPOSITIONS = [
+    *recipe_files(),
+    *(f"mage schedule={name}" for name in tiny.schedules() if name not in ("unit", "geometric")),
+    "flat_ar prior=gpt sampler=beam",
+    "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1",
+    "hierarchy tokenizer=multiscale_vq schedule=single",
+]
 
 
 def ready(**swaps: Any) -> Any:
-    """A planner whose codebook has seen a batch and whose weights are moved; None if it refuses."""
-    try:
-        made = tiny.planner(**swaps)
-    except ConfigError as refusal:
-        tiny.check_cure(refusal)
-        return None
+    """A planner whose codebook has seen a batch and whose weights are moved."""
+    made = tiny.planner(**swaps)
     tiny.shake(made)
     first = made.stages()[0]
     first.begin()
@@ -30,56 +35,41 @@ def ready(**swaps: Any) -> Any:
     return made
 
 
-def prior_stage(made: Any) -> Stage:
-    """The stage that trains the generator, with the tokenizer frozen."""
-    return next(stage for stage in made.stages() if stage.name == "prior")
-
-
 def moved(module: nn.Module) -> set[str]:
     """The names of the weights that a gradient reached."""
     return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
 
+@pytest.mark.parametrize("words", COMPOSITIONS)
 @pytest.mark.parametrize("name", PLANNERS)
-def test_each_planner_accepts_a_schedule(name: str) -> None:
-    assert any(ready(planner=name, schedule=schedule) is not None for schedule in tiny.schedules())
+def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
+    check_kept("planner", name, words)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_each_planner_accepts_a_recipe(name: str) -> None:
+    assert accepted("planner", name, recipe_files())
 
 
 @pytest.mark.parametrize("schedule", tiny.schedules())
-@pytest.mark.parametrize("name", PLANNERS)
-def test_a_stage_trains_its_own_parameters_alone(name: str, schedule: str) -> None:
-    made = ready(planner=name, schedule=schedule)
-    if made is None:
-        return
-    known = tiny.batch(16)
-    stages = made.stages()
-    assert len({stage.name for stage in stages}) == len(stages)
-    for stage in (stage for stage in stages if stage.parameters):
-        made.zero_grad(set_to_none=True)
-        stage.begin()
-        losses = stage.module(known)
-        assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
-        losses["total"].backward()
-        own = {id(p) for p in stage.parameters}
-        reached = {id(p) for p in made.parameters() if p.grad is not None}
-        assert reached and reached <= own
-        assert all(isinstance(v, float) for v in stage.report().values())
-
-
-@pytest.mark.parametrize("schedule", tiny.schedules())
-@pytest.mark.parametrize("name", PLANNERS)
-def test_plans_and_their_refinements(name: str, schedule: str, cond: Cond) -> None:
-    made = ready(planner=name, schedule=schedule)
-    if made is None:
-        return
+def test_plans_of_the_latent_planner_are_drawn_to_their_last_refinement(schedule: str, cond: Cond) -> None:
+    made = ready(schedule=schedule, tokenizer="vq" if schedule == "unit" else "multiscale_vq")
     made.eval()
-    first, second = (made.plan(cond, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert first.trajectory.shape == (6, tiny.HORIZON, 5) and first.latent.shape[0] == 6
-    assert torch.equal(first.trajectory, second.trajectory)
+    plan = made.plan(cond, torch.Generator().manual_seed(3))
+    assert plan.trajectory.shape == (6, tiny.HORIZON, 5)
     assert made.plan(cond, torch.Generator().manual_seed(3), decode=False).trajectory is None
-    refined = made.refinements(first, cond)
-    assert refined.shape == (made.tokenizer.schedule.scales, 6, tiny.HORIZON, 5)
-    torch.testing.assert_close(refined[-1], first.trajectory)
+    refined = made.refinements(plan, cond)
+    assert len(refined) == made.tokenizer.schedule.scales
+    torch.testing.assert_close(list(refined.values())[-1], plan.trajectory)
+
+
+def test_of_many_scales_some_are_drawn(cond: Cond) -> None:
+    made = ready(tokenizer={"name": "identity"}, schedule="unit", decoder="identity", sampler="greedy")
+    made.eval()
+    plan = made.plan(cond)
+    refined = made.refinements(plan, cond)
+    assert 2 < len(refined) <= MOST_DRAWN + 1 < made.tokenizer.schedule.scales
+    torch.testing.assert_close(list(refined.values())[-1], plan.trajectory)
 
 
 def test_frozen_parts_stay_in_evaluation_mode() -> None:

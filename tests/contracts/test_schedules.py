@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
+from kept import accepted, check_kept
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names
@@ -65,6 +66,17 @@ def test_growing_schedules_grow_and_end_at_the_length(name: str, scales: int) ->
     for length in range(scales, 40):
         made = lengths(name, length, scales=scales)
         assert len(made) == scales and made[-1] == length and list(made) == sorted(set(made))
+
+
+@pytest.mark.parametrize("words", ["mage", "flat_ar", "diffuser", "tt"])
+@pytest.mark.parametrize("name", names("schedule"))
+def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
+    check_kept("schedule", name, words)
+
+
+@pytest.mark.parametrize("name", names("schedule"))
+def test_each_schedule_accepts_a_composition(name: str) -> None:
+    assert accepted("schedule", name, ["mage", "flat_ar"])
 
 
 @pytest.mark.parametrize("name", names("schedule"))

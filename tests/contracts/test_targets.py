@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from kept import check_kept
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalise import Normaliser
@@ -19,13 +20,10 @@ def make(name: str, normaliser: Normaliser | None = None, **options: Any) -> Any
     return build("target", tiny.node("target", name, **options), **wiring)
 
 
+@pytest.mark.parametrize("words", ["mage", "bc", "dt", "diffuser"])
 @pytest.mark.parametrize("name", names("target"))
-def test_a_return_for_each_plan(name: str) -> None:
-    made, known = make(name), tiny.batch()
-    for remaining in (torch.full((6,), torch.nan), torch.linspace(-1, 1, 6)):
-        asked = made(known.states[:, 0], known.goals, remaining)
-        assert asked.shape == (6,) and torch.isfinite(asked).all()
-    assert all(v.ndim == 0 and torch.isfinite(v) for v in made.loss(known).values())
+def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
+    check_kept("target", name, words)
 
 
 def test_a_constant_is_asked_for_at_first_and_then_what_remains_of_it() -> None:

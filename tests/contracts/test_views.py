@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from kept import check_kept
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names
@@ -14,22 +15,21 @@ from trajgen.core.types import Batch
 
 
 def make(name: str = "fields", **options: Any) -> Any:
-    return build("view", tiny.node("view", name, **options), state_dim=4, action_dim=2, goal_dim=2)
+    return build("view", tiny.node("view", name, **options), state_dim=4, action_dim=2, goal_dim=2, stride=tiny.STRIDE)
 
 
+@pytest.mark.parametrize("words", ["mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"])
 @pytest.mark.parametrize("name", names("view"))
-def test_features_of_every_point(name: str, batch: Batch) -> None:
-    made = make(name)
-    x = made(batch)
-    assert x.shape == (6, tiny.HORIZON, made.features)
+def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
+    check_kept("view", name, words)
 
 
 def test_fields_lie_in_the_order_asked_for(batch: Batch) -> None:
     made = make(fields=("action", "return", "state", "reward"))
     x = made(batch)
-    assert made.features == 8
+    assert made.features == 12
     expected = {
-        "action": batch.actions, "return": batch.returns[..., None], "state": batch.states,
+        "action": batch.actions.flatten(2), "return": batch.returns[..., None], "state": batch.states,
         "reward": batch.rewards[..., None],
     }  # fmt: skip
     for name, values in expected.items():

@@ -9,56 +9,34 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pages import FENCE, FILE, PAGES, README, ROOT, blocks, commands, refusals, write_files
 
 import trajgen
 from trajgen import cli, runs
 from trajgen.cli.data import DATA_HELP, MakeOptions
 from trajgen.cli.words import key_values
-from trajgen.config import Config
+from trajgen.config import Config, compose
 from trajgen.core import registry
 from trajgen.core.options import structure
+from trajgen.core.types import Batch, Cond, Given, Plan
 from trajgen.data import makers, store
 from trajgen.data.options import DataOptions
+from trajgen.studies import run as studies
+from trajgen.studies.definition import Study, read_study
 
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-PAGES = {str(path.relative_to(ROOT)): path for path in (README, *sorted((ROOT / "docs").glob("*.md")))}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# (\w+\.(?:py|yaml))\b")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"
 """The run folder that the pages speak of."""
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The code blocks of a page in a language."""
-    return [code for tongue, code in FENCE.findall(page.read_text(encoding="utf-8")) if tongue == language]
-
-
-def commands(page: Path) -> list[list[str]]:
-    """The words after ``trajgen`` of each such command in a page's bash blocks."""
-    parts = [
-        shlex.split(part, comments=True)
-        for block in blocks(page, "bash")
-        for line in block.splitlines()
-        for part in line.split("&&")
-    ]
-    return [words[1:] for words in parts if words and Path(words[0]).name == "trajgen"]
-
-
-def write_files(page: Path, folder: Path) -> None:
-    """Writes the blocks of a page that begin with a file's name."""
-    for code in (*blocks(page, "python"), *blocks(page, "yaml")):
-        if name := FILE.match(code):
-            (folder / name[1]).write_text(code, encoding="utf-8")
-
-
-def called(name: str) -> list[object]:
+def called(name: str) -> list[Any]:
     """All commands of all pages that begin with ``name``, as parameters of a test."""
     return [
         pytest.param(page, words[1:], id=f"{name}: {shlex.join(words[1:])}")
@@ -86,15 +64,30 @@ def link_run(folder: Path, run: Path) -> None:
     (folder / RUN).symlink_to(run, target_is_directory=True)
 
 
+def prepare(page: str, folder: Path) -> None:
+    """Writes what the commands of a page need: its files, and the skeletons that it has ``trajgen new`` write."""
+    write_files(PAGES[page], folder)
+    for words in commands(PAGES[page]):
+        if words[0] == "new":
+            cli.main(words)
+
+
 def command_names() -> set[str]:
     return {words[0] for path in PAGES.values() for words in commands(path)}
 
 
-def test_every_command_of_the_pages_is_checked_below() -> None:
-    assert command_names() == {"train", "evaluate", "sample", "data", "list"}
+def test_every_command_of_the_pages_is_checked() -> None:
+    here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new"}
+    assert command_names() <= here <= {*cli.COMMANDS}
 
 
-@pytest.mark.parametrize("page", [page for page, path in PAGES.items() if blocks(path, "python")])
+IN_A_NEW_INTERPRETER = [
+    page for page, path in PAGES.items() if blocks(path, "python") and not page.startswith("docs/compose/")
+]
+"""The others are examples of components, which ``test_compose.py`` tries in a composition."""
+
+
+@pytest.mark.parametrize("page", IN_A_NEW_INTERPRETER)
 def test_python_blocks_run(page: str, folder: Path, request: pytest.FixtureRequest) -> None:
     """In the order in which they stand, in a new interpreter; a block that names its file is written and imported."""
     write_files(PAGES[page], folder)
@@ -110,12 +103,15 @@ def test_python_blocks_run(page: str, folder: Path, request: pytest.FixtureReque
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("page", "words"), called("train"))
+@pytest.mark.parametrize(("page", "words"), [case for case in called("train") if "docs/compose" not in case.values[0]])
 def test_train_commands_compose_and_can_be_built(
     page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the command line reads them, sweeps and files included; only the training itself is left out."""
-    write_files(PAGES[page], folder)
+    """As the command line reads them, sweeps and files included; only the training itself is left out.
+
+    Those of the pages on composing take a step of training too, in ``test_compose.py``.
+    """
+    prepare(page, folder)
     built = []
 
     def build(config: Config, *_: object) -> None:
@@ -128,9 +124,55 @@ def test_train_commands_compose_and_can_be_built(
     assert len(built) == (0 if {"--help", "--cfg"} & {*words} else prod(sizes))
 
 
+@pytest.mark.parametrize(
+    ("page", "words", "said"), [(p, *each) for p, path in PAGES.items() for each in refusals(path)]
+)
+def test_refusals_are_those_of_the_page(
+    page: str,
+    words: list[str],
+    said: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_files(PAGES[page], folder)
+    monkeypatch.setattr(runs, "train", lambda config, *_: runs.dry_run(config))
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert capsys.readouterr().err.strip() == said.strip()
+
+
+@pytest.mark.parametrize(("page", "words"), called("study"))
+def test_study_commands_ask_for_variants_that_work(
+    page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every variant composes and can be built; the variants of shipped studies are tested with the studies."""
+    prepare(page, folder)
+    asked: list[Study] = []
+    monkeypatch.setattr(studies, "run", lambda study, *_, **__: asked.append(study))
+    cli.main(["study", *words])
+    if "--help" not in words and not any(word.startswith("study=") for word in words):
+        assert studies.dry_run(studies.rows_of(asked[0])) == {}
+
+
+@pytest.mark.parametrize(("page", "words"), called("check"))
+def test_check_commands_find_nothing_wrong(
+    page: str, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(page, folder)
+    cli.main(["check", *words])
+    assert "contracts that apply are kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("page", "words"), called("new"))
+def test_new_commands_write_a_file(page: str, words: list[str], folder: Path) -> None:
+    cli.main(["new", *words])
+    assert [path.suffix for path in folder.iterdir()] == [".py"]
+
+
 @pytest.mark.parametrize(("page", "words"), called("evaluate"))
 def test_evaluate_commands_fit_a_run(page: str, words: list[str], folder: Path, tiny_run: Path) -> None:
-    write_files(PAGES[page], folder)
+    prepare(page, folder)
     link_run(folder, tiny_run)
     values = key_values(words)
     assert values.pop("run") == RUN
@@ -159,23 +201,38 @@ def test_data_commands_name_what_there_is(page: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("page", "words"), called("list"))
-def test_list_commands_run(page: str, words: list[str], folder: Path) -> None:
-    """As a person runs them, with modules of their own in the current folder."""
-    write_files(PAGES[page], folder)
+def test_list_commands_run(page: str, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(page, folder)
+    capsys.readouterr()
+    cli.main(["list", *words])
+    assert capsys.readouterr().out
+
+
+def test_own_modules_are_found_in_the_current_folder(folder: Path) -> None:
+    """As a person runs it: the console script does not look where it is run by itself."""
+    write_files(README, folder)
     program = Path(sys.executable).with_name("trajgen")
-    done = subprocess.run([program, "list", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [program, "list", "sampler", "imports=[my_samplers]"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert "min_p" in done.stdout
 
 
 @pytest.mark.parametrize("page", [page for page, path in PAGES.items() if blocks(path, "yaml")])
-def test_yaml_blocks_are_recipes_or_data(page: str) -> None:
+def test_yaml_blocks_are_recipes_data_or_studies(page: str, folder: Path) -> None:
     for block in blocks(PAGES[page], "yaml"):
         values = yaml.safe_load(block)
-        if "data" in values:
+        if "planner" in values:
+            (folder / "recipe_of_a_page.yaml").write_text(block, encoding="utf-8")
+            assert set(compose(["recipe=recipe_of_a_page.yaml"]).components) == {*values} & {*registry.KINDS}
+        elif "variants" in values:
+            (folder / "study_of_a_page.yaml").write_text(block, encoding="utf-8")
+            assert read_study(folder / "study_of_a_page.yaml").variants
+        elif "data" in values:
             assert structure(DataOptions, values["data"], "data").id == values["data"]["id"]
         else:
-            assert set(values) <= {*registry.KINDS, "policy", "engine"}
+            assert {*values} <= {*registry.KINDS, "policy", "engine"}
 
 
 def test_the_entry_point_of_the_pages_is_the_registry_s() -> None:
@@ -189,6 +246,14 @@ def test_relative_links_lead_somewhere(page: str) -> None:
     targets = [target for target in LINK.findall(path.read_text(encoding="utf-8")) if "://" not in target]
     missing = [target for target in targets if not (path.parent / target.partition("#")[0]).exists()]
     assert missing == []
+
+
+def test_the_shapes_of_concepts_name_every_field() -> None:
+    text = PAGES["docs/concepts.md"].read_text(encoding="utf-8").partition("| value | shape |")[2]
+    for record in (Batch, Cond, Given, Plan):
+        (row, *rows) = [line for line in text.splitlines() if line.startswith(f"| `{record.__name__}.")]
+        names = {word for line in (row, *rows) for word in re.findall(r"`(?:\w+\.)?(\w+)`", line.split("|")[1])}
+        assert names == {field.name for field in fields(record)}
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a denoising prior and its sampler share: the noise levels, and a transformer over noisy tokens."""
+"""What a denoising prior and its sampler share: the noise levels, and networks over noisy tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from trajgen.nn.layers import mlp
 
 LINEAR_STEPS = 1000
 """The number of levels for which the usual ends of the linear schedules were chosen (arXiv 2006.11239, section 4)."""
+
+KERNEL = 5
+"""Points that a convolution spans, as in Diffuser."""
 
 
 def noise_levels(timesteps: int, beta_schedule: str) -> Any:
@@ -121,3 +124,57 @@ class NoisyTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, six)
         return self.head(torch.addcmul(shift, F.layer_norm(x, (self.width,)), 1 + scale))
+
+
+class NoisyConvolutions(nn.Module):
+    """Residual convolutions along time, modulated by a condition (Diffuser, arXiv 2205.09991, section 3.1).
+
+    Neighbouring points agree before anything is learnt of the far ones, which makes smooth plans early. Where Diffuser
+    halves and doubles the length (a U-Net), these see further by dilation, so that any number of tokens will do.
+
+    Args:
+        tokens: L.
+        inputs: width of a token.
+        outputs: width of what is predicted for each.
+        embedding: E, the width of the condition.
+        width: W.
+        depth: residual blocks of two convolutions.
+        dropout: on what a block adds.
+    """
+
+    def __init__(
+        self, tokens: int, inputs: int, outputs: int, embedding: int, *, width: int, depth: int, dropout: float
+    ) -> None:
+        super().__init__()
+        reach = max(1, (tokens - 1).bit_length() - 2)  # a dilation of half the tokens would look past both ends
+        self.read = nn.Conv1d(inputs, width, KERNEL, padding=KERNEL // 2)
+        self.blocks = nn.ModuleList(_Convolutions(width, 2 ** (i % reach), dropout) for i in range(depth))
+        self.modulate = nn.Linear(embedding, 2 * width * depth)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        self.head = nn.Conv1d(width, outputs, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Tokens (B, L, inputs) and conditions (B, 1, E) to predictions (B, L, outputs)."""
+        modulations = self.modulate(F.silu(condition)).transpose(1, 2).chunk(2 * len(self.blocks), dim=1)  # (B, W, 1)
+        x = self.read(x.transpose(1, 2))
+        for block, shift, scale in zip(self.blocks, modulations[::2], modulations[1::2], strict=True):
+            x = block(x, shift, scale)
+        predicted: Tensor = self.head(F.silu(x)).transpose(1, 2)
+        return predicted
+
+
+class _Convolutions(nn.Module):
+    def __init__(self, width: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        groups = math.gcd(8, width)
+        around = dilation * (KERNEL // 2)
+        self.first = nn.Sequential(
+            nn.Conv1d(width, width, KERNEL, padding=around, dilation=dilation), nn.GroupNorm(groups, width)
+        )
+        self.second = nn.Sequential(nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2), nn.GroupNorm(groups, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        hidden = F.silu(torch.addcmul(shift, self.first(x), 1 + scale))
+        return x + self.dropout(F.silu(self.second(hidden)))

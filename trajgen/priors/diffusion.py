@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Codes, Cond, Given
-from trajgen.nn.diffusion import LevelEmbedding, NoisyTransformer, noise_levels
+from trajgen.nn.diffusion import LevelEmbedding, NoisyConvolutions, NoisyTransformer, noise_levels
 from trajgen.nn.layers import FourierFeatures, mlp
 
 OCTAVES = 4
@@ -20,7 +21,7 @@ OCTAVES = 4
 
 @register("prior", "diffusion")
 class DiffusionPrior(nn.Module):
-    """Denoising transformer over all codes of a window at once (Diffuser, arXiv 2205.09991; DiT, arXiv 2212.09748).
+    """Denoises all codes of a window at once (Diffuser, arXiv 2205.09991; DiT, arXiv 2212.09748).
 
     Trained as Diffuser is: codes that follow from the condition (the current state, say) are left without noise and
     count nothing in the loss, so that the prior knows them for sure when the sampler sets them in. It predicts the
@@ -36,10 +37,11 @@ class DiffusionPrior(nn.Module):
         view: features of a window.
         state_dim: S.
         goal_dim: G; 0 without goals.
+        network: convolutions along time, as Diffuser's, or the transformer of DiT.
         width: W.
         depth: layers; the value network has half of them.
-        heads: attention heads; must divide the width.
-        expansion: hidden width of the MLPs in units of W.
+        heads: attention heads of the transformer; must divide the width.
+        expansion: hidden width of the transformer's MLPs in units of W.
         dropout: on the outputs of attention and MLP.
         timesteps: levels of noise in training; the sampler visits some of them.
         beta_schedule: how the noise grows with the level, by the names that diffusers gives.
@@ -61,6 +63,7 @@ class DiffusionPrior(nn.Module):
         state_dim: int,
         goal_dim: int,
         *,
+        network: Literal["convolution", "transformer"] = "convolution",
         width: int = 128,
         depth: int = 4,
         heads: int = 4,
@@ -86,12 +89,15 @@ class DiffusionPrior(nn.Module):
         self._known = tokenizer.given  # the method alone, since the tokenizer is no part of the prior
         embedding = int(getattr(conditioner, "width", width))
         self.level = LevelEmbedding(timesteps, embedding)
-        sizes: dict[str, Any] = {"width": width, "heads": heads, "expansion": expansion, "dropout": dropout}
-        self.network = NoisyTransformer(schedule.tokens, code_dim, code_dim, embedding, depth=depth, **sizes)
+        sizes: dict[str, Any] = {"width": width, "dropout": dropout}
+        if network == "transformer":
+            sizes |= {"heads": heads, "expansion": expansion}
+        kind = NoisyTransformer if network == "transformer" else NoisyConvolutions
+        self.network = kind(schedule.tokens, code_dim, code_dim, embedding, depth=depth, **sizes)
         self.value: ValueNetwork | None = None
         if value:
             sizes["depth"] = max(1, depth // 2)
-            self.value = ValueNetwork(schedule.tokens, code_dim, state_dim, goal_dim, timesteps, **sizes)
+            self.value = ValueNetwork(kind, schedule.tokens, code_dim, state_dim, goal_dim, timesteps, **sizes)
 
     def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """The loss at random levels of noise (squared errors of codes and values), and the predicted codes (B, L, C).
@@ -130,16 +136,26 @@ class ValueNetwork(nn.Module):
     It sees the state and the goal of the condition, never the return that is asked for.
 
     Args:
+        network: the kind of network.
         tokens: L.
         code_dim: C.
         state_dim: S.
         goal_dim: G; 0 without goals.
         timesteps: levels of noise.
-        width: W; ``sizes`` are the other sizes of the transformer.
+        width: W; ``sizes`` are the network's other sizes.
     """
 
     def __init__(
-        self, tokens: int, code_dim: int, state_dim: int, goal_dim: int, timesteps: int, *, width: int, **sizes: Any
+        self,
+        network: Callable[..., nn.Module],
+        tokens: int,
+        code_dim: int,
+        state_dim: int,
+        goal_dim: int,
+        timesteps: int,
+        *,
+        width: int,
+        **sizes: Any,
     ) -> None:
         super().__init__()
         self.level = LevelEmbedding(timesteps, width)
@@ -148,7 +164,7 @@ class ValueNetwork(nn.Module):
             if size:
                 features = FourierFeatures(size, OCTAVES)
                 self.embed[name] = nn.Sequential(features, mlp(features.outputs, width, width))
-        self.network = NoisyTransformer(tokens, code_dim, 1, width, width=width, **sizes)
+        self.network = network(tokens, code_dim, 1, width, width=width, **sizes)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Normalised returns-to-go (B,) from noisy codes (B, L, C) at noise levels t (B,)."""

@@ -32,7 +32,13 @@ class MinePrior(nn.Module):
 
     # Before the *: what the composition gives, by name. After it: options, with types and literal defaults.
     def __init__(
-        self, schedule: ScaleSchedule, code_dim: int, vocabulary: int | None, conditioner: nn.Module, *, width: int = 128
+        self,
+        schedule: ScaleSchedule,
+        code_dim: int,
+        vocabulary: int | None,
+        conditioner: nn.Module,
+        *,
+        width: int = 128,
     ) -> None:
         super().__init__()
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner

@@ -33,11 +33,9 @@ class MineTokenizer(nn.Module):
         self.schedule, self.latent_length = schedule(latent_length), latent_length
         if self.schedule.tokens != latent_length or horizon % latent_length:  # what cannot work is refused
             raise ConfigError(
-                "The scales share out the pieces, and the pieces the window.",
-                expected=f"scales that add up to {latent_length}, a divisor of {horizon}",
-                got=f"{self.schedule}",
-                fix="schedule=unit",
-            )
+                "The scales share out the pieces, and the pieces the window.", got=f"{self.schedule}",
+                expected=f"scales that add up to {latent_length}, a divisor of {horizon}", fix="schedule=unit",
+            )  # fmt: skip
         self.code_dim, self.vocabulary = code_dim, codebook_size
         self.encoder = nn.Linear(horizon // latent_length * features, code_dim)
         self.table = nn.Parameter(torch.randn(codebook_size, code_dim))

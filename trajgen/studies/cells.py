@@ -114,21 +114,27 @@ class Cell:
         return shlex.join(train), shlex.join(["trajgen", "evaluate", *words])
 
 
-def rows_of(study: Study, steps: Mapping[str, Mapping[str, int]] | None = None) -> list[Row]:
+def rows_of(
+    study: Study,
+    steps: Mapping[str, Mapping[str, int]] | None = None,
+    known: dict[tuple[str, ...], Config] | None = None,
+) -> list[Row]:
     """The rows of a study, in its order; those of equal time once their steps are known.
 
     Args:
         study: its definition.
         steps: for each variant the steps of stages that give it the reference's time; none are known yet if None.
+        known: configurations by their overrides; those that are composed here are added.
 
     Raises:
         ConfigError: if a variant does not compose, or its evaluation changes what is trained.
     """
+    known = {} if known is None else known
     rows: list[Row] = []
     pairs: list[tuple[Row, Config]] = []
     for name, variant in study.variants.items():
         words = joined(study.base, variant.train)
-        plain, asked = _composed(name, words, variant.evaluate)
+        plain, asked = _composed(name, words, variant.evaluate, known)
         if _trains_other(plain, asked):
             raise ConfigError(
                 f"What variant '{name}' evaluates needs a training of its own.",
@@ -141,7 +147,7 @@ def rows_of(study: Study, steps: Mapping[str, Mapping[str, int]] | None = None) 
         twice = name == study.reference and "steps" in study.equal
         if "time" in study.equal and steps is not None and name in steps and not twice:
             found = joined(words, _step_words(plain, steps[name]))
-            plain, asked = _composed(name, found, variant.evaluate)
+            plain, asked = _composed(name, found, variant.evaluate, known)
             pairs.append((Row(name + BY_TIME, name, found, plain, {}, ""), asked))
     groups: dict[str, list[tuple[Row, Config]]] = {}
     for row, asked in pairs:
@@ -161,11 +167,16 @@ def rows_of(study: Study, steps: Mapping[str, Mapping[str, int]] | None = None) 
     return rows
 
 
-def _composed(name: str, words: tuple[str, ...], evaluate: tuple[str, ...]) -> tuple[Config, Config]:
+def _composed(
+    name: str, words: tuple[str, ...], evaluate: tuple[str, ...], known: dict[tuple[str, ...], Config]
+) -> tuple[Config, Config]:
     """What a variant trains, and what it evaluates."""
+    pair = words, joined(words, evaluate)
     try:
-        trained = compose(words)
-        return trained, compose(joined(words, evaluate)) if evaluate else trained
+        for each in pair:
+            if each not in known:
+                known[each] = compose(each)
+        return known[pair[0]], known[pair[1]]
     except ConfigError as error:
         raise ConfigError(
             f"Variant '{name}' of the study: {error.rule}", expected=error.expected, got=error.got, fix=error.fix

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 ROUNDS = 6
-"""Timed stretches of a stage. The first is left out: it warms up. Of the others the quickest counts: what else the machine
-does comes and goes, and must not be taken for a difference between variants."""
+"""Timed stretches of a stage. The first is left out: it warms up. Of the others the quickest counts: what else the
+machine does comes and goes, and must not be taken for a difference between variants."""
 TOLERANCE = 0.1
 """Stages whose costs differ by less share count as the same stage."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from trajgen.config import read_yaml
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import convert, refuse_unknown
+from trajgen.core.registry import KINDS
 
 EQUALITIES = ("steps", "time")
 OWN_WORDS = {
@@ -119,7 +120,7 @@ class Study:
                         "What a study varies is not set for all of its variants.",
                         expected="an option that no variant sets; engine.budget=0.1 shortens all trainings",
                         got=f"{word}, but variant '{name}' has {own[key_of(word)]}",
-                        fix=f"leave it out, or change the variants (in a copy of the study's file: study={self.name}.yaml)",
+                        fix="leave it out, or change the variants; those of a shipped study in a copy: study=FILE.yaml",
                     )
         return replace(self, base=joined(self.base, words))
 
@@ -138,8 +139,14 @@ def key_of(word: str) -> str:
 
 
 def joined(*parts: Iterable[str]) -> tuple[str, ...]:
-    """Overrides one after the other; of two that speak of the same option the later one counts."""
-    words = [word for part in parts for word in part]
+    """Overrides one after the other; of two that speak of the same option the later one counts.
+
+    A component that a later part names anew takes its options from there alone, as everywhere.
+    """
+    words: list[str] = []
+    for part in map(list, parts):
+        swapped = tuple(f"{key_of(word)}." for word in part if key_of(word) in KINDS)
+        words = [word for word in words if not key_of(word).startswith(swapped)] + part
     last = {key_of(word): number for number, word in enumerate(words)}
     return tuple(word for number, word in enumerate(words) if last[key_of(word)] == number)
 

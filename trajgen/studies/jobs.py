@@ -82,17 +82,17 @@ def launch(folder: Path, jobs: Mapping[str, Mapping[str, Any]], launcher: Launch
     for name, job in jobs.items():
         write_json(folder / f"{name}.json", job)
         (folder / f"{name}.state").unlink(missing_ok=True)
-    waiting = list(jobs)
-    while waiting:
+    batches = [list(jobs)] if jobs else []
+    while batches:
+        batch = batches.pop(0)
         with _stoppable(folder / STOP, launcher.here):
             try:
-                _hydra_main(folder, waiting, launcher)
-            except BrokenProcessPool as error:  # a process died: those that had not begun are launched again
+                _hydra_main(folder, batch, launcher)
+            except BrokenProcessPool as error:
                 print(f"A process ended before its cell did: {str(error).splitlines()[0]}", file=sys.stderr)
+                batches += _again(folder, batch)
         if (folder / STOP).exists():
             raise KeyboardInterrupt
-        left = [name for name in waiting if not (folder / f"{name}.state").exists()]
-        waiting = left if len(left) < len(waiting) else []
     failed = {}
     for name in jobs:
         state, _, said = _read(folder / f"{name}.state").partition("\n")
@@ -102,6 +102,15 @@ def launch(folder: Path, jobs: Mapping[str, Mapping[str, Any]], launcher: Launch
                 RUNNING: "its process ended before it did (out of memory?)",
             }.get(state, "it was not begun")
     return failed
+
+
+def _again(folder: Path, batch: Sequence[str]) -> list[list[str]]:
+    """What to launch after a process died, which ends all others: what had not begun; then, one by one, what had."""
+    begun = [name for name in batch if (folder / f"{name}.state").exists()]
+    cut_off = [name for name in begun if _read(folder / f"{name}.state") == RUNNING]
+    rest = [name for name in batch if name not in begun]
+    alone = [[name] for name in cut_off] if len(batch) > 1 else []
+    return ([rest] if rest and begun else []) + alone
 
 
 def _read(path: Path) -> str:
@@ -140,7 +149,11 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
         keys = {word.partition("=")[0] for word in words}
         words += [] if launcher.named else ["hydra/launcher=joblib"]
         words += [] if "hydra.launcher.n_jobs" in keys else [f"hydra.launcher.n_jobs={launcher.workers}"]
-    ConfigStore.instance().store(name=ROOT, node=node)
+    store = ConfigStore.instance()
+    everything = store.repo
+    # Hydra copies the whole store for every job, and sends it to other processes; jobs need no recipes.
+    store.repo = {name: kept for name, kept in everything.items() if name == "hydra" or name.startswith("_")}
+    store.store(name=ROOT, node=node)
     words += ["job=" + ",".join(map(str, range(len(jobs))))]
     decorated = hydra.main(version_base="1.3", config_path=None, config_name=ROOT)(work)
     before, sys.argv = sys.argv, ["trajgen study", "-m", *words]
@@ -151,6 +164,7 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, words) from error
     finally:
+        store.repo = everything
         sys.argv = before
         os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
 

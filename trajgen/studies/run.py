@@ -56,7 +56,8 @@ def run(
     from trajgen.studies.table import print_results, write_results
 
     folder = folder or ROOT / study.name
-    rows = rows_of(replace(study, equal=("steps",)))
+    known: dict[tuple[str, ...], Config] = {}
+    rows = rows_of(replace(study, equal=("steps",)), known=known)
     composed = {row.name: _described(row) for row in rows}
     check_folder(folder, study, composed)
     failed = dry_run(rows)
@@ -66,7 +67,7 @@ def run(
     if "time" in study.equal:
         steps, unmeasured = find_steps(folder, study, [row for row in rows if row.name not in failed], launcher, probe)
         failed |= {name + BY_TIME: reason for name, reason in (failed | unmeasured).items()}
-        rows = rows_of(study, steps)
+        rows = rows_of(study, steps, known)
     cells = [Cell(row, seed, folder) for row in rows for seed in study.seeds]
     repeat = f"repeat/{folder.name}"
     trainings = {}

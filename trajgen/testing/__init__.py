@@ -1,7 +1,6 @@
 """Contract checks: what components promise, tried on one of them in a small composition.
 
-    from trajgen.testing import check
-    print(check("prior", "gru"))
+``print(check("prior", "gru"))`` tries all that priors promise on the one that is registered as "gru".
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from trajgen.testing import every, inputs, planners, plans, priors, tokenizers
 from trajgen.testing.bench import Bench, check_request, find
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
 
-__all__ = ["CONTRACTS", "Bench", "Contract", "Report", "Result", "attempt", "check", "find"]
+__all__ = ["CONTRACTS", "Bench", "Contract", "Report", "Result", "attempt", "check", "find", "try_all"]
 
 FIRST = {
     "a docstring that says what it is": every.check_docstring,
@@ -65,18 +65,25 @@ def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str,
     """
     check_request(recipe, changes or {})
     source = source_of(kind, name)
-    results = [attempt(words, lambda trial=trial: trial(kind, name), source) for words, trial in FIRST.items()]
+    results = [attempt(words, partial(trial, kind, name), source) for words, trial in FIRST.items()]
     found: list[Bench] = []
     results.append(
         attempt("it is built in a composition", lambda: found.append(find(kind, name, recipe, changes)), source)
     )
-    for each in (each for each in CONTRACTS if kind in each.kinds):
-        if found:
-            results.append(attempt(each.words, lambda trial=each.trial: trial(found[0]), source))
-        else:
-            results.append(Result(each.words, "not applicable", "it could not be built"))
+    if found:
+        results += try_all(found[0])
+    else:
+        never = (each.words for each in CONTRACTS if kind in each.kinds)
+        results += [Result(words, "not applicable", "it could not be built") for words in never]
     where = str(found[0].composition) if found else f"recipe={recipe}" if recipe else "no recipe"
     return Report(kind, name, where, tuple(results))
+
+
+def try_all(bench: Bench) -> list[Result]:
+    """Tries all contracts of a component's behaviour on it, in a composition of one's choice."""
+    source = source_of(bench.kind, bench.name)
+    own = [each for each in CONTRACTS if bench.kind in each.kinds]
+    return [attempt(each.words, partial(each.trial, bench), source) for each in own]
 
 
 def source_of(kind: str, name: str) -> Path | None:
@@ -89,5 +96,3 @@ def source_of(kind: str, name: str) -> Path | None:
         return Path(inspect.getfile(inspect.unwrap(component(kind, name)))).resolve()
     except (TypeError, OSError):
         return None
-
-

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from trajgen.assemble import WindowShape, assemble
@@ -26,7 +27,7 @@ HORIZON, STRIDE, CHUNK = 16, 3, 4
 """The largest windows that components are tried on."""
 
 SMALL: dict[str, Any] = {
-    "latent_length": 4, "code_dim": 6, "codebook_size": 12, "width": 16, "depth": 1, "heads": 2, "bottleneck": 8,
+    "latent_length": 4, "code_dim": 6, "codebook_size": 12, "width": 16, "depth": 2, "heads": 2, "bottleneck": 8,
     "octaves": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "levels": (3, 4), "bins": 8, "timesteps": 10,
     "steps": 5, "expand": 2,
 }  # fmt: skip
@@ -36,13 +37,13 @@ FRIENDLY: dict[str, tuple[str, ...]] = {
     "view": ("mage", "tap"),
     "schedule": ("mage", "flat_ar"),
     "tokenizer": ("mage", "flat_ar", "flat", "diffuser", "tt"),
-    "prior": ("mage", "flat_ar", "diffuser"),
+    "prior": ("mage", "flat_ar", "diffuser sampler.value_scale=0.0"),
     "decoder": ("mage", "tap", "diffuser"),
     "action": ("mage", "carp", "diffuser"),
     "sampler": ("mage", "tap", "diffuser"),
     "planner": ("mage", "bc", "dt", "hierarchy"),
 }
-"""For each kind, the recipes that are tried first, in this order: one of scales, one of tokens in a row, one that
+"""For each kind, the compositions that are tried first, in this order: one of scales, one of tokens in a row, one that
 denoises. The first that accepts the component is taken; a denoising prior, say, comes to diffuser that way."""
 
 ROUNDS = 3
@@ -208,18 +209,17 @@ def find(kind: str, name: str, recipe: str | None = None, changes: Mapping[str, 
         ConfigError: if no composition accepts it: the first refusal, which says why.
         Exception: whatever the component raises when it is built.
     """
-    refused: ConfigError | None = None
+    refusals: list[ConfigError] = []
+    tried = [(recipe, {})] if recipe else _order(kind)
     for rounds in (1, ROUNDS):  # only where no recipe takes it as a whole, without the kinds that it does not ask for
-        for each in [recipe] if recipe else _order(kind):
+        for each, usual in tried:
             for shrunk in (True, False):
-                composed = _composition(each, kind, name, changes or {}, shrunk)
+                composed = _composition(each, kind, name, merged(usual, changes or {}), shrunk)
                 found = _accepted(Bench(kind, name, composed), rounds)
                 if isinstance(found, Bench):
                     return found
-                refused = refused or found
-    if refused is None:
-        raise ConfigError("There is no recipe to try it in.", expected="a recipe", got="none", fix="recipe=mage")
-    raise refused
+                refusals.append(found)
+    raise min(refusals, key=lambda refusal: "~" in (refusal.fix or ""))  # what fits says more than what is not used
 
 
 def _accepted(bench: Bench, rounds: int) -> Bench | ConfigError:
@@ -257,10 +257,17 @@ def spans(lengths: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:
         start += n
 
 
-def _order(kind: str) -> list[str]:
-    shipped = recipe_files()
-    first = FRIENDLY.get(kind, ("mage",))
-    return [name for name in dict.fromkeys((*first, *shipped)) if name in shipped]
+def _order(kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """The recipes to try, each with what is changed in it."""
+    shipped, order = recipe_files(), []
+    for words in (*FRIENDLY.get(kind, ("mage",)), *shipped):
+        name, *options = words.split()
+        changes: dict[str, Any] = {}
+        for key, _, text in (option.partition("=") for option in options):
+            other, _, option = key.partition(".")
+            changes.setdefault(other, {})[option] = yaml.safe_load(text)
+        order += [(name, changes)] if name in shipped else []
+    return order
 
 
 def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], shrunk: bool) -> Composition:
@@ -300,7 +307,10 @@ def _read(recipe: str) -> dict[str, Any]:
     plain = deepcopy(read_yaml(shipped[recipe] if recipe in shipped else Path(recipe)))
     if not plain.get("planner"):
         raise ConfigError(
-            "A recipe names a planner.", expected="planner: {name: …}", got=recipe, fix="recipes/mage.yaml is an example"
+            "A recipe names a planner.",
+            expected="planner: {name: …}",
+            got=recipe,
+            fix="recipes/mage.yaml is an example",
         )
     return plain
 

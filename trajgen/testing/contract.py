@@ -21,7 +21,7 @@ Trial = Callable[[Bench], None]
 PACKAGE = Path(trajgen.__file__).parent
 
 
-class Broken(Exception):
+class ContractError(Exception):
     """A promise that is not kept.
 
     Args:
@@ -39,7 +39,7 @@ class Broken(Exception):
         super().__init__("\n".join(parts))
 
 
-class NotApplicable(Exception):
+class NotApplicableError(Exception):
     """A promise that this component has no occasion to keep; the message says why."""
 
 
@@ -83,16 +83,16 @@ def attempt(words: str, trial: Callable[[], None], source: Path | None) -> Resul
 
     Args:
         words: the promise.
-        trial: raises `Broken` or `NotApplicable`, or whatever a component raises.
+        trial: raises `ContractError` or `NotApplicableError`, or whatever a component raises.
         source: the file of the component, in which errors are placed if they come from there.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             trial()
-    except NotApplicable as reason:
+    except NotApplicableError as reason:
         return Result(words, "not applicable", str(reason))
-    except Broken as broken:
+    except ContractError as broken:
         return Result(words, "failed", str(broken))
     except Exception as error:  # whatever it is, it is the component's
         return Result(words, "failed", raised(error, source), error)

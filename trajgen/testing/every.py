@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import Option, complete, component, spec
 from trajgen.testing.bench import Bench, rows
-from trajgen.testing.contract import Broken, NotApplicable, contract
+from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.responses import respond
 
 KINDS_THAT_COMPUTE = ("view", "tokenizer", "conditioner", "prior", "decoder", "action", "sampler", "target", "planner")
@@ -22,10 +22,10 @@ TOLERANCE = 1e-4
 
 def check_docstring(kind: str, name: str) -> None:
     """The first paragraph of the docstring is one sentence or two, and ends like one."""
-    text = inspect.getdoc(component(kind, name)) or ""
+    text = inspect.cleandoc(component(kind, name).__doc__ or "")
     first = " ".join(text.split("\n\n")[0].split())
     if not first.endswith((".", "!")):
-        raise Broken(
+        raise ContractError(
             "'trajgen list' shows the first line of the docstring, and here is none to show.",
             expected="a sentence that says what it is, with a full stop",
             got=repr(first) if first else "no docstring",
@@ -35,10 +35,11 @@ def check_docstring(kind: str, name: str) -> None:
 
 def check_options(kind: str, name: str) -> None:
     """Every option has a type and a literal default of that type; arguments are asked for by name."""
-    found = spec(kind, name)
-    for p in inspect.signature(component(kind, name)).parameters.values():
+    found, made = spec(kind, name), component(kind, name)
+    inherited = inspect.isclass(made) and made.__init__ is nn.Module.__init__  # it has neither wiring nor options
+    for p in () if inherited else inspect.signature(made).parameters.values():
         if p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
-            raise Broken(
+            raise ContractError(
                 f"The argument '{p}' cannot be given by name.",
                 expected="wiring before the '*', options after it, all with names",
                 got=str(p),
@@ -47,7 +48,7 @@ def check_options(kind: str, name: str) -> None:
     for option in found.options:
         _check_literal(found.attribute, option)
         if not option.annotation:
-            raise Broken(
+            raise ContractError(
                 f"Option '{option.name}' has no type.",
                 expected=f"{option.name}: {type(option.default).__name__} = {option.default!r}",
                 got=f"{option.name}={option.default!r}",
@@ -56,7 +57,7 @@ def check_options(kind: str, name: str) -> None:
     try:
         complete(kind, found.defaults())
     except ConfigError as error:
-        raise Broken(
+        raise ContractError(
             "The default of an option is not of the option's own type.", expected=error.expected, got=error.got
         ) from error
 
@@ -67,7 +68,7 @@ def _check_literal(attribute: str, option: Option) -> None:
     except (ValueError, SyntaxError):
         same = False
     if not same:
-        raise Broken(
+        raise ContractError(
             f"The default of option '{option.name}' cannot be written into a recipe.",
             expected="a number, a text, true, false, None, or a tuple of those",
             got=repr(option.default),
@@ -81,7 +82,7 @@ def check_unknown_option(kind: str, name: str) -> None:
         complete(kind, {**spec(kind, name).defaults(), "no_such_option": 1})
     except ConfigError:
         return
-    raise Broken("An option that it does not have is accepted.", expected="a refusal", got="no_such_option=1")
+    raise ContractError("An option that it does not have is accepted.", expected="a refusal", got="no_such_option=1")
 
 
 @contract("finite float32 in evaluation", *KINDS_THAT_COMPUTE)
@@ -90,14 +91,14 @@ def finite(bench: Bench) -> None:
         if not value.is_floating_point():
             continue
         if value.dtype != torch.float32:
-            raise Broken(
+            raise ContractError(
                 f"{what} is not in single precision, though weights and data are.",
                 expected="torch.float32",
                 got=value.dtype,
                 look="numbers that come from numpy, and tensors that are made with another dtype",
             )
         if not torch.isfinite(value).all():
-            raise Broken(f"{what} has values that are not finite.", expected="numbers", got="NaN or infinity")
+            raise ContractError(f"{what} has values that are not finite.", expected="numbers", got="NaN or infinity")
 
 
 @contract("the same twice in evaluation", *KINDS_THAT_COMPUTE)
@@ -125,7 +126,7 @@ def inference_mode(bench: Bench) -> None:
 def no_gradient(bench: Bench) -> None:
     for what, value in respond(bench, bench.planner, bench.batch()).items():
         if "actions" not in what and value.requires_grad:
-            raise Broken(
+            raise ContractError(
                 f"{what} carries a gradient: plans would hold on to memory.",
                 expected="no gradient",
                 got="requires_grad",
@@ -136,7 +137,7 @@ def no_gradient(bench: Bench) -> None:
 @contract("one window does not depend on the others of its batch", *KINDS_THAT_COMPUTE)
 def independent_of_the_batch(bench: Bench) -> None:
     if bench.kind in ("sampler", "planner") and _is_drawn(bench):
-        raise NotApplicable("what is drawn at random differs with its place in the batch")
+        raise NotApplicableError("what is drawn at random differs with its place in the batch")
     batch = bench.batch()
     together = {k: v[2:3] for k, v in _answers(bench).items()}
     with torch.no_grad():
@@ -154,7 +155,7 @@ def without_goals(bench: Bench) -> None:
     try:
         planner = bench.ready(goals=False)
     except ConfigError as refusal:
-        raise NotApplicable(f"it is refused: {refusal.rule}") from refusal
+        raise NotApplicableError(f"it is refused: {refusal.rule}") from refusal
     with torch.no_grad():
         respond(bench, planner, bench.batch(goals=False))
 
@@ -168,7 +169,7 @@ def hidden_tensors(bench: Bench) -> None:
                 continue
             for tensor in _tensors(value):
                 if id(tensor) not in known:
-                    raise Broken(
+                    raise ContractError(
                         f"The tensor in '{attribute}' of {type(owner).__name__} is neither a parameter nor a buffer: "
                         "it stays behind on another device, and is not in the checkpoint.",
                         expected=f'self.register_buffer("{attribute}", …), nn.Parameter, or an nn.ModuleList',
@@ -192,8 +193,8 @@ def device_of_inputs(bench: Bench) -> None:
             raise _elsewhere()
 
 
-def _elsewhere() -> Broken:
-    return Broken(
+def _elsewhere() -> ContractError:
+    return ContractError(
         "A tensor is made without saying on which device: on a GPU this fails.",
         expected="device=x.device, x.new_zeros(…), torch.zeros_like(x), or a buffer",
         got="a tensor on the default device",
@@ -207,7 +208,7 @@ def complete_state(bench: Bench) -> None:
     try:
         other.load_state_dict(bench.planner.state_dict())
     except RuntimeError as error:
-        raise Broken(
+        raise ContractError(
             "A planner that is built anew does not take the state of a trained one.",
             expected="the same names and shapes in both",
             got=" ".join(str(error).split()),
@@ -229,7 +230,7 @@ def weights_are_trained(bench: Bench) -> None:
     part = bench.of(planner)
     own = dict(part.named_parameters()) if isinstance(part, nn.Module) else {}
     if not own:
-        raise NotApplicable("it has no weights")
+        raise NotApplicableError("it has no weights")
     left = dict(own)
     for stage in planner.stages():
         if stage.parameters:
@@ -240,7 +241,7 @@ def weights_are_trained(bench: Bench) -> None:
     usual = respond(bench, planner.eval(), bench.batch()) if left else {}
     for name, p in left.items():
         if _matters(bench, planner, p, usual):  # an option can leave a weight without a use, which does no harm
-            raise Broken(
+            raise ContractError(
                 f"The weight '{name}' changes what it says, and no stage of training reaches it.",
                 expected="a gradient in a stage that lists it",
                 got="none",
@@ -270,15 +271,15 @@ def _answers(bench: Bench) -> dict[str, Tensor]:
         return respond(bench, bench.planner, bench.batch())
 
 
-def _compare(
-    expected: Mapping[str, Tensor], got: Mapping[str, Tensor], wrong: str, *, look: str | None = None
-) -> None:
+def _compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], wrong: str, *, look: str | None = None) -> None:
     for what, value in expected.items():
         if got[what].shape != value.shape:
-            raise Broken(wrong.format(what=what, by="its shape"), expected=tuple(value.shape), got=tuple(got[what].shape))
+            raise ContractError(
+                wrong.format(what=what, by="its shape"), expected=tuple(value.shape), got=tuple(got[what].shape)
+            )
         if not torch.allclose(value.float(), got[what].float(), atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True):
             by = f"{float((value.float() - got[what].float()).abs().max()):.2g}"
-            raise Broken(wrong.format(what=what, by=by), expected="equal values", look=look)
+            raise ContractError(wrong.format(what=what, by=by), expected="equal values", look=look)
 
 
 def _owners(part: Any) -> Iterator[Any]:
@@ -301,5 +302,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple, set)):
         for each in value:
             yield from _tensors(each)
-
-

@@ -11,7 +11,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.testing.bench import Bench
-from trajgen.testing.contract import Broken, NotApplicable, contract
+from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.shapes import check_losses, check_shape
 
 LENGTHS = (1, 2, 3, 4, 7, 8, 16)
@@ -26,7 +26,7 @@ def features(bench: Bench) -> None:
     widths = [cut.stop - cut.start for cut in view.slices.values()]
     covered = sorted(i for cut in view.slices.values() for i in range(cut.start, cut.stop))
     if covered != list(range(view.features)):
-        raise Broken(
+        raise ContractError(
             "`slices` says where each field lies, and each feature belongs to one field.",
             expected=f"slices that cover 0 to {view.features}",
             got=f"{view.slices}, of widths {widths}",
@@ -47,14 +47,14 @@ def read(bench: Bench) -> None:
     for name in view.slices:
         found, first = view.read(x, name), view.read(x[:, 0], name)
         if found is None or not torch.equal(found[:, 0], first):
-            raise Broken(
+            raise ContractError(
                 f"read(x, '{name}') reads any (..., D), one point as well as whole windows.",
                 expected="(..., width of the field)",
                 got=None if found is None else tuple(found.shape),
                 look="read(): index the last axis alone, x[..., slice]",
             )
         if name in fields and (found.shape != fields[name].shape or not torch.allclose(found, fields[name])):
-            raise Broken(
+            raise ContractError(
                 f"read() does not give the {name} that the view put there.",
                 expected=f"batch.{name}, as (B, T, {fields[name].shape[-1]})",
                 got=f"other values, {tuple(found.shape)}",
@@ -62,17 +62,19 @@ def read(bench: Bench) -> None:
             )
     for absent in (set(fields) | {"no_such_field"}) - set(view.slices):
         if view.read(x, absent) is not None:
-            raise Broken(f"The view has no {absent}.", expected="None", got="a tensor", look="read()")
+            raise ContractError(f"The view has no {absent}.", expected="None", got="a tensor", look="read()")
 
 
 @contract("lengths that suit a latent", "schedule")
 def lengths(bench: Bench) -> None:
     made = bench.component
     if not isinstance(made, ScaleSchedule):
-        raise Broken("A schedule is a function from N to scales.", expected="a ScaleSchedule", got=type(made).__name__)
+        raise ContractError(
+            "A schedule is a function from N to scales.", expected="a ScaleSchedule", got=type(made).__name__
+        )
     n = bench.of(bench.planner, "tokenizer").latent_length
     if made.lengths[-1] != n and made.tokens != n:
-        raise Broken(
+        raise ContractError(
             "The scales neither end at the latent's length nor add up to it.",
             expected=f"a last scale of {n} (a pyramid), or lengths that add up to {n} (a row)",
             got=str(made),
@@ -91,7 +93,7 @@ def refusals(bench: Bench) -> None:
             made = build("schedule", {**node, **options}, length=length)
         except ConfigError as refusal:
             if not (refusal.expected and refusal.got and refusal.fix):
-                raise Broken(
+                raise ContractError(
                     f"The refusal of a length of {length} with {options or 'its options'} says too little.",
                     expected="ConfigError(rule, expected=…, got=…, fix=…)",
                     got=str(refusal),
@@ -99,16 +101,19 @@ def refusals(bench: Bench) -> None:
         else:
             again = build("schedule", {**node, **options}, length=length)
             if tuple(made) != tuple(again):
-                raise Broken("The same length gives another schedule.", expected=str(made), got=str(again))
+                raise ContractError("The same length gives another schedule.", expected=str(made), got=str(again))
 
 
 @contract("an embedding per scale, or one for all", "conditioner")
 def embedding(bench: Bench) -> None:
-    conditioner, schedule = bench.component, bench.of(bench.planner, "tokenizer").schedule
+    conditioner, tokenizer = bench.component, bench.of(bench.planner, "tokenizer")
     if not isinstance(getattr(conditioner, "width", None), int):
-        raise Broken("Whoever reads the embedding asks for its width.", expected="an int attribute `width`", got="none")
+        raise ContractError(
+            "Whoever reads the embedding asks for its width.", expected="an int attribute `width`", got="none"
+        )
     found = conditioner(bench.cond())
-    scales = schedule.scales if found.ndim == 3 and found.shape[1] != 1 else 1
+    own_scale = tokenizer is not None and found.ndim == 3 and found.shape[1] != 1
+    scales = tokenizer.schedule.scales if own_scale else 1
     check_shape("the embedding", found, (6, scales, conditioner.width), "(B, K or 1, width)")
 
 
@@ -118,10 +123,10 @@ def withheld(bench: Bench) -> None:
     conditioner, cond = bench.component, bench.cond()
     other = replace(cond, returns=cond.returns + 1)
     if torch.equal(conditioner(cond), conditioner(other)):
-        raise NotApplicable("it does not look at the return")
+        raise NotApplicableError("it does not look at the return")
     without = conditioner(cond.withheld())
     if not torch.equal(without, conditioner(other.withheld())):
-        raise Broken(
+        raise ContractError(
             "A return that is withheld still changes the embedding.",
             expected="the same embedding for all returns where cond.given is false",
             got="another one",
@@ -130,7 +135,7 @@ def withheld(bench: Bench) -> None:
     some = torch.arange(len(cond)) % 2 == 0
     mixed = torch.where(some[:, None, None], conditioner(cond), without)
     if not torch.allclose(conditioner(replace(cond, given=some)), mixed, atol=1e-6):
-        raise Broken(
+        raise ContractError(
             "Withholding some conditions of a batch changes others.",
             expected="each window as its own cond.given says",
             got="another embedding",
@@ -146,7 +151,7 @@ def returns(bench: Bench) -> None:
         asked = target(batch.states[:, 0], batch.goals, remaining)
         check_shape("the return to ask for", asked, (6,), "(B,)")
         if not torch.isfinite(asked).all():
-            raise Broken(
+            raise ContractError(
                 "The return to ask for is not a number.",
                 expected="a finite return, also where `remaining` is NaN: at an episode's first plan",
                 got=asked.tolist(),
@@ -159,4 +164,6 @@ def target_losses(bench: Bench) -> None:
     losses = bench.component.loss(bench.batch())
     check_losses(losses, total=False)
     if list(bench.component.parameters()) and not losses:
-        raise Broken("A target with weights has something to learn.", expected="losses", got="none", look="loss()")
+        raise ContractError(
+            "A target with weights has something to learn.", expected="losses", got="none", look="loss()"
+        )

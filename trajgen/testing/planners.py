@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trajgen.testing.bench import Bench
-from trajgen.testing.contract import Broken, contract
+from trajgen.testing.contract import ContractError, contract
 from trajgen.testing.shapes import check_losses, check_shape
 
 PROMISED = ("action", "target", "history", "stages", "plan", "refinements", "condition_residuals")
@@ -18,11 +18,15 @@ PROMISED = ("action", "target", "history", "stages", "plan", "refinements", "con
 def attributes(bench: Bench) -> None:
     missing = [name for name in PROMISED if not hasattr(bench.component, name)]
     if missing:
-        raise Broken("A planner lacks something.", expected=", ".join(PROMISED), got=f"no {', '.join(missing)}")
+        raise ContractError("A planner lacks something.", expected=", ".join(PROMISED), got=f"no {', '.join(missing)}")
     if not isinstance(bench.component.history, int):
-        raise Broken("`history` is how many past points a plan continues.", expected="0", got=bench.component.history)
+        raise ContractError(
+            "`history` is how many past points a plan continues.", expected="0", got=bench.component.history
+        )
     if not callable(bench.component.action) or not callable(bench.component.target):
-        raise Broken("A policy calls the planner's action and target.", expected="two callables", look="__init__()")
+        raise ContractError(
+            "A policy calls the planner's action and target.", expected="two callables", look="__init__()"
+        )
 
 
 @contract("a stage trains its own weights alone", "planner")
@@ -31,9 +35,11 @@ def stages(bench: Bench) -> None:
     named = {id(p): name for name, p in planner.named_parameters()}
     trained = [stage for stage in planner.stages() if stage.parameters]
     if not trained:
-        raise Broken("There is nothing to train.", expected="a stage with parameters", got="none", look="stages()")
+        raise ContractError(
+            "There is nothing to train.", expected="a stage with parameters", got="none", look="stages()"
+        )
     if len({stage.name for stage in trained}) < len(trained):
-        raise Broken("Two stages have the same name.", expected="names that differ", look="stages()")
+        raise ContractError("Two stages have the same name.", expected="names that differ", look="stages()")
     for stage in trained:
         planner.zero_grad(set_to_none=True)
         stage.begin()
@@ -43,7 +49,7 @@ def stages(bench: Bench) -> None:
         losses["total"].backward()
         own = {id(p) for p in stage.parameters}
         if own - set(named):
-            raise Broken(
+            raise ContractError(
                 f"Stage '{stage.name}' trains weights that the planner does not hold: they would not be saved.",
                 expected="parameters of the planner's own submodules",
                 got=f"{len(own - set(named))} others",
@@ -51,7 +57,7 @@ def stages(bench: Bench) -> None:
             )
         reached = {id(p) for p in planner.parameters() if p.grad is not None}
         if reached - own:
-            raise Broken(
+            raise ContractError(
                 f"Stage '{stage.name}' reaches weights that are not its own.",
                 expected="gradients for the stage's parameters alone",
                 got=", ".join(sorted(named[i] for i in reached - own)),
@@ -59,13 +65,15 @@ def stages(bench: Bench) -> None:
                 "freezes them",
             )
         if not reached:
-            raise Broken(f"Stage '{stage.name}' trains nothing.", expected="a gradient", look="the module's forward()")
+            raise ContractError(
+                f"Stage '{stage.name}' trains nothing.", expected="a gradient", look="the module's forward()"
+            )
         if any(not isinstance(v, float) for v in stage.report().values()):
-            raise Broken(f"The report of stage '{stage.name}' is figures by name.", expected="dict[str, float]")
+            raise ContractError(f"The report of stage '{stage.name}' is figures by name.", expected="dict[str, float]")
         after = planner.state_dict()
         moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
         if moved:
-            raise Broken(
+            raise ContractError(
                 f"Stage '{stage.name}' changes parts that it does not train.",
                 expected="frozen parts to stay as they are",
                 got=", ".join(moved),
@@ -79,7 +87,9 @@ def coverage(bench: Bench) -> None:
     listed = {id(p) for stage in planner.stages() for p in stage.parameters}
     left = [name for name, p in planner.named_parameters() if id(p) not in listed]
     if left:
-        raise Broken("No stage trains these weights.", expected="each in a stage", got=", ".join(left), look="stages()")
+        raise ContractError(
+            "No stage trains these weights.", expected="each in a stage", got=", ".join(left), look="stages()"
+        )
 
 
 @contract("plans, seeded, decoded when asked", "planner")
@@ -91,9 +101,11 @@ def plans(bench: Bench) -> None:
         found.append(planner.plan(cond, torch.Generator().manual_seed(3)))
     first, second = found
     if not torch.equal(first.latent, second.latent):
-        raise Broken("The same seed makes another plan.", expected="random numbers from rng alone", look="plan()")
+        raise ContractError(
+            "The same seed makes another plan.", expected="random numbers from rng alone", look="plan()"
+        )
     if first.latent.ndim != 3 or len(first.latent) != len(cond):
-        raise Broken("Plans have a latent.", expected="(B, N, C)", got=tuple(first.latent.shape), look="plan()")
+        raise ContractError("Plans have a latent.", expected="(B, N, C)", got=tuple(first.latent.shape), look="plan()")
     bare = planner.plan(cond, torch.Generator().manual_seed(3), decode=False)
     for plan in (first, bare):
         states, at = cond.state.unsqueeze(1), torch.zeros(len(cond), 1, dtype=torch.long)
@@ -111,7 +123,7 @@ def pictures(bench: Bench) -> None:
     plan = planner.plan(cond, torch.Generator().manual_seed(3))
     refined = planner.refinements(plan, cond)
     if not isinstance(refined, dict):
-        raise Broken(
+        raise ContractError(
             "refinements() says how a plan grew, by name.", expected="dict[str, Tensor]", got=type(refined).__name__
         )
     if plan.trajectory is None:
@@ -121,7 +133,7 @@ def pictures(bench: Bench) -> None:
     for name, value in planner.condition_residuals(plan.trajectory, cond).items():
         width = {"state": cond.state.shape[1], "return": 1}.get(name)
         if width is None:
-            raise Broken("Residuals are of what was asked.", expected="state, return", got=name)
+            raise ContractError("Residuals are of what was asked.", expected="state, return", got=name)
         check_shape(f"the residual of the {name}", value, (len(cond), width), "(B, width of the field)")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-
-
 import torch
 from torch import Tensor
 
 from trajgen.core.types import Cond, Given, Plan
 from trajgen.testing.bench import Bench
-from trajgen.testing.contract import Broken, NotApplicable, contract
+from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.responses import offsets, seen
 from trajgen.testing.shapes import check_shape
 
@@ -22,8 +20,8 @@ def trajectory(bench: Bench) -> None:
         ("base()", decoder.base(known.latent, known.cond)),
     ):
         check_shape(what, value, tuple(known.x.shape), "(B, T, D)")
-    if torch.equal(decoder(known.latent, known.cond), decoder(known.latent + 1, known.cond)):
-        raise Broken("Another latent decodes to the same trajectory.", expected="another one", look="forward()")
+    if torch.equal(decoder(known.latent, known.cond), decoder(known.latent + torch.randn_like(known.latent), known.cond)):
+        raise ContractError("Another latent decodes to the same trajectory.", expected="another one", look="forward()")
 
 
 @contract("each weight is base or adapter", "decoder")
@@ -38,7 +36,7 @@ def partition(bench: Bench) -> None:
     }
     for what, which in wrong.items():
         if which:
-            raise Broken(
+            raise ContractError(
                 "base_parameters() train with the tokenizer, adapter_parameters() with the prior.",
                 expected="each weight in one of the two lists",
                 got=f"{', '.join(names.get(i, 'a weight of another part') for i in which)}: {what}",
@@ -54,20 +52,20 @@ def adapters(bench: Bench) -> None:
     base = decoder.base(ready.latent, ready.cond)
     by = float((decoder(ready.latent, ready.cond) - base).abs().max())
     if by > 1e-6:
-        raise Broken(
+        raise ContractError(
             f"Before any training of the adapters, the trajectory differs from base() by {by:.2g}.",
             expected="adapters whose last layer starts at zero",
             look="__init__(), where the adapters are made, or base(), which leaves them out",
         )
     if not decoder.adapter_parameters():
-        raise NotApplicable("it has no adapters")
+        raise NotApplicableError("it has no adapters")
     for parameter in decoder.adapter_parameters():
         parameter.add_(0.3)
     if not torch.equal(decoder.base(ready.latent, ready.cond), base):
-        raise Broken("base() uses adapters.", expected="base parameters alone", look="base()")
+        raise ContractError("base() uses adapters.", expected="base parameters alone", look="base()")
     other = ready.cond.map(lambda v: v + 1 if v.is_floating_point() else v)
     if torch.allclose(decoder(ready.latent, ready.cond), decoder(ready.latent, other)):
-        raise Broken("The adapters do not read the condition.", expected="another trajectory", look="forward()")
+        raise ContractError("The adapters do not read the condition.", expected="another trajectory", look="forward()")
 
 
 @contract("gradients flow through it to the latent", "decoder")
@@ -76,7 +74,7 @@ def gradient(bench: Bench) -> None:
     latent = known.latent.clone().requires_grad_()
     bench.component(latent, known.cond).square().sum().backward()
     if latent.grad is None or not float(latent.grad.abs().max()) > 0:
-        raise Broken(
+        raise ContractError(
             "No gradient reaches the latent: the tokenizer could not learn, nor L_cond reach the prior.",
             expected="a gradient",
             got="none",
@@ -87,7 +85,7 @@ def gradient(bench: Bench) -> None:
 @contract("says whether it reads the trajectory", "action")
 def reads_trajectory(bench: Bench) -> None:
     if not isinstance(getattr(bench.component, "reads_trajectory", None), bool):
-        raise Broken(
+        raise ContractError(
             "Plans are decoded only for action heads that need it.",
             expected="reads_trajectory = True or False",
             got=repr(getattr(bench.component, "reads_trajectory", "no such attribute")),
@@ -107,28 +105,32 @@ def own_offset(bench: Bench) -> None:
         check_shape("one action", alone, (len(known.batch), 1, together.shape[-1]), "(B, 1, A)")
         by = float((alone[:, 0] - together[:, h]).abs().max())
         if by > 1e-4:
-            raise Broken(
+            raise ContractError(
                 f"The action at offset {h} is another, by {by:.2g}, when it is asked for alone, as policies do.",
                 expected="actions that follow from the plan, states[:, h] and offsets[:, h]",
                 look="forward(): the offset says which step of the plan it is, not the place in the row",
             )
     if not torch.allclose(action(plan, states.flip(1), at.flip(1)).flip(1), together, atol=1e-4):
-        raise Broken("The order in which actions are asked for changes them.", expected="the same", look="forward()")
+        raise ContractError(
+            "The order in which actions are asked for changes them.", expected="the same", look="forward()"
+        )
 
 
 @contract("actions are read off the plan, and can be learnt", "action")
 def read_off(bench: Bench) -> None:
     action, known = bench.component, bench.known(bench.planner, bench.batch())
     plan, states, at = seen(action, known), known.batch.chunk_states, offsets(known)
-    other = Plan(plan.codes, plan.latent + 1, None if plan.trajectory is None else plan.trajectory * -1.5 + 1)
+    other = Plan(plan.codes, plan.latent + torch.randn_like(plan.latent), None if plan.trajectory is None else plan.trajectory * -1.5 + 1)
     found = action(plan, states, at)
     if torch.allclose(found, action(other, states, at)):
-        raise Broken(
+        raise ContractError(
             "Another plan leads to the same actions.", expected="actions that follow the plan", look="forward()"
         )
     weights = list(action.parameters()) if hasattr(action, "parameters") else []
     if weights and not found.requires_grad:
-        raise Broken("No gradient reaches its weights.", expected="a gradient", look="forward(): detach(), no_grad()")
+        raise ContractError(
+            "No gradient reaches its weights.", expected="a gradient", look="forward(): detach(), no_grad()"
+        )
 
 
 @contract("codes that the tokenizer knows", "sampler")
@@ -142,7 +144,7 @@ def valid_codes(bench: Bench) -> None:
             continue
         check_shape("the codes", codes, (8, tokens), "(B, L)")
         if codes.dtype != torch.int64 or int(codes.min()) < 0 or int(codes.max()) >= tokenizer.vocabulary:
-            raise Broken(
+            raise ContractError(
                 "A sampler draws token ids of the vocabulary.",
                 expected=f"int64 from 0 to {tokenizer.vocabulary - 1}",
                 got=f"{codes.dtype} from {codes.min()} to {codes.max()}",
@@ -157,7 +159,7 @@ def seeded(bench: Bench) -> None:
         torch.manual_seed(noise)
         found.append(_drawn(bench, cond, torch.Generator().manual_seed(3)))
     if not torch.equal(*found):
-        raise Broken(
+        raise ContractError(
             "The same seed draws other codes: evaluations could not be repeated.",
             expected="every random number to come from rng",
             got=f"{int((found[0] != found[1]).sum())} codes that differ",
@@ -178,7 +180,7 @@ def given(bench: Bench) -> None:
         settled = other if first is None else first.into(other)
         codes = _drawn(bench, known.cond, torch.Generator().manual_seed(0), Given(settled, mask))
         if not torch.allclose(codes[mask].float(), settled[mask].float(), atol=1e-5):
-            raise Broken(
+            raise ContractError(
                 f"{int((codes[mask] != settled[mask]).sum())} codes that were given come out changed.",
                 expected="codes equal to given.codes where given.mask is true",
                 look="__call__(): given.into(codes, span) puts the known codes in their place, before the next scale",
@@ -189,5 +191,3 @@ def _drawn(bench: Bench, cond: Cond, rng: torch.Generator | None, given: Given |
     planner = bench.planner
     codes: Tensor = bench.component(bench.of(planner, "prior"), bench.of(planner, "tokenizer"), cond, rng, given)
     return codes
-
-

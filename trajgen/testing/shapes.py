@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgen.testing.contract import Broken
+from trajgen.testing.contract import ContractError
 
 
 def check_shape(what: str, value: Any, shape: tuple[int, ...], meaning: str) -> None:
-    """Raises `Broken` if ``value`` is not a tensor of this shape.
+    """Raises `ContractError` if ``value`` is not a tensor of this shape.
 
     Args:
         what: it is.
@@ -20,26 +20,28 @@ def check_shape(what: str, value: Any, shape: tuple[int, ...], meaning: str) -> 
         meaning: of the shape, in letters.
     """
     if not isinstance(value, Tensor):
-        raise Broken(f"{_sentence(what)} should be a tensor.", expected=meaning, got=type(value).__name__)
+        raise ContractError(f"{_sentence(what)} should be a tensor.", expected=meaning, got=type(value).__name__)
     if tuple(value.shape) != shape:
-        raise Broken(
+        raise ContractError(
             f"{_sentence(what)} should have the shape {meaning}.", expected=shape, got=tuple(value.shape),
             look=_hint(tuple(value.shape), shape),
         )  # fmt: skip
 
 
 def check_losses(losses: Any, *, total: bool = True) -> None:
-    """Raises `Broken` if these are not named finite scalars, ``total`` among them."""
+    """Raises `ContractError` if these are not named finite scalars, ``total`` among them."""
     if not isinstance(losses, dict):
-        raise Broken("Losses have names.", expected='{"total": …}', got=type(losses).__name__, look="loss()")
+        raise ContractError("Losses have names.", expected='{"total": …}', got=type(losses).__name__, look="loss()")
     if total and "total" not in losses:
-        raise Broken('The engine optimises losses["total"].', expected="total", got=", ".join(losses), look="loss()")
+        raise ContractError(
+            'The engine optimises losses["total"].', expected="total", got=", ".join(losses), look="loss()"
+        )
     for name, value in losses.items():
         if not isinstance(value, Tensor) or value.ndim:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise Broken(f"The loss '{name}' is not a scalar.", expected="a tensor of no dimension", got=got)
+            raise ContractError(f"The loss '{name}' is not a scalar.", expected="a tensor of no dimension", got=got)
         if not torch.isfinite(value):
-            raise Broken(f"The loss '{name}' is not finite.", expected="a number", got=float(value))
+            raise ContractError(f"The loss '{name}' is not finite.", expected="a number", got=float(value))
 
 
 def _hint(got: tuple[int, ...], expected: tuple[int, ...]) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trajgen.core.protocols import Values
 from trajgen.testing.bench import Bench
-from trajgen.testing.contract import Broken, NotApplicable, contract
+from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.shapes import check_losses, check_shape
 
 
@@ -25,16 +25,18 @@ def shapes(bench: Bench) -> None:
     else:
         check_shape("encode()", codes, (6, tokens), "(B, L)")
         if codes.dtype != torch.int64:
-            raise Broken("Token ids are whole numbers.", expected=torch.int64, got=codes.dtype, look="encode()")
+            raise ContractError("Token ids are whole numbers.", expected=torch.int64, got=codes.dtype, look="encode()")
         if int(codes.min()) < 0 or int(codes.max()) >= tokenizer.vocabulary:
-            raise Broken(
+            raise ContractError(
                 "A token id is not in the vocabulary.",
                 expected=f"0 to {tokenizer.vocabulary - 1}",
                 got=f"{int(codes.min())} to {int(codes.max())}",
                 look="encode() and vocabulary",
             )
     if len(codes.unique()) < 2:
-        raise Broken("All windows get the same codes.", expected="different codes", got="one code", look="encode()")
+        raise ContractError(
+            "All windows get the same codes.", expected="different codes", got="one code", look="encode()"
+        )
     vectors = tokenizer.vectors(codes)
     check_shape("vectors()", vectors, (6, tokens, width), "(B, L, C)")
     check_shape("inputs()", tokenizer.inputs(vectors), (6, tokens - schedule.lengths[0], width), "(B, L - l_1, C)")
@@ -47,13 +49,14 @@ def stepwise(bench: Bench) -> None:
     tokenizer = bench.component
     schedule, vectors = tokenizer.schedule, tokenizer.vectors(tokenizer.encode(_windows(bench)))
     inputs, canvas, first = tokenizer.inputs(vectors), tokenizer.start(len(vectors)), schedule.lengths[0]
+    check_shape("the canvas of start()", canvas, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
     for k, span in enumerate(schedule.spans):
         if k:
             seen = tokenizer.view(canvas, k)
             check_shape(f"view() of scale {k + 1}", seen, (6, schedule.lengths[k], tokenizer.code_dim), "(B, l_k, C)")
             expected = inputs[:, span.start - first : span.stop - first]
             if not torch.allclose(seen, expected, atol=1e-5):
-                raise Broken(
+                raise ContractError(
                     f"What scale {k + 1} sees of the canvas differs from its teacher-forcing input by "
                     f"{float((seen - expected).abs().max()):.2g}.",
                     expected="view(canvas, k) equal to the part of inputs(vectors) that belongs to scale k",
@@ -62,7 +65,7 @@ def stepwise(bench: Bench) -> None:
         canvas = tokenizer.extend(canvas, vectors[:, span], k)
     latent = tokenizer.latent(vectors)
     if canvas.shape != latent.shape or not torch.allclose(canvas, latent, atol=1e-5):
-        raise Broken(
+        raise ContractError(
             "The canvas after the last scale is not the latent.",
             expected="extend() of all scales equal to latent(vectors)",
             got=f"{tuple(canvas.shape)} and {tuple(latent.shape)}, with other values",
@@ -75,13 +78,13 @@ def stepwise(bench: Bench) -> None:
 def one_hot(bench: Bench) -> None:
     tokenizer = bench.component
     if tokenizer.vocabulary is None:
-        raise NotApplicable("its codes are continuous")
+        raise NotApplicableError("its codes are continuous")
     codes = tokenizer.encode(_windows(bench))
     relaxed = tokenizer.vectors(F.one_hot(codes, tokenizer.vocabulary).float())
     if relaxed.shape != tokenizer.vectors(codes).shape or not torch.allclose(
         relaxed, tokenizer.vectors(codes), atol=1e-5
     ):
-        raise Broken(
+        raise ContractError(
             "One-hot codes (B, L, V) have other vectors than the ids they stand for: L_cond could not reach the prior.",
             expected="vectors(one_hot(codes)) equal to vectors(codes)",
             look="vectors(): floating codes are weights, codes @ table",
@@ -104,14 +107,16 @@ def loss(bench: Bench) -> None:
     losses = tokenizer.loss(batch, x, decode)
     check_losses(losses)
     if not seen:
-        raise Broken("The tokenizer's loss never decodes.", expected="a call of decode(latent)", got="none", look="loss()")
+        raise ContractError(
+            "The tokenizer's loss never decodes.", expected="a call of decode(latent)", got="none", look="loss()"
+        )
     check_shape("the latent that is decoded", seen[0], (32, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
     own = isinstance(tokenizer, nn.Module) and list(tokenizer.parameters())
     if own and not losses["total"].requires_grad:
-        raise Broken("Nothing is learnt from the loss.", expected="a gradient", got="none", look="loss()")
+        raise ContractError("Nothing is learnt from the loss.", expected="a gradient", got="none", look="loss()")
     usage = tokenizer.usage()
     if any(not isinstance(v, float) for v in usage.values()):
-        raise Broken("usage() gives figures by name.", expected="dict[str, float]", got=usage, look="usage()")
+        raise ContractError("usage() gives figures by name.", expected="dict[str, float]", got=usage, look="usage()")
 
 
 @contract("padding does not count in the loss", "tokenizer")
@@ -127,7 +132,7 @@ def padding(bench: Bench) -> None:
         return float(losses["total"])
 
     if abs(total(2.0) - total(100.0)) > 1e-4 * abs(total(2.0)):
-        raise Broken(
+        raise ContractError(
             "How padding is decoded changes the loss: short episodes would be learnt wrong.",
             expected=f"a total of {total(2.0):.4g}",
             got=f"{total(100.0):.4g} where padded points are decoded badly",
@@ -138,8 +143,8 @@ def padding(bench: Bench) -> None:
 @contract("decided() grows to 1", "tokenizer")
 def decided(bench: Bench) -> None:
     shares = [float(bench.component.decided(k)) for k in range(bench.component.schedule.scales)]
-    if shares != sorted(shares) or not 0 < shares[0] or abs(shares[-1] - 1) > 1e-6:
-        raise Broken(
+    if shares != sorted(shares) or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-6:
+        raise ContractError(
             "decided(k) is the share of the window that stands once scales 0 to k are drawn.",
             expected="shares above 0 that grow, the last one 1",
             got=shares,
@@ -154,15 +159,17 @@ def given(bench: Bench) -> None:
     tokenizer, batch = bench.of(planner), bench.batch(padded=False)
     known = tokenizer.given(batch.condition())
     if known is None:
-        raise NotApplicable("nothing follows from the condition alone")
+        raise NotApplicableError("nothing follows from the condition alone")
     codes = tokenizer.encode(bench.of(planner, "view")(batch))
     for what, value in (("given().codes", known.codes), ("given().mask", known.mask)):
         check_shape(what, value, tuple(codes.shape), "that of encode()")
     if known.mask.dtype != torch.bool:
-        raise Broken("A mask is true where codes are known.", expected=torch.bool, got=known.mask.dtype, look="given()")
+        raise ContractError(
+            "A mask is true where codes are known.", expected=torch.bool, got=known.mask.dtype, look="given()"
+        )
     same = torch.isclose(known.codes.float(), codes.float(), atol=1e-5) | ~known.mask
     if not same.all():
-        raise Broken(
+        raise ContractError(
             f"{int((~same).sum())} codes that are given differ from those of windows that start (and end) so.",
             expected="given(cond).codes equal to encode(x) where the mask is true",
             look="given()",
@@ -173,10 +180,10 @@ def given(bench: Bench) -> None:
 @torch.no_grad()
 def values(bench: Bench) -> None:
     tokenizer, x = bench.component, _windows(bench)
-    if not isinstance(tokenizer, Values):
-        raise NotApplicable("its latent is not the trajectory")
+    if not isinstance(bench.component, Values):
+        raise NotApplicableError("its latent is not the trajectory")
     if len(tokenizer.fields_of_tokens) != tokenizer.period:
-        raise Broken(
+        raise ContractError(
             "Each token of a point belongs to a field.",
             expected=f"{tokenizer.period} fields, as period says",
             got=tokenizer.fields_of_tokens,
@@ -187,7 +194,9 @@ def values(bench: Bench) -> None:
     points = tokenizer.points(latent)
     check_shape("points()", points, tuple(x.shape), "(B, T, D)")
     if not torch.allclose(tokenizer.points(tokenizer.spread(points)), points, atol=1e-5):
-        raise Broken("points() does not undo spread().", expected="the same points", look="points() and spread()")
+        raise ContractError(
+            "points() does not undo spread().", expected="the same points", look="points() and spread()"
+        )
 
 
 def _windows(bench: Bench) -> Any:

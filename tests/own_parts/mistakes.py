@@ -1,0 +1,418 @@
+"""Components with a mistake that a person could make, and what they should read about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.actions.inverse_dynamics import LatentInverseDynamics
+from trajgen.conditioners import FieldConditioner
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.decoders.convolutional import AdapterDecoder, PlainDecoder
+from trajgen.nn.attention import KeyValueCache
+from trajgen.planners.latent import LatentPlanner, PriorTraining
+from trajgen.priors.diffusion import DiffusionPrior
+from trajgen.priors.transformer import TransformerPrior
+from trajgen.samplers.autoregressive import Ancestral
+from trajgen.targets import QuantileTarget
+from trajgen.tokenizers.codebook import Codebook
+from trajgen.tokenizers.latent import LatentTokenizer
+from trajgen.tokenizers.pyramid import ResidualPyramid
+from trajgen.views import FieldView
+
+MISTAKES: list[tuple[str, Callable[..., Any], str, tuple[str, ...]]] = []
+"""Kind, component, the contract that must catch it, and words that must be said."""
+
+
+def mistake(kind: str, contract: str, *words: str) -> Callable[[Any], Any]:
+    def add(component: Any) -> Any:
+        MISTAKES.append((kind, component, contract, words))
+        return component
+
+    return add
+
+
+@mistake("view", "read() finds the fields again", "does not give the return", "slices")
+class ViewThatReadsElsewhere(FieldView):
+    """Reads one feature further."""
+
+    def read(self, x: Tensor, field: str) -> Tensor | None:
+        found = super().read(x, field)
+        return None if found is None else x.roll(-1, -1)[..., self.slices[field]]
+
+
+@mistake("schedule", "a schedule or a refusal for every length and option", "raises ZeroDivisionError in dividing()")
+def dividing(length: int, *, parts: int = 2) -> ScaleSchedule:
+    """Scales that grow by a share of the length."""
+    return ScaleSchedule((length // parts or 1, length))
+
+
+class MultiscaleVQ(LatentTokenizer):
+    """Multi-scale residual tokens."""
+
+    def __init__(
+        self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int, *, size: int = 12
+    ) -> None:
+        layout = ResidualPyramid(schedule(4), 6, 4)
+        super().__init__(layout, Codebook(size, 6), features, horizon, width=16, depth=1)
+
+
+@mistake("tokenizer", "padding does not count in the loss", "batch.mask (B, T)")
+class TokenizerThatLearnsPadding(MultiscaleVQ):
+    """Counts all points."""
+
+    def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
+        return super().loss(replace(batch, mask=torch.ones_like(batch.mask)), x, decode)
+
+
+@mistake(
+    "tokenizer",
+    "the canvas, drawn step by step, is what inputs() and latent() say",
+    "What scale 2 sees of the canvas differs from its teacher-forcing input",
+)
+class TokenizerThatLooksAhead(MultiscaleVQ):
+    """Lets a scale see itself in training."""
+
+    def inputs(self, vectors: Tensor) -> Tensor:
+        return vectors[:, self.schedule.lengths[0] :]
+
+
+@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond could not reach the prior")
+class TokenizerWithoutRelaxation(MultiscaleVQ):
+    """Takes weights for ids."""
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        return super().vectors(codes.argmin(-1) if codes.is_floating_point() else codes)
+
+
+@mistake("conditioner", "what is withheld is not looked at", "A return that is withheld still changes the embedding")
+class ConditionerThatAlwaysTells(FieldConditioner):
+    """Does not look at whether the condition is given."""
+
+    def forward(self, cond: Cond) -> Tensor:
+        return super().forward(replace(cond, given=None))
+
+
+@mistake(
+    "prior",
+    "teacher-forced predictions are those drawn step by step",
+    "Teacher-forced logits of scale 2 differ from those drawn step by step by",
+    "it must see what logits() sees",
+)
+class PriorThatForgets(TransformerPrior):
+    """Begins every step with an empty cache."""
+
+    def step(self, x: Tensor | None, k: int, state: Any) -> Tensor:
+        fresh = copy(state)
+        like, tokens = state.first, self.schedule.tokens
+        fresh.cache = KeyValueCache(len(self.blocks), len(like), self.heads, tokens, self.width, like=like)
+        return super().step(x, k, fresh)
+
+
+@mistake("prior", "no scale sees the inputs of finer ones", "changes the predictions of coarser scales", "the mask")
+class PriorWithoutMask(TransformerPrior):
+    """Lets all tokens see all."""
+
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        self.mask = None
+        return super().logits(inputs, cond)
+
+
+@mistake("prior", "one step of training: a loss and a prediction", "(loss, prediction)", "got:      Tensor")
+class PriorOfTheOldKind(TransformerPrior):
+    """Returns the loss alone."""
+
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> Any:
+        return super().forward(codes, inputs, cond)[0]
+
+
+@mistake("prior", "the condition reaches every scale", "The condition does not change the predictions of scale 1, 2, 3")
+class PriorThatIsDeaf(TransformerPrior):
+    """Looks at no condition."""
+
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        return super().logits(inputs, cond.map(torch.zeros_like))
+
+    def start(self, cond: Cond) -> Any:
+        return super().start(cond.map(torch.zeros_like))
+
+
+@mistake("prior", "it learns in a few steps", "the sign of the loss")
+class PriorThatClimbs(TransformerPrior):
+    """Minimises the likelihood."""
+
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return -super().loss(logits, codes)
+
+
+@mistake("prior", "noise is taken away at every level, in the shape of the codes", "should have the shape (B, L, C)")
+class DenoiserOfTheFirstToken(DiffusionPrior):
+    """Answers for one token."""
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return super().denoise(x, t, cond)[:, :1]
+
+
+@mistake("decoder", "a trajectory of the right shape", "expected: (6, 16, 5)", "got:      (6, 5, 16)", "a transpose")
+class DecoderOfTheOtherAxis(PlainDecoder):
+    """Returns features first."""
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return super().forward(latent, cond).transpose(1, 2)
+
+
+@mistake("decoder", "each weight is base or adapter", "embed.0.weight", "in neither list")
+class DecoderThatForgetsALayer(AdapterDecoder):
+    """Leaves the embedding out of both lists."""
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        return [self.position, *self.adapters.parameters()]
+
+
+@mistake("decoder", "adapters start without effect, and are left out of base()", "last layer starts at zero")
+class DecoderThatStartsGuided(AdapterDecoder):
+    """Its adapters matter from the first step."""
+
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        return super().base(latent, cond)
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        decoded = super().forward(latent, cond)
+        return decoded if cond is None else decoded + cond.returns[:, None, None]
+
+
+@mistake("decoder", "gradients flow through it to the latent", "No gradient reaches the latent")
+class DecoderThatDetaches(PlainDecoder):
+    """Cuts the graph."""
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return super().forward(latent.detach(), cond)
+
+
+@mistake("action", "an action depends on its own state and offset alone", "The action at offset 1", "asked for alone")
+class ActionByPlace(LatentInverseDynamics):
+    """Counts rows in place of offsets."""
+
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        return super().forward(plan, states, torch.arange(offsets.shape[1]).expand_as(offsets))
+
+
+@mistake("sampler", "draws with rng: a seed repeats them", "The same seed draws other codes", "generator=rng")
+def careless(vocabulary: int | None, *, temperature: float = 1.0) -> Ancestral:
+    """Draws without the generator."""
+    return Ancestral(lambda logits, rng: torch.distributions.Categorical(logits=logits / temperature).sample())
+
+
+@mistake("sampler", "codes that are given stay as they are", "codes that were given come out changed", "given.into")
+class SamplerThatKnowsBetter:
+    """Draws what is known anew."""
+
+    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, given: Any = None) -> Tensor:
+        return Ancestral(lambda logits, _: logits.argmax(-1))(prior, tokenizer, cond, rng)
+
+
+@mistake("target", "one return for each state", "should have the shape (B,)", "got:      (6, 1)", "squeeze")
+class TargetWithAnAxisTooMany(QuantileTarget):
+    """Returns a column."""
+
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        return super().forward(state, goal, remaining).unsqueeze(-1)
+
+
+class _Hiding(nn.Module):
+    """Trains through a planner that it does not hold as a submodule."""
+
+    def __init__(self, training: nn.Module) -> None:
+        super().__init__()
+        self._training = [training]
+
+    def forward(self, batch: Batch) -> Losses:
+        return self._training[0](batch)
+
+
+@mistake(
+    "planner", "a stage trains its own weights alone", "Stage 'prior' reaches weights that are not its own", "decoder."
+)
+class PlannerThatLeaks(LatentPlanner):
+    """Its last stage freezes nothing."""
+
+    def stages(self) -> list[Stage]:
+        *first, last = super().stages()
+        return [*first, replace(last, module=_Hiding(last.module))]
+
+
+class _Thawed(PriorTraining):
+    def train(self, mode: bool = True) -> PriorTraining:
+        super().train(mode)
+        self.planner.tokenizer.train(mode)
+        return self
+
+    def forward(self, batch: Batch) -> Losses:
+        tokenizer = self.planner.tokenizer
+        tokenizer.loss(batch, self.planner.view(batch), lambda latent: self.planner.decoder(latent))
+        return super().forward(batch)
+
+
+@mistake(
+    "planner", "a stage trains its own weights alone", "Stage 'prior' changes parts that it does not train", "codebook"
+)
+class PlannerThatMovesItsCodes(LatentPlanner):
+    """Lets the codebook go on moving while the prior is trained."""
+
+    def stages(self) -> list[Stage]:
+        *first, last = super().stages()
+        return [*first, replace(last, module=_Thawed(self))]
+
+
+@mistake("planner", "every weight is trained by a stage", "No stage trains these weights", "action.")
+class PlannerThatForgetsItsHead(LatentPlanner):
+    """Does not list the weights of the action head."""
+
+    def stages(self) -> list[Stage]:
+        *first, last = super().stages()
+        own = {id(p) for p in self.action.parameters()}
+        return [*first, replace(last, parameters=[p for p in last.parameters if id(p) not in own])]
+
+
+@mistake(
+    "decoder", "no hidden tensors: it moves to another device as a whole", "The tensor in 'scale'", "register_buffer"
+)
+class DecoderWithAHiddenTensor(PlainDecoder):
+    """Holds a tensor as an attribute."""
+
+    def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, *, width: int = 8) -> None:
+        super().__init__(features, horizon, latent_length, code_dim, width=width)
+        self.scale = torch.linspace(1, 2, features)
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return super().forward(latent, cond) * self.scale
+
+
+@mistake("decoder", "makes its tensors on the device of its inputs", "on a GPU this fails", "device=x.device")
+class DecoderOfTheCPU(PlainDecoder):
+    """Makes a ramp on the default device."""
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        x = super().forward(latent, cond)
+        return x + torch.arange(x.shape[1]).unsqueeze(-1)
+
+
+@mistake("decoder", "one window does not depend on the others of its batch", "of the third window is another")
+class DecoderOfTheBatch(PlainDecoder):
+    """Centres over the batch."""
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        x = super().forward(latent, cond)
+        return x - x.mean(0)
+
+
+@mistake("decoder", "its state dict is complete", "once the state is loaded into a planner that is built anew")
+class DecoderOfThisProcess(PlainDecoder):
+    """Draws a number that no checkpoint keeps."""
+
+    def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, *, width: int = 8) -> None:
+        super().__init__(features, horizon, latent_length, code_dim, width=width)
+        self.gain = float(torch.rand(()))
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return super().forward(latent, cond) * self.gain
+
+
+@mistake("decoder", "finite float32 in evaluation", "is not in single precision", "torch.float64")
+class DecoderInDoublePrecision(PlainDecoder):
+    """Computes on in double precision."""
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return super().forward(latent, cond).double()
+
+
+@mistake("decoder", "the same twice in evaluation", "differs by", "dropout in evaluation")
+class DecoderThatIsNeverSure(PlainDecoder):
+    """Drops out at all times."""
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return torch.nn.functional.dropout(super().forward(latent, cond), 0.5)
+
+
+@mistake("action", "training reaches all of its weights", "network.0.weight", "no stage of training reaches it")
+class ActionThatDetaches(LatentInverseDynamics):
+    """Learns its last layer alone."""
+
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        hidden = self.network[:-1](plan.latent.flatten(1)).detach()
+        every = self.network[-1](hidden).unflatten(-1, (self.chunk, -1))
+        return every.gather(1, offsets.unsqueeze(-1).expand(-1, -1, every.shape[-1]))
+
+
+@mistake(
+    "target", "acting without gradients (torch.inference_mode)", "raises RuntimeError in forward()", "mistakes.py:"
+)
+class TargetThatClimbs(QuantileTarget):
+    """Wants a gradient when acting."""
+
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        with torch.enable_grad():
+            asked = super().forward(state.clone().requires_grad_(), goal, remaining)
+            asked.sum().backward()
+        return asked.detach()
+
+
+@mistake("action", "says whether it reads the trajectory", "no such attribute")
+class ActionThatDoesNotSay(nn.Module):
+    """Lacks what planners ask for."""
+
+    def __init__(self, code_dim: int, latent_length: int, action_dim: int) -> None:
+        super().__init__()
+        self.network = nn.Linear(code_dim * latent_length, action_dim)
+
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        return self.network(plan.latent.flatten(1)).unsqueeze(1).expand(-1, states.shape[1], -1)
+
+
+@mistake("decoder", "it is built in a composition", "raises ValueError in __init__(): no room", "mistakes.py:")
+class DecoderThatCannotBeBuilt(PlainDecoder):
+    """Does not get past its first line."""
+
+    def __init__(self, features: int, *, width: int = 8) -> None:
+        raise ValueError("no room")
+
+
+@mistake("decoder", "it is built in a composition", "asks for widht before its '*', which nothing provides")
+class DecoderWithoutAStar(PlainDecoder):
+    """Forgot the star before its option."""
+
+    def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, widht: int = 8) -> None:
+        super().__init__(features, horizon, latent_length, code_dim, width=widht)
+
+
+@mistake("target", "a docstring that says what it is", "no docstring")
+class TargetWithoutWords(nn.Module):
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        return state[:, 0]
+
+    def loss(self, batch: Batch) -> Losses:
+        return {}
+
+
+@mistake("schedule", "options have types and literal defaults", "Option 'scales' has no type", "scales: int = 2")
+def untyped(length: int, *, scales=2) -> ScaleSchedule:  # type: ignore[no-untyped-def]
+    """An option without a type."""
+    return ScaleSchedule((length,) * scales)
+
+
+@mistake("schedule", "options have types and literal defaults", "is not of the option's own type", "a whole number")
+def mistyped(length: int, *, scales: int = 0.5) -> ScaleSchedule:  # type: ignore[assignment]
+    """A default of another type."""
+    return ScaleSchedule((length,))
+
+
+@mistake("schedule", "options have types and literal defaults", "cannot be written into a recipe")
+def unwritable(length: int, *, grow: Any = max) -> ScaleSchedule:
+    """A function for a default."""
+    return ScaleSchedule((length,))
