@@ -34,7 +34,9 @@ MAY: dict[str, set[str]] = {
     "run_folder": {"core", "config", "evaluation"},
     "runs": {"core", "data", "engine", "evaluation", "policies", "assemble", "config", "pictures", "run_folder"},
     "studies": {"core", "data", "engine", "evaluation", "config", "run_folder", "runs"},
-    "cli": {"", "core", "data", "engine", "evaluation", "config", "runs", "studies"},
+    "testing": {"", "core", "assemble", "config"},
+    "skeletons": {"", "core"},  # as a module of a person's own
+    "cli": {"", "core", "data", "engine", "evaluation", "config", "runs", "studies", "testing"},
     "": {"core", "runs"},  # the package itself: public names
     "__main__": {"cli"},
 }
@@ -120,7 +122,18 @@ def run(code: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list"], ["list", "sampler/top_p"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["list"],
+        ["list", "sampler/top_p"],
+        ["list", "prior/transformer"],
+        ["train", "--help"],
+        ["check", "--help"],
+        ["new", "--help"],
+    ],
+)
 def test_the_command_line_answers_without_heavy_imports(words: list[str]) -> None:
     code = f"import sys; from trajgen.cli import main; main({words!r}); print('loaded', *sys.modules)"
     out, _, loaded = run(code).rpartition("loaded")

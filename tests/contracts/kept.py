@@ -26,11 +26,12 @@ def bench(kind: str, name: str, words: str) -> testing.Bench | None:
         return None
 
 
-def check_kept(kind: str, name: str, words: str) -> None:
-    """Every contract is kept, unless the composition is refused with a cure."""
+def check_kept(kind: str, name: str, words: str) -> bool:
+    """Every contract is kept, unless the composition is refused with a cure; returns whether it was accepted."""
     made = bench(kind, name, words)
     broken = [] if made is None else [r for r in testing.try_all(made) if r.outcome == "failed"]
     assert not broken, "\n".join(f"{r.words}: {r.said}" for r in broken)
+    return made is not None
 
 
 def accepted(kind: str, name: str, compositions: Iterable[str]) -> bool:

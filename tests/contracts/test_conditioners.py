@@ -22,7 +22,7 @@ def make(name: str = "fields", **options: Any) -> Any:
     return tiny.shake(build("conditioner", tiny.node("conditioner", name, **options), **wiring)).eval()
 
 
-@pytest.mark.parametrize("words", ["mage", "flat_ar", "bc", "tt", "mage conditioner.return_scales=1"])
+@pytest.mark.parametrize("words", ["mage", "flat_ar", "bc", "mage conditioner.return_scales=1"])
 @pytest.mark.parametrize("name", CONDITIONERS)
 def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
     check_kept("conditioner", name, words)

@@ -15,14 +15,12 @@ from trajgen.core.types import Cond, Plan
 
 DECODERS, HEADS = names("decoder"), names("action")
 DECODED = [
-    "mage", "flat", "flat_ar", "mage decoder.width=24 schedule=linear",
+    "mage",
+    "flat_ar",
     # Without L_cond nothing trains adapters.
-    *(f"{recipe} planner.condition_weight=0.1" for recipe in ("tap", "carp", "diffuser", "tt")),
-]  # fmt: skip
-ACTED = [
-    "mage", "bc", "tap", "carp", "diffuser", "tt", "flat_ar view.fields=[state,action]",
-    "mage decoder=state_conditioned view.fields=[action,state]",
-]  # fmt: skip
+    *(f"{recipe} planner.condition_weight=0.1" for recipe in ("tap", "diffuser", "tt")),
+]
+ACTED = ["mage", "bc", "carp", "diffuser", "mage decoder=state_conditioned view.fields=[action,state]"]
 SHAPES: dict[str, Any] = {
     "features": 5, "horizon": tiny.HORIZON, "latent_length": tiny.LATENT, "code_dim": 6, "state_dim": 4,
     "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "vocabulary": 12,

@@ -145,9 +145,10 @@ def test_codes_that_are_given_are_shown_without_noise_and_not_counted() -> None:
     torch.testing.assert_close(loss, (x + 1 - codes)[:, 1:].square().mean())
 
 
+@pytest.mark.parametrize("network", ["convolution", "transformer"])
 @torch.no_grad()
-def test_one_plan_does_not_depend_on_the_others() -> None:
-    prior, known = make(value=True), conditions()
+def test_one_plan_does_not_depend_on_the_others(network: str) -> None:
+    prior, known = make(value=True, network=network), conditions()
     x, t = noisy()
     alone = known.map(lambda values: values[2:3])
     for network in (prior.denoise, prior.value):

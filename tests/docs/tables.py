@@ -36,8 +36,9 @@ def protocol(name: str) -> str:
 def _members(found: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for node, following in zip(found.body, [*found.body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign):
-            documented = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            said = str(following.value.value) if documented else f"`{ast.unparse(node.annotation)}`"
+            said = f"`{ast.unparse(node.annotation)}`"
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                said = str(following.value.value)
             yield ast.unparse(node.target), _cell(said)
         elif isinstance(node, ast.FunctionDef):
             arguments = node.args

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +22,6 @@ from trajgen.runs import dry_run
 
 LINES = 40
 """Of code, at most, in a component of one's own."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder, from which modules can be imported; their components are forgotten afterwards."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    before = dict(registry._own)
-    yield tmp_path
-    for key in [key for key, (found, _) in registry._own.items() if not found.module.startswith("trajgen.")]:
-        if key not in before:
-            del registry._own[key]
-    for name in [path.stem for path in tmp_path.glob("*.py")]:
-        sys.modules.pop(name, None)
 
 
 def example(kind: str) -> str:

@@ -16,7 +16,9 @@ from trajgen.core import registry
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, names
 
-ALL = [(kind, name) for kind in KINDS for name in names(kind)]
+IN_CONTRACTS = set(KINDS) - {"tokenizer", "sampler"}
+"""Kinds whose components tests/contracts tries in many compositions; one of each is tried here."""
+SHIPPED = [(kind, name) for kind in KINDS for name in (names(kind)[:1] if kind in IN_CONTRACTS else names(kind))]
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def said(report: testing.Report, contract: str) -> str:
     return found[contract].said
 
 
-@pytest.mark.parametrize(("kind", "name"), ALL, ids=str)
+@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=str)
 def test_what_is_shipped_keeps_its_contracts(kind: str, name: str) -> None:
     report = testing.check(kind, name)
     assert not report.failed, str(report)

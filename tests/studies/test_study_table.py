@@ -130,6 +130,8 @@ def test_a_table_with_everything(tmp_path: Path) -> None:
     assert table["minutes"] == ["1.5"] * 2 and table["decision ms"] == ["7.0"] * 2
     assert table["parameters"] == ["1,234"] * 2 and "seeds" not in table
     assert found["rows"][0]["steps"] == {"one": 5, "two": 9}
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert all(f"`{head}`" in page for head in table if head != "variant")
     text = markdown(found)
     assert "Which is best?" in text and "| a\\|b | 0.500 |" in text and "d4rl" in text
 

@@ -65,7 +65,8 @@ def run(
     write_json(folder / "study.json", {**study.to_plain(), "composed": composed, "command": command})
     launcher = choose_launcher(workers, words, rows[0].trained.device)
     if "time" in study.equal:
-        steps, unmeasured = find_steps(folder, study, [row for row in rows if row.name not in failed], launcher, probe)
+        working = [row for row in rows if row.name not in failed]
+        steps, unmeasured = find_steps(folder, study, working, launcher, probe, console)
         failed |= {name + BY_TIME: reason for name, reason in (failed | unmeasured).items()}
         rows = rows_of(study, steps, known)
     cells = [Cell(row, seed, folder) for row in rows for seed in study.seeds]
@@ -201,7 +202,7 @@ def make_data(configs: Iterable[Config], console: Console) -> None:
 
 
 def find_steps(
-    folder: Path, study: Study, rows: Sequence[Row], launcher: Launcher, probe: int
+    folder: Path, study: Study, rows: Sequence[Row], launcher: Launcher, probe: int, console: Console
 ) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
     """For each variant the steps that take the reference's time: those found before, or measured now.
 
@@ -226,6 +227,7 @@ def find_steps(
                 "threads": launcher.threads if launcher.workers > 1 else None,
                 "out": str(places[row.name]),
             }
+    make_data((row.trained for row in rows if jobs), console)
     # One at a time, so that all find the machine alike; it is for ratios.
     failed = launch(folder / "jobs", jobs, launcher if launcher.named else Launcher())
     unmeasured = {}

@@ -111,7 +111,7 @@ class Bench:
             for stage in made.stages():
                 if stage.parameters:
                     stage.begin()
-                    stage.module(self.batch(64, goals=goals))
+                    stage.module(self.batch(32, goals=goals))
         return made.requires_grad_(True).eval()
 
     @cached_property

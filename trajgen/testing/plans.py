@@ -20,7 +20,8 @@ def trajectory(bench: Bench) -> None:
         ("base()", decoder.base(known.latent, known.cond)),
     ):
         check_shape(what, value, tuple(known.x.shape), "(B, T, D)")
-    if torch.equal(decoder(known.latent, known.cond), decoder(known.latent + torch.randn_like(known.latent), known.cond)):
+    other = known.latent + torch.randn_like(known.latent)
+    if torch.equal(decoder(known.latent, known.cond), decoder(other, known.cond)):
         raise ContractError("Another latent decodes to the same trajectory.", expected="another one", look="forward()")
 
 
@@ -120,7 +121,8 @@ def own_offset(bench: Bench) -> None:
 def read_off(bench: Bench) -> None:
     action, known = bench.component, bench.known(bench.planner, bench.batch())
     plan, states, at = seen(action, known), known.batch.chunk_states, offsets(known)
-    other = Plan(plan.codes, plan.latent + torch.randn_like(plan.latent), None if plan.trajectory is None else plan.trajectory * -1.5 + 1)
+    trajectory = None if plan.trajectory is None else plan.trajectory * -1.5 + 1
+    other = Plan(plan.codes, plan.latent + torch.randn_like(plan.latent), trajectory)
     found = action(plan, states, at)
     if torch.allclose(found, action(other, states, at)):
         raise ContractError(
