@@ -16,30 +16,6 @@ from trajgen.cli import main
 from trajgen.core.types import Batch, Cond, Space
 
 torch.set_num_threads(1)
-STAGES = ("tokenizer", "target", "prior")
-
-
-TRAIN = [
-    "data=pointmaze/umaze-dwell",
-    "device=cpu",
-    "engine.precision=float32",
-    "engine.log_every=5",
-    "engine.checkpoint_every=5",
-    *(f"engine.stages.{stage}.{option}" for stage in STAGES for option in ("steps=24", "batch_size=32")),
-    "engine.budget=0.5",
-    "tokenizer.width=16",
-    "tokenizer.codebook_size=16",
-    "conditioner.width=16",
-    "prior.width=16",
-    "prior.depth=1",
-    "prior.heads=2",
-    "decoder.width=16",
-    "action.width=16",
-    "target.width=16",
-    "evaluation.episodes=2",
-    "data.max_episode_steps=40",
-]
-"""A training of seconds, in 12 steps a stage."""
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +33,7 @@ def tiny_run(tiny_place: Path) -> Path:
     """The folder of the one tiny run, made by the command line; tests leave it as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tiny_place)
-        main(["train", "recipe=mage", *TRAIN])
+        main(["train", "recipe=mage", *tiny.TRAIN])
     return tiny_place / "runs" / "mage-umaze-dwell-s0"
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import STAGES, TRAIN
 from safetensors.torch import load_file
+from tiny import STAGES, TRAIN
 
 import trajgen
 from trajgen.cli import main

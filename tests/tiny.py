@@ -47,6 +47,29 @@ SMALL = {
 }
 """Sizes for whatever component has an option of this name."""
 
+STAGES = ("tokenizer", "target", "prior")
+TRAIN = [
+    "data=pointmaze/umaze-dwell",
+    "device=cpu",
+    "engine.precision=float32",
+    "engine.log_every=5",
+    "engine.checkpoint_every=5",
+    *(f"engine.stages.{stage}.{option}" for stage in STAGES for option in ("steps=24", "batch_size=32")),
+    "engine.budget=0.5",
+    "tokenizer.width=16",
+    "tokenizer.codebook_size=16",
+    "conditioner.width=16",
+    "prior.width=16",
+    "prior.depth=1",
+    "prior.heads=2",
+    "decoder.width=16",
+    "action.width=16",
+    "target.width=16",
+    "evaluation.episodes=2",
+    "data.max_episode_steps=40",
+]
+"""A training of seconds, in 12 steps a stage."""
+
 MAGE = {
     "view": "fields",
     "schedule": "geometric",

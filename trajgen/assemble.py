@@ -119,7 +119,7 @@ def _check_kinds(nodes: Mapping[str, Node]) -> None:
 
 
 def _asked(kind: str, nodes: Mapping[str, Node], found: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The kinds that a part asks for, itself among them, and those that these ask for; of what is missing, the usual."""
+    """The kinds that a part asks for, itself among them, and what these ask for; the usual part where one lacks."""
     found |= {kind}
     for name in spec(kind, nodes[kind]["name"] if kind in nodes else USUAL[kind]).wiring:
         if name == "level":  # a planner of planners asks for what those ask for

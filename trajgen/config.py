@@ -18,7 +18,7 @@ import yaml
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import structure
-from trajgen.core.registry import KINDS, complete, load_imports, names, spec
+from trajgen.core.registry import KINDS, complete, load_entry_points, load_imports, names, spec
 from trajgen.data.options import DataOptions
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.evaluation.evaluate import EvaluationOptions
@@ -28,6 +28,8 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a wheel carries it inside
     RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 ROOT = "train"
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same as yaml.safe_load's, in C where it was built."""
 PLAIN_CHOICE = re.compile(r"[-\w/.,]*")
 SECTIONS: dict[str, Any] = {
     "data": DataOptions,
@@ -111,7 +113,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if it is missing or is not YAML.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)
     except OSError as error:
         raise ConfigError(
             "The file cannot be read.",
@@ -154,11 +156,12 @@ def study_files() -> dict[str, Path]:
 
 
 def own_files(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[Path]]]:
-    """Imports the modules that overrides name, and takes recipes and data presets of one's own out of them.
+    """Imports what registers components, and takes recipes and data presets of one's own out of overrides.
 
     Returns:
         The overrides, with the name of a file in place of its path, and the files by group: recipe and data.
     """
+    load_entry_points()
     words, own = [], dict[str, list[Path]](recipe=[], data=[])
     for word in overrides:
         key, _, value = word.partition("=")
@@ -213,6 +216,7 @@ def _store_recipe(store: Any, name: str, path: Path) -> None:
                 "A recipe names each component.",
                 expected=f"{kind}: {{name: …}}",
                 got=f"{path}: {kind}: {node!r}",
+                fix=f"{kind}: {{name: {names(kind)[0]}}}, or leave {kind} out",
             )
         preset = f"{name}_recipe" if name in names(kind) else name  # schedule=two_level is the component's name
         store.store(group=kind, name=preset, node={**spec(kind, node["name"]).defaults(), **node})

@@ -105,7 +105,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
     text = summary_markdown(
         config.to_plain(),
         figures,
-        _stages(folder / "metrics.jsonl"),
+        trained_stages(folder / "metrics.jsonl"),
         plots,
         versions=read_json(folder / "versions.json"),
         command=read_json(folder / "config.json").get("command"),
@@ -113,7 +113,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
     (out / "summary.md").write_text(text, encoding="utf-8")
 
 
-def _stages(path: Path) -> list[dict[str, Any]]:
+def trained_stages(path: Path) -> list[dict[str, Any]]:
     """What became of each stage, from its lines in metrics.jsonl; a resumed stage counts its seconds anew."""
     from trajgen.evaluation.plots import read_metrics
 

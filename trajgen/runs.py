@@ -17,9 +17,11 @@ from trajgen.core.types import Space
 from trajgen.run_folder import find_folder, free_path, load_config, read_json, versions, write_json, write_summary
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
     from torch import nn
 
+    from trajgen.data.windows import Windows
     from trajgen.data.worlds import World
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -39,31 +41,36 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         TrajgenError: for anything that the person can mend, before training where it can be known.
     """
     from trajgen.engine.loop import Training
-    from trajgen.engine.runtime import choose_device, seed_step
+    from trajgen.engine.runtime import choose_device
 
     device = choose_device(config.device)
     prepare_imports(config.imports)
     dry_run(config)
     folder = find_folder(config)
-    episodes = load_episodes(config, console)
-    from trajgen.data.windows import Windows, fit_normaliser
-
-    seed_step(config.seed, -1)
-    planner: Any = build_planner(config, episodes.space)
-    normaliser = planner.normaliser
-    normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
-    planner.to(device)
-    source = Windows(episodes, config.data, normaliser, device, config.seed)
+    planner, source, space = prepare(config, device, console)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").exists():  # a run to go on with: the command that began it is the one that repeats it
         command = read_json(folder / "config.json").get("command")
-    write_json(folder / "config.json", {**config.to_plain(), "space": asdict(episodes.space), "command": command})
+    write_json(folder / "config.json", {**config.to_plain(), "space": asdict(space), "command": command})
     write_json(folder / "versions.json", versions())
     console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
     training = Training(planner, planner.stages(), source, config.engine, folder, config.seed, device, console)
     training.run(resume=config.resume)
     evaluate(folder, console, device=config.device, imports=config.imports)
     return folder
+
+
+def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
+    """What a training begins with: a fresh planner that knows its data's units, the windows, and their space."""
+    from trajgen.data.windows import Windows, fit_normaliser
+    from trajgen.engine.runtime import seed_step
+
+    episodes = load_episodes(config, console)
+    seed_step(config.seed, -1)
+    planner: Any = build_planner(config, episodes.space)
+    planner.normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
+    planner.to(device)
+    return planner, Windows(episodes, config.data, planner.normaliser, device, config.seed), episodes.space
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:

@@ -74,7 +74,12 @@ class QuantileTarget(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < quantile < 1:
-            raise ConfigError("A quantile lies between 0 and 1.", got=f"target.quantile={quantile}")
+            raise ConfigError(
+                "A quantile lies between 0 and 1.",
+                expected="more than 0 and less than 1",
+                got=f"target.quantile={quantile}",
+                fix="target.quantile=0.9",
+            )
         self.quantile = quantile
         self.features = FourierFeatures(state_dim + goal_dim, octaves)
         self.network = mlp(self.features.outputs, width, 1, depth=depth)

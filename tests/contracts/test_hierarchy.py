@@ -28,7 +28,8 @@ def made(**options: Any) -> Any:
 
 def test_the_high_level_sees_every_nth_point(batch: Batch) -> None:
     seen = made()._high(batch)
-    assert torch.equal(seen.states, batch.states[:, ::SEGMENT]) and torch.equal(seen.returns, batch.returns[:, ::SEGMENT])
+    assert torch.equal(seen.states, batch.states[:, ::SEGMENT])
+    assert torch.equal(seen.returns, batch.returns[:, ::SEGMENT])
     assert seen.actions.shape == (6, tiny.HORIZON // SEGMENT, SEGMENT * tiny.STRIDE, 2)
     assert torch.equal(seen.actions[:, 1, : tiny.STRIDE], batch.actions[:, SEGMENT])
     assert torch.equal(seen.goals, batch.goals)
@@ -41,7 +42,8 @@ def test_the_low_level_pursues_the_state_at_the_next_subgoal(batch: Batch) -> No
 
 
 def test_an_overlapping_plan_ends_at_the_subgoal(batch: Batch) -> None:
-    swaps = {"tokenizer": {"name": "identity", "goal": True}, "decoder": "identity", "schedule": "single", "sampler": "greedy"}
+    swaps: dict[str, Any] = {"tokenizer": {"name": "identity", "goal": True}, "decoder": "identity"}
+    swaps |= {"schedule": "single", "sampler": "greedy"}
     planner = tiny.planner(planner={"name": "hierarchy", "segment": SEGMENT, "overlap": True}, **swaps)
     seen = planner._low(batch)
     assert seen.states.shape[1] == SEGMENT + 1 and torch.equal(seen.states[:, -1], seen.goals)

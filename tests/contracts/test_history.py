@@ -373,7 +373,7 @@ def test_codes_of_several_types_step_by_step(prefix: bool, timesteps: int) -> No
     state = made.start(cond)
     drawn = [made.step(codes[:, k - 1 : k] if k else None, k, state) for k in range(5)]
     order = torch.tensor([2, 2, 0])
-    chosen = state.select(order)
+    chosen = state.rows(order)
     torch.testing.assert_close(torch.cat(drawn, dim=1), forced[:, :5], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(made.step(codes[order, 4:5], 5, chosen), forced[order, 5:6], atol=1e-5, rtol=1e-5)
     assert forced[:, 0].any() == prefix

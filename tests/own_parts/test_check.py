@@ -53,7 +53,14 @@ def test_a_mistake_is_caught_and_said(
     kind: str, component: Callable[..., Any], contract: str, words: tuple[str, ...]
 ) -> None:
     registry.register(kind, "mistaken")(component)
-    told = said(testing.check(kind, "mistaken"), contract)
+    behaviour = [each for each in testing.CONTRACTS if each.words == contract and kind in each.kinds]
+    if behaviour:  # that one alone, which is quicker
+        bench = testing.find(kind, "mistaken")
+        result = testing.attempt(contract, lambda: behaviour[0].trial(bench), Path(mistakes.__file__))
+        assert result.outcome == "failed"
+        told = result.said
+    else:
+        told = said(testing.check(kind, "mistaken"), contract)
     assert all(word in told for word in words), told
 
 
@@ -163,7 +170,7 @@ def test_where_and_with_which_options_is_chosen_on_the_command_line(capsys: pyte
     main(["check", "prior/transformer", "tokenizer=vq", "schedule=unit", "prior.width=8", "recipe=flat"])
     out = capsys.readouterr().out
     assert "prior/transformer in recipe=flat tokenizer=vq schedule=unit prior.width=8" in out
-    assert "not applicable (it is drawn" in out and "contracts that apply are kept" in out
+    assert "not applicable" in out and "contracts that apply are kept" in out
 
 
 @pytest.mark.parametrize("command", ["check", "new"])

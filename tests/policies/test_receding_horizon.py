@@ -155,7 +155,7 @@ def test_a_planner_that_continues_a_history_is_given_it() -> None:
     assert past.mask.tolist() == [[True, True, True], [False, False, True]]  # the second episode has just begun
     assert past.actions[0, :2, 0].tolist() == [[2.0, 0.0], [3.0, 0.0]]
     assert past.rewards[0, :2].tolist() == [1, 2]
-    assert past.returns.tolist() == [[10, 9, 7], [10, 9, 10]]  # what was left of the first target; the second starts anew
+    assert past.returns.tolist() == [[10, 9, 7], [10, 9, 10]]  # what was left of the first target
     assert past.time.tolist() == [1, -2]
     assert made.planner.asked[-1].time.tolist() == [3, 0]
 

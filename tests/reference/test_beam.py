@@ -68,7 +68,7 @@ class Memory:
 class Chosen(Memory):
     """The same, and it can be chosen from."""
 
-    def select(self, index: Tensor) -> Chosen:
+    def rows(self, index: Tensor) -> Chosen:
         return Chosen(self.prefix[index], self.returns[index])
 
 

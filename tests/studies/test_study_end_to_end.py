@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TRAIN
+from tiny import TRAIN
 
 from trajgen.cli import main
 from trajgen.core import registry

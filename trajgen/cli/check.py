@@ -89,10 +89,12 @@ def _print(console: Any, report: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("check", "", title=f"{report.kind}/{report.name} in {report.composition}", title_justify="left")
+    table = Table(
+        "outcome", "check", title=f"{report.kind}/{report.name} in {report.composition}", title_justify="left"
+    )
     for result in report.results:
         note = f" ({result.said})" if result.outcome == "not applicable" else ""
-        table.add_row(Text(result.words), Text(result.outcome + note, style=MARKS[result.outcome]))
+        table.add_row(Text(result.outcome, style=MARKS[result.outcome]), Text(result.words) + Text(note, style="dim"))
     console.print(table)
     for result in report.failed:
         console.print(Text(f"\n✗ {result.words}", style="bold red"))

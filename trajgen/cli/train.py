@@ -6,7 +6,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trajgen.core.errors import TrajgenError
@@ -30,17 +29,8 @@ def train(words: list[str]) -> None:
         print(TRAIN_HELP)
         return
     from trajgen import config
-    from trajgen.core.registry import load_imports
 
-    own: dict[str, list[Path]] = {"recipe": [], "data": []}
-    for number, word in enumerate(words):
-        key, _, value = word.partition("=")
-        if key == "imports":
-            load_imports(name.strip(" '\"") for name in value.strip("[]").split(",") if name.strip())
-        if key in own and value.endswith((".yaml", ".yml")):
-            own[key].append(Path(value))
-            load_imports(config.read_yaml(Path(value)).get("imports") or [])
-            words[number] = f"{key}={Path(value).stem}"
+    words, own = config.own_files(words)
     config.store_groups(own["recipe"], own["data"])
     config.check_choices(words, own["recipe"], own["data"])
     _hydra_main(words)

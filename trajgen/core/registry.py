@@ -136,8 +136,7 @@ def spec(kind: str, name: str) -> Spec:
             f"There is no {kind} '{name}'.",
             expected=", ".join(names(kind)),
             got=f"{kind}={name}",
-            fix=nearest(name, names(kind)).rstrip("?.")
-            + f"? Own components need imports=[…]; see 'trajgen list {kind}'.",
+            fix=f"{nearest(name, names(kind))} (own components need imports=[…]; see 'trajgen list {kind}')",
         )
     return found
 

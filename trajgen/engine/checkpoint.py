@@ -133,7 +133,7 @@ def load_weights(model: nn.Module, path: Path, *, without: Iterable[str] = ()) -
     Args:
         model: takes the weights.
         path: of the checkpoint.
-        without: parts of the model whose stored weights are left out, since another component took their place;
+        without: parts of the model, at any depth, whose stored weights are left out, since others took their place;
             one that needs weights of its own does not fit.
 
     Raises:
@@ -142,7 +142,16 @@ def load_weights(model: nn.Module, path: Path, *, without: Iterable[str] = ()) -
     device = next(model.parameters()).device
     tensors, _ = read_tensors(path, device)
     weights = part(tensors, "model") | part(tensors, "ema")
-    weights = {k: v for k, v in weights.items() if k.split(".")[0] not in set(without)}
+    swapped = set(without)
+    weights = {k: v for k, v in weights.items() if not swapped & set(k.split("."))}
+    untrained = {part for k in model.state_dict() if k not in weights for part in swapped & set(k.split("."))}
+    if untrained:
+        raise CheckpointError(
+            "What was not trained with the others cannot take a part's place afterwards.",
+            expected="a part without weights of its own",
+            got=f"another {', '.join(sorted(untrained))} than the one that {path} was trained with",
+            fix=f"train anew with it, or leave {sorted(untrained)[0]} as it was",
+        )
     load_state(model, weights, path)
 
 

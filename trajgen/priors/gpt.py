@@ -28,7 +28,7 @@ class Progress:
     time: Tensor  # (B,), the step of the episode at which the row begins
     cache: KeyValueCache
 
-    def select(self, index: Tensor) -> Progress:
+    def rows(self, index: Tensor) -> Progress:
         """The predictions of the plans ``index`` (R,), in that order; a plan may be chosen more than once."""
         cache = copy(self.cache)
         cache.slots = self.cache.slots.index_select(2, index)

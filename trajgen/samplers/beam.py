@@ -24,7 +24,7 @@ class Selectable(Protocol):
     A prior whose state lacks it can be searched as well: its steps are then taken again after every choice.
     """
 
-    def select(self, index: Tensor) -> Selectable:
+    def rows(self, index: Tensor) -> Selectable:
         """The state of the plans ``index`` (R,), in that order; a plan may be chosen more than once, or not at all."""
         ...
 
@@ -233,7 +233,7 @@ class _Steps:
 
     def _move(self, index: Tensor) -> None:
         if isinstance(self.state, Selectable):
-            self.state = self.state.select(index)
+            self.state = self.state.rows(index)
             return
         self.cond = self.cond.map(lambda values: values[index])
         self.state = self.prior.start(self.cond)

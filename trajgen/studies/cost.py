@@ -76,21 +76,13 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     Raises:
         TrajgenError: as `trajgen.runs.train`.
     """
-    from trajgen.core.normalise import Normaliser
-    from trajgen.data.windows import Windows, fit_normaliser
     from trajgen.engine.loop import Training
-    from trajgen.engine.runtime import choose_device, seed_step
+    from trajgen.engine.runtime import choose_device
     from trajgen.evaluation.plots import read_metrics
-    from trajgen.runs import build_planner, load_episodes
+    from trajgen.runs import prepare
 
     device = choose_device(config.device)
-    episodes = load_episodes(config, console)
-    seed_step(config.seed, -1)
-    planner: Any = build_planner(config, episodes.space)
-    normaliser: Normaliser = planner.normaliser
-    normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
-    planner.to(device)
-    source = Windows(episodes, config.data, normaliser, device, config.seed)
+    planner, source, _ = prepare(config, device, console)
     stretch = max(1, steps // (ROUNDS - 1))
     stages = [stage for stage in planner.stages() if stage.parameters]
     settings = config.engine.of(stages)

@@ -20,7 +20,7 @@ from trajgen.evaluation.statistics import (
     mean_ratio,
     ratio_difference,
 )
-from trajgen.run_folder import _stages, load_config, read_json, versions
+from trajgen.run_folder import load_config, read_json, trained_stages, versions
 from trajgen.studies.cells import BY_TIME, Cell
 from trajgen.studies.definition import Study
 
@@ -165,7 +165,7 @@ def _mean(values: Iterable[Any]) -> float | None:
 
 def _training(runs: Mapping[int, Path]) -> dict[str, Any]:
     """What training cost: minutes, steps of each stage, and the number of parameters."""
-    stages = [_stages(folder / "metrics.jsonl") for folder in runs.values()]
+    stages = [trained_stages(folder / "metrics.jsonl") for folder in runs.values()]
     first = next(iter(runs.values()), None)
     return {
         "minutes": _mean(sum(s["minutes"] for s in each) for each in stages if each),
