@@ -112,6 +112,7 @@ class PriorThatForgets(TransformerPrior):
         fresh = copy(state)
         like, tokens = state.first, self.schedule.tokens
         fresh.cache = KeyValueCache(len(self.blocks), len(like), self.heads, tokens, self.width, like=like)
+        fresh.cache.slots.zero_()
         return super().step(x, k, fresh)
 
 

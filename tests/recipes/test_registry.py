@@ -6,6 +6,7 @@ import importlib
 import inspect
 
 import pytest
+from torch import nn
 
 from trajgen.core import registry
 from trajgen.core.errors import ConfigError
@@ -84,3 +85,23 @@ def test_other_types_are_refused(value: object, annotation: object) -> None:
     with pytest.raises(ConfigError, match="here") as caught:
         convert(value, annotation, "here")
     assert caught.value.expected and caught.value.fix
+
+
+def test_a_broken_installed_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        name, value = "their_lab", "their_lab.parts"
+
+        def load(self) -> None:
+            raise RuntimeError("no such device")
+
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Broken()])
+    with pytest.raises(ConfigError, match="their_lab") as caught:
+        registry.load_entry_points()
+    assert "no such device" in str(caught.value.got) and "their_lab.parts" in str(caught.value.expected)
+
+
+def test_a_component_without_a_docstring_has_no_borrowed_one() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None: ...
+
+    assert registry._from_object("sampler", "bare", Bare).summary == ""

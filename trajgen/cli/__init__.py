@@ -9,7 +9,6 @@ from importlib import import_module
 
 from trajgen import __version__
 from trajgen.core.errors import ConfigError, TrajgenError, nearest
-from trajgen.core.registry import load_entry_points
 
 USAGE = f"""trajgen {__version__}: generative trajectory models for offline reinforcement learning
 
@@ -61,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 fix=nearest(words[0], COMMANDS),
             )
         room, name = COMMANDS[words[0]]
-        if words[0] in ("train", "study"):  # they look components up before a run begins
-            load_entry_points()
         getattr(import_module(f"trajgen.cli.{room}"), name)(words[1:])
     except TrajgenError as error:
         if debug:

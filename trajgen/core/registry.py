@@ -217,9 +217,21 @@ def load_imports(modules: Iterable[str]) -> None:
 
 
 def load_entry_points() -> None:
-    """Imports the modules that installed packages offer under the entry point ``trajgen.components``."""
+    """Imports the modules that installed packages offer under the entry point ``trajgen.components``.
+
+    Raises:
+        ConfigError: if one of them fails; it is named.
+    """
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()
+        try:
+            point.load()
+        except Exception as error:  # whatever an installed package does when it is imported
+            raise ConfigError(
+                f"The installed package behind the entry point '{point.name}' cannot be imported.",
+                expected=f"a module that registers components: {point.value}",
+                got=f"{type(error).__name__}: {error}",
+                fix="mend that package, or uninstall it",
+            ) from error
 
 
 @cache
@@ -263,7 +275,7 @@ def _from_object(kind: str, name: str, component: Callable[..., Any]) -> Spec:
             raise ConfigError(f"Option '{p.name}' of {kind} '{name}' has no default.", fix=f"{p.name}: … = value")
         annotation = "" if p.annotation is p.empty else p.annotation
         options.append(Option(p.name, getattr(annotation, "__name__", str(annotation)), p.default))
-    summary = _first_line(inspect.getdoc(component))
+    summary = _first_line(inspect.cleandoc(component.__doc__ or ""))  # its own, not one it inherits
     return Spec(kind, name, component.__module__, component.__qualname__, summary, wiring, tuple(options))
 
 

@@ -28,7 +28,8 @@ class LatentPlanner(nn.Module):
         view: features of a window.
         tokenizer, prior, decoder, action, sampler, target: the components.
         inverse_weight: λ_inv.
-        condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, and their cost.
+        condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, with their cost and
+            whatever the decoder's adapters would have learnt.
         condition_batch: on how many windows of a batch L_cond is computed: decoding is dear, and L_cond is soon small.
         gumbel_temperature: of the relaxation through which L_cond reaches the prior.
     """

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
 from trajgen.testing import every, inputs, planners, plans, priors, tokenizers
 from trajgen.testing.bench import Bench, check_request, find
@@ -61,15 +62,16 @@ def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str,
         changes: plain values that are laid over the recipe, as ``{"prior": {"width": 8}}``.
 
     Raises:
-        ConfigError: if there is no such component, recipe or option.
+        ConfigError: if there is no such component, recipe or option, or the composition that is asked for cannot work.
     """
     check_request(recipe, changes or {})
     source = source_of(kind, name)
     results = [attempt(words, partial(trial, kind, name), source) for words, trial in FIRST.items()]
     found: list[Bench] = []
-    results.append(
-        attempt("it is built in a composition", lambda: found.append(find(kind, name, recipe, changes)), source)
-    )
+    built = attempt("it is built in a composition", lambda: found.append(find(kind, name, recipe, changes)), source)
+    if isinstance(built.error, ConfigError) and (recipe or changes):
+        raise built.error  # it is the composition asked for that cannot work
+    results.append(built)
     if found:
         results += try_all(found[0])
     else:

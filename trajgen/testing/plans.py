@@ -52,7 +52,7 @@ def adapters(bench: Bench) -> None:
     decoder, ready = bench.of(planner), bench.known(bench.planner, bench.batch())
     base = decoder.base(ready.latent, ready.cond)
     by = float((decoder(ready.latent, ready.cond) - base).abs().max())
-    if by > 1e-6:
+    if not by <= 1e-6:
         raise ContractError(
             f"Before any training of the adapters, the trajectory differs from base() by {by:.2g}.",
             expected="adapters whose last layer starts at zero",
@@ -105,7 +105,7 @@ def own_offset(bench: Bench) -> None:
         alone = action(plan, states[:, h : h + 1], at[:, h : h + 1])
         check_shape("one action", alone, (len(known.batch), 1, together.shape[-1]), "(B, 1, A)")
         by = float((alone[:, 0] - together[:, h]).abs().max())
-        if by > 1e-4:
+        if not by <= 1e-4:
             raise ContractError(
                 f"The action at offset {h} is another, by {by:.2g}, when it is asked for alone, as policies do.",
                 expected="actions that follow from the plan, states[:, h] and offsets[:, h]",

@@ -131,7 +131,7 @@ def padding(bench: Bench) -> None:
         losses = tokenizer.loss(batch, x, lambda latent: torch.where(real, x + 2.0, x + error))
         return float(losses["total"])
 
-    if abs(total(2.0) - total(100.0)) > 1e-4 * abs(total(2.0)):
+    if not abs(total(2.0) - total(100.0)) <= 1e-4 * abs(total(2.0)):
         raise ContractError(
             "How padding is decoded changes the loss: short episodes would be learnt wrong.",
             expected=f"a total of {total(2.0):.4g}",
