@@ -89,7 +89,7 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         (["sampler=gredy"], ["There is no sampler 'gredy'", "did you mean 'greedy'?", "trajgen list sampler"]),
         (["sampler="], ["There is no sampler ''", "greedy"]),
         (["tokenizer=null"], ["There is no tokenizer 'null'"]),
-        (["~tokenizer"], ["The recipe has no tokenizer"]),
+        (["~tokenizer"], ["ask for what this recipe does not have"]),
         (["smapler=greedy"], ["Unknown option 'smapler'", "'sampler'"]),
         (["tokenizer.codebok_size=3"], ["Unknown option 'tokenizer.codebok_size'", "'codebook_size'"]),
         (["engine.budgt=3"], ["Unknown option 'engine.budgt'", "did you mean 'budget'?"]),

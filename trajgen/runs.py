@@ -261,6 +261,7 @@ def sample(
             observation = np.asarray(values, dtype=np.float32)
     cond, plan, refinements = policy.preview([observation] * request.plans, request.returns)
     if plan.trajectory is None:
+        console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory that could be drawn.")
         return {}
     errors = policy.condition_error(cond, plan.trajectory)
     path = free_path(folder / "plots", "sample-{}.png")
