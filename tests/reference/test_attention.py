@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, attend, block_causal_mask
+from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, attend, block_causal_mask, modulations
 from trajgen.nn.layers import FourierFeatures, mlp
 
 
@@ -57,18 +57,19 @@ def test_attention_in_bfloat16_is_that_in_float32_forward_and_backward(lengths: 
 def test_a_block_with_cache_is_the_block_with_mask() -> None:
     schedule = ScaleSchedule((1, 2, 4))
     block = AdaptiveBlock(16, 4)
-    x, modulation = torch.randn(3, 7, 16), torch.randn(3, 7, 6, 16)
-    whole = block(x, modulation, block_causal_mask(schedule))
-    cache = KeyValueCache(1, 3, 4, 7, 16, like=x)
-    parts = [block(x[:, s], modulation[:, s], cache=(cache, 0, s)) for s in schedule.spans]
+    torch.nn.init.normal_(block.offset)
+    x, modulation = torch.randn(3, 7, 16), torch.randn(3, schedule.scales, 6, 16)
+    whole = block(x, modulation[:, schedule.levels], block_causal_mask(schedule))
+    cache, ready = KeyValueCache(1, 3, 4, 7, 16, like=x), modulations([block], modulation)
+    parts = [block.modulated(x[:, s], ready[k, 0], cache=(cache, 0, s)) for k, s in enumerate(schedule.spans)]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
 
 
 def test_the_cache_returns_all_tokens_so_far() -> None:
     cache = KeyValueCache(2, 1, 1, 3, 4, like=torch.zeros(1))
     one, two = torch.ones(1, 1, 1, 4), torch.full((1, 1, 2, 4), 2.0)
-    cache.append(1, slice(0, 1), one, one * 5)
-    keys, values = cache.append(1, slice(1, 3), two, two * 5)
+    cache.append(1, slice(0, 1), torch.stack([one, one * 5]))
+    keys, values = cache.append(1, slice(1, 3), torch.stack([two, two * 5]))
     assert keys[0, 0, :, 0].tolist() == [1, 2, 2] and values[0, 0, :, 0].tolist() == [5, 10, 10]
 
 

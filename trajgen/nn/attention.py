@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,12 +26,11 @@ class KeyValueCache:
     def __init__(self, depth: int, batch: int, heads: int, tokens: int, width: int, like: Tensor) -> None:
         self.slots = like.new_empty(depth, 2, batch, heads, tokens, width // heads)
 
-    def append(self, layer: int, span: slice, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores keys and values of a span of tokens; returns those of all tokens up to its end."""
+    def append(self, layer: int, span: slice, both: Tensor) -> tuple[Tensor, ...]:
+        """Stores keys and values (2, B, heads, n, ·) of a span of n tokens; returns those of all up to its end."""
         slot = self.slots[layer]
-        slot[0, :, :, span] = keys
-        slot[1, :, :, span] = values
-        return slot[0, :, :, : span.stop], slot[1, :, :, : span.stop]
+        slot[:, :, :, span] = both
+        return slot[:, :, :, : span.stop].unbind(0)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -64,32 +65,60 @@ class AdaptiveBlock(nn.Module):
         hidden = int(width * expansion)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))
         self.offset = nn.Parameter(torch.zeros(6, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.width = width
 
-    def forward(
-        self,
-        x: Tensor,
-        modulation: Tensor,
-        mask: Tensor | None = None,
-        cache: tuple[KeyValueCache, int, slice] | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W).
 
         Args:
             x: the tokens.
             modulation: (B, n or 1, 6, W) from the condition.
             mask: (n, n), true where a token may look; None lets all see all.
-            cache: the cache, this layer's number, and the span of ``x`` among all tokens.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).unbind(-2)
+        return self.modulated(x, (shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m), mask)
+
+    def modulated(
+        self,
+        x: Tensor,
+        parts: Sequence[Tensor],
+        mask: Tensor | None = None,
+        cache: tuple[KeyValueCache, int, slice] | None = None,
+    ) -> Tensor:
+        """Tokens (B, n, W) to tokens (B, n, W), by modulations that are ready.
+
+        Args:
+            x: the tokens.
+            parts: shift, factor and gate of the attention, then of the MLP, each (B, n or 1, W); see `modulations`.
+            mask: (n, n), true where a token may look; None lets all see all.
+            cache: the cache, this layer's number, and the span of ``x`` among all tokens.
+        """
+        shift_a, factor_a, gate_a, shift_m, factor_m, gate_m = parts
         batch, n, _ = x.shape
-        normed = torch.addcmul(shift_a, F.layer_norm(x, (self.width,)), 1 + scale_a)
-        q, k, v = self.qkv(normed).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, n, ·)
-        if cache is not None:
+        normed = torch.addcmul(shift_a, F.layer_norm(x, (self.width,)), factor_a)
+        heads = self.qkv(normed).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
+        if cache is None:
+            q, k, v = heads.unbind(0)
+        else:
             store, layer, span = cache
-            k, v = store.append(layer, span, k, v)
+            q, (k, v) = heads[0], store.append(layer, span, heads[1:])
         attended = attend(q, k, v, mask).transpose(1, 2).reshape(batch, n, -1)
         x = torch.addcmul(x, gate_a, self.dropout(self.out(attended)))
-        normed = torch.addcmul(shift_m, F.layer_norm(x, (self.width,)), 1 + scale_m)
+        normed = torch.addcmul(shift_m, F.layer_norm(x, (self.width,)), factor_m)
         return torch.addcmul(x, gate_m, self.dropout(self.mlp(normed)))
+
+
+def modulations(blocks: Iterable[AdaptiveBlock], modulation: Tensor) -> Tensor:
+    """What all blocks take as ``parts``, for every scale at once, so that a step of sampling has only to look it up.
+
+    Args:
+        blocks: D of them.
+        modulation: (B, K, 6, W) from the condition.
+
+    Returns:
+        (K, D, 6, B, 1, W).
+    """
+    offsets = torch.stack([block.offset for block in blocks])
+    one = offsets.new_tensor([0.0, 1.0, 0.0]).repeat(2).unsqueeze(-1)  # scales are deviations from 1
+    return (modulation.unsqueeze(2) + (offsets + one)).permute(1, 2, 3, 0, 4).unsqueeze(-2).contiguous()

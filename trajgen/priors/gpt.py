@@ -242,10 +242,12 @@ class Block(nn.Module):
         """
         batch, n, _ = x.shape
         heads = self.qkv(self.before_attention(x)).view(batch, n, 3, self.heads, -1)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, heads, n, ·)
-        if cache is not None:
+        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
+        if cache is None:
+            q, k, v = heads.unbind(0)
+        else:
             store, layer, span = cache
-            k, v = store.append(layer, span, k, v)
+            q, (k, v) = heads[0], store.append(layer, span, heads[1:])
         attended = attend(q, k, v, mask).transpose(1, 2).reshape(batch, n, -1)
         x = x + self.dropout(self.out(attended))
         return x + self.dropout(self.narrow(self.bend(self.wide(self.before_mlp(x)))))

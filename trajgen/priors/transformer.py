@@ -13,15 +13,15 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Codes, Cond
-from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, block_causal_mask
+from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, block_causal_mask, modulations
 
 
 @dataclass
 class Progress:
-    """A stepwise prediction: the modulations of all scales, computed once, and the cache."""
+    """A stepwise prediction: the modulations of all scales and layers, computed once, and the cache."""
 
-    modulation: Tensor  # (B, K or 1, 6, W)
-    final: Tensor  # (B, K or 1, 2, W)
+    parts: Tensor  # (K or 1, layers, 6, B, 1, W)
+    final: Tensor  # (K or 1, 2, B, 1, W)
     first: Tensor  # (B, 1, W)
     cache: KeyValueCache
 
@@ -29,7 +29,8 @@ class Progress:
         """The predictions of the plans ``index`` (R,), in that order; a plan may be chosen more than once."""
         cache = copy(self.cache)
         cache.slots = self.cache.slots.index_select(2, index)
-        return Progress(self.modulation[index], self.final[index], self.first[index], cache)
+        final = self.final.index_select(2, index)
+        return Progress(self.parts.index_select(3, index), final, self.first[index], cache)
 
 
 @register("prior", "transformer")
@@ -106,7 +107,7 @@ class TransformerPrior(nn.Module):
         per_token = self._per_token(modulation)
         for block in self.blocks:
             x = block(x, per_token, self.mask)
-        return self._predict(x, self._per_token(final))
+        return self._predict(x, *self._per_token(final).unbind(-2))
 
     def loss(self, logits: Tensor, codes: Codes) -> Tensor:
         """Cross-entropy of token ids (B, L), or squared error of continuous codes (B, L, C), over all tokens."""
@@ -118,18 +119,18 @@ class TransformerPrior(nn.Module):
         """Everything that is computed once per plan, and an empty cache."""
         modulation, final, first = self._condition(cond)
         cache = KeyValueCache(len(self.blocks), len(cond), self.heads, self.schedule.tokens, self.width, like=first)
-        return Progress(modulation, final, first, cache)
+        final = final.permute(1, 2, 0, 3).unsqueeze(-2)
+        return Progress(modulations(self.blocks, modulation), final, first, cache)
 
     def step(self, x: Tensor | None, k: int, state: Progress) -> Tensor:
         """Predictions (B, l_k, V or C) of scale k from its input (B, l_k, C); None at the first scale."""
         span = self.schedule.spans[k]
         tokens = state.first.expand(-1, self.schedule.lengths[0], -1) if x is None else self.read(x)
         tokens = tokens + self.position[span]
-        own = slice(k, k + 1) if state.modulation.shape[1] > 1 else slice(None)
-        modulation = state.modulation[:, own]
-        for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, cache=(state.cache, layer, span))
-        return self._predict(tokens, state.final[:, own])
+        own = k if len(state.parts) > 1 else 0
+        for layer, (block, parts) in enumerate(zip(self.blocks, state.parts[own].unbind(0), strict=True)):
+            tokens = block.modulated(tokens, parts.unbind(0), cache=(state.cache, layer, span))
+        return self._predict(tokens, *state.final[own].unbind(0))
 
     def _condition(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
         embedded = self.conditioner(cond)
@@ -140,6 +141,5 @@ class TransformerPrior(nn.Module):
         """What each of the L tokens gets; a condition that is the same at all scales is left to broadcast."""
         return per_scale if per_scale.shape[1] == 1 else per_scale[:, self.levels]
 
-    def _predict(self, x: Tensor, final: Tensor) -> Tensor:
-        shift, scale = final.unbind(-2)
+    def _predict(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return self.head(torch.addcmul(shift, F.layer_norm(x, (self.width,)), 1 + scale))
