@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -86,7 +88,8 @@ class TransformerPrior(nn.Module):
         self.read = nn.Linear(code_dim, width)
         self.begin = nn.Linear(embedding, width)
         self.position = nn.Parameter(torch.randn(schedule.tokens, width) * 0.02)
-        self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth))
+        layers = [AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth)]
+        self.blocks: Sequence[AdaptiveBlock] = cast(Sequence[AdaptiveBlock], nn.ModuleList(layers))
         self.modulate = nn.Linear(embedding, 8 * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
