@@ -157,6 +157,20 @@ def test_the_current_action_and_masked_points_are_not_looked_at() -> None:
     torch.testing.assert_close(made.plan(now(replace(past, **spoilt))).latent, before, atol=0, rtol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("seen", [True, False])
+def test_past_actions_count_if_they_are_seen(seen: bool) -> None:
+    made, past = history(planner={"past_actions": seen}), windows()
+    other = replace(past, actions=past.actions + 1.0)
+    same = torch.equal(made.plan(now(past)).latent, made.plan(now(other)).latent)
+    assert same is not seen
+    x = made.view(past)
+    before = x.clone()
+    made.actions(x, past.condition())
+    assert torch.equal(x, before)  # what training compares with stays as it was
+
+
+@torch.no_grad()
 def test_rows_of_different_length_are_as_they_are_alone() -> None:
     made, past = history(), windows()
     lengths = [HORIZON, 3, 1, 2]

@@ -29,18 +29,30 @@ class HistoryPlanner(nn.Module):
         target: the return-to-go that is asked for when acting.
         horizon: T, the points that a history holds at most.
         stride: environment steps between points; a history is lived through step by step, so it must be 1.
+        past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a
+            model that sees those learns to repeat itself (causal confusion, arXiv 1905.11979).
 
     Raises:
         ConfigError: for parts from which an action cannot be predicted this way.
     """
 
-    def __init__(self, view: Any, tokenizer: Any, prior: Any, target: Any, horizon: int, stride: int) -> None:
+    def __init__(
+        self,
+        view: Any,
+        tokenizer: Any,
+        prior: Any,
+        target: Any,
+        horizon: int,
+        stride: int,
+        *,
+        past_actions: bool = True,
+    ) -> None:
         super().__init__()
         _check_window(view, stride)
         _check_tokens(view, tokenizer)
         _check_order(tokenizer, prior)
         self.view, self.tokenizer, self.prior, self.target = view, tokenizer, prior, target
-        self.history = horizon
+        self.history, self.past_actions = horizon, past_actions
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; the tokenizer of a trajectory as it is has nothing to learn."""
@@ -82,6 +94,9 @@ class HistoryPlanner(nn.Module):
 
     def actions(self, x: Tensor, cond: Cond) -> Tensor:
         """For each point of windows x (B, T, D), the action (B, T, A) that what is known there suggests."""
+        if not self.past_actions:
+            x = x.clone()
+            x[..., self.view.slices["action"]] = 0
         vectors = self.tokenizer.vectors(self.tokenizer.encode(x))
         predicted = self.prior.logits(self.tokenizer.inputs(vectors), cond)
         found: Tensor = self.view.read(self.tokenizer.points(predicted), "action")
