@@ -30,6 +30,8 @@ if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a 
 ROOT = "train"
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same as yaml.safe_load's, in C where it was built."""
+LARGEST_FILE, DEEPEST, MOST_ALIASES = 2**20, 32, 64
+"""Bytes, nesting and repetitions (``*name``) of the largest YAML file that is read; a recipe has a tenth of each."""
 PLAIN_CHOICE = re.compile(r"[-\w/.,]*")
 SECTIONS: dict[str, Any] = {
     "data": DataOptions,
@@ -113,7 +115,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if it is missing or is not YAML.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)
+        text = _small(path)
+        values = yaml.load(text, Loader=SAFE_LOADER)
+    except UnicodeDecodeError as error:
+        raise _not_plain(path, str(error)) from error
     except OSError as error:
         raise ConfigError(
             "The file cannot be read.",
@@ -135,7 +140,50 @@ def read_yaml(path: Path) -> dict[str, Any]:
             got=f"{path}: {type(values).__name__}",
             fix="recipes/mage.yaml is an example",
         )
+    if path.resolve().parent != RECIPES:
+        for key in ("hydra", "defaults"):
+            if key in values:
+                raise _not_plain(path, f"'{key}', which only a command line sets")
+    _require_plain(path, values)
     return values
+
+
+def _small(path: Path) -> str:
+    """The text of a YAML file that is neither too large nor too deep for the library that reads it."""
+    if (size := path.stat().st_size) > LARGEST_FILE:
+        raise _not_plain(path, f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
+    text = path.read_text(encoding="utf-8")
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=SAFE_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > DEEPEST or aliases > MOST_ALIASES:
+            raise _not_plain(path, f"more than {DEEPEST} levels, or more than {MOST_ALIASES} repetitions")
+    return text
+
+
+def _require_plain(path: Path, value: Any) -> None:
+    """Refuses what Hydra and OmegaConf would resolve: a file may come from a stranger."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _require_plain(path, key)
+            _require_plain(path, each)
+            if str(key).startswith("_") and str(key).endswith("_"):
+                raise _not_plain(path, f"the key '{key}'")
+    elif isinstance(value, list):
+        for each in value:
+            _require_plain(path, each)
+    elif isinstance(value, str) and "${" in value:
+        raise _not_plain(path, f"'{value[:100]}', which reads what is outside the file")
+
+
+def _not_plain(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        "A file of options holds plain values.",
+        expected="text, numbers, lists and dictionaries",
+        got=f"{path}: {what}",
+        fix="write the value itself, or give it on the command line",
+    )
 
 
 def recipe_files() -> dict[str, Path]:

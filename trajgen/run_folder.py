@@ -1,23 +1,43 @@
-"""The run folder: where a run lies, what it holds, and how its small files are written and read."""
+"""The run folder: where a run lies, what it holds, who may write there, and how its small files are written and read.
+
+A folder may come from a stranger: its files are plain values, are checked before they are used, and lie within it.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trajgen.config import Config
-from trajgen.core.errors import CheckpointError, ConfigError
+from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
 from trajgen.core.options import structure
 from trajgen.core.types import Space
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 ROOT = Path("runs")
 NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
 """Entries of a line of metrics.jsonl that are neither losses nor usage."""
+LOCK = "run.lock"
+LARGEST_FILE = 16 * 2**20
+"""Bytes of the largest JSON file that is read; a configuration has a few thousand."""
+LARGEST_NUMBER = 2**53
+LARGEST_SIZE = 2**24
+"""Largest whole number among the options of components and data in a folder whose model is rebuilt."""
 PACKAGES = (
     "trajgen",
     "torch",
@@ -37,6 +57,7 @@ def find_folder(config: Config) -> Path:
 
     Raises:
         ConfigError: if the folder belongs to another configuration, or holds a run that was not to be resumed.
+        TrainingError: if it cannot be written to, or another process trains in it.
     """
     name = f"{config.recipe}-{config.data.id.removesuffix('-v0').rpartition('/')[2]}-s{config.seed}"
     taken = sorted(ROOT.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
@@ -55,6 +76,16 @@ def find_folder(config: Config) -> Path:
     else:
         free = (ROOT / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
         folder = next(path for path in free if not path.exists())
+    require_free(folder, config)
+    require_writable(folder)
+    if folder.exists():
+        with locked(folder):
+            pass
+    return folder
+
+
+def require_free(folder: Path, config: Config) -> None:
+    """Raises a `ConfigError` unless a folder is new, is empty, or holds the run that is to be resumed."""
     found = identity(folder) if folder.exists() else None
     if found is not None and found != config.identity():
         differing = sorted(k for k in {*found, *config.identity()} if found.get(k) != config.identity().get(k))
@@ -64,14 +95,76 @@ def find_folder(config: Config) -> Path:
             got=f"another {', '.join(differing)}",
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
-    if folder.exists() and any(folder.iterdir()) and not (config.resume and found is not None):
+    held = sorted(p.name for p in folder.iterdir() if p.name != LOCK) if folder.exists() else []
+    if held and not (config.resume and found is not None):
         raise ConfigError(
             "A run folder is empty, or is a run to go on with.",
             expected="a new folder, or resume=true",
-            got=f"{folder} holds {', '.join(sorted(p.name for p in folder.iterdir())[:4])}",
+            got=f"{folder} holds {', '.join(held[:4])}",
             fix="resume=true to go on with it, or run_dir=ANOTHER",
         )
-    return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Raises a `TrainingError` if nothing can be written into a folder, or it cannot be made."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone do not say it: think of a read-only disk
+            pass
+    except OSError as error:
+        raise TrainingError(
+            "A run writes into its folder.",
+            expected="a folder that can be written to",
+            got=f"{place}: {error.strerror}",
+            fix="run_dir=ANOTHER, or mend the permissions",
+        ) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds a run folder, so that two processes never train in it; a process that dies lets go of it.
+
+    Raises:
+        TrainingError: if another process holds it; which one is said.
+    """
+    if fcntl is None:
+        yield
+        return
+    path = folder / LOCK
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            held = file.read(200).strip() or "another process"
+            file.close()
+            raise TrainingError(
+                "One process at a time trains in a run folder.",
+                expected=f"{folder} free",
+                got=f"held by {held}",
+                fix="wait for it or end it, or run_dir=ANOTHER",
+            ) from None
+        except OSError:  # a file system without locks: nothing to hold
+            file.close()
+            yield
+            return
+        with suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                break
+        file.close()  # its last holder has just removed it
+    try:
+        _say_holder(file)
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def _say_holder(file: IO[str]) -> None:
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
 
 
 def identity(folder: Path) -> dict[str, Any] | None:
@@ -82,15 +175,73 @@ def identity(folder: Path) -> dict[str, Any] | None:
 
 
 def load_config(folder: Path) -> tuple[Config, Space]:
-    """The configuration and the space of a run folder.
+    """The configuration and the space of a run folder, which may be a stranger's: nothing in it is imported or run.
 
     Raises:
-        CheckpointError: if the folder is not that of a run.
+        CheckpointError: if the folder is not that of a run, or leads out of itself.
+        ConfigError: if it names a component or an option that is not known here.
     """
+    refuse_links(folder)
     plain = read_json(folder / "config.json")
-    plain.pop("command", None)
-    space = structure(Space, plain.pop("space", {}), "space")
-    return Config.from_plain(plain), space
+    try:
+        plain.pop("command", None)
+        given = plain.pop("space", {})
+        _check_numbers(plain)
+        space = structure(Space, given, "space")
+        config = Config.from_plain(plain)
+        widths = [value for value in given.values() if type(value) is int]  # the bounds of actions may be infinite
+        _check_sizes({**config.components, "data": plain["data"], "space": widths})
+        world = config.data.env_id
+    except TrajgenError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
+        raise _not_written(folder / "config.json", error) from error
+    if world is not None and ":" in world and world.partition(":")[0] not in sys.modules:
+        raise CheckpointError(
+            "A run folder does not have modules imported unasked.",
+            expected="a world that Gymnasium knows by itself",
+            got=f"{folder / 'config.json'}: data.env_id={world}",
+            fix=f"imports=[{world.partition(':')[0]}], if you know what it does",
+        )
+    return config, space
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises a `CheckpointError` if a file in a run folder is a link to somewhere else: it might be written to."""
+    inside = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise CheckpointError(
+                    "The files of a run folder lie within it.",
+                    expected="files, and folders of files",
+                    got=f"{path} leads to {path.resolve()}",
+                    fix="put the file itself in the link's place",
+                )
+
+
+def _check_numbers(value: Any, where: str = "") -> None:
+    """Raises a ValueError for a number that is not finite, or larger than any that means something."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_numbers(each, f"{where}.{key}" if where else key)
+    elif isinstance(value, list):
+        for each in value:
+            _check_numbers(each, where)
+    elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= LARGEST_NUMBER):
+        raise ValueError(f"{where} is a number out of range")
+
+
+def _check_sizes(value: Any, where: str = "") -> None:
+    """Raises a ValueError for a size that no model has."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            _check_sizes(each, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            _check_sizes(each, where)
+    elif isinstance(value, int) and abs(value) > LARGEST_SIZE:
+        raise ValueError(f"{where} is {value:,}, and at most {LARGEST_SIZE:,}")
 
 
 def free_path(parent: Path, name: str = "{}") -> Path:
@@ -110,15 +261,17 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         versions=read_json(folder / "versions.json"),
         command=read_json(folder / "config.json").get("command"),
     )
-    (out / "summary.md").write_text(text, encoding="utf-8")
+    _write_whole(out / "summary.md", text)
 
 
 def trained_stages(path: Path) -> list[dict[str, Any]]:
-    """What became of each stage, from its lines in metrics.jsonl; a resumed stage counts its seconds anew."""
-    from trajgen.evaluation.plots import read_metrics
+    """What became of each stage, from its lines in metrics.jsonl; a resumed stage counts its seconds anew.
 
+    Raises:
+        CheckpointError: if a line is not one that a training wrote.
+    """
     stages = []
-    for name, group in groupby(read_metrics(path) if path.exists() else [], key=lambda line: line["stage"]):
+    for name, group in groupby(_read_metrics(path) if path.exists() else [], key=lambda line: line["stage"]):
         lines = list(group)
         clock = [line["seconds"] for line in lines]
         seconds = sum(now for now, then in zip(clock, [*clock[1:], 0.0], strict=True) if then < now)
@@ -135,6 +288,21 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
     return stages
 
 
+def _read_metrics(path: Path) -> list[dict[str, Any]]:
+    from trajgen.evaluation.plots import read_metrics
+
+    try:
+        lines = read_metrics(path)
+        for line in lines:
+            numbers = [v for k, v in line.items() if k != "stage"]
+            known = isinstance(line["stage"], str) and {"step", "seconds"} <= set(line)
+            if not known or not all(isinstance(v, float) or abs(v) <= LARGEST_NUMBER for v in numbers):
+                raise ValueError(f"a line that no training wrote: {str(line)[:60]}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _not_written(path, error) from error
+    return lines
+
+
 def versions() -> dict[str, str]:
     """The packages that a result depends on, and Python."""
     found = {"python": platform.python_version()}
@@ -148,31 +316,53 @@ def versions() -> dict[str, str]:
 
 def write_json(path: Path, values: Any) -> None:
     """Writes plain values, whole or not at all."""
+    _write_whole(path, json.dumps(values, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """A link in the file's place is replaced, not followed."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a run folder as a dictionary.
 
     Raises:
-        CheckpointError: if it is missing or damaged.
+        CheckpointError: if it is missing or damaged, far too large or too deep, or has a key twice.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "The files of a run folder are plain JSON, and whole.",
-            expected=f"{path.name}, as 'trajgen train' wrote it",
-            got=f"{path}: {error}",
-            fix="run=DIR of a run that 'trajgen train' made",
-        ) from error
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise ValueError(f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _not_written(path, error) from error
     if not isinstance(values, dict):
-        raise CheckpointError(
-            "The JSON files of a run folder are dictionaries.",
-            expected=f"{path.name}, as 'trajgen train' wrote it",
-            got=f"{path}: {type(values).__name__}",
-            fix="run=DIR of a run that 'trajgen train' made",
-        )
+        raise _not_written(path, f"{type(values).__name__}, not a dictionary")
     return values
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands there twice")
+    return values
+
+
+def _not_written(path: Path, cause: object) -> CheckpointError:
+    """The error for a file that no command of ours wrote."""
+    return CheckpointError(
+        "The files of a run folder are plain JSON, and whole.",
+        expected=f"{path.name}, as 'trajgen train' wrote it",
+        got=f"{path}: {str(cause)[:200] or type(cause).__name__}",
+        fix="run=DIR of a run that 'trajgen train' made",
+    )

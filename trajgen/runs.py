@@ -11,10 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajgen.config import Config, merged
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
-from trajgen.run_folder import find_folder, free_path, load_config, read_json, versions, write_json, write_summary
+from trajgen.run_folder import (
+    find_folder,
+    free_path,
+    load_config,
+    locked,
+    read_json,
+    require_free,
+    trained_stages,
+    versions,
+    write_json,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +38,8 @@ if TYPE_CHECKING:
 
 CONDITIONS = 256
 """First states from which the condition error is measured."""
+SLACK = 2**28
+"""Bytes that a model may need beyond its weights: masks, waves, tables."""
 
 
 def train(config: Config, console: Console, command: str | None = None) -> Path:
@@ -40,6 +53,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     Raises:
         TrajgenError: for anything that the person can mend, before training where it can be known.
     """
+    from trajgen.data.fingerprint import fingerprint, require_same
+    from trajgen.engine.checkpoint import Checkpoints, on_disk
     from trajgen.engine.loop import Training
     from trajgen.engine.runtime import choose_device
 
@@ -47,30 +62,45 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     prepare_imports(config.imports)
     dry_run(config)
     folder = find_folder(config)
-    planner, source, space = prepare(config, device, console)
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "config.json").exists():  # a run to go on with: the command that began it is the one that repeats it
-        command = read_json(folder / "config.json").get("command")
-    write_json(folder / "config.json", {**config.to_plain(), "space": asdict(space), "command": command})
-    write_json(folder / "versions.json", versions())
-    console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
-    training = Training(planner, planner.stages(), source, config.engine, folder, config.seed, device, console)
-    training.run(resume=config.resume)
-    evaluate(folder, console, device=config.device, imports=config.imports)
+    episodes = load_episodes(config, console)
+    data = fingerprint(episodes)
+    if (folder / "data.json").exists():  # a run from before fingerprints is given one
+        require_same(read_json(folder / "data.json"), data)
+    planner, source = ready(config, episodes, device)
+    with on_disk(folder.parent, Checkpoints(folder / "checkpoints")):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            require_free(folder, config)  # another process may have been faster
+            if (folder / "config.json").exists():  # to go on with: the command that began it is the one that repeats it
+                command = read_json(folder / "config.json").get("command")
+            write_json(folder / "data.json", data)
+            plain = {**config.to_plain(), "space": asdict(episodes.space), "command": command}
+            write_json(folder / "config.json", plain)
+            write_json(folder / "versions.json", versions())
+            console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
+            stages = planner.stages()
+            training = Training(planner, stages, source, config.engine, folder, config.seed, device, console)
+            training.run(resume=config.resume)
+            evaluate(folder, console, device=config.device, imports=config.imports)
     return folder
 
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
     """What a training begins with: a fresh planner that knows its data's units, the windows, and their space."""
+    episodes = load_episodes(config, console)
+    return (*ready(config, episodes, device), episodes.space)
+
+
+def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Windows]:
+    """A fresh planner that knows the units of these episodes, and their windows."""
     from trajgen.data.windows import Windows, fit_normaliser
     from trajgen.engine.runtime import seed_step
 
-    episodes = load_episodes(config, console)
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
     planner.normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
     planner.to(device)
-    return planner, Windows(episodes, config.data, planner.normaliser, device, config.seed), episodes.space
+    return planner, Windows(episodes, config.data, planner.normaliser, device, config.seed)
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:
@@ -151,12 +181,33 @@ def load_policy(
     config, space = load_config(folder)
     if overrides:
         config = Config.from_plain(merged(config.to_plain(), overrides))
-    planner = build_planner(config, space).to(choose_device(device))
-    load_weights(planner, Checkpoints(folder / "checkpoints").newest(), without=_swapped(folder, config))
+    newest = Checkpoints(folder / "checkpoints").newest()
+    planner = _rebuild(config, space, newest).to(choose_device(device))
+    load_weights(planner, newest, without=_swapped(folder, config))
     normaliser: Any = planner.normaliser
     return RecedingHorizonPolicy(
         planner, normaliser, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
+
+
+def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
+    """The planner of a run folder, refused while it is built if it grows far beyond the checkpoint it belongs to."""
+    from trajgen.engine.checkpoint import read_header
+    from trajgen.engine.runtime import allocating_at_most
+
+    _, shapes = read_header(checkpoint)
+    try:
+        with allocating_at_most(4 * checkpoint.stat().st_size + SLACK, 20 * len(shapes) + 10_000):
+            return build_planner(config, space)
+    except TrajgenError:
+        raise
+    except Exception as error:  # a component may do anything with sizes that nobody ever tried
+        raise CheckpointError(
+            "The configuration and the checkpoint of a run folder belong together.",
+            expected=f"a model whose weights {checkpoint} holds",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            fix="use the config.json of its own run folder",
+        ) from error
 
 
 def _swapped(folder: Path, config: Config) -> tuple[str, ...]:
@@ -194,6 +245,7 @@ def evaluate(
     prepare_imports(imports)
     config, _ = load_config(folder)
     config = Config.from_plain(merged(config.to_plain(), overrides or {}))
+    trained_stages(folder / "metrics.jsonl")  # refuses now what could not be drawn in the end
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     world = world_for(config.data)
     with console.status("evaluating"):

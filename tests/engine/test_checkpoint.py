@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -46,15 +45,14 @@ def test_a_write_that_breaks_off_never_counts(tmp_path: Path, monkeypatch: pytes
     kept = Checkpoints(tmp_path)
     kept.save(Position(0, 1), tensors(1.0))
 
-    def breaks(values: Any, path: Path, **extra: Any) -> None:
-        Path(path).write_bytes(b"half of it")
+    def breaks(handle: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", breaks)
+    monkeypatch.setattr(checkpoint.os, "fsync", breaks)
     for attempt in (lambda: kept.save(Position(0, 2), tensors(2.0)), lambda: kept.save_final(Toy())):
         with pytest.raises(OSError, match="no space"):
             attempt()
-    assert [p.name for p in kept.on_the_way()] == ["stage0-step0000001.safetensors"] and not kept.finished
+    assert [p.name for p in tmp_path.iterdir()] == ["stage0-step0000001.safetensors"] and not kept.finished
     assert float(read_tensors(kept.newest(), CPU)[0]["model.a"][0, 0]) == 1
 
 

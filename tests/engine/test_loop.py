@@ -33,15 +33,11 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "checkpoints" / "final.safetensors")
 
 
-def same(folder: Path, other: Path, *, stops: int = 0) -> None:
-    """Bit for bit the same weights, and the same metrics but for the clock and a line at each stop."""
+def same(folder: Path, other: Path) -> None:
+    """Bit for bit the same weights, and the same metrics but for the clock."""
     one, two = weights(folder), weights(other)
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-    found, expected = metrics(folder), metrics(other)
-    assert [line for line in found if line in expected] == expected
-    assert len(found) - len(expected) <= stops
-    places = [(line["stage_index"], line["step"]) for line in found]
-    assert places == sorted(set(places))
+    assert metrics(folder) == metrics(other)
 
 
 POINTS = {
@@ -68,7 +64,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     again = Numbers()
     training(tmp_path, again, model=Toy(seed=99)).run(resume=True)
     assert [step for step, _ in again.asked] == list(range(at + 1, FIRST + SECOND))
-    same(tmp_path, whole, stops=1)
+    same(tmp_path, whole)
 
 
 @pytest.mark.parametrize("at", POINTS.values(), ids=POINTS)
@@ -84,7 +80,7 @@ def test_interrupted_twice(tmp_path: Path, whole: Path) -> None:
         with pytest.raises(Interrupted):
             training(tmp_path, Numbers(at, term)).run(resume=True)
     training(tmp_path).run(resume=True)
-    same(tmp_path, whole, stops=2)
+    same(tmp_path, whole)
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
@@ -135,8 +131,7 @@ def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
         with pytest.raises(Interrupted):
             run(tmp_path / str(at), at)
         run(tmp_path / str(at), None, resume=True)
-        one, two = weights(tmp_path / str(at)), weights(tmp_path / "whole")
-        assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+        same(tmp_path / str(at), tmp_path / "whole")  # the usage of codes too, which is counted between two lines
 
 
 @pytest.mark.parametrize("step", [1, FIRST + 4])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -33,18 +32,6 @@ class MetricsLog:
         """Appends one line."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
-
-    def forget_after(self, stage: int, step: int) -> None:
-        """Drops the lines that a training which goes on from this position will write again."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a line that a power cut tore
-                values = json.loads(line)
-                if (values["stage_index"], values["step"]) <= (stage, step):
-                    kept.append(line + "\n")
-        self.path.write_text("".join(kept), encoding="utf-8")
 
 
 class StageProgress:

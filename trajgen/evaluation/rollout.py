@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +24,15 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called after every step with the number of ended episodes and of all episodes."""
+PATIENCE = 60.0
+"""Seconds after which a step that has not returned is said to hang."""
 
 
 class Episode:
     """One seed's episode in one environment; stands still, and pays nothing, once it has ended."""
 
-    def __init__(self, world: World, environment: gymnasium.Env, seed: int, record: bool) -> None:
+    def __init__(self, world: World, environment: gymnasium.Env, seed: int, record: bool, watch: Watch) -> None:
+        self.watch = watch
         self.world, self.environment, self.seed, self.record = world, environment, seed, record
         self.reward, self.total, self.steps, self.done = 0.0, 0.0, 0, False
         self.success: bool | None = None
@@ -60,6 +65,7 @@ class Episode:
         self._arrive(observation, info)
 
     def _arrive(self, observation: Observation, info: dict[str, Any]) -> None:
+        _require_usable(observation, self.environment.observation_space)
         self.observation = observation
         reached = self.world.success(observation, info)
         if reached is not None:
@@ -69,10 +75,62 @@ class Episode:
             self.states.append(np.array(state, dtype=np.float32))
 
     def _guarded(self, change: Callable[[], None]) -> None:
+        self.watch.begin(f"step {self.steps + 1} of the episode of seed {self.seed}")
         try:
             change()
         except Exception as error:  # a world may raise anything; its episode fails, the others go on
             self.error, self.done = f"{type(error).__name__}: {error}", True
+        finally:
+            self.watch.end()
+
+
+def _require_usable(observation: Any, space: Any) -> None:
+    """Raises a ValueError for an observation that would spoil the batch it is put into."""
+    for name, own in getattr(space, "spaces", {"": space}).items():
+        value = np.asarray(observation[name] if name else observation)
+        if own.shape is not None and value.shape != own.shape:
+            raise ValueError(f"the observation {name} has shape {value.shape}, not {own.shape}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"the observation {name} is not finite")
+
+
+class Watch:
+    """Says on the standard error when an environment's step hangs; nothing within a process can end such a step.
+
+    Args:
+        patience: seconds that a step may take.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self._now: tuple[str, float] | None = None
+        self._over = threading.Event()
+
+    def begin(self, what: str) -> None:
+        """A step begins."""
+        self._now = what, monotonic()
+
+    def end(self) -> None:
+        """It has returned."""
+        self._now = None
+
+    def __enter__(self) -> Watch:
+        threading.Thread(target=self._look, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        said = None
+        while not self._over.wait(self.patience / 4):
+            now = self._now
+            if now is not None and now is not said and monotonic() - now[1] > self.patience:
+                said = now
+                took = f"has not returned for {self.patience:.0f} s"
+                print(
+                    f"The environment hangs: {now[0]} {took}; Ctrl-C ends the evaluation.", file=sys.stderr, flush=True
+                )
 
 
 @dataclass(frozen=True)
@@ -113,7 +171,12 @@ def environments(world: World, count: int) -> Iterator[list[gymnasium.Env]]:
         yield opened
     finally:
         for environment in opened:
-            environment.close()
+            _close(environment)
+
+
+def _close(environment: gymnasium.Env) -> None:
+    with suppress(Exception):  # what an environment does when it is closed must not cost what it was played for
+        environment.close()
 
 
 def rollout(
@@ -152,18 +215,18 @@ def rollout(
     seconds: list[float] = []
     for first in range(0, len(seeds), batch):
         chunk = seeds[first : first + batch]
-        slots = [
-            Episode(world, environment, int(seed), record) for environment, seed in zip(opened, chunk, strict=False)
-        ]
-        episodes += slots
-        for taken in _play(policy, slots):
-            seconds.append(taken)
-            if progress:
-                progress(first + sum(slot.done for slot in slots), len(seeds))
+        with Watch(PATIENCE) as watch:
+            pairs = zip(opened, chunk, strict=False)
+            slots = [Episode(world, environment, int(seed), record, watch) for environment, seed in pairs]
+            episodes += slots
+            for taken in _play(policy, slots):
+                seconds.append(taken)
+                if progress:
+                    progress(first + sum(slot.done for slot in slots), len(seeds))
         for index, slot in enumerate(slots):
             if slot.error:  # what raised once may be in any state
                 opened[index] = world.make_env()
-                slot.environment.close()
+                _close(slot.environment)
     return _collect(episodes, seconds)
 
 
@@ -179,7 +242,17 @@ def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
     while not all(slot.done for slot in slots):
         observation = stack(space, [slot.observation for slot in slots])
         start = perf_counter()
-        actions = np.asarray(policy.act(observation))
+        try:
+            actions = np.asarray(policy.act(observation))
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
+                raise
+            raise TrajgenError(
+                "Decisions for all episodes of a batch must fit into the memory of the device.",
+                expected=f"room for {len(slots)} episodes at once",
+                got=str(error).splitlines()[0],
+                fix=f"evaluation.batch={max(1, len(slots) // 2)}, or device=cpu",
+            ) from error
         taken = perf_counter() - start
         if actions.shape[:1] != (len(slots),):
             raise TrajgenError(

@@ -1,0 +1,230 @@
+"""Trains in children of one warm process, and kills them with SIGKILL at moments drawn from a seed.
+
+A script, so that the process that forks has no threads and has taken no step itself: ``killed.py PLACE KIND RUNS``.
+Prints what was done to each run as JSON; the runs lie in PLACE, ``whole`` is the one that nothing disturbed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+import toys
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trajgen.engine import checkpoint, loop, metrics
+from trajgen.engine.loop import Training
+from trajgen.engine.options import EngineOptions, StageOptions
+
+SEED = 2026
+DELAYS = 8
+"""Of the runs, those that are killed by the clock."""
+
+
+class Counted(toys.Toy):
+    """A toy that counts what it has seen since its last report, in a buffer that is not part of its state."""
+
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("counts", torch.zeros(()), persistent=False)
+
+    def stages(self) -> list[Any]:
+        made = super().stages()
+        for stage in made:
+            stage.module.register_forward_pre_hook(self.count)
+            stage.report = self.report
+        return made
+
+    def count(self, *_: Any) -> None:
+        self.counts.add_(1)
+
+    def report(self) -> dict[str, float]:
+        seen = float(self.counts)
+        self.counts.zero_()
+        return {"usage/seen": seen}
+
+
+def make(kind: str, folder: Path) -> Training:
+    """The training of a run: a toy of two stages, or a whole small planner with its codebook."""
+    folder.mkdir(exist_ok=True)
+    steps = {"one": 14, "two": 17} if kind == "toy" else {"tokenizer": 7, "target": 4, "prior": 6}
+    stages = {name: StageOptions(steps=count, batch_size=8) for name, count in steps.items()}
+    options = EngineOptions(stages=stages, precision="float32", log_every=3, checkpoint_every=2)
+    model: Any = Counted() if kind == "toy" else tiny.planner(target="quantile")
+    source: Any = toys.Numbers() if kind == "toy" else tiny.RandomSource()
+    return Training(model, model.stages(), source, options, folder, 7, torch.device("cpu"), Console(quiet=True))
+
+
+def keep_ends() -> None:
+    """Keeps optimiser and average of the end of each stage, which a finished run has no more."""
+    stage, finish = Training._stage, loop.Optimisation.finish
+    now: dict[str, Any] = {}
+
+    def staged(self: Training, index: int, *rest: Any) -> Any:
+        now.update(path=self.folder / f"end-{index}.safetensors")
+        return stage(self, index, *rest)
+
+    def finished(self: Any) -> None:
+        average = {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
+        save_file({k: v.clone() for k, v in (self.tensors() | average).items()}, now["path"])
+        finish(self)
+
+    Training._stage, loop.Optimisation.finish = staged, finished  # type: ignore[method-assign]
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_call(place: Any, name: str, number: int, *, after: bool = False) -> None:
+    """Kills this process before or after the ``number``-th call of a function."""
+    own, left = getattr(place, name), [number]
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0 and not after:
+            die()
+        found = own(*args, **kwargs)
+        if left[0] == 0:
+            die()
+        return found
+
+    setattr(place, name, counted)
+
+
+def in_a_write(number: int) -> None:
+    """Kills this process when half of the bytes of the ``number``-th file are written."""
+    left = [number]
+
+    class Half:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Half:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, content: bytes) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                self.file.write(content[: len(content) // 2])
+                self.file.flush()
+                die()
+            self.file.write(content)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.file, name)
+
+    def opened(path: Any, mode: str = "r", **rest: Any) -> Any:
+        file = builtins.open(path, mode, **rest)  # noqa: SIM115 - whoever asked for it closes it
+        return Half(file) if mode == "wb" else file
+
+    checkpoint.open = opened  # type: ignore[attr-defined]
+
+
+def in_a_line(number: int) -> None:
+    """Kills this process when half of the ``number``-th line of metrics is written."""
+    write, left = metrics.MetricsLog.write, [number]
+
+    def half(self: Any, values: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(values))[:20])
+            die()
+        write(self, values)
+
+    metrics.MetricsLog.write = half  # type: ignore[method-assign]
+
+
+POINTS: dict[str, tuple[Callable[[int], None], int]] = {
+    "before a step": (lambda n: at_call(loop, "seed_step", n), 17),
+    "before a checkpoint": (lambda n: at_call(checkpoint, "write_tensors", n), 9),
+    "inside the write of a checkpoint": (in_a_write, 9),
+    "before its flush": (lambda n: at_call(os, "fsync", n), 20),
+    "before its renaming": (lambda n: at_call(os, "replace", n), 9),
+    "after its renaming": (lambda n: at_call(os, "replace", n, after=True), 9),
+    "after the removal of an old one": (lambda n: at_call(Path, "unlink", n, after=True), 7),
+    "inside a line of metrics": (in_a_line, 5),
+    "before the final weights": (lambda n: at_call(checkpoint.Checkpoints, "save_final", 1), 1),
+}
+"""For each point, what arms it, and how often an undisturbed run passes it at the least."""
+
+
+def train(kind: str, folder: Path, fault: Callable[[], None] | None, delay: float | None = None) -> bool:
+    """Trains in a child, from where the run stands; returns whether the child was killed."""
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            keep_ends()
+            if fault is not None:
+                fault()
+            make(kind, folder).run(resume=True)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    if delay is not None:
+        time.sleep(delay)
+        os.kill(child, signal.SIGKILL)
+    _, ended = os.waitpid(child, 0)
+    killed = os.WIFSIGNALED(ended) and os.WTERMSIG(ended) == signal.SIGKILL
+    if not killed and os.waitstatus_to_exitcode(ended):
+        raise SystemExit(f"a child failed in {folder}")
+    return killed
+
+
+def disturb(kind: str, folder: Path, number: int, seconds: float) -> list[str]:
+    """Kills a run once, and mostly again while it goes on; then lets it end. Returns where it was killed."""
+    draw = random.Random(SEED * 1000 + number)
+    killed = []
+    if number < DELAYS:
+        delay = draw.uniform(0.0, seconds)
+        while not train(kind, folder, None, delay):
+            folder, delay = folder.rename(folder.with_name(f"{folder.name}-too-late-{len(killed)}-{delay}")), delay / 2
+            folder = folder.with_name(folder.name.partition("-too-late")[0])
+        killed.append(f"after {delay:.3f} s")
+    names = list(POINTS)
+    points = [names[number % len(names)]] if not killed else []
+    points += draw.choices(names, k=draw.randint(0, 2))
+    for name in points:
+        arm, most = POINTS[name]
+        times = draw.randint(1, most)
+        if train(kind, folder, lambda arm=arm, times=times: arm(times)):  # type: ignore[misc]
+            killed.append(f"{name}, {times}")
+    train(kind, folder, None)
+    return killed
+
+
+def main() -> None:
+    place, kind, runs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    torch.set_num_threads(1)
+    make(kind, place / "warm")  # what it imports, no child imports again
+    train(kind, place / "warm", None)
+    began = time.perf_counter()
+    train(kind, place / "whole", None)
+    seconds = time.perf_counter() - began
+    print(json.dumps({f"run-{n}": disturb(kind, place / f"run-{n}", n, seconds) for n in range(runs)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Environments that raise, hang, or send what spoils a batch: their episode is reported, the others go on."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from walks import Constant, Walk, make_world
+
+from trajgen.core.errors import TrajgenError
+from trajgen.evaluation import rollout as room
+from trajgen.evaluation.rollout import Rollouts, rollout
+
+SEED = 3
+LENGTHS = 3 + np.arange(8) % 5
+
+
+class Faulty(Walk):
+    """Goes wrong in one way at the second step of one seed."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+
+    def step(self, action: np.ndarray) -> tuple:
+        observation, *rest = super().step(action)
+        if self.seed == SEED and self.time == 2:
+            if self.way == "hangs":
+                time.sleep(0.5)
+            if self.way == "raises":
+                raise MemoryError("no more")
+            changes: dict[str, Any] = {
+                "not finite": {**observation, "observation": np.full(2, np.nan, np.float32)},
+                "another shape": {**observation, "observation": np.zeros(3, np.float32)},
+                "an entry less": {"observation": observation["observation"]},
+                "nothing": None,
+            }
+            observation = changes.get(self.way, observation)
+        return observation, *rest
+
+    def close(self) -> None:
+        super().close()
+        if self.way == "raises when closed":
+            raise OSError("the display is gone")
+
+
+def played(way: str) -> Rollouts:
+    return rollout(Constant(1.0), make_world(partial(Faulty, way)), range(8), batch=4)
+
+
+@pytest.mark.parametrize("way", ["raises", "not finite", "another shape", "an entry less", "nothing"])
+def test_the_episode_is_reported_and_the_others_go_on(way: str) -> None:
+    found = played(way)
+    (error,) = found.errors
+    assert error["seed"] == SEED and error["error"]
+    assert np.isnan(found.returns[SEED])
+    np.testing.assert_array_equal(np.delete(found.returns, SEED), np.delete(LENGTHS, SEED))
+
+
+def test_an_environment_that_raises_when_it_is_closed_costs_nothing() -> None:
+    assert not played("raises when closed").errors
+
+
+def test_a_step_that_hangs_is_said_while_it_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(room, "PATIENCE", 0.1)
+    found = played("hangs")
+    said = capsys.readouterr().err
+    assert said.count("hangs") == 1 and f"step 2 of the episode of seed {SEED}" in said and "Ctrl-C" in said
+    np.testing.assert_array_equal(found.returns, LENGTHS)  # and counts, if it comes back
+
+
+def test_quick_steps_are_not_said_to_hang(capsys: pytest.CaptureFixture[str]) -> None:
+    played("in no way")
+    assert capsys.readouterr().err == ""
+
+
+def test_decisions_that_need_too_much_memory_name_what_to_lower() -> None:
+    class OutOfMemoryError(RuntimeError):
+        """As torch's, which is recognised by its name."""
+
+    policy: Any = Constant(1.0)
+
+    def act(_: Any) -> Any:
+        raise OutOfMemoryError("CUDA out of memory.\nmore")
+
+    policy.act = act
+    with pytest.raises(TrajgenError, match=r"evaluation\.batch=4"):
+        rollout(policy, make_world(), range(8))
