@@ -31,9 +31,11 @@ def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def tiny_run(tiny_place: Path) -> Path:
     """The folder of the one tiny run, made by the command line; tests leave it as it is."""
+    before = {path.name for path in tiny_place.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tiny_place)
         main(["train", "recipe=mage", *tiny.TRAIN])
+    tiny.LEFT_BY_TRAINING.update({path.name for path in tiny_place.iterdir()} - before)
     return tiny_place / "runs" / "mage-umaze-dwell-s0"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file
 from tiny import STAGES, TRAIN
@@ -18,7 +19,7 @@ import trajgen
 from trajgen.cli import main
 
 
-def test_the_run_folder_holds_all_there_is_to_know(run: Path, tiny_place: Path) -> None:
+def test_the_run_folder_holds_all_there_is_to_know(run: Path) -> None:
     assert run.name == "mage-umaze-dwell-s0"
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     assert {"config.json", "metrics.jsonl", "versions.json", "evaluation.json", "summary.md"} <= files
@@ -26,7 +27,7 @@ def test_the_run_folder_holds_all_there_is_to_know(run: Path, tiny_place: Path) 
     assert not any("stage" in name for name in files if name.startswith("checkpoints/"))
     assert sum(name.startswith("plots/") and name.endswith(".png") for name in files) >= 3
     assert not any(name.rpartition("/")[2].startswith(".") for name in files)  # nothing half-written
-    assert {p.name for p in tiny_place.iterdir()} <= {"datasets", "runs", "stopped"}  # and nothing beside it
+    assert not tiny.LEFT_BY_TRAINING - {"runs"}  # and nothing beside it
 
 
 def test_the_configuration_is_plain_and_whole(run: Path) -> None:

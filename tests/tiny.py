@@ -70,6 +70,9 @@ TRAIN = [
 ]
 """A training of seconds, in 12 steps a stage."""
 
+LEFT_BY_TRAINING: set[str] = set()
+"""What the tiny run left in the folder where its command was given."""
+
 MAGE = {
     "view": "fields",
     "schedule": "geometric",
