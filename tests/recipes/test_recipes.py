@@ -146,15 +146,12 @@ def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
     """Two outcomes: the composition trains a step and plans, or following the error's advice leads to one that does."""
     for name in names(kind):
         swapped = Composition.of(composed[recipe]).swapped(kind, spec(kind, name).defaults())
-        said = []
-        for _ in range(ROUNDS):
-            refusal = works(swapped)
-            if refusal is None:
-                break
+        refusal, said = works(swapped), list[str]()
+        while refusal is not None and len(said) < ROUNDS:
             said.append(str(refusal))
             swapped = follow(str(refusal.fix), swapped, composed)
-        else:
-            pytest.fail(f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(said))
+            refusal = works(swapped)
+        assert refusal is None, f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(said)
 
 
 @pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "target=constant"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import SMALL, Made, made  # noqa: F401 - a fixture
+from made_up import SMALL, Made
 
 from trajgen.cli import main
 from trajgen.config import compose
@@ -35,7 +35,7 @@ def results() -> dict[str, Any]:
     return read
 
 
-def test_every_cell_is_trained_once_and_kept(made: Made) -> None:  # noqa: F811
+def test_every_cell_is_trained_once_and_kept(made: Made) -> None:
     assert study() == 0
     assert made.trained == [(name, False) for name in FOUR]
     assert {path.name for path in STUDY.iterdir()} == {
@@ -47,7 +47,7 @@ def test_every_cell_is_trained_once_and_kept(made: Made) -> None:  # noqa: F811
     assert results()["seeds"] == [0, 1, 2]
 
 
-def test_a_stopped_study_goes_on(made: Made, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_stopped_study_goes_on(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     made.stopping = {FOUR[1]}
     assert study() == 130
     assert "goes on" in capsys.readouterr().err
@@ -58,7 +58,7 @@ def test_a_stopped_study_goes_on(made: Made, capsys: pytest.CaptureFixture[str])
 
 
 def test_a_failing_cell_does_not_stop_the_others(
-    made: Made,  # noqa: F811
+    made: Made,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made.failing = {FOUR[0]}
@@ -76,7 +76,7 @@ def test_a_failing_cell_does_not_stop_the_others(
 
 
 def test_a_variant_that_cannot_be_built_fails_and_the_other_is_trained(
-    made: Made,  # noqa: F811
+    made: Made,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = [word for word in WORDS if not word.startswith("axis=")]
@@ -101,7 +101,7 @@ CHANGES = {
 
 
 def test_another_definition_is_refused_and_nothing_is_overwritten(
-    made: Made,  # noqa: F811
+    made: Made,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert study() == 0
@@ -116,7 +116,7 @@ def test_another_definition_is_refused_and_nothing_is_overwritten(
 
 
 def test_a_folder_of_something_else_is_refused(
-    made: Made,  # noqa: F811
+    made: Made,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     STUDY.mkdir(parents=True)
@@ -125,7 +125,7 @@ def test_a_folder_of_something_else_is_refused(
     assert "thesis.tex" in capsys.readouterr().err and not made.trained
 
 
-def test_a_cell_s_folder_with_another_run_fails_and_is_left_alone(made: Made) -> None:  # noqa: F811
+def test_a_cell_s_folder_with_another_run_fails_and_is_left_alone(made: Made) -> None:
     assert study() == 0
     path = STUDY / "cells" / FOUR[0] / "config.json"
     other = json.loads(path.read_text()) | {"recipe": "other"}
@@ -135,7 +135,7 @@ def test_a_cell_s_folder_with_another_run_fails_and_is_left_alone(made: Made) ->
     assert "another recipe" in results()["failed"][FOUR[0]]
 
 
-def test_evaluations_alone_need_one_training(made: Made) -> None:  # noqa: F811
+def test_evaluations_alone_need_one_training(made: Made) -> None:
     words = [word for word in WORDS if not word.startswith("axis=")]
     main(["study", *words, "evaluate=[sampler.temperature=0.5,1.0]", "evaluate=[policy.replan=4,2]", "out=looks"])
     run = "sampler.temperature-0.5-policy.replan-4"
@@ -170,7 +170,7 @@ def test_equal_steps_know_the_budget() -> None:
 
 
 def test_at_equal_time_the_steps_that_were_found_are_kept(
-    made: Made,  # noqa: F811
+    made: Made,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured: list[int] = []
@@ -204,7 +204,7 @@ def test_at_equal_time_the_steps_that_were_found_are_kept(
 
 
 def test_what_cannot_be_measured_has_no_cell_of_equal_time(
-    made: Made,  # noqa: F811
+    made: Made,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def measure(config: Any, steps: int, console: object) -> Cost:

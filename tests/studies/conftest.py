@@ -1,0 +1,3 @@
+"""What the tests of studies share."""
+
+from made_up import made as made
