@@ -111,7 +111,9 @@ def test_an_example_trains_and_plans_in_its_recipe(kind: str, words: list[str], 
 )
 def test_the_new_recipe_and_its_swaps_train_and_plan(words: list[str], folder: Path) -> None:
     write_files(COMPOSE / "index.md", folder)
-    trains_and_plans(compose([word for word in words if word not in ("--cfg", "job")]))
+    config = compose([word for word in words if word not in ("--cfg", "job")])
+    assert set(config.components) <= set(KINDS) and "planner" in config.components
+    trains_and_plans(config)
 
 
 @pytest.mark.parametrize(

@@ -402,13 +402,13 @@ class TargetWithoutWords(nn.Module):
 
 
 @mistake("schedule", "options have types and literal defaults", "Option 'scales' has no type", "scales: int = 2")
-def untyped(length: int, *, scales=2) -> ScaleSchedule:  # type: ignore[no-untyped-def]
+def untyped(length: int, *, scales=2) -> ScaleSchedule:
     """An option without a type."""
     return ScaleSchedule((length,) * scales)
 
 
 @mistake("schedule", "options have types and literal defaults", "is not of the option's own type", "a whole number")
-def mistyped(length: int, *, scales: int = 0.5) -> ScaleSchedule:  # type: ignore[assignment]
+def mistyped(length: int, *, scales: int = 0.5) -> ScaleSchedule:
     """A default of another type."""
     return ScaleSchedule((length,))
 

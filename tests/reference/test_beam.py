@@ -265,7 +265,7 @@ def test_scales_that_are_known_are_not_expanded() -> None:
     prior, cond = Table(UNIT), tiny.cond(4)
     rows: list[int] = []
     step = prior.step
-    prior.step = lambda x, k, state: rows.append(len(state.returns)) or step(x, k, state)  # type: ignore[method-assign]
+    prior.step = lambda x, k, state: rows.append(len(state.returns)) or step(x, k, state)
     mask = torch.tensor([1, 1, 0, 0]).bool().expand(4, -1)
     given = Given(torch.full((4, 4), 2), mask)
     found = beam(prior, width=2, expand=2)(prior, Row(UNIT), cond, None, given)

@@ -84,7 +84,7 @@ def keep_ends() -> None:
         save_file({k: v.clone() for k, v in (self.tensors() | average).items()}, now["path"])
         finish(self)
 
-    Training._stage, loop.Optimisation.finish = staged, finished  # type: ignore[method-assign]
+    Training._stage, loop.Optimisation.finish = staged, finished
 
 
 def die() -> None:
@@ -136,7 +136,7 @@ def in_a_write(number: int) -> None:
         file = builtins.open(path, mode, **rest)  # noqa: SIM115 - whoever asked for it closes it
         return Half(file) if mode == "wb" else file
 
-    checkpoint.open = opened  # type: ignore[attr-defined]
+    checkpoint.open = opened
 
 
 def in_a_line(number: int) -> None:
@@ -151,7 +151,7 @@ def in_a_line(number: int) -> None:
             die()
         write(self, values)
 
-    metrics.MetricsLog.write = half  # type: ignore[method-assign]
+    metrics.MetricsLog.write = half
 
 
 POINTS: dict[str, tuple[Callable[[int], None], int]] = {
@@ -209,7 +209,7 @@ def disturb(kind: str, folder: Path, number: int, seconds: float) -> list[str]:
     for name in points:
         arm, most = POINTS[name]
         times = draw.randint(1, most)
-        if train(kind, folder, lambda arm=arm, times=times: arm(times)):  # type: ignore[misc]
+        if train(kind, folder, lambda arm=arm, times=times: arm(times)):
             killed.append(f"{name}, {times}")
     train(kind, folder, None)
     return killed

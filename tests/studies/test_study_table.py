@@ -92,7 +92,7 @@ def cells_of(folder: Path, **figures: Any) -> list[Cell]:
     """Cells of two variants whose evaluations are there."""
     cells = []
     for name, returns in {"a|b": (1.0, 3.0), "c": (2.0, 4.0)}.items():
-        row = Row(name, name, (), None, {}, name)  # type: ignore[arg-type]
+        row = Row(name, name, (), None, {}, name)
         for seed in STUDY.seeds:
             cell = Cell(row, seed, folder)
             cell.out.mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_a_table_where_much_is_missing(tmp_path: Path) -> None:
 def test_the_table_on_the_screen_has_every_figure(width: int, tmp_path: Path) -> None:
     console = Console(width=width, file=io.StringIO())
     print_results(gather(STUDY, cells_of(tmp_path, **FULL), {"c-s1": "[oddly] it broke"}), console)
-    said = console.file.getvalue()  # type: ignore[attr-defined]
+    said = console.file.getvalue()
     assert "0.500" in said and "+0.250" in said and "7.0" in said and "a|b" in said and "[oddly] it broke" in said
     assert max(map(len, said.splitlines())) <= width
 

@@ -242,7 +242,8 @@ def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, s
             written = int(metadata["format"])
             if written <= FORMAT:
                 read_position(metadata["position"])
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except UNREADABLE as error:
         raise damaged(path, error) from error
     if written > FORMAT:

@@ -128,6 +128,9 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
 
     quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
     place = str(folder.absolute())
+    shared: dict[str, Any] = {}
+    if launcher.children and launcher.workers > 1:
+        shared = {"env_set": {"OMP_NUM_THREADS": str(launcher.threads)}}
     node = {
         "defaults": ["_self_", *quiet],
         "folder": place,
@@ -139,12 +142,10 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
             "output_subdir": None,
             "run": {"dir": "."},
             "sweep": {"dir": place, "subdir": "."},
-            "job": {"chdir": False},
+            "job": {"chdir": False, **shared},
         },
     }
     words = list(launcher.words)
-    if launcher.children and launcher.workers > 1:
-        node["hydra"]["job"]["env_set"] = {"OMP_NUM_THREADS": str(launcher.threads)}  # type: ignore[index]
     if launcher.children:
         keys = {word.partition("=")[0] for word in words}
         words += [] if launcher.named else ["hydra/launcher=joblib"]
