@@ -11,8 +11,9 @@ from torch import nn
 from toys import Toy
 
 from trajgen.core.errors import CheckpointError
-from trajgen.engine import checkpoint
-from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, part, read_tensors, write_tensors
+from trajgen.engine import storage
+from trajgen.engine.checkpoint import Checkpoints, load_weights
+from trajgen.engine.storage import Position, part, read_tensors, write_tensors
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_a_write_that_breaks_off_never_counts(tmp_path: Path, monkeypatch: pytes
     def breaks(handle: int) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", breaks)
+    monkeypatch.setattr(storage.os, "fsync", breaks)
     for attempt in (lambda: kept.save(Position(0, 2), tensors(2.0)), lambda: kept.save_final(Toy())):
         with pytest.raises(OSError, match="no space"):
             attempt()

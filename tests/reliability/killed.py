@@ -25,7 +25,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trajgen.engine import checkpoint, loop, metrics
+from trajgen.engine import checkpoint, loop, metrics, storage
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
@@ -136,7 +136,7 @@ def in_a_write(number: int) -> None:
         file = builtins.open(path, mode, **rest)  # noqa: SIM115 - whoever asked for it closes it
         return Half(file) if mode == "wb" else file
 
-    checkpoint.open = opened
+    storage.open = opened
 
 
 def in_a_line(number: int) -> None:

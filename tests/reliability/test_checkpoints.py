@@ -17,15 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError
-from trajgen.engine import checkpoint
-from trajgen.engine.checkpoint import (
-    Checkpoints,
-    DamagedError,
-    Position,
-    load_weights,
-    read_tensors,
-    write_tensors,
-)
+from trajgen.engine import storage
+from trajgen.engine.checkpoint import Checkpoints, load_weights
+from trajgen.engine.storage import DamagedError, Position, read_tensors, write_tensors
 
 CPU = torch.device("cpu")
 FLIPS = 200
@@ -224,7 +218,7 @@ def test_huge_weights_are_refused_before_they_are_read(tmp_path: Path, monkeypat
     def never(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was opened")
 
-    monkeypatch.setattr(checkpoint, "safe_open", never)
+    monkeypatch.setattr(storage, "safe_open", never)
     with pytest.raises(CheckpointError, match="at most"):
         load_weights(Model(), path)
     with pytest.raises(CheckpointError, match="at most"):
@@ -238,7 +232,7 @@ def test_other_shapes_are_refused_before_they_are_read(tmp_path: Path, monkeypat
     def never(*_: Any) -> str:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(checkpoint, "checksum", never)
+    monkeypatch.setattr(storage, "checksum", never)
     for read in (
         lambda: load_weights(Model(), path),
         lambda: Checkpoints(tmp_path).read_newest(Model(), CPU, Console(quiet=True)),

@@ -30,7 +30,7 @@ from trajgen import run_folder, runs
 from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
 from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
-from trajgen.engine import checkpoint
+from trajgen.engine import storage
 from trajgen.engine.metrics import MetricsLog
 from trajgen.engine.runtime import allocating_at_most
 from trajgen.run_folder import LOCK, locked
@@ -75,7 +75,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 def test_whatever_the_disk_refuses(where: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training(tmp_path / "whole").run()
     left = [4]
-    place: Any = MetricsLog if where == "metrics" else checkpoint.os
+    place: Any = MetricsLog if where == "metrics" else storage.os
     name = "write" if where == "metrics" else where
     own = getattr(place, name)
 
@@ -376,14 +376,14 @@ def test_what_no_optimiser_keeps_is_refused(change: dict[str, torch.Tensor], tmp
     with pytest.raises(Exception, match="is whole"):
         setup.run()
     (path,) = setup.checkpoints.on_the_way()
-    tensors, position = checkpoint.read_tensors(path, torch.device("cpu"))
-    checkpoint.write_tensors(path, tensors | change, position)
+    tensors, position = storage.read_tensors(path, torch.device("cpu"))
+    storage.write_tensors(path, tensors | change, position)
     with pytest.raises(CheckpointError, match="belongs to another"):
         training(tmp_path, model=Toy(3)).run(resume=True)
 
 
-@pytest.mark.parametrize("position", [checkpoint.Position(7, 0), checkpoint.Position(0, 99)])
-def test_a_position_beyond_the_training_is_refused(position: checkpoint.Position, tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [storage.Position(7, 0), storage.Position(0, 99)])
+def test_a_position_beyond_the_training_is_refused(position: storage.Position, tmp_path: Path) -> None:
     setup = training(tmp_path)
     tensors = {f"model.{k}": v for k, v in setup.model.state_dict().items()}
     setup.checkpoints.save(position, tensors)

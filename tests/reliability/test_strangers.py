@@ -17,7 +17,8 @@ from rich.console import Console
 from trajgen import load_policy, runs
 from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.engine.checkpoint import Checkpoints, write_whole
+from trajgen.engine.checkpoint import Checkpoints
+from trajgen.engine.storage import write_whole
 from trajgen.evaluation import report
 from trajgen.run_folder import LARGEST_FILE, load_config, read_json, trained_stages, write_summary
 

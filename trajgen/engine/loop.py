@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import signal
+import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
@@ -18,22 +14,27 @@ from torch import Tensor, nn
 from trajgen.core.errors import CheckpointError, TrainingError
 from trajgen.core.protocols import Source
 from trajgen.core.types import Stage
-from trajgen.engine.checkpoint import (
-    Checkpoints,
-    Position,
-    flush,
-    load_buffers,
-    load_state,
-    load_weights,
-    on_disk,
-    part,
-    unsaved_buffers,
-    write_whole,
+from trajgen.engine.checkpoint import Checkpoints, load_buffers, load_state, load_weights, on_disk
+from trajgen.engine.distributed import (
+    Tally,
+    add_up,
+    agree,
+    everywhere,
+    fail,
+    leads,
+    mean,
+    same_everywhere,
+    together,
+    world,
 )
-from trajgen.engine.metrics import MetricsLog, StageProgress
-from trajgen.engine.optimisation import Optimisation
+from trajgen.engine.loggers import opened
+from trajgen.engine.metrics import MetricsLog, StageProgress, forget_after
+from trajgen.engine.optimisation import Optimisation, restore
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import autocast, out_of_memory, prefer_fast_matmul, seed_step
+from trajgen.engine.shares import Shares
+from trajgen.engine.signals import Stop, stopping
+from trajgen.engine.storage import Position, flush, part, unsaved_buffers
 
 
 class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, no error
@@ -79,37 +80,70 @@ class Training:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.settings = self.options.of(self.stages)
+        self.options.check_shares(self.stages, world())
+        if not leads():
+            self.console = Console(quiet=True)
 
     def run(self, *, resume: bool = False) -> list[StageReport]:
         """Trains all stages, or goes on from the last whole checkpoint; returns a report of those trained now.
+
+        Of several processes the first one alone reads and writes; each is given the same model and the same batches.
 
         Raises:
             TrainingError: if a loss or a gradient is not finite, the device's memory is too small, or the disk refuses
                 to be written; the last good checkpoint stays.
             CheckpointError: if what is to be resumed is damaged, or of another training.
             Interrupted: after Ctrl-C or SIGTERM, when a checkpoint has been written.
+            ElsewhereError: on the other processes, where the first one raises an error.
         """
         prefer_fast_matmul(self.device)
-        with on_disk(self.folder, self.checkpoints):
-            self.checkpoints.tidy()
-            if resume and self.checkpoints.finished:
-                load_weights(self.model, self.checkpoints.newest())
+        with on_disk(self.folder, self.checkpoints), together(lambda: self.checkpoints.last):
+            if agree(lambda: self._finished(resume)):
+                same_everywhere(self.model)
                 return []
-            start, tensors = self._take_up() if resume and self.checkpoints.on_the_way() else (Position(), {})
-            forget_after(self.metrics.path, start)
+            start, tensors = self._begin(resume)
+            self.tally = Tally(self.model)
             reports = []
-            with _signals() as stop:
+            with stopping() as stop, opened(self.options.log if leads() else (), self.folder) as self.loggers:
                 for index in range(start.stage, len(self.stages)):
                     if not self.stages[index].parameters:
                         continue
                     begun = start.step if index == start.stage else 0
                     reports.append(self._stage(index, begun, tensors if begun else {}, stop))
-            flush(self.metrics.path)
-            self.checkpoints.save_final(self.model)
+                stop.heard()
+            agree(self._finish)
             return reports
 
+    def _finished(self, resume: bool) -> bool:
+        """Clears away what a killed process left; loads the weights of a training that came to its end."""
+        self.checkpoints.tidy()
+        if not (resume and self.checkpoints.finished):
+            return False
+        load_weights(self.model, self.checkpoints.newest())
+        return True
+
+    def _finish(self) -> None:
+        flush(self.metrics.path)
+        self.checkpoints.save_final(self.model)
+
+    def _begin(self, resume: bool) -> tuple[Position, dict[str, Tensor]]:
+        """The position to start from, with the model as it was there, and what the checkpoint has for the optimiser."""
+        tensors: dict[str, Tensor] = {}
+
+        def take_up() -> Position:
+            start = Position()
+            if resume and self.checkpoints.on_the_way():
+                start, read = self._take_up()
+                tensors.update({k: v for k, v in read.items() if k.startswith(("optimiser.", "ema."))})
+            forget_after(self.metrics.path, start)
+            return start
+
+        start = agree(take_up)
+        same_everywhere(self.model)
+        return start, everywhere(tensors, self.device)
+
     def _take_up(self) -> tuple[Position, dict[str, Tensor]]:
-        """Reads the last whole checkpoint into the model; returns its position, and what the optimiser needs of it."""
+        """Reads the last whole checkpoint into the model; returns its position, and all that it holds."""
         path, tensors, start = self.checkpoints.read_newest(self.model, self.device, self.console)
         steps = [self.options.steps(settings) for settings in self.settings]
         if start.stage >= len(steps) or start.step > steps[start.stage]:
@@ -123,7 +157,7 @@ class Training:
         load_buffers(self.model, part(tensors, "buffer"))
         return start, tensors
 
-    def _stage(self, index: int, begun: int, tensors: dict[str, Tensor], stop: list[int]) -> StageReport:
+    def _stage(self, index: int, begun: int, tensors: dict[str, Tensor], stop: Stop) -> StageReport:
         stage, settings = self.stages[index], self.settings[index]
         steps = self.options.steps(settings)
         first = sum(self.options.steps(s) for s in self.settings[:index])  # of all stages, so that none shares batches
@@ -134,17 +168,24 @@ class Training:
         began = clock = time.perf_counter()
         logged = begun
         figures: dict[str, float] = {}
-        with StageProgress(self.console, stage.name, steps, begun) as progress:
+        progress = StageProgress(self.console, stage.name, steps, begun)
+        with progress, Shares(stage.module, self.options.accumulate) as shares:
             for step in range(begun, steps):
                 try:
-                    values = self._step(stage, settings, optimisation, first + step, step)
+                    values = self._step(stage, settings, optimisation, shares, first + step, step)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
                     raise self._too_large(stage, settings, step, error) from error
-                done = step + 1
-                if done % self.options.log_every == 0 or done == steps:
-                    figures = self._figures(stage, values, done)
+                done, stopped = step + 1, stop.asked()
+                logs = done % self.options.log_every == 0 or done == steps
+                saves = stopped or (done % self.options.checkpoint_every == 0 and done < steps)
+                if logs or saves:
+                    numbers = self._numbers(stage, values, done)
+                    self.tally.add()
+                if logs:
+                    figures = numbers | stage.report()
+                    self.tally.mark()
                     now = time.perf_counter()
                     rate = (done - logged) * settings.batch_size / (now - clock)
                     clock, logged = now, done
@@ -154,63 +195,91 @@ class Training:
                         "step": done,
                         "windows_per_second": rate,
                     }
-                    self.metrics.write({**line, "seconds": now - began, **figures})
+                    if leads():
+                        whole = {**line, "seconds": now - began, **figures}
+                        self.metrics.write(whole)
+                        for logger in self.loggers:
+                            logger.write(whole)
                     progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
-                if stop or (done % self.options.checkpoint_every == 0 and done < steps):
-                    self._check_finite(stage, values, done)
-                    path = self._save(Position(index, done), optimisation)
-                    if stop:
+                if saves:
+                    path = self._keep(Position(index, done), optimisation)
+                    if stopped:
                         raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
         optimisation.finish()
         self.model.eval()
         if index + 1 < len(self.stages):
-            self._save(Position(index + 1, 0), None)
+            self._keep(Position(index + 1, 0), None)
         seconds = time.perf_counter() - began
         rate = (steps - begun) * settings.batch_size / max(seconds, 1e-9)
         return StageReport(stage.name, steps, seconds, rate, figures)
 
     def _step(
-        self, stage: Stage, settings: StageOptions, optimisation: Optimisation, number: int, step: int
+        self,
+        stage: Stage,
+        settings: StageOptions,
+        optimisation: Optimisation,
+        shares: Shares,
+        number: int,
+        step: int,
     ) -> dict[str, Tensor]:
-        """Takes one step; returns the losses and the norm of the gradient that was followed."""
+        """Takes one step; returns the losses of this process, and the norm of the gradient that was followed."""
         batch = self.source.batch(number, settings.batch_size)
-        seed_step(self.seed, number)
-        with autocast(self.device, self.options.precision):
-            losses = stage.module(batch)
-        norm = optimisation.step(losses["total"], step)
-        return {**{k: v.detach() for k, v in losses.items()}, "gradient_norm": norm}
+        values: dict[str, Tensor] = {}
+        optimisation.forget()
+        for share, windows in shares.of(batch):
+            seed_step(self.seed, number, share)
+            with autocast(self.device, self.options.precision):
+                losses = stage.module(windows)
+            (losses["total"] / shares.parts).backward()
+            values = {k: v.detach() + values[k] if values else v.detach() for k, v in losses.items()}
+        if shares.held:
+            seed_step(self.seed, number)
+            with autocast(self.device, self.options.precision):
+                shares.learn_held()
+        if shares.micro > 1:
+            values = {k: v / shares.micro for k, v in values.items()}
+        add_up(optimisation.gradients())
+        return {**values, "gradient_norm": optimisation.follow(step)}
 
-    def _figures(self, stage: Stage, values: dict[str, Tensor], step: int) -> dict[str, float]:
-        self._check_finite(stage, values, step)
-        numbers = torch.stack([v.float() for v in values.values()]).tolist()
-        return dict(zip(values, numbers, strict=True)) | stage.report()
+    def _numbers(self, stage: Stage, values: dict[str, Tensor], step: int) -> dict[str, float]:
+        """The means over all processes; raises a `TrainingError` on all of them if one is not finite.
 
-    def _check_finite(self, stage: Stage, values: dict[str, Tensor], step: int) -> None:
-        """A gradient that is not finite has spoilt the weights, though the loss before it was fine."""
-        bad = ", ".join(k for k, v in values.items() if not bool(torch.isfinite(v)))
-        if not bad:
-            return
-        raise TrainingError(
-            "A loss or its gradient is not finite.",
-            got=f"{bad} in stage '{stage.name}' at or before step {step}",
-            expected=f"finite losses; the last good checkpoint is {self.checkpoints.last}",
-            fix=f"engine.stages.{stage.name}.lr smaller, or engine.stages.{stage.name}.clip=1",
-        )
+        A gradient that is not finite has spoilt the weights, though the loss before it was fine.
+        """
+        means = mean(torch.stack([v.float() for v in values.values()])).tolist()
+        numbers = dict(zip(values, means, strict=True))
+        bad = ", ".join(k for k, v in numbers.items() if not math.isfinite(v))
+        if bad:
+            fail(
+                TrainingError(
+                    "A loss or its gradient is not finite.",
+                    got=f"{bad} in stage '{stage.name}' at or before step {step}",
+                    expected=f"finite losses; the last good checkpoint is {self.checkpoints.last}",
+                    fix=f"engine.stages.{stage.name}.lr smaller, or engine.stages.{stage.name}.clip=1",
+                )
+            )
+        return numbers
 
     def _too_large(self, stage: Stage, settings: StageOptions, step: int, error: RuntimeError) -> TrainingError:
+        windows = settings.batch_size // (self.options.accumulate * world())
         return TrainingError(
             "A step must fit into the memory of the device.",
-            expected=f"room for {settings.batch_size} windows; the last good checkpoint is {self.checkpoints.last}",
+            expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",
             got=f"stage '{stage.name}', step {step + 1}, {self.device}: {str(error).splitlines()[0]}",
-            fix=f"engine.stages.{stage.name}.batch_size={max(1, settings.batch_size // 2)} or a smaller model in a new "
-            "run; or end what else is on the device, then resume=true",
+            fix=f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
+            f"{max(1, settings.batch_size // 2)} or a smaller model in a new run; or end what else is on the device, "
+            "then resume=true",
         )
 
-    def _save(self, position: Position, optimisation: Optimisation | None) -> Path:
+    def _keep(self, position: Position, optimisation: Optimisation | None) -> Path:
         """Writes a checkpoint, after the metrics that it stands for."""
-        if self.metrics.path.exists():
-            flush(self.metrics.path)
-        return self.checkpoints.save(position, self._tensors(optimisation))
+
+        def save() -> Path:
+            if self.metrics.path.exists():
+                flush(self.metrics.path)
+            return self.checkpoints.save(position, self._tensors(optimisation))
+
+        return agree(save)
 
     def _tensors(self, optimisation: Optimisation | None) -> dict[str, Tensor]:
         """Everything that a resumed training needs, and the averaged weights to act with."""
@@ -222,66 +291,3 @@ class Training:
         if optimisation.ema is not None:
             tensors |= {f"ema.{k}": v for k, v in optimisation.ema.module.state_dict().items()}
         return tensors
-
-
-def restore(optimisation: Optimisation, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Takes up the state of an optimiser and of the running average.
-
-    Raises:
-        CheckpointError: if they are those of another model or another optimiser.
-    """
-    parameters = [p for group in optimisation.optimiser.param_groups for p in group["params"]]
-    state = part(tensors, "optimiser")
-    wrong = []
-    for name, value in state.items():
-        number, _, key = name.partition(".")
-        own = parameters[int(number)] if number in map(str, range(len(parameters))) and key else None
-        if own is None or (value.ndim >= own.ndim and value.shape != own.shape):
-            wrong.append(f"optimiser.{name} of shape {tuple(value.shape)}")
-    if wrong:
-        raise CheckpointError(
-            "The checkpoint belongs to another training.",
-            expected="what the optimiser of this stage keeps",
-            got=f"{path}: {', '.join(wrong[:3])}",
-            fix="delete it to go on from the one before, or train again",
-        )
-    optimisation.restore(state)
-    if optimisation.ema is not None:
-        load_state(optimisation.ema.module, part(tensors, "ema"), path)
-
-
-def forget_after(metrics: Path, position: Position) -> None:
-    """Drops the lines of metrics that a training which goes on from a position will write again, and torn ones."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-            if (values["stage_index"], values["step"]) <= (position.stage, position.step):
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a power cut tore it
-    write_whole(metrics, "".join(kept).encode())
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list, so that the loop can end between two steps."""
-    caught: list[int] = []
-
-    def catch(number: int, _: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    try:
-        before = {s: signal.signal(s, catch) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield caught
-        return
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

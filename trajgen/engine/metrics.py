@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from trajgen.engine.storage import Position, write_whole
+
 
 class MetricsLog:
     """Appends one JSON object a line to ``metrics.jsonl``.
@@ -32,6 +34,21 @@ class MetricsLog:
         """Appends one line."""
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
+
+
+def forget_after(metrics: Path, position: Position) -> None:
+    """Drops the lines of metrics that a training which goes on from a position will write again, and torn ones."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+            if (values["stage_index"], values["step"]) <= (position.stage, position.step):
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # a power cut tore it
+    write_whole(metrics, "".join(kept).encode())
 
 
 class StageProgress:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +12,11 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Stage
+from trajgen.engine.checkpoint import load_state
 from trajgen.engine.options import StageOptions
+from trajgen.engine.storage import part
 
 
 class Optimisation:
@@ -62,9 +66,21 @@ class Optimisation:
 
     def step(self, loss: Tensor, number: int) -> Tensor:
         """Takes step ``number`` down the gradient of ``loss``; returns the gradient's norm."""
-        self.rate.step_update(number)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.forget()
         loss.backward()
+        return self.follow(number)
+
+    def forget(self) -> None:
+        """Drops the gradient of the step before."""
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that have come about."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def follow(self, number: int) -> Tensor:
+        """Takes step ``number`` down the gradient that has come about; returns its norm."""
+        self.rate.step_update(number)
         limit = self.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         self.optimiser.step()
@@ -90,3 +106,29 @@ class Optimisation:
             state.setdefault(int(index), {})[key] = value
         whole = self.optimiser.state_dict()
         self.optimiser.load_state_dict({**whole, "state": state})
+
+
+def restore(optimisation: Optimisation, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Takes up the state of an optimiser and of the running average.
+
+    Raises:
+        CheckpointError: if they are those of another model or another optimiser.
+    """
+    parameters = [p for group in optimisation.optimiser.param_groups for p in group["params"]]
+    state = part(tensors, "optimiser")
+    wrong = []
+    for name, value in state.items():
+        number, _, key = name.partition(".")
+        own = parameters[int(number)] if number in map(str, range(len(parameters))) and key else None
+        if own is None or (value.ndim >= own.ndim and value.shape != own.shape):
+            wrong.append(f"optimiser.{name} of shape {tuple(value.shape)}")
+    if wrong:
+        raise CheckpointError(
+            "The checkpoint belongs to another training.",
+            expected="what the optimiser of this stage keeps",
+            got=f"{path}: {', '.join(wrong[:3])}",
+            fix="delete it to go on from the one before, or train again",
+        )
+    optimisation.restore(state)
+    if optimisation.ema is not None:
+        load_state(optimisation.ema.module, part(tensors, "ema"), path)

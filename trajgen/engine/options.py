@@ -55,18 +55,22 @@ class EngineOptions:
     """Options by the stage's name."""
     budget: float = 1.0
     """Multiplies the steps of every stage."""
+    accumulate: int = 1
+    """Micro-batches into which each process cuts its share of a batch, so that it fits the device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward pass; auto is bfloat16 where the device gains by it (CUDA since Ampere), else float32."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl; losses are checked for being finite at the same time."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the last two are kept."""
+    log: tuple[str, ...] = ()
+    """Where the lines of metrics.jsonl go besides: tensorboard, wandb, wandb_offline."""
 
     def __post_init__(self) -> None:
-        if self.budget <= 0 or self.log_every < 1 or self.checkpoint_every < 1:
+        if self.budget <= 0 or min(self.accumulate, self.log_every, self.checkpoint_every) < 1:
             raise ConfigError(
-                "engine.budget is positive, engine.log_every and engine.checkpoint_every are at least 1.",
-                got=f"{self.budget}, {self.log_every}, {self.checkpoint_every}",
+                "engine.budget is positive; engine.accumulate, log_every and checkpoint_every are at least 1.",
+                got=f"{self.budget}; {self.accumulate}, {self.log_every}, {self.checkpoint_every}",
             )
 
     def of(self, stages: Sequence[Stage]) -> list[StageOptions]:
@@ -86,6 +90,19 @@ class EngineOptions:
                 )
         usual = StageOptions()
         return [self.stages.get(stage.name, self.stages.get(stage.like or "", usual)) for stage in stages]
+
+    def check_shares(self, stages: Sequence[Stage], processes: int) -> None:
+        """Raises a `ConfigError` unless the batch of each stage can be cut into equal shares."""
+        parts = processes * self.accumulate
+        for stage, options in zip(stages, self.of(stages), strict=True):
+            if stage.parameters and options.batch_size % parts:
+                fitting = parts * max(1, round(options.batch_size / parts))
+                raise ConfigError(
+                    "A batch is cut into equal shares, one for each process and micro-batch.",
+                    expected=f"a multiple of {processes} processes times engine.accumulate={self.accumulate}",
+                    got=f"engine.stages.{stage.name}.batch_size={options.batch_size}",
+                    fix=f"engine.stages.{stage.name}.batch_size={fitting}, or another number of processes",
+                )
 
     def steps(self, stage: StageOptions) -> int:
         """How many steps a stage takes under the budget."""

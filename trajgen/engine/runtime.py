@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from trajgen.core.errors import ConfigError
 
 SEED_RANGE = 2**63
+SHARE = 3_266_489_917
+"""What lies between the seeds of two shares of a batch, so chosen that 256 of them share none in 10^7 steps."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -68,9 +70,9 @@ def prefer_fast_matmul(device: torch.device) -> None:
         torch.set_float32_matmul_precision("high")
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Makes all random numbers of a step a function of seed and step, so that no state needs saving."""
-    torch.manual_seed((seed * 1_000_003 + step * 7_919 + 12_345) % SEED_RANGE)
+def seed_step(seed: int, step: int, part: int = 0) -> None:
+    """Makes all random numbers of a step's share a function of seed, step and share, so that no state needs saving."""
+    torch.manual_seed((seed * 1_000_003 + step * 7_919 + 12_345 + part * SHARE) % SEED_RANGE)
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -4,13 +4,82 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, HierarchicalVQ, SimVQ, VectorQuantize
+from vector_quantize_pytorch import FSQ, LFQ, HierarchicalVQ, SimVQ, VectorQuantize, lookup_free_quantization
+from vector_quantize_pytorch.vector_quantize_pytorch import Codebook as LibraryCodes
 
 from trajgen.core.schedule import ScaleSchedule
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def mean_over_processes(shares: Tensor) -> Tensor:
+    """The mean of what all processes have, with the gradient of one's own part of it."""
+    if processes() == 1:
+        return shares
+    total = shares.detach().clone()
+    dist.all_reduce(total)
+    return shares + (total / processes() - shares.detach())
+
+
+# The library's own (1.32) divides by the number of processes, but throws the sum over them away.
+lookup_free_quantization.maybe_distributed_mean = mean_over_processes
+
+
+class SharedCodes(LibraryCodes):
+    """The library's codes, moved by what all processes see: the first one moves them, the others take them over.
+
+    So they are the same on all of them to the last bit, and what one process would make of the same batch: its k-means
+    centres, its running averages, its draw of codes to revive. The library's own synchronisation draws these on each
+    process by itself.
+    """
+
+    def forward(self, x: Tensor, **options: Any) -> Any:
+        """Quantises x (B, n, C)."""
+        self.tokens = x.shape[-2]
+        return super().forward(x, **options)
+
+    def init_embed_(self, data: Tensor, mask: Tensor | None = None) -> None:
+        """Starts from the k-means centres of data (1, B * n, C)."""
+        if processes() == 1:
+            super().init_embed_(data, mask)
+        elif not self.initted:
+            whole = self._gather(data)
+            if whole is not None:
+                super().init_embed_(whole)
+            self._take_over()
+
+    def update_codebook(
+        self, flatten: Tensor, embed_onehot: Tensor, mask: Tensor | None = None, **options: Any
+    ) -> None:
+        """Moves the codes towards vectors (1, B * n, C) that are nearest to them, and revives those out of use."""
+        if processes() == 1:
+            super().update_codebook(flatten, embed_onehot, **options)
+            return
+        whole, ids = self._gather(flatten), self._gather(embed_onehot.argmax(-1, keepdim=True))
+        if whole is not None and ids is not None:
+            chosen = F.one_hot(ids.squeeze(-1), self.codebook_size).type(whole.dtype)
+            super().update_codebook(whole, chosen, **options)
+        self._take_over()
+
+    def _gather(self, rows: Tensor) -> Tensor | None:
+        """Rows (1, B * n, ·) of all processes on the first one, in the order of the whole batch: windows alternate."""
+        own = rows.detach().unflatten(1, (-1, self.tokens)).contiguous()
+        every = [torch.empty_like(own) for _ in range(processes())] if dist.get_rank() == 0 else None
+        dist.gather(own, every, dst=0)
+        return None if every is None else torch.stack(every, 2).flatten(1, 3)
+
+    def _take_over(self) -> None:
+        for value in (self.embed, self.embed_avg, self.cluster_size, self.initted):
+            dist.broadcast(value.data, src=0)
 
 
 class Quantiser(Protocol):
@@ -88,8 +157,11 @@ class Codebook(_Unbounded):
             threshold_ema_dead_code=revive_below,
             commitment_weight=commitment,
             rotation_trick=False,
+            sync_codebook=False,
         )
+        self.quantiser._codebook.__class__ = SharedCodes
         self._started = False
+        self._held: list[Tensor] | None = None
 
     @property
     def started(self) -> bool:
@@ -107,7 +179,21 @@ class Codebook(_Unbounded):
 
         The codes of the very first call are the k-means centres of x.
         """
-        return self.quantiser(x)[2].sum()
+        if self._held is None or not (self.training and self.started):
+            return self.quantiser(x)[2].sum()
+        self._held.append(x.detach())
+        return self.quantiser(x, freeze_codebook=True)[2].sum()
+
+    def hold(self) -> None:
+        """From here on micro-batches come: what is to be learnt is kept until they make a batch."""
+        self._held = []
+
+    @torch.no_grad()
+    def learn_held(self) -> None:
+        """Moves the codes once, by all that was kept, in the order of the whole batch: windows alternate."""
+        kept, self._held = self._held, None
+        if kept:
+            self.quantiser(torch.stack(kept, 1).flatten(0, 1))
 
 
 class FiniteScalars(nn.Module):
@@ -261,7 +347,9 @@ class Hierarchy(_Unbounded):
             commitment_weight=commitment,
             quant_resi=smoothing,
             share_quant_resi=convolutions,
+            sync_codebook=False,
         )
+        self.quantiser.vq._codebook.__class__ = SharedCodes
 
     @property
     def started(self) -> bool:
