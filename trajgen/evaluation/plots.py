@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trajgen.evaluation.figures import GOAL, INK, LINES, SOFT, WALL, saved_figure
+from trajgen.evaluation.figures import GOAL, INK, LINES, SOFT, WALL, saved_figure, time_colours
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,14 +24,8 @@ Walls = Sequence[tuple[float, float, float, float]]
 PANEL = 2.5  # inches
 LEAST_WIDTH = 5.0  # inches; what the keys below the panels need
 MOST_IN_A_ROW = 5
-
-
-def _time_colours() -> Colormap:
-    """Dark to light along time; the palest end of the map is left out, since it vanishes on white."""
-    from matplotlib import colormaps
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("time", colormaps["viridis"](np.linspace(0.0, 0.88, 128)))
+MOST_STAGES = 3
+"""Panels of learning curves in a row."""
 
 
 def draw_maze(ax: Axes, walls: Walls) -> None:
@@ -94,7 +88,7 @@ def plan_figure(
     from matplotlib.cm import ScalarMappable
     from matplotlib.lines import Line2D
 
-    plans, colours = np.asarray(scales, dtype=float), _time_colours()
+    plans, colours = np.asarray(scales, dtype=float), time_colours()
     walked = None if executed is None else np.asarray(executed, dtype=float)
     panels = len(plans) + (walked is not None)
     rows = -(-panels // MOST_IN_A_ROW)
@@ -140,6 +134,7 @@ def curves_figure(
     *,
     names: Sequence[str] | None = None,
     executed: ArrayLike | None = None,
+    limits: tuple[ArrayLike, ArrayLike] | None = None,
     most: int = 6,
 ) -> None:
     """Draws planned states over time where there is no map: a row a feature, a column a scale.
@@ -149,17 +144,22 @@ def curves_figure(
         titles: of the K columns.
         names: of the S features.
         executed: states (T, S) that followed, at the plan's points in time.
+        limits: the lowest and the highest usual states (S,) of the data, drawn as a band.
         most: features drawn; those that vary most in the final plan.
     """
     plans = np.asarray(scales, dtype=float)
     scales_count, _, points, features = plans.shape
     names = names or [f"state {i}" for i in range(features)]
     shown = np.sort(np.argsort(-plans[-1].std(axis=(0, 1)), kind="stable")[:most])
-    with saved_figure(path, max(4.0, 2.1 * scales_count + 0.6), 1.25 * len(shown) + 0.7) as figure:
+    with saved_figure(path, max(4.0, 2.1 * scales_count + 0.6), 1.25 * len(shown) + 0.9) as figure:
         axes = figure.subplots(len(shown), scales_count, squeeze=False, sharex=True, sharey="row")
         for row, feature in zip(axes, shown, strict=True):
             for k, ax in enumerate(row):
-                ax.plot(plans[k, :, :, feature].T, color=LINES[0], lw=1.2, alpha=0.75)
+                if limits is not None:
+                    low, high = (np.asarray(end, dtype=float)[feature] for end in limits)
+                    ax.axhspan(low, high, color=SOFT, alpha=0.15, lw=0, zorder=0, label="98 % of the data")
+                lines = ax.plot(plans[k, :, :, feature].T, color=LINES[0], lw=1.2, alpha=0.75)
+                lines[0].set_label("plan" if len(lines) == 1 else "plans")
                 if executed is not None:
                     followed = np.asarray(executed, dtype=float)[:points, feature]
                     ax.plot(followed, color=LINES[1], lw=1.4, ls="--", label="executed")
@@ -169,8 +169,8 @@ def curves_figure(
             ax.set_title(titles[k])
         for ax in axes[-1]:
             ax.set_xlabel("point of the plan")
-        if executed is not None:
-            axes[0, -1].legend(loc="best", fontsize=8)
+        if executed is not None or limits is not None:
+            figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -197,22 +197,27 @@ def training_figure(path: str | Path, metrics: str | Path, *, losses: Sequence[s
             if "stage" in row and "step" in row and _is_loss(key, losses) and _positive(value):
                 stages[str(row["stage"])][key].append((row["step"], value))
     count = max(1, len(stages))
-    with saved_figure(path, 4.6 * count, 3.2) as figure:
-        axes = figure.subplots(1, count, squeeze=False)[0]
-        for ax, (stage, curves) in zip(axes, stages.items(), strict=False):
+    columns = min(count, MOST_STAGES)
+    rows = -(-count // columns)
+    with saved_figure(path, 4.6 * columns, 3.7 * rows) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for ax in axes.ravel()[count:]:
+            ax.axis("off")
+        for ax, (stage, curves) in zip(axes.ravel(), stages.items(), strict=False):
             for colour, (key, points) in zip(_repeat(LINES, len(curves)), curves.items(), strict=False):
                 heavy = _bare(key) == "total"
                 steps, values = zip(*points, strict=True)
-                shade, width = (INK, 2.0) if heavy else (colour, 1.3)
+                shade, width = (INK, 2.4) if heavy else (colour, 1.3)
                 ax.plot(steps, values, color=shade, lw=width, label=_bare(key))
             ax.set_yscale("log")
             ax.grid(True, which="major", axis="y")
-            ax.set_title(stage, loc="left", fontweight="bold")
+            ax.set_title(stage.replace("_", " "), loc="left", fontweight="bold", parse_math=False)
             ax.set_xlabel("step")
-            ax.legend(loc="best", fontsize=7.5, ncols=2 if len(curves) > 4 else 1)
-        axes[0].set_ylabel("loss")
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8, ncols=3, columnspacing=1.2)
+        for ax in axes[:, 0]:
+            ax.set_ylabel("loss")
         if not stages:
-            axes[0].text(0.5, 0.5, "no losses were logged", ha="center", transform=axes[0].transAxes)
+            axes[0, 0].text(0.5, 0.5, "no losses were logged", ha="center", transform=axes[0, 0].transAxes)
 
 
 def _is_loss(key: str, wanted: Sequence[str] | None) -> bool:

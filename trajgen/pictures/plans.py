@@ -1,4 +1,4 @@
-"""The pictures of a run: how it learnt, how it scored, and its plans, coarse to fine."""
+"""Plans, coarse to fine, and what an evaluation leaves in pictures: how the run learnt, scored and planned."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ EPISODES = 3
 
 
 def draw_run(
-    folder: Path, metrics: Path, policy: RecedingHorizonPolicy, world: World, evaluation: Evaluation, first_seed: int
+    folder: Path,
+    metrics: Path,
+    policy: RecedingHorizonPolicy,
+    world: World,
+    evaluation: Evaluation,
+    first_seed: int,
+    *,
+    stride: int = 1,
 ) -> list[str]:
     """Draws learning curves, returns, and the first plans of some episodes into ``plots/``.
 
@@ -31,30 +38,47 @@ def draw_run(
         world: in which it was.
         evaluation: what came of it.
         first_seed: of its episodes.
+        stride: environment steps between the points of a plan.
 
     Returns:
         The pictures' paths, relative to the folder.
     """
-    from trajgen.evaluation.plots import returns_figure, training_figure
-    from trajgen.evaluation.rollout import environments
+    from trajgen.evaluation.plots import returns_figure
 
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
     drawn = []
     for index in range(min(EPISODES, len(evaluation.rollouts.states))):
         path = plots / f"plan_episode_{first_seed + index}.png"
-        with environments(world, 1) as (environment,):
-            observation = environment.reset(seed=first_seed + index)[0]
+        (observation,) = first_observations(world, range(first_seed + index, first_seed + index + 1))
         _, _, refinements = policy.preview([observation])
-        if draw_plans(path, policy, world, observation, refinements, evaluation.rollouts.states[index]):
+        executed = evaluation.rollouts.states[index]
+        if draw_plans(path, policy, world, observation, refinements, executed, stride=stride):
             drawn.append(path)
     if evaluation.controller is not None:
         drawn.append(plots / "returns.png")
         returns_figure(drawn[-1], evaluation.rollouts.returns, evaluation.controller.returns)
-    if metrics.exists():
+    if draw_training(plots / "training.png", metrics):
         drawn.append(plots / "training.png")
-        training_figure(drawn[-1], metrics, losses=sorted(_losses(metrics)))
     return [str(path.relative_to(folder)) for path in drawn]
+
+
+def draw_training(path: Path, metrics: Path) -> bool:
+    """Draws all losses of a training; returns whether there was a training to draw."""
+    from trajgen.evaluation.plots import training_figure
+
+    if not metrics.exists():
+        return False
+    training_figure(path, metrics, losses=sorted(_losses(metrics)))
+    return True
+
+
+def first_observations(world: World, seeds: range) -> list[Any]:
+    """The first observations of the episodes of these seeds."""
+    from trajgen.evaluation.rollout import environments
+
+    with environments(world, 1) as (environment,):
+        return [environment.reset(seed=seed)[0] for seed in seeds]
 
 
 def draw_plans(
@@ -64,6 +88,9 @@ def draw_plans(
     observation: Any,
     refinements: Mapping[str, Tensor],
     executed: np.ndarray | None = None,
+    *,
+    stride: int = 1,
+    limits: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> bool:
     """Draws plans after each scale, coarse to fine: over the map where there is one, else as curves.
 
@@ -73,22 +100,22 @@ def draw_plans(
         world: with or without a map.
         observation: from which they were made.
         refinements: the plans as they grew, (n, T, D) by what was known, normalised; nothing is drawn of none.
-        executed: the states (m, S) that were then visited.
+        executed: the states (m, S) that were then visited, one a step of the environment.
+        stride: environment steps between the points of a plan.
+        limits: the lowest and the highest usual states (S,) of the data, drawn behind the curves.
 
     Returns:
         Whether there was a plan of states to draw.
     """
-    import torch
-
     from trajgen.evaluation.plots import curves_figure, plan_figure
 
-    states = {title: policy.planner.view.read(x, "state") for title, x in refinements.items()}
-    known = [x for x in states.values() if x is not None]
-    if not known:  # no plan, or one of actions alone
+    states = planned_states(policy, refinements)
+    if not states:  # no plan, or one of actions alone
         return False
-    own, titles = policy.normaliser.state.inverse(torch.stack(known)).cpu().numpy(), list(states)
+    own, titles = np.stack(list(states.values())), list(states)
     if world.walls is None:
-        curves_figure(path, own, titles, executed=executed)
+        followed = None if executed is None or not len(executed) else executed[::stride]
+        curves_figure(path, own, titles, executed=followed, limits=limits)
         return True
     key, goal_key = policy.space.state_key, policy.space.goal_key
     start = (observation[key] if key else observation)[:2]
@@ -96,6 +123,13 @@ def draw_plans(
     walked = None if executed is None or not len(executed) else executed[:, :2]
     plan_figure(path, world.walls, own[..., :2], start, goal, walked, titles)
     return True
+
+
+def planned_states(policy: RecedingHorizonPolicy, refinements: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """The states (n, T, S) of plans (n, T, D), in the data's units; none where plans hold no states."""
+    found = {title: policy.planner.view.read(x, "state") for title, x in refinements.items()}
+    inverse = policy.normaliser.state.inverse
+    return {title: inverse(x).float().cpu().numpy() for title, x in found.items() if x is not None}
 
 
 def _losses(path: Path) -> set[str]:

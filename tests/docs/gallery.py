@@ -1,0 +1,72 @@
+"""The gallery of the front page: plans, coarse to fine, in the three mazes, and the paths that followed.
+
+``python tests/docs/gallery.py RUN RUN RUN [out=docs/images]`` writes ``gallery_MAZE.png`` for the maze of each run.
+Nothing is chosen by how well it looks: of the first episodes, the one whose goal lies farthest from its start is drawn.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trajgen.core.errors import ConfigError
+from trajgen.data.pointmaze import MAZES
+from trajgen.data.worlds import World, world_for
+from trajgen.evaluation.rollout import rollout
+from trajgen.pictures.plans import draw_plans, first_observations
+from trajgen.run_folder import load_config
+from trajgen.runs import load_policy
+
+IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
+EPISODES = 24
+"""Episodes of which one is drawn."""
+
+
+def draw(run: Path, out: Path) -> Path:
+    """Draws the plan for one episode of a run, and the path that followed.
+
+    Raises:
+        ConfigError: if the run's world is no maze, or it plans no states.
+    """
+    config, _ = load_config(run)
+    world = world_for(config.data)
+    maze = next((name for name, maze in MAZES.items() if maze.env_id == world.name), None)
+    if maze is None:
+        raise ConfigError(
+            "The gallery shows mazes.", expected=", ".join(MAZES), got=f"{run}: {world.name}", fix="a run in a maze"
+        )
+    policy = load_policy(run, device="cpu")
+    seed, observation = farthest(world)
+    executed = rollout(policy, world, [seed]).states[0]
+    _, _, refinements = policy.preview([observation])
+    path = out / f"gallery_{maze}.png"
+    if not draw_plans(path, policy, world, observation, refinements, executed, stride=config.data.stride):
+        raise ConfigError(
+            "The gallery shows plans of states.",
+            expected="a run that plans states",
+            got=f"{run}: recipe {config.recipe}",
+            fix="a run of recipe mage",
+        )
+    return path
+
+
+def farthest(world: World) -> tuple[int, dict[str, np.ndarray]]:
+    """Of the first episodes, the seed and the first observation of the one with the farthest goal."""
+    seen = first_observations(world, range(EPISODES))
+    ways = [float(np.linalg.norm(each["desired_goal"] - each["achieved_goal"])) for each in seen]
+    seed = int(np.argmax(ways))
+    return seed, seen[seed]
+
+
+def main(words: Sequence[str]) -> None:
+    """Draws the gallery of the runs that are named."""
+    out = next((Path(word.removeprefix("out=")) for word in words if word.startswith("out=")), IMAGES)
+    for run in (Path(word) for word in words if not word.startswith("out=")):
+        print(draw(run, out))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,40 @@
+"""The commands of the page on pictures, given to a toy run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from pages import DOCS, commands
+
+from trajgen import cli
+from trajgen.cli.plot import PLOT_HELP
+from trajgen.engine.loggers import PACKAGES
+from trajgen.pictures.draw import PICTURES
+
+PAGE = DOCS / "pictures.md"
+
+
+@pytest.mark.parametrize("words", commands(PAGE), ids=" ".join)
+def test_commands_run(words: list[str], folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    named = {word.removeprefix("run=") for word in words if word.removeprefix("run=").startswith("runs/")}
+    for name in named:  # a copy, since the pictures are written into it
+        shutil.copytree(run, folder / name)
+    before = {*folder.rglob("*")}
+    cli.main([*words, *(["device=cpu"] if words[0] != "report" else [])])
+    written = {path.suffix for path in {*folder.rglob("*")} - before if path.is_file()}
+    assert written == {{"plot": ".png", "video": ".gif", "report": ".html"}[words[0]]}
+
+
+def test_the_page_names_every_picture_and_logger() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for name in PICTURES:
+        assert f"| `{name}` |" in text and f"what={name}" in PLOT_HELP
+    for name in PACKAGES:
+        assert f"engine.log=[{name}]" in text
+
+
+def test_every_command_of_pictures_is_on_the_page() -> None:
+    assert {words[0] for words in commands(PAGE)} == {"plot", "video", "report"}

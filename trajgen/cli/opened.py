@@ -1,0 +1,37 @@
+"""A run folder named on a command line, opened for its pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trajgen.cli.acting import run_arguments
+
+if TYPE_CHECKING:
+    from trajgen.pictures.run import Run
+
+
+def open_run(values: dict[str, Any]) -> Run:
+    """Takes run, device and imports out of the values, and opens the run; nothing of it is executed or loaded yet.
+
+    Args:
+        values: of the command line; what is left of them when the run's policy is loaded replaces its options.
+
+    Raises:
+        ConfigError: if no run folder is named.
+        CheckpointError: if the folder is not that of a run.
+    """
+    from trajgen import runs
+    from trajgen.config import Config, merged
+    from trajgen.pictures.run import Run
+    from trajgen.run_folder import load_config
+
+    folder, device, imports = run_arguments(values)
+    runs.prepare_imports(imports)
+    config, _ = load_config(folder)
+    config = Config.from_plain(merged(config.to_plain(), values))
+
+    def load(more: Any) -> Any:
+        overrides = merged(values, more)
+        return runs.load_policy(folder, device=device, imports=imports, overrides=overrides or None)
+
+    return Run(folder, config, load)
