@@ -14,6 +14,8 @@ from trajgen.core.types import Batch
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import choose_device
+from trajgen.programs.backends import plans_by
+from trajgen.programs.planning import flattened
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
@@ -85,3 +87,17 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
         train(Stops(), resume=False)
     made = train(Source(), resume=True)
     assert all(v.isfinite().all() for v in made.state_dict().values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_plan_by_a_graph_is_the_plan(batch: int) -> None:
+    made = ready().cuda()
+    made.sampler = tiny.planner(sampler="temperature").sampler
+    eager, graph = plans_by("eager", made), plans_by("cuda_graph", made)
+    rng, other = torch.Generator("cuda").manual_seed(1), torch.Generator("cuda").manual_seed(1)
+    for seed in range(3):
+        known = flattened(tiny.cond(batch, seed).map(lambda values: values.cuda()))
+        with torch.inference_mode():
+            expected, found = eager(known, rng), graph(known, other)
+        assert torch.equal(found["codes"], expected["codes"])
+        torch.testing.assert_close(found["latent"], expected["latent"], atol=1e-4, rtol=1e-4)

@@ -110,9 +110,7 @@ class PriorThatForgets(TransformerPrior):
 
     def step(self, x: Tensor | None, k: int, state: Any) -> Tensor:
         fresh = copy(state)
-        like, tokens = state.first, self.schedule.tokens
-        fresh.cache = KeyValueCache(len(self.blocks), len(like), self.heads, tokens, self.width, like=like)
-        fresh.cache.slots.zero_()
+        fresh.cache = KeyValueCache(len(self.blocks))
         return super().step(x, k, fresh)
 
 

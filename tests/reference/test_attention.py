@@ -60,17 +60,35 @@ def test_a_block_with_cache_is_the_block_with_mask() -> None:
     torch.nn.init.normal_(block.offset)
     x, modulation = torch.randn(3, 7, 16), torch.randn(3, schedule.scales, 6, 16)
     whole = block(x, modulation[:, schedule.levels], block_causal_mask(schedule))
-    cache, ready = KeyValueCache(1, 3, 4, 7, 16, like=x), modulations([block], modulation)
-    parts = [block.modulated(x[:, s], ready[k, 0], cache=(cache, 0, s)) for k, s in enumerate(schedule.spans)]
+    cache, ready = KeyValueCache(1), modulations([block], modulation)
+    parts = [block.modulated(x[:, s], ready[k, 0], cache=(cache, 0)) for k, s in enumerate(schedule.spans)]
     torch.testing.assert_close(torch.cat(parts, 1), whole, atol=1e-5, rtol=1e-5)
 
 
+@torch.no_grad()
+def test_a_single_sequence_needs_no_axis_for_the_batch() -> None:
+    schedule = ScaleSchedule((1, 2, 4))
+    block = AdaptiveBlock(16, 4)
+    x, modulation = torch.randn(1, 7, 16), torch.randn(1, schedule.scales, 6, 16)
+    whole = block(x, modulation[:, schedule.levels], block_causal_mask(schedule))
+    cache, ready = KeyValueCache(1), modulations([block], modulation)[:, :, :, 0, 0]
+    parts = [block.modulated(x[0, s], ready[k, 0], cache=(cache, 0)) for k, s in enumerate(schedule.spans)]
+    torch.testing.assert_close(torch.cat(parts), whole[0], atol=1e-5, rtol=1e-5)
+
+
 def test_the_cache_returns_all_tokens_so_far() -> None:
-    cache = KeyValueCache(2, 1, 1, 3, 4, like=torch.zeros(1))
+    cache = KeyValueCache(2)
     one, two = torch.ones(1, 1, 1, 4), torch.full((1, 1, 2, 4), 2.0)
-    cache.append(1, slice(0, 1), torch.stack([one, one * 5]))
-    keys, values = cache.append(1, slice(1, 3), torch.stack([two, two * 5]))
+    cache.append(1, torch.stack([one, one * 5]))
+    keys, values = cache.append(1, torch.stack([two, two * 5]))
     assert keys[0, 0, :, 0].tolist() == [1, 2, 2] and values[0, 0, :, 0].tolist() == [5, 10, 10]
+
+
+def test_rows_of_a_cache_are_its_sequences() -> None:
+    cache, both, index = KeyValueCache(2), torch.randn(2, 2, 3, 5, 4), torch.tensor([1, 0, 1])
+    cache.append(0, both)
+    keys, values = cache.rows(index).append(0, both.new_zeros(2, 3, 3, 0, 4))
+    assert torch.equal(keys, both[0, index]) and torch.equal(values, both[1, index])
 
 
 def test_gates_of_zero_leave_the_tokens_as_they_are() -> None:

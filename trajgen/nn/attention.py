@@ -21,16 +21,27 @@ def block_causal_mask(schedule: ScaleSchedule) -> Tensor:
 
 
 class KeyValueCache:
-    """Keys and values of all tokens so far, in memory set aside once: per layer (2, B, heads, L, W / heads)."""
+    """Keys and values of all tokens so far, per layer (2, B, heads, n, W / heads).
 
-    def __init__(self, depth: int, batch: int, heads: int, tokens: int, width: int, like: Tensor) -> None:
-        self.slots = like.new_empty(depth, 2, batch, heads, tokens, width // heads)
+    They grow by concatenation, not in memory set aside: a plan is then a function without side effects, which can be
+    captured, exported and compiled as it stands; a captured plan has all its memory set aside anyway.
+    """
 
-    def append(self, layer: int, span: slice, both: Tensor) -> tuple[Tensor, ...]:
-        """Stores keys and values (2, B, heads, n, ·) of a span of n tokens; returns those of all up to its end."""
-        slot = self.slots[layer]
-        slot[:, :, :, span] = both
-        return slot[:, :, :, : span.stop].unbind(0)
+    def __init__(self, depth: int) -> None:
+        self.layers: list[Tensor | None] = [None] * depth
+
+    def append(self, layer: int, both: Tensor) -> tuple[Tensor, ...]:
+        """Adds keys and values (2, B, heads, n, ·) of n more tokens; returns those of all."""
+        past = self.layers[layer]
+        every = both if past is None else torch.cat([past, both], dim=3)
+        self.layers[layer] = every
+        return every.unbind(0)
+
+    def rows(self, index: Tensor) -> KeyValueCache:
+        """The same of the sequences ``index`` (R,), in that order."""
+        chosen = KeyValueCache(len(self.layers))
+        chosen.layers = [None if kept is None else kept.index_select(1, index) for kept in self.layers]
+        return chosen
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -84,29 +95,36 @@ class AdaptiveBlock(nn.Module):
         x: Tensor,
         parts: Sequence[Tensor],
         mask: Tensor | None = None,
-        cache: tuple[KeyValueCache, int, slice] | None = None,
+        cache: tuple[KeyValueCache, int] | None = None,
     ) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W), by modulations that are ready.
 
         Args:
-            x: the tokens.
-            parts: shift, factor and gate of the attention, then of the MLP, each (B, n or 1, W); see `modulations`.
+            x: the tokens; (n, W) of a single sequence, which takes fewer operations.
+            parts: shift, factor and gate of the attention, then of the MLP, each (B, n or 1, W), or (W,) of a single
+                sequence; see `modulations`.
             mask: (n, n), true where a token may look; None lets all see all.
-            cache: the cache, this layer's number, and the span of ``x`` among all tokens.
+            cache: the cache, and this layer's number.
         """
         shift_a, factor_a, gate_a, shift_m, factor_m, gate_m = parts
-        batch, n, _ = x.shape
-        normed = torch.addcmul(shift_a, F.layer_norm(x, (self.width,)), factor_a)
-        heads = self.qkv(normed).view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
+        width = x.shape[-1] // self.heads
+        heads = self.qkv(modulated_norm(x, shift_a, factor_a)).view(-1, x.shape[-2], 3, self.heads, width)
+        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
         if cache is None:
             q, k, v = heads.unbind(0)
         else:
-            store, layer, span = cache
-            q, (k, v) = heads[0], store.append(layer, span, heads[1:])
-        attended = attend(q, k, v, mask).transpose(1, 2).reshape(batch, n, -1)
+            store, layer = cache
+            q, (k, v) = heads[0], store.append(layer, heads[1:])
+        attended = attend(q, k, v, mask).transpose(1, 2).reshape(x.shape)
         x = torch.addcmul(x, gate_a, self.dropout(self.out(attended)))
-        normed = torch.addcmul(shift_m, F.layer_norm(x, (self.width,)), factor_m)
-        return torch.addcmul(x, gate_m, self.dropout(self.mlp(normed)))
+        return torch.addcmul(x, gate_m, self.dropout(self.mlp(modulated_norm(x, shift_m, factor_m))))
+
+
+def modulated_norm(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+    """Layer normalisation of tokens (…, n, W), scaled and shifted by (…, n or 1, W), or by (W,) in one operation."""
+    if factor.ndim == 1:
+        return F.layer_norm(x, factor.shape, factor, shift)
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), factor)
 
 
 def modulations(blocks: Iterable[AdaptiveBlock], modulation: Tensor) -> Tensor:
@@ -119,6 +137,7 @@ def modulations(blocks: Iterable[AdaptiveBlock], modulation: Tensor) -> Tensor:
     Returns:
         (K, D, 6, B, 1, W).
     """
-    offsets = torch.stack([block.offset for block in blocks])
-    one = offsets.new_tensor([0.0, 1.0, 0.0]).repeat(2).unsqueeze(-1)  # scales are deviations from 1
-    return (modulation.unsqueeze(2) + (offsets + one)).permute(1, 2, 3, 0, 4).unsqueeze(-2).contiguous()
+    total = modulation.unsqueeze(2) + torch.stack([block.offset for block in blocks])  # (B, K, D, 6, W)
+    shift, scale, gate = total.unflatten(-2, (2, 3)).unbind(-2)
+    parts = torch.stack([shift, 1 + scale, gate], dim=-2).flatten(-3, -2)
+    return parts.permute(1, 2, 3, 0, 4).unsqueeze(-2).contiguous()

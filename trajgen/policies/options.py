@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from trajgen.core.errors import ConfigError
 
@@ -15,6 +16,8 @@ class PolicyOptions:
     """Environment steps between plans; at most data.chunk."""
     seed: int = 0
     """Of the sampler's random numbers."""
+    backend: Literal["eager", "onnx", "cuda_graph"] = "eager"
+    """How plans are computed: as written, by ONNX Runtime (CPU), or as a CUDA graph. The plans are the same."""
 
     def check(self, chunk: int, history: int = 0) -> None:
         """Raises a `ConfigError` if a plan would be followed for too long.

@@ -15,6 +15,8 @@ from trajgen.core.protocols import Observation
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.policies.history import History
 from trajgen.policies.options import PolicyOptions
+from trajgen.programs.backends import plans_by
+from trajgen.programs.planning import flattened, plan_of
 
 
 class RecedingHorizonPolicy:
@@ -29,7 +31,7 @@ class RecedingHorizonPolicy:
         chunk: for how many steps the action head can follow a plan.
 
     Raises:
-        ConfigError: if a plan would be followed for longer than the action head can.
+        ConfigError: if a plan would be followed for longer than the action head can, or the backend is not to be had.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class RecedingHorizonPolicy:
         self._low = torch.tensor(space.action_low or (-torch.inf,) * space.action_dim, device=self.device)
         self._high = torch.tensor(space.action_high or (torch.inf,) * space.action_dim, device=self.device)
         planner.eval()
+        self._plans = plans_by(options.backend, planner)
         self._start(0)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
@@ -152,12 +155,12 @@ class RecedingHorizonPolicy:
         if not everyone:
             state, goal = state[due], None if goal is None else goal[due]
         remaining = self.normaliser.returns(self._remaining[due].to(self.device))
-        asked = self.planner.target(state, goal, remaining)
         age, past = self._age[due].to(self.device), None
         if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
-            self._history.push(state, asked, age)
+            self._history.push(state, self.planner.target(state, goal, remaining), age)
             past = self._history.past()
-        plan = self.planner.plan(Cond(state, asked, goal, time=age, past=past), self._rng, decode=False)
+        known = flattened(Cond(state, remaining, goal, time=age, past=past))
+        asked, plan = plan_of(self._plans(known, self._rng))
         fresh = self._remaining[due].isnan()
         first = self.normaliser.returns.inverse(asked).cpu()
         self._remaining[due] = torch.where(fresh, first, self._remaining[due])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,9 +29,8 @@ class Progress:
 
     def rows(self, index: Tensor) -> Progress:
         """The predictions of the plans ``index`` (R,), in that order; a plan may be chosen more than once."""
-        cache = copy(self.cache)
-        cache.slots = self.cache.slots.index_select(2, index)
-        return Progress(None if self.first is None else self.first[index], self.time[index], cache)
+        first = None if self.first is None else self.first[index]
+        return Progress(first, self.time[index], self.cache.rows(index))
 
 
 @register("prior", "gpt")
@@ -136,10 +134,7 @@ class GPTPrior(nn.Module):
         """Everything that is computed once per plan, and an empty cache."""
         time = _time(cond)
         first = None if self.opening is None else self._timed(self.opening(cond), 0, time)
-        like = self.head.weight if first is None else first
-        return Progress(
-            first, time, KeyValueCache(len(self.blocks), len(cond), self.heads, self.tokens, self.width, like)
-        )
+        return Progress(first, time, KeyValueCache(len(self.blocks)))
 
     def step(self, x: Tensor | None, k: int, state: Progress) -> Tensor:
         """Predictions (B, 1, V or C) of code k from the code before it (B, 1, C); None at the first."""
@@ -152,7 +147,7 @@ class GPTPrior(nn.Module):
         span = slice(k - self.skipped, k - self.skipped + 1)
         tokens = self._placed(tokens, span)
         for layer, block in enumerate(self.blocks):
-            tokens = block(tokens, cache=(state.cache, layer, span))
+            tokens = block(tokens, cache=(state.cache, layer))
         return self.head(self.final(tokens), k)
 
     def _timed(self, tokens: Tensor, first: int, time: Tensor) -> Tensor:
@@ -231,14 +226,14 @@ class Block(nn.Module):
             nn.init.normal_(layer.weight, std=DEVIATION * (2 * depth) ** -0.5)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, cache: tuple[KeyValueCache, int, slice] | None = None
+        self, x: Tensor, mask: Tensor | None = None, cache: tuple[KeyValueCache, int] | None = None
     ) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W).
 
         Args:
             x: the tokens.
             mask: (n, n), true where a token may look; None lets all see all.
-            cache: the cache, this layer's number, and the span of ``x`` among all tokens.
+            cache: the cache, and this layer's number.
         """
         batch, n, _ = x.shape
         heads = self.qkv(self.before_attention(x)).view(batch, n, 3, self.heads, -1)
@@ -246,8 +241,8 @@ class Block(nn.Module):
         if cache is None:
             q, k, v = heads.unbind(0)
         else:
-            store, layer, span = cache
-            q, (k, v) = heads[0], store.append(layer, span, heads[1:])
+            store, layer = cache
+            q, (k, v) = heads[0], store.append(layer, heads[1:])
         attended = attend(q, k, v, mask).transpose(1, 2).reshape(batch, n, -1)
         x = x + self.dropout(self.out(attended))
         return x + self.dropout(self.narrow(self.bend(self.wide(self.before_mlp(x)))))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +14,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Codes, Cond
-from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, block_causal_mask, modulations
+from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, block_causal_mask, modulated_norm, modulations
 
 
 @dataclass
@@ -29,10 +28,8 @@ class Progress:
 
     def rows(self, index: Tensor) -> Progress:
         """The predictions of the plans ``index`` (R,), in that order; a plan may be chosen more than once."""
-        cache = copy(self.cache)
-        cache.slots = self.cache.slots.index_select(2, index)
         final = self.final.index_select(2, index)
-        return Progress(self.parts.index_select(3, index), final, self.first[index], cache)
+        return Progress(self.parts.index_select(3, index), final, self.first[index], self.cache.rows(index))
 
 
 @register("prior", "transformer")
@@ -110,7 +107,8 @@ class TransformerPrior(nn.Module):
         per_token = self._per_token(modulation)
         for block in self.blocks:
             x = block(x, per_token, self.mask)
-        return self._predict(x, *self._per_token(final).unbind(-2))
+        shift, scale = self._per_token(final).unbind(-2)
+        return self.head(modulated_norm(x, shift, 1 + scale))
 
     def loss(self, logits: Tensor, codes: Codes) -> Tensor:
         """Cross-entropy of token ids (B, L), or squared error of continuous codes (B, L, C), over all tokens."""
@@ -121,19 +119,22 @@ class TransformerPrior(nn.Module):
     def start(self, cond: Cond) -> Progress:
         """Everything that is computed once per plan, and an empty cache."""
         modulation, final, first = self._condition(cond)
-        cache = KeyValueCache(len(self.blocks), len(cond), self.heads, self.schedule.tokens, self.width, like=first)
-        final = final.permute(1, 2, 0, 3).unsqueeze(-2)
-        return Progress(modulations(self.blocks, modulation), final, first, cache)
+        shift, scale = final.unbind(-2)
+        final = torch.stack([shift, 1 + scale]).permute(2, 0, 1, 3).unsqueeze(-2)
+        return Progress(modulations(self.blocks, modulation), final, first, KeyValueCache(len(self.blocks)))
 
     def step(self, x: Tensor | None, k: int, state: Progress) -> Tensor:
         """Predictions (B, l_k, V or C) of scale k from its input (B, l_k, C); None at the first scale."""
-        span = self.schedule.spans[k]
-        tokens = state.first.expand(-1, self.schedule.lengths[0], -1) if x is None else self.read(x)
-        tokens = tokens + self.position[span]
+        first = state.first.expand(-1, self.schedule.lengths[0], -1)
+        tokens = (first if x is None else self.read(x)) + self.position[self.schedule.spans[k]]
         own = k if len(state.parts) > 1 else 0
-        for layer, (block, parts) in enumerate(zip(self.blocks, state.parts[own].unbind(0), strict=True)):
-            tokens = block.modulated(tokens, parts.unbind(0), cache=(state.cache, layer, span))
-        return self._predict(tokens, *state.final[own].unbind(0))
+        parts, final = state.parts[own], state.final[own]
+        if len(tokens) == 1:  # a single plan needs no axis for the batch
+            tokens, parts, final = tokens[0], parts.flatten(-3), final.flatten(-3)
+        for layer, (block, each) in enumerate(zip(self.blocks, parts.unbind(0), strict=True)):
+            tokens = block.modulated(tokens, each.unbind(0), cache=(state.cache, layer))
+        predicted = self.head(modulated_norm(tokens, *final.unbind(0)))
+        return predicted if predicted.ndim == 3 else predicted.unsqueeze(0)
 
     def _condition(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
         embedded = self.conditioner(cond)
@@ -143,6 +144,3 @@ class TransformerPrior(nn.Module):
     def _per_token(self, per_scale: Tensor) -> Tensor:
         """What each of the L tokens gets; a condition that is the same at all scales is left to broadcast."""
         return per_scale if per_scale.shape[1] == 1 else per_scale[:, self.levels]
-
-    def _predict(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return self.head(torch.addcmul(shift, F.layer_norm(x, (self.width,)), 1 + scale))

@@ -1,0 +1,101 @@
+"""An exported policy acts as the one it was made of, in a process that has nothing of trajgen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from trajgen.core.errors import ConfigError
+from trajgen.policies.options import PolicyOptions
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+from trajgen.programs.export import export
+from trajgen.programs.noise import Draw
+
+STEPS = 5
+ALONE = """
+import json, sys
+sys.modules["trajgen"] = None  # importing it would fail
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from policy import Policy
+given = np.load(sys.argv[2])
+policy = Policy(threads=1)
+noises = len(policy.description["noise"])
+actions, remaining = [], []
+for step in range(len(given["state"])):
+    due = step % policy.description["replan"] == 0
+    noise = [given[f"noise_{step}_{n}"] for n in range(noises)] if due else None
+    actions.append(policy.act(given["state"][step], given["goal"][step], noise).tolist())
+    policy.observe(given["reward"][step])
+    remaining.append(policy._remaining.tolist())
+print(json.dumps([actions, remaining]))
+"""
+
+
+def policy(**swaps: Any) -> RecedingHorizonPolicy:
+    made = tiny.planner(target="quantile", **swaps)
+    tiny.shake(made)
+    for maps in (made.normaliser.state, made.normaliser.goal, made.normaliser.action, made.normaliser.returns):
+        maps.mean.uniform_(0.5, 1.0)
+        maps.scale.uniform_(0.5, 2.0)
+    options = PolicyOptions(replan=2)
+    return RecedingHorizonPolicy(made, made.normaliser, tiny.SPACE, options, discount=0.9, chunk=tiny.CHUNK)
+
+
+@pytest.mark.parametrize(("form", "batch", "sampler"), [("onnx", 1, "temperature"), ("torch_export", 2, "greedy")])
+def test_it_acts_as_the_policy_that_was_loaded(form: str, batch: int, sampler: str, tmp_path: Path) -> None:
+    own = policy(sampler=sampler)
+    out = export(own, tmp_path / "exported", format=form, batch=batch)
+    draws = [Draw(one["kind"], tuple(one["shape"])) for one in json.loads((out / "policy.json").read_text())["noise"]]
+    assert bool(draws) == (sampler == "temperature")
+    rng = np.random.default_rng(0)
+    given: dict[str, np.ndarray] = {
+        "state": rng.normal(size=(STEPS, batch, 4)).astype(np.float32),
+        "goal": rng.normal(size=(STEPS, batch, 2)).astype(np.float32),
+        "reward": rng.random(size=(STEPS, batch)).astype(np.float32),
+    }
+    noise = torch.Generator().manual_seed(own.options.seed)  # as that of the policy
+    own.reset(batch=batch)
+    actions, remaining = [], []
+    for step in range(STEPS):
+        if step % 2 == 0:
+            given |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(draws)}
+        actions.append(own.act({"observation": given["state"][step], "desired_goal": given["goal"][step]}))
+        own.observe(given["reward"][step], np.zeros(batch, dtype=bool))
+        remaining.append(own._remaining.numpy())
+    np.savez(tmp_path / "given.npz", **given)
+    command = [sys.executable, "-c", ALONE, str(out), str(tmp_path / "given.npz")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found, left = json.loads(said.splitlines()[-1])
+    np.testing.assert_allclose(found, actions, atol=1e-4)
+    np.testing.assert_allclose(left, remaining, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "tflite"}, r"known format[\s\S]*format=onnx"),
+        ({"batch": 0}, r"batch=1"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(policy(), tmp_path / "exported", **changes)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="nothing is overwritten"):
+        export(policy(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
