@@ -24,19 +24,22 @@ MAY: dict[str, set[str]] = {
     "nn": {"core"},
     **{room: {"core", "nn"} for room in COMPONENTS},
     "planners": {"core", "nn", *COMPONENTS},
-    "policies": {"core", "nn", *COMPONENTS, "planners"},
+    "programs": {"core"},
+    "policies": {"core", "nn", *COMPONENTS, "planners", "programs"},
     "data": {"core"},
     "engine": {"core"},
     "evaluation": {"core", "data"},
     "assemble": {"core", "nn", *COMPONENTS, "planners", "policies"},
     "config": {"core", *OPTIONS},
-    "pictures": {"core", "data", "evaluation", "policies"},
+    "pictures": {"", "core", "nn", "config", "data", "evaluation", "policies", "run_folder"},
     "run_folder": {"core", "config", "evaluation"},
     "runs": {"core", "data", "engine", "evaluation", "policies", "assemble", "config", "pictures", "run_folder"},
     "studies": {"core", "data", "engine", "evaluation", "config", "run_folder", "runs"},
     "testing": {"", "core", "assemble", "config"},
     "skeletons": {"", "core"},  # as a module of a person's own
-    "cli": {"", "core", "data", "engine", "evaluation", "config", "runs", "studies", "testing"},
+    "cli": {"", "core", "data", "engine", "evaluation", "config", "pictures", "run_folder", "runs"}
+    | {"studies", "testing", "programs", "bench"},
+    "bench": {"core", "engine", "programs", "runs"},
     "": {"core", "runs"},  # the package itself: public names
     "__main__": {"cli"},
 }
@@ -132,6 +135,11 @@ def run(code: str) -> str:
         ["train", "--help"],
         ["check", "--help"],
         ["new", "--help"],
+        ["plot", "--help"],
+        ["video", "--help"],
+        ["report", "--help"],
+        ["export", "--help"],
+        ["bench", "--help"],
     ],
 )
 def test_the_command_line_answers_without_heavy_imports(words: list[str]) -> None:

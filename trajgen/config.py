@@ -88,7 +88,10 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same training: all but where it lies, where it runs, and how it is evaluated."""
         aside = ("run_dir", "resume", "device", "evaluation", "policy")
-        return {k: v for k, v in self.to_plain().items() if k not in aside}
+        plain = {k: v for k, v in self.to_plain().items() if k not in aside}
+        # What a run from before an option existed does not have must not make it another.
+        plain["engine"] = {k: v for k, v in plain["engine"].items() if k not in ("accumulate", "log")}
+        return plain
 
 
 def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,8 +120,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = _small(path)
         values = yaml.load(text, Loader=SAFE_LOADER)
-    except UnicodeDecodeError as error:
-        raise _not_plain(path, str(error)) from error
+    except (ValueError, OverflowError) as error:  # not UTF-8, a number of 5000 digits, the 31st of February
+        raise _not_plain(path, str(error)[:200]) from error
     except OSError as error:
         raise ConfigError(
             "The file cannot be read.",
@@ -203,6 +206,11 @@ def study_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted((RECIPES / "study").glob("*.yaml"))}
 
 
+def search_files() -> dict[str, Path]:
+    """The shipped searches by name."""
+    return {path.stem: path for path in sorted((RECIPES / "search").glob("*.yaml"))}
+
+
 def own_files(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[Path]]]:
     """Imports what registers components, and takes recipes and data presets of one's own out of overrides.
 
@@ -254,12 +262,13 @@ def defaults(cls: Any) -> dict[str, Any]:
 
 def _store_recipe(store: Any, name: str, path: Path) -> None:
     recipe = read_yaml(path)
-    stages = recipe.get("engine", {}).get("stages", {})
-    stages |= {stage: defaults(StageOptions) | options for stage, options in stages.items()}
+    engine = _group(path, recipe, "engine")
+    stages = _group(path, engine, "stages")
+    stages |= {str(stage): defaults(StageOptions) | _group(path, stages, stage) for stage in list(stages)}
     overrides = []
     for kind in [kind for kind in KINDS if kind in recipe]:
         node = recipe.pop(kind)
-        if not isinstance(node, dict) or "name" not in node:
+        if not isinstance(node, dict) or not isinstance(node.get("name"), str):
             raise ConfigError(
                 "A recipe names each component.",
                 expected=f"{kind}: {{name: …}}",
@@ -275,6 +284,19 @@ def _store_recipe(store: Any, name: str, path: Path) -> None:
         node={"defaults": [*overrides, "_self_"], "recipe": name, **recipe},
         package="_global_",
     )
+
+
+def _group(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The options under a key, which may be left out."""
+    found = values.get(key, {})
+    if not isinstance(found, dict):
+        raise ConfigError(
+            f"'{key}' of a recipe is a group of options.",
+            expected=f"{key}: {{option: value, …}}",
+            got=f"{path}: {key}: {str(found)[:100]}",
+            fix="recipes/mage.yaml is an example",
+        )
+    return found
 
 
 def compose(overrides: Iterable[str]) -> Config:

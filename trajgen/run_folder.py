@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
-from trajgen.core.options import structure
+from trajgen.core.options import convert, structure
 from trajgen.core.types import Space
 
 try:
@@ -38,6 +38,21 @@ LARGEST_FILE = 16 * 2**20
 LARGEST_NUMBER = 2**53
 LARGEST_SIZE = 2**24
 """Largest whole number among the options of components and data in a folder whose model is rebuilt."""
+Summary = dict[str, str | float | list[float | None] | None]
+FIGURES: dict[str, Any] = {
+    "episode_returns": dict[str, list[float | None]] | None,
+    "return": Summary | None,
+    "ratio_to_controller": float | None,
+    "ratio_to_controller_ci95": list[float | None] | None,
+    "normalised": dict[str, str | float | list[float | None] | Summary | None] | None,
+    "success": float | None,
+    "condition_error": dict[str, float | None] | None,
+    "decision_ms": dict[str, dict[str, float | None]] | None,
+    "seeds": list[int] | None,
+    "protocol": str | None,
+    "overrides": dict[str, Any] | None,
+}
+"""Types of the figures of an evaluation that are read again; one may be missing, as in older folders."""
 PACKAGES = (
     "trajgen",
     "torch",
@@ -59,7 +74,7 @@ def find_folder(config: Config) -> Path:
         ConfigError: if the folder belongs to another configuration, or holds a run that was not to be resumed.
         TrainingError: if it cannot be written to, or another process trains in it.
     """
-    name = f"{config.recipe}-{config.data.id.removesuffix('-v0').rpartition('/')[2]}-s{config.seed}"
+    name = run_name(config)
     taken = sorted(ROOT.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
     if config.run_dir is not None:
         folder = Path(config.run_dir)
@@ -82,6 +97,13 @@ def find_folder(config: Config) -> Path:
         with locked(folder):
             pass
     return folder
+
+
+def run_name(config: Config, *parts: str, longest: int = 200) -> str:
+    """What a run folder is called where no name is given; a long one is cut before its seed."""
+    data = config.data.id.removesuffix("-v0").rpartition("/")[2]
+    seed = f"-s{config.seed}"
+    return "-".join((config.recipe, data, *parts))[: longest - len(seed)] + seed
 
 
 def require_free(folder: Path, config: Config) -> None:
@@ -348,6 +370,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise _not_written(path, f"{type(values).__name__}, not a dictionary")
     return values
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """The evaluation.json of a run, whose figures are of the types that an evaluation writes.
+
+    Raises:
+        CheckpointError: if it is missing or damaged, or another program wrote it.
+    """
+    figures = read_json(path)
+    try:
+        for key, annotation in FIGURES.items():
+            convert(figures.get(key), annotation, key)
+        returns = figures.get("episode_returns") or {}
+        if len({len(values) for values in returns.values()}) > 1:
+            raise ValueError("the policy and those that it is compared with played as many episodes")
+    except (TrajgenError, ValueError) as error:
+        raise _not_written(path, error) from error
+    return figures
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

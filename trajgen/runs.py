@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajgen.config import Config, merged
-from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
+from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrajgenError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
 from trajgen.run_folder import (
@@ -45,6 +46,8 @@ SLACK = 2**28
 def train(config: Config, console: Console, command: str | None = None) -> Path:
     """Makes the data if need be, trains, evaluates, draws, and returns the run folder.
 
+    Of several processes that a launcher started, the first one alone decides, writes and evaluates.
+
     Args:
         config: of the run.
         console: where progress is shown.
@@ -53,36 +56,89 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     Raises:
         TrajgenError: for anything that the person can mend, before training where it can be known.
     """
-    from trajgen.data.fingerprint import fingerprint, require_same
     from trajgen.engine.checkpoint import Checkpoints, on_disk
-    from trajgen.engine.loop import Training
-    from trajgen.engine.runtime import choose_device
+    from trajgen.engine.distributed import agree, in_turn, join, leads, leave, world
+    from trajgen.engine.loop import Interrupted, Training
 
-    device = choose_device(config.device)
+    device = join(config.device)
+    first = leads()
+    console = console if first else _silent()
     prepare_imports(config.imports)
-    dry_run(config)
-    folder = find_folder(config)
-    episodes = load_episodes(config, console)
-    data = fingerprint(episodes)
-    if (folder / "data.json").exists():  # a run from before fingerprints is given one
-        require_same(read_json(folder / "data.json"), data)
+    folder = agree(lambda: _checked_folder(config))
+    episodes = in_turn(lambda: load_episodes(config, console))
+    data = _same_data(folder, episodes)
     planner, source = ready(config, episodes, device)
-    with on_disk(folder.parent, Checkpoints(folder / "checkpoints")):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            require_free(folder, config)  # another process may have been faster
-            if (folder / "config.json").exists():  # to go on with: the command that began it is the one that repeats it
-                command = read_json(folder / "config.json").get("command")
-            write_json(folder / "data.json", data)
-            plain = {**config.to_plain(), "space": asdict(episodes.space), "command": command}
-            write_json(folder / "config.json", plain)
-            write_json(folder / "versions.json", versions())
-            console.print(f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}, {folder}")
-            stages = planner.stages()
-            training = Training(planner, stages, source, config.engine, folder, config.seed, device, console)
+    with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
+        agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
+        company = f", {world()} processes" if world() > 1 else ""
+        said = f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
+        console.print(said)
+        stages = planner.stages()
+        training = Training(planner, stages, source, config.engine, folder, config.seed, device, console)
+        try:
             training.run(resume=config.resume)
+        except Interrupted:  # all of them, at the same step
+            leave()
+            raise
+        leave()
+        if first:
             evaluate(folder, console, device=config.device, imports=config.imports)
     return folder
+
+
+def _silent() -> Console:
+    from rich.console import Console
+
+    return Console(quiet=True)
+
+
+def _checked_folder(config: Config) -> Path:
+    """The folder of a run whose composition has been tried."""
+    from trajgen.engine.loggers import check_loggers
+
+    check_loggers(config.engine.log)
+    dry_run(config)
+    return find_folder(config)
+
+
+def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
+    """The fingerprint of the data, which is that of the run to go on with, and the same for all processes.
+
+    Raises:
+        DataError: if it is not.
+    """
+    from trajgen.data.fingerprint import fingerprint, require_same
+    from trajgen.engine.distributed import agree, rank
+
+    data = fingerprint(episodes)
+
+    def compared() -> dict[str, Any]:
+        if (folder / "data.json").exists():  # a run from before fingerprints is given one
+            require_same(read_json(folder / "data.json"), data)
+        return data
+
+    if agree(compared) != data:
+        raise DataError(
+            "Processes that train together read the same data.",
+            expected="the data set of the first process",
+            got=f"another one for process {rank()}: {data['id']}, {data['episodes']} episodes, {data['steps']} steps",
+            fix="MINARI_DATASETS_PATH on a disk that all machines share, or the same copy on each",
+        )
+    return data
+
+
+@contextmanager
+def _begun(folder: Path, config: Config, data: Mapping[str, Any], space: Space, command: str | None) -> Iterator[None]:
+    """Holds the folder of a run, and writes down what is to be trained in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        require_free(folder, config)  # another process may have been faster
+        if (folder / "config.json").exists():  # to go on with: the command that began it is the one that repeats it
+            command = read_json(folder / "config.json").get("command")
+        write_json(folder / "data.json", data)
+        write_json(folder / "config.json", {**config.to_plain(), "space": asdict(space), "command": command})
+        write_json(folder / "versions.json", versions())
+        yield
 
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
@@ -128,9 +184,11 @@ def build_planner(config: Config, space: Space) -> nn.Module:
 
 def dry_run(config: Config) -> None:
     """Builds the composition at made-up dimensions, so that what cannot work is refused before data are made."""
+    from trajgen.engine.distributed import world
+
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
-    config.engine.of(planner.stages())
+    config.engine.check_shares(planner.stages(), world())
     config.policy.check(config.data.chunk, planner.history)
 
 
@@ -192,8 +250,8 @@ def load_policy(
 
 def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
     """The planner of a run folder, refused while it is built if it grows far beyond the checkpoint it belongs to."""
-    from trajgen.engine.checkpoint import read_header
     from trajgen.engine.runtime import allocating_at_most
+    from trajgen.engine.storage import read_header
 
     _, shapes = read_header(checkpoint)
     try:
@@ -257,7 +315,8 @@ def evaluate(
     out = out or (free_path(folder / "evaluations") if overrides else folder)
     out.mkdir(parents=True, exist_ok=True)
     write_evaluation(out / "evaluation.json", figures)
-    plots = draw_run(out, folder / "metrics.jsonl", policy, world, result, config.evaluation.seed)
+    seed, stride = config.evaluation.seed, config.data.stride
+    plots = draw_run(out, folder / "metrics.jsonl", policy, world, result, seed, stride=stride)
     write_summary(folder, out, config, figures, plots)
     print_evaluation(figures, console)
     console.print(f"{out / 'summary.md'}", style="bold")

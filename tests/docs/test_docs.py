@@ -19,6 +19,7 @@ from pages import FENCE, FILE, PAGES, README, ROOT, blocks, commands, refusals, 
 
 import trajgen
 from trajgen import cli, runs
+from trajgen.cli.bench import read as read_bench
 from trajgen.cli.data import DATA_HELP, MakeOptions
 from trajgen.cli.words import key_values
 from trajgen.config import Config, compose
@@ -27,8 +28,10 @@ from trajgen.core.options import structure
 from trajgen.core.types import Batch, Cond, Given, Plan
 from trajgen.data import makers, store
 from trajgen.data.options import DataOptions
+from trajgen.programs.export import SUFFIX
 from trajgen.studies import run as studies
 from trajgen.studies.definition import Study, read_study
+from trajgen.studies.space import read_search
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"
@@ -64,7 +67,8 @@ def command_names() -> set[str]:
 
 
 def test_every_command_of_the_pages_is_checked() -> None:
-    here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new"}
+    here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new", "plot", "video", "report"}
+    here |= {"search", "export", "bench"}
     assert command_names() <= here <= {*cli.COMMANDS}
 
 
@@ -180,6 +184,29 @@ def test_sample_commands_run(
     assert "condition error of the first state" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("page", "words"), called("export"))
+def test_export_commands_name_the_run_of_the_pages_and_options_that_it_has(
+    page: str, words: list[str], folder: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_run(folder, tiny_run)
+    asked: list[dict[str, Any]] = []
+
+    def written(policy: Any, out: Path, **options: Any) -> None:
+        out.mkdir(parents=True)
+        asked.append(options)
+
+    monkeypatch.setattr("trajgen.programs.export.export", written)
+    cli.main(["export", *words, "out=exported"])
+    (options,) = asked
+    assert options["format"] in SUFFIX and options["batch"] >= 1
+
+
+@pytest.mark.parametrize(("page", "words"), called("bench"))
+def test_bench_commands_are_understood(page: str, words: list[str]) -> None:
+    assert words[0] in ("decision", "train", "data")
+    runs.dry_run(compose(read_bench(words[1:]).overrides))
+
+
 @pytest.mark.parametrize(("page", "words"), called("data"))
 def test_data_commands_name_what_there_is(page: str, words: list[str]) -> None:
     action, *rest = words
@@ -220,6 +247,10 @@ def test_yaml_blocks_are_recipes_data_or_studies(page: str, folder: Path) -> Non
         elif "variants" in values:
             (folder / "study_of_a_page.yaml").write_text(block, encoding="utf-8")
             assert read_study(folder / "study_of_a_page.yaml").variants
+        elif "space" in values:
+            (folder / "search_of_a_page.yaml").write_text(block, encoding="utf-8")
+            search = read_search(folder / "search_of_a_page.yaml")
+            assert search.inside(compose(search.words({}))) is not None
         elif "data" in values:
             assert structure(DataOptions, values["data"], "data").id == values["data"]["id"]
         else:

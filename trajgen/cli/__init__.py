@@ -14,10 +14,16 @@ USAGE = f"""trajgen {__version__}: generative trajectory models for offline rein
 
   trajgen train recipe=mage                     make data, train, evaluate, draw
   trajgen train recipe=mage data=pointmaze/medium-dwell seed=1 tokenizer.codebook_size=256
-  trajgen train -m seed=0,1,2                   several runs, one after the other
+  trajgen train -m seed=0,1,2                   several runs, and one table of them
   trajgen evaluate run=DIR                      play in the world, score, draw
   trajgen study study=num_scales                a grid of variants over seeds, and one table of them
+  trajgen search search=mage                    options that Optuna proposes, and one table of them
   trajgen sample run=DIR                        plans for one state, and their condition error
+  trajgen plot run=DIR                          learning curves, codebook, plans, asked and achieved return, attention
+  trajgen video run=DIR                         an episode as a film, with the plan drawn in
+  trajgen report DIR…                           one HTML page that compares runs
+  trajgen export run=DIR format=onnx            a policy that runs without trajgen
+  trajgen bench decision --against dt           how fast decisions are here (also: train, data)
   trajgen data make pointmaze/umaze-dwell       record a data set (also: list, info ID, get ID)
   trajgen list [KIND[/NAME]]                    components, their options and defaults; recipes; studies; data
   trajgen new KIND NAME                         a skeleton of a component of your own
@@ -32,6 +38,12 @@ COMMANDS = {
     "evaluate": ("acting", "evaluate"),
     "sample": ("acting", "sample"),
     "study": ("study", "study"),
+    "search": ("search", "search"),
+    "plot": ("plot", "plot"),
+    "video": ("video", "video"),
+    "report": ("report", "report"),
+    "export": ("export", "export"),
+    "bench": ("bench", "bench"),
     "data": ("data", "data"),
     "list": ("listing", "listing"),
     "new": ("new", "new"),

@@ -41,7 +41,7 @@ def evaluate(words: list[str]) -> None:
     from trajgen import runs
 
     values = key_values(words)
-    folder, device, imports = _run_arguments(values)
+    folder, device, imports = run_arguments(values)
     out = values.pop("out", None)
     runs.evaluate(
         folder,
@@ -62,7 +62,7 @@ def sample(words: list[str]) -> None:
     from trajgen import runs
 
     values = key_values(words)
-    folder, device, imports = _run_arguments(values)
+    folder, device, imports = run_arguments(values)
     if "return" in values:  # a word that Python keeps for itself
         values["returns"] = values.pop("return")
     own = {f.name: values.pop(f.name) for f in fields(runs.SampleRequest) if f.name in values}
@@ -70,7 +70,7 @@ def sample(words: list[str]) -> None:
     runs.sample(folder, Console(), request, device=device, imports=imports, overrides=values)
 
 
-def _run_arguments(values: dict[str, Any]) -> tuple[Path, str, tuple[str, ...]]:
+def run_arguments(values: dict[str, Any]) -> tuple[Path, str, tuple[str, ...]]:
     """Takes run, device and imports out of the values."""
     if "run" not in values:
         raise ConfigError(

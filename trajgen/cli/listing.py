@@ -7,9 +7,9 @@ from typing import Any
 
 from trajgen.cli.words import key_values, take_imports
 
-FILES = {"recipe": "train", "study": "study", "data": "train"}
+FILES = {"recipe": "train", "study": "study", "search": "search", "data": "train"}
 """What lies in files, and the command that takes it."""
-PLURALS = {"recipes": "recipe", "studies": "study"}
+PLURALS = {"recipes": "recipe", "studies": "study", "searches": "search"}
 
 
 def listing(words: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError, nearest
 
+AXES = ("axis", "evaluate")
 STUDY_HELP = """trajgen study [study=NAME] [axis=[…]] [key=value …]
 
   study=NAME|FILE.yaml     see 'trajgen list studies'
@@ -36,24 +37,9 @@ def study(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         print(STUDY_HELP)
         return
-    own: dict[str, str] = {}
-    axes: list[tuple[str, str]] = []
-    launcher: list[str] = []
-    base: list[str] = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals and not word.startswith("~"):
-            raise ConfigError(
-                "Options are written key=value.", expected="key=value", got=word, fix="study=NAME, for a shipped study"
-            )
-        if key in ("axis", "evaluate"):
-            axes.append((key, value))
-        elif key in ("study", "reference", "seeds", "equal", "out", "workers", "probe"):
-            own[key] = value
-        elif key.lstrip("+").startswith(("hydra/", "hydra.")):
-            launcher.append(word)
-        else:
-            base.append(word)
+    axes = [word.partition("=")[::2] for word in words if word.partition("=")[0] in AXES]
+    others = [word for word in words if word.partition("=")[0] not in AXES]
+    own, launcher, base = sorted_words(others, ("study", "reference", "seeds", "equal", "out", "workers", "probe"))
     asked = _asked(own, axes, base)
     from rich.console import Console
 
@@ -64,14 +50,34 @@ def study(words: list[str]) -> None:
             asked,
             Console(),
             folder=Path(own["out"]) if "out" in own else None,
-            workers=_number("workers", own["workers"]) if "workers" in own else None,
-            probe=_number("probe", own["probe"]) if "probe" in own else PROBE,
+            workers=number("workers", own["workers"]) if "workers" in own else None,
+            probe=number("probe", own["probe"]) if "probe" in own else PROBE,
             words=launcher,
             command=shlex.join(["trajgen", "study", *words]),
         )
     except KeyboardInterrupt:
         print("The study was stopped; the same command goes on with it.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def sorted_words(words: list[str], keys: tuple[str, ...]) -> tuple[dict[str, str], list[str], list[str]]:
+    """The values of a command's own keys; the words that set Hydra's launcher; and the rest, which are overrides."""
+    own: dict[str, str] = {}
+    launcher: list[str] = []
+    base: list[str] = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals and not word.startswith("~"):
+            name = keys[0]
+            fix = f"{name}=NAME, for a shipped {name}"
+            raise ConfigError("Options are written key=value.", expected="key=value", got=word, fix=fix)
+        if key in keys:
+            own[key] = value
+        elif key.lstrip("+").startswith(("hydra/", "hydra.")):
+            launcher.append(word)
+        else:
+            base.append(word)
+    return own, launcher, base
 
 
 def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) -> Any:
@@ -81,7 +87,7 @@ def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) ->
     parts = [read_axis(text, evaluate=key == "evaluate") for key, text in axes]
     changes: dict[str, Any] = {}
     if "seeds" in own:
-        changes["seeds"] = _seeds(own["seeds"])
+        changes["seeds"] = seeds_of(own["seeds"])
     if "equal" in own:
         changes["equal"] = tuple(_items(own["equal"]))
     if "study" in own:
@@ -127,11 +133,12 @@ def _items(text: str) -> list[str]:
     return [item.strip(" '\"") for item in text.strip().removeprefix("[").removesuffix("]").split(",") if item.strip()]
 
 
-def _seeds(text: str) -> tuple[int, ...]:
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The seeds of ``[0,1,2]``."""
     items = _items(text)
     if not all(item.isdecimal() for item in items):
         raise ConfigError(
-            "A study's seeds are different whole numbers from 0 on, at least one.",
+            "Seeds are different whole numbers from 0 on, at least one.",
             expected="seeds=[0,1,2]",
             got=f"seeds={text}",
             fix="name each seed once",
@@ -139,7 +146,8 @@ def _seeds(text: str) -> tuple[int, ...]:
     return tuple(int(item) for item in items)
 
 
-def _number(key: str, text: str) -> int:
+def number(key: str, text: str) -> int:
+    """A whole number from 1 on, as the value of ``key``."""
     if not text.isdecimal() or not int(text):
         raise ConfigError(
             f"'{key}' is a whole number, at least 1.", expected=f"{key}=2", got=f"{key}={text}", fix="or leave it out"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from trajgen.core.errors import TrajgenError
+from trajgen.core.errors import ConfigError, TrajgenError
 
 TRAIN_HELP = """trajgen train [recipe=NAME] [data=NAME] [KIND=NAME] [key=value â€¦]
 
@@ -20,8 +22,11 @@ TRAIN_HELP = """trajgen train [recipe=NAME] [data=NAME] [KIND=NAME] [key=value â
   device=cpu|cuda|auto
   imports=[my_lab.parts]   own modules that register components
 
-Hydra composes: '--cfg job' prints the whole configuration, '-m seed=0,1,2' runs a sweep,
-'--hydra-help' says more."""
+  -m seed=0,1,2            a run for each value, one after the other, and a table of them;
+                           hydra/launcher=joblib or submitit_slurm runs several at a time
+
+Hydra composes: '--cfg job' prints the whole configuration, '--hydra-help' says more."""
+MULTIRUN = ("-m", "--multirun")
 
 
 def train(words: list[str]) -> None:
@@ -30,10 +35,55 @@ def train(words: list[str]) -> None:
         return
     from trajgen import config
 
+    typed = words
     words, own = config.own_files(words)
     config.store_groups(own["recipe"], own["data"])
     config.check_choices(words, own["recipe"], own["data"])
-    _hydra_main(words)
+    # Other flags are for Hydra to answer, and so is a sweeper of somebody else's.
+    plain = [word for word in words if word not in MULTIRUN]
+    for_hydra = any(word.startswith(("-", "hydra/sweeper=", "hydra.sweeper.", "hydra.mode=")) for word in plain)
+    swept = len(plain) < len(words)
+    with _one_of_many(swept):
+        if swept and not for_hydra:
+            _sweep(plain, dict(zip(words, typed, strict=True)))
+        else:
+            _hydra_main(words)
+
+
+@contextmanager
+def _one_of_many(swept: bool) -> Iterator[None]:
+    """Has one process speak for all that a launcher started; another one says in a line what it alone met."""
+    from trajgen.engine.launch import ElsewhereError, read_launch
+
+    launch = read_launch()
+    try:
+        if swept and launch.world > 1:
+            raise ConfigError(
+                "Processes that train together train one run.",
+                expected="no -m under torchrun or srun",
+                got=f"-m, and {launch.world} processes",
+                fix="one torchrun per run; or without torchrun, with hydra/launcher=submitit_slurm",
+            )
+        yield
+    except ElsewhereError:
+        raise SystemExit(1) from None  # the first process has said why
+    except TrajgenError as error:
+        if launch.rank == 0:
+            raise
+        print(f"Process {launch.rank}: {error.rule} {error.got}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _sweep(words: list[str], typed: dict[str, str]) -> None:
+    from rich.console import Console
+
+    from trajgen.studies.sweep import sweep
+
+    try:
+        sweep(words, Console(), typed)
+    except KeyboardInterrupt:
+        print("The sweep was stopped; the same command with resume=true goes on with it.", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def _hydra_main(words: list[str]) -> None:
@@ -45,16 +95,19 @@ def _hydra_main(words: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from trajgen import config
+    from trajgen.studies.sweep import score
 
     failed: list[TrajgenError] = []
 
-    def job(composed: Any) -> None:
+    def job(composed: Any) -> float | None:
         try:
-            _train_one(config.from_hydra(composed), HydraConfig.get().overrides.task)
+            folder = _train_one(config.from_hydra(composed), HydraConfig.get().overrides.task)
+            return None if HydraConfig.get().mode is RunMode.RUN else score(folder)
         except TrajgenError as error:
             if HydraConfig.get().mode is not RunMode.RUN:  # of a sweep, perhaps in another process
                 raise
             failed.append(error)  # raised past Hydra, which would add words of its own
+            return None
 
     decorated = hydra.main(version_base="1.3", config_path=None, config_name=config.ROOT)(job)
     before, sys.argv = sys.argv, ["trajgen train", *words]
@@ -71,14 +124,17 @@ def _hydra_main(words: list[str]) -> None:
         os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
 
 
-def _train_one(config: Any, overrides: Sequence[str]) -> None:
+def _train_one(config: Any, overrides: Sequence[str]) -> Path:
     from rich.console import Console
 
     from trajgen import runs
+    from trajgen.engine.launch import read_launch
     from trajgen.engine.loop import Interrupted
 
+    first = read_launch().rank == 0
     try:
-        runs.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
+        return runs.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
     except Interrupted as stopped:
-        print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)
+        if first:
+            print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)
         raise SystemExit(130) from None

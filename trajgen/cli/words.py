@@ -32,7 +32,7 @@ def key_values(words: list[str]) -> dict[str, Any]:
             )
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 5000 digits or brackets, or no such day
             raise ConfigError(
                 f"The value of '{key}' cannot be read.",
                 expected="a number, a name, true, false, null or [a, list]",
@@ -45,7 +45,10 @@ def key_values(words: list[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise ConfigError("An option is a value or a group, not both.", got=word)
         if len(path) == 1 and key in KINDS and isinstance(value, str):
-            node.setdefault(key, {})["name"] = value
+            group = node.setdefault(key, {})
+            if not isinstance(group, dict):
+                raise ConfigError("An option is a value or a group, not both.", got=word)
+            group["name"] = value
         else:
             node[path[-1]] = value
     return values

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000
+"""Letters of each part of a message that are printed."""
+
 
 class TrajgenError(Exception):
     """A mistake that the person at the keyboard can mend.
@@ -20,11 +23,17 @@ class TrajgenError(Exception):
 
     def __init__(self, rule: str, *, expected: object = None, got: object = None, fix: str | None = None) -> None:
         self.rule, self.expected, self.got, self.fix = rule, expected, got, fix
-        parts = [rule]
+        parts = [_short(rule)]
         for label, value in (("expected", expected), ("got", got), ("fix", fix)):
             if value is not None:
-                parts.append(f"  {label + ':':<9} {value}")
+                parts.append(f"  {label + ':':<9} {_short(value)}")
         super().__init__("\n".join(parts))
+
+
+def _short(value: object) -> str:
+    """A part of a message; what was found may be of any length."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 class ConfigError(TrajgenError):

@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from trajgen.core.errors import ConfigError, nearest
@@ -50,7 +51,8 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         return structure(typing.cast(type, annotation), value, where)
     elif annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):  # a whole number may be larger than any float
+            return float(value)
     elif (annotation is int and isinstance(value, int) and not isinstance(value, bool)) or (
         annotation in (bool, str) and isinstance(value, annotation)
     ):

@@ -149,7 +149,8 @@ def _checked(episode: Episode, space: Space, place: str) -> dict[str, Array]:
                 got=f"{where}: shape {values.shape}",
                 fix=MEND,
             )
-        values = values.astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+            values = values.astype(np.float32)
         if not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise DataError(

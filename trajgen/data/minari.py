@@ -14,6 +14,7 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError, nearest
 from trajgen.core.types import Space
 from trajgen.data import store
+from trajgen.data.declared import check_arrays
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
 from trajgen.data.store import local_sets
@@ -23,7 +24,7 @@ __all__ = ["describe", "download", "load", "local_sets", "save"]
 DESCRIPTION = ("description", "algorithm_name", "author", "minari_version", "ref_min_score", "ref_max_score")
 """Entries of the metadata that are shown as they are."""
 
-READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, AssertionError)
+READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, AssertionError, OverflowError)
 """What Minari and h5py raise on damaged files."""
 
 
@@ -35,6 +36,7 @@ def load(id: str, options: DataOptions) -> Episodes:
         ConfigError: if an observation key of the options does not fit the data.
     """
     dataset = _open(id, options.maker)
+    _check_arrays(id)
     space = _space(id, dataset, options)
 
     asked = options.goals != "none"
@@ -109,7 +111,7 @@ def describe(id: str) -> dict[str, Any]:
     dataset = _open(id, None)
     try:
         entries = dataset.storage.get_episode_metadata(dataset.episode_indices)
-        lengths = [entry["total_steps"] for entry in entries] if dataset.total_episodes else []
+        lengths = [int(entry["total_steps"]) for entry in entries] if dataset.total_episodes else []
         about = dataset.storage.metadata
     except READ_ERRORS as error:
         raise store.damaged(id, error) from error
@@ -195,6 +197,15 @@ def _open(id: str, maker: str | None) -> Any:
 
     try:
         return MinariDataset(store.folder(id) / "data")
+    except READ_ERRORS as error:
+        raise store.damaged(id, error) from error
+
+
+def _check_arrays(id: str) -> None:
+    path = store.folder(id) / "data" / "main_data.hdf5"
+    try:
+        if path.exists():  # Minari has another format, whose files hold what they declare
+            check_arrays(path)
     except READ_ERRORS as error:
         raise store.damaged(id, error) from error
 

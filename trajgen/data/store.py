@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trajgen.core.errors import DataError
+from trajgen.data.declared import check_about
 
 STAGING = ".trajgen-"
 DAY = 24 * 3600
@@ -61,10 +62,10 @@ def metadata(id: str, base: Path | None = None) -> dict[str, Any]:
     """
     path = folder(id, base) / "data" / "metadata.json"
     try:
-        content = json.loads(path.read_text())
-        content["total_episodes"], content["total_steps"]
-        return dict(content)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        check_about(content)
+        return content
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise damaged(id, f"{path.name}: {error}") from error
 
 

@@ -124,5 +124,5 @@ def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
         text = text.replace(old, "")  # fields that Gymnasium 1.0 dropped
     try:
         return EnvSpec.from_json(text)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise store.damaged(options.id, f"the world of its metadata: {error}") from error

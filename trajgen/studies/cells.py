@@ -104,7 +104,7 @@ class Cell:
     def commands(self, root: str) -> tuple[str, str | None]:
         """The commands that repeat its training, and its evaluation where that is another, under a folder ``root``."""
         run = f"{root}/cells/{self.run.name}"
-        train = ["trajgen", "train", *joined(self.row.words, (f"seed={self.seed}", f"run_dir={_quoted(run)}"))]
+        train = ["trajgen", "train", *joined(self.row.words, (f"seed={self.seed}", f"run_dir={quoted(run)}"))]
         if not self.row.overrides:
             return shlex.join(train), None
         config = self.row.trained
@@ -217,7 +217,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A text as Hydra reads it, with quotes where it needs them."""
     if all(letter.isascii() and (letter.isalnum() or letter in "/_-+.") for letter in text):
         return text

@@ -173,11 +173,10 @@ def read_study(path: Path) -> Study:
             got=f"{path}: variants: {variants!r}",
             fix="variants: {small: [prior.depth=2], large: [prior.depth=6]}",
         )
-    question = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return Study(
         name=path.stem,
-        question=question.lstrip("# ").strip() if question.startswith("#") else "",
-        base=_words(plain.get("base", []), "base"),
+        question=question_of(path),
+        base=words_of(plain.get("base", []), "base"),
         variants={str(name): _variant(value, f"variants.{name}") for name, value in variants.items()},
         reference=str(plain.get("reference", "")),
         seeds=convert(plain.get("seeds", [0, 1, 2]), tuple[int, ...], "seeds"),
@@ -187,12 +186,23 @@ def read_study(path: Path) -> Study:
 
 def _variant(value: Any, where: str) -> Variant:
     if not isinstance(value, Mapping):
-        return Variant(_words(value or [], where))
+        return Variant(words_of(value or [], where))
     refuse_unknown(value, dict.fromkeys(("train", "evaluate")), where)
-    return Variant(*(_words(value.get(key) or [], f"{where}.{key}") for key in ("train", "evaluate")))
+    return Variant(*(words_of(value.get(key) or [], f"{where}.{key}") for key in ("train", "evaluate")))
 
 
-def _words(value: Any, where: str) -> tuple[str, ...]:
+def question_of(path: Path) -> str:
+    """What the first line of a file asks, if it is a comment."""
+    first = path.read_text(encoding="utf-8").split("\n", 1)[0]
+    return first.lstrip("# ").strip() if first.startswith("#") else ""
+
+
+def words_of(value: Any, where: str) -> tuple[str, ...]:
+    """Overrides from plain values; ``where`` is their place in the file, for messages.
+
+    Raises:
+        ConfigError: if one of them is not written as on the command line.
+    """
     words: tuple[str, ...] = convert(value, tuple[str, ...], where)
     for word in words:
         if "=" not in word and not word.startswith("~"):

@@ -207,7 +207,7 @@ def work(composed: Any) -> None:
     job = read_json(folder / f"{name}.json")
     with (
         (folder / f"{name}.log").open("a", encoding="utf-8") as log,
-        _following(composed.parent if child else None, folder / STOP),
+        _following(composed.parent if child else None, None if here else folder / STOP),
     ):
         try:
             said = KINDS[job["kind"]](job, Console() if here else Console(file=log, width=120))
@@ -226,23 +226,23 @@ def work(composed: Any) -> None:
 
 
 @contextmanager
-def _following(parent: int | None, stop: Path) -> Iterator[None]:
-    """In a child of ``parent``: stops the job when the parent asks for it, or is no more.
+def _following(parent: int | None, stop: Path | None) -> Iterator[None]:
+    """In another process: stops the job when the file ``stop`` asks for it, or its ``parent``, if known, is no more.
 
     Ctrl-C reaches all processes of a terminal's group, and a second signal would end a training without a checkpoint;
-    so the process leaves the group, and gets its one signal from here.
+    so a child leaves the group, and gets its one signal from here.
     """
-    if parent is None:
+    if stop is None:
         yield
         return
-    if os.getpgid(0) != os.getpid():
+    if parent is not None and os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.5):
-            if stop.exists() or os.getppid() != parent:
+            if stop.exists() or (parent is not None and os.getppid() != parent):
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
@@ -277,8 +277,9 @@ def _train(job: Mapping[str, Any], console: Console) -> str:
     from trajgen.config import Config
 
     runs.prepare_imports(tuple(job["config"]["imports"]))
-    folder = runs.train(Config.from_plain(job["config"]), console, job["command"])
-    return "trained; " + _scores(read_json(folder / "evaluation.json"))
+    runs.train(Config.from_plain(job["config"]), console, job["command"])
+    path = Path(job["config"]["run_dir"]) / "evaluation.json"
+    return "trained; " + _scores(read_json(path)) if path.exists() else "trained"
 
 
 def _evaluate(job: Mapping[str, Any], console: Console) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trajgen.core.errors import TrajgenError
+from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.evaluation.evaluate import hardware, plain
 from trajgen.evaluation.statistics import (
     Array,
@@ -20,7 +20,7 @@ from trajgen.evaluation.statistics import (
     mean_ratio,
     ratio_difference,
 )
-from trajgen.run_folder import load_config, read_json, trained_stages, versions
+from trajgen.run_folder import load_config, read_evaluation, trained_stages, versions
 from trajgen.studies.cells import BY_TIME, Cell
 from trajgen.studies.definition import Study
 
@@ -40,7 +40,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
     for cell in cells:
         evaluations = found.setdefault(cell.row.name, {})
         if cell.name not in failed:
-            evaluations[cell.seed] = read_json(cell.out / "evaluation.json")
+            evaluations[cell.seed] = read_evaluation(cell.out / "evaluation.json")
             runs.setdefault(cell.row.name, {})[cell.seed] = cell.run
     every = [evaluation for evaluations in found.values() for evaluation in evaluations.values()]
     unit = RATIO if every and all(e.get("ratio_to_controller") is not None for e in every) else RETURN
@@ -70,7 +70,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
             "study": study.name,
             "question": study.question,
             "unit": unit,
-            "normalised": next((e["normalised"]["name"] for e in every if e.get("normalised")), None),
+            "normalised": next((name for e in every if (name := _at(e, ("normalised", "name"))) is not None), None),
             "reference": study.reference,
             "seeds": study.seeds,
             "protocol": next((e.get("protocol") for e in every), None),
@@ -85,8 +85,19 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
 
 
 def returns_of(evaluations: Mapping[int, Mapping[str, Any]], who: str) -> Array:
-    """Returns (seeds, episodes) of the policy or the controller; NaN where an episode failed."""
-    rows = [evaluation["episode_returns"][who] for evaluation in evaluations.values()]
+    """Returns (seeds, episodes) of the policy or the controller; NaN where an episode failed.
+
+    Raises:
+        CheckpointError: if a seed has none, or another number of episodes.
+    """
+    rows = [(evaluation.get("episode_returns") or {}).get(who) or [] for evaluation in evaluations.values()]
+    if len({len(row) for row in rows}) > 1 or not rows[0]:
+        raise CheckpointError(
+            "All seeds of a variant are evaluated on the same episodes.",
+            expected=f"as many returns of the {who} under each seed, at least one",
+            got=", ".join(f"{len(row)} under seed {seed}" for seed, row in zip(evaluations, rows, strict=True)),
+            fix="remove the evaluation.json that differs, and give the same command again",
+        )
     return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
 
 
@@ -159,7 +170,7 @@ def _at(values: Any, path: Sequence[str]) -> Any:
 
 
 def _mean(values: Iterable[Any]) -> float | None:
-    known = [float(value) for value in values if value is not None]
+    known = [float(value) for value in values if isinstance(value, int | float)]
     return sum(known) / len(known) if known else None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
-from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.types import Space
 from trajgen.run_folder import read_json, write_json
 from trajgen.studies.cells import ASIDE, BY_TIME, Cell, Row, check_evaluation, rows_of
@@ -146,10 +146,23 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
                 fix="out=ANOTHER",
             )
         return
-    found, asked = read_json(folder / "study.json"), study.to_plain()
+    asked = study.to_plain()
+    found = read_json(folder / "study.json")
+    seeds, old = found.get("seeds"), found.get("composed", {})
+    if (
+        not isinstance(seeds, list)
+        or not all(type(seed) is int for seed in seeds)
+        or not isinstance(old, dict)
+        or not all(isinstance(variant, dict) for variant in old.values())
+    ):
+        raise CheckpointError(
+            "A study's folder holds its definition.",
+            expected=f"{folder / 'study.json'}, as 'trajgen study' wrote it",
+            got="seeds or variants that no study has",
+            fix="out=ANOTHER",
+        )
     differing = [key for key in ("reference", "equal") if found.get(key) != asked[key]]
-    differing += [f"seeds: {found['seeds']} became {asked['seeds']}"] if {*found["seeds"]} - {*asked["seeds"]} else []
-    old = found.get("composed", {})
+    differing += [f"seeds: {seeds} became {asked['seeds']}"] if {*seeds} - {*asked["seeds"]} else []
     differing += [
         f"variant '{name}', which is {'new' if name in composed else 'gone'}" for name in old.keys() ^ composed
     ]
