@@ -225,9 +225,7 @@ class Block(nn.Module):
         for layer in (self.out, self.narrow):
             nn.init.normal_(layer.weight, std=DEVIATION * (2 * depth) ** -0.5)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None = None, cache: tuple[KeyValueCache, int] | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: tuple[KeyValueCache, int] | None = None) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W).
 
         Args:

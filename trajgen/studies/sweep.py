@@ -80,7 +80,8 @@ def sweep(words: Sequence[str], console: Console, given: Mapping[str, str] | Non
     for job in jobs:
         command = shlex.join(["trajgen", "train", *(typed.get(word, word) for word in job.words)])
         asked[job.folder.name] = {"kind": "train", "config": job.config.to_plain(), "command": command}
-    make_data((job.config for job in jobs), console)
+    if not launcher.here:
+        make_data((job.config for job in jobs), console)
     console.print(f"[bold]{len(jobs)} trainings[/], {launcher}; what each says is in {folder / 'jobs'}")
     failed = launch(folder / "jobs", asked, launcher)
     results: dict[str, dict[str, Any]] = {
