@@ -135,6 +135,19 @@ def test_a_cell_s_folder_with_another_run_fails_and_is_left_alone(made: Made) ->
     assert "another recipe" in results()["failed"][FOUR[0]]
 
 
+def test_options_that_came_later_do_not_make_it_another_study(made: Made) -> None:
+    assert study() == 0
+    for path in STUDY.rglob("*.json"):  # as they were before engine.accumulate and policy.backend
+        text = path.read_text()
+        if path.name in ("config.json", "study.json"):
+            plain = json.loads(text)
+            for one in plain.get("composed", {"run": plain}).values():
+                del one["engine"]["accumulate"], one["policy"]["backend"]
+            path.write_text(json.dumps(plain))
+    assert study() == 0
+    assert len(made.trained) == 4 and not results()["failed"]
+
+
 def test_evaluations_alone_need_one_training(made: Made) -> None:
     words = [word for word in WORDS if not word.startswith("axis=")]
     main(["study", *words, "evaluate=[sampler.temperature=0.5,1.0]", "evaluate=[policy.replan=4,2]", "out=looks"])

@@ -13,7 +13,7 @@ import yaml
 
 from trajgen.config import Config, compose, merged
 from trajgen.core.errors import ConfigError
-from trajgen.run_folder import read_json
+from trajgen.run_folder import load_config, read_json
 from trajgen.studies.definition import Study, joined, slug
 
 ASIDE = ("seed", "run_dir", "resume", "device")
@@ -84,9 +84,9 @@ class Cell:
         path = self.run / "config.json"
         if not path.exists():
             return False
-        found, asked = read_json(path), self.config.to_plain()
-        aside = ("command", "space", *ASIDE[1:])
-        differing = [k for k in {*found, *asked} if k not in aside and found.get(k) != asked.get(k)]
+        # Read as a configuration: an option that is newer than the run has its default there.
+        found, asked = load_config(self.run)[0].to_plain(), self.config.to_plain()
+        differing = [k for k in {*found, *asked} if k not in ASIDE[1:] and found.get(k) != asked.get(k)]
         if differing:
             raise ConfigError(
                 "A cell's folder holds the run that the study asks for.",

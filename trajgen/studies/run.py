@@ -148,12 +148,12 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
         return
     asked = study.to_plain()
     found = read_json(folder / "study.json")
-    seeds, old = found.get("seeds"), found.get("composed", {})
+    seeds, composed_then = found.get("seeds"), found.get("composed", {})
     if (
         not isinstance(seeds, list)
         or not all(type(seed) is int for seed in seeds)
-        or not isinstance(old, dict)
-        or not all(isinstance(variant, dict) for variant in old.values())
+        or not isinstance(composed_then, dict)
+        or not all(isinstance(variant, dict) for variant in composed_then.values())
     ):
         raise CheckpointError(
             "A study's folder holds its definition.",
@@ -161,6 +161,7 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
             got="seeds or variants that no study has",
             fix="out=ANOTHER",
         )
+    old = {name: _as_now(variant) for name, variant in composed_then.items()}
     differing = [key for key in ("reference", "equal") if found.get(key) != asked[key]]
     differing += [f"seeds: {seeds} became {asked['seeds']}"] if {*seeds} - {*asked["seeds"]} else []
     differing += [
@@ -178,6 +179,16 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
             got="; ".join(differing),
             fix="out=ANOTHER, or the options that the folder was made with",
         )
+
+
+def _as_now(described: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it was described once; an option that has come since has its default there."""
+    try:
+        config = Config.from_plain({key: value for key, value in described.items() if key != "evaluate"})
+    except TrajgenError:  # an option has gone since: what is different will be said
+        return dict(described)
+    plain = {key: value for key, value in config.to_plain().items() if key not in ASIDE}
+    return {**plain, "evaluate": described.get("evaluate", {})}
 
 
 def dry_run(rows: Sequence[Row]) -> dict[str, str]:
