@@ -69,14 +69,7 @@ def test_the_beginning_alone(walker: RecedingHorizonPolicy) -> None:
 def test_plans_are_the_ones_that_were_followed(walker: RecedingHorizonPolicy) -> None:
     """The last scale of a film's plan is the trajectory of the codes that the policy acted on."""
     followed = []
-    read = walker.planner.action
-
-    class Noted(type(read)):  # type: ignore[misc]
-        def forward(self, plan: Any, states: Any, offsets: Any) -> Any:
-            followed.append(plan.trajectory)
-            return super().forward(plan, states, offsets)
-
-    read.__class__ = Noted
+    walker.planner.action.register_forward_pre_hook(lambda _, inputs: followed.append(inputs[0].trajectory))
     played = play(walker, make_world(Painted), 1, every=1)
     view, norm = walker.planner.view, walker.normaliser
     for plan in played.plans:

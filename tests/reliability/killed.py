@@ -132,8 +132,10 @@ def in_a_write(number: int) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.file, name)
 
+    usual = builtins.open
+
     def opened(path: Any, mode: str = "r", **rest: Any) -> Any:
-        file = builtins.open(path, mode, **rest)  # noqa: SIM115 - whoever asked for it closes it
+        file = usual(path, mode, **rest)
         return Half(file) if mode == "wb" else file
 
     storage.open = opened

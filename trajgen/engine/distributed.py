@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar
+from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -122,7 +122,7 @@ def agree(decide: Callable[[], T]) -> T:
         raise failed
     if told[1] is not None:
         raise _elsewhere(str(told[1]))
-    return told[0]  # type: ignore[return-value]
+    return cast(T, told[0])
 
 
 def in_turn(do: Callable[[], T]) -> T:

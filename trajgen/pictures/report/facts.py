@@ -181,7 +181,8 @@ def _read_weights(facts: Facts) -> None:
         return
     try:
         with safe_open(path, framework="numpy") as file:
-            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - no dictionary
+            names = file.keys()
+            shapes = [file.get_slice(name).get_shape() for name in names]
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     facts.weights = sum(math.prod(shape) for shape in shapes)
