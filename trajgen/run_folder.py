@@ -9,30 +9,23 @@ import json
 import math
 import os
 import platform
-import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
 from trajgen.core.options import convert, structure
 from trajgen.core.types import Space
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+from trajgen.run_lock import LOCK, locked
 
 ROOT = Path("runs")
 NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
 """Entries of a line of metrics.jsonl that are neither losses nor usage."""
-LOCK = "run.lock"
 LARGEST_FILE = 16 * 2**20
 """Bytes of the largest JSON file that is read; a configuration has a few thousand."""
 LARGEST_NUMBER = 2**53
@@ -140,53 +133,6 @@ def require_writable(folder: Path) -> None:
             got=f"{place}: {error.strerror}",
             fix="run_dir=ANOTHER, or mend the permissions",
         ) from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Holds a run folder, so that two processes never train in it; a process that dies lets go of it.
-
-    Raises:
-        TrainingError: if another process holds it; which one is said.
-    """
-    if fcntl is None:
-        yield
-        return
-    path = folder / LOCK
-    while True:
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            held = file.read(200).strip() or "another process"
-            file.close()
-            raise TrainingError(
-                "One process at a time trains in a run folder.",
-                expected=f"{folder} free",
-                got=f"held by {held}",
-                fix="wait for it or end it, or run_dir=ANOTHER",
-            ) from None
-        except OSError:  # a file system without locks: nothing to hold
-            file.close()
-            yield
-            return
-        with suppress(FileNotFoundError):
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                break
-        file.close()  # its last holder has just removed it
-    try:
-        _say_holder(file)
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
-
-
-def _say_holder(file: IO[str]) -> None:
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
 
 
 def identity(folder: Path) -> dict[str, Any] | None:

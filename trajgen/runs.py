@@ -19,7 +19,6 @@ from trajgen.run_folder import (
     find_folder,
     free_path,
     load_config,
-    locked,
     read_json,
     require_free,
     trained_stages,
@@ -27,6 +26,7 @@ from trajgen.run_folder import (
     write_json,
     write_summary,
 )
+from trajgen.run_lock import locked
 
 if TYPE_CHECKING:
     import torch

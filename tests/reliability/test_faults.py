@@ -33,7 +33,7 @@ from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
 from trajgen.engine.metrics import MetricsLog
 from trajgen.engine.runtime import allocating_at_most
-from trajgen.run_folder import LOCK, locked
+from trajgen.run_lock import LOCK, locked
 
 
 @contextmanager
@@ -304,7 +304,7 @@ def test_allocations_are_refused_before_they_are_made(make: Callable[[], Any]) -
 HOLD = """
 import sys, time
 from pathlib import Path
-from trajgen.run_folder import locked
+from trajgen.run_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
