@@ -74,7 +74,7 @@ def now(past: Batch) -> Cond:
 def only(past: Batch, row: int, points: int) -> Batch:
     """One row of histories, and of it the last points alone."""
     missing = past.mask.shape[1] - points
-    kept = {f.name: getattr(past, f.name)[row : row + 1] for f in fields(past)}
+    kept = {f.name: getattr(past, f.name)[row : row + 1] for f in fields(past) if f.name != "whole"}
     late = {name: kept[name][:, missing:] for name in ("states", "actions", "rewards", "returns", "mask")}
     return replace(past, **{**kept, **late, "time": kept["time"] + missing})
 

@@ -25,14 +25,14 @@ Losses = dict[str, Tensor]
 class Space:
     """What a world's data look like, and how an observation is read from it.
 
-    ``state_key`` and ``goal_key`` name entries of a dictionary observation; ``None`` says that the
-    observation is the state itself, or that there is no goal.
+    ``state_key`` and ``goal_key`` name entries of a dictionary observation (`trajgen.core.observations.Key`); ``None``
+    says that the observation is the state itself, or that there is no goal.
     """
 
     state_dim: int
     action_dim: int
     goal_dim: int = 0
-    state_key: str | None = None
+    state_key: str | tuple[str, ...] | None = None
     goal_key: str | None = None
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
@@ -56,9 +56,27 @@ class Batch:
     chunk_mask: Tensor  # (B, H) bool
     goals: Tensor | None = None  # (B, G)
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
+    whole: Batch | None = None  # the batch that this is a share of, where devices or micro-batches share one
 
     def __len__(self) -> int:
         return self.states.shape[0]
+
+    def mean(self, errors: Tensor, real: Callable[[Batch], Tensor]) -> Tensor:
+        """The mean over what is real, so that it does not matter how a batch is shared out.
+
+        Dividing by the share's own count would give the real steps of a share with more padding more weight.
+
+        Args:
+            errors: (B, ·), or of the first of the windows.
+            real: from a batch to what counts in it (B, ·): ``lambda batch: batch.mask``.
+        """
+        whole = self.whole or self
+        each = real(whole).sum() / len(whole)
+        return (errors * real(self)[: len(errors)]).sum() / (each * len(errors)).clamp(min=1)
+
+    def seen_as(self, change: Callable[[Batch], Batch]) -> Batch:
+        """The batch changed, and the one that it is a share of likewise."""
+        return replace(change(self), whole=None if self.whole is None else change(self.whole))
 
     def condition(self) -> Cond:
         """What is known when a plan is made at the window's first point."""

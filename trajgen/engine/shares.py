@@ -19,6 +19,9 @@ from trajgen.engine.distributed import rank, world
 COUNTS = "_batch"
 """How attributes are named that count windows of a batch, as ``condition_batch``."""
 
+WHOLE = "whole"
+"""The field of a batch in which its shares find it."""
+
 
 class Holding(Protocol):
     """A module that learns by itself from what passes through it, once per batch rather than per micro-batch."""
@@ -92,7 +95,9 @@ def share(batch: Any, part: int, parts: int) -> Any:
         return batch[part::parts]
     if is_dataclass(batch):
         cut: Any = replace  # of one that its checker cannot tell from its class
-        return cut(batch, **{f.name: share(getattr(batch, f.name), part, parts) for f in fields(batch)})
+        names = [f.name for f in fields(batch)]
+        own = {name: share(getattr(batch, name), part, parts) for name in names if name != WHOLE}
+        return cut(batch, **own, **({WHOLE: batch} if WHOLE in names else {}))
     return batch
 
 

@@ -87,5 +87,5 @@ class PolicyTraining(nn.Module):
         offsets = torch.arange(batch.chunk_states.shape[1], device=batch.states.device).expand(len(batch), -1)
         actions = self.planner.action(self.planner.embed(batch.condition()), batch.chunk_states, offsets)
         error = (actions - batch.chunk_actions).square().mean(-1)
-        total = (error * batch.chunk_mask).sum() / batch.chunk_mask.sum().clamp(min=1)
+        total = batch.mean(error, lambda batch: batch.chunk_mask)
         return {"total": total, "action": total}

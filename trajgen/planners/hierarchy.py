@@ -186,5 +186,5 @@ class OnLevel(nn.Module):
         self.module, self._change = module, change
 
     def forward(self, batch: Batch) -> Losses:
-        losses: Losses = self.module(self._change(batch))
+        losses: Losses = self.module(batch.seen_as(self._change))
         return losses

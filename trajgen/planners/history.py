@@ -161,8 +161,7 @@ class ContinuationTraining(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         predicted = self.planner.actions(self.planner.view(batch), batch.condition())
         error = (predicted.float() - batch.actions.flatten(2)).square().mean(-1)  # (B, T)
-        acted = _acted(batch.mask)
-        total = (error * acted).sum() / acted.sum().clamp(min=1)
+        total = batch.mean(error, lambda batch: _acted(batch.mask))
         return {"total": total, "action": total}
 
 

@@ -162,7 +162,7 @@ class PriorTraining(nn.Module):
             some = slice(planner.condition_batch)
             asked = cond.map(lambda values: values[some])
             losses["condition"] = self._condition(prediction[some], asked)
-            losses["reconstruction"] = self._reconstruction(x[some], batch.mask[some], latent[some], asked)
+            losses["reconstruction"] = self._reconstruction(batch, x[some], latent[some], asked)
             total = total + planner.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
 
@@ -171,12 +171,12 @@ class PriorTraining(nn.Module):
         steps = batch.chunk_states.shape[1]
         offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
         error = (self.planner.action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
-        return (error * batch.chunk_mask).sum() / batch.chunk_mask.sum().clamp(min=1)
+        return batch.mean(error, lambda batch: batch.chunk_mask)
 
-    def _reconstruction(self, x: Tensor, mask: Tensor, latent: Tensor, cond: Cond) -> Tensor:
+    def _reconstruction(self, batch: Batch, x: Tensor, latent: Tensor, cond: Cond) -> Tensor:
         """Keeps D′ a decoder: L_cond looks at the first point alone, and would let the adapters spoil the others."""
         error = (self.planner.decoder(latent, cond) - x).square().mean(-1)
-        return (error * mask).sum() / mask.sum().clamp(min=1)
+        return batch.mean(error, lambda batch: batch.mask)
 
     def _condition(self, prediction: Tensor, cond: Cond) -> Tensor:
         """L_cond: a plan drawn through a straight-through Gumbel-Softmax starts where and as it was asked."""

@@ -59,6 +59,6 @@ class Training(nn.Module):
         offsets = torch.arange(batch.chunk_states.shape[1], device=latent.device).expand(len(batch), -1)
         actions = self.planner.action(plan, batch.chunk_states, offsets)
         error = (actions - batch.chunk_actions).square().mean(-1)  # (B, H)
-        losses = {"action": (error * batch.chunk_mask).sum() / batch.chunk_mask.sum()}
+        losses = {"action": batch.mean(error, lambda batch: batch.chunk_mask)}
         losses |= self.planner.target.loss(batch)
         return {"total": torch.stack(list(losses.values())).sum(), **losses}

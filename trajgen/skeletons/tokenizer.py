@@ -87,7 +87,7 @@ class MineTokenizer(nn.Module):
         """Reconstruction of real points, and codes and pieces drawn together."""
         f, z = self.pieces(x), self.vectors(self.encode(x))
         error = (decode(f + (z - f).detach()) - x).square().mean(-1)  # straight-through
-        reconstruction = (error * batch.mask).sum() / batch.mask.sum()
+        reconstruction = batch.mean(error, lambda batch: batch.mask)
         agreement = F.mse_loss(z, f.detach()) + 0.25 * F.mse_loss(f, z.detach())
         return {"total": reconstruction + agreement, "reconstruction": reconstruction}
 

@@ -104,7 +104,7 @@ class LatentTokenizer(nn.Module):
                 self.codebook.learn(self.layout.samples(f))
         latent, ids, commitment, agreement = self.learn(f)
         self.counter.add(ids)
-        reconstruction = masked_error(decode(latent), x, batch.mask)
+        reconstruction = batch.mean((decode(latent) - x).square().mean(-1), lambda batch: batch.mask)
         return {
             "total": reconstruction + commitment + agreement,
             "reconstruction": reconstruction,
@@ -330,9 +330,3 @@ def simvq(
     layout = layout_of(schedule(latent_length), code_dim, latent_length)
     codes = LinearCodebook(codebook_size, code_dim, commitment=commitment)
     return LatentTokenizer(layout, codes, features, horizon, width=width, depth=depth)
-
-
-def masked_error(decoded: Tensor, x: Tensor, mask: Tensor) -> Tensor:
-    """The mean squared error of trajectories (B, T, D) over the real points of a mask (B, T)."""
-    weight = mask.unsqueeze(-1).to(decoded.dtype)
-    return ((decoded - x).square() * weight).sum() / (weight.sum() * x.shape[-1]).clamp(min=1)

@@ -15,7 +15,6 @@ from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Codes, Cond, Given, Losses
 from trajgen.tokenizers.bounds import check_options
-from trajgen.tokenizers.latent import masked_error
 from trajgen.tokenizers.row import TokenRow
 
 
@@ -128,7 +127,8 @@ class ValueTokenizer(nn.Module, ABC):
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
         """Reconstruction over real points: there is nothing else to learn here than a decoder."""
-        reconstruction = masked_error(decode(self.spread(x)), x, batch.mask)
+        error = (decode(self.spread(x)) - x).square().mean(-1)
+        reconstruction = batch.mean(error, lambda batch: batch.mask)
         return {"total": reconstruction, "reconstruction": reconstruction}
 
     def usage(self) -> dict[str, float]:
