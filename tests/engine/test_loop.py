@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,10 @@ from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metr
 
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Losses, Stage
+from trajgen.engine.clock import PARTS
 from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.runtime import check_compiler
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +185,9 @@ def test_metrics_are_one_object_a_line(whole: Path) -> None:
     for line in lines:
         assert {"stage", "total", "error", "gradient_norm", "seconds", "windows_per_second"} <= set(line)
         assert line["seconds"] > 0 and line["windows_per_second"] > 0
+        parts = [line[f"seconds/{part}"] for part in PARTS]
+        assert min(parts) > 0 or line["step"] == 2  # the first line is not yet written when it tells of logging
+        assert sum(parts) <= line["seconds"]
     assert all(line["usage/all"] == 0.5 for line in lines if line["stage"] == "one")
 
 
@@ -191,6 +197,32 @@ def test_each_step_of_all_stages_has_its_own_batch(tmp_path: Path) -> None:
     assert source.asked == [(s, 8) for s in range(FIRST)] + [(FIRST + s, 4) for s in range(SECOND)]
     assert [(r.name, r.steps) for r in reports] == [("one", FIRST), ("two", SECOND)]
     assert all(r.windows_per_second > 0 and "total" in r.figures for r in reports)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_losses_are_followed_to_the_same_weights(tmp_path: Path) -> None:
+    """Without dropout: compiled code draws its random numbers in another way."""
+    made = []
+    for name in ("plain", "compiled"):
+        model = Toy()
+        stages = model.stages()
+        for stage in stages:
+            stage.module.dropout = nn.Dropout(0.0)
+            stage.module.noise = 0.0
+        how = options(compile=name == "compiled")
+        run = Training(model, stages, Numbers(), how, tmp_path / name, 7, torch.device("cpu"), Console(quiet=True))
+        run.folder.mkdir()
+        run.run()
+        compiled = [stage.module._compiled_call_impl is not None for stage in stages]
+        assert compiled == [name == "compiled"] * 2
+        made.append(model.state_dict())
+    assert all(torch.allclose(made[0][key], made[1][key], atol=1e-6) for key in made[0])
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"engine\.compile=false"):
+        check_compiler()
 
 
 @pytest.mark.parametrize(("budget", "steps"), [(2.0, (12, 18)), (0.5, (3, 4)), (0.01, (1, 1))])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from trajgen.core.errors import ConfigError
@@ -92,6 +93,23 @@ def test_the_running_average_by_hand() -> None:
     assert not torch.equal(model.bias, average)
     made.finish()
     assert torch.equal(model.bias, average)
+
+
+def test_averaging_what_a_stage_changes_is_averaging_everything() -> None:
+    """Bit for bit, with weights of another stage, a buffer with a fraction, one that is replaced, and a count."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model.register_buffer("place", torch.zeros(2))
+    stage = Stage("first", model, [*model[0].parameters(), *model[2].parameters()])
+    made = Optimisation(model, stage, StageOptions(lr=0.1, ema=0.9), 9)
+    whole = ModelEmaV3(model, decay=0.9, use_warmup=True)
+    for step in range(9):
+        model.place = torch.full((2,), float(step))
+        made.step(model(torch.randn(5, 3)).square().sum(), step)
+        whole.update(model, step=step)
+    assert made.ema is not None
+    own, all_of_it = made.ema.module.state_dict(), whole.module.state_dict()
+    assert own["2.num_batches_tracked"] == 9 and not torch.equal(own["0.weight"], model[0].weight)
+    assert own.keys() == all_of_it.keys() and all(torch.equal(own[name], all_of_it[name]) for name in own)
 
 
 def test_a_restored_optimiser_goes_on_as_if_nothing_had_been() -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,6 +16,7 @@ from trajgen.core.errors import CheckpointError, TrainingError
 from trajgen.core.protocols import Source
 from trajgen.core.types import Stage
 from trajgen.engine.checkpoint import Checkpoints, load_buffers, load_state, load_weights, on_disk
+from trajgen.engine.clock import Clock
 from trajgen.engine.distributed import (
     Tally,
     add_up,
@@ -162,17 +164,19 @@ class Training:
         steps = self.options.steps(settings)
         first = sum(self.options.steps(s) for s in self.settings[:index])  # of all stages, so that none shares batches
         stage.begin()
+        if self.options.compile:
+            stage.module.compile(dynamic=False)
         optimisation = Optimisation(self.model, stage, settings, steps)
         if tensors:
             restore(optimisation, tensors, self.checkpoints.folder)
-        began = clock = time.perf_counter()
-        logged = begun
+        began = last = time.perf_counter()
+        clock, logged = Clock(self.device), begun
         figures: dict[str, float] = {}
         progress = StageProgress(self.console, stage.name, steps, begun)
         with progress, Shares(stage.module, self.options.accumulate) as shares:
             for step in range(begun, steps):
                 try:
-                    values = self._step(stage, settings, optimisation, shares, first + step, step)
+                    values = self._step(stage, settings, optimisation, shares, clock, first + step, step)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
@@ -180,31 +184,24 @@ class Training:
                 done, stopped = step + 1, stop.asked()
                 logs = done % self.options.log_every == 0 or done == steps
                 saves = stopped or (done % self.options.checkpoint_every == 0 and done < steps)
-                if logs or saves:
-                    numbers = self._numbers(stage, values, done)
+                if not (logs or saves):
+                    continue
+                numbers = self._numbers(stage, values, done)
+                with clock.part("logging"):
                     self.tally.add()
-                if logs:
-                    figures = numbers | stage.report()
-                    self.tally.mark()
-                    now = time.perf_counter()
-                    rate = (done - logged) * settings.batch_size / (now - clock)
-                    clock, logged = now, done
-                    line = {
-                        "stage": stage.name,
-                        "stage_index": index,
-                        "step": done,
-                        "windows_per_second": rate,
-                    }
-                    if leads():
-                        whole = {**line, "seconds": now - began, **figures}
-                        self.metrics.write(whole)
-                        for logger in self.loggers:
-                            logger.write(whole)
-                    progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
-                if saves:
-                    path = self._keep(Position(index, done), optimisation)
-                    if stopped:
-                        raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
+                    if logs:
+                        figures = numbers | stage.report()
+                        self.tally.mark()
+                        now = time.perf_counter()
+                        rate = (done - logged) * settings.batch_size / (now - last)
+                        last, logged = now, done
+                        where = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
+                        self._log({**where, "seconds": now - began, **clock.read(), **figures})
+                        progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
+                    if saves:
+                        path = self._keep(Position(index, done), optimisation)
+                if stopped:
+                    raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
         optimisation.finish()
         self.model.eval()
         if index + 1 < len(self.stages):
@@ -219,27 +216,38 @@ class Training:
         settings: StageOptions,
         optimisation: Optimisation,
         shares: Shares,
+        clock: Clock,
         number: int,
         step: int,
     ) -> dict[str, Tensor]:
         """Takes one step; returns the losses of this process, and the norm of the gradient that was followed."""
-        batch = self.source.batch(number, settings.batch_size)
+        with clock.part("data"):
+            batch = self.source.batch(number, settings.batch_size)
         values: dict[str, Tensor] = {}
         optimisation.forget()
         for share, windows in shares.of(batch):
             seed_step(self.seed, number, share)
-            with autocast(self.device, self.options.precision):
+            with clock.part("forward"), autocast(self.device, self.options.precision):
                 losses = stage.module(windows)
-            (losses["total"] / shares.parts).backward()
+            with clock.part("backward"):
+                (losses["total"] / shares.parts).backward()
             values = {k: v.detach() + values[k] if values else v.detach() for k, v in losses.items()}
         if shares.held:
             seed_step(self.seed, number)
-            with autocast(self.device, self.options.precision):
+            with clock.part("forward"), autocast(self.device, self.options.precision):
                 shares.learn_held()
         if shares.micro > 1:
             values = {k: v / shares.micro for k, v in values.items()}
-        add_up(optimisation.gradients())
-        return {**values, "gradient_norm": optimisation.follow(step)}
+        with clock.part("optimiser"):
+            add_up(optimisation.gradients())
+            return {**values, "gradient_norm": optimisation.follow(step)}
+
+    def _log(self, line: dict[str, Any]) -> None:
+        """Writes a line of metrics, by one of the processes."""
+        if leads():
+            self.metrics.write(line)
+            for logger in self.loggers:
+                logger.write(line)
 
     def _numbers(self, stage: Stage, values: dict[str, Tensor], step: int) -> dict[str, float]:
         """The means over all processes; raises a `TrainingError` on all of them if one is not finite.

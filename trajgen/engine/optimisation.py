@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Stage
@@ -63,6 +64,7 @@ class Optimisation:
             t_in_epochs=False,
         )
         self.ema = ModelEmaV3(model, decay=options.ema, use_warmup=True) if options.ema else None
+        self.moving = Moving(model, self.ema.module, stage.parameters) if self.ema else None
 
     def step(self, loss: Tensor, number: int) -> Tensor:
         """Takes step ``number`` down the gradient of ``loss``; returns the gradient's norm."""
@@ -84,8 +86,8 @@ class Optimisation:
         limit = self.clip or float("inf")
         norm = nn.utils.clip_grad_norm_(self.parameters, limit)
         self.optimiser.step()
-        if self.ema is not None:
-            self.ema.update(self.model, step=number)
+        if self.ema is not None and self.moving is not None:
+            self.moving.average(self.ema.get_decay(number))
         return norm
 
     def finish(self) -> None:
@@ -106,6 +108,37 @@ class Optimisation:
             state.setdefault(int(index), {})[key] = value
         whole = self.optimiser.state_dict()
         self.optimiser.load_state_dict({**whole, "state": state})
+
+
+class Moving:
+    """What changes in a stage, beside its running average: the stage's parameters, and buffers wherever they are.
+
+    All else is equal to its average, so that averaging it, as timm does, would cost time and change nothing.
+
+    Args:
+        model: that is trained.
+        average: a copy of it.
+        parameters: of the stage.
+    """
+
+    def __init__(self, model: nn.Module, average: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+        trained, kept = {id(p) for p in parameters}, average.state_dict(keep_vars=True)
+        self.parameters = [(kept[name], p) for name, p in model.named_parameters() if id(p) in trained]
+        self.buffers = []
+        for name in kept.keys() & dict(model.named_buffers()).keys():
+            place, _, own = name.rpartition(".")
+            self.buffers.append((kept[name], model.get_submodule(place), own))
+
+    @torch.no_grad()
+    def average(self, decay: float) -> None:
+        """Moves the averages of all that has a fraction towards it; whole numbers are copied."""
+        # Buffers are looked up each time: a module may put another tensor in a buffer's place.
+        pairs = self.parameters + [(average, getattr(module, name)) for average, module, name in self.buffers]
+        averages = [average for average, _ in pairs if average.is_floating_point()]
+        get_ema_multi_avg_fn(decay)(averages, [now for average, now in pairs if average.is_floating_point()], 0)
+        for average, now in pairs:
+            if not average.is_floating_point():
+                average.copy_(now)
 
 
 def restore(optimisation: Optimisation, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -59,6 +59,8 @@ class EngineOptions:
     """Micro-batches into which each process cuts its share of a batch, so that it fits the device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward pass; auto is bfloat16 where the device gains by it (CUDA since Ampere), else float32."""
+    compile: bool = False
+    """Whether torch.compile translates the losses of each stage first: minutes that long trainings earn back."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl; losses are checked for being finite at the same time."""
     checkpoint_every: int = 500

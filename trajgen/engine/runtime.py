@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -68,6 +70,22 @@ def prefer_fast_matmul(device: torch.device) -> None:
     """Lets float32 matrix products use TF32 on CUDA; the CPU keeps full precision."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+
+
+def check_compiler() -> None:
+    """Refuses to compile where torch could not, before anything is trained.
+
+    Raises:
+        ConfigError: if there is no C++ compiler; torch.compile needs one on every device.
+    """
+    asked = os.environ.get("CXX", "g++")
+    if shutil.which(asked) is None:
+        raise ConfigError(
+            "torch.compile needs a C++ compiler.",
+            expected="g++, or another one named by the environment variable CXX",
+            got=f"engine.compile=true, and no {asked} here",
+            fix="install one, or engine.compile=false",
+        )
 
 
 def seed_step(seed: int, step: int, part: int = 0) -> None:

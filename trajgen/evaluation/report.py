@@ -55,7 +55,18 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
         rows.append((words, f"{number(times['median'])} ms", f"p95 {number(times['p95'])} ms"))
     if (rate := evaluation.get("decisions_per_second")) is not None:
         rows.append(("decisions per second", f"{rate:,.0f}", ""))
-    rows.append(("episodes", str(evaluation["episodes"]), f"{len(evaluation.get('errors', []))} failed"))
+    rows += _protocol_rows(evaluation)
+    return rows
+
+
+def _protocol_rows(evaluation: Mapping[str, Any]) -> list[Row]:
+    """By which protocol an evaluation was made, on how many episodes of which seeds."""
+    seeds = evaluation.get("seeds") or []
+    which = f"seeds {seeds[0]} to {seeds[-1]}, " if seeds else ""
+    rows = [("episodes", str(evaluation["episodes"]), f"{which}{len(evaluation.get('errors', []))} failed")]
+    if name := evaluation.get("protocol_name"):
+        goals = evaluation.get("goals")
+        rows.append(("protocol", name.replace("_", " "), f"{goals} goals" if goals else ""))
     return rows
 
 
@@ -108,8 +119,8 @@ def summary_markdown(
     Args:
         config: the resolved configuration; ``recipe``, ``seed`` and ``data.id`` are named where present.
         evaluation: figures as of `evaluate`.
-        stages: for each, ``name``, ``steps``, ``minutes``, ``losses`` (name to last value), and, where it
-            has a codebook, ``usage`` (scale or name to the share of codes in use, 0 to 1).
+        stages: for each, ``name``, ``steps``, ``minutes``, ``parts`` (of a step, to minutes), ``losses`` (name to last
+            value), and, where it has a codebook, ``usage`` (scale or name to the share of codes in use, 0 to 1).
         plots: paths of pictures, relative to the page.
         versions: of the packages, by name; ``config["versions"]`` if not given.
         command: that repeats the run; put together from the configuration if not given.
@@ -129,7 +140,7 @@ def summary_markdown(
     lines += [f"- {name}: {value}" for name, value in facts.items() if value not in (None, "")]
     if stages:
         lines += ["", "## Training", ""]
-        lines += _table(("stage", "steps", "minutes", "last losses"), map(_stage_row, stages))
+        lines += _table(("stage", "steps", "minutes", "spent on", "last losses"), map(_stage_row, stages))
     for stage in stages:
         if usage := stage.get("usage"):
             shares = enumerate(usage, 1) if isinstance(usage, Sequence) else usage.items()
@@ -143,9 +154,12 @@ def summary_markdown(
     return "\n".join(lines).replace("\n\n\n", "\n\n") + "\n"
 
 
-def _stage_row(stage: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
     losses = ", ".join(f"{name} {value:.3g}" for name, value in (stage.get("losses") or {}).items())
-    return stage["name"], str(stage.get("steps", NOTHING)), number(stage.get("minutes")), losses or NOTHING
+    parts = {name: value / stage["minutes"] for name, value in (stage.get("parts") or {}).items() if stage["minutes"]}
+    spent = ", ".join(f"{name} {share:.0%}" for name, share in sorted(parts.items(), key=lambda part: -part[1]))
+    steps, minutes = str(stage.get("steps", NOTHING)), number(stage.get("minutes"))
+    return stage["name"], steps, minutes, spent or NOTHING, losses or NOTHING
 
 
 def _hardware(hardware: Mapping[str, Any]) -> str:
