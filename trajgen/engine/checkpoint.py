@@ -28,16 +28,17 @@ from trajgen.engine.storage import (
 )
 
 KEPT = 2
+BEST = "best.safetensors"
 NAME = re.compile(r"stage(\d+)-step(\d+)\.safetensors")
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 """What an operating system says when it will not write."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: ``final.safetensors``, and the last few on the way there.
+    """The checkpoints of one run: ``final.safetensors``, the last few on the way there, and the best weights.
 
-    None is kept for being the best: there is no validation loss, and the losses of different stages, or of one stage
-    whose parts still move, cannot be compared; what counts is the score in the world, which is measured at the end.
+    The best are those of the last stage with the lowest loss on held-out episodes. Where none are held out there are no
+    best ones: the losses of what is trained on fall to the end.
 
     Args:
         folder: where they lie.
@@ -59,6 +60,30 @@ class Checkpoints:
         path = self.folder / "final.safetensors"
         write_tensors(path, {f"model.{k}": v for k, v in model.state_dict().items()}, Position())
         self.tidy()
+        return path
+
+    def save_best(self, model: nn.Module) -> None:
+        """Writes weights that do better on held-out windows than all before them in their stage."""
+        write_tensors(self.folder / BEST, {f"model.{k}": v for k, v in model.state_dict().items()}, Position())
+
+    def forget_best(self) -> None:
+        """Removes the best weights of an earlier stage: they are no policy yet."""
+        (self.folder / BEST).unlink(missing_ok=True)
+
+    def best(self) -> Path:
+        """The weights that do best on held-out windows.
+
+        Raises:
+            CheckpointError: if there are none.
+        """
+        path = self.folder / BEST
+        if not path.exists():
+            raise CheckpointError(
+                "Which weights are best is known where episodes are held out.",
+                expected=f"{path}, of a training with data.held_out=0.1, say",
+                got="none",
+                fix="policy.weights=last, or train with episodes held out",
+            )
         return path
 
     def tidy(self) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 PARTS = ("data", "forward", "backward", "optimiser", "logging")
-"""Of a step; logging is all that is written, checkpoints included."""
+"""Of a step; logging is all that is looked at and written, held-out losses and checkpoints included."""
 
 
 class Clock:

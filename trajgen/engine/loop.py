@@ -30,13 +30,14 @@ from trajgen.engine.distributed import (
     world,
 )
 from trajgen.engine.loggers import opened
-from trajgen.engine.metrics import MetricsLog, StageProgress, forget_after
+from trajgen.engine.metrics import MetricsLog, StageProgress, forget_after, read_lines
 from trajgen.engine.optimisation import Optimisation, restore
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import autocast, out_of_memory, prefer_fast_matmul, seed_step
 from trajgen.engine.shares import Shares
 from trajgen.engine.signals import Stop, stopping
 from trajgen.engine.storage import Position, flush, part, unsaved_buffers
+from trajgen.engine.validation import TOTAL, Validation, lowest
 
 
 class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, no error
@@ -67,6 +68,8 @@ class Training:
         seed: of the batches and of every random number drawn while training.
         device: of the model and the source.
         console: where progress is shown.
+        held_out: gives windows that are not trained on; their losses are logged, and the best weights kept, whenever
+            there is a checkpoint, and at the end of a stage.
     """
 
     model: nn.Module
@@ -77,6 +80,7 @@ class Training:
     seed: int
     device: torch.device
     console: Console
+    held_out: Source | None = None
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
@@ -85,6 +89,10 @@ class Training:
         self.options.check_shares(self.stages, world())
         if not leads():
             self.console = Console(quiet=True)
+        self.validation = None
+        if self.held_out is not None:
+            given = self.model, self.held_out, self.seed, self.device, self.options.precision
+            self.validation = Validation(*given)
 
     def run(self, *, resume: bool = False) -> list[StageReport]:
         """Trains all stages, or goes on from the last whole checkpoint; returns a report of those trained now.
@@ -173,6 +181,7 @@ class Training:
         clock, logged = Clock(self.device), begun
         figures: dict[str, float] = {}
         progress = StageProgress(self.console, stage.name, steps, begun)
+        best = self._to_beat(index, begun)
         with progress, Shares(stage.module, self.options.accumulate) as shares:
             for step in range(begun, steps):
                 try:
@@ -182,12 +191,20 @@ class Training:
                         raise
                     raise self._too_large(stage, settings, step, error) from error
                 done, stopped = step + 1, stop.asked()
-                logs = done % self.options.log_every == 0 or done == steps
-                saves = stopped or (done % self.options.checkpoint_every == 0 and done < steps)
+                kept = done % self.options.checkpoint_every == 0
+                saves = stopped or (kept and done < steps)
+                validation = self.validation if kept or done == steps else None
+                logs = validation is not None or done % self.options.log_every == 0 or done == steps
                 if not (logs or saves):
                     continue
                 numbers = self._numbers(stage, values, done)
                 with clock.part("logging"):
+                    if validation is not None:
+                        numbers |= validation.look(stage, optimisation, settings.batch_size)
+                        if numbers[TOTAL] < best:
+                            best = numbers[TOTAL]
+                            with optimisation.averaged():
+                                agree(lambda: self.checkpoints.save_best(self.model))
                     self.tally.add()
                     if logs:
                         figures = numbers | stage.report()
@@ -241,6 +258,12 @@ class Training:
         with clock.part("optimiser"):
             add_up(optimisation.gradients())
             return {**values, "gradient_norm": optimisation.follow(step)}
+
+    def _to_beat(self, index: int, begun: int) -> float:
+        """The lowest held-out loss so far of a stage; the best weights of an earlier one are no policy yet."""
+        if not begun:
+            agree(self.checkpoints.forget_best)
+        return agree(lambda: lowest(read_lines(self.metrics.path), index))
 
     def _log(self, line: dict[str, Any]) -> None:
         """Writes a line of metrics, by one of the processes."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -36,19 +37,28 @@ class MetricsLog:
             file.write(json.dumps(dict(values)) + "\n")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics that are whole."""
+    return [values for _, values in _whole_lines(path)]
+
+
 def forget_after(metrics: Path, position: Position) -> None:
     """Drops the lines of metrics that a training which goes on from a position will write again, and torn ones."""
     if not metrics.exists():
         return
-    kept = []
-    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+    last = (position.stage, position.step)
+    kept = [text for text, values in _whole_lines(metrics) if (values["stage_index"], values["step"]) <= last]
+    write_whole(metrics, "".join(kept).encode())
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
             values = json.loads(line)
-            if (values["stage_index"], values["step"]) <= (position.stage, position.step):
-                kept.append(line + "\n")
+            if min(values["stage_index"], values["step"]) >= 0:
+                yield line + "\n", values
         except (ValueError, KeyError, TypeError, RecursionError):
             continue  # a power cut tore it
-    write_whole(metrics, "".join(kept).encode())
 
 
 class StageProgress:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,14 @@ class Optimisation:
         if self.ema is not None and self.moving is not None:
             self.moving.average(self.ema.get_decay(number))
         return norm
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it, the model has the running average of its weights."""
+        own = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.finish()
+        yield
+        self.model.load_state_dict(own)
 
     def finish(self) -> None:
         """Replaces the trained weights by their running average."""

@@ -17,10 +17,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError
+from trajgen.core.formats import FORMAT, current
 
 T = TypeVar("T")
 
-FORMAT = 1
 HEADER = 16 * 2**20
 """Largest header in bytes: that of a model of ten thousand tensors has a tenth of it."""
 SIZE = 16
@@ -123,7 +123,7 @@ def read_tensors(
 
 
 def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """The metadata of a checkpoint and the shapes of its tensors, none of which is read.
+    """The metadata of a checkpoint, in the present format, and the shapes of its tensors, none of which is read.
 
     Raises:
         DamagedError: if the header is damaged, or declares more than the file holds.
@@ -144,21 +144,15 @@ def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, s
         if length > min(HEADER, path.stat().st_size):
             raise ValueError(f"its header declares a length of {length:,} bytes")
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
-            written = int(metadata["format"])
-            if written <= FORMAT:
-                read_position(metadata["position"])
+            written: dict[str, str] = file.metadata() or {}
+            if "format" not in written:
+                raise ValueError("it has no format")
+            metadata: dict[str, str] = current("checkpoint", written, path)
+            read_position(metadata["position"])
             names = list(file.keys())
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except UNREADABLE as error:
         raise damaged(path, error) from error
-    if written > FORMAT:
-        raise CheckpointError(
-            "The checkpoint was written by a newer trajgen.",
-            expected=f"format {FORMAT} or older",
-            got=f"format {written} in {path}",
-            fix="pip install --upgrade trajgen",
-        )
     return metadata, shapes
 
 

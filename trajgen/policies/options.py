@@ -16,6 +16,8 @@ class PolicyOptions:
     """Environment steps between plans; at most data.chunk."""
     seed: int = 0
     """Of the sampler's random numbers."""
+    weights: Literal["last", "best"] = "last"
+    """Those at the end of the training, or those with the lowest loss on held-out episodes (data.held_out)."""
     backend: Literal["eager", "onnx", "cuda_graph"] = "eager"
     """How plans are computed: as written, by ONNX Runtime (CPU), or as a CUDA graph. The plans are the same."""
 

@@ -27,7 +27,7 @@ def flattened(cond: Cond) -> Tensors:
 
 def unflattened(tensors: Mapping[str, Tensor]) -> Cond:
     """The condition of which these are the tensors."""
-    past = {name.removeprefix(PAST): value for name, value in tensors.items() if name.startswith(PAST)}
+    past: dict[str, Any] = {name.removeprefix(PAST): value for name, value in tensors.items() if name.startswith(PAST)}
     own = {name: value for name, value in tensors.items() if not name.startswith(PAST)}
     return Cond(**own, past=Batch(**past) if past else None)
 
