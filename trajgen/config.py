@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import structure
 from trajgen.core.registry import KINDS, complete, load_entry_points, load_imports, names, spec
-from trajgen.data.options import DataOptions
+from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.policies.options import PolicyOptions
@@ -32,6 +32,8 @@ SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same as yaml.safe_load's, in C where it was built."""
 LARGEST_FILE, DEEPEST, MOST_ALIASES = 2**20, 32, 64
 """Bytes, nesting and repetitions (``*name``) of the largest YAML file that is read; a recipe has a tenth of each."""
+ABOUT = "about"
+"""What a data preset tells the reader of the catalogue; no option."""
 PLAIN_CHOICE = re.compile(r"[-\w/.,]*")
 SECTIONS: dict[str, Any] = {
     "data": DataOptions,
@@ -244,7 +246,8 @@ def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()
         _store_recipe(store, name, path)
     for name, path in (data_files() | {path.stem: path for path in own_data}).items():
         *folders, last = name.split("/")
-        store.store(group="/".join(["data", *folders]), name=last, node=read_yaml(path), package="_global_")
+        preset = {key: value for key, value in read_yaml(path).items() if key != ABOUT}
+        store.store(group="/".join(["data", *folders]), name=last, node=preset, package="_global_")
     base = read_yaml(RECIPES / "base.yaml")
     chosen = base.pop("defaults")
     groups = [{kind: None} for kind in KINDS]
@@ -257,7 +260,7 @@ def defaults(cls: Any) -> dict[str, Any]:
     """The defaults of an options dataclass, as plain values; what has none is left out."""
     plain = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
     plain |= {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
-    return plain
+    return {key: defaults(type(value)) if is_dataclass(value) else value for key, value in plain.items()}
 
 
 def _store_recipe(store: Any, name: str, path: Path) -> None:
@@ -330,7 +333,12 @@ def from_hydra(composed: Any) -> Config:
 
     plain = OmegaConf.to_container(composed, resolve=True)
     if not isinstance(plain, dict):
-        raise ConfigError("A configuration is a dictionary.", got=type(plain).__name__)
+        raise ConfigError(
+            "A configuration is a dictionary.",
+            expected="options by name",
+            got=type(plain).__name__,
+            fix="the config.json of a run folder, or what Config.to_plain() gave",
+        )
     return Config.from_plain({str(k): v for k, v in plain.items()})
 
 
@@ -392,7 +400,7 @@ def _known_keys(section: str) -> list[str]:
         return [o.name for name in names(section) for o in spec(section, name).options]
     if not section:
         return [*(f.name for f in fields(Config) if f.name != "components"), *KINDS]
-    return [f.name for f in fields(SECTIONS.get(section, StageOptions))]
+    return [f.name for f in fields({**SECTIONS, "data.success": SuccessRule}.get(section, StageOptions))]
 
 
 def _hint(section: str) -> str:

@@ -9,9 +9,11 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
@@ -19,11 +21,14 @@ from typing import Any
 
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
+from trajgen.core.formats import FORMAT, current
 from trajgen.core.options import convert, structure
 from trajgen.core.types import Space
 from trajgen.run_lock import LOCK, locked
 
 ROOT = Path("runs")
+HUB = ("D4RL", "mujoco")
+"""Name spaces of the hub's data sets."""
 NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
 """Entries of a line of metrics.jsonl that are neither losses nor usage."""
 LARGEST_FILE = 16 * 2**20
@@ -94,7 +99,10 @@ def find_folder(config: Config) -> Path:
 
 def run_name(config: Config, *parts: str, longest: int = 200) -> str:
     """What a run folder is called where no name is given; a long one is cut before its seed."""
+    space, _, rest = config.data.id.partition("/")
     data = config.data.id.removesuffix("-v0").rpartition("/")[2]
+    if space in HUB:  # whose sets are called human or expert in the folder of their task
+        data = re.sub(r"-v\d+$", "", rest).replace("/", "-")
     seed = f"-s{config.seed}"
     return "-".join((config.recipe, data, *parts))[: longest - len(seed)] + seed
 
@@ -146,11 +154,11 @@ def load_config(folder: Path) -> tuple[Config, Space]:
     """The configuration and the space of a run folder, which may be a stranger's: nothing in it is imported or run.
 
     Raises:
-        CheckpointError: if the folder is not that of a run, or leads out of itself.
+        CheckpointError: if the folder is not that of a run, a newer trajgen wrote it, or it leads out of itself.
         ConfigError: if it names a component or an option that is not known here.
     """
     refuse_links(folder)
-    plain = read_json(folder / "config.json")
+    plain = read_config(folder)
     try:
         plain.pop("command", None)
         given = plain.pop("space", {})
@@ -172,6 +180,28 @@ def load_config(folder: Path) -> tuple[Config, Space]:
             fix=f"imports=[{world.partition(':')[0]}], if you know what it does",
         )
     return config, space
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a run folder as plain values, in the present format; what they mean is not checked.
+
+    Raises:
+        CheckpointError: if it is missing or damaged, or a newer trajgen wrote it.
+    """
+    path = folder / "config.json"
+    plain = read_json(path)
+    try:
+        return current("config", plain, path)
+    except ValueError as error:
+        raise _not_written(path, error) from error
+
+
+def write_config(folder: Path, config: Config, space: Space, command: str | None) -> None:
+    """Writes down what is trained in a run folder; the command that began it stays the one that repeats it."""
+    path = folder / "config.json"
+    if path.exists():
+        command = read_config(folder).get("command")
+    write_json(path, {"format": FORMAT, **config.to_plain(), "space": asdict(space), "command": command})
 
 
 def refuse_links(folder: Path) -> None:
@@ -227,7 +257,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         trained_stages(folder / "metrics.jsonl"),
         plots,
         versions=read_json(folder / "versions.json"),
-        command=read_json(folder / "config.json").get("command"),
+        command=read_config(folder).get("command"),
     )
     _write_whole(out / "summary.md", text)
 
@@ -241,14 +271,17 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
     stages = []
     for name, group in groupby(_read_metrics(path) if path.exists() else [], key=lambda line: line["stage"]):
         lines = list(group)
-        clock = [line["seconds"] for line in lines]
-        seconds = sum(now for now, then in zip(clock, [*clock[1:], 0.0], strict=True) if then < now)
+        # The last line of each process that worked at the stage: its clock began anew.
+        ends = [a for a, b in zip(lines, [*lines[1:], {"seconds": 0.0}], strict=True) if b["seconds"] < a["seconds"]]
+        seconds = sum(line["seconds"] for line in ends)
+        parts = [key for key in lines[-1] if key.startswith("seconds/")]
         figures = {k: v for k, v in lines[-1].items() if k not in NOT_LOSSES}
         stages.append(
             {
                 "name": name,
                 "steps": lines[-1]["step"],
                 "minutes": seconds / 60,
+                "parts": {k.removeprefix("seconds/"): sum(line.get(k, 0.0) for line in ends) / 60 for k in parts},
                 "losses": {k: v for k, v in figures.items() if "/" not in k},
                 "usage": {k.removeprefix("usage/"): v for k, v in figures.items() if k.startswith("usage/")},
             }

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trajgen.config import Config, merged
 from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrajgenError
+from trajgen.core.observations import put
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
 from trajgen.run_folder import (
@@ -23,6 +24,7 @@ from trajgen.run_folder import (
     require_free,
     trained_stages,
     versions,
+    write_config,
     write_json,
     write_summary,
 )
@@ -74,7 +76,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         said = f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
         console.print(said)
         stages = planner.stages()
-        training = Training(planner, stages, source, config.engine, folder, config.seed, device, console)
+        held_out = windows_of(config, episodes, planner, device, "held_out") if config.data.held_out else None
+        training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, held_out)
         try:
             training.run(resume=config.resume)
         except Interrupted:  # all of them, at the same step
@@ -95,8 +98,11 @@ def _silent() -> Console:
 def _checked_folder(config: Config) -> Path:
     """The folder of a run whose composition has been tried."""
     from trajgen.engine.loggers import check_loggers
+    from trajgen.engine.runtime import check_compiler
 
     check_loggers(config.engine.log)
+    if config.engine.compile:
+        check_compiler()
     dry_run(config)
     return find_folder(config)
 
@@ -133,10 +139,8 @@ def _begun(folder: Path, config: Config, data: Mapping[str, Any], space: Space, 
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         require_free(folder, config)  # another process may have been faster
-        if (folder / "config.json").exists():  # to go on with: the command that began it is the one that repeats it
-            command = read_json(folder / "config.json").get("command")
         write_json(folder / "data.json", data)
-        write_json(folder / "config.json", {**config.to_plain(), "space": asdict(space), "command": command})
+        write_config(folder, config, space, command)
         write_json(folder / "versions.json", versions())
         yield
 
@@ -149,14 +153,27 @@ def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any
 
 def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Windows]:
     """A fresh planner that knows the units of these episodes, and their windows."""
-    from trajgen.data.windows import Windows, fit_normaliser
+    from trajgen.data.windows import fit_normaliser
     from trajgen.engine.runtime import seed_step
 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
     planner.normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
     planner.to(device)
-    return planner, Windows(episodes, config.data, planner.normaliser, device, config.seed)
+    return planner, windows_of(config, episodes, planner, device)
+
+
+def windows_of(
+    config: Config,
+    episodes: Any,
+    planner: Any,
+    device: torch.device,
+    part: Literal["training", "held_out"] = "training",
+) -> Windows:
+    """The windows of the episodes that are trained on, or of those that are held out, in the planner's units."""
+    from trajgen.data.windows import Windows
+
+    return Windows(episodes, config.data, planner.normaliser, device, config.seed, part)
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:
@@ -190,6 +207,13 @@ def dry_run(config: Config) -> None:
     planner: Any = build_planner(config, space)
     config.engine.check_shares(planner.stages(), world())
     config.policy.check(config.data.chunk, planner.history)
+    if config.policy.weights == "best" and not config.data.held_out:
+        raise ConfigError(
+            "Which weights are best is seen on episodes that are not trained on.",
+            expected="a share of them, such as data.held_out=0.1",
+            got="policy.weights=best and data.held_out=0",
+            fix="data.held_out=0.1, or policy.weights=last",
+        )
 
 
 def load_episodes(config: Config, console: Console) -> Any:
@@ -239,9 +263,10 @@ def load_policy(
     config, space = load_config(folder)
     if overrides:
         config = Config.from_plain(merged(config.to_plain(), overrides))
-    newest = Checkpoints(folder / "checkpoints").newest()
-    planner = _rebuild(config, space, newest).to(choose_device(device))
-    load_weights(planner, newest, without=_swapped(folder, config))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    chosen = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
+    planner = _rebuild(config, space, chosen).to(choose_device(device))
+    load_weights(planner, chosen, without=_swapped(folder, config))
     normaliser: Any = planner.normaliser
     return RecedingHorizonPolicy(
         planner, normaliser, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
@@ -357,7 +382,7 @@ def sample(
     config, space = load_config(folder)
     world = world_for(config.data)
     with environments(world, 1) as (environment,):
-        observation = environment.reset(seed=request.seed)[0]
+        observation = world.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:
         raise ConfigError(
             "Only a run that plans for goals can be given one.",
@@ -366,10 +391,8 @@ def sample(
             fix="leave it out",
         )
     for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
-        if values is not None and key is not None:
-            observation[key] = np.asarray(values, dtype=np.float32)
-        elif values is not None:
-            observation = np.asarray(values, dtype=np.float32)
+        if values is not None:
+            observation = put(observation, key, np.asarray(values, dtype=np.float32))
     cond, plan, refinements = policy.preview([observation] * request.plans, request.returns)
     if plan.trajectory is None:
         console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory that could be drawn.")
@@ -394,6 +417,6 @@ def condition_error(policy: RecedingHorizonPolicy, world: World, seeds: range) -
     from trajgen.evaluation.rollout import environments
 
     with environments(world, 1) as (environment,):
-        seen = [environment.reset(seed=seed)[0] for seed in seeds]
+        seen = [world.reset(environment, seed)[0] for seed in seeds]
     cond, plan, _ = policy.preview(seen)
     return {} if plan.trajectory is None else policy.condition_error(cond, plan.trajectory)

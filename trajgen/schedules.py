@@ -15,6 +15,10 @@ from trajgen.core.schedule import ScaleSchedule
 def geometric(length: int, *, scales: int = 4) -> ScaleSchedule:
     """Lengths that grow by a constant factor from 1 to N, as (1, 2, 4, 8): MAGE, section 3.
 
+    Args:
+        length: N.
+        scales: K, at most N.
+
     Raises:
         ConfigError: if N is too short for that many different lengths.
     """
@@ -32,14 +36,30 @@ def geometric(length: int, *, scales: int = 4) -> ScaleSchedule:
 
 @register("schedule", "linear")
 def linear(length: int, *, scales: int = 4) -> ScaleSchedule:
-    """Lengths that grow by a constant amount up to N, as (2, 4, 6, 8)."""
+    """Lengths that grow by a constant amount up to N, as (2, 4, 6, 8).
+
+    Args:
+        length: N.
+        scales: K, at most N.
+
+    Raises:
+        ConfigError: if N is too short for that many different lengths.
+    """
     _check_scales(length, scales)
     return ScaleSchedule(tuple(-(-length * (k + 1) // scales) for k in range(scales)))
 
 
 @register("schedule", "explicit")
 def explicit(length: int, *, lengths: tuple[int, ...] = (1, 2, 4, 8)) -> ScaleSchedule:
-    """Lengths given one by one."""
+    """Lengths given one by one.
+
+    Args:
+        length: N, which the tokenizer compares with what is given.
+        lengths: l_1 to l_K.
+
+    Raises:
+        ConfigError: if there is none, or one is not positive.
+    """
     return ScaleSchedule(tuple(lengths))
 
 
@@ -58,6 +78,10 @@ def single(length: int) -> ScaleSchedule:
 @register("schedule", "two_level")
 def two_level(length: int, *, coarse: int = 2) -> ScaleSchedule:
     """A coarse and a fine scale, (coarse, N).
+
+    Args:
+        length: N.
+        coarse: l_1, less than N.
 
     Raises:
         ConfigError: if the coarse scale is not shorter than the latent.

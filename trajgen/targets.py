@@ -73,14 +73,7 @@ class QuantileTarget(nn.Module):
         octaves: int = 4,
     ) -> None:
         super().__init__()
-        if not 0 < quantile < 1:
-            raise ConfigError(
-                "A quantile lies between 0 and 1.",
-                expected="more than 0 and less than 1",
-                got=f"target.quantile={quantile}",
-                fix="target.quantile=0.9",
-            )
-        self.quantile = quantile
+        self.quantile = _share(quantile, 0.9)
         self.features = FourierFeatures(state_dim + goal_dim, octaves)
         self.network = mlp(self.features.outputs, width, 1, depth=depth)
 
@@ -91,8 +84,50 @@ class QuantileTarget(nn.Module):
     def loss(self, batch: Batch) -> Losses:
         """The pinball loss of the quantile of R_0."""
         error = batch.returns[:, 0] - self._quantile(batch.states[:, 0], batch.goals)
-        return {"quantile": torch.maximum(self.quantile * error, (self.quantile - 1) * error).mean()}
+        return {"quantile": _pinball(error, self.quantile)}
 
     def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
         known = state if goal is None else torch.cat([state, goal], dim=-1)
         return self.network(self.features(known)).squeeze(-1)
+
+
+@register("target", "best")
+class BestTarget(nn.Module):
+    """A high quantile of the returns that the data reached from anywhere, less the rewards received since.
+
+    For tasks without goals in which every episode can be as good as any: locomotion.
+
+    Args:
+        quantile: q in (0, 1).
+
+    Raises:
+        ConfigError: if q is not between 0 and 1.
+    """
+
+    def __init__(self, *, quantile: float = 0.95) -> None:
+        super().__init__()
+        self.quantile = _share(quantile, 0.95)
+        self.value = nn.Parameter(torch.zeros(1))
+
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        """The quantile at an episode's first plan, then what remains of it; normalised, (B,)."""
+        return torch.where(remaining.isnan(), self.value.to(remaining).expand(len(state)), remaining)
+
+    def loss(self, batch: Batch) -> Losses:
+        """The pinball loss of the quantile of R_0."""
+        return {"quantile": _pinball(batch.returns[:, 0] - self.value, self.quantile)}
+
+
+def _pinball(error: Tensor, quantile: float) -> Tensor:
+    return torch.maximum(quantile * error, (quantile - 1) * error).mean()
+
+
+def _share(quantile: float, usual: float) -> float:
+    if not 0 < quantile < 1:
+        raise ConfigError(
+            "A quantile lies between 0 and 1.",
+            expected="more than 0 and less than 1",
+            got=f"target.quantile={quantile}",
+            fix=f"target.quantile={usual}",
+        )
+    return quantile

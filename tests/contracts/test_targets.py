@@ -68,7 +68,20 @@ def test_a_quantile_is_learnt() -> None:
     assert float(share) == pytest.approx(0.8, abs=0.04)
 
 
+def test_the_best_is_a_quantile_of_all_returns_and_then_what_remains_of_it() -> None:
+    made, known = make("best", quantile=0.9), tiny.batch(1000)
+    optimiser = torch.optim.Adam(made.parameters(), 0.02)
+    for _ in range(200):
+        optimiser.zero_grad()
+        made.loss(known)["quantile"].backward()
+        optimiser.step()
+    asked = made(known.states[:3, 0], None, torch.tensor([torch.nan, 0.25, torch.nan]))
+    assert asked[0] == asked[2] and float(asked[1]) == 0.25
+    assert float((known.returns[:, 0] <= asked[0]).float().mean()) == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["quantile", "best"])
 @pytest.mark.parametrize("quantile", [0.0, 1.0, -0.5])
-def test_a_quantile_out_of_range_is_refused(quantile: float) -> None:
+def test_a_quantile_out_of_range_is_refused(name: str, quantile: float) -> None:
     with pytest.raises(ConfigError):
-        make("quantile", quantile=quantile)
+        make(name, quantile=quantile)

@@ -180,6 +180,13 @@ def test_a_damaged_set_is_an_error_that_names_it(damage: Any, root: Path) -> Non
     assert repr(ID) in str(caught.value.got) and "force" in str(caught.value.fix)
 
 
+def test_only_hdf5_is_mapped(root: Path) -> None:
+    write([raw(3)])
+    remove_data(root)
+    with pytest.raises((ConfigError, DataError)):
+        minari.load(ID, options(memory_map=True))
+
+
 def test_an_empty_set_is_refused() -> None:
     write([])
     with pytest.raises(DataError, match="at least one episode"):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,10 +26,49 @@ def blocks(page: Path, language: str) -> list[str]:
     return [code for tongue, code in FENCE.findall(page.read_text(encoding="utf-8")) if tongue == language]
 
 
+NOT_RUN = {
+    "python3 -m venv": "installs a new environment; continuous integration does, and then runs the tests",
+    "pip install": "installs packages",
+    "source .venv/bin/activate": "changes the shell it is typed in",
+    ".venv/bin/pip install": "installs packages; continuous integration does",
+    ".venv/bin/pytest": "the tests themselves",
+    "pytest": "the tests themselves",
+    "TRAJGEN_FUZZ_CASES=": "takes minutes; the same tests run with fewer cases",
+    ".venv/bin/ruff": "a check of the code; continuous integration runs it",
+    ".venv/bin/mypy": "a check of the code; continuous integration runs it",
+    ".ci/run": "runs all of these, in a new environment",
+    "torchrun": "needs processes; `tests/engine/test_distributed.py` trains with two, and what each does is tried",
+    "srun": "needs a cluster; what it starts is tried in one process",
+    "trajgen data get": "downloads; `tests/data` tries it without a network",
+    "trajgen study study=levels hydra/launcher=submitit_slurm": "needs a cluster; the variants are tried here",
+}
+"""How commands begin that no test runs as they stand, and why. `contributing.md` lists them."""
+RUN_ELSEWHERE = {
+    ".venv/bin/mkdocs build --strict": "test_docs.py builds the site",
+    "python record.py": "test_docs.py runs the Python blocks of the page",
+    "python tests/docs/tables.py": "test_compose.py compares what it would write",
+    "python tests/docs/error_page.py": "test_error_page.py compares what it would write",
+    "python tests/docs/path_figure.py": "test_path_figure.py compares what it would draw",
+}
+"""Commands of other programs that tests run, and where."""
+
+
+def shell_lines(page: Path) -> list[str]:
+    """The commands of a page's bash blocks, whatever program they call."""
+    parts = [part.strip() for block in blocks(page, "bash") for line in block.splitlines() for part in line.split("&&")]
+    return [part for part in parts if part and not part.startswith("#")]
+
+
 def words_of(block: str) -> list[list[str]]:
-    """The words after ``trajgen`` of each such command in a bash block."""
+    """The words after ``trajgen``, or ``python -m trajgen``, of each such command in a bash block."""
     parts = [shlex.split(part, comments=True) for line in block.splitlines() for part in line.split("&&")]
-    return [words[1:] for words in parts if words and Path(words[0]).name == "trajgen"]
+    own = [words[1:] for words in parts if words and Path(words[0]).name == "trajgen"]
+    return own + [words[words.index("trajgen") + 1 :] for words in parts if ["-m", "trajgen"] in pairs(words)]
+
+
+def pairs(words: list[str]) -> list[list[str]]:
+    """Each word with the one after it."""
+    return [list(pair) for pair in itertools.pairwise(words)]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -46,3 +89,19 @@ def write_files(page: Path, folder: Path) -> None:
     for code in (*blocks(page, "python"), *blocks(page, "yaml")):
         if name := FILE.match(code):
             (folder / name[1]).write_text(code, encoding="utf-8")
+
+
+def run_python(page: str, folder: Path) -> None:
+    """Runs the Python blocks of a page in a new interpreter, in the order in which they stand.
+
+    A block that names its file is written and imported. Data sets lie in ``datasets`` of the folder.
+    """
+    write_files(PAGES[page], folder)
+    code = blocks(PAGES[page], "python")
+    script = "\n".join(f"import {name[1][:-3]}" if (name := FILE.match(part)) else part for part in code)
+    (folder / "page.py").write_text(script, encoding="utf-8")
+    environment = os.environ | {"MINARI_DATASETS_PATH": str(folder / "datasets"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -6,21 +6,35 @@ A page says where one belongs by ``<!-- KIND-OF-TABLE:ARGUMENT -->``; it ends at
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
 import inspect
+import json
 import re
+import typing
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import catalogue_table
+import path_figure
 import yaml
-from pages import PAGES
+from griffe import Docstring, DocstringSectionKind
+from pages import DOCS, NOT_RUN, PAGES
 
-from trajgen.config import recipe_files
+import trajgen
+from trajgen.config import SECTIONS, compose, recipe_files
 from trajgen.core import protocols
+from trajgen.core.options import describe
 from trajgen.core.registry import KINDS, component, names, spec
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.engine.options import StageOptions
 
 MARKED = re.compile(r"(<!-- (\w+)(?::(\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN = ("schedule", "tokenizer", "prior", "decoder", "sampler", "action", "planner")
 """The kinds in the table of recipes."""
+FOLLOWS = (property, cached_property)
 CALLED = {"ActionHead": "action"}
 """What a protocol's object is called where it is called."""
 
@@ -69,7 +83,7 @@ def recipes(_: str = "") -> str:
         nodes = yaml.safe_load(path.read_text(encoding="utf-8"))
         fields = ", ".join(nodes["view"]["fields"]) if "view" in nodes else "–"
         parts = [f"`{nodes[kind]['name']}`" if kind in nodes else "–" for kind in SHOWN]
-        rows.append(f"| [`{name}`](#{name}) | {fields} | {' | '.join(parts)} |")
+        rows.append(f"| [`{name}`](recipes/{name}.md) | {fields} | {' | '.join(parts)} |")
     head = f"| recipe | generates | {' | '.join(SHOWN)} |"
     return "\n".join([head, "| --- " * (len(SHOWN) + 2) + "|", *rows])
 
@@ -80,11 +94,145 @@ def kinds(_: str = "") -> str:
     return "\n".join(["| kind | what it is |", "| --- | --- |", *rows])
 
 
+def options(kind: str) -> str:
+    """The options of the components that are shipped, with types, defaults, and what each is."""
+    rows = []
+    for name in names(kind):
+        found, made = spec(kind, name), component(kind, name)
+        if not made.__module__.startswith("trajgen."):
+            continue
+        types = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
+        about = arguments(made)
+        rows += [_row(f"{name}.{o.name}", types[o.name], f"`{_plain(o.default)}`", about) for o in found.options]
+    if not rows:
+        return "None of them has options."
+    return "\n".join(["| option | type | default | what |", "| --- | --- | --- | --- |", *rows])
+
+
+def arguments(made: Any) -> dict[str, str]:
+    """What the docstring of a class or function says of each of its arguments."""
+    about = {}
+    for section in Docstring(inspect.getdoc(made) or "").parse("google", warnings=False):
+        if section.kind is DocstringSectionKind.parameters:
+            about |= {name: one.description for one in section.value for name in one.name.split(", ")}
+    return about
+
+
+def settings(name: str) -> str:
+    """The options of a section of a configuration that is no component."""
+    cls = StageOptions if name == "stage" else SECTIONS[name]
+    prefix = "engine.stages.NAME" if name == "stage" else name
+    types, about = typing.get_type_hints(cls), attributes(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        if field.default is not dataclasses.MISSING:
+            said = f"`{_plain(field.default)}`"
+        else:
+            made = field.default_factory
+            said = "" if made is dataclasses.MISSING else f"`{_plain(made())}`"
+        rows.append(_row(f"{prefix}.{field.name}", types[field.name], said, about))
+    return "\n".join(["| option | type | default | what |", "| --- | --- | --- | --- |", *rows])
+
+
+def attributes(cls: type) -> dict[str, str]:
+    """What is said of each field of a dataclass: below it, or among the arguments of the class."""
+    (tree,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(tree, ast.ClassDef)
+    about = {k: v[:1].upper() + v[1:] for k, v in arguments(cls).items()}
+    for node, following in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+            about[ast.unparse(node.target)] = ast.literal_eval(following.value)
+    return about
+
+
+def letters(_: str = "") -> str:
+    """The letters of shapes, with what each is in the default recipe."""
+    seen, config = path_figure.shapes(compose([])), compose([])
+    lengths = seen["schedule"]
+    known = {
+        "B": ("batch", "`engine.stages.NAME.batch_size`", ""),
+        "T": ("horizon: points in a window", "`data.horizon`", config.data.horizon),
+        "M": ("stride: environment steps between two points", "`data.stride`", config.data.stride),
+        "H": ("chunk: steps at full rate that the action head learns", "`data.chunk`", config.data.chunk),
+        "S, A, G": (
+            "width of state, action, goal",
+            "the data",
+            f"{path_figure.SPACE.state_dim}, {path_figure.SPACE.action_dim}, {path_figure.SPACE.goal_dim}",
+        ),
+        "P": ("points of a history", "the planner", "0"),
+        "D": ("features per point", "the view: 1 + S for (return, state); M·A for the actions", seen["x"].shape[-1]),
+        "N": (
+            "latent length; where it is learnt, T is N times a power of two",
+            "`tokenizer.latent_length`",
+            seen["latent"].shape[1],
+        ),
+        "C": ("code width", "`tokenizer.code_dim`", seen["code_dim"]),
+        "V": ("codes in the vocabulary; none if codes are continuous", "`tokenizer.codebook_size`", seen["vocabulary"]),
+        "K, l_k": ("scales, and their lengths", "`schedule`", f"{len(lengths)}, {lengths}"),
+        "L": ("tokens: the sum of l_k", "follows", sum(lengths)),
+        "E": ("width of the condition's embedding", "`conditioner.width`", seen["known"].shape[-1]),
+        "W": ("width of the prior", "`prior.width`", config.components["prior"]["width"]),
+    }
+    rows = [f"| {letter} | {what} | {where} | {value} |" for letter, (what, where, value) in known.items()]
+    return "\n".join(["| letter | what | where it is set | default recipe |", "| --- | --- | --- | --- |", *rows])
+
+
+def scales(_: str = "") -> str:
+    """What a schedule tells: the lengths it was made of, and what follows from them."""
+    told = {k: v.__doc__ or v.func.__doc__ for k, v in vars(ScaleSchedule).items() if isinstance(v, FOLLOWS)}
+    rows = [f"| `{name}` | {_cell(said)} |" for name, said in told.items()]
+    return "\n".join(["| a `ScaleSchedule` has | which is |", "| --- | --- |", "| `lengths` | (l_1, …, l_K) |", *rows])
+
+
+def public(_: str = "") -> str:
+    """The names that ``import trajgen`` offers."""
+    rows = []
+    for name in trajgen.__all__:
+        found = getattr(trajgen, name)
+        home = f"{found.__module__}.{name}"
+        rows.append(f"| [`trajgen.{name}`][{home}] | {_cell(first_sentence(found))} |")
+    return "\n".join(["| name | what |", "| --- | --- |", *rows])
+
+
+def api(_: str = "") -> str:
+    """The pages of the API with the modules on each."""
+    rows = []
+    for path in sorted((DOCS / "api").glob("*.md")):
+        for module in modules(path):
+            said = _cell(first_sentence(importlib.import_module(module)))
+            rows.append(f"| [`{module}`]({path.name}) | {said} |")
+    return "\n".join(["| module | what |", "| --- | --- |", *sorted(rows)])
+
+
+def modules(page: Path) -> list[str]:
+    """The modules that a page of the API documents."""
+    return re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def first_sentence(found: Any) -> str:
+    """The first paragraph of a docstring."""
+    return (inspect.getdoc(found) or "").split("\n\n")[0]
+
+
+def not_run(_: str = "") -> str:
+    """The commands of the site that no test runs, and why."""
+    rows = [f"| `{start} …` | {why} |" for start, why in NOT_RUN.items()]
+    return "\n".join(["| begins with | not run, since it |", "| --- | --- |", *rows])
+
+
 TABLES: dict[str, Callable[[str], str]] = {
     "protocol": protocol,
     "components": components,
+    "options": options,
     "recipes": recipes,
     "kinds": kinds,
+    "catalogue": catalogue_table.table,
+    "settings": settings,
+    "letters": letters,
+    "scales": scales,
+    "public": public,
+    "api": api,
+    "not_run": not_run,
 }
 
 
@@ -93,8 +241,21 @@ def fresh(text: str) -> str:
     return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](m[3] or '')}\n{m[4]}" if m[2] in TABLES else m[0], text)
 
 
+def _row(option: str, annotation: Any, default: str, about: dict[str, str]) -> str:
+    what = about.get(option.rpartition(".")[2], "")
+    return f"| `{option}` | {_cell(describe(annotation))} | {default} | {_cell(what)} |"
+
+
+def _plain(value: Any) -> str:
+    """A default as it is written in a recipe."""
+    if dataclasses.is_dataclass(value):
+        return "{}"
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+
+
 def _cell(text: str) -> str:
-    return re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+    text = re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+    return text.replace("\u0302_", "\u0302\\_")  # an index after a hat would begin emphasis
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import pytest
 import tables
 import tiny
 import torch
+from debug_size import trains_and_acts
 from pages import COMPOSE, DOCS, FILE, PAGES, ROOT, blocks, commands, write_files
 
 from trajgen.assemble import assemble
-from trajgen.config import Config, compose, recipe_files
+from trajgen.config import compose, recipe_files
 from trajgen.core import registry
 from trajgen.core.registry import KINDS, build, component, names, spec
-from trajgen.runs import dry_run
 
 LINES = 40
 """Of code, at most, in a component of one's own."""
@@ -28,37 +27,6 @@ def example(kind: str) -> str:
     """The code of the one complete example of a kind's page."""
     (code,) = blocks(COMPOSE / f"{kind}.md", "python")
     return code
-
-
-def trains_and_plans(config: Config) -> None:
-    """Builds the composition of a command; at a small size it takes a step in each stage, and plans."""
-    dry_run(config)
-    small = {
-        k: {**node, **{o: tiny.SMALL[o] for o in node if o in tiny.SMALL}} for k, node in config.components.items()
-    }
-    stride, chunk = min(config.data.stride, tiny.STRIDE), min(config.data.chunk, tiny.CHUNK)
-    torch.manual_seed(0)
-    made: Any = assemble(small, tiny.SPACE, replace(tiny.WINDOW, stride=stride, chunk=chunk))
-    known = tiny.batch(16, stride=stride)
-    trained = [stage for stage in made.stages() if stage.parameters]
-    assert trained
-    for stage in trained:
-        stage.begin()
-        before = [p.detach().clone() for p in stage.parameters]
-        optimiser = torch.optim.Adam(stage.parameters, 1e-3)
-        total = stage.module(known)["total"]
-        assert torch.isfinite(total)
-        total.backward()
-        optimiser.step()
-        assert any(not torch.equal(old, new) for old, new in zip(before, stage.parameters, strict=True))
-    made.eval()
-    cond = tiny.cond(3)
-    plan = made.plan(cond, torch.Generator().manual_seed(0))
-    if plan.trajectory is not None:
-        assert plan.trajectory.shape[:2] == (3, tiny.HORIZON) and torch.isfinite(plan.trajectory).all()
-        assert made.refinements(plan, cond)
-    actions = made.action(plan, cond.state.unsqueeze(1), torch.zeros(3, 1, dtype=torch.long))
-    assert actions.shape == (3, 1, tiny.SPACE.action_dim) and torch.isfinite(actions).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,7 +71,7 @@ def test_an_example_trains_and_plans_in_its_recipe(kind: str, words: list[str], 
     config = compose(words)
     own = registry.component(kind, config.components[kind]["name"])
     assert own.__module__ in {path.stem for path in folder.glob("*.py")}
-    trains_and_plans(config)
+    trains_and_acts(config)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +81,7 @@ def test_the_new_recipe_and_its_swaps_train_and_plan(words: list[str], folder: P
     write_files(COMPOSE / "index.md", folder)
     config = compose([word for word in words if word not in ("--cfg", "job")])
     assert set(config.components) <= set(KINDS) and "planner" in config.components
-    trains_and_plans(config)
+    trains_and_acts(config)
 
 
 @pytest.mark.parametrize(

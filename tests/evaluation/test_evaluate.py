@@ -12,6 +12,7 @@ from gymnasium.spaces import Discrete
 from walks import Constant, Walk, make_world
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.data.success import SuccessRule
 from trajgen.evaluation.evaluate import (
     MEASURED,
     EvaluationOptions,
@@ -20,6 +21,7 @@ from trajgen.evaluation.evaluate import (
     plain,
     write_evaluation,
 )
+from trajgen.evaluation.report import score_rows
 
 OPTIONS = EvaluationOptions(episodes=10, batch=4, latency=False)
 LENGTHS = 3 + np.arange(10) % 5  # mean 5
@@ -114,3 +116,42 @@ def test_the_file_is_whole_and_has_no_nan(tmp_path: Path, monkeypatch: pytest.Mo
 def test_plain_keeps_whole_numbers_whole() -> None:
     assert plain({1: np.int64(3), "x": [float("inf"), None, "y"]}) == {"1": 3, "x": [None, None, "y"]}
     assert isinstance(plain(np.int64(3)), int)
+
+
+def test_the_first_hit_protocol_counts_from_the_first_step_at_the_goal() -> None:
+    options = EvaluationOptions(episodes=10, batch=4, latency=False, protocol="first_hit")
+    figures = evaluate(Constant(0.8), make_world(max_steps=20), options).to_dict()
+    assert figures["protocol_name"] == "first_hit" and "first-hit protocol" in figures["protocol"]
+    assert figures["episode_returns"]["policy"] == [19.0, 0.0] * 5  # even seeds succeed at step 2 of at most 20
+    assert figures["return"]["mean"] == pytest.approx(9.5) and figures["ratio_to_controller"] == pytest.approx(1)
+    plain_return = evaluate(Constant(0.8), make_world(max_steps=20), OPTIONS).to_dict()
+    assert plain_return["protocol_name"] == "return" and plain_return["return"]["mean"] == pytest.approx(4)
+
+
+def test_the_first_hit_protocol_needs_a_world_that_says_when_the_goal_is_reached() -> None:
+    class Silent(Walk):
+        def reset(self, **keywords: object) -> tuple:
+            return super().reset(**keywords)[0], {}
+
+        def step(self, action: np.ndarray) -> tuple:
+            return (*super().step(action)[:4], {})
+
+    with pytest.raises(ConfigError, match=r"evaluation\.protocol=return"):
+        evaluate(Constant(1.0), make_world(Silent), EvaluationOptions(episodes=2, latency=False, protocol="first_hit"))
+
+
+def test_goals_are_named_fixed_or_random_and_scored_one_by_one() -> None:
+    assert evaluate(Constant(1.0), make_world(), OPTIONS).to_dict()["goals"] == "random"
+    assert evaluate(Constant(1.0), make_world(goal_key=None), OPTIONS).to_dict()["goals"] is None
+    tasks = tuple({"task_id": k} for k in (1, 2))
+    figures = evaluate(Constant(1.0), make_world(resets=tasks), OPTIONS).to_dict()
+    assert figures["goals"] == "fixed" and "2 options in turn, the first task_id 1" in figures["protocol"]
+    assert figures["success_by_reset"] == [1.0, 0.0]  # even seeds meet the first and succeed
+    rows = {name: (value, rest) for name, value, rest in score_rows(figures)}
+    assert rows["protocol"] == ("return", "fixed goals") and rows["episodes"] == ("10", "seeds 0 to 9, 0 failed")
+
+
+def test_a_rule_of_success_is_said() -> None:
+    world = make_world(rule=SuccessRule(steps=2))
+    figures = evaluate(Constant(1.0), world, OPTIONS).to_dict()
+    assert "at 2 steps or more" in figures["protocol"] and figures["success"] == 0

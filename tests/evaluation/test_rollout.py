@@ -32,7 +32,7 @@ def test_nothing_is_rewarded_after_the_end() -> None:
     rewards = np.array([reward for reward, _ in policy.told])
     done = np.array([done for _, done in policy.told])
     np.testing.assert_array_equal(rewards[:, 0], [1, 1, 1, 0, 0, 0, 0])
-    np.testing.assert_array_equal(done[:, 0], [0, 0, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(done[:, 0], [0, 0, 1, 0, 0, 0, 0])  # said once
     np.testing.assert_array_equal(done[:, 1], [0, 0, 0, 0, 0, 0, 1])
 
 

@@ -122,9 +122,10 @@ def test_a_recipe_is_one_screen_and_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", data_files())
 def test_a_data_preset_composes(name: str) -> None:
     from trajgen.data.makers import MAKERS
+    from trajgen.data.store import ID
 
     config = compose([f"data={name}"])
-    assert config.data.id.endswith("-v0")
+    assert ID.fullmatch(config.data.id)
     if config.data.maker is not None:
         assert MAKERS[config.data.maker].id == config.data.id
 

@@ -61,6 +61,8 @@ class Made:
     """Name of the run folder, and whether the training could go on from a checkpoint."""
     evaluated: list[str] = field(default_factory=list)
     returns: Callable[[Config], Returns] = lambda config: (float(config.seed), 2.0)
+    figures: dict[str, Any] = field(default_factory=dict)
+    """What every evaluation says besides."""
     failing: set[str] = field(default_factory=set)
     stopping: set[str] = field(default_factory=set)
 
@@ -76,7 +78,7 @@ class Made:
             raise ConfigError("It does not work.", got=folder.name)
         line = {"stage": "prior", "step": 10, "seconds": 90.0, "total": 1.0}
         (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        (folder / "evaluation.json").write_text(json.dumps(evaluation(self.returns(config))))
+        (folder / "evaluation.json").write_text(json.dumps(evaluation(self.returns(config), **self.figures)))
         return folder
 
     def evaluate(self, folder: Path, console: object, *, overrides: Mapping[str, Any], out: Path, **_: Any) -> Any:

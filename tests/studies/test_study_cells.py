@@ -35,7 +35,7 @@ def test_the_studies_that_were_promised_are_shipped() -> None:
     assert set(everything.variants) == set(recipe_files())
 
 
-@pytest.mark.parametrize("name", study_files())
+@pytest.mark.parametrize("name", sorted({*study_files()} - {"paper_table"}))  # which is a study for each task
 def test_a_shipped_study_is_one_screen_and_can_be_run(name: str) -> None:
     path = study_files()[name]
     study = read_study(path)

@@ -9,7 +9,18 @@ import pytest
 from trajgen.cli import main
 from trajgen.config import study_files
 from trajgen.core.errors import ConfigError
-from trajgen.studies.definition import Study, Variant, grid, joined, key_of, name_of, read_axis, read_study, slug
+from trajgen.studies.definition import (
+    Study,
+    Variant,
+    grid,
+    joined,
+    key_of,
+    name_of,
+    question_of,
+    read_axis,
+    read_study,
+    slug,
+)
 
 TWO = {"small": Variant(("prior.depth=2",)), "large": Variant(("prior.depth=6",))}
 
@@ -150,4 +161,4 @@ def test_help_and_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert "axis=" in capsys.readouterr().out
     main(["list", "studies"])
     said = capsys.readouterr().out
-    assert all(name in said and read_study(path).question in said for name, path in study_files().items())
+    assert all(name in said and question_of(path) in said for name, path in study_files().items())

@@ -28,6 +28,7 @@ USAGE = f"""trajgen {__version__}: generative trajectory models for offline rein
   trajgen list [KIND[/NAME]]                    components, their options and defaults; recipes; studies; data
   trajgen new KIND NAME                         a skeleton of a component of your own
   trajgen check KIND/NAME imports=[my_parts]    whether a component keeps what its kind promises
+  trajgen completion bash                       what the Tab key offers (also: zsh, fish)
 
 A component is swapped by name (sampler=greedy), its options follow a dot (sampler.guidance=1).
 'trajgen COMMAND --help' says more. --debug shows the traceback of an error."""
@@ -48,6 +49,7 @@ COMMANDS = {
     "list": ("listing", "listing"),
     "new": ("new", "new"),
     "check": ("check", "check"),
+    "completion": ("completion", "completion"),
 }
 """For each command, the module that is imported when it is given, and its function."""
 

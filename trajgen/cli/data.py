@@ -1,13 +1,17 @@
-"""``trajgen data``: list, info, make, get."""
+"""``trajgen data``: list, info, make, get, import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trajgen.cli.words import key_values
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import structure
+
+if TYPE_CHECKING:
+    from trajgen.data.catalogue import Task
 
 
 @dataclass(frozen=True)
@@ -26,16 +30,22 @@ class GetOptions:
     force: bool = False
 
 
-DATA_HELP = """trajgen data list                    data sets on this machine, and those that can be made here
-trajgen data info ID                 what a data set holds
+DATA_HELP = """trajgen data list                    the catalogue of tasks, and the data sets on this machine
+trajgen data info TASK|ID            what a task asks and how it is scored; what a data set holds
 trajgen data make NAME [steps=N] [seed=S] [force=true]
 trajgen data get ID [force=true]     download a Minari data set
+trajgen data import SOURCE id=ID     data of your own, in D4RL's, robomimic's, LeRobot's or numpy's format ('--help')
 
 Data sets are kept by Minari: in $MINARI_DATASETS_PATH, else ~/.minari/datasets."""
 
 
 def data(words: list[str]) -> None:
-    actions = ("list", "info", "make", "get")
+    actions = ("list", "info", "make", "get", "import")
+    if words and words[0] == "import":
+        from trajgen.cli.data_import import import_data
+
+        import_data(words[1:])
+        return
     if not words or words[0] in ("-h", "--help") or "--help" in words:
         print(DATA_HELP)
         return
@@ -66,6 +76,8 @@ def data(words: list[str]) -> None:
     elif action == "get":
         minari.download(name, force=structure(GetOptions, options, "").force)
         print(f"Downloaded {name}.  trajgen data info {name}")
+    elif name in (tasks := catalogue()):
+        _print_task(tasks[name])
     else:
         _print_info(minari.describe(name))
 
@@ -74,21 +86,50 @@ def _list_data() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from trajgen.data import makers, store
+    from trajgen.data import store
 
     local = store.local_sets()
+    console = Console()
     table = Table("id", "episodes", "steps", "MB", "", title=f"On this machine ({store.root()})", title_justify="left")
     for found in local:
         table.add_row(
             found.id, *(_cell(v) for v in (found.episodes, found.steps, found.megabytes)), found.problem or ""
         )
-    console = Console()
     console.print(table)
-    here = {found.id for found in local}
-    table = Table("name", "what", "id", title="Can be made: trajgen data make NAME", title_justify="left")
-    for name, maker in makers.MAKERS.items():
-        table.add_row(name, maker.description, f"{maker.id} (made)" if maker.id in here else maker.id)
-    console.print(table)
+    here = [found.id for found in local]
+    lines = [("task", "id", "here", "get")]
+    for task in catalogue().values():
+        others = ", ".join(f"data.id={id}" for id in task.stand_ins(here))
+        lines.append((task.name, task.options.id, "yes" if task.options.id in here else others or "no", task.get))
+    widths = [max(len(line[column]) for line in lines) for column in range(3)]
+    print("\nTasks: trajgen train data=TASK; trajgen data info TASK")
+    for line in lines:  # plain lines, to be searched
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]))
+
+
+def catalogue() -> dict[str, Task]:
+    """All tasks, by the name of their preset."""
+    from trajgen.config import data_files, read_yaml
+    from trajgen.data.catalogue import read_task
+
+    files = data_files()
+    return {name: read_task(name, _first_line(path), read_yaml(path)) for name, path in files.items()}
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+
+
+def _print_task(task: Task) -> None:
+    """What the catalogue says of a task, and of its data set where it is on this machine."""
+    from trajgen.data import minari, store
+    from trajgen.data.catalogue import facts
+
+    here = [found.id for found in store.local_sets()]
+    others = [f"data.id={id}" for id in task.stand_ins(here)]
+    _print_info(facts(task) | ({"stand in for it here": ", ".join(others)} if others else {}))
+    if task.options.id in here:
+        _print_info(minari.describe(task.options.id))
 
 
 def _print_info(about: dict[str, Any]) -> None:

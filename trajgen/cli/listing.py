@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ FILES = {"recipe": "train", "study": "study", "search": "search", "data": "train
 PLURALS = {"recipes": "recipe", "studies": "study", "searches": "search"}
 
 
+LIST_HELP = """trajgen list [KIND[/NAME]] [imports=[my_parts]]
+
+  trajgen list                     recipes, studies, searches, data presets, and all components
+  trajgen list recipes             also: studies, searches, data
+  trajgen list prior               the components of a kind
+  trajgen list prior/transformer   the options of one, with types and defaults"""
+
+
 def listing(words: list[str]) -> None:
+    if "--help" in words or "-h" in words:
+        print(LIST_HELP)
+        return
     from rich.console import Console
     from rich.markup import escape
 
@@ -20,7 +32,8 @@ def listing(words: list[str]) -> None:
 
     load_entry_points()
     values = key_values([word for word in words if "=" in word])
-    load_imports(take_imports(values))
+    modules = take_imports(values)
+    load_imports(modules)
     which = [word for word in words if "=" not in word]
     console = Console(soft_wrap=True, highlight=False)
     if not which:
@@ -31,7 +44,7 @@ def listing(words: list[str]) -> None:
         return
     kind, _, name = which[0].partition("/") if which else ("", "", "")
     if name:
-        _print_component(console, spec(kind, name))
+        _print_component(console, spec(kind, name), modules)
         return
     if kind:
         check_kind(kind)
@@ -47,7 +60,7 @@ def _signature(found: Any) -> str:
     return f"({', '.join([*found.wiring, *(['*'] if options else []), *options])})"
 
 
-def _print_component(console: Any, found: Any) -> None:
+def _print_component(console: Any, found: Any, modules: Sequence[str]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -62,7 +75,9 @@ def _print_component(console: Any, found: Any) -> None:
         console.print(f"\nGiven by the composition: {', '.join(found.wiring)}")
         for name in (name for name in found.wiring if name in about):
             console.print(f"  [cyan]{name}[/]  {escape(about[name])}")
-    console.print(f"\n  trajgen check {found.kind}/{found.name}    trajgen train {found.kind}={found.name}")
+    own = f" 'imports=[{','.join(modules)}]'" if modules else ""
+    check, train = f"check {found.kind}/{found.name}", f"train {found.kind}={found.name}"
+    console.print(escape(f"\n  trajgen {check}{own}    trajgen {train}{own}"))
 
 
 def _explained(found: Any) -> dict[str, str]:

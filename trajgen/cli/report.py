@@ -42,9 +42,8 @@ def report(words: list[str]) -> None:
         if run.problems:
             console.print(escape(f"{run.label}: {'; '.join(run.problems)}"), soft_wrap=True, highlight=False)
     size = path.stat().st_size / 2**20
-    console.print(
-        f"{len(runs)} runs on one page of {size:.1f} MiB: {escape(str(path))}", soft_wrap=True, highlight=False
-    )
+    said = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    console.print(f"{said} on one page of {size:.1f} MiB: {escape(str(path))}", soft_wrap=True, highlight=False)
 
 
 def _sorted(words: list[str]) -> tuple[list[Path], dict[str, str]]:

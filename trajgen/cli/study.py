@@ -14,6 +14,7 @@ AXES = ("axis", "evaluate")
 STUDY_HELP = """trajgen study [study=NAME] [axis=[…]] [key=value …]
 
   study=NAME|FILE.yaml     see 'trajgen list studies'
+  task=NAME                of a study of several: study=paper_table task=adroit
   'axis=[prior.depth=2,4]' an axis of its own: the values of an option, or overrides, a blank between those
                            of one variant: 'axis=[schedule=unit, schedule=linear schedule.scales=3]';
                            several axes make a grid, with the study's variants too
@@ -39,7 +40,9 @@ def study(words: list[str]) -> None:
         return
     axes = [word.partition("=")[::2] for word in words if word.partition("=")[0] in AXES]
     others = [word for word in words if word.partition("=")[0] not in AXES]
-    own, launcher, base = sorted_words(others, ("study", "reference", "seeds", "equal", "out", "workers", "probe"))
+    own, launcher, base = sorted_words(
+        others, ("study", "task", "reference", "seeds", "equal", "out", "workers", "probe")
+    )
     asked = _asked(own, axes, base)
     from rich.console import Console
 
@@ -91,7 +94,7 @@ def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) ->
     if "equal" in own:
         changes["equal"] = tuple(_items(own["equal"]))
     if "study" in own:
-        asked = _find(own["study"])
+        asked = _find(own["study"], own.get("task"))
         if parts:
             together = grid([asked.variants, *parts])
             first = [asked.reference, *(next(iter(part)) for part in parts)]
@@ -112,13 +115,13 @@ def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) ->
     return replace(asked, **changes).with_words(base)
 
 
-def _find(name: str) -> Any:
+def _find(name: str, task: str | None) -> Any:
     from trajgen.config import study_files
     from trajgen.studies.definition import read_study
 
     files = study_files()
     if name.endswith((".yaml", ".yml")):
-        return read_study(Path(name))
+        return read_study(Path(name), task)
     if name not in files:
         raise ConfigError(
             f"There is no study '{name}'.",
@@ -126,7 +129,7 @@ def _find(name: str) -> Any:
             got=f"study={name}",
             fix=f"{nearest(name, files)} A path to a .yaml file of your own works too.",
         )
-    return read_study(files[name])
+    return read_study(files[name], task)
 
 
 def _items(text: str) -> list[str]:

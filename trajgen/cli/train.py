@@ -35,8 +35,9 @@ def train(words: list[str]) -> None:
         return
     from trajgen import config
 
-    typed = words
+    again = [_from_anywhere(word) for word in words]
     words, own = config.own_files(words)
+    typed = dict(zip(words, again, strict=True))
     config.store_groups(own["recipe"], own["data"])
     config.check_choices(words, own["recipe"], own["data"])
     # Other flags are for Hydra to answer, and so is a sweeper of somebody else's.
@@ -45,9 +46,16 @@ def train(words: list[str]) -> None:
     swept = len(plain) < len(words)
     with _one_of_many(swept):
         if swept and not for_hydra:
-            _sweep(plain, dict(zip(words, typed, strict=True)))
+            _sweep(plain, typed)
         else:
-            _hydra_main(words)
+            _hydra_main(words, typed)
+
+
+def _from_anywhere(word: str) -> str:
+    """A word as a command repeats it: a file of one's own by its whole path, which any folder can use."""
+    key, _, value = word.partition("=")
+    own = key in ("recipe", "data") and value.endswith((".yaml", ".yml"))
+    return f"{key}={Path(value).absolute()}" if own else word
 
 
 @contextmanager
@@ -86,8 +94,13 @@ def _sweep(words: list[str], typed: dict[str, str]) -> None:
         raise SystemExit(130) from None
 
 
-def _hydra_main(words: list[str]) -> None:
-    """Runs Hydra's own main, so that sweeps, launchers, --cfg and completion stay; its errors become ours."""
+def _hydra_main(words: list[str], typed: dict[str, str]) -> None:
+    """Runs Hydra's own main, so that sweeps, launchers, --cfg and completion stay; its errors become ours.
+
+    Args:
+        words: for Hydra.
+        typed: for each of them, the one that repeats it in a command.
+    """
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -101,7 +114,8 @@ def _hydra_main(words: list[str]) -> None:
 
     def job(composed: Any) -> float | None:
         try:
-            folder = _train_one(config.from_hydra(composed), HydraConfig.get().overrides.task)
+            given = [typed.get(word, word) for word in HydraConfig.get().overrides.task]
+            folder = _train_one(config.from_hydra(composed), given)
             return None if HydraConfig.get().mode is RunMode.RUN else score(folder)
         except TrajgenError as error:
             if HydraConfig.get().mode is not RunMode.RUN:  # of a sweep, perhaps in another process

@@ -43,12 +43,21 @@ def key_values(words: list[str]) -> dict[str, Any]:
         for part in path[:-1]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise ConfigError("An option is a value or a group, not both.", got=word)
+                raise _both(word)
         if len(path) == 1 and key in KINDS and isinstance(value, str):
             group = node.setdefault(key, {})
             if not isinstance(group, dict):
-                raise ConfigError("An option is a value or a group, not both.", got=word)
+                raise _both(word)
             group["name"] = value
         else:
             node[path[-1]] = value
     return values
+
+
+def _both(word: str) -> ConfigError:
+    return ConfigError(
+        "An option is a value or a group, not both.",
+        expected="one of the two, once",
+        got=word,
+        fix="leave out one of the words that name it",
+    )

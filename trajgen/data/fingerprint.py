@@ -29,7 +29,7 @@ def fingerprint(episodes: Episodes) -> dict[str, Any]:
         "episodes": len(episodes),
         "steps": episodes.steps,
         "arrays": {
-            name: {"shape": list(values.shape), "type": str(values.dtype), "sha256": _checksum(values)}
+            name: {"shape": list(values.shape), "type": str(values.dtype), "sha256": checksum(values)}
             for name, values in arrays.items()
             if values is not None
         },
@@ -58,7 +58,8 @@ def require_same(stored: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         )
 
 
-def _checksum(values: np.ndarray) -> str:
+def checksum(values: np.ndarray) -> str:
+    """A checksum of an array's bytes, sampled where there are many; no more of a mapped one is read."""
     flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
     if flat.nbytes <= WHOLE:
         return sha256(flat.data).hexdigest()

@@ -9,6 +9,9 @@ from typing import Any
 
 from trajgen.core.errors import DataError, nearest
 
+OGBENCH = "ogbench/"
+"""How the ids of worlds begin that another package makes known."""
+
 
 def register_worlds() -> None:
     """Makes the robotics worlds known to Gymnasium, if they are installed."""
@@ -27,10 +30,15 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
 
     Raises:
         DataError: if there is no such world.
+        ConfigError: if it comes with a package that is not installed.
     """
     import gymnasium
 
     register_worlds()
+    if env_id.startswith(OGBENCH):
+        from trajgen.data.ogbench import register
+
+        env_id = register(env_id)
     try:
         found = copy.deepcopy(gymnasium.spec(env_id))
     except gymnasium.error.Error as error:
@@ -38,6 +46,7 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
             "The world must be known to Gymnasium.",
             expected=nearest(env_id, gymnasium.registry),
             got=repr(env_id),
+            fix="data.env_id=ID of a world that is installed, or install the package that has it",
         ) from error
     found.kwargs.update(options)
     if max_episode_steps is not None:

@@ -72,7 +72,9 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
     maze = MAZES[maker.maze]
     total = maze.default_steps if steps is None else steps
     if total < 1:
-        raise ConfigError("A data set has at least one step.", expected="a positive number", got=f"steps={total}")
+        raise ConfigError(
+            "A data set has at least one step.", expected="a positive number", got=f"steps={total}", fix="steps=100000"
+        )
     if not force:
         store.refuse_existing(maker.id)
 

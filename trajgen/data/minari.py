@@ -6,26 +6,25 @@ import importlib.metadata
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError, nearest
-from trajgen.core.types import Space
+from trajgen.core.observations import Key, entry
 from trajgen.data import store
-from trajgen.data.declared import check_arrays
 from trajgen.data.episodes import Episode, Episodes
+from trajgen.data.hdf5 import READ_ERRORS, EpisodeFile
+from trajgen.data.mapped import FOLDER, is_large, key_of, laid_out
 from trajgen.data.options import DataOptions
+from trajgen.data.spaces import limited, space_of
 from trajgen.data.store import local_sets
 
 __all__ = ["describe", "download", "load", "local_sets", "save"]
 
 DESCRIPTION = ("description", "algorithm_name", "author", "minari_version", "ref_min_score", "ref_max_score")
 """Entries of the metadata that are shown as they are."""
-
-READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, AssertionError, OverflowError)
-"""What Minari and h5py raise on damaged files."""
 
 
 def load(id: str, options: DataOptions) -> Episodes:
@@ -36,24 +35,34 @@ def load(id: str, options: DataOptions) -> Episodes:
         ConfigError: if an observation key of the options does not fit the data.
     """
     dataset = _open(id, options.maker)
-    _check_arrays(id)
-    space = _space(id, dataset, options)
-
-    asked = options.goals != "none"
-    goal_key, achieved_key = (options.goal_key, options.achieved_key) if asked else (None, None)
-
-    def read(raw: Any) -> Episode:
-        entries = raw.observations
-        return Episode(
-            states=entries if options.state_key is None else entries[options.state_key],
-            actions=raw.actions,
-            rewards=raw.rewards,
-            terminated=bool(len(raw.terminations) and raw.terminations[-1]),
-            goals=None if goal_key is None else entries[goal_key],
-            achieved=None if achieved_key is None else entries[achieved_key],
-        )
-
-    return Episodes.collect(_stream(id, dataset, read), name=id, space=space)
+    space = space_of(id, dataset, options)
+    entries: dict[str, Key] = {"states": options.state_key}
+    if options.goals != "none":
+        entries |= {"goals": options.goal_key} if options.goal_key else {}
+        entries |= {"achieved": options.achieved_key} if options.achieved_key else {}
+    path = store.folder(id) / "data" / "main_data.hdf5"
+    if not path.exists():  # Minari has another format, which only Minari reads
+        if options.memory_map:
+            raise ConfigError(
+                "Data sets in HDF5 can be mapped.",
+                expected=f"a file {path.name}",
+                got=f"data.memory_map=true for data set {id!r}, which has another format",
+                fix="data.memory_map=false",
+            )
+        return limited(Episodes.collect(_through_minari(id, dataset, entries), name=id, space=space), options)
+    file = EpisodeFile(path, dataset.total_episodes, entries)
+    try:
+        rows = file.rows
+    except READ_ERRORS as error:
+        raise store.damaged(id, error) from error
+    whole: dict[str, Any] = {"rows": rows, "name": id, "space": space}
+    wanted = options.memory_map
+    if is_large(rows, space) if wanted is None else wanted:
+        place = store.folder(id) / FOLDER / key_of(entries)
+        episodes = laid_out(place, path, lambda: _stream(id, file.episodes()), **whole)
+    else:
+        episodes = Episodes.collect(_stream(id, file.episodes()), **whole)
+    return limited(episodes, options)
 
 
 def save(
@@ -73,7 +82,7 @@ def save(
     Args:
         id: the name.
         episodes: for each episode the entries of Minari's EpisodeBuffer; read once, as a stream.
-        env_spec, eval_env_spec: Gymnasium specs of the world of the data and of the evaluation.
+        env_spec, eval_env_spec: Gymnasium specs of the world of the data and of the evaluation; None if there is none.
         observation_space, action_space: Gymnasium spaces.
         description, algorithm: kept in the metadata.
         force: replace a data set of the same name.
@@ -93,10 +102,11 @@ def save(
         about = {
             "dataset_id": id,
             "minari_version": importlib.metadata.version("minari"),
-            "eval_env_spec": eval_env_spec.to_json(),
             "description": description,
             "algorithm_name": algorithm,
         }
+        if eval_env_spec is not None:
+            about["eval_env_spec"] = eval_env_spec.to_json()
         storage.update_metadata(about)
         storage.update_episodes(EpisodeBuffer(**episode) for episode in episodes)
         store.publish(id, base, force=force)
@@ -201,69 +211,29 @@ def _open(id: str, maker: str | None) -> Any:
         raise store.damaged(id, error) from error
 
 
-def _check_arrays(id: str) -> None:
-    path = store.folder(id) / "data" / "main_data.hdf5"
-    try:
-        if path.exists():  # Minari has another format, whose files hold what they declare
-            check_arrays(path)
-    except READ_ERRORS as error:
-        raise store.damaged(id, error) from error
-
-
-def _stream(id: str, dataset: Any, read: Callable[[Any], Episode]) -> Iterator[Episode]:
+def _stream(id: str, episodes: Iterator[Episode]) -> Iterator[Episode]:
     """The episodes one by one; a file that breaks off is an error of the data set."""
-    episodes = dataset.iterate_episodes()
-    for number in range(dataset.total_episodes):
+    while True:
         try:
-            episode = read(next(episodes))
+            episode = next(episodes, None)
         except READ_ERRORS as error:
-            raise store.damaged(id, f"episode {number}: {error}") from error
+            raise store.damaged(id, error) from error
+        if episode is None:
+            return
         yield episode
 
 
-def _space(id: str, dataset: Any, options: DataOptions) -> Space:
-    """Widths and bounds from the spaces of the data set."""
-    from gymnasium import spaces
-
-    actions, observations = dataset.action_space, dataset.observation_space
-    if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
-        raise DataError(
-            "Actions must be vectors of real numbers.",
-            expected="a one-dimensional Box",
-            got=f"data set {id!r}: {actions}",
-            fix="choose a data set with continuous actions",
-        )
-
-    def width(option: str) -> int:
-        key, entry = getattr(options, option), observations
-        keys = sorted(observations.spaces) if isinstance(observations, spaces.Dict) else None
-        if (key is None) != (keys is None) or (keys is not None and key not in keys):
-            raise ConfigError(
-                f"data.{option} must name an entry of the observation.",
-                expected="null: the observation is an array" if keys is None else nearest(str(key), keys),
-                got=f"data.{option}={key} for data set {id!r}",
-                fix=f"data.{option}={'null' if keys is None else keys[0]}, or another data set",
+def _through_minari(id: str, dataset: Any, entries: Mapping[str, Key]) -> Iterator[Episode]:
+    def read() -> Iterator[Episode]:
+        for raw in dataset.iterate_episodes():
+            yield Episode(
+                actions=raw.actions,
+                rewards=raw.rewards,
+                terminated=bool(len(raw.terminations) and raw.terminations[-1]),
+                **{field: entry(raw.observations, key) for field, key in entries.items()},
             )
-        if keys is not None:
-            entry = observations.spaces[key]
-        if not isinstance(entry, spaces.Box) or len(entry.shape) != 1:
-            raise DataError(
-                "States and goals must be vectors of real numbers.",
-                expected="a one-dimensional Box",
-                got=f"data set {id!r}, {option} {key}: {entry}",
-            )
-        return int(entry.shape[0])
 
-    goal_dim = width("goal_key") if options.goals != "none" else 0
-    return Space(
-        state_dim=width("state_key"),
-        action_dim=int(actions.shape[0]),
-        goal_dim=goal_dim,
-        state_key=options.state_key,
-        goal_key=options.goal_key if goal_dim else None,
-        action_low=tuple(map(float, actions.low)),
-        action_high=tuple(map(float, actions.high)),
-    )
+    return _stream(id, read())
 
 
 def _require_server(seconds: float = 5.0) -> None:

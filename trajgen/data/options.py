@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from trajgen.core.errors import ConfigError
+from trajgen.data.success import SuccessRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +31,19 @@ class DataOptions:
     max_padding: float = 0.5
     """Largest share of a window's points that may lie beyond a timeout; beyond a terminal any share may."""
 
+    memory_map: bool | None = None
+    """Whether windows are read from a file beside the data set; None where it would fill half of the memory."""
+
+    held_out: float = 0.0
+    """Share of the episodes that is not trained on: their losses are logged, and tell which weights are best."""
     discount: float = 0.99
     """Discount per environment step of the return-to-go."""
     power: float = 0.25
     """Exponent of the signed power that spreads out small returns before they are standardised."""
 
-    state_key: str | None = None
-    """Entry of a dictionary observation that is the state; None if the observation is the state itself."""
+    state_key: str | tuple[str, ...] | None = None
+    """Entry of a dictionary observation that is the state, or entries that are joined, "/" between nested ones; None
+    if the observation is the state itself."""
     goal_key: str | None = None
     """Entry of a dictionary observation that is the goal asked for; None if there is none."""
     achieved_key: str | None = None
@@ -50,19 +57,29 @@ class DataOptions:
     """With hindsight goals, the share of windows that keep the data's own goal."""
     goal_radius: float | None = None
     """Distance to the goal within which a step earns a reward of 1; returns then follow the window's goal."""
+    goal_ends: bool = False
+    """Whether an episode ends on arrival within the goal radius: a window then ends there too, as at a terminal."""
+    action_limits: Literal["space", "data"] = "space"
+    """Where actions are clipped when acting: at the bounds of the action space, or at those of the data within it."""
 
     env_id: str | None = None
     """Gymnasium id of the evaluation world; None takes the one that the data set names."""
+    env_options: dict[str, bool | int | float] = field(default_factory=dict)
+    """Flags and numbers of the evaluation world that replace its own, as {continuing_task: false}."""
     max_episode_steps: int | None = None
     """Length of an evaluation episode; None takes the world's own."""
+    resets: tuple[dict[str, int | tuple[int, ...]], ...] = ()
+    """Options with which evaluation episodes are reset, in turn: [{goal_cell: [1, 1]}] fixes the goal of a maze."""
+    success: SuccessRule = field(default_factory=SuccessRule)
+    """When an evaluation episode has succeeded; the distance to the goal counts where the world says nothing."""
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Returns that count as 0 and 100 of a normalised score, by name; added to those known for the world."""
+    """Returns that count as 0 and 100 of a normalised score, by name, before those known for the world."""
 
     def __post_init__(self) -> None:
         for name in ("horizon", "stride", "chunk", "max_episode_steps"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "a whole number of at least 1")
-        for name in ("max_padding", "desired_share"):
+        for name in ("max_padding", "desired_share", "held_out"):
             self._require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
         self._require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
         self._require(self.power > 0, "power", "a positive exponent; 1 leaves returns as they are")
@@ -74,6 +91,8 @@ class DataOptions:
             self._require(self.achieved_key is not None, "achieved_key", reason)
         if self.goal_radius is not None:
             self._require(self.goals != "none", "goals", "desired or hindsight, since there is a goal_radius")
+        if self.goal_ends:
+            self._require(self.goal_radius is not None, "goal_radius", "a distance, since data.goal_ends is true")
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import accumulate
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,18 +12,21 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalise import Normaliser
 from trajgen.core.types import Batch
+from trajgen.data.columns import Columns, Mapped, Resident
 from trajgen.data.episodes import Episodes
+from trajgen.data.mapped import is_mapped
 from trajgen.data.options import DataOptions
+from trajgen.data.returns import blocks_ahead, fade, returns_to_go
 
-FADED = 1e-3
-"""A reward that is discounted below this share is no longer looked for."""
+BLOCK = 2**18
+"""Rows that are looked at together."""
 
 SAMPLE = (8, 1024)
 """Batches and windows per batch from which the normaliser is fitted."""
 
 
 class Windows:
-    """A source of batches whose data lie on the device.
+    """A source of batches whose data lie on the device, or in mapped files where they are larger than memory.
 
     Shapes: B batch, T points, H chunk, W windows. A window starts at any step from which at most the share
     ``max_padding`` of its points lies beyond a timeout. The final observation of an episode is a real point,
@@ -35,9 +38,11 @@ class Windows:
         normaliser: applied to every field.
         device: where the data and the batches lie.
         seed: of the draw.
+        part: the episodes that are trained on, or the share ``held_out`` of them; which those are depends on the
+            data alone.
 
     Raises:
-        ConfigError: if every episode is shorter than a window, or the data lack goals.
+        ConfigError: if every episode is shorter than a window, the data lack goals, or a part has no windows.
     """
 
     def __init__(
@@ -47,40 +52,43 @@ class Windows:
         normaliser: Normaliser,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        part: Literal["training", "held_out"] = "training",
     ) -> None:
         _require_goals(episodes, options)
-        rows, ends, times = _starts(episodes, options)
+        before, count = _starts(episodes, options, part == "held_out")
+        mapped = is_mapped(episodes)
 
         def place(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
 
         self.options, self.seed, self.device = options, seed, torch.device(device)
         self.normaliser = normaliser.to(device)
-        self._rows, self._ends, self._times = place(rows), place(ends), place(times)  # (W,)
-        self._states, self._actions = place(episodes.states), place(episodes.actions)
-        self._goals = self._achieved = None
+        self._count, self._before = count, place(before)  # windows in all, and before each episode (E,)
+        self._first, self._last = place(episodes.starts), place(episodes.ends)  # (E,)
+        fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
-            self._goals, self._until = place(episodes.goals), place(_same_goal_until(episodes))
+            fields["goals"], self._stops = episodes.goals, place(_goal_stops(episodes))
         if episodes.achieved is not None:
-            self._achieved = place(episodes.achieved)
+            fields["achieved"] = episodes.achieved
         self._points = torch.arange(options.horizon, device=device) * options.stride
         self._chunk = torch.arange(options.chunk, device=device)
         self._powers = options.discount ** torch.arange(options.stride, device=device)
         if options.goal_radius is None:
-            self._returns = place(returns_to_go(episodes, options.discount))
+            fields["returns"] = returns_to_go(episodes, options.discount)
             self._ahead = torch.arange(options.horizon * options.stride, device=device)
         else:
-            blocks = _blocks_ahead(episodes, options)
+            blocks = blocks_ahead(episodes, options)
             self._ahead = torch.arange((options.horizon + blocks - 1) * options.stride, device=device)
-            self._fade = place(_fade(options, blocks))
-        self._to_do = _from_each(self._actions.t(), options.horizon * options.stride)  # (A, M, T * stride)
-        self._to_earn = _from_each(place(episodes.rewards)[None], len(self._ahead))[0]  # (M, steps ahead)
-        if self._achieved is not None:
-            self._to_reach = _from_each(self._achieved.t(), len(self._ahead) + 1)[..., 1:]  # (G, M, steps ahead)
+            self._fade = place(fade(options, blocks))
+        stretches = {"actions": options.horizon * options.stride, "rewards": len(self._ahead)}
+        if "achieved" in fields:
+            stretches["achieved"] = len(self._ahead) + 1
+        self._fields: Columns = (Mapped if mapped else Resident)(fields, self.device, stretches)
+        self._has = frozenset(fields)
 
     def __len__(self) -> int:
         """W, the number of different windows."""
-        return len(self._rows)
+        return self._count
 
     @torch.no_grad()
     def batch(self, step: int, size: int, rank: int = 0) -> Batch:
@@ -91,63 +99,67 @@ class Windows:
         random = torch.Generator(self.device)
         mix = np.random.SeedSequence([self.seed, step, rank]).generate_state(1, np.uint64)
         random.manual_seed(int(mix[0]))
-        pick = torch.randint(len(self._rows), (size,), generator=random, device=self.device)
-        row, end = self._rows[pick, None], self._ends[pick, None]  # (B, 1)
+        pick = torch.randint(self._count, (size,), generator=random, device=self.device)
+        episode = torch.searchsorted(self._before, pick, right=True) - 1
+        time = pick - self._before[episode]
+        row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
         goal = self._goal(row, end, random)
+        near = self._near(row, goal)
+        if near is not None and self.options.goal_ends:  # the row that the first step within the radius leads to
+            end = end.minimum(torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0])[:, None])
 
         points, chunk = row + self._points, row + self._chunk  # (B, T), (B, H)
         at, along = points.minimum(end), chunk.minimum(end)
         real = row + self._ahead < end  # (B, steps ahead)
-        done = self._to_do[:, row[:, 0]].mul_(real[:, : self._to_do.shape[-1]]).movedim(0, -1)  # (B, T * M, A)
-        earned = self._earned(row, real, goal)  # (B, steps ahead)
+        done = self._fields.from_each("actions", row[:, 0])  # (A, B, T * M)
+        done = done.mul_(real[:, : done.shape[-1]]).movedim(0, -1)  # (B, T * M, A)
+        earned = self._earned(row, real, near)  # (B, steps ahead)
         sums = earned.unflatten(1, (-1, self.options.stride)).sum(2)[:, : self.options.horizon]
-        returns = self._returns[at] if self.options.goal_radius is None else self._discounted(earned)
+        returns = self._fields.at("returns", at) if "returns" in self._has else self._discounted(earned)
 
         norm = self.normaliser
         return Batch(
-            states=norm.state(self._states[at]),
+            states=norm.state(self._fields.at("states", at)),
             actions=norm.action(done.unflatten(1, (-1, self.options.stride))),
             rewards=norm.reward(sums),
             returns=norm.returns(returns),
             mask=points <= end,
-            chunk_states=norm.state(self._states[along]),
-            chunk_actions=norm.action(self._actions[along]),
+            chunk_states=norm.state(self._fields.at("states", along)),
+            chunk_actions=norm.action(self._fields.at("actions", along)),
             chunk_mask=chunk < end,
             goals=None if goal is None else norm.goal(goal),
-            time=self._times[pick],
+            time=time,
         )
 
     def _goal(self, row: Tensor, end: Tensor, random: torch.Generator) -> Tensor | None:
         """The windows' goals (B, G): the data's at the start, or a place reached later under the same goal."""
-        if self._goals is None:
+        if "goals" not in self._has:
             return None
-        own = self._goals[row[:, 0]]
-        if self.options.goals == "desired" or self._achieved is None:
+        own = self._fields.at("goals", row[:, 0])
+        if self.options.goals == "desired" or "achieved" not in self._has:
             return own
         where, whether = torch.rand(2, *row.shape, generator=random, device=self.device)
-        last = self._until[row]  # beyond it the data pursue another goal: what they reach then is no lesson
+        # Beyond the last row with the same goal the data pursue another: what they reach then is no lesson.
+        last = self._stops[torch.searchsorted(self._stops, row, right=True).clamp(max=len(self._stops) - 1)]
         later = row + 1 + (where * (last - row)).long().minimum(last - row - 1)  # row < later <= last
-        return torch.where(whether < self.options.desired_share, own, self._achieved[later[:, 0]])
+        return torch.where(whether < self.options.desired_share, own, self._fields.at("achieved", later[:, 0]))
 
-    def _earned(self, row: Tensor, real: Tensor, goal: Tensor | None) -> Tensor:
+    def _near(self, row: Tensor, goal: Tensor | None) -> Tensor | None:
+        """Whether each step from the window's start on leads to the goal (B, steps ahead); None if none is measured."""
+        if self.options.goal_radius is None or goal is None or "achieved" not in self._has:
+            return None
+        after = self._fields.from_each("achieved", row[:, 0])[..., 1:]  # (G, B, steps)
+        return (after - goal.t().unsqueeze(-1)).square_().sum(0) <= self.options.goal_radius**2
+
+    def _earned(self, row: Tensor, real: Tensor, near: Tensor | None) -> Tensor:
         """Rewards of the steps from the window's start on, zero beyond the episode's end."""
-        if self.options.goal_radius is None or goal is None or self._achieved is None:
-            return self._to_earn[row[:, 0]] * real
-        after = self._to_reach[:, row[:, 0]]  # (G, B, steps): a step is rewarded for where it leads
-        near = (after - goal.t().unsqueeze(-1)).square_().sum(0) <= self.options.goal_radius**2
-        return (near & real).to(after.dtype)
+        if near is None:
+            return self._fields.from_each("rewards", row[:, 0])[0] * real
+        return (near & real).to(torch.float32)
 
     def _discounted(self, earned: Tensor) -> Tensor:
         """Return-to-go at each point, (B, T): discount within a stride, then over the strides ahead."""
         return (earned.unflatten(1, (-1, self.options.stride)) @ self._powers) @ self._fade
-
-
-def _from_each(values: Tensor, steps: int) -> Tensor:
-    """Values (n, M) at as many steps from each row on, (n, M, steps); past the last row they mean nothing.
-
-    A view, whose stretches lie in one piece: picking them is ten times faster than picking their steps one by one.
-    """
-    return torch.cat([values, values[:, -1:].expand(-1, steps)], dim=1).unfold(1, steps, 1)[:, : values.shape[1]]
 
 
 def fit_normaliser(episodes: Episodes, options: DataOptions) -> Normaliser:
@@ -155,31 +167,26 @@ def fit_normaliser(episodes: Episodes, options: DataOptions) -> Normaliser:
     space, goal_dim = episodes.space, 0 if options.goals == "none" else episodes.space.goal_dim
     plain = Normaliser(space.state_dim, space.action_dim, goal_dim)
     windows = Windows(episodes, options, plain)
-    parts = [windows.batch(step, SAMPLE[1]) for step in range(SAMPLE[0])]
-    fields = {
-        "state": torch.cat([part.states[part.mask] for part in parts]),
-        "action": torch.cat([part.chunk_actions[part.chunk_mask] for part in parts]),
-        "reward": torch.cat([part.rewards[part.mask] for part in parts])[:, None],
-        "returns": torch.cat([part.returns[part.mask] for part in parts]),
-    }
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("state", "action", "reward", "returns")}
     if goal_dim:
-        fields["goal"] = torch.cat([part.goals for part in parts if part.goals is not None])
+        parts["goal"] = []
+    for step in range(SAMPLE[0]):  # of a batch only these numbers are kept: the sample is as small for any data set
+        part = windows.batch(step, SAMPLE[1])
+        parts["state"].append(part.states[part.mask])
+        parts["action"].append(part.chunk_actions[part.chunk_mask])
+        parts["reward"].append(part.rewards[part.mask])
+        parts["returns"].append(part.returns[part.mask])
+        if part.goals is not None:
+            parts["goal"].append(part.goals)
+    fields = {name: torch.cat(values) for name, values in parts.items()}
+    fields["reward"] = fields["reward"][:, None]
     fitted = Normaliser(space.state_dim, space.action_dim, goal_dim, options.power)
     fitted.fit(fields)
     return fitted
 
 
-def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
-    """Discounted sum of the stored rewards from each row (M,) to the end of its episode."""
-    result = np.empty_like(episodes.rewards)
-    for first, last in zip(episodes.starts, episodes.ends, strict=True):
-        backwards = episodes.rewards[first : last + 1][::-1].tolist()
-        result[first : last + 1] = list(accumulate(backwards, lambda rest, now: now + discount * rest))[::-1]
-    return result
-
-
-def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows at which windows may start, and for each the last row of its episode and its step in it."""
+def _starts(episodes: Episodes, options: DataOptions, held_out: bool) -> tuple[np.ndarray, int]:
+    """How many windows start before each episode (E,), and in all; those of an episode start at its first steps."""
     horizon, stride = options.horizon, options.stride
     longest = int(episodes.lengths.max())
     if (horizon - 1) * stride > longest:
@@ -195,19 +202,34 @@ def _starts(episodes: Episodes, options: DataOptions) -> tuple[np.ndarray, np.nd
     inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
     before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
     count = np.where(episodes.terminated, episodes.lengths, before_timeout)
-    offset = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    return np.repeat(episodes.starts, count) + offset, np.repeat(episodes.ends, count), offset
+    count = np.where(_held_out(len(episodes), options.held_out) == held_out, count, 0)
+    if not count.sum():
+        raise ConfigError(
+            "Some windows are trained on, and some are held out if any are.",
+            expected="episodes that are long enough on both sides",
+            got=f"data.held_out={options.held_out} of {len(episodes)} episodes",
+            fix="data.held_out=0, or another share",
+        )
+    return np.cumsum(count) - count, int(count.sum())
 
 
-def _same_goal_until(episodes: Episodes) -> np.ndarray:
-    """For each row (M,), the first later row that no longer has its goal, or the last row of its episode."""
-    rows = np.arange(len(episodes.states))
-    changes = np.zeros(len(rows), dtype=bool)
-    if episodes.goals is not None:
-        changes[1:] = (episodes.goals[1:] != episodes.goals[:-1]).any(1)
-    changes[episodes.ends] = True
-    stops = np.flatnonzero(changes)
-    return stops[np.searchsorted(stops, rows, side="right").clip(max=len(stops) - 1)]
+def _held_out(episodes: int, share: float) -> np.ndarray:
+    """Which episodes are held out (E,), spread over the data at random; at least one where any are to be."""
+    chosen = np.zeros(episodes, dtype=bool)
+    if share:
+        chosen[np.random.default_rng(0).permutation(episodes)[: max(1, round(share * episodes))]] = True
+    return chosen
+
+
+def _goal_stops(episodes: Episodes) -> np.ndarray:
+    """The rows, in order, at which another goal begins than in the row before, and those at which episodes end."""
+    if episodes.goals is None:
+        return episodes.ends
+    found = [episodes.ends]
+    for first in range(0, len(episodes.goals) - 1, BLOCK):
+        goals = episodes.goals[first : first + BLOCK + 1]
+        found.append(first + 1 + np.flatnonzero((goals[1:] != goals[:-1]).any(1)))
+    return np.unique(np.concatenate(found))
 
 
 def _require_goals(episodes: Episodes, options: DataOptions) -> None:
@@ -222,17 +244,3 @@ def _require_goals(episodes: Episodes, options: DataOptions) -> None:
                 got=f"data set {episodes.name!r} without them",
                 fix="name data.goal_key and data.achieved_key, or take data.goals=none",
             )
-
-
-def _blocks_ahead(episodes: Episodes, options: DataOptions) -> int:
-    """How many strides a return-to-go looks ahead: until rewards have faded, or the longest episode ends."""
-    longest = int(episodes.lengths.max())
-    faded = math.log(FADED) / math.log(options.discount) if options.discount < 1 else math.inf
-    return math.ceil(min(longest, faded) / options.stride)
-
-
-def _fade(options: DataOptions, blocks: int) -> np.ndarray:
-    """Weights (strides, T) of the reward of each stride in the return-to-go of each point."""
-    lag = np.arange(options.horizon + blocks - 1)[:, None] - np.arange(options.horizon)
-    weights = options.discount ** (options.stride * lag.astype(float))
-    return np.where((lag >= 0) & (lag < blocks), weights, 0.0).astype(np.float32)

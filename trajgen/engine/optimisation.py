@@ -54,6 +54,7 @@ class Optimisation:
                 "The optimiser is one that timm knows.",
                 expected="adamw, muon, lion, … (timm.optim.list_optimizers())",
                 got=f"optimiser={options.optimiser}: {error}",
+                fix=f"engine.stages.{stage.name}.optimiser=adamw",
             ) from error
         self.rate = CosineLRScheduler(
             self.optimiser,

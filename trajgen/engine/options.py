@@ -35,16 +35,21 @@ class StageOptions:
 
     def __post_init__(self) -> None:
         limits = {
-            "steps": self.steps >= 1,
-            "batch_size": self.batch_size >= 1,
-            "lr": self.lr > 0,
-            "warmup": 0 <= self.warmup < 1,
-            "ema": 0 <= self.ema < 1,
-            "clip": self.clip >= 0,
+            "steps": (self.steps >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "lr": (self.lr > 0, "above 0"),
+            "warmup": (0 <= self.warmup < 1, "at least 0 and below 1"),
+            "ema": (0 <= self.ema < 1, "at least 0 and below 1"),
+            "clip": (self.clip >= 0, "at least 0, which is no limit"),
         }
-        for name, holds in limits.items():
+        for name, (holds, range) in limits.items():
             if not holds:
-                raise ConfigError(f"A stage's {name} is out of range.", got=f"{name}={getattr(self, name)}")
+                raise ConfigError(
+                    f"A stage's {name} is out of range.",
+                    expected=range,
+                    got=f"{name}={getattr(self, name)}",
+                    fix=f"engine.stages.STAGE.{name}={StageOptions.__dataclass_fields__[name].default}",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,11 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self.budget <= 0 or min(self.accumulate, self.log_every, self.checkpoint_every) < 1:
             raise ConfigError(
-                "engine.budget is positive; engine.accumulate, log_every and checkpoint_every are at least 1.",
+                "The numbers of a training are positive.",
+                expected="engine.budget above 0; engine.accumulate, log_every and checkpoint_every of at least 1",
                 got=f"{self.budget}; {self.accumulate}, {self.log_every}, {self.checkpoint_every}",
+                fix="leave out the one that is not: engine.budget=1, engine.accumulate=1, engine.log_every=50, "
+                "engine.checkpoint_every=500",
             )
 
     def of(self, stages: Sequence[Stage]) -> list[StageOptions]:

@@ -8,13 +8,14 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.evaluation.protocol import by_reset, goals_of, in_words, require_goal
 from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, environments, rollout
 from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalised, summarise
 
@@ -34,6 +35,8 @@ class EvaluationOptions:
         episodes: how many; their seeds are seed, seed + 1, ...
         seed: of the first episode.
         batch: the most episodes played at once.
+        protocol: what an episode's return is: "return", the sum of its rewards, or "first_hit", the steps from the
+            first at the goal on, as if it stayed there (so CleanDiffuser scores Maze2D, arXiv 2406.09509).
         latency: whether the time of a decision is measured too.
         reference: whether the world's controller and random actions play the same episodes.
     """
@@ -41,6 +44,7 @@ class EvaluationOptions:
     episodes: int = 48
     seed: int = 0
     batch: int = 64
+    protocol: Literal["return", "first_hit"] = "return"
     latency: bool = True
     reference: bool = True
 
@@ -123,7 +127,7 @@ def evaluate(
         progress: told after every step of ``policy`` how many episodes have ended.
 
     Raises:
-        ConfigError: if the actions are not a box.
+        ConfigError: if the actions are not a box, or the protocol asks for a goal that the world does not speak of.
         TrajgenError: if every episode failed.
     """
     options = options or EvaluationOptions()
@@ -131,7 +135,14 @@ def evaluate(
     with environments(world, min(options.batch, options.episodes)) as opened:
         space: Any = opened[0].action_space
         if not hasattr(space, "low"):
-            raise ConfigError("A policy's actions are a box of real numbers.", expected="a Box", got=space)
+            raise ConfigError(
+                "A policy's actions are a box of real numbers.",
+                expected="a Box",
+                got=space,
+                fix="data.env_id=ID of a world with such actions",
+            )
+        if options.protocol == "first_hit":
+            require_goal(world, opened[0])
         policies: dict[str, Policy] = {"policy": policy}
         if options.reference:
             policies["random"] = RandomPolicy(space.low, space.high, options.seed)
@@ -149,6 +160,8 @@ def evaluate(
             )
             for name, player in policies.items()
         }
+    if options.protocol == "first_hit":
+        played = {n: replace(r, returns=r.from_first_hit(world.max_steps)) for n, r in played.items()}
     own, controller = played["policy"], played.get("controller")
     if not own.completed.any():
         raise TrajgenError(
@@ -160,10 +173,13 @@ def evaluate(
         "world": world.name,
         "episodes": options.episodes,
         "seeds": [seeds[0], seeds[-1]],
-        "protocol": _protocol(world, options),
+        "protocol": in_words(world, options, said=own.success is not None),
+        "protocol_name": options.protocol,
+        "goals": goals_of(world),
         **_scores(world, played),
         "episode_returns": {name: rollouts.returns for name, rollouts in played.items()},
         "success": None if own.success is None else own.success[own.completed].mean(),
+        "success_by_reset": by_reset(world, own),
         "steps_per_episode": own.lengths[own.completed].mean(),
         "decisions_per_second": own.decisions_per_second,
         "decision_ms": {
@@ -204,16 +220,6 @@ def _scores(world: World, played: Mapping[str, Rollouts]) -> dict[str, Any]:
 def _normalised(returns: Array, bounds: tuple[float, float]) -> dict[str, Any]:
     summary = summarise(normalised(returns, bounds))
     return {"mean": summary.mean, "iqm": summary.iqm, "ci95": summary.ci95, "bounds": bounds}
-
-
-def _protocol(world: World, options: EvaluationOptions) -> str:
-    last = options.seed + options.episodes - 1
-    words = (
-        f"undiscounted sum of rewards of one episode for each seed {options.seed} to {last}, "
-        f"at most {world.max_steps} steps; start and goal are drawn by the world from the seed"
-    )
-    references = ["the controller"] * (world.controller is not None) + ["random actions"]
-    return words + (f"; {' and '.join(references)} on the same episodes" if options.reference else "")
 
 
 def hardware() -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.core.errors import TrajgenError
+from trajgen.core.observations import entry
 
 if TYPE_CHECKING:
     import gymnasium
@@ -35,7 +36,8 @@ class Episode:
         self.watch = watch
         self.world, self.environment, self.seed, self.record = world, environment, seed, record
         self.reward, self.total, self.steps, self.done = 0.0, 0.0, 0, False
-        self.success: bool | None = None
+        self.good: int | None = None  # steps at which the world said success, if it says
+        self.hit: int | None = None  # the first of them
         self.error: str | None = None
         self.states: list[NDArray[np.float32]] = []
         self.goal: NDArray[np.float32] | None = None
@@ -50,9 +52,9 @@ class Episode:
         return self.reward
 
     def _start(self) -> None:
-        self._arrive(*self.environment.reset(seed=self.seed))
+        self._arrive(*self.world.reset(self.environment, self.seed))
         if self.world.goal_key is not None:
-            self.goal = np.array(self.observation[self.world.goal_key], dtype=np.float32)
+            self.goal = np.array(entry(self.observation, self.world.goal_key), dtype=np.float32)
 
     def _step(self, action: Any) -> None:
         observation, reward, terminated, truncated, info = self.environment.step(action)
@@ -69,10 +71,17 @@ class Episode:
         self.observation = observation
         reached = self.world.success(observation, info)
         if reached is not None:
-            self.success = bool(self.success or reached)
-        state = observation.get("observation") if isinstance(observation, dict) else observation
-        if self.record and state is not None:
+            self.good = (self.good or 0) + bool(reached)
+            if reached and self.hit is None:
+                self.hit = self.steps
+        state = self.world.state(observation) if self.record else None
+        if state is not None:
             self.states.append(np.array(state, dtype=np.float32))
+
+    @property
+    def success(self) -> bool | None:
+        """Whether it has succeeded so far; None if the world does not say."""
+        return None if self.good is None else self.good >= self.world.rule.steps
 
     def _guarded(self, change: Callable[[], None]) -> None:
         self.watch.begin(f"step {self.steps + 1} of the episode of seed {self.seed}")
@@ -137,14 +146,14 @@ class Watch:
 class Rollouts:
     """What n episodes gave, in the order of their seeds.
 
-    A failed episode has return NaN and an entry in ``errors``; ``completed`` leaves it out. A state is the
-    observation, or a dictionary observation's entry "observation".
+    A failed episode has return NaN and an entry in ``errors``; ``completed`` leaves it out.
     """
 
     seeds: NDArray[np.int64]  # (n,)
     returns: NDArray[np.float64]  # (n,) undiscounted sums of rewards
     lengths: NDArray[np.int64]  # (n,) steps
     success: NDArray[np.bool_] | None  # (n,) or None if the world does not report it
+    hits: NDArray[np.int64]  # (n,) first step at which it reported success, 0 at the start; -1 if it never did
     states: list[NDArray[np.float32]] = field(repr=False)  # n arrays (steps + 1, S), or empty ones
     goals: list[NDArray[np.float32] | None] = field(repr=False)  # n arrays (G,), at the episode's start
     errors: list[dict[str, Any]]  # seed, step and message of each failed episode
@@ -155,6 +164,11 @@ class Rollouts:
     def completed(self) -> NDArray[np.bool_]:
         """Which episodes (n,) came to their end."""
         return np.isfinite(self.returns)
+
+    def from_first_hit(self, max_steps: int) -> NDArray[np.float64]:
+        """Returns (n,) by the first-hit protocol: the steps from the first at the goal to an episode's longest end."""
+        counted = np.where(self.hits < 0, 0, max_steps + 1 - self.hits.clip(min=1)).astype(np.float64)
+        return np.where(self.completed, counted, np.nan)
 
     @property
     def decisions_per_second(self) -> float:
@@ -260,8 +274,10 @@ def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
                 expected=f"actions of shape ({len(slots)}, A)",
                 got=actions.shape,
             )
+        before = np.array([slot.done for slot in slots])
         rewards = [slot.step(action) for slot, action in zip(slots, actions, strict=True)]
-        policy.observe(np.array(rewards), np.array([slot.done for slot in slots]))
+        # An end is said once: a policy that heard it again at every step would plan anew at every step.
+        policy.observe(np.array(rewards), np.array([slot.done for slot in slots]) & ~before)
         yield taken
 
 
@@ -280,6 +296,7 @@ def _collect(episodes: list[Episode], seconds: list[float]) -> Rollouts:
         returns=np.array([np.nan if episode.error else episode.total for episode in episodes]),
         lengths=np.array([episode.steps for episode in episodes]),
         success=np.array([bool(s) for s in reported]) if any(s is not None for s in reported) else None,
+        hits=np.array([-1 if episode.hit is None else episode.hit for episode in episodes]),
         states=[np.stack(e.states) if e.states else np.empty((0, 0), np.float32) for e in episodes],
         goals=[episode.goal for episode in episodes],
         errors=[{"seed": e.seed, "step": e.steps, "error": e.error} for e in episodes if e.error],
@@ -294,7 +311,7 @@ def decision_ms(policy: Policy, world: World, batch: int, *, repeats: int = 10, 
     Each repeat starts new episodes, since the first decision of an episode always plans.
     """
     with environments(world, 1) as (environment,):
-        seen = [environment.reset(seed=seed)[0] for seed in range(batch)]
+        seen = [world.reset(environment, seed)[0] for seed in range(batch)]
         observation = stack(environment.observation_space, seen)
     seconds = []
     for _ in range(warm_up + repeats):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.observations import Key, entry
 from trajgen.data.worlds import World
 from trajgen.evaluation.rollout import rollout
 from trajgen.pictures.overheard import overheard
@@ -47,7 +48,7 @@ class Played:
 class Watched(gymnasium.Wrapper):
     """Keeps states, rewards and, every so many steps, a frame of an environment."""
 
-    def __init__(self, env: gymnasium.Env, state_key: str | None, every: int, rendered: bool) -> None:
+    def __init__(self, env: gymnasium.Env, state_key: Key, every: int, rendered: bool) -> None:
         super().__init__(env)
         self.state_key, self.every, self.rendered = state_key, every, rendered
         self.states: list[NDArray[np.float32]] = []
@@ -69,8 +70,7 @@ class Watched(gymnasium.Wrapper):
         return observation, reward, terminated, truncated, info
 
     def _keep(self, observation: Any) -> None:
-        state = observation[self.state_key] if self.state_key else observation
-        self.states.append(np.array(state, dtype=np.float32))
+        self.states.append(np.array(entry(observation, self.state_key), dtype=np.float32))
         if self.rendered and (len(self.states) - 1) % self.every == 0:
             frame: Any = self.env.render()
             self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])

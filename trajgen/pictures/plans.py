@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trajgen.core.observations import entry
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -78,7 +80,7 @@ def first_observations(world: World, seeds: range) -> list[Any]:
     from trajgen.evaluation.rollout import environments
 
     with environments(world, 1) as (environment,):
-        return [environment.reset(seed=seed)[0] for seed in seeds]
+        return [world.reset(environment, seed)[0] for seed in seeds]
 
 
 def draw_plans(
@@ -117,9 +119,8 @@ def draw_plans(
         followed = None if executed is None or not len(executed) else executed[::stride]
         curves_figure(path, own, titles, executed=followed, limits=limits)
         return True
-    key, goal_key = policy.space.state_key, policy.space.goal_key
-    start = (observation[key] if key else observation)[:2]
-    goal = observation[goal_key] if goal_key else None
+    start = entry(observation, policy.space.state_key)[:2]
+    goal = entry(observation, policy.space.goal_key)[:2] if policy.space.goal_key else None
     walked = None if executed is None or not len(executed) else executed[:, :2]
     plan_figure(path, world.walls, own[..., :2], start, goal, walked, titles)
     return True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalise import Normaliser
+from trajgen.core.observations import entry
 from trajgen.core.protocols import Observation
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.policies.history import History
@@ -180,11 +181,10 @@ class RecedingHorizonPolicy:
                 got=type(observation).__name__,
                 fix="pass what env.step returns, unwrapped",
             )
-        raw = observation[key] if key else observation
-        state = self.normaliser.state(self._tensor(raw, self.space.state_dim))
+        state = self.normaliser.state(self._tensor(entry(observation, key), self.space.state_dim))
         goal = None
         if goal_key and self.space.goal_dim:
-            goal = self.normaliser.goal(self._tensor(observation[goal_key], self.space.goal_dim))
+            goal = self.normaliser.goal(self._tensor(entry(observation, goal_key), self.space.goal_dim))
         return state, goal
 
     def _tensor(self, values: Any, width: int) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import trajgen.programs.exported as exported
 from trajgen.core.errors import ConfigError
+from trajgen.core.formats import FORMAT
 from trajgen.core.normalise import Normaliser
 from trajgen.core.types import Cond, Space
 from trajgen.programs.planning import Planning, Tensors, draws_of, flattened, plan_of
 from trajgen.programs.trace import require_packages, to_onnx, traced
 
 SUFFIX: dict[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
-FORMAT_VERSION = 1
 
 
 class RawPlanning(nn.Module):
@@ -102,7 +102,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
             written[name] = to_onnx(program, inputs, outputs)
     description = {
         "format": format,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT,
         "batch": batch,
         "replan": policy.options.replan,
         "discount": policy.discount,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
+"""That of trajgen.core.formats, which is not there where this file runs."""
 
 
 class Policy:

@@ -79,5 +79,5 @@ def require_packages(*names: str) -> None:
             "Programs for ONNX Runtime need packages that are not installed.",
             expected=", ".join(names),
             got=f"no {', '.join(missing)}",
-            fix="pip install 'trajgen[onnx]', or policy.backend=eager",
+            fix="pip install 'trajgen[onnx]', or do without: policy.backend=eager, and format=torch_export to export",
         )

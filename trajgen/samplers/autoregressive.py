@@ -65,6 +65,10 @@ class Ancestral:
 def greedy(prior: Any, *, guidance: float = 0.0) -> Ancestral:
     """The likeliest code at every place; of continuous codes the mean, which is the mode of their Gaussian.
 
+    Args:
+        prior: drawn scale by scale.
+        guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
+
     Raises:
         ConfigError: for a prior that is not drawn scale by scale.
     """
@@ -75,6 +79,12 @@ def greedy(prior: Any, *, guidance: float = 0.0) -> Ancestral:
 @register("sampler", "temperature")
 def temperature(prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0) -> Ancestral:
     """Draws from softmax(logits / temperature).
+
+    Args:
+        prior: drawn scale by scale.
+        vocabulary: V.
+        temperature: below 1 for likelier codes, above 0.
+        guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
@@ -89,7 +99,14 @@ def temperature(prior: Any, vocabulary: int | None, *, temperature: float = 0.5,
 def top_k(
     prior: Any, vocabulary: int | None, *, k: int = 16, temperature: float = 1.0, guidance: float = 0.0
 ) -> Ancestral:
-    """Draws among the k likeliest codes.
+    """Draws among the k likeliest codes (arXiv 1805.04833, section 5.4).
+
+    Args:
+        prior: drawn scale by scale.
+        vocabulary: V.
+        k: how many are kept, at least 1.
+        temperature: by which the logits are divided first.
+        guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
@@ -108,6 +125,13 @@ def top_p(
     prior: Any, vocabulary: int | None, *, p: float = 0.9, temperature: float = 1.0, guidance: float = 0.0
 ) -> Ancestral:
     """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
+
+    Args:
+        prior: drawn scale by scale.
+        vocabulary: V.
+        p: the share, above 0 and at most 1.
+        temperature: by which the logits are divided first.
+        guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.

@@ -13,6 +13,7 @@ from trajgen.config import read_yaml
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import convert, refuse_unknown
 from trajgen.core.registry import KINDS
+from trajgen.studies.published import Published, chosen_task, read_published
 
 EQUALITIES = ("steps", "time")
 OWN_WORDS = {
@@ -46,6 +47,7 @@ class Study:
         reference: the variant to which the others are compared; the first if empty.
         seeds: of the trainings.
         equal: what the variants have in common: "steps" as their overrides say, "time" of training, or both in turn.
+        published: figures of a paper that stand beside the results; variants are then tasks, and are not compared.
 
     Raises:
         ConfigError: for anything in it that does not fit.
@@ -58,6 +60,7 @@ class Study:
     reference: str = ""
     seeds: tuple[int, ...] = (0, 1, 2)
     equal: tuple[str, ...] = ("steps",)
+    published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.variants:
@@ -156,14 +159,18 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.+]+", "-", name, flags=re.ASCII).strip("-.") or "variant"
 
 
-def read_study(path: Path) -> Study:
+def read_study(path: Path, task: str | None = None) -> Study:
     """The study of a file.
 
+    Args:
+        path: of the file.
+        task: one of those under its key ``tasks``, whose values stand beside the file's own.
+
     Raises:
-        ConfigError: for a key that studies do not have, or a value of another type.
+        ConfigError: for a key that studies do not have, a value of another type, or a task that it does not have.
     """
-    plain = read_yaml(path)
-    known = ("base", "variants", "reference", "seeds", "equal")
+    plain = chosen_task(read_yaml(path), task, path)
+    known = ("base", "variants", "reference", "seeds", "equal", "published")
     refuse_unknown(plain, dict.fromkeys(known), "")
     variants = plain.pop("variants", None) or {}
     if not isinstance(variants, Mapping):
@@ -174,13 +181,14 @@ def read_study(path: Path) -> Study:
             fix="variants: {small: [prior.depth=2], large: [prior.depth=6]}",
         )
     return Study(
-        name=path.stem,
+        name=path.stem if task is None else f"{path.stem}-{slug(task)}",
         question=question_of(path),
         base=words_of(plain.get("base", []), "base"),
         variants={str(name): _variant(value, f"variants.{name}") for name, value in variants.items()},
         reference=str(plain.get("reference", "")),
         seeds=convert(plain.get("seeds", [0, 1, 2]), tuple[int, ...], "seeds"),
         equal=convert(plain.get("equal", ["steps"]), tuple[str, ...], "equal"),
+        published=read_published(convert(plain.get("published", {}), dict[str, Any], "published"), "published"),
     )
 
 

@@ -23,6 +23,7 @@ from trajgen.evaluation.statistics import (
 from trajgen.run_folder import load_config, read_evaluation, trained_stages, versions
 from trajgen.studies.cells import BY_TIME, Cell
 from trajgen.studies.definition import Study
+from trajgen.studies.published import beside
 
 RATIO, RETURN = "ratio to the controller", "return"
 
@@ -54,7 +55,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
                 "name": name,
                 "variant": row.variant,
                 "equal": row.equal,
-                "reference": row.variant == study.reference,
+                "reference": row.variant == study.reference and not study.published,
                 "seeds": list(evaluations),
                 **scores(evaluations, unit),
                 "difference": None,
@@ -63,18 +64,19 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
                 **_training(runs.get(name, {})),
             }
         )
-        if reference is not None and row.variant != study.reference:
+        if reference is not None and row.variant != study.reference and not study.published:
             rows[-1] |= differences(evaluations, found[reference], unit)
     result: dict[str, Any] = plain(
         {
             "study": study.name,
             "question": study.question,
             "unit": unit,
-            "normalised": next((name for e in every if (name := _at(e, ("normalised", "name"))) is not None), None),
+            "normalised": ", ".join(dict.fromkeys(n for e in every if (n := _at(e, ("normalised", "name"))))) or None,
             "reference": study.reference,
             "seeds": study.seeds,
             "protocol": next((e.get("protocol") for e in every), None),
             "rows": rows,
+            "published": beside(study.published, rows),
             "failed": dict(failed),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "hardware": hardware(),

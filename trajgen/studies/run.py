@@ -286,7 +286,8 @@ def choose_launcher(workers: int | None, words: Sequence[str], device: str) -> L
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(given) if given.isdecimal() and int(given) else None
-    there = importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is not None
+    plugins = importlib.util.find_spec("hydra_plugins")  # without any there is not even the room for them
+    there = plugins is not None and importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher") is not None
     if workers is None:
         on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
         workers = 1 if on_gpu else max(1, cores // (threads or 1))

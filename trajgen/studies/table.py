@@ -49,6 +49,28 @@ def _difference(row: Mapping[str, Any], digits: int) -> str:
     return NOTHING if row["difference"] is None else f"{row['difference']:+.{digits}f}"
 
 
+def published_columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The columns of the published means by their heads: each method's, then ours and how many tasks it is over."""
+    means: list[Mapping[str, Any]] = results.get("published") or []
+    methods = dict.fromkeys(name for mean in means for name in mean["figures"])
+    table = {"published mean": [mean["name"] for mean in means]}
+    table |= {name: [number(mean["figures"].get(name)) for mean in means] for name in methods}
+    table["here"] = [number(mean["ours"]) for mean in means]
+    table["tasks"] = [f"{mean['tasks']} of {mean['of']}" for mean in means]
+    return table if means else {}
+
+
+def published_notes(results: Mapping[str, Any]) -> list[str]:
+    """Where published figures stand, and what differs from their protocol; each once."""
+    means: list[Mapping[str, Any]] = results.get("published") or []
+    if not means:
+        return []
+    notes = [f"Published: {mean['source']}." for mean in means]
+    notes += [f"What differs from it: {mean['differs']}" for mean in means if mean["differs"]]
+    seeds = ", ".join(map(str, results["seeds"]))
+    return [*dict.fromkeys(notes), f"Here: mean normalised scores, training seeds {seeds}."]
+
+
 def _by_reason(failed: Mapping[str, str]) -> dict[str, str]:
     """The names of cells that failed for the same reason, by it."""
     return {reason: ", ".join(name for name, other in failed.items() if other == reason) for reason in failed.values()}
@@ -77,6 +99,15 @@ def print_results(results: Mapping[str, Any], console: Console) -> None:
             table.add_row(*map(Text, line))
         console.print(table, "")
         title = ""
+    if means := published_columns(results):
+        table = Table(show_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for head in means:
+            table.add_column(head, justify="left" if head == "published mean" else "right")
+        for line in zip(*means.values(), strict=True):
+            table.add_row(*map(Text, line))
+        console.print(table, "")
+        for note in published_notes(results):
+            console.print(note, markup=False, highlight=False)
     for reason, name in _by_reason(results["failed"]).items():
         console.print(f"{name} failed: {reason}", style="red", markup=False, highlight=False)
 
@@ -88,10 +119,14 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines = [f"# {results['study']}", ""]
     lines += [results["question"], ""] if results["question"] else []
     lines += _table(cells, zip(*cells.values(), strict=True))
+    if means := published_columns(results):
+        lines += ["", *_table(means, zip(*means.values(), strict=True)), ""]
+        lines += [f"- {note}" for note in published_notes(results)]
     lines += ["", f"![means and 95 % intervals of {results['study']}](plot.png)", ""]
     unit = "mean return over the controller's on the same episodes" if results["unit"] == RATIO else "mean return"
     facts = [
-        f"{unit[0].upper()}{unit[1:]}, training seeds {seeds}; reference: {results['reference']}.",
+        f"{unit[0].upper()}{unit[1:]}, training seeds {seeds}"
+        + ("." if results.get("published") else f"; reference: {results['reference']}."),
         "Intervals: hierarchical bootstrap over seeds and episodes; a difference draws the same ones for both.",
         f"Score: normalised by {results['normalised']}." if results["normalised"] else "",
         f"Episodes: {results['protocol']}." if results["protocol"] else "",

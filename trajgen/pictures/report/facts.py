@@ -11,7 +11,7 @@ from typing import Any
 
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.evaluation.report import Row, score_rows
-from trajgen.run_folder import read_json, refuse_links, trained_stages
+from trajgen.run_folder import read_config, read_json, refuse_links, trained_stages
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_PICTURE = 2 * 2**20
@@ -131,7 +131,8 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 def _read(folder: Path, label: str) -> Facts:
     refuse_links(folder)
-    config = read_json(folder / "config.json")
+    config = read_config(folder)
+    config.pop("format", None)
     facts = Facts(label, folder, config)
     command = config.pop("command", None)
     facts.command = command if isinstance(command, str) else None

@@ -1,0 +1,196 @@
+"""Worlds as a data set and its options describe them: success, goals, resets, and what of an observation is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.observations import entry, put
+from trajgen.data import minari
+from trajgen.data.options import DataOptions
+from trajgen.data.success import SuccessRule
+from trajgen.data.worlds import World, world_for
+from trajgen.evaluation.rollout import rollout
+
+PLACE, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)
+ROOMS = Dict({"observation": STANCE, "achieved_goal": PLACE, "desired_goal": PLACE, "deep": Dict({"place": PLACE})})
+ACTIONS = Box(-1.0, 1.0, (2,), np.float32)
+KEYS: dict[str, Any] = {
+    "state_key": ("achieved_goal", "observation"),
+    "goal_key": "desired_goal",
+    "achieved_key": "achieved_goal",
+    "goals": "hindsight",
+    "goal_radius": 0.5,
+    "goal_state": (0, 1),
+}
+ID = "tests/rooms-v0"
+
+
+@pytest.fixture(autouse=True)
+def _no_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+
+
+def observed(rows: int) -> dict[str, Any]:
+    along = np.arange(rows, dtype=float)[:, None]
+    return {
+        "observation": np.repeat(along, 3, 1),
+        "achieved_goal": np.concatenate([along, -along], 1) / 4,
+        "desired_goal": np.full((rows, 2), 2.0),
+        "deep": {"place": np.repeat(along, 2, 1) + 100},
+    }
+
+
+def save(lengths: list[int], space: Any = ROOMS) -> None:
+    spec = gymnasium.spec("Pendulum-v1")
+    episodes = [
+        {
+            "observations": observed(n + 1),
+            "actions": np.full((n, 2), 0.2 if n % 2 else -0.1, np.float32),
+            "rewards": np.zeros(n),
+            "terminations": np.arange(n) == n - 1,
+            "truncations": np.zeros(n, bool),
+        }
+        for n in lengths
+    ]
+    minari.save(ID, episodes, env_spec=spec, eval_env_spec=spec, observation_space=space, action_space=ACTIONS,
+                description="rooms", algorithm="none")  # fmt: skip
+
+
+class Tasks(gymnasium.Env):
+    """An episode of six steps, whose information is that of a benchmark's world."""
+
+    observation_space, action_space = Box(-9, 9, (1,), np.float64), ACTIONS
+
+    def __init__(self, say: str) -> None:
+        self.say, self.asked = say, []
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        self.asked.append(options)
+        self.time, self.done = 0, []
+        return np.zeros(1), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.time += 1
+        if self.time in (2, 3, 5):
+            self.done.append(f"task {self.time}")
+        said: Any = {"success": self.time in (2, 3, 5), "tasks": self.done, "nothing": 0}[self.say]
+        return np.zeros(1), 1.0, False, self.time == 6, {self.say: said}
+
+
+class Still:
+    """A policy that does nothing."""
+
+    def reset(self, *, batch: int | None = None, ids: Any = None) -> None:
+        self.batch = batch or 1
+
+    def act(self, observation: Any) -> np.ndarray:
+        return np.zeros((self.batch, 2), np.float32)
+
+    def observe(self, reward: Any, done: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("say", "rule", "expected"),
+    [
+        ("success", SuccessRule(), True),
+        ("success", SuccessRule(steps=3), True),  # more than two good steps, as the hand's worlds count
+        ("success", SuccessRule(steps=4), False),
+        ("tasks", SuccessRule(info="tasks", at_least=3), True),  # a list counts by its length, as the kitchen's does
+        ("tasks", SuccessRule(info="tasks", at_least=4), False),
+        ("tasks", SuccessRule(info="tasks", at_least=2, steps=4), True),  # at the steps 3, 4, 5 and 6
+        ("tasks", SuccessRule(info="tasks", at_least=2, steps=5), False),
+        ("nothing", SuccessRule(), None),
+    ],
+)
+def test_an_episode_succeeds_by_its_worlds_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
+    played = rollout(Still(), World("tasks", lambda: Tasks(say), 6, rule=rule), [0, 1])
+    assert expected is None if played.success is None else played.success.tolist() == [expected] * 2
+
+
+def test_the_first_good_step_is_kept_and_counts_until_the_longest_end() -> None:
+    played = rollout(Still(), World("tasks", lambda: Tasks("success"), 6), [0])
+    assert played.hits.tolist() == [2]
+    assert played.from_first_hit(6).tolist() == [5.0] and played.from_first_hit(10).tolist() == [9.0]
+    never = rollout(Still(), World("tasks", lambda: Tasks("tasks"), 6, rule=SuccessRule(info="tasks", at_least=9)), [0])
+    assert never.hits.tolist() == [-1] and never.from_first_hit(6).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("at_least", -1.0), ("at_least", float("nan"))])
+def test_a_rule_that_all_or_none_would_meet_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"data.success.{name}"):
+        SuccessRule(**{name: value})
+
+
+def test_episodes_are_reset_with_the_options_in_turn() -> None:
+    env = Tasks("success")
+    world = World("tasks", lambda: env, 6, resets=({"task_id": 1}, {"task_id": 2}))
+    rollout(Still(), world, [4, 5, 6], batch=1)
+    assert env.asked == [{"task_id": 1}, {"task_id": 2}, {"task_id": 1}]
+    rollout(Still(), World("tasks", lambda: env, 6), [4])
+    assert env.asked[-1] is None
+
+
+def test_entries_are_read_joined_and_from_within() -> None:
+    seen = observed(3)
+    np.testing.assert_array_equal(entry(seen, ("achieved_goal", "observation"))[2], [0.5, -0.5, 2, 2, 2])
+    np.testing.assert_array_equal(entry(seen, "deep/place")[1], [101, 101])
+    assert entry(seen, None) is seen
+    one = {"a": np.zeros(2), "b": {"c": np.zeros(3)}}
+    put(one, ("a", "b/c"), np.arange(5.0))
+    np.testing.assert_array_equal(entry(one, ("a", "b/c")), np.arange(5.0))
+
+
+def test_a_state_of_several_entries_is_loaded_and_shown_to_the_policy() -> None:
+    save([4, 3])
+    episodes = minari.load(ID, DataOptions(id=ID, **KEYS))
+    assert episodes.space.state_dim == 5 and episodes.space.goal_dim == 2
+    np.testing.assert_allclose(episodes.states[:5], entry(observed(5), KEYS["state_key"]))
+    assert minari.load(ID, DataOptions(id=ID, state_key="deep/place")).states[0].tolist() == [100, 100]
+    with pytest.raises(ConfigError, match="deep/place"):
+        minari.load(ID, DataOptions(id=ID, state_key=("observation", "deep/plac")))
+
+
+def test_actions_are_clipped_where_those_of_the_data_end() -> None:
+    save([4, 3])
+    wide, narrow = (
+        minari.load(ID, DataOptions(id=ID, action_limits=which, **KEYS)).space for which in ("space", "data")
+    )
+    assert (wide.action_low, wide.action_high) == ((-1.0, -1.0), (1.0, 1.0))
+    np.testing.assert_allclose([narrow.action_low, narrow.action_high], [[-0.1] * 2, [0.2] * 2])
+
+
+def test_flags_of_the_world_and_bounds_of_the_task_come_first() -> None:
+    save([3])
+    options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"continuing_task": False},
+                          bounds={"mine": (0.0, 2.0)}, resets=({"goal_cell": (3, 1)},), **KEYS)  # fmt: skip
+    world = world_for(options)
+    assert next(iter(world.bounds)) == "mine" and world.walls
+    env = world.make_env()
+    goals = {tuple(world.reset(env, seed)[0]["desired_goal"].round(2)) for seed in range(3)}
+    assert len(goals) == 3 and all(abs(x + 1) <= 0.25 and abs(y + 1) <= 0.25 for x, y in goals)  # jittered in the cell
+    assert not env.unwrapped.continuing_task
+    env.close()
+
+
+def test_an_ant_in_a_maze_ends_on_arrival_and_has_a_map() -> None:
+    save([3])
+    options = DataOptions(id=ID, env_id="AntMaze_UMaze-v4", env_options={"continuing_task": False}, **KEYS)
+    world = world_for(options)
+    assert world.max_steps == 700 and world.walls and world.controller is None and not world.one_goal
+    env = world.make_env()
+    observation, info = world.reset(env, 0)
+    assert world.state(observation).shape == (29,)
+    assert not world.success(observation, info)
+    inner: Any = env.unwrapped
+    inner.goal = observation["achieved_goal"].copy()
+    _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
+    assert reward == 1 and terminated and world.success(observation, info)
+    env.close()

@@ -1,0 +1,41 @@
+"""The catalogue's tables, made from the data presets."""
+
+from __future__ import annotations
+
+from trajgen.cli.data import catalogue
+from trajgen.data.catalogue import Task, facts
+
+WORLDS = "worlds"
+
+
+def table(which: str = "") -> str:
+    """All tasks in a line each; or, for ``worlds``, what is paid, what ends, and what differs, by world."""
+    tasks = list(catalogue().values())
+    return _worlds(tasks) if which == WORLDS else _tasks(tasks)
+
+
+def _tasks(tasks: list[Task]) -> str:
+    heads = ("`data=`", "Minari id", "steps", "T × stride", "discount, power", "success", "0 and 100")
+    rows = []
+    for task in tasks:
+        data = task.options
+        bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "by the world"
+        steps = str(data.max_episode_steps or "by the set")
+        windows, returns = f"{data.horizon} × {data.stride}", f"{data.discount:g}, {data.power:g}"
+        rows.append((f"`{task.name}`", f"`{data.id}`", steps, windows, returns, task.success, bounds))
+    return _table(heads, rows)
+
+
+def _worlds(tasks: list[Task]) -> str:
+    heads = ("tasks", "world", "reward", "an episode ends", "what differs from published protocols")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for task in tasks:
+        shown = facts(task)
+        key = (task.world, shown["reward"], shown["ends"], shown["differs"])
+        alike.setdefault(key, []).append(f"`{task.name}`")
+    return _table(heads, [(", ".join(names), *key) for key, names in alike.items()])
+
+
+def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,48 @@
+"""A command's training at debug size: the composition as it is asked for, one step in each stage, one plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import path_figure
+import torch
+
+from trajgen.config import Config
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+from trajgen.runs import build_planner
+
+
+def trains_and_acts(config: Config) -> Any:
+    """Builds the composition of a command, takes a step in each stage on made-up windows, plans, and reads actions.
+
+    Returns:
+        The planner.
+    """
+    torch.manual_seed(0)
+    space = path_figure.space(config)
+    planner: Any = build_planner(config, space)
+    config.engine.check_shares(planner.stages(), 1)
+    known = path_figure.windows(config, 16)
+    trained = [stage for stage in planner.stages() if stage.parameters]
+    assert trained
+    for stage in trained:
+        stage.begin()
+        before = [p.detach().clone() for p in stage.parameters]
+        total = stage.module(known)["total"]
+        assert torch.isfinite(total)
+        total.backward()
+        torch.optim.SGD(stage.parameters, 1e-3).step()
+        assert any(not torch.equal(old, new) for old, new in zip(before, stage.parameters, strict=True))
+    planner.eval()
+    policy = RecedingHorizonPolicy(
+        planner, planner.normaliser, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
+    )
+    policy.reset(batch=2)
+    cond, plan, grown = policy.preview(path_figure.observed(known, 2))
+    if plan.trajectory is not None:
+        assert plan.trajectory.shape[0] == len(cond) == 2 and torch.isfinite(plan.trajectory).all()
+        assert grown
+    with torch.no_grad():
+        actions = planner.action(plan, cond.state.unsqueeze(1), torch.zeros(2, 1, dtype=torch.long))
+    assert actions.shape == (2, 1, space.action_dim) and torch.isfinite(actions).all()
+    return planner

@@ -1,0 +1,246 @@
+"""The commands of the README and the pages: each is run, at debug size where it takes long, or says why not."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+from debug_size import trains_and_acts
+from pages import NOT_RUN, PAGES, README, RUN_ELSEWHERE, commands, refusals, run_python, shell_lines, write_files
+
+from trajgen import cli, runs
+from trajgen.cli.data import DATA_HELP
+from trajgen.config import Config, compose
+from trajgen.data import makers
+from trajgen.studies import run as studies
+from trajgen.studies import search as searches
+from trajgen.studies.definition import Study
+from trajgen.studies.space import Search
+
+RUN = "runs/mage-umaze-dwell-s0"
+"""The run folder that the pages speak of."""
+STEPS = 400
+"""Of a data set that a page makes."""
+FOR_HYDRA = {"-m", "--help", "--cfg"}
+
+
+def called(name: str) -> list[Any]:
+    """The different commands of all pages that begin with ``name``, as parameters of a test."""
+    found: dict[str, Any] = {}
+    for page, path in PAGES.items():
+        for words in commands(path):
+            text = shlex.join(words[1:])
+            # What needs a file of its page is another command on another page.
+            key = text if "imports=" not in text and ".yaml" not in text else f"{page} {text}"
+            key = key.replace(" format=onnx", "")  # what is exported if nothing is said
+            if words[0] == name and not any(shlex.join(["trajgen", *words]).startswith(each) for each in NOT_RUN):
+                found.setdefault(key, pytest.param(page, words[1:], id=f"{name}: {text}"))
+    return list(found.values())
+
+
+def copy_run(folder: Path, run: Path) -> Path:
+    """Puts a copy of a run where the pages say that it is."""
+    return Path(shutil.copytree(run, folder / RUN))
+
+
+def prepare(page: str, folder: Path) -> None:
+    """Writes what the commands of a page need: its files, and the skeletons that it has ``trajgen new`` write."""
+    write_files(PAGES[page], folder)
+    for words in commands(PAGES[page]):
+        if words[0] == "new":
+            cli.main(words)
+
+
+def test_every_line_of_a_shell_block_is_run_or_says_why_not() -> None:
+    every = [line for path in PAGES.values() for line in shell_lines(path)]
+    names = {line.split()[1] for line in every if line.startswith(("trajgen ", ".venv/bin/trajgen "))}
+    here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new", "plot", "video", "report"}
+    here |= {"search", "export", "bench"}
+    assert names <= here <= {*cli.COMMANDS}, "give the command a test here"
+    for line in every:
+        own = line.startswith(("trajgen ", ".venv/bin/trajgen ", *RUN_ELSEWHERE))
+        marked = [start for start in NOT_RUN if line.startswith(start)]
+        assert own or marked, line
+    for start in NOT_RUN:
+        assert any(line.startswith(start) for line in every), f"no page has it any more: {start}"
+
+
+@pytest.mark.parametrize(("page", "words"), called("train"))
+def test_train_commands_train_and_act(
+    page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole composition that is asked for, one step in each stage. Sweeps, and what Hydra answers, by its own way.
+
+    Of a sweep all trainings are composed and built, and the first takes its steps.
+    """
+    prepare(page, folder)
+    if page != README.name and not {*words} & FOR_HYDRA:
+        trains_and_acts(compose(words))
+        return
+    built: list[Config] = []
+    monkeypatch.setattr(runs, "train", lambda config, *_: built.append(config))
+    cli.main(["train", *words])
+    sizes = [word.count(",") + 1 for word in words if "-m" in words and "[" not in word and "range(" not in word]
+    spans = [2 for word in words if "range(" in word]
+    assert len(built) == (0 if {"--help", "--cfg"} & {*words} else prod([*sizes, *spans]))
+    for config in built[:1]:
+        trains_and_acts(config)
+
+
+@pytest.mark.parametrize(
+    ("page", "words", "said"), [(p, *each) for p, path in PAGES.items() for each in refusals(path)]
+)
+def test_refusals_are_those_of_the_page(
+    page: str,
+    words: list[str],
+    said: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_files(PAGES[page], folder)
+    monkeypatch.setattr(runs, "train", lambda config, *_: runs.dry_run(config))
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert capsys.readouterr().err.strip() == said.strip()
+
+
+@pytest.mark.parametrize(("page", "words"), called("study"))
+def test_study_commands_ask_for_variants_that_train(
+    page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every variant can be built, and the last one trains; those of shipped studies are built in ``tests/studies``."""
+    prepare(page, folder)
+    asked: list[Study] = []
+    monkeypatch.setattr(studies, "run", lambda study, *_, **__: asked.append(study))
+    cli.main(["study", *words])
+    rows = studies.rows_of(replace(asked[0], equal=("steps",)))
+    if not any(word.startswith("study=") and not word.endswith(".yaml") for word in words):
+        assert studies.dry_run(rows) == {}
+    trains_and_acts(rows[-1].trained)
+
+
+@pytest.mark.parametrize(("page", "words"), called("search"))
+def test_search_commands_propose_what_trains(
+    page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole searches, at debug size, are run in ``tests/studies``."""
+    prepare(page, folder)
+    asked: list[Search] = []
+    monkeypatch.setattr(searches, "run", lambda search, *_, **__: asked.append(search))
+    cli.main(["search", *words])
+    proposed = searches.propose(asked[0], 1, [])
+    trains_and_acts(compose(asked[0].words(proposed)))
+
+
+@pytest.mark.parametrize(("page", "words"), called("check"))
+def test_check_commands_find_nothing_wrong(
+    page: str, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(page, folder)
+    cli.main(["check", *words])
+    assert "contracts that apply are kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("page", "words"), called("new"))
+def test_new_commands_write_a_file(page: str, words: list[str], folder: Path) -> None:
+    cli.main(["new", *words])
+    assert [path.suffix for path in folder.iterdir()] == [".py"]
+
+
+@pytest.mark.parametrize(("page", "words"), called("evaluate"))
+def test_evaluate_commands_run(
+    page: str, words: list[str], folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a toy run, whose episodes are short."""
+    monkeypatch.chdir(folder)
+    prepare(page, folder)
+    place = copy_run(folder, run)
+    before = (place / "evaluation.json").stat().st_mtime_ns
+    monkeypatch.setattr(runs, "CONDITIONS", 2)
+    monkeypatch.setattr("trajgen.evaluation.evaluate.LATENCY_BATCHES", ())
+    if any("sampler" in word or "replan" in word for word in words):  # drawn once is enough
+        monkeypatch.setattr("trajgen.pictures.draw_run", lambda *_, **__: [])
+    few = [f"evaluation.episodes={min(2, int(w.partition('=')[2]))}" for w in words if "episodes=" in w]
+    cli.main(["evaluate", *words, *few, "device=cpu"])
+    changed = len([word for word in words if not word.startswith(("run=", "imports="))])
+    assert (place / "evaluations" / "1" / "evaluation.json").exists() == bool(changed)
+    assert ((place / "evaluation.json").stat().st_mtime_ns == before) == bool(changed)
+
+
+@pytest.mark.parametrize(("page", "words"), called("sample"))
+def test_sample_commands_run(
+    page: str,
+    words: list[str],
+    folder: Path,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    place = copy_run(folder, run)
+    cli.main(["sample", *words, "device=cpu"])
+    assert "condition error of the first state" in " ".join(capsys.readouterr().out.split())
+    assert (place / "plots" / "sample-1.png").exists()
+
+
+@pytest.mark.parametrize(("page", "words"), called("export"))
+def test_export_commands_write_a_policy(
+    page: str, words: list[str], folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    copy_run(folder, run)
+    cli.main(["export", *words, "out=exported"])
+    written = {path.name for path in (folder / "exported").iterdir()}
+    assert {"policy.py", "policy.json"} < written and {name.partition(".")[0] for name in written} >= {"plan", "act"}
+
+
+@pytest.mark.parametrize(("page", "words"), called("bench"))
+def test_bench_commands_measure(page: str, words: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["repeats=1", "threads=1"]
+    if words[0] != "train":
+        few.append("batch=[1]")
+    if words[0] == "decision":
+        few.append("backends=[eager]")
+    cli.main(["bench", *words, *few, "device=cpu"])
+    out = capsys.readouterr().out
+    assert {"decision": "floor at batch 1", "train": "a training step", "data": "loaded in"}[words[0]] in out
+
+
+OF_DATA = [page for page, path in PAGES.items() if any(words[0] == "data" for words in commands(path))]
+
+
+@pytest.mark.parametrize("page", OF_DATA)
+def test_data_commands_run_one_after_the_other(
+    page: str,
+    folder: Path,
+    tiny_place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the page's Python blocks, which write what is read. Sets are made with few steps."""
+    shutil.copytree(tiny_place / "datasets", folder / "datasets")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
+    made = makers.make
+    monkeypatch.setattr(makers, "make", lambda name, **o: made(name, **(o | {"steps": STEPS, "force": True})))
+    own = [words for words in commands(PAGES[page]) if words[0] == "data" and words[1] != "get"]
+    if any(words[1] in ("import", "info") for words in own):
+        run_python(page, folder)
+    for words in own:
+        assert words[1] in DATA_HELP
+        again = ["force=true"] if "import" in words and "force=true" not in words and len(words) > 3 else []
+        cli.main([*words, *again])  # a later block of the page may have written the same set
+        assert capsys.readouterr().out.strip(), words
+
+
+@pytest.mark.parametrize(("page", "words"), called("list"))
+def test_list_commands_run(page: str, words: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(page, folder)
+    capsys.readouterr()
+    cli.main(["list", *words])
+    assert capsys.readouterr().out

@@ -1,0 +1,85 @@
+"""The page of errors: it says what the code says, and a message that is met is found on it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import error_page
+import pytest
+from pages import PAGES, refusals
+
+from trajgen.core import errors
+from trajgen.core.errors import ConfigError
+from trajgen.core.options import convert
+from trajgen.core.registry import spec
+from trajgen.core.schedule import ScaleSchedule
+
+
+def test_the_page_says_what_the_code_says() -> None:
+    text = error_page.PAGE.read_text(encoding="utf-8")
+    assert text == error_page.page(), "stale: python tests/docs/error_page.py writes the page anew"
+
+
+def test_every_class_of_errors_has_a_line() -> None:
+    own = [name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", error_page.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*own} <= {name for name, _ in rows} and all(when.strip() for _, when in rows)
+
+
+def patterns() -> list[re.Pattern[str]]:
+    """The messages of the page, each as what it can look like when it is met."""
+    known = error_page.classes()
+    every = [m for path in sorted(error_page.PACKAGE.rglob("*.py")) for m in error_page.messages(path, known)]
+    lines = [[error_page.HOLE if " | " in line else line for line in str(message).splitlines()] for message in every]
+    texts = ["\n".join(re.escape(line) for line in each) for each in lines]
+    return [re.compile(text.replace(error_page.HOLE, "(?s:.*)")) for text in texts if text != error_page.HOLE]
+
+
+def met() -> list[str]:
+    """Messages that are really said, from several rooms."""
+    said = [text.removeprefix("Error: ").strip() for path in PAGES.values() for _, text in refusals(path)]
+    with pytest.raises(ConfigError) as unknown:
+        spec("prior", "transfomer")
+    with pytest.raises(ConfigError) as mistyped:
+        convert("four", int, "prior.depth")
+    with pytest.raises(ConfigError) as empty:
+        ScaleSchedule(())
+    return [*said, *(str(each.value) for each in (unknown, mistyped, empty))]
+
+
+def test_a_message_that_is_met_is_on_the_page() -> None:
+    known = patterns()
+    for text in met():
+        assert any(pattern.fullmatch(text) for pattern in known), text
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("'as it is'", "as it is"),
+        ("f'the {name} of {place.there[0]}'", "the … of …"),
+        ("f'{a}, {b}'", "…"),
+        ("f'give {LEAST}'", "give 1 or more"),
+        ("'one ' + other", "one …"),
+        ("', '.join(f'{k}={v}' for k, v in values)", "…=…"),
+        ("'no run' if run is None else f'run={run}'", "no run | run=…"),
+        ("found or 'nothing'", "… | nothing"),
+        ("nearest(name, names)", "did you mean …?"),
+        ("describe(annotation)", "…"),
+    ],
+)
+def test_an_expression_is_read_as_it_is_met(expression: str, expected: str) -> None:
+    constants = {"LEAST": ast.Constant("1 or more")}
+    assert error_page.said(ast.parse(expression, mode="eval").body, constants) == expected
+
+
+def test_another_message_makes_the_page_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(error_page, "PACKAGE", tmp_path)
+    (tmp_path / "core").mkdir()
+    (tmp_path / "core" / "errors.py").write_text('class TrajgenError(Exception):\n    """A mistake."""\n')
+    (tmp_path / "oven.py").write_text('"""Bakes."""\n\nraise TrajgenError("It is hot.", got=f"{heat}", fix="wait")\n')
+    text = error_page.page()
+    assert "## oven\n\nBakes.\n" in text
+    assert "It is hot.\n  got:      …\n  fix:      wait\n" in text

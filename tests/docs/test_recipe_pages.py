@@ -1,0 +1,96 @@
+"""The pages of the recipes: their tables name what the recipe composes, and code that exists."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from typing import Any
+
+import pytest
+import yaml
+from pages import DOCS, ROOT, commands
+
+from trajgen.config import recipe_files
+from trajgen.core.registry import KINDS, spec
+
+ROW = re.compile(r"^\| .+? \| `([^`|]+)` \| \[`([\w.]+)`\]\[\] \|$", re.MULTILINE)
+PAPER = re.compile(r"\d{4}\.\d{5}")
+ELSEWHERE = ("policy", "engine", "data")
+"""Sections of a recipe that a row can speak of instead of a component."""
+
+
+def text_of(name: str) -> str:
+    return (DOCS / "recipes" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def table(name: str) -> list[tuple[str, str]]:
+    """The rows of a recipe's page: the component, and the code's dotted name."""
+    section = text_of(name).partition("\n## Equation, component, code\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    rows = ROW.findall("\n".join(lines))
+    assert len(rows) == len(lines), "a row is: what the paper says | `kind: name` | [`dotted.name`][]"
+    return rows
+
+
+def composed(name: str) -> set[str]:
+    """The components that a recipe's file names."""
+    nodes = yaml.safe_load(recipe_files()[name].read_text(encoding="utf-8"))
+    return {f"{kind}: {nodes[kind]['name']}" for kind in KINDS if kind in nodes}
+
+
+def found(path: str) -> Any:
+    """What a dotted name is: a class, a function or a method of the package."""
+    parts = path.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[end:]:
+            value = inspect.getattr_static(value, part)
+        return value
+    raise AssertionError(f"no module of {path}")
+
+
+def test_every_recipe_has_a_page_and_every_page_a_recipe() -> None:
+    assert {path.stem for path in (DOCS / "recipes").glob("*.md")} == {*recipe_files()}
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f"recipes/{name}.md" in navigation for name in recipe_files())
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_table_names_all_that_the_recipe_composes_and_nothing_else(name: str) -> None:
+    named = {component for component, _ in table(name)}
+    assert named - {*ELSEWHERE} == composed(name)
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_table_leads_to_the_code_of_each_component(name: str) -> None:
+    rows = table(name)
+    for component, path in rows:
+        assert callable(found(path)) or isinstance(found(path), (classmethod, staticmethod)), path
+        assert path.startswith("trajgen."), component
+    for component in composed(name):
+        module = spec(*component.split(": ")).module
+        assert any(path.startswith(f"{module}.") for own, path in rows if own == component), component
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_a_page_has_source_command_figures_differences_and_variants(name: str) -> None:
+    text = text_of(name)
+    assert {*PAPER.findall(recipe_files()[name].read_text(encoding="utf-8"))} <= {*PAPER.findall(text)}
+    assert "](../results.md#" in text
+    assert "## What differs" in text
+    given = commands(DOCS / "recipes" / f"{name}.md")
+    assert given[0] == ["train", f"recipe={name}"]
+    variants = text.partition("\n## Vary it\n")[2]
+    assert variants.count("\ntrajgen train ") >= 2
+
+
+def test_a_code_name_that_is_gone_is_noticed() -> None:
+    assert inspect.isclass(found("trajgen.views.FieldView"))
+    with pytest.raises(AttributeError):
+        found("trajgen.views.FieldView.nothing_of_this_name")
+    with pytest.raises(AttributeError):
+        found("trajgen.no_room.Thing")

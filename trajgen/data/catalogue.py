@@ -1,0 +1,122 @@
+"""The catalogue of tasks: what a data preset says of its data, its world and its score, and how the data are had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trajgen.core.options import structure
+from trajgen.data.options import DataOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a preset tells its reader, under ``about``; nothing of it is an option.
+
+    Args:
+        reward: of a step.
+        ends: when an episode of the evaluation ends.
+        bounds: where the bounds of the normalised score come from.
+        target: which return-to-go is asked for when acting.
+        differs: from the protocol of published scores.
+        world: the evaluation world, where ``data.env_id`` does not name it.
+        get: how the data are had, where no single command fetches or makes them.
+    """
+
+    reward: str = ""
+    ends: str = ""
+    bounds: str = ""
+    target: str = ""
+    differs: str = ""
+    world: str = ""
+    get: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the catalogue: a data preset by its name, as ``adroit/door-human``."""
+
+    name: str
+    what: str
+    options: DataOptions
+    about: About
+
+    @property
+    def get(self) -> str:
+        """The command that brings its data, or what else to do."""
+        made = f"trajgen data make {self.options.maker}" if self.options.maker else ""
+        return self.about.get or made or f"trajgen data get {self.options.id}"
+
+    @property
+    def world(self) -> str:
+        """The evaluation world in words."""
+        return self.options.env_id or self.about.world or "the world that the data set names"
+
+    @property
+    def success(self) -> str:
+        """When an episode has succeeded, in words."""
+        goal = self.options.goal_radius
+        usual = self.options.success == type(self.options.success)()
+        if usual:
+            return "none is reported" if goal is None else f"within {goal:g} of the goal at any step"
+        return self.options.success.words
+
+    def stand_ins(self, ids: Iterable[str]) -> list[str]:
+        """Those sets among ``ids`` that are of this task by their name, under another name space.
+
+        ``data=adroit/door-human data.id=lab/adroit/door-human-v0`` trains on such a set by this task's protocol.
+        """
+        return [id for id in ids if id != self.options.id and _named(id, self.name)]
+
+
+def read_task(name: str, what: str, preset: Mapping[str, Any]) -> Task:
+    """The task of a preset's plain values.
+
+    Args:
+        name: of the preset.
+        what: it is, in a line.
+        preset: its values; those beside ``data`` and ``about`` are options of other sections.
+
+    Raises:
+        ConfigError: for an option that does not fit.
+    """
+    return Task(
+        name,
+        what,
+        structure(DataOptions, preset.get("data") or {}, "data"),
+        structure(About, preset.get("about") or {}, "about"),
+    )
+
+
+def facts(task: Task) -> dict[str, str]:
+    """All that the catalogue says of a task, by what it is, in the order in which it is read."""
+    data = task.options
+    named = (f"{name} {low:g} to {high:g}" for name, (low, high) in data.bounds.items())
+    goals = "" if data.goals == "none" else f"; goals: {data.goals}"
+    if data.resets:
+        goals += f", {len(data.resets)} fixed for the evaluation"
+    points = f"{data.horizon} points, {data.stride} steps apart; actions of {data.chunk} steps"
+    every = {
+        "what": task.what,
+        "Minari id": data.id,
+        "get": task.get,
+        "world": task.world + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
+        "windows": points + goals,
+        "returns": f"discount {data.discount:g}, power {data.power:g}",
+        "target": task.about.target,
+        "reward": task.about.reward,
+        "ends": task.about.ends,
+        "success": task.success,
+        "bounds": "; ".join(part for part in (", ".join(named), task.about.bounds) if part),
+        "differs": task.about.differs,
+    }
+    return {key: value for key, value in every.items() if value}
+
+
+def _named(id: str, task: str) -> bool:
+    """Whether a set's id ends in a task's folder and name; a word may stand before the name."""
+    folder, _, name = task.rpartition("/")
+    place, _, last = id.rpartition("/")
+    own = last.rpartition("-v")[0]
+    return place.split("/")[-1] == folder and (own == name or own.endswith(f"-{name}"))

@@ -1,0 +1,172 @@
+"""Data of other formats, written as Minari data sets: from a path, or from arrays of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajgen.core.errors import DataError
+from trajgen.core.options import structure
+from trajgen.data.importing.options import ImportOptions
+
+if TYPE_CHECKING:
+    from trajgen.data.importing.source import Source
+    from trajgen.data.importing.write import Imported
+
+__all__ = ["ImportOptions", "detect", "from_arrays", "from_path"]
+
+MARKS = {
+    "lerobot": "a folder with meta/info.json",
+    "npz": "a .npz file, or a folder of them",
+    "robomimic": "an HDF5 file with a group 'data' of demonstrations, data/demo_0",
+    "d4rl": "an HDF5 file with an array 'observations' at its root",
+}
+"""What a source of each format is known by."""
+
+
+def from_path(path: str | Path, options: ImportOptions) -> Imported:
+    """Imports a file or a folder.
+
+    Args:
+        path: of the source.
+        options: of the import.
+
+    Raises:
+        DataError: if the source is not there, of no known format, damaged, or wrong: naming the episode and the
+            field; or if the id is taken. Nothing is written then.
+        ConfigError: if a package is missing that reads the format.
+    """
+    from trajgen.data import store
+    from trajgen.data.importing.write import write
+
+    path = Path(path).expanduser()
+    store.folder(options.id)
+    if not options.force:
+        store.refuse_existing(options.id)
+    form = detect(path) if options.format == "auto" else options.format
+    with _open(path, form, options) as source:
+        return write(source, options, path.name)
+
+
+def from_arrays(id: str, episodes: Iterable[Mapping[str, Any]], **options: Any) -> Imported:
+    """Imports episodes that are in memory.
+
+    Args:
+        id: of the new data set.
+        episodes: for each episode its ``observations`` (n or n+1, S), ``actions`` (n, A), ``rewards`` (n,), and perhaps
+            ``terminals`` or ``terminations`` (n,), ``next_observations`` (n, S), and entries named by options.
+        options: those of `ImportOptions`.
+
+    Raises:
+        ConfigError: if an option is unknown or does not fit.
+        DataError: as for `from_path`.
+    """
+    from trajgen.data import store
+    from trajgen.data.importing.arrays import Arrays
+    from trajgen.data.importing.write import write
+
+    choice = structure(ImportOptions, {"id": id, **options}, "")
+    store.folder(id)
+    return write(Arrays(list(episodes), choice), choice, "arrays")
+
+
+def detect(path: Path) -> str:
+    """The format of a file or folder.
+
+    Raises:
+        DataError: if it is of none that is known; it says what was looked for.
+    """
+    if path.is_dir():
+        if (path / "meta" / "info.json").is_file():
+            return "lerobot"
+        if any(path.glob("*.npz")):
+            return "npz"
+        raise _unknown(
+            f"{path}: a folder with {', '.join(sorted(each.name for each in path.iterdir())[:10]) or 'nothing'}"
+        )
+    _require_file(path)
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PK"):
+        return "npz"
+    if start != b"\x89HDF\r\n\x1a\n":
+        raise _unknown(f"{path}: begins with {start!r}")
+    with _hdf5(path) as found:
+        import h5py
+
+        if isinstance(found.get("data"), h5py.Group):
+            return "robomimic"
+        if isinstance(found.get("observations"), h5py.Dataset):
+            return "d4rl"
+        raise _unknown(f"{path}: an HDF5 file with {', '.join(sorted(found)[:10]) or 'nothing'}")
+
+
+def _open(path: Path, form: str, options: ImportOptions) -> Any:
+    """The source of a path, in a context that closes it."""
+    from trajgen.data.importing.d4rl import open_d4rl
+    from trajgen.data.importing.lerobot import LeRobotFolder
+    from trajgen.data.importing.npz import open_npz
+    from trajgen.data.importing.robomimic import Demonstrations
+
+    if form in ("npz", "lerobot"):
+        opened: Callable[[Path, ImportOptions], Source] = open_npz if form == "npz" else LeRobotFolder
+        return _readable(path, lambda: opened(path, options))
+    cut = Demonstrations if form == "robomimic" else open_d4rl
+
+    @contextmanager
+    def from_hdf5() -> Iterator[Source]:
+        with _hdf5(path) as file, _readable(path, lambda: cut(path, file, options)) as source:
+            yield source
+
+    return from_hdf5()
+
+
+@contextmanager
+def _readable(path: Path, make: Callable[[], Source]) -> Iterator[Source]:
+    """A source, whose damage is an error that names it."""
+    from trajgen.data.importing.write import DAMAGE, unreadable
+
+    if not path.exists():
+        _require_file(path)
+    try:
+        source = make()
+    except DAMAGE as error:
+        raise unreadable(str(path), error) from error
+    yield source
+
+
+@contextmanager
+def _hdf5(path: Path) -> Iterator[Any]:
+    """An HDF5 file that declares no more than it holds, and leads nowhere else."""
+    from trajgen.data.declared import check_arrays, opened
+    from trajgen.data.importing.write import DAMAGE, unreadable
+
+    _require_file(path)
+    try:
+        check_arrays(path)
+        file = opened(path)
+    except DAMAGE as error:
+        raise unreadable(str(path), error) from error
+    with file:
+        yield file
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(
+            "The source of an import must be there.",
+            expected="a file or a folder",
+            got=str(path),
+            fix="check the path",
+        )
+
+
+def _unknown(found: str) -> DataError:
+    return DataError(
+        "The format of a source must be known.",
+        expected="; ".join(f"{name}: {mark}" for name, mark in MARKS.items()),
+        got=found,
+        fix="format=…, if it is one of these; else from trajgen.data.importing import from_arrays",
+    )
