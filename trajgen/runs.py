@@ -58,6 +58,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     Raises:
         TrajgenError: for anything that the person can mend, before training where it can be known.
     """
+    from trajgen.data.worlds import names_a_world
     from trajgen.engine.checkpoint import Checkpoints, on_disk
     from trajgen.engine.distributed import agree, in_turn, join, leads, leave, world
     from trajgen.engine.loop import Interrupted, Training
@@ -84,8 +85,10 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
             leave()
             raise
         leave()
-        if first:
+        if first and names_a_world(config.data):
             evaluate(folder, console, device=config.device, imports=config.imports)
+        elif first:
+            console.print(f"{config.data.id} names no world, so the policy is not evaluated: data.env_id=ID names one.")
     return folder
 
 

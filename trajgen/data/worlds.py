@@ -148,16 +148,27 @@ def world_for(options: DataOptions) -> World:
     )
 
 
+def names_a_world(options: DataOptions) -> bool:
+    """Whether there is a world to evaluate in: one that is asked for, or that of the data."""
+    return options.env_id is not None or _text(store.metadata(options.id)) is not None
+
+
+def _text(about: Mapping[str, Any]) -> str | None:
+    text: str | None = about.get("eval_env_spec") or about.get("env_spec")
+    return text
+
+
 def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
     """The Gymnasium spec of the evaluation world."""
     if options.env_id is not None:
         return spec(options.env_id)
     from gymnasium.envs.registration import EnvSpec
 
-    text = about.get("eval_env_spec") or about.get("env_spec")
+    text = _text(about)
     if text is None:
         raise DataError(
-            "A data set must name the world that it was recorded in.",
+            "A policy is evaluated in a world.",
+            expected="one that the data set names, or data.env_id",
             got=f"data set {options.id!r} without one",
             fix="data.env_id=ID of a Gymnasium world",
         )

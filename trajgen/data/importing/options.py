@@ -32,7 +32,8 @@ class ImportOptions:
     goal: str | None = None
     """Entry of the goal that was asked for: infos/goal."""
     achieved: str | tuple[int, ...] | None = None
-    """What is measured against the goal: an entry, or the places of those numbers in the state: [0,1]."""
+    """What is measured against the goal: an entry, or the places of those numbers in the state: [0,1]. Without a
+    goal, that of an episode is where it ended."""
 
     rewards: Literal["data", "zero", "last"] = "data"
     """The rewards of the data, none at all, or 1 for the last step of each episode (demonstrations that succeed)."""
@@ -51,8 +52,6 @@ class ImportOptions:
     def __post_init__(self) -> None:
         if self.episode_steps is not None and self.episode_steps < 2:
             self._refuse("episode_steps", self.episode_steps, "at least 2 rows")
-        if self.achieved is not None and self.goal is None:
-            self._refuse("achieved", self.achieved, "goal=ENTRY beside it")
         if self.reward is not None and self.rewards != "data":
             self._refuse("rewards", self.rewards, "rewards=data beside reward=ENTRY")
 
@@ -60,6 +59,11 @@ class ImportOptions:
     def state_names(self) -> tuple[str, ...] | None:
         """The entries of the state, if any are named."""
         return (self.state,) if isinstance(self.state, str) else self.state
+
+    @property
+    def has_goals(self) -> bool:
+        """Whether the new set has goals: the source's, or the places where episodes ended."""
+        return self.goal is not None or self.achieved is not None
 
     def _refuse(self, name: str, value: object, expected: str) -> None:
         raise ConfigError(

@@ -100,6 +100,8 @@ def complete(raw: Recorded, options: ImportOptions, place: str, mend: str) -> Ep
         parts = {name: None if values is None else values[: steps + 1] for name, values in parts.items()}
         actions, rewards = actions[:-1], None if rewards is None else rewards[:-1]
         terminated = options.ends == "terminal"  # the step that ended the task is not among them
+    if parts["goals"] is None and parts["achieved"] is not None:
+        parts["goals"] = np.repeat(parts["achieved"][-1:], steps + 1, axis=0)
     if options.rewards != "data" or rewards is None:
         rewards = np.zeros(steps)
         rewards[-1:] = options.rewards == "last"

@@ -22,7 +22,7 @@ def observations_of(space: Space, options: ImportOptions) -> Any:
     def unbounded(width: int) -> Any:
         return box(np.full(width, -np.inf), np.full(width, np.inf))
 
-    if options.goal is None:
+    if not options.has_goals:
         return unbounded(space.state_dim)
     entries = {STATE: space.state_dim, GOAL: space.goal_dim}
     entries |= {ACHIEVED: space.goal_dim} if options.achieved is not None else {}

@@ -191,9 +191,10 @@ def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
 def _lines(options: ImportOptions) -> tuple[str, ...]:
     """How a preset reads the set."""
     lines = [f"id: {options.id}"]
-    if options.goal is not None:
+    if options.has_goals:
         lines += [f"state_key: {STATE}", f"goal_key: {GOAL}"]
         if options.achieved is not None:
             lines.append(f"achieved_key: {ACHIEVED}")
         lines.append("goals: " + ("hindsight" if options.achieved is not None else "desired"))
+        lines += ["desired_share: 0.0"] if options.goal is None else []  # where an episode ended was not asked for
     return tuple(lines)
