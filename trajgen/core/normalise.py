@@ -51,12 +51,14 @@ class PowerAffine(Affine):
         self.power = power
 
     def fit(self, values: Tensor) -> None:
+        """Takes mean and scale from values (n,), after the power."""
         super().fit(self._bend(values.reshape(-1, 1), self.power))
 
     def forward(self, values: Tensor) -> Tensor:
         return (self._bend(values, self.power) - self.mean) / self.scale
 
     def inverse(self, values: Tensor) -> Tensor:
+        """Normalised values to the data's units, any shape."""
         return self._bend(values * self.scale + self.mean, 1.0 / self.power)
 
     @staticmethod

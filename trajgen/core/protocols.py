@@ -26,17 +26,25 @@ class Policy(Protocol):
     unbatched episode. Observations, rewards and actions are batched exactly if ``batch`` was given.
     """
 
-    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None: ...
+    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
+        """Starts one episode, ``batch`` of them, or those of the batch with these numbers anew."""
+        ...
 
-    def act(self, observation: Observation) -> np.ndarray: ...
+    def act(self, observation: Observation) -> np.ndarray:
+        """The action (A,) or actions (B, A) for what the world shows, in the world's units."""
+        ...
 
-    def observe(self, reward: Any, done: Any) -> None: ...
+    def observe(self, reward: Any, done: Any) -> None:
+        """Is told the reward of the last action and whether the episode is over: a number each, or (B,)."""
+        ...
 
 
 class Source(Protocol):
     """Gives the batch of a step: a pure function of seed, step and rank."""
 
-    def batch(self, step: int, size: int, rank: int = 0) -> Batch: ...
+    def batch(self, step: int, size: int, rank: int = 0) -> Batch:
+        """The ``size`` windows of a step; the same ones whenever they are asked for."""
+        ...
 
 
 class Tokenizer(Protocol):
@@ -250,7 +258,9 @@ class Planner(Protocol):
     history: int
     """How many of the last points a plan continues (`Cond.past`); 0 for the current state alone."""
 
-    def stages(self) -> list[Stage]: ...
+    def stages(self) -> list[Stage]:
+        """What is trained, in order."""
+        ...
 
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out."""

@@ -22,9 +22,13 @@ ASIDE = ("stage", "stage_index", "step")
 class Logger(Protocol):
     """Is told every line that goes to metrics.jsonl: ``stage``, ``step``, and figures by name."""
 
-    def write(self, values: Mapping[str, object]) -> None: ...
+    def write(self, values: Mapping[str, object]) -> None:
+        """Is told a line."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Is told that no more follow, however the training ended."""
+        ...
 
 
 class TensorBoardLog:

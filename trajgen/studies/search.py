@@ -42,6 +42,7 @@ class Trial:
 
     @property
     def name(self) -> str:
+        """Of its folder."""
         return f"trial-{self.number:03d}" if self.number else "as-it-is"
 
 

@@ -37,6 +37,7 @@ class Span:
 
     @property
     def whole(self) -> bool:
+        """Whether it is a span of whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def __contains__(self, value: object) -> bool:
