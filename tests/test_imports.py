@@ -152,6 +152,9 @@ def run(code: str) -> str:
         ["report", "--help"],
         ["export", "--help"],
         ["bench", "--help"],
+        ["list", "--help"],
+        ["data", "import", "--help"],
+        ["completion", "bash"],
     ],
 )
 def test_the_command_line_answers_without_heavy_imports(words: list[str]) -> None:

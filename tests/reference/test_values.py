@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import tiny
 import torch
 
 from trajgen.core.errors import ConfigError
@@ -196,7 +197,7 @@ def test_reconstruction_of_bins_is_what_rounding_costs() -> None:
     x = torch.rand(2, HORIZON, FEATURES) * 4 - 2
     mask = torch.ones(2, HORIZON, dtype=torch.bool)
     mask[1, 2:] = False
-    losses = made.loss(SimpleNamespace(mask=mask), x, made.points)
+    losses = made.loss(replace(tiny.batch(2), mask=mask), x, made.points)
     errors = [((x[b, t, d] + 3).remainder(1.0) - 0.5).item() ** 2
               for b in range(2) for t in range(HORIZON) for d in range(FEATURES) if mask[b, t]]  # fmt: skip
     assert float(losses["total"]) == pytest.approx(sum(errors) / len(errors), rel=1e-4)

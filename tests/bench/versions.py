@@ -1,0 +1,96 @@
+"""Training speed of several checkouts in turns, since a machine's speed drifts: ``versions.py CHECKOUT[:compile] …``.
+
+Each checkout trains in a process of its own, a few steps at a time, while the others wait; ratios are of neighbours in
+time. A script rather than a bench of the package: it has to know how earlier versions were called.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+STEPS = {"tokenizer": 20, "target": 100, "prior": 8}
+ROUNDS = 10
+WORDS = ["recipe=mage", "data=pointmaze/umaze-dwell"]
+
+
+def work(compiled: bool) -> None:
+    """Takes as many steps of a stage as each line of the input says, and prints the windows per second."""
+    import torch
+    from rich.console import Console
+
+    from trajgen import runs
+    from trajgen.config import compose
+    from trajgen.data.windows import Windows, fit_normaliser
+    from trajgen.engine.optimisation import Optimisation
+    from trajgen.engine.runtime import autocast, seed_step
+
+    config, device = compose(WORDS), torch.device("cpu")
+    episodes = runs.load_episodes(config, Console(quiet=True))
+    planner: Any = runs.build_planner(config, episodes.space)
+    planner.normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
+    source = Windows(episodes, config.data, planner.normaliser, device, 0)
+    ready = {}
+    for stage in planner.stages():
+        settings = config.engine.stages[stage.name]
+        if compiled:
+            stage.module.compile(dynamic=False)
+        ready[stage.name] = stage, settings, Optimisation(planner, stage, settings, 1000)
+    print("ready", flush=True)
+    number = 0
+    for line in sys.stdin:
+        name, steps = line.split()
+        stage, settings, optimisation = ready[name]
+        stage.begin()
+        began = time.perf_counter()
+        for _ in range(int(steps)):
+            number += 1
+            batch = source.batch(number, settings.batch_size)
+            seed_step(0, number)
+            with autocast(device, config.engine.precision):
+                loss = stage.module(batch)["total"]
+            optimisation.step(loss, min(number, 900))
+        print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
+
+
+def ask(process: subprocess.Popen[str], stage: str, steps: int) -> float:
+    """Has a process take steps."""
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("a process without pipes")
+    process.stdin.write(f"{stage} {steps}\n")
+    process.stdin.flush()
+    return float(process.stdout.readline())
+
+
+def main(checkouts: list[str]) -> None:
+    """Prints the table: windows per second, and the ratio to the first checkout with its quartiles."""
+    processes = {}
+    for name in checkouts:
+        path, _, how = name.partition(":")
+        words = [sys.executable, __file__, "--work", how]
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        processes[name] = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": os.path.abspath(path)}, **pipes)
+    for process in processes.values():
+        while process.stdout and process.stdout.readline().strip() != "ready":
+            pass
+    for stage, steps in STEPS.items():
+        for process in processes.values():
+            ask(process, stage, 3)
+        rounds = [{name: ask(process, stage, steps) for name, process in processes.items()} for _ in range(ROUNDS)]
+        for name in checkouts:
+            ratios = statistics.quantiles([each[name] / each[checkouts[0]] for each in rounds], n=4)
+            speed = statistics.median(each[name] for each in rounds)
+            print(f"{stage:10} {name:30} {speed:9,.0f}  {ratios[1]:.2f} [{ratios[0]:.2f}, {ratios[2]:.2f}]", flush=True)
+    for process in processes.values():
+        process.kill()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        work(sys.argv[2:3] == ["compile"])
+    else:
+        main(sys.argv[1:])
