@@ -233,18 +233,28 @@ def own_files(overrides: Iterable[str]) -> tuple[list[str], dict[str, list[Path]
     return words, own
 
 
+_stored = ""
+"""What Hydra was offered last: a sweep composes hundreds of times, and offering takes half of that."""
+
+
 def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()) -> None:
     """Offers components, recipes and data presets to Hydra."""
     from hydra.core.config_store import ConfigStore
 
-    store = ConfigStore.instance()
-    for kind in KINDS:
-        for name in names(kind):
-            store.store(group=kind, name=name, node=spec(kind, name).defaults())
+    global _stored
+    components = {kind: {name: spec(kind, name).defaults() for name in names(kind)} for kind in KINDS}
     recipes = recipe_files() | {path.stem: path for path in own_recipes}
+    presets = data_files() | {path.stem: path for path in own_data}
+    offer = repr((components, [(p, p.stat().st_mtime_ns) for p in (*recipes.values(), *presets.values())]))
+    if offer == _stored:
+        return
+    store = ConfigStore.instance()
+    for kind, every in components.items():
+        for name, node in every.items():
+            store.store(group=kind, name=name, node=node)
     for name, path in recipes.items():
         _store_recipe(store, name, path)
-    for name, path in (data_files() | {path.stem: path for path in own_data}).items():
+    for name, path in presets.items():
         *folders, last = name.split("/")
         preset = {key: value for key, value in read_yaml(path).items() if key != ABOUT}
         store.store(group="/".join(["data", *folders]), name=last, node=preset, package="_global_")
@@ -254,6 +264,7 @@ def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()
     top = {k: v for k, v in defaults(Config).items() if k not in ("components", *SECTIONS)}
     sections = {name: defaults(cls) | base.pop(name, {}) for name, cls in SECTIONS.items()}
     store.store(name=ROOT, node={"defaults": ["_self_", *groups, *chosen], **top, **sections, **base})
+    _stored = offer
 
 
 def defaults(cls: Any) -> dict[str, Any]:

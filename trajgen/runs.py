@@ -69,7 +69,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     prepare_imports(config.imports)
     folder = agree(lambda: _checked_folder(config))
     episodes = in_turn(lambda: load_episodes(config, console))
-    data = _same_data(folder, episodes)
+    data, acts = _same_data(folder, episodes), names_a_world(config.data)
     planner, source = ready(config, episodes, device)
     with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
@@ -85,7 +85,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
             leave()
             raise
         leave()
-        if first and names_a_world(config.data):
+        if first and acts:
             evaluate(folder, console, device=config.device, imports=config.imports)
         elif first:
             console.print(f"{config.data.id} names no world, so the policy is not evaluated: data.env_id=ID names one.")

@@ -11,13 +11,18 @@ from trajgen.config import Config
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.runs import build_planner
 
+_done: set[str] = set()
 
-def trains_and_acts(config: Config) -> Any:
+
+def trains_and_acts(config: Config) -> None:
     """Builds the composition of a command, takes a step in each stage on made-up windows, plans, and reads actions.
 
-    Returns:
-        The planner.
+    One that has done so is not tried again: commands often differ in their steps, seeds or data alone.
     """
+    shapes = config.data.horizon, config.data.stride, config.data.chunk, config.data.goals
+    what = repr((config.components, config.policy, shapes))
+    if what in _done:
+        return
     torch.manual_seed(0)
     space = path_figure.space(config)
     planner: Any = build_planner(config, space)
@@ -45,4 +50,4 @@ def trains_and_acts(config: Config) -> Any:
     with torch.no_grad():
         actions = planner.action(plan, cond.state.unsqueeze(1), torch.zeros(2, 1, dtype=torch.long))
     assert actions.shape == (2, 1, space.action_dim) and torch.isfinite(actions).all()
-    return planner
+    _done.add(what)
