@@ -31,7 +31,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert list((tmp_path / "sets").rglob("*.hdf5")) == []
 
 
-def refused(path: Path, *parts: str, **changes: Any) -> TrajgenError:
+def check_refused(path: Path, *parts: str, **changes: Any) -> TrajgenError:
     with pytest.raises(TrajgenError) as caught:
         from_path(path, ImportOptions(id=ID, **changes))
     error = caught.value
@@ -66,22 +66,22 @@ def spoilt(name: str, row: int, value: float) -> np.ndarray:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_a_fault_of_a_table_is_named(changes: dict[str, Any], parts: list[str], tmp_path: Path) -> None:
-    refused(formats.d4rl(tmp_path, **changes), *parts)
+    check_refused(formats.d4rl(tmp_path, **changes), *parts)
 
 
 def test_an_entry_that_is_asked_for_names_those_that_there_are(tmp_path: Path) -> None:
     path = formats.d4rl(tmp_path)
-    refused(path, "no 'infos/gaol'", "infos/goal", goal="infos/gaol")
-    refused(path, "places from 0 to 2", goal="infos/goal", achieved=(0, 3))
-    refused(path, "numbers from 0 to 2", skip=(3,))
-    refused(path, "not all of them", skip=(0, 1, 2))
+    check_refused(path, "no 'infos/gaol'", "infos/goal", goal="infos/gaol")
+    check_refused(path, "places from 0 to 2", goal="infos/goal", achieved=(0, 3))
+    check_refused(path, "numbers from 0 to 2", skip=(3,))
+    check_refused(path, "not all of them", skip=(0, 1, 2))
 
 
 def test_all_episodes_that_are_wrong_are_named_with_the_way_around_them(tmp_path: Path) -> None:
     states = spoilt("observations", 1, np.nan)
     states[12] = np.inf
     path = formats.d4rl(tmp_path, observations=states)
-    error = refused(path, "episode 0", "1 more are wrong: episodes 2", "skip=[0,2]")
+    error = check_refused(path, "episode 0", "1 more are wrong: episodes 2", "skip=[0,2]")
     assert "row 1" in str(error)
     # Episode 0 is wrong and left out: the rest is imported.
     with pytest.raises(DataError, match="episode 2"):
@@ -109,7 +109,7 @@ def test_all_episodes_that_are_wrong_are_named_with_the_way_around_them(tmp_path
     ],
 )
 def test_a_fault_of_one_file_is_named(changes: dict[str, Any], parts: list[str], tmp_path: Path) -> None:
-    refused(formats.npz_folder(tmp_path, **changes), *parts)
+    check_refused(formats.npz_folder(tmp_path, **changes), *parts)
 
 
 def edit(path: Path, change: Callable[[h5py.File], None]) -> Path:
@@ -152,11 +152,11 @@ def shorten_actions(file: h5py.File) -> None:
     ],
 )
 def test_a_fault_of_a_demonstration_is_named(change: Any, parts: list[str], tmp_path: Path) -> None:
-    refused(edit(formats.robomimic(tmp_path), change), *parts)
+    check_refused(edit(formats.robomimic(tmp_path), change), *parts)
 
 
 def test_an_image_is_no_state(tmp_path: Path) -> None:
-    refused(formats.robomimic(tmp_path), "'obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
+    check_refused(formats.robomimic(tmp_path), "'obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
 
 
 class TestLeRobot:
@@ -176,21 +176,21 @@ class TestLeRobot:
         ],
     )
     def test_a_fault_of_a_column_is_named(self, changes: dict[str, Any], parts: list[str], tmp_path: Path) -> None:
-        refused(formats.lerobot(tmp_path, 2, **changes), *parts)
+        check_refused(formats.lerobot(tmp_path, 2, **changes), *parts)
 
     def test_a_missing_file_is_noticed(self, tmp_path: Path) -> None:
         path = formats.lerobot(tmp_path, 2)
         (path / "data" / "chunk-000" / "episode_000001.parquet").unlink()
-        refused(path, "total_episodes: 3", "2 in")
+        check_refused(path, "total_episodes: 3", "2 in")
 
     def test_an_episode_in_two_places_is_refused(self, tmp_path: Path) -> None:
-        refused(formats.lerobot(tmp_path, 2, episode_index=[0, 0, 0, 0]), "episode_index 0 again")
+        check_refused(formats.lerobot(tmp_path, 2, episode_index=[0, 0, 0, 0]), "episode_index 0 again")
 
     @pytest.mark.parametrize("content", [b"", b"PAR1" * 40, b"PAR1" + bytes(1000) + b"\xff\xff\xff\x7fPAR1"])
     def test_a_file_that_is_no_parquet_is_refused(self, content: bytes, tmp_path: Path) -> None:
         path = formats.lerobot(tmp_path, 3)
         (path / "data" / "chunk-000" / "file-001.parquet").write_bytes(content)
-        refused(path, "must be readable", "lerobot3")
+        check_refused(path, "must be readable", "lerobot3")
 
     def test_a_small_file_of_many_rows_is_refused(self, tmp_path: Path) -> None:
         import pyarrow as pa
@@ -199,13 +199,13 @@ class TestLeRobot:
         path = formats.lerobot(tmp_path, 3)
         many = pa.table({"episode_index": pa.array(np.full(30_000_000, 7))})
         pq.write_table(many, path / "data" / "chunk-000" / "file-001.parquet")
-        refused(path, "declares 30,000,000 numbers")
+        check_refused(path, "declares 30,000,000 numbers")
 
     @pytest.mark.parametrize("info", ["[1]", "{", "null", '{"total_episodes": "many"}'])
     def test_a_spoilt_description_is_refused(self, info: str, tmp_path: Path) -> None:
         path = formats.lerobot(tmp_path, 2)
         (path / "meta" / "info.json").write_text(info)
-        refused(path)
+        check_refused(path)
 
     def test_without_pyarrow_it_is_said_how_to_install_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -244,11 +244,11 @@ class Trap:
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     path = tmp_path / "trap.npz"
     np.savez(path, observations=np.array([Trap()]), actions=np.zeros((1, 1)), terminals=np.ones(1))
-    refused(path, "'observations' holds object")
+    check_refused(path, "'observations' holds object")
     folder = tmp_path / "folder"
     folder.mkdir()
     path.rename(folder / "0.npz")
-    refused(folder, "0.npz", "'observations' holds object")
+    check_refused(folder, "0.npz", "'observations' holds object")
 
 
 def npy(shape: str, content: bytes = b"", kind: str = "<f4") -> bytes:
@@ -275,7 +275,7 @@ def test_arrays_that_declare_what_they_do_not_hold_are_refused(member: bytes, tm
     path = tmp_path / "hostile.npz"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("observations.npy", member)
-    refused(path, "must be readable", "hostile.npz")
+    check_refused(path, "must be readable", "hostile.npz")
 
 
 def test_a_small_archive_of_endless_zeros_is_refused(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_small_archive_of_endless_zeros_is_refused(tmp_path: Path) -> None:
         member.write(npy("(100, 1048576)", kind="|u1"))
         for _ in range(100):
             member.write(bytes(2**20))
-    refused(path, "declares 104,857,600 bytes")
+    check_refused(path, "declares 104,857,600 bytes")
 
 
 def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
@@ -292,11 +292,11 @@ def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for spoilt in (content[:-30], content[: len(content) // 2], content[:100] + bytes(50) + content[150:], b"PK"):
         path.write_bytes(spoilt)
-        refused(path, "must be readable", rewards="zero")
+        check_refused(path, "must be readable", rewards="zero")
     with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(path, "w") as file:
         file.writestr("../observations.npy", whole.read("observations.npy"))
         file.writestr("run.py", "print()")
-    refused(path, "'run.py' is no array")
+    check_refused(path, "'run.py' is no array")
 
 
 def link_out(file: h5py.File) -> None:
@@ -341,14 +341,14 @@ def test_hdf5_that_leads_out_of_itself_or_declares_too_much_is_refused(
     change: Any, said: str, form: str, tmp_path: Path
 ) -> None:
     path = edit(formats.d4rl(tmp_path, observations=None, final=False), change)
-    refused(path, said, format=form)
+    check_refused(path, said, format=form)
 
 
 def test_hdf5_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     for make in (formats.d4rl, formats.robomimic):
         path = make(tmp_path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        refused(path, "must be readable")
+        check_refused(path, "must be readable")
 
 
 # --- which format, and which place ----------------------------------------------------------------------------------
@@ -362,12 +362,12 @@ def test_an_unknown_format_says_what_was_looked_for(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             detect(path)
         assert all(part in str(caught.value.expected) for part in ("data/demo_0", "meta/info.json", ".npz", "root"))
-    refused(tmp_path / "absent.hdf5", "must be there")
-    refused(tmp_path / "absent", "must be there", format="npz")
-    refused(tmp_path / "text.csv", "must be readable", format="robomimic")
-    refused(odd, "no 'observations'", format="d4rl")
-    refused(odd, "must be readable", format="robomimic")
-    refused(formats.npz_folder(tmp_path), "must be readable", format="lerobot")
+    check_refused(tmp_path / "absent.hdf5", "must be there")
+    check_refused(tmp_path / "absent", "must be there", format="npz")
+    check_refused(tmp_path / "text.csv", "must be readable", format="robomimic")
+    check_refused(odd, "no 'observations'", format="d4rl")
+    check_refused(odd, "must be readable", format="robomimic")
+    check_refused(formats.npz_folder(tmp_path), "must be readable", format="lerobot")
 
 
 def test_a_wrong_id_is_refused_before_anything_is_read(tmp_path: Path) -> None:
