@@ -111,8 +111,8 @@ def mapped_returns(
         discount: per environment step.
         compute: writes those of some of the episodes into an array of zeros.
     """
-    folder = Path(str(episodes.states.filename))  # type: ignore[attr-defined]
-    folder, shape = folder.parent, episodes.rewards.shape
+    states: Any = episodes.states  # a numpy.memmap, which knows its file
+    folder, shape = Path(str(states.filename)).parent, episodes.rewards.shape
     path = folder / f"returns-{discount!r}.npy"
     note = path.with_suffix(".sha256")
     with contextlib.suppress(*SPOILT):
@@ -178,7 +178,7 @@ def _opened(folder: Path, stamp: dict[str, Any], name: str, space: Space) -> Epi
 
 
 def _written(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name: str, space: Space) -> Episodes:
-    arrays: list[Array] = []
+    arrays: list[Any] = []
 
     def allocate(field: str, shape: tuple[int, ...]) -> Array:
         arrays.append(_allocated(folder / f"{field}.npy", shape))
@@ -195,7 +195,7 @@ def _written(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, nam
 
     made = Episodes.collect(sparing(), name=name, space=space, rows=rows, allocate=allocate)
     for values in arrays:
-        values.flush()  # type: ignore[attr-defined]
+        values.flush()
     np.save(folder / INDEX, np.stack([made.lengths, made.terminated.astype(np.int64)]))
     return made
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,13 @@ class LeRobotFolder:
 
 
 def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
+    if find_spec("pyarrow") is None:
         raise ConfigError(
-            "Parquet files are read by pyarrow.", expected="the package pyarrow", got=str(error),
+            "Parquet files are read by pyarrow.",
+            expected="the package pyarrow",
+            got="no such package here",
             fix="pip install 'trajgen[lerobot]'",
-        ) from error  # fmt: skip
+        )
 
 
 def _open(path: Path) -> Any:
