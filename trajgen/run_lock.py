@@ -10,11 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from trajgen.core.errors import TrainingError
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
+from trajgen.core.locks import lock
 
 LOCK = "run.lock"
 
@@ -26,14 +22,11 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         TrainingError: if another process holds it; which one is said.
     """
-    if fcntl is None:
-        yield
-        return
     path = folder / LOCK
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held_here = lock(file, wait=False)
         except BlockingIOError:
             file.seek(0)
             held = file.read(200).strip() or "another process"
@@ -44,8 +37,9 @@ def locked(folder: Path) -> Iterator[None]:
                 got=f"held by {held}",
                 fix="wait for it or end it, or run_dir=ANOTHER",
             ) from None
-        except OSError:  # a file system without locks: nothing to hold
+        if not held_here:  # a system without locks: nothing to hold
             file.close()
+            path.unlink(missing_ok=True)
             yield
             return
         with suppress(FileNotFoundError):

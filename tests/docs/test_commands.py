@@ -134,6 +134,7 @@ def test_search_commands_propose_what_trains(
     asked: list[Search] = []
     monkeypatch.setattr(searches, "run", lambda search, *_, **__: asked.append(search))
     cli.main(["search", *words])
+    assert len(asked) == 1
     proposed = searches.propose(asked[0], 1, [])
     trains_and_acts(compose(asked[0].words(proposed)))
 
@@ -230,7 +231,8 @@ def test_data_commands_run_one_after_the_other(
     monkeypatch.setattr(makers, "make", lambda name, **o: made(name, **(o | {"steps": STEPS, "force": True})))
     own = [words for words in commands(PAGES[page]) if words[0] == "data" and words[1] != "get"]
     if any(words[1] in ("import", "info") for words in own):
-        run_python(page, folder)
+        done = run_python(page, folder)
+        assert done.returncode == 0, done.stderr
     for words in own:
         assert words[1] in DATA_HELP
         again = ["force=true"] if "import" in words and "force=true" not in words and len(words) > 3 else []

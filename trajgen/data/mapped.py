@@ -22,15 +22,11 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import DataError
+from trajgen.core.locks import lock
 from trajgen.core.observations import Key
 from trajgen.core.types import Space
 from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes
 from trajgen.data.fingerprint import checksum, fingerprint
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks
-    fcntl = None  # type: ignore[assignment]
 
 FOLDER, ABOUT, INDEX, UNFINISHED = "mapped", "about.json", "index.npy", ".unfinished-"
 VERSION = 1
@@ -249,9 +245,7 @@ def _writing(folder: Path, rows: int, space: Space) -> Iterator[None]:
 def _locked(folder: Path) -> Iterator[None]:
     """Waits until no other process lays out arrays in the folder: all ranks of a training come here at once."""
     with open(folder / ".lock", "a") as file:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         yield
 
 
