@@ -464,7 +464,7 @@ def test_torchrun_ends_when_a_process_is_killed_and_one_process_goes_on(
         read_tensors(path, torch.device("cpu"))
 
     evaluated: list[Path] = []
-    monkeypatch.setattr(runs, "evaluate", lambda folder, *_, **__: evaluated.append(folder))
+    monkeypatch.setattr(runs.training, "evaluate", lambda folder, *_, **__: evaluated.append(folder))
     monkeypatch.chdir(tmp_path)
     cli.main(words)
     assert evaluated == [Path("run")] and (run / "checkpoints" / "final.safetensors").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 import tiny
 import torch
 
+from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.programs.export import export
 from trajgen.programs.noise import Draw
 
-STEPS = 5
+STEPS = 6
 ALONE = """
 import json, sys
 sys.modules["trajgen"] = None  # importing it would fail
@@ -41,21 +43,50 @@ print(json.dumps([actions, remaining]))
 
 
 def policy(**swaps: Any) -> RecedingHorizonPolicy:
-    made = tiny.planner(target="quantile", **swaps)
+    return acting(tiny.planner(target="quantile", **swaps), replan=2)
+
+
+def continuing(past_actions: bool) -> RecedingHorizonPolicy:
+    """One that continues a history of four points, fewer than are played."""
+    parts = {
+        "view": {"name": "fields", "fields": ("return", "state", "action")},
+        "schedule": {"name": "unit"},
+        "tokenizer": {"name": "identity", "tokens": "field"},
+        "conditioner": {"name": "fields", "fields": ("goal",), "dropout": 0.0},
+        "prior": {"name": "gpt", "dropout": 0.0},
+        "target": {"name": "quantile"},
+        "planner": {"name": "history", "past_actions": past_actions},
+    }
+    window = replace(tiny.WINDOW, horizon=4, stride=1, chunk=1, power=0.5)
+    return acting(assemble({k: tiny.node(k, **node) for k, node in parts.items()}, tiny.SPACE, window), replan=1)
+
+
+def acting(made: Any, replan: int) -> RecedingHorizonPolicy:
     tiny.shake(made)
     for maps in (made.normaliser.state, made.normaliser.goal, made.normaliser.action, made.normaliser.returns):
         maps.mean.uniform_(0.5, 1.0)
         maps.scale.uniform_(0.5, 2.0)
-    options = PolicyOptions(replan=2)
+    options = PolicyOptions(replan=replan)
     return RecedingHorizonPolicy(made, made.normaliser, tiny.SPACE, options, discount=0.9, chunk=tiny.CHUNK)
 
 
 @pytest.mark.parametrize(("form", "batch", "sampler"), [("onnx", 1, "temperature"), ("torch_export", 2, "greedy")])
 def test_it_acts_as_the_policy_that_was_loaded(form: str, batch: int, sampler: str, tmp_path: Path) -> None:
-    own = policy(sampler=sampler)
-    out = export(own, tmp_path / "exported", format=form, batch=batch)
-    draws = [Draw(one["kind"], tuple(one["shape"])) for one in json.loads((out / "policy.json").read_text())["noise"]]
-    assert bool(draws) == (sampler == "temperature")
+    same_actions(policy(sampler=sampler), form, batch, tmp_path, draws=sampler == "temperature")
+
+
+@pytest.mark.parametrize(("form", "batch", "past_actions"), [("onnx", 2, True), ("torch_export", 1, False)])
+def test_it_continues_a_history_as_the_policy_that_was_loaded(
+    form: str, batch: int, past_actions: bool, tmp_path: Path
+) -> None:
+    same_actions(continuing(past_actions), form, batch, tmp_path, draws=False)
+
+
+def same_actions(own: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> None:
+    """Plays a policy and what is exported of it, which must act alike given the same noise."""
+    out = export(own, folder / "exported", format=form, batch=batch)
+    noises = [Draw(one["kind"], tuple(one["shape"])) for one in json.loads((out / "policy.json").read_text())["noise"]]
+    assert bool(noises) == draws
     rng = np.random.default_rng(0)
     given: dict[str, np.ndarray] = {
         "state": rng.normal(size=(STEPS, batch, 4)).astype(np.float32),
@@ -66,13 +97,14 @@ def test_it_acts_as_the_policy_that_was_loaded(form: str, batch: int, sampler: s
     own.reset(batch=batch)
     actions, remaining = [], []
     for step in range(STEPS):
-        if step % 2 == 0:
-            given |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(draws)}
+        if step % own.options.replan == 0:
+            given |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(noises)}
         actions.append(own.act({"observation": given["state"][step], "desired_goal": given["goal"][step]}))
         own.observe(given["reward"][step], np.zeros(batch, dtype=bool))
         remaining.append(own._remaining.numpy())
-    np.savez(tmp_path / "given.npz", **given)
-    command = [sys.executable, "-c", ALONE, str(out), str(tmp_path / "given.npz")]
+    assert not np.allclose(actions[0], actions[-1], atol=1e-2)
+    np.savez(folder / "given.npz", **given)
+    command = [sys.executable, "-c", ALONE, str(out), str(folder / "given.npz")]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found, left = json.loads(said.splitlines()[-1])
     np.testing.assert_allclose(found, actions, atol=1e-4)

@@ -56,7 +56,7 @@ def stranger(originals: Path, lab: Path) -> Path:
 @pytest.fixture
 def train(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Trains in seconds, without an evaluation."""
-    monkeypatch.setattr(runs, "evaluate", lambda *_, **__: {})
+    monkeypatch.setattr(runs.training, "evaluate", lambda *_, **__: {})
 
     def run(*words: str, console: Console | None = None) -> Path:
         config: Config = compose([*WORDS, *words])

@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_data_are_read(
     def never(*_: Any) -> Any:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr(runs, "load_episodes", never)
+    monkeypatch.setattr(runs.training, "load_episodes", never)
     refused = [OSError(code, os.strerror(code)) for code in (errno.EROFS, errno.EACCES)]
     for error in refused:
 
@@ -342,14 +342,14 @@ def test_a_lock_is_one_process_s(tmp_path: Path) -> None:
 def test_a_folder_taken_while_data_were_read_is_refused(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = runs.load_episodes
+    read = runs.training.load_episodes
 
     def overtaken(*given: Any) -> Any:
         Path("run").mkdir()
         (Path("run") / "config.json").write_text("{}")
         return read(*given)
 
-    monkeypatch.setattr(runs, "load_episodes", overtaken)
+    monkeypatch.setattr(runs.training, "load_episodes", overtaken)
     with pytest.raises(TrajgenError):
         train("run_dir=run")
     assert (Path("run") / "config.json").read_text() == "{}"

@@ -58,6 +58,30 @@ class Batch:
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
     whole: Batch | None = None  # the batch that this is a share of, where devices or micro-batches share one
 
+    @classmethod
+    def lived(cls, states: Tensor, actions: Tensor, rewards: Tensor, returns: Tensor, steps: Tensor) -> Batch:
+        """The windows of stride 1 that end in the current points, where nothing has been done yet.
+
+        Args:
+            states: (B, P, S), oldest first.
+            actions: (B, P, A).
+            rewards: (B, P).
+            returns: the returns-to-go (B, P) that were asked for.
+            steps: of the episode (B, P); points before its first one, step 0, are masked.
+        """
+        real = steps >= 0
+        return cls(
+            states=states,
+            actions=actions.unsqueeze(2),
+            rewards=rewards,
+            returns=returns,
+            mask=real,
+            chunk_states=states[:, -1:],
+            chunk_actions=actions[:, -1:],
+            chunk_mask=torch.zeros_like(real[:, -1:]),
+            time=steps[:, 0],
+        )
+
     def __len__(self) -> int:
         return self.states.shape[0]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import gymnasium
@@ -50,24 +51,35 @@ class GoalShown(gymnasium.Wrapper):
         part = Box(whole.low[self.goal_state], whole.high[self.goal_state], dtype=whole.dtype)
         self.observation_space = Dict({"observation": whole, "achieved_goal": part, "desired_goal": part})
         self._goal = np.zeros(len(self.goal_state))
+        self._draws = np.random.RandomState().get_state()
+        self._teleports = env.spec is not None and "teleport" in env.spec.id
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Starts an episode; its start and goal follow from the seed."""
-        before = np.random.get_state()
-        if seed is not None:  # it draws from numpy's global state, and from an action space that it does not seed
-            np.random.seed(seed % 2**32)
-            self.env.unwrapped.action_space.seed(seed)
-        try:
+        """Starts an episode; its start and goal follow from the seed, or from what was drawn before."""
+        if seed is not None:
+            self._draws = np.random.RandomState(seed % 2**32).get_state()
+            self.env.unwrapped.action_space.seed(seed)  # the world draws from it and does not seed it
+        with self._own_draws():
             observation, info = self.env.reset(seed=seed, options=options)
-        finally:
-            np.random.set_state(before)
         self._goal = np.asarray(info["goal"])[self.goal_state]
         return self._shown(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes a step; reward and success are the world's."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._own_draws() if self._teleports else nullcontext():  # no other step draws, and most are quick
+            observation, reward, terminated, truncated, info = self.env.step(action)
         return self._shown(observation), reward, terminated, truncated, info
+
+    @contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """Has the world, which draws from numpy's global state, draw from a state of its own."""
+        before = np.random.get_state()
+        np.random.set_state(self._draws)
+        try:
+            yield
+        finally:
+            self._draws = np.random.get_state()
+            np.random.set_state(before)
 
     def _shown(self, observation: np.ndarray) -> dict[str, np.ndarray]:
         place, goal = observation[self.goal_state].astype(self._type), self._goal.astype(self._type)

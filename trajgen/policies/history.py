@@ -61,18 +61,7 @@ class History:
 
         Where a window reaches back beyond its episode's start, points are masked and ``time`` is negative.
         """
-        real = self._steps >= 0
-        return Batch(
-            states=self._states,
-            actions=self._actions.unsqueeze(2),
-            rewards=self._rewards,
-            returns=self._returns,
-            mask=real,
-            chunk_states=self._states[:, -1:],
-            chunk_actions=self._actions[:, -1:],
-            chunk_mask=torch.zeros_like(real[:, -1:]),
-            time=self._steps[:, 0],
-        )
+        return Batch.lived(self._states, self._actions, self._rewards, self._returns, self._steps)
 
 
 def _moved_on(points: Tensor, newest: Tensor) -> Tensor:

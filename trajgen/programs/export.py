@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ import trajgen.programs.exported as exported
 from trajgen.core.errors import ConfigError
 from trajgen.core.formats import FORMAT
 from trajgen.core.normalise import Normaliser
-from trajgen.core.types import Cond, Space
-from trajgen.programs.planning import Planning, Tensors, draws_of, flattened, plan_of
+from trajgen.core.types import Batch, Cond, Space
+from trajgen.programs.planning import PAST, Planning, Tensors, draws_of, flattened, plan_of, unflattened
 from trajgen.programs.trace import require_packages, to_onnx, traced
 
+LIVED = ("state", "action", "reward", "returns")
+"""What a policy writes down of each point that it lives through."""
 SUFFIX: dict[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
 
 
 class RawPlanning(nn.Module):
-    """A plan for observations in the world's own units.
+    """A plan for observations, and for the points lived through where it continues them, in the world's own units.
 
     Args:
         planning: the planner, which has the normaliser of its data.
@@ -34,10 +36,31 @@ class RawPlanning(nn.Module):
 
     def forward(self, known: Tensors, noise: list[Tensor]) -> Tensors:
         """The first target (B,) in the data's units, and the parts of the plan."""
-        own: Normaliser = self.planning.planner.normaliser
+        parts = self.planning(self.normalised(known), noise)
+        return {**parts, "asked": self.planning.planner.normaliser.returns.inverse(parts["asked"])}
+
+    def normalised(self, known: Tensors) -> Tensors:
+        """What `Planning` is given."""
+        planner = self.planning.planner
+        own: Normaliser = planner.normaliser
         maps = {"state": own.state, "goal": own.goal, "returns": own.returns}
-        parts = self.planning({k: maps[k](v) if k in maps else v for k, v in known.items()}, noise)
-        return {**parts, "asked": own.returns.inverse(parts["asked"])}
+        seen = {name: maps[name](value) if name in maps else value for name, value in known.items()}
+        if not planner.history:
+            return seen
+        now = unflattened({name: value for name, value in seen.items() if not name.startswith(PAST)})
+        maps |= {"action": own.action, "reward": own.reward}
+        points = {name: maps[name](seen[PAST + name]) for name in LIVED}
+        # What is asked for at the current point is known only now.
+        asked = planner.target(now.state, now.goal, now.returns).unsqueeze(1)
+        steps = known["time"].unsqueeze(1) + torch.arange(1 - planner.history, 1)
+        past = Batch.lived(
+            points["state"],
+            points["action"],
+            points["reward"],
+            torch.cat([points["returns"][:, :-1], asked], dim=1),
+            steps,
+        )
+        return flattened(replace(now, past=past))
 
 
 class RawActing(nn.Module):
@@ -83,10 +106,10 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     _check(policy, out, format, batch)
     planner, space = policy.planner, policy.space
     planning = Planning(planner).eval()
-    known = _known(space, batch)
-    draws = draws_of(planning, known)
-    noise = [draw.sample(None, torch.device("cpu")) for draw in draws]
+    known = _known(space, batch, planner.history)
     plan = RawPlanning(planning)
+    draws = draws_of(planning, plan.normalised(known))
+    noise = [draw.sample(None, torch.device("cpu")) for draw in draws]
     act = RawActing(planner.action, policy.normaliser, space)
     with torch.no_grad():
         parts = plan(known, noise)
@@ -110,6 +133,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "goal_dim": space.goal_dim,
         "action_dim": space.action_dim,
         "known": list(known),
+        "past": {name: list(value.shape) for name, value in known.items() if name.startswith(PAST)},
         "plan": list(parts),
         "noise": [asdict(draw) for draw in draws],
     }
@@ -125,10 +149,14 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     return out
 
 
-def _known(space: Space, batch: int) -> Tensors:
+def _known(space: Space, batch: int, points: int) -> Tensors:
     goal = torch.zeros(batch, space.goal_dim) if space.goal_key and space.goal_dim else None
     time = torch.zeros(batch, dtype=torch.long)
-    return flattened(Cond(torch.zeros(batch, space.state_dim), torch.full((batch,), torch.nan), goal, time=time))
+    known = flattened(Cond(torch.zeros(batch, space.state_dim), torch.full((batch,), torch.nan), goal, time=time))
+    if points:
+        widths = {"state": (space.state_dim,), "action": (space.action_dim,)}
+        known |= {PAST + name: torch.zeros(batch, points, *widths.get(name, ())) for name in LIVED}
+    return known
 
 
 def _check(policy: Any, out: Path, format: str, batch: int) -> None:
@@ -149,11 +177,4 @@ def _check(policy: Any, out: Path, format: str, batch: int) -> None:
             expected="a folder that is empty or not there yet",
             got=str(out),
             fix="out=… another folder, or remove it",
-        )
-    if policy.planner.history:
-        raise ConfigError(
-            "A policy that continues a history is not exported: its programs would need that history as an input.",
-            expected="a planner that plans from the current state",
-            got=f"{type(policy.planner).__name__}, which continues the last {policy.planner.history} points",
-            fix="trajgen.load_policy(run), which keeps the history itself",
         )

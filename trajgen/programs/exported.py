@@ -47,6 +47,7 @@ class Policy:
         self._age = 0
         self._remaining = np.full(self.description["batch"], np.nan, dtype=np.float32)
         self._plan: list[np.ndarray] = []
+        self._past = {name: np.zeros(shape, np.float32) for name, shape in self.description.get("past", {}).items()}
 
     def act(self, state: Any, goal: Any = None, noise: list[np.ndarray] | None = None) -> np.ndarray:
         """Actions (B, A) in the states (B, S) for the goals (B, G), in the world's own units; unbatched where B is 1.
@@ -63,12 +64,14 @@ class Policy:
         if offset == 0:
             self._replan(states, goal, self.draw() if noise is None else noise)
         (action,) = self._act_program([*self._plan, states, np.full(batch, offset, dtype=np.int64)])
+        self._note("past_action", action)
         self._age += 1
         return action[0] if single else action
 
     def observe(self, reward: Any) -> None:
         """Takes the rewards (B,) off what remains of the return that was asked for."""
         received = np.broadcast_to(np.asarray(reward, dtype=np.float32), self._remaining.shape)
+        self._note("past_reward", received)
         self._remaining = ((self._remaining - received) / self.description["discount"]).astype(np.float32)
 
     def draw(self) -> list[np.ndarray]:
@@ -77,13 +80,23 @@ class Policy:
         return [np.asarray(values, dtype=np.float32) for values in drawn]
 
     def _replan(self, states: np.ndarray, goal: Any, noise: list[np.ndarray]) -> None:
+        for points in self._past.values():  # the oldest goes; what is not known yet of the newest is zero
+            points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
+        self._note("past_state", states)
         batch = self.description["batch"]
         known = {"state": states, "returns": self._remaining, "time": np.full(batch, self._age, dtype=np.int64)}
+        known |= self._past
         if "goal" in self.description["known"]:
             known["goal"] = np.asarray(goal, dtype=np.float32).reshape(batch, self.description["goal_dim"])
         self._plan = self._plan_program([*(known[name] for name in self.description["known"]), *noise])
         asked = self._plan[self.description["plan"].index("asked")]
+        self._note("past_returns", asked)
         self._remaining = np.where(np.isnan(self._remaining), asked, self._remaining)
+
+    def _note(self, name: str, values: np.ndarray) -> None:
+        """Writes down what became known of the newest point, if the planner continues a history."""
+        if name in self._past:
+            self._past[name][:, -1] = values
 
 
 def _onnx(folder: Path, name: str, threads: int | None) -> Any:

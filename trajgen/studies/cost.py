@@ -74,7 +74,7 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     """Times ``steps`` steps of each stage, after some to warm up; what it trains is thrown away.
 
     Raises:
-        TrajgenError: as `trajgen.runs.train`.
+        TrajgenError: as `trajgen.runs.training.train`.
     """
     from trajgen.engine.loop import Training
     from trajgen.engine.runtime import choose_device

@@ -1,0 +1,100 @@
+"""A typed configuration: the sections of options, and the components as nodes with a name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.options import structure
+from trajgen.core.registry import KINDS, complete
+from trajgen.data.options import DataOptions
+from trajgen.engine.options import EngineOptions
+from trajgen.evaluation.evaluate import EvaluationOptions
+from trajgen.policies.options import PolicyOptions
+
+SECTIONS: dict[str, Any] = {
+    "data": DataOptions,
+    "policy": PolicyOptions,
+    "engine": EngineOptions,
+    "evaluation": EvaluationOptions,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that a run depends on."""
+
+    recipe: str
+    data: DataOptions
+    components: dict[str, dict[str, Any]] = field(default_factory=dict)
+    policy: PolicyOptions = field(default_factory=PolicyOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    imports: tuple[str, ...] = ()
+    seed: int = 0
+    device: str = "auto"
+    run_dir: str | None = None
+    resume: bool = False
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Config:
+        """Checks plain values, each component node against its signature.
+
+        Raises:
+            ConfigError: for a key, name or type that is wrong.
+        """
+        sections = {f.name for f in fields(cls)} - {"components"}
+        for key in plain:
+            if key not in sections and key not in KINDS:
+                known = sections | set(KINDS)
+                raise ConfigError(
+                    f"Unknown option '{key}'.",
+                    expected=", ".join(sorted(known)),
+                    got=f"{key}={plain[key]!r}",
+                    fix=nearest(str(key), known),
+                )
+        components = {kind: complete(kind, plain[kind]) for kind in KINDS if plain.get(kind)}
+        rest = {k: v for k, v in plain.items() if k in sections}
+        return replace(structure(cls, rest, ""), components=components)
+
+    def to_plain(self) -> dict[str, Any]:
+        """The configuration as plain values, components at the top level; `from_plain` reads it back."""
+        values = asdict(self)
+        components = values.pop("components")
+        plain: dict[str, Any] = json.loads(json.dumps(values | components))
+        return plain
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same training: all but where it lies, where it runs, and how it is evaluated."""
+        aside = ("run_dir", "resume", "device", "evaluation", "policy")
+        plain = {k: v for k, v in self.to_plain().items() if k not in aside}
+        # What a run from before an option existed does not have must not make it another.
+        plain["engine"] = {k: v for k, v in plain["engine"].items() if k not in ("accumulate", "log")}
+        return plain
+
+
+def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with changes laid over them; a component that is named anew replaces the old one whole."""
+    result = dict(plain)
+    for key, value in changes.items():
+        old = result.get(key)
+        swapped = isinstance(value, Mapping) and "name" in value and isinstance(old, Mapping)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and not (swapped and value["name"] != old.get("name"))
+        ):
+            result[key] = merged(old, value)
+        else:
+            result[key] = value
+    return result
+
+
+def defaults(cls: Any) -> dict[str, Any]:
+    """The defaults of an options dataclass, as plain values; what has none is left out."""
+    plain = {f.name: f.default for f in fields(cls) if f.default is not MISSING}
+    plain |= {f.name: f.default_factory() for f in fields(cls) if f.default_factory is not MISSING}
+    return {key: defaults(type(value)) if is_dataclass(value) else value for key, value in plain.items()}
