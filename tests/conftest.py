@@ -11,6 +11,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 import pytest
 import tiny
 import torch
+from hydra.core.config_store import ConfigStore
 
 from trajgen.cli import main
 from trajgen.core.types import Batch, Cond, Space
@@ -44,6 +45,14 @@ def run(tiny_run: Path, tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """The tiny run, with the commands given where it was made."""
     monkeypatch.chdir(tiny_place)
     return tiny_run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offered_once() -> Iterator[None]:
+    """Hydra copies all that it is offered at each composition: a run does that once, the tests thousands of times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigStore, "__deepcopy__", lambda store, memo: store, raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,9 @@
-"""OGBench's worlds as its package gives them: made up here, since the package is optional."""
+"""OGBench's worlds: made up here, since the package is optional, and its own where it is installed."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,12 +13,15 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from trajgen.cli.data import catalogue
 from trajgen.core.errors import ConfigError
 from trajgen.data import minari
+from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
 from trajgen.data.worlds import world_for
 
 ID = "tests/maze-v0"
+PRESETS = {name: task.options for name, task in catalogue().items() if name.startswith("ogbench/")}
 
 
 class Maze(gymnasium.Env):
@@ -44,6 +48,12 @@ def _package(monkeypatch: pytest.MonkeyPatch) -> Any:
     gymnasium.register("made-up-maze-v0", entry_point=Maze, max_episode_steps=9)
     yield
     del gymnasium.registry["made-up-maze-v0"]
+
+
+@pytest.fixture
+def real() -> ModuleType:
+    package: ModuleType = pytest.importorskip("ogbench", reason="OGBench's own worlds need trajgen[ogbench]")
+    return package
 
 
 @pytest.fixture
@@ -99,7 +109,105 @@ def test_a_seed_decides_the_start_and_leaves_numpys_own_state_alone(options: Dat
     assert (world.reset(env, 6)[0]["observation"] != starts[0]).any()
 
 
+@pytest.mark.usefixtures("_package")
+def test_without_a_seed_an_episode_goes_on_from_what_was_drawn(options: DataOptions) -> None:
+    env = world_for(options).make_env()
+
+    def starts() -> np.ndarray:
+        return np.array([env.reset(seed=seed)[0]["observation"] for seed in (5, None, None)])
+
+    first = starts()
+    assert len(np.unique(first, axis=0)) == 3
+    np.testing.assert_array_equal(starts(), first)
+
+
 def test_without_the_package_it_is_said_how_to_get_it(options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(ConfigError, match=r"trajgen\[ogbench\]"):
         world_for(options)
+
+
+@pytest.mark.usefixtures("real")
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_worlds_of_the_package_are_as_the_presets_say(name: str, options: DataOptions) -> None:
+    world = world_for(replace(PRESETS[name], id=options.id))
+    env, other = world.make_env(), world.make_env()
+    inner: Any = env.unwrapped
+    assert world.max_steps == gymnasium.spec(world.name).max_episode_steps
+    assert len(world.resets) == inner.num_tasks
+    for seed in (0, 1, 2, 3, 4, 9):
+        np.random.seed(seed + 7)  # which must not matter
+        (first, _), (again, info) = world.reset(env, seed), world.reset(other, seed)
+        assert inner.cur_task_id == seed % 5 + 1
+        assert env.observation_space.contains(first)
+        for entry, value in first.items():
+            np.testing.assert_array_equal(value, again[entry])
+        np.testing.assert_array_equal(first["desired_goal"], inner.cur_goal_xy)
+        np.testing.assert_array_equal(info["goal"][:2], inner.cur_goal_xy)
+    action = np.full(inner.action_space.shape, 0.5, np.float32)
+    for (observation, _, _, _, told), (same, *_) in ((env.step(action), other.step(action)) for _ in range(20)):
+        np.testing.assert_array_equal(observation["observation"], same["observation"])
+        assert not world.success(observation, told)
+    inner.set_xy(np.array(inner.cur_goal_xy))
+    observation, reward, terminated, _, told = env.step(0 * action)
+    assert terminated and reward == 1 and world.success(observation, told)
+    assert inner._goal_tol == world.goal_radius, "arrival in the data is not what it is in the world"
+
+
+@pytest.mark.usefixtures("real")
+def test_a_seed_decides_where_a_teleport_leads(options: DataOptions) -> None:
+    world = world_for(replace(options, env_id="ogbench/pointmaze-teleport-v0"))
+    env = world.make_env()
+    inner: Any = env.unwrapped
+
+    def places(seed: int) -> np.ndarray:
+        world.reset(env, seed)
+        found = []
+        for _ in range(8):
+            inner.set_xy(np.array(inner._teleport_info["teleport_in_xys"][0]))
+            env.step(np.zeros(2, np.float32))
+            found.append(inner.get_xy())
+        return np.array(found)
+
+    first = places(3)
+    assert len(np.unique(first, axis=0)) > 1
+    np.random.seed(11)
+    np.testing.assert_array_equal(places(3), first)
+
+
+def test_a_file_as_the_package_writes_it_is_read_as_the_package_reads_it(
+    real: ModuleType, options: DataOptions, tmp_path: Path
+) -> None:
+    env = gymnasium.make("pointmaze-medium-v0", terminate_at_goal=False, max_episode_steps=13)
+    rows: dict[str, Any] = {"observations": [], "actions": [], "terminals": [], "qpos": [], "qvel": []}
+    for task in (1, 2, 3):
+        observation, done = env.reset(seed=task, options={"task_id": task})[0], False
+        while not done:
+            action = env.action_space.sample()
+            after, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+            for name, value in zip(
+                rows, (observation, action, done, info["prev_qpos"], info["prev_qvel"]), strict=True
+            ):
+                rows[name].append(value)
+            observation = after
+    path = tmp_path / "navigate.npz"
+    for name, each in rows.items():  # in the types of the scripts that made OGBench's data
+        rows[name] = np.array(each, bool if name == "terminals" else np.float32)
+    np.savez_compressed(path, **rows)
+
+    preset = replace(PRESETS["ogbench/pointmaze-medium-navigate"], id="mine/navigate-v0")
+    made = from_path(path, ImportOptions(id=preset.id, rewards="zero", achieved=(0, 1)))
+    assert (made.episodes, made.steps, made.terminated) == (3, 36, 0)
+    found, theirs = minari.load(preset.id, preset), real.load_dataset(str(path))
+    steps = np.delete(np.arange(len(found.states)), found.ends)
+    np.testing.assert_array_equal(found.states[steps], theirs["observations"])
+    np.testing.assert_array_equal(found.states[steps + 1], theirs["next_observations"])
+    np.testing.assert_array_equal(found.actions[steps], theirs["actions"])
+    assert np.flatnonzero(theirs["terminals"]).tolist() == [11, 23, 35]
+
+    np.savez_compressed(path, **theirs)  # what the package has read is read as well, and its ends are timeouts
+    from_path(path, ImportOptions(id=preset.id, rewards="zero", achieved=(0, 1), ends="timeout", force=True))
+    again = minari.load(preset.id, preset)
+    assert again.lengths.tolist() == found.lengths.tolist() and not again.terminated.any()
+    np.testing.assert_array_equal(again.states, found.states)
