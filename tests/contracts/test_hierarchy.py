@@ -55,11 +55,12 @@ def test_an_overlapping_plan_ends_at_the_subgoal(batch: Batch) -> None:
 def test_weights_are_not_shared_and_stages_take_turns() -> None:
     planner = made()
     names = [stage.name for stage in planner.stages()]
-    assert names == [f"{level}_{stage}" for level in ("high", "low") for stage in ("tokenizer", "target", "prior")]
-    assert [stage.like for stage in planner.stages()] == ["tokenizer", "target", "prior"] * 2
+    each = ["tokenizer", "target", "prior", "action"]
+    assert names == [f"{level}_{stage}" for level in ("high", "low") for stage in each]
+    assert [stage.like for stage in planner.stages()] == each * 2
     high, low = ({id(p) for p in part.parameters()} for part in (planner.high, planner.low))
     assert high and low and not high & low
-    assert not planner.stages()[4].parameters  # the return is asked of the high level alone
+    assert not planner.stages()[5].parameters  # the return is asked of the high level alone
 
 
 @torch.no_grad()

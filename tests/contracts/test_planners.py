@@ -12,7 +12,7 @@ from torch import nn
 
 from trajgen.config import recipe_files
 from trajgen.core.registry import names
-from trajgen.core.types import Batch, Cond
+from trajgen.core.types import Batch, Cond, Stage
 from trajgen.planners.latent import MOST_DRAWN
 
 PLANNERS = names("planner")
@@ -37,6 +37,11 @@ def ready(**swaps: Any) -> Any:
     first.begin()
     first.module(tiny.batch(64))
     return made
+
+
+def stage_of(made: Any, name: str) -> Stage:
+    """A stage of its training, by name."""
+    return next(stage for stage in made.stages() if stage.name == name)
 
 
 def moved(module: nn.Module) -> set[str]:
@@ -77,7 +82,7 @@ def test_of_many_scales_some_are_drawn(cond: Cond) -> None:
 
 def test_frozen_parts_stay_in_evaluation_mode() -> None:
     made = ready()
-    made.stages()[-1].begin()
+    stage_of(made, "prior").begin()
     assert not made.tokenizer.training and not any(m.training for m in made.tokenizer.modules())
     assert made.prior.training and made.action.training
     assert not any(p.requires_grad for p in made.tokenizer.parameters())
@@ -86,7 +91,7 @@ def test_frozen_parts_stay_in_evaluation_mode() -> None:
 def test_the_prior_stage_leaves_the_codebook_alone(batch: Batch) -> None:
     made = ready()
     before = {k: v.clone() for k, v in made.tokenizer.state_dict().items()}
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     stage.module(batch)["total"].backward()
     after = made.tokenizer.state_dict()
@@ -96,7 +101,7 @@ def test_the_prior_stage_leaves_the_codebook_alone(batch: Batch) -> None:
 @pytest.mark.parametrize("schedule", ["geometric", "single", "two_level"])
 def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule: str, batch: Batch) -> None:
     made = ready(schedule=schedule, decoder="adapter", conditioner={"dropout": 0.0})
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     made.zero_grad(set_to_none=True)
     stage.module(batch)["condition"].backward()
@@ -117,7 +122,7 @@ def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule
 
 def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Batch) -> None:
     made = ready(decoder="plain")
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     stage.module(batch)["condition"].backward()
     assert "prior.head.weight" in moved(made)
@@ -125,7 +130,7 @@ def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Ba
 
 def test_the_inverse_loss_reaches_the_head_alone(batch: Batch) -> None:
     made = ready()
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     made.zero_grad(set_to_none=True)
     stage.module(batch)["inverse"].backward()
@@ -135,7 +140,7 @@ def test_the_inverse_loss_reaches_the_head_alone(batch: Batch) -> None:
 
 def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(batch: Batch) -> None:
     made = ready()
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     made.zero_grad(set_to_none=True)
     losses = stage.module(batch)
@@ -151,7 +156,7 @@ def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(b
 
 def test_the_prior_loss_reaches_the_prior_alone(batch: Batch) -> None:
     made = ready()
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     made.zero_grad(set_to_none=True)
     stage.module(batch)["prior"].backward()
@@ -160,7 +165,7 @@ def test_the_prior_loss_reaches_the_prior_alone(batch: Batch) -> None:
 
 def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
     made = ready(planner={"inverse_weight": 2.0, "condition_weight": 0.5})
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     losses = stage.module(batch)
     guided = losses["condition"] + losses["reconstruction"]
@@ -170,27 +175,50 @@ def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
 
 def test_the_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
     made = ready(target="quantile")
-    stage = next(stage for stage in made.stages() if stage.name == "target")
+    stage = stage_of(made, "target")
     stage.begin()
     made.zero_grad(set_to_none=True)
     losses = stage.module(batch)
     torch.testing.assert_close(losses["total"], losses["quantile"])
     losses["total"].backward()
     assert {n.split(".")[0] for n in moved(made)} == {"target"}
-    constant = next(stage for stage in ready(target="constant").stages() if stage.name == "target")
-    assert not constant.parameters  # nothing to learn: the engine passes it over
+    assert not stage_of(ready(target="constant"), "target").parameters  # nothing to learn: the engine passes it over
+
+
+def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: Batch) -> None:
+    together, alone = ready(), ready(planner={"inverse_weight": 0.0})
+    assert not stage_of(together, "action").parameters
+    stage = stage_of(alone, "prior")
+    stage.begin()
+    losses = stage.module(batch)
+    assert "inverse" not in losses
+    alone.zero_grad(set_to_none=True)
+    losses["total"].backward()
+    assert "action" not in {n.split(".")[0] for n in moved(alone)}
+    stage = stage_of(alone, "action")
+    stage.begin()
+    alone.zero_grad(set_to_none=True)
+    losses = stage.module(batch)
+    losses["total"].backward()
+    assert {n.split(".")[0] for n in moved(alone)} == {"action"}
+    tiny.shake(together)
+    alone.load_state_dict(together.state_dict())
+    stage_of(together, "prior").begin()
+    expected = stage_of(together, "prior").module(batch)["inverse"]
+    torch.testing.assert_close(stage.module(batch)["inverse"], expected)
+    assert not alone.tokenizer.training and alone.action.training
 
 
 def test_without_its_weight_the_condition_loss_is_not_computed(batch: Batch) -> None:
     made = ready(planner={"condition_weight": 0.0})
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     assert "condition" not in stage.module(batch)
 
 
 def test_padded_steps_do_not_count_in_the_inverse_loss(batch: Batch) -> None:
     made = ready()
-    stage = made.stages()[-1]
+    stage = stage_of(made, "prior")
     stage.begin()
     torch.manual_seed(1)
     before = stage.module(batch)["inverse"]
@@ -213,6 +241,6 @@ def test_a_view_without_returns_has_no_return_to_miss(batch: Batch) -> None:
     made = ready(view={"fields": ("state",)})
     assert set(made.condition_residuals(torch.zeros(6, tiny.HORIZON, 4), batch.condition())) == {"state"}
     actions = ready(view={"fields": ("action",)})
-    stage = actions.stages()[-1]
+    stage = stage_of(actions, "prior")
     stage.begin()
     assert float(stage.module(batch)["condition"]) == 0

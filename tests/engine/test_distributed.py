@@ -356,7 +356,7 @@ def test_means_of_shares_make_up_the_mean_of_the_batch() -> None:
 
 def test_counts_of_windows_are_those_of_a_share_while_it_lasts() -> None:
     made = planner("condition")
-    with Shares(made.stages()[-1].module, 3):
+    with Shares(made.stages()[2].module, 3):
         assert made.condition_batch == 2  # 4 windows in 3 shares: at least as many as before
     assert made.condition_batch == 4
 

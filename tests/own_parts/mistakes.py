@@ -239,11 +239,11 @@ class _Hiding(nn.Module):
     "planner", "a stage trains its own weights alone", "Stage 'prior' reaches weights that are not its own", "decoder."
 )
 class PlannerThatLeaks(LatentPlanner):
-    """Its last stage freezes nothing."""
+    """Its prior's stage freezes nothing."""
 
     def stages(self) -> list[Stage]:
-        *first, last = super().stages()
-        return [*first, replace(last, module=_Hiding(last.module))]
+        *first, prior, action = super().stages()
+        return [*first, replace(prior, module=_Hiding(prior.module)), action]
 
 
 class _Thawed(PriorTraining):
@@ -265,8 +265,8 @@ class PlannerThatMovesItsCodes(LatentPlanner):
     """Lets the codebook go on moving while the prior is trained."""
 
     def stages(self) -> list[Stage]:
-        *first, last = super().stages()
-        return [*first, replace(last, module=_Thawed(self))]
+        *first, prior, action = super().stages()
+        return [*first, replace(prior, module=_Thawed(self)), action]
 
 
 @mistake("planner", "every weight is trained by a stage", "No stage trains these weights", "action.")
@@ -274,9 +274,9 @@ class PlannerThatForgetsItsHead(LatentPlanner):
     """Does not list the weights of the action head."""
 
     def stages(self) -> list[Stage]:
-        *first, last = super().stages()
+        *first, prior, action = super().stages()
         own = {id(p) for p in self.action.parameters()}
-        return [*first, replace(last, parameters=[p for p in last.parameters if id(p) not in own])]
+        return [*first, replace(prior, parameters=[p for p in prior.parameters if id(p) not in own]), action]
 
 
 @mistake(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
-from trajgen.nn.layers import mlp
+from trajgen.nn.layers import FourierFeatures, mlp
 
 
 @register("action", "latent")
@@ -60,6 +60,7 @@ class LatentStateInverseDynamics(nn.Module):
         chunk: H, for how many steps a plan can be followed.
         width: hidden width.
         depth: linear layers after the first.
+        octaves: Fourier frequencies of each value of the state, for bodies that must be controlled finely.
     """
 
     reads_trajectory = False
@@ -74,10 +75,12 @@ class LatentStateInverseDynamics(nn.Module):
         *,
         width: int = 256,
         depth: int = 2,
+        octaves: int = 0,
     ) -> None:
         super().__init__()
         self.from_latent = nn.Linear(latent_length * code_dim, width)
-        self.from_state = nn.Linear(state_dim, width)
+        self.features = FourierFeatures(state_dim, octaves)
+        self.from_state = nn.Linear(self.features.outputs, width)
         self.from_offset = nn.Embedding(chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim, depth=depth))
 
@@ -85,4 +88,4 @@ class LatentStateInverseDynamics(nn.Module):
         """Actions (B, H, A) in the ``states`` (B, H, S) met ``offsets`` (B, H) steps into the plan."""
         latent = self.from_latent(plan.latent.flatten(1)).unsqueeze(1)
         known = offsets.clamp(max=self.from_offset.num_embeddings - 1)
-        return self.network(latent + self.from_state(states) + self.from_offset(known))
+        return self.network(latent + self.from_state(self.features(states)) + self.from_offset(known))

@@ -31,7 +31,7 @@ class HierarchicalPlanner(nn.Module):
         normaliser: of the data.
         segment: n, the points from one subgoal to the next.
         overlap: whether the low level's plan has the subgoal as its last point, as inpainting needs it.
-        inverse_weight: λ_inv of the low level.
+        inverse_weight: λ_inv of the low level; 0 trains its action head in a stage of its own.
         condition_weight: λ_cond of both levels.
 
     Raises:

@@ -22,12 +22,13 @@ class LatentPlanner(nn.Module):
     """Plans in the latent of a tokenizer: MAGE, with L = L_CE + λ_inv L_inv + λ_cond L_cond (section 3).
 
     Stage ``tokenizer`` trains tokenizer and decoder, stage ``target`` the return target, and stage ``prior`` the prior,
-    the decoder's adapters and the action head, with the tokenizer frozen.
+    the decoder's adapters and the action head, with the tokenizer frozen. Without λ_inv the head has a stage ``action``
+    of its own: it follows from the tokenizer alone, and a step of it is much cheaper than one of the prior.
 
     Args:
         view: features of a window.
         tokenizer, prior, decoder, action, sampler, target: the components.
-        inverse_weight: λ_inv.
+        inverse_weight: λ_inv; 0 trains the action head in a stage of its own.
         condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, with their cost and
             whatever the decoder's adapters would have learnt.
         condition_batch: on how many windows of a batch L_cond is computed: decoding is dear, and L_cond is soon small.
@@ -60,7 +61,8 @@ class LatentPlanner(nn.Module):
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; one whose component has nothing to learn is empty."""
-        adapters = self.decoder.adapter_parameters()
+        adapters, head = self.decoder.adapter_parameters(), list(self.action.parameters())
+        together = self.inverse_weight > 0
         return [
             Stage(
                 "tokenizer",
@@ -69,7 +71,8 @@ class LatentPlanner(nn.Module):
                 self.tokenizer.usage,
             ),
             Stage("target", TargetTraining(self.target), list(self.target.parameters())),
-            Stage("prior", PriorTraining(self), [*self.prior.parameters(), *adapters, *self.action.parameters()]),
+            Stage("prior", PriorTraining(self), [*self.prior.parameters(), *adapters, *(head if together else [])]),
+            Stage("action", ActionTraining(self), [] if together else head),
         ]
 
     @torch.no_grad()
@@ -155,8 +158,8 @@ class PriorTraining(nn.Module):
             inputs, latent = tokenizer.inputs(vectors), tokenizer.latent(vectors)
         total, prediction = prior(codes, inputs, cond)
         losses = {"prior": total}
-        if list(planner.action.parameters()):
-            losses["inverse"] = self._inverse(batch, Plan(codes, latent, x))
+        if planner.inverse_weight and list(planner.action.parameters()):
+            losses["inverse"] = _inverse(planner.action, batch, Plan(codes, latent, x))
             total = total + planner.inverse_weight * losses["inverse"]
         if planner.condition_weight:
             some = slice(planner.condition_batch)
@@ -165,13 +168,6 @@ class PriorTraining(nn.Module):
             losses["reconstruction"] = self._reconstruction(batch, x[some], latent[some], asked)
             total = total + planner.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
-
-    def _inverse(self, batch: Batch, plan: Plan) -> Tensor:
-        """L_inv over the real steps of the chunk."""
-        steps = batch.chunk_states.shape[1]
-        offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
-        error = (self.planner.action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
-        return batch.mean(error, lambda batch: batch.chunk_mask)
 
     def _reconstruction(self, batch: Batch, x: Tensor, latent: Tensor, cond: Cond) -> Tensor:
         """Keeps D′ a decoder: L_cond looks at the first point alone, and would let the adapters spoil the others."""
@@ -189,3 +185,33 @@ class PriorTraining(nn.Module):
         residuals = planner.condition_residuals(planner.decoder(latent, cond), cond)
         every = torch.cat(list(residuals.values()), dim=-1) if residuals else prediction.new_zeros(1)
         return every.square().mean()
+
+
+class ActionTraining(nn.Module):
+    """What the action head's own stage trains on: a batch to L_inv."""
+
+    def __init__(self, planner: LatentPlanner) -> None:
+        super().__init__()
+        self.view, self.tokenizer, self.action = planner.view, planner.tokenizer, planner.action
+
+    def train(self, mode: bool = True) -> ActionTraining:
+        """Switches the mode of the action head; the tokenizer stays frozen."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Losses:
+        x = self.view(batch)
+        with torch.no_grad():
+            codes = self.tokenizer.encode(x)
+            latent = self.tokenizer.latent(self.tokenizer.vectors(codes))
+        total = _inverse(self.action, batch, Plan(codes, latent, x))
+        return {"total": total, "inverse": total}
+
+
+def _inverse(action: Any, batch: Batch, plan: Plan) -> Tensor:
+    """L_inv over the real steps of the chunk."""
+    steps = batch.chunk_states.shape[1]
+    offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
+    error = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
+    return batch.mean(error, lambda batch: batch.chunk_mask)
