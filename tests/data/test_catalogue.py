@@ -14,6 +14,7 @@ from trajgen.config import compose, data_files
 from trajgen.data.catalogue import facts
 from trajgen.data.gym import register_worlds
 from trajgen.run_folder import run_name
+from trajgen.runs import dry_run
 
 TASKS = catalogue()
 D4RL = {
@@ -58,7 +59,7 @@ def test_a_task_says_all_that_a_score_depends_on(name: str) -> None:
     for field in ("reward", "ends", "bounds", "target", "differs"):
         assert getattr(task.about, field), field
     assert task.what and task.world and task.get
-    assert {"what", "Minari id", "get", "world", "windows", "returns", "success", "bounds"} <= {*facts(task)}
+    assert {"what", "Minari id", "get", "train", "world", "windows", "returns", "success", "bounds"} <= {*facts(task)}
     for bounds, pair in task.options.bounds.items():
         assert pair == (D4RL[bounds.removeprefix("d4rl ")] if bounds.startswith("d4rl ") else (0.0, 1.0))
     assert task.options.bounds or name.split("/")[0] in ("pointmaze", "maze2d", "multi2d", "ogbench")
@@ -75,6 +76,15 @@ def test_a_preset_composes_with_a_recipe(name: str, recipe: str) -> None:
     assert {k: v for k, v in asdict(config.data).items() if k not in own} == {
         k: v for k, v in expected.items() if k not in own
     }
+
+
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.about.mage])
+def test_what_mage_needs_there_composes_and_builds(name: str) -> None:
+    words = TASKS[name].train.split()
+    assert words[:2] == ["trajgen", "train"]
+    config = compose(words[2:])
+    assert config.identity() != compose(["recipe=mage", f"data={name}"]).identity()
+    dry_run(config)
 
 
 def test_another_set_can_stand_in_for_a_task() -> None:

@@ -11,6 +11,7 @@ import yaml
 from made_up import Made
 
 from trajgen.cli import main
+from trajgen.cli.data import catalogue
 from trajgen.cli.study import _asked
 from trajgen.config import data_files, study_files
 from trajgen.core.errors import ConfigError
@@ -37,11 +38,12 @@ def results(study: Study, scores: dict[str, float | None]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_task_of_the_paper_table_is_a_study_of_presets(task: str) -> None:
-    study = read_study(PAPER, task)
+    study, tasks = read_study(PAPER, task), catalogue()
     assert study.name == f"paper_table-{task}" and "?" in study.question
     for name, variant in study.variants.items():
         preset = variant.train[0].removeprefix("data=")
         assert preset in data_files() and preset.endswith(f"/{name}")
+        assert study.base == ("recipe=mage", *tasks[preset].about.mage)  # as the catalogue says
     own = [tuple(mean.figures.values()) for mean in study.published]
     assert own == FIGURES[task.removeprefix("local-")]
     whole = read_study(PAPER, task.removeprefix("local-"))

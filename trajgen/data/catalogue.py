@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ class About:
         differs: from the protocol of published scores.
         world: the evaluation world, where ``data.env_id`` does not name it.
         get: how the data are had, where no single command fetches or makes them.
+        mage: what recipe ``mage`` needs there besides, as overrides: those of the results in the docs.
     """
 
     reward: str = ""
@@ -31,6 +33,7 @@ class About:
     differs: str = ""
     world: str = ""
     get: str = ""
+    mage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,11 @@ class Task:
         """The command that brings its data, or what else to do."""
         made = f"trajgen data make {self.options.maker}" if self.options.maker else ""
         return self.about.get or made or f"trajgen data get {self.options.id}"
+
+    @property
+    def train(self) -> str:
+        """The command that trains MAGE on it."""
+        return shlex.join(["trajgen", "train", "recipe=mage", f"data={self.name}", *self.about.mage])
 
     @property
     def world(self) -> str:
@@ -101,6 +109,7 @@ def facts(task: Task) -> dict[str, str]:
         "what": task.what,
         "Minari id": data.id,
         "get": task.get,
+        "train": task.train,
         "world": task.world + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
         "windows": points + goals,
         "returns": f"discount {data.discount:g}, power {data.power:g}",
