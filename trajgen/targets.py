@@ -53,28 +53,41 @@ class QuantileTarget(nn.Module):
     Args:
         state_dim: S.
         goal_dim: G.
+        goal_state: indices of the state features that goals speak of.
         quantile: q in (0, 1).
         width: hidden width.
         depth: linear layers.
         octaves: Fourier frequencies of each value.
+        place: whether of the state only those features are looked at. In a posture from which the data never went on,
+            nothing is asked for, and the policy stays in it; from the same place others did go on.
 
     Raises:
-        ConfigError: if q is not between 0 and 1.
+        ConfigError: if q is not between 0 and 1, or the data have no goals that speak of a place.
     """
 
     def __init__(
         self,
         state_dim: int,
         goal_dim: int,
+        goal_state: tuple[int, ...] = (),
         *,
         quantile: float = 0.9,
         width: int = 256,
         depth: int = 4,
         octaves: int = 4,
+        place: bool = False,
     ) -> None:
         super().__init__()
+        if place and not goal_state:
+            raise ConfigError(
+                "A place is what goals speak of.",
+                expected="goals in the data, and data.goal_state",
+                got="target.place=true without them",
+                fix="target.place=false",
+            )
         self.quantile = _share(quantile, 0.9)
-        self.features = FourierFeatures(state_dim + goal_dim, octaves)
+        self.seen = list(goal_state) if place else list(range(state_dim))
+        self.features = FourierFeatures(len(self.seen) + goal_dim, octaves)
         self.network = mlp(self.features.outputs, width, 1, depth=depth)
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
@@ -87,7 +100,8 @@ class QuantileTarget(nn.Module):
         return {"quantile": _pinball(error, self.quantile)}
 
     def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
-        known = state if goal is None else torch.cat([state, goal], dim=-1)
+        seen = state[..., self.seen] if len(self.seen) < state.shape[-1] else state
+        known = seen if goal is None else torch.cat([seen, goal], dim=-1)
         return self.network(self.features(known)).squeeze(-1)
 
 

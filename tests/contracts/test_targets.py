@@ -17,7 +17,7 @@ from trajgen.targets import AMBITION
 
 def make(name: str, normaliser: Normaliser | None = None, **options: Any) -> Any:
     wiring = {"normaliser": normaliser or Normaliser(4, 2, 2), "state_dim": 4, "action_dim": 2, "goal_dim": 2}
-    return build("target", tiny.node("target", name, **options), **wiring)
+    return build("target", tiny.node("target", name, **options), **wiring, goal_state=(1, 3))
 
 
 @pytest.mark.parametrize("words", ["mage", "bc", "dt", "diffuser"])
@@ -52,6 +52,22 @@ def test_the_pinball_loss_by_hand() -> None:
     error = known.returns[:, 0] - 0.5
     expected = torch.where(error > 0, 0.9 * error, -0.1 * error).mean()
     torch.testing.assert_close(made.loss(known)["quantile"], expected)
+
+
+def test_a_quantile_by_place_looks_at_what_goals_speak_of_alone() -> None:
+    everywhere, made = make("quantile"), make("quantile", place=True)
+    state, goal, unknown = torch.randn(5, 4), torch.randn(5, 2), torch.full((5,), torch.nan)
+    posed, moved = state.clone(), state.clone()
+    posed[:, [0, 2]] += 1
+    moved[:, 3] += 1
+    assert torch.equal(made(posed, goal, unknown), made(state, goal, unknown))
+    assert not torch.allclose(made(moved, goal, unknown), made(state, goal, unknown))
+    assert not torch.allclose(everywhere(posed, goal, unknown), everywhere(state, goal, unknown))
+
+
+def test_without_places_there_is_no_quantile_by_place() -> None:
+    with pytest.raises(ConfigError, match=r"what goals speak of[\s\S]*target.place=false"):
+        build("target", tiny.node("target", "quantile", place=True), state_dim=4, goal_dim=0, goal_state=())
 
 
 def test_a_quantile_is_learnt() -> None:
