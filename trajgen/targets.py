@@ -58,8 +58,8 @@ class QuantileTarget(nn.Module):
         width: hidden width.
         depth: linear layers.
         octaves: Fourier frequencies of each value.
-        place: whether of the state only those features are looked at. In a posture from which the data never went on,
-            nothing is asked for, and the policy stays in it; from the same place others did go on.
+        place: whether of the state only those features are looked at. In a posture from which the data went on late or
+            never, little is asked for, and the policy stays in it; from the same place others did go on.
 
     Raises:
         ConfigError: if q is not between 0 and 1, or the data have no goals that speak of a place.
