@@ -163,7 +163,7 @@ def test_evaluate_commands_run(
     prepare(page, folder)
     place = copy_run(folder, run)
     before = (place / "evaluation.json").stat().st_mtime_ns
-    monkeypatch.setattr(runs, "CONDITIONS", 2)
+    monkeypatch.setattr(runs.acting, "CONDITIONS", 2)
     monkeypatch.setattr("trajgen.evaluation.evaluate.LATENCY_BATCHES", ())
     if any("sampler" in word or "replan" in word for word in words):  # drawn once is enough
         monkeypatch.setattr("trajgen.pictures.draw_run", lambda *_, **__: [])

@@ -84,8 +84,9 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     device = choose_device(config.device)
     planner, source, _ = prepare(config, device, console)
     stretch = max(1, steps // (ROUNDS - 1))
-    stages = [stage for stage in planner.stages() if stage.parameters]
-    settings = config.engine.of(stages)
+    every = planner.stages()
+    trained = [(s, options) for s, options in zip(every, config.engine.of(every), strict=True) if s.parameters]
+    stages, settings = [stage for stage, _ in trained], [options for _, options in trained]
     engine = replace(
         config.engine,
         stages={s.name: replace(o, steps=ROUNDS * stretch) for s, o in zip(stages, settings, strict=True)},
