@@ -11,8 +11,9 @@ from kept import accepted, check_kept
 from torch import nn
 
 from trajgen.config import recipe_files
+from trajgen.core.errors import ConfigError
 from trajgen.core.registry import names
-from trajgen.core.types import Batch, Cond, Stage
+from trajgen.core.types import Batch, Cond, Plan, Stage
 from trajgen.planners.latent import MOST_DRAWN
 
 PLANNERS = names("planner")
@@ -207,6 +208,48 @@ def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: 
     expected = stage_of(together, "prior").module(batch)["inverse"]
     torch.testing.assert_close(stage.module(batch)["inverse"], expected)
     assert not alone.tokenizer.training and alone.action.training
+
+
+def test_the_action_head_learns_from_plans_as_the_prior_draws_them(batch: Batch) -> None:
+    """Each scale is the likeliest given the data's coarser ones, in the first half of the batch alone."""
+    made = ready(planner={"inverse_weight": 0.0, "drawn": 0.5}, sampler="greedy")
+    seen: list[Plan] = []
+    made.action.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    stage = stage_of(made, "action")
+    stage.begin()
+    made.zero_grad(set_to_none=True)
+    stage.module(batch)["total"].backward()
+    assert {n.split(".")[0] for n in moved(made)} == {"action"}
+    assert made.action.training and not made.prior.training
+    half = len(batch) // 2
+    codes = made.tokenizer.encode(made.view(batch))
+    vectors = made.tokenizer.vectors(codes)
+    logits = made.prior(codes, made.tokenizer.inputs(vectors), batch.condition())[1]
+    expected = torch.cat([logits.argmax(-1)[:half], codes[half:]])
+    assert not expected.equal(codes)
+    assert seen[0].codes.equal(expected)
+    torch.testing.assert_close(seen[0].latent, made.tokenizer.latent(made.tokenizer.vectors(expected)))
+
+
+@pytest.mark.parametrize(
+    "swaps",
+    [
+        {"sampler": "best_of_n"},
+        {"action": "state"},
+        {"tokenizer": "identity", "schedule": "unit", "sampler": "greedy"},
+    ],
+)
+def test_whatever_draws_the_plans_and_reads_them_can_learn(batch: Batch, swaps: dict[str, Any]) -> None:
+    made = ready(planner={"inverse_weight": 0.0, "drawn": 1.0}, **swaps)
+    stage = stage_of(made, "action")
+    stage.begin()
+    assert stage.module(batch)["inverse"].isfinite()
+
+
+@pytest.mark.parametrize("options", [{"drawn": 1.5}, {"drawn": -0.1}, {"drawn": 0.5, "inverse_weight": 1.0}])
+def test_drawn_plans_are_a_share_of_what_the_heads_own_stage_reads(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"planner\.drawn"):
+        tiny.planner(planner={"inverse_weight": 0.0, **options})
 
 
 def test_without_its_weight_the_condition_loss_is_not_computed(batch: Batch) -> None:

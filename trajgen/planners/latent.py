@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Decoder, Prior, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
@@ -23,7 +24,7 @@ class LatentPlanner(nn.Module):
 
     Stage ``tokenizer`` trains tokenizer and decoder, stage ``target`` the return target, and stage ``prior`` the prior,
     the decoder's adapters and the action head, with the tokenizer frozen. Without λ_inv the head has a stage ``action``
-    of its own: it follows from the tokenizer alone, and a step of it is much cheaper than one of the prior.
+    of its own, of which a step is much cheaper than one of the prior.
 
     Args:
         view: features of a window.
@@ -33,6 +34,10 @@ class LatentPlanner(nn.Module):
             whatever the decoder's adapters would have learnt.
         condition_batch: on how many windows of a batch L_cond is computed: decoding is dear, and L_cond is soon small.
         gumbel_temperature: of the relaxation through which L_cond reaches the prior.
+        drawn: of the plans that the head's own stage reads, the share that the prior draws; the others are the data's.
+
+    Raises:
+        ConfigError: for a share out of range, or of drawn plans where the head has no stage of its own.
     """
 
     history = 0
@@ -51,13 +56,29 @@ class LatentPlanner(nn.Module):
         condition_weight: float = 0.1,
         condition_batch: int = 32,
         gumbel_temperature: float = 1.0,
+        drawn: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= drawn <= 1:
+            raise ConfigError(
+                "The plans that the prior draws for the action head are a share of a batch.",
+                expected="a number from 0 to 1",
+                got=f"planner.drawn={drawn}",
+                fix="planner.drawn=0.5",
+            )
+        if drawn and inverse_weight:
+            raise ConfigError(
+                "The action head learns from drawn plans in a stage of its own, when the prior has been trained.",
+                expected="planner.inverse_weight=0",
+                got=f"planner.drawn={drawn} planner.inverse_weight={inverse_weight}",
+                fix="planner.inverse_weight=0, or planner.drawn=0",
+            )
         self.view, self.sampler = view, sampler
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
         self.action, self.target = action, target
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
+        self.drawn = drawn
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; one whose component has nothing to learn is empty."""
@@ -188,25 +209,54 @@ class PriorTraining(nn.Module):
 
 
 class ActionTraining(nn.Module):
-    """What the action head's own stage trains on: a batch to L_inv."""
+    """What the action head's own stage trains on: a batch to L_inv, on the data's own plans and on drawn ones.
+
+    The data's own latent tells their next states almost exactly. A head that has seen no other trusts a drawn one too
+    far, which is exposure bias, and scheduled sampling (arXiv 1506.03099) is the cure: each scale is drawn given the
+    data's coarser ones, so that the plan remains the one that the actions belong to.
+    """
 
     def __init__(self, planner: LatentPlanner) -> None:
         super().__init__()
-        self.view, self.tokenizer, self.action = planner.view, planner.tokenizer, planner.action
+        self.planner = planner
 
     def train(self, mode: bool = True) -> ActionTraining:
-        """Switches the mode of the action head; the tokenizer stays frozen."""
-        super().train(mode)
-        self.tokenizer.eval()
+        """Switches the mode of the action head; all else stays as when acting."""
+        super().train(False)
+        self.training = mode
+        self.planner.action.train(mode)
         return self
 
     def forward(self, batch: Batch) -> Losses:
-        x = self.view(batch)
         with torch.no_grad():
-            codes = self.tokenizer.encode(x)
-            latent = self.tokenizer.latent(self.tokenizer.vectors(codes))
-        total = _inverse(self.action, batch, Plan(codes, latent, x))
+            plan = self._plan(batch)
+        total = _inverse(self.planner.action, batch, plan)
         return {"total": total, "inverse": total}
+
+    def _plan(self, batch: Batch) -> Plan:
+        """The data's plans, of which the first ones have given way to drawn ones."""
+        planner, cond, x = self.planner, batch.condition(), self.planner.view(batch)
+        tokenizer: Tokenizer = planner.tokenizer
+        codes = tokenizer.encode(x)
+        vectors = tokenizer.vectors(codes)
+        own = round(planner.drawn * len(batch))
+        if not own:
+            return Plan(codes, tokenizer.latent(vectors), x)
+        asked = cond.map(lambda values: values[:own])
+        _, prediction = planner.prior(codes[:own], tokenizer.inputs(vectors[:own]), asked)
+        codes = torch.cat([self._draw(prediction).to(codes.dtype), codes[own:]])
+        latent = tokenizer.latent(tokenizer.vectors(codes))
+        if planner.action.reads_trajectory:
+            x = torch.cat([planner.decoder(latent[:own], asked), x[own:]])
+        return Plan(codes, latent, x)
+
+    def _draw(self, prediction: Tensor) -> Tensor:
+        """Codes (B, L) as the sampler chooses them, where it chooses from logits; of continuous ones the mean."""
+        if self.planner.tokenizer.vocabulary is None:
+            return prediction
+        choose = getattr(self.planner.sampler, "choose", None)
+        logits = prediction.float()
+        return choose(logits, None) if choose else F.gumbel_softmax(logits, hard=True).argmax(-1)
 
 
 def _inverse(action: Any, batch: Batch, plan: Plan) -> Tensor:
