@@ -108,6 +108,31 @@ def test_only_latent_state_looks_at_the_state(latent: torch.Tensor) -> None:
     assert not torch.allclose(seeing(plan, states, offsets), seeing(plan, states + 1, offsets))
 
 
+def test_a_head_that_classifies_learns_the_ways_there_are_and_stays_within_them(latent: torch.Tensor) -> None:
+    """In the same state the data act at one bound or the other, three times of four at the upper one."""
+    made = build("action", {"name": "latent_state", "bins": 11, "limit": 1.0}, **SHAPES)
+    plan = Plan(torch.zeros(6, 3, dtype=torch.long), latent[:1].expand(6, -1, -1))
+    states, offsets = torch.zeros(6, 4, 4), torch.arange(4).expand(6, -1)
+    actions = torch.tensor([1.0, 1.0, 1.0, -1.0]).view(1, 4, 1).expand(6, -1, 2)
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.02)
+    same = torch.zeros_like(offsets)
+    for _ in range(100):
+        optimizer.zero_grad()
+        made.loss(plan, states, same, actions).mean().backward()
+        optimizer.step()
+    told = made(plan, states, same)
+    torch.testing.assert_close(told, torch.full_like(told, 0.5), atol=0.05, rtol=0)
+    sure = torch.tensor([0.25, 0.75]).log()
+    entropy = -(sure.exp() * sure).sum()
+    torch.testing.assert_close(made.loss(plan, states, same, actions).mean(), entropy, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{"bins": 1}, {"bins": -3}, {"bins": 5, "limit": 0.0}])
+def test_bins_that_classify_nothing_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"action\.bins"):
+        build("action", {"name": "latent_state", **options}, **SHAPES)
+
+
 def test_planned_actions_are_those_of_the_trajectory() -> None:
     view = build("view", {"name": "fields", "fields": ["state", "action"]}, state_dim=4, action_dim=2, stride=3)
     made = build("action", {"name": "plan"}, view=view, action_dim=2, horizon=tiny.HORIZON, stride=3, chunk=4)

@@ -210,11 +210,14 @@ def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: 
     assert not alone.tokenizer.training and alone.action.training
 
 
-def test_the_action_head_learns_from_plans_as_the_prior_draws_them(batch: Batch) -> None:
+def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each scale is the likeliest given the data's coarser ones, in the first half of the batch alone."""
     made = ready(planner={"inverse_weight": 0.0, "drawn": 0.5}, sampler="greedy")
     seen: list[Plan] = []
-    made.action.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    loss = made.action.loss
+    monkeypatch.setattr(made.action, "loss", lambda plan, *others: seen.append(plan) or loss(plan, *others))
     stage = stage_of(made, "action")
     stage.begin()
     made.zero_grad(set_to_none=True)
@@ -236,6 +239,7 @@ def test_the_action_head_learns_from_plans_as_the_prior_draws_them(batch: Batch)
     [
         {"sampler": "best_of_n"},
         {"action": "state"},
+        {"action": {"name": "latent_state", "bins": 5}},
         {"tokenizer": "identity", "schedule": "unit", "sampler": "greedy"},
     ],
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
+from trajgen.nn.histogram import Histogram
 from trajgen.nn.layers import FourierFeatures, mlp
 
 
@@ -61,6 +63,11 @@ class LatentStateInverseDynamics(nn.Module):
         width: hidden width.
         depth: linear layers after the first.
         octaves: Fourier frequencies of each value of the state, for bodies that must be controlled finely.
+        bins: into which each action is classified, for data that act in several ways or at their bounds; 0 regresses.
+        limit: the outermost bins, in standard deviations of the actions.
+
+    Raises:
+        ConfigError: for a single bin, or a limit that leaves no room between them.
     """
 
     reads_trajectory = False
@@ -76,16 +83,38 @@ class LatentStateInverseDynamics(nn.Module):
         width: int = 256,
         depth: int = 2,
         octaves: int = 0,
+        bins: int = 0,
+        limit: float = 3.0,
     ) -> None:
         super().__init__()
+        if bins < 0 or bins == 1 or limit <= 0:
+            raise ConfigError(
+                "An action head that classifies has several bins between two limits.",
+                expected="action.bins of 2 or more, or 0 for regression, and action.limit above 0",
+                got=f"action.bins={bins} action.limit={limit}",
+                fix="action.bins=41 action.limit=3",
+            )
         self.from_latent = nn.Linear(latent_length * code_dim, width)
         self.features = FourierFeatures(state_dim, octaves)
         self.from_state = nn.Linear(self.features.outputs, width)
         self.from_offset = nn.Embedding(chunk, width)
-        self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim, depth=depth))
+        self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(bins, 1), depth=depth))
+        self.histogram = Histogram(bins, limit) if bins else None
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) in the ``states`` (B, H, S) met ``offsets`` (B, H) steps into the plan."""
+        read = self._read(plan, states, offsets)
+        return read if self.histogram is None else self.histogram.mean(read)
+
+    def loss(self, plan: Plan, states: Tensor, offsets: Tensor, actions: Tensor) -> Tensor:
+        """L_inv (B, H) of actions (B, H, A): the mean of their squared errors, or of their cross-entropies."""
+        read = self._read(plan, states, offsets)
+        error = (read - actions).square() if self.histogram is None else self.histogram.loss(read, actions)
+        return error.mean(-1)
+
+    def _read(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        """Actions (B, H, A), or logits (B, H, A, K) of their bins."""
         latent = self.from_latent(plan.latent.flatten(1)).unsqueeze(1)
         known = offsets.clamp(max=self.from_offset.num_embeddings - 1)
-        return self.network(latent + self.from_state(self.features(states)) + self.from_offset(known))
+        read: Tensor = self.network(latent + self.from_state(self.features(states)) + self.from_offset(known))
+        return read if self.histogram is None else read.unflatten(-1, (-1, len(self.histogram.centres)))

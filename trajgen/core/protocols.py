@@ -205,7 +205,10 @@ class Decoder(Protocol):
 
 
 class ActionHead(Protocol):
-    """Reads actions off a plan."""
+    """Reads actions off a plan.
+
+    Trained by the squared error of its actions, unless it has a ``loss(plan, states, offsets, actions)`` (B, H).
+    """
 
     reads_trajectory: bool
     """Whether it needs the decoded trajectory, or the latent is enough."""

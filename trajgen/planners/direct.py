@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
-from trajgen.planners.latent import TargetTraining
+from trajgen.planners.latent import TargetTraining, inverse_loss
 
 
 @register("planner", "direct")
@@ -77,15 +77,12 @@ class DirectPlanner(nn.Module):
 
 
 class PolicyTraining(nn.Module):
-    """What the policy's stage trains on: a batch to the squared error of the actions of its chunks."""
+    """What the policy's stage trains on: a batch to the error of the actions of its chunks."""
 
     def __init__(self, planner: DirectPlanner) -> None:
         super().__init__()
         self.planner = planner
 
     def forward(self, batch: Batch) -> Losses:
-        offsets = torch.arange(batch.chunk_states.shape[1], device=batch.states.device).expand(len(batch), -1)
-        actions = self.planner.action(self.planner.embed(batch.condition()), batch.chunk_states, offsets)
-        error = (actions - batch.chunk_actions).square().mean(-1)
-        total = batch.mean(error, lambda batch: batch.chunk_mask)
+        total = inverse_loss(self.planner.action, batch, self.planner.embed(batch.condition()))
         return {"total": total, "action": total}

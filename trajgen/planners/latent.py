@@ -180,7 +180,7 @@ class PriorTraining(nn.Module):
         total, prediction = prior(codes, inputs, cond)
         losses = {"prior": total}
         if planner.inverse_weight and list(planner.action.parameters()):
-            losses["inverse"] = _inverse(planner.action, batch, Plan(codes, latent, x))
+            losses["inverse"] = inverse_loss(planner.action, batch, Plan(codes, latent, x))
             total = total + planner.inverse_weight * losses["inverse"]
         if planner.condition_weight:
             some = slice(planner.condition_batch)
@@ -230,7 +230,7 @@ class ActionTraining(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         with torch.no_grad():
             plan = self._plan(batch)
-        total = _inverse(self.planner.action, batch, plan)
+        total = inverse_loss(self.planner.action, batch, plan)
         return {"total": total, "inverse": total}
 
     def _plan(self, batch: Batch) -> Plan:
@@ -259,9 +259,12 @@ class ActionTraining(nn.Module):
         return choose(logits, None) if choose else F.gumbel_softmax(logits, hard=True).argmax(-1)
 
 
-def _inverse(action: Any, batch: Batch, plan: Plan) -> Tensor:
-    """L_inv over the real steps of the chunk."""
+def inverse_loss(action: Any, batch: Batch, plan: Plan) -> Tensor:
+    """L_inv over the real steps of the chunk: a head's own ``loss``, or the mean squared error of its actions."""
     steps = batch.chunk_states.shape[1]
     offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
-    error = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
+    if hasattr(action, "loss"):
+        error = action.loss(plan, batch.chunk_states, offsets, batch.chunk_actions)
+    else:
+        error = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
     return batch.mean(error, lambda batch: batch.chunk_mask)
