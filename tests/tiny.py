@@ -90,6 +90,8 @@ MAGE = {
 def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """The configuration of a component at a small size."""
     sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
+    if kind == "action":
+        sizes.pop("bins", None)  # no size there, but another way of learning
     return {"name": name, **sizes, **options}
 
 

@@ -20,16 +20,27 @@ class FieldView:
         state_dim: S.
         action_dim: A.
         stride: M, the environment steps whose actions a point holds.
-        fields: any of return, state, action, reward.
+        goal_state: indices of the state features that goals speak of.
+        fields: any of return, state, action, reward, and place: of the state what goals speak of. A body's legs an
+            episode ahead are nobody's to plan, and cost the codes that should tell its way.
 
     Raises:
         ConfigError: for a field that windows do not have, or none at all.
     """
 
     def __init__(
-        self, state_dim: int, action_dim: int, stride: int, *, fields: tuple[str, ...] = ("return", "state")
+        self,
+        state_dim: int,
+        action_dim: int,
+        stride: int,
+        goal_state: tuple[int, ...] = (),
+        *,
+        fields: tuple[str, ...] = ("return", "state"),
     ) -> None:
         widths = {"return": 1, "state": state_dim, "action": stride * action_dim, "reward": 1}
+        if goal_state:
+            widths["place"] = len(goal_state)
+        self.places = list(goal_state)
         for name in fields or ("",):
             if name not in widths:
                 raise ConfigError(
@@ -52,6 +63,7 @@ class FieldView:
             "state": batch.states,
             "action": batch.actions.flatten(2),
             "reward": batch.rewards.unsqueeze(-1),
+            "place": batch.states[..., self.places],
         }
         return torch.cat([parts[name] for name in self.slices], dim=-1)
 

@@ -134,7 +134,9 @@ def test_bins_that_classify_nothing_are_refused(options: dict[str, float]) -> No
 
 
 def test_planned_actions_are_those_of_the_trajectory() -> None:
-    view = build("view", {"name": "fields", "fields": ["state", "action"]}, state_dim=4, action_dim=2, stride=3)
+    view = build(
+        "view", {"name": "fields", "fields": ["state", "action"]}, state_dim=4, action_dim=2, stride=3, goal_state=()
+    )
     made = build("action", {"name": "plan"}, view=view, action_dim=2, horizon=tiny.HORIZON, stride=3, chunk=4)
     known = tiny.batch()
     plan = Plan(known.time, known.states, view(known))

@@ -30,7 +30,7 @@ FEATURES = 5
 def build_one(name: str, schedule: str, **options: Any) -> Any:
     """A tokenizer that has seen nothing yet."""
     torch.manual_seed(0)
-    view = build("view", {"name": "fields"}, state_dim=4, action_dim=2, stride=tiny.STRIDE)
+    view = build("view", {"name": "fields"}, state_dim=4, action_dim=2, stride=tiny.STRIDE, goal_state=())
     wiring = {"features": FEATURES, "horizon": tiny.HORIZON, "view": view, "normaliser": Normaliser(4, 2, 2)}
     wiring |= {"goal_state": (0, 1), "goal_dim": 2, "schedule": partial(tiny.schedule, schedule)}
     return build("tokenizer", tiny.node("tokenizer", name, **options), **wiring)

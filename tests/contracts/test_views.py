@@ -15,7 +15,9 @@ from trajgen.core.types import Batch
 
 
 def make(name: str = "fields", **options: Any) -> Any:
-    return build("view", tiny.node("view", name, **options), state_dim=4, action_dim=2, goal_dim=2, stride=tiny.STRIDE)
+    given = {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "stride": tiny.STRIDE, "goal_state": (0, 1)}
+    given |= {"goal_state": options.pop("goal_state")} if "goal_state" in options else {}
+    return build("view", tiny.node("view", name, **options), **given)
 
 
 @pytest.mark.parametrize("words", ["mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"])
@@ -36,6 +38,14 @@ def test_fields_lie_in_the_order_asked_for(batch: Batch) -> None:
         assert torch.equal(made.read(x, name), values)
     assert torch.equal(x, torch.cat(list(expected.values()), -1))
     assert make(fields=("state",)).read(x, "return") is None
+
+
+def test_a_place_is_what_goals_speak_of(batch: Batch) -> None:
+    made = make(fields=("return", "place"), goal_state=(3, 1))
+    x = made(batch)
+    assert made.features == 3 and torch.equal(made.read(x, "place"), batch.states[..., [3, 1]])
+    with pytest.raises(ConfigError, match=r"view\.fields=\['place'\]"):
+        make(fields=("place",), goal_state=())
 
 
 def test_an_unknown_field_or_none_is_refused() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,22 @@ def test_a_plan_is_followed_for_as_long_as_asked() -> None:
     made.reset()
     acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
     assert acted == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [3, 0]]
+
+
+def test_a_plan_of_places_is_held_against_the_place_that_was_asked_for() -> None:
+    planner = tiny.planner(view={"name": "fields", "fields": ("return", "place")})
+    planner.normaliser.state.mean.copy_(torch.arange(4.0))
+    planner.normaliser.state.scale.copy_(torch.tensor([2.0, 4.0, 1.0, 1.0]))
+    options = PolicyOptions(replan=1)
+    made = RecedingHorizonPolicy(planner, planner.normaliser, tiny.SPACE, options, discount=1.0, chunk=tiny.CHUNK)
+    cond = tiny.batch().condition()
+    trajectory = torch.zeros(len(cond), tiny.HORIZON, 3)
+    trajectory[:, 0, 1:] = cond.state[:, :2] + torch.tensor([3.0, 4.0])
+    trajectory[:, 0, 0] = cond.returns
+    errors = made.condition_error(cond, trajectory)
+    assert "state" not in errors and errors["return"] == 0
+    assert errors["place"] == pytest.approx(math.sqrt((9 + 16) / 2))
+    assert errors["place_units"] == pytest.approx(math.sqrt((36 + 256) / 2), rel=1e-5)
 
 
 def test_rewards_are_taken_off_what_was_asked() -> None:

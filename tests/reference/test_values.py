@@ -31,7 +31,9 @@ def unit(length: int) -> ScaleSchedule:
 def build_values(
     kind: Callable[..., Any], *, fields: tuple[str, ...] = FIELDS, goal_state: tuple[int, ...] = (2, 0), **options: Any
 ) -> Any:
-    view = build("view", {"name": "fields", "fields": fields}, state_dim=STATE, action_dim=ACTION, stride=1)
+    view = build(
+        "view", {"name": "fields", "fields": fields}, state_dim=STATE, action_dim=ACTION, stride=1, goal_state=()
+    )
     normaliser = Normaliser(STATE, ACTION, len(goal_state))
     normaliser.fit({"state": torch.randn(50, STATE) * 3 + 1})
     if goal_state:
@@ -141,7 +143,9 @@ def test_a_goal_is_held_at_the_last_point_in_the_units_of_the_state() -> None:
 
 
 def test_goals_in_the_state_s_own_numbers_are_its_values() -> None:
-    view = build("view", {"name": "fields", "fields": ("state",)}, state_dim=STATE, action_dim=ACTION, stride=1)
+    view = build(
+        "view", {"name": "fields", "fields": ("state",)}, state_dim=STATE, action_dim=ACTION, stride=1, goal_state=()
+    )
     normaliser = Normaliser(STATE, ACTION)
     normaliser.fit({"state": torch.randn(50, STATE) * 3 + 1})
     made = IdentityTokenizer(unit, STATE, HORIZON, view, normaliser.for_subgoals(), (0, 1, 2), STATE, goal=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,12 @@ class Affine(nn.Module):
         self.mean.copy_(values.double().mean(0))
         deviation = values.double().std(0, unbiased=False)
         self.scale.copy_(torch.where(deviation > SMALLEST_SCALE, deviation, torch.ones_like(deviation)))
+
+    def part(self, features: Sequence[int]) -> Affine:
+        """The map of some of the features, in this order."""
+        made = Affine(len(features))
+        made.mean, made.scale = self.mean[list(features)], self.scale[list(features)]
+        return made
 
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.scale

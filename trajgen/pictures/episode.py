@@ -109,7 +109,7 @@ def play(policy: RecedingHorizonPolicy, world: World, seed: int, *, steps: int |
         )
     plans = []
     for number, (cond, plan) in enumerate(heard):
-        states = planned_states(policy, planner.refinements(plan, cond))
+        states = planned_states(policy, world, planner.refinements(plan, cond))
         plans.append(MadePlan(number * policy.options.replan, [x[0] for x in states.values()]))
     return Played(
         seed=seed,

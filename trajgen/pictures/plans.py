@@ -111,7 +111,7 @@ def draw_plans(
     """
     from trajgen.evaluation.plots import curves_figure, plan_figure
 
-    states = planned_states(policy, refinements)
+    states = planned_states(policy, world, refinements)
     if not states:  # no plan, or one of actions alone
         return False
     own, titles = np.stack(list(states.values())), list(states)
@@ -126,10 +126,16 @@ def draw_plans(
     return True
 
 
-def planned_states(policy: RecedingHorizonPolicy, refinements: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The states (n, T, S) of plans (n, T, D), in the data's units; none where plans hold no states."""
-    found = {title: policy.planner.view.read(x, "state") for title, x in refinements.items()}
-    inverse = policy.normaliser.state.inverse
+def planned_states(
+    policy: RecedingHorizonPolicy, world: World, refinements: Mapping[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """The states (n, T, S) of plans (n, T, D), or on a map their places (n, T, G), in the data's units; else none."""
+    if not refinements:
+        return {}
+    view, units = policy.planner.view, policy.normaliser.state
+    field = "place" if world.walls is not None and "state" not in view.slices else "state"
+    found = {title: view.read(x, field) for title, x in refinements.items()}
+    inverse = (units.part(view.places) if field == "place" else units).inverse
     return {title: inverse(x).float().cpu().numpy() for title, x in found.items() if x is not None}
 
 

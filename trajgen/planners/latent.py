@@ -119,8 +119,10 @@ class LatentPlanner(nn.Module):
         return decoded
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
+        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), place, return (B, 1)."""
         asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        if "place" in self.view.slices:
+            asked["place"] = cond.state[:, self.view.places]
         found = {name: self.view.read(trajectory[:, 0], name) for name in asked}
         return {name: value - asked[name] for name, value in found.items() if value is not None}
 

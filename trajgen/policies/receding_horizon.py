@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalise import Affine, Normaliser
 from trajgen.core.observations import entry
 from trajgen.core.protocols import Observation
 from trajgen.core.types import Cond, Plan, Space
@@ -139,13 +139,16 @@ class RecedingHorizonPolicy:
         """How far decoded trajectories (B, T, D) start from the state and the return that were asked for.
 
         Returns:
-            Root mean squares over plans: ``state`` and ``return`` in standard deviations of the data,
-            ``state_units`` and ``return_units`` in the data's own units.
+            Root mean squares over plans: ``state``, ``place`` and ``return`` in standard deviations of the data,
+            ``state_units`` and so on in the data's own units.
         """
         errors: dict[str, float] = {}
-        maps = {"state": self.normaliser.state, "return": self.normaliser.returns}
-        asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
-        for name, residual in self.planner.condition_residuals(trajectory, cond).items():
+        normaliser, asked = self.normaliser, {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        maps: dict[str, Affine] = {"state": normaliser.state, "return": normaliser.returns}
+        if "place" in (residuals := self.planner.condition_residuals(trajectory, cond)):
+            places = self.planner.view.places
+            asked["place"], maps["place"] = cond.state[:, places], normaliser.state.part(places)
+        for name, residual in residuals.items():
             own = maps[name].inverse(asked[name] + residual) - maps[name].inverse(asked[name])
             errors[name] = float(residual.square().mean().sqrt())
             errors[f"{name}_units"] = float(own.square().mean().sqrt())
