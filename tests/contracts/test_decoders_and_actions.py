@@ -9,6 +9,7 @@ import tiny
 import torch
 from kept import accepted, check_kept
 
+from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names
 from trajgen.core.types import Cond, Plan
@@ -125,6 +126,37 @@ def test_a_head_that_classifies_learns_the_ways_there_are_and_stays_within_them(
     sure = torch.tensor([0.25, 0.75]).log()
     entropy = -(sure.exp() * sure).sum()
     torch.testing.assert_close(made.loss(plan, states, same, actions).mean(), entropy, atol=0.02, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("planner", ["latent", "direct"])
+def test_a_head_that_draws_takes_actions_as_often_as_it_holds_them_likely(planner: str) -> None:
+    """Drawn anew for each plan and step, by the generator; with the same numbers the same actions."""
+    action = {"name": "latent_state", "bins": 3, "limit": 1.0, "temperature": 0.5}
+    nodes = tiny.nodes(planner=planner, action=action, target="quantile")
+    if planner == "direct":
+        nodes = {kind: nodes[kind] for kind in ("conditioner", "action", "target", "planner")}
+    made = tiny.shake(assemble(nodes, tiny.SPACE, tiny.WINDOW)).eval()
+    last = made.action.network[-1][-1]
+    last.weight.zero_()
+    last.bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log().repeat(tiny.SPACE.action_dim) * action["temperature"])
+    cond = tiny.batch(400).condition()
+    offsets = torch.arange(tiny.CHUNK).expand(400, -1)
+    states = torch.zeros(400, tiny.CHUNK, 4)
+    first, again, other = (made.plan(cond, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    drawn = made.action(first, states, offsets)
+    assert torch.equal(drawn, made.action(again, states, offsets))
+    assert not torch.equal(drawn, made.action(other, states, offsets))
+    assert not torch.equal(drawn[:, 0], drawn[:, 1])
+    shares = [float((drawn == centre).float().mean()) for centre in (-1.0, 0.0, 1.0)]
+    assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.04)
+    assert torch.equal(made.action(first, states, offsets + tiny.CHUNK)[:, 0], drawn[:, -1])
+
+
+@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"bins": 5, "temperature": -0.5}])
+def test_draws_without_bins_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"action\.temperature"):
+        build("action", {"name": "latent_state", **options}, **SHAPES)
 
 
 @pytest.mark.parametrize("options", [{"bins": 1}, {"bins": -3}, {"bins": 5, "limit": 0.0}])

@@ -70,9 +70,15 @@ def acting(made: Any, replan: int) -> RecedingHorizonPolicy:
     return RecedingHorizonPolicy(made, made.normaliser, tiny.SPACE, options, discount=0.9, chunk=tiny.CHUNK)
 
 
-@pytest.mark.parametrize(("form", "batch", "sampler"), [("onnx", 1, "temperature"), ("torch_export", 2, "greedy")])
-def test_it_acts_as_the_policy_that_was_loaded(form: str, batch: int, sampler: str, tmp_path: Path) -> None:
-    own, alone = played(policy(sampler=sampler), form, batch, tmp_path, draws=sampler == "temperature")
+@pytest.mark.parametrize(
+    ("form", "batch", "sampler", "temperature"),
+    [("onnx", 1, "temperature", 0.0), ("torch_export", 2, "greedy", 0.0), ("onnx", 2, "temperature", 1.0)],
+)
+def test_it_acts_as_the_policy_that_was_loaded(
+    form: str, batch: int, sampler: str, temperature: float, tmp_path: Path
+) -> None:
+    action = {"name": "latent_state", "bins": 5, "temperature": temperature}
+    own, alone = played(policy(sampler=sampler, action=action), form, batch, tmp_path, draws=sampler == "temperature")
     np.testing.assert_allclose(alone[0], own[0], atol=1e-4)
     np.testing.assert_allclose(alone[1], own[1], atol=1e-3)
 

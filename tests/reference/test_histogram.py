@@ -26,6 +26,13 @@ def test_the_mean_is_that_of_the_distribution() -> None:
     assert float(Histogram(4, 3.0).mean(logits)) == pytest.approx(-3 * 0.2 - 1 * 0.3 + 1 * 0.5, abs=1e-6)
 
 
+def test_draws_are_the_bins_where_the_cumulated_probabilities_pass_the_shares() -> None:
+    logits = torch.tensor([0.2, 0.3, 0.5, 0.0]).log().expand(7, -1)
+    shares = torch.tensor([0.0, 0.1, 0.19, 0.21, 0.49, 0.51, 1.0])
+    drawn = Histogram(4, 3.0).draw(logits, shares)
+    assert drawn.tolist() == [-3.0, -3.0, -3.0, -1.0, -1.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("value", [-2.0, -1.3, 0.0, 0.77, 2.0])
 def test_what_it_learns_of_one_number_is_that_number(value: float) -> None:
     told = Histogram(9, 2.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+import torch
+from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
@@ -65,9 +66,11 @@ class LatentStateInverseDynamics(nn.Module):
         octaves: Fourier frequencies of each value of the state, for bodies that must be controlled finely.
         bins: into which each action is classified, for data that act in several ways or at their bounds; 0 regresses.
         limit: the outermost bins, in standard deviations of the actions.
+        temperature: at which actions are drawn from the bins, anew at every step; 0 takes their mean. A body that
+            stands still where the mean leaves it is shaken loose, as it was in data that were recorded with noise.
 
     Raises:
-        ConfigError: for a single bin, or a limit that leaves no room between them.
+        ConfigError: for a single bin, a limit that leaves no room between them, or draws without bins.
     """
 
     reads_trajectory = False
@@ -85,6 +88,7 @@ class LatentStateInverseDynamics(nn.Module):
         octaves: int = 0,
         bins: int = 0,
         limit: float = 3.0,
+        temperature: float = 0.0,
     ) -> None:
         super().__init__()
         if bins < 0 or bins == 1 or limit <= 0:
@@ -94,17 +98,36 @@ class LatentStateInverseDynamics(nn.Module):
                 got=f"action.bins={bins} action.limit={limit}",
                 fix="action.bins=41 action.limit=3",
             )
+        if temperature < 0 or (temperature and not bins):
+            raise ConfigError(
+                "An action head draws from the bins into which it classifies actions.",
+                expected="action.temperature of 0, or above it with action.bins",
+                got=f"action.temperature={temperature} action.bins={bins}",
+                fix="action.temperature=0, or train with action.bins=41",
+            )
         self.from_latent = nn.Linear(latent_length * code_dim, width)
         self.features = FourierFeatures(state_dim, octaves)
         self.from_state = nn.Linear(self.features.outputs, width)
         self.from_offset = nn.Embedding(chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(bins, 1), depth=depth))
         self.histogram = Histogram(bins, limit) if bins else None
+        self.action_dim, self.temperature = action_dim, temperature
+
+    def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:
+        """What is drawn with so many plans, for every step that they can be followed; None where nothing is."""
+        if not self.temperature:
+            return None
+        return torch.rand(plans, self.from_offset.num_embeddings, self.action_dim, generator=rng, device=device)
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) in the ``states`` (B, H, S) met ``offsets`` (B, H) steps into the plan."""
         read = self._read(plan, states, offsets)
-        return read if self.histogram is None else self.histogram.mean(read)
+        if self.histogram is None:
+            return read
+        if plan.noise is None or not self.temperature:
+            return self.histogram.mean(read)
+        shares = plan.noise.gather(1, self._known(offsets).unsqueeze(-1).expand(-1, -1, self.action_dim))
+        return self.histogram.draw(read / self.temperature, shares)
 
     def loss(self, plan: Plan, states: Tensor, offsets: Tensor, actions: Tensor) -> Tensor:
         """L_inv (B, H) of actions (B, H, A): the mean of their squared errors, or of their cross-entropies."""
@@ -115,6 +138,10 @@ class LatentStateInverseDynamics(nn.Module):
     def _read(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A), or logits (B, H, A, K) of their bins."""
         latent = self.from_latent(plan.latent.flatten(1)).unsqueeze(1)
-        known = offsets.clamp(max=self.from_offset.num_embeddings - 1)
-        read: Tensor = self.network(latent + self.from_state(self.features(states)) + self.from_offset(known))
+        step = self.from_offset(self._known(offsets))
+        read: Tensor = self.network(latent + self.from_state(self.features(states)) + step)
         return read if self.histogram is None else read.unflatten(-1, (-1, len(self.histogram.centres)))
+
+    def _known(self, offsets: Tensor) -> Tensor:
+        """The offsets, of which those beyond the chunk count as its last."""
+        return offsets.clamp(max=self.from_offset.num_embeddings - 1)

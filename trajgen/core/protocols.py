@@ -208,6 +208,7 @@ class ActionHead(Protocol):
     """Reads actions off a plan.
 
     Trained by the squared error of its actions, unless it has a ``loss(plan, states, offsets, actions)`` (B, H).
+    One that draws actions has a ``noise(plans, rng, device)``: the planner puts what it gives into ``plan.noise``.
     """
 
     reads_trajectory: bool

@@ -162,12 +162,15 @@ class Plan:
     codes: Codes
     latent: Tensor  # (B, N, C)
     trajectory: Tensor | None = None  # (B, T, D)
+    noise: Tensor | None = None  # (B, H, A), uniform: which of the likely actions are taken, where a head draws them
 
     def put(self, rows: Tensor, other: Plan) -> None:
         """Replaces some rows by the plans of ``other``, in place."""
         self.codes[rows], self.latent[rows] = other.codes, other.latent
         if self.trajectory is not None and other.trajectory is not None:
             self.trajectory[rows] = other.trajectory
+        if self.noise is not None and other.noise is not None:
+            self.noise[rows] = other.noise
 
 
 @dataclass

@@ -39,3 +39,8 @@ class Histogram(nn.Module):
     def mean(self, logits: Tensor) -> Tensor:
         """The numbers (...) that logits (..., K) tell."""
         return logits.float().softmax(-1) @ self.centres
+
+    def draw(self, logits: Tensor, shares: Tensor) -> Tensor:
+        """Bins' centres (...) drawn from logits (..., K): where the cumulated probabilities pass ``shares`` (...)."""
+        passed = logits.float().softmax(-1).cumsum(-1) < shares.unsqueeze(-1)
+        return self.centres[passed.sum(-1).clamp(max=len(self.centres) - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Generator, Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
-from trajgen.planners.latent import TargetTraining, inverse_loss
+from trajgen.planners.latent import TargetTraining, acting_noise, inverse_loss
 
 
 @register("planner", "direct")
@@ -60,7 +61,7 @@ class DirectPlanner(nn.Module):
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """The embedded conditions (B, 1, E); there are no codes and no trajectory."""
-        return self.embed(cond)
+        return replace(self.embed(cond), noise=acting_noise(self.action, cond, rng))
 
     def embed(self, cond: Cond) -> Plan:
         """The plan for the conditions (B, ·), through which gradients flow."""

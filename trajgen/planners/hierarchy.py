@@ -132,7 +132,8 @@ class HierarchicalPlanner(nn.Module):
         # Beyond the last subgoal nothing is planned in detail: its point stands for the rest of the horizon.
         rest = detail[:, -1:].expand(-1, self.horizon - detail.shape[1], -1)
         first = slice(None, None, legs)
-        return Plan(every.codes[first], every.latent[first], torch.cat([detail, rest], dim=1))
+        noise = None if every.noise is None else every.noise[first]
+        return Plan(every.codes[first], every.latent[first], torch.cat([detail, rest], dim=1), noise)
 
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:

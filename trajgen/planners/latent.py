@@ -102,7 +102,7 @@ class LatentPlanner(nn.Module):
         codes = self.sampler(self.prior, self.tokenizer, cond, rng, self.tokenizer.given(cond))
         latent = self.tokenizer.latent(self.tokenizer.vectors(codes))
         seen = decode or self.action.reads_trajectory
-        return Plan(codes, latent, self.decoder(latent, cond) if seen else None)
+        return Plan(codes, latent, self.decoder(latent, cond) if seen else None, acting_noise(self.action, cond, rng))
 
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
@@ -259,6 +259,11 @@ class ActionTraining(nn.Module):
         choose = getattr(self.planner.sampler, "choose", None)
         logits = prediction.float()
         return choose(logits, None) if choose else F.gumbel_softmax(logits, hard=True).argmax(-1)
+
+
+def acting_noise(action: Any, cond: Cond, rng: Generator | None) -> Tensor | None:
+    """What plans for these conditions need for an action head that draws: a head may have its own ``noise``."""
+    return action.noise(len(cond), rng, cond.state.device) if hasattr(action, "noise") else None
 
 
 def inverse_loss(action: Any, batch: Batch, plan: Plan) -> Tensor:
