@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def test_a_preset_composes_with_a_recipe(name: str, recipe: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.about.mage])
 def test_what_mage_needs_there_composes_and_builds(name: str) -> None:
-    words = TASKS[name].train.split()
+    words = shlex.split(TASKS[name].train)
     assert words[:2] == ["trajgen", "train"]
     config = compose(words[2:])
     assert config.identity() != compose(["recipe=mage", f"data={name}"]).identity()
@@ -123,6 +124,12 @@ def test_the_list_and_a_task_are_shown(capsys: pytest.CaptureFixture[str]) -> No
         "AdroitHandDoor-v1",
     ):
         assert part in shown, part
+
+
+@pytest.mark.parametrize("name", ["antmaze/large-play", "mujoco/hopper-medium"])
+def test_the_command_that_trains_can_be_copied(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["data", "info", name])
+    assert TASKS[name].train in capsys.readouterr().out.splitlines()
 
 
 def test_names_of_presets_are_paths() -> None:

@@ -127,7 +127,10 @@ def _print_task(task: Task) -> None:
 
     here = [found.id for found in store.local_sets()]
     others = [f"data.id={id}" for id in task.stand_ins(here)]
-    _print_info(facts(task) | ({"stand in for it here": ", ".join(others)} if others else {}))
+    told = facts(task) | ({"stand in for it here": ", ".join(others)} if others else {})
+    train = told.pop("train")
+    _print_info(told)
+    print(f"\n{train}\n")  # in one line, to be copied
     if task.options.id in here:
         _print_info(minari.describe(task.options.id))
 
@@ -135,10 +138,11 @@ def _print_task(task: Task) -> None:
 def _print_info(about: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("field", "value", show_header=False)
     for key, value in about.items():
-        table.add_row(key, str(value))
+        table.add_row(key, Text(str(value)))
     Console().print(table)
 
 
