@@ -23,11 +23,14 @@ class ConstantTarget(nn.Module):
         normaliser: maps returns to what the model sees.
         value: the return-to-go to ask for, in the data's own (discounted) units; null for two deviations above
             the mean of the data's (transformed) returns.
+        spend: whether rewards received are taken off. What remains is divided by the discount at every step, so that
+            where a task goes on for ever it grows without end if rewards fall short, and shrinks if they do not; false
+            asks for the same at every plan.
     """
 
-    def __init__(self, normaliser: Normaliser, *, value: float | None = None) -> None:
+    def __init__(self, normaliser: Normaliser, *, value: float | None = None, spend: bool = True) -> None:
         super().__init__()
-        self.value = value
+        self.value, self.spend = value, spend
         self._normalise = [normaliser]  # in a list: its weights belong to the planner, not to this module
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
@@ -36,7 +39,7 @@ class ConstantTarget(nn.Module):
             first = state.new_full((len(state),), AMBITION)
         else:
             first = self._normalise[0].returns(state.new_full((len(state),), self.value))
-        return torch.where(remaining.isnan(), first, remaining)
+        return torch.where(remaining.isnan(), first, remaining) if self.spend else first
 
     def loss(self, batch: Batch) -> Losses:
         """Nothing to learn."""
@@ -113,19 +116,21 @@ class BestTarget(nn.Module):
 
     Args:
         quantile: q in (0, 1).
+        spend: whether rewards received are taken off, as by ``constant``.
 
     Raises:
         ConfigError: if q is not between 0 and 1.
     """
 
-    def __init__(self, *, quantile: float = 0.95) -> None:
+    def __init__(self, *, quantile: float = 0.95, spend: bool = True) -> None:
         super().__init__()
-        self.quantile = _share(quantile, 0.95)
+        self.quantile, self.spend = _share(quantile, 0.95), spend
         self.value = nn.Parameter(torch.zeros(1))
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile at an episode's first plan, then what remains of it; normalised, (B,)."""
-        return torch.where(remaining.isnan(), self.value.to(remaining).expand(len(state)), remaining)
+        first = self.value.to(remaining).expand(len(state))
+        return torch.where(remaining.isnan(), first, remaining) if self.spend else first
 
     def loss(self, batch: Batch) -> Losses:
         """The pinball loss of the quantile of R_0."""

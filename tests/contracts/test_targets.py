@@ -96,6 +96,13 @@ def test_the_best_is_a_quantile_of_all_returns_and_then_what_remains_of_it() -> 
     assert float((known.returns[:, 0] <= asked[0]).float().mean()) == pytest.approx(0.9, abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["constant", "best"])
+def test_what_is_not_spent_is_asked_for_at_every_plan(name: str) -> None:
+    made = make(name, tiny.planner().normaliser, spend=False)
+    asked = made(torch.zeros(3, 4), None, torch.tensor([torch.nan, 0.5, -4.0]))
+    assert len(set(asked.tolist())) == 1 and asked.isfinite().all()
+
+
 @pytest.mark.parametrize("name", ["quantile", "best"])
 @pytest.mark.parametrize("quantile", [0.0, 1.0, -0.5])
 def test_a_quantile_out_of_range_is_refused(name: str, quantile: float) -> None:
