@@ -100,6 +100,9 @@ def store_groups(own_recipes: Iterable[Path] = (), own_data: Iterable[Path] = ()
     if offer == _stored:
         return
     store = ConfigStore.instance()
+    # Hydra copies its repository for each composition, and all that was ever offered with it: half of the time. The
+    # store is one of a kind, and copies what it hands out.
+    vars(store)["__deepcopy__"] = lambda _: store
     for kind, every in components.items():
         for name, node in every.items():
             store.store(group=kind, name=name, node=node)
