@@ -75,6 +75,34 @@ def test_a_window_ends_where_its_goal_is_first_reached() -> None:
     assert passed_twice > 20
 
 
+def test_beyond_an_arrival_that_absorbs_every_point_is_the_goal() -> None:
+    left_out, stays = (windows(goal_ends=True, absorbing=absorbing).batch(0, 200) for absorbing in (False, True))
+    assert stays.time is not None and stays.goals is not None
+    arrived = 0
+    for index, start in enumerate(stays.time.tolist()):
+        arrival = first_arrival(start, float(stays.goals[index, 0]))
+        beyond = torch.from_numpy(start + 2 * np.arange(8) > arrival)
+        assert stays.mask[index, ~beyond].all() and not left_out.mask[index, beyond].any()
+        if start + 2 * 8 >= arrival:  # of an arrival beyond the window nothing is known
+            assert stays.mask[index].all()
+            arrived += int(beyond.any())
+        assert not stays.returns[index, beyond].any() and not stays.rewards[index, beyond].any()
+    assert arrived > 20
+    assert torch.equal(stays.states, left_out.states) and torch.equal(stays.chunk_mask, left_out.chunk_mask)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_terminal_absorbs_and_a_timeout_does_not(terminated: bool) -> None:
+    raw = Episode(states=np.arange(7.0)[:, None], actions=np.ones((6, 1)), rewards=np.ones(6), terminated=terminated)
+    episodes = Episodes.collect([raw], name="fall", space=Space(1, 1, 0, "state", None))
+    choice = DataOptions(id="fall", horizon=4, stride=1, chunk=2, power=1.0, max_padding=0.5, absorbing=True)
+    batch = Windows(episodes, choice, Normaliser(1, 1, 0)).batch(0, 50)
+    assert batch.time is not None
+    real = batch.time.unsqueeze(1) + torch.arange(4) <= 6
+    assert not real.all()
+    assert torch.equal(batch.mask, torch.ones_like(real) if terminated else real)
+
+
 def test_a_goal_that_is_never_reached_leaves_the_window_as_it_is() -> None:
     asked = {"goals": "desired", "goal_radius": 0.25}
     one, other = (windows(goal_ends=ends, **asked).batch(0, 50) for ends in (True, False))

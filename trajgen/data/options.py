@@ -59,6 +59,9 @@ class DataOptions:
     """Distance to the goal within which a step earns a reward of 1; returns then follow the window's goal."""
     goal_ends: bool = False
     """Whether an episode ends on arrival within the goal radius: a window then ends there too, as at a terminal."""
+    absorbing: bool = False
+    """Whether points beyond a terminal, or beyond an arrival that ends the episode, count as staying there for nothing,
+    so that a plan says where it ends; false leaves them out of the losses (absorbing states, arXiv 1809.02925)."""
     action_limits: Literal["space", "data"] = "space"
     """Where actions are clipped when acting: at the bounds of the action space, or at those of the data within it."""
 

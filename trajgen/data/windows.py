@@ -65,6 +65,7 @@ class Windows:
         self.normaliser = normaliser.to(device)
         self._count, self._before = count, place(before)  # windows in all, and before each episode (E,)
         self._first, self._last = place(episodes.starts), place(episodes.ends)  # (E,)
+        self._stays = place(episodes.terminated & options.absorbing)  # (E,), whether what ends goes on as it is
         fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
             fields["goals"], self._stops = episodes.goals, place(_goal_stops(episodes))
@@ -104,9 +105,11 @@ class Windows:
         time = pick - self._before[episode]
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
         goal = self._goal(row, end, random)
-        near = self._near(row, goal)
+        near, stays = self._near(row, goal), self._stays[episode, None]
         if near is not None and self.options.goal_ends:  # the row that the first step within the radius leads to
-            end = end.minimum(torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0])[:, None])
+            arrival = torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0] + 1)[:, None]
+            stays = torch.where(arrival <= end, self.options.absorbing, stays)
+            end = end.minimum(arrival)
 
         points, chunk = row + self._points, row + self._chunk  # (B, T), (B, H)
         at, along = points.minimum(end), chunk.minimum(end)
@@ -123,7 +126,7 @@ class Windows:
             actions=norm.action(done.unflatten(1, (-1, self.options.stride))),
             rewards=norm.reward(sums),
             returns=norm.returns(returns),
-            mask=points <= end,
+            mask=(points <= end) | stays,
             chunk_states=norm.state(self._fields.at("states", along)),
             chunk_actions=norm.action(self._fields.at("actions", along)),
             chunk_mask=chunk < end,
