@@ -94,7 +94,8 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         (["tokenizer.codebok_size=3"], ["Unknown option 'tokenizer.codebok_size'", "'codebook_size'"]),
         (["engine.budgt=3"], ["Unknown option 'engine.budgt'", "did you mean 'budget'?"]),
         (["engine.stages.prior.lrr=3"], ["'engine.stages.prior.lrr'", "did you mean 'lr'?"]),
-        (["data.horizn=3"], ["Unknown option 'data.horizn'", "did you mean 'horizon'?"]),
+        (["data.horizn=3"], ["Unknown option 'data.horizn'", "did you mean 'horizon'?"]),  # and not 'absorbing'
+        (["data.goal_raduis=3"], ["Unknown option 'data.goal_raduis'", "did you mean 'goal_radius'?"]),
         (["+engine.stages.priors.lr=0.1"], ["no stage 'priors'", "tokenizer, target, prior"]),
         (["+newkey=3"], ["Unknown option 'newkey'", "tokenizer"]),
         (["++newkey=3"], ["Unknown option 'newkey'"]),

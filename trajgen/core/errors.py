@@ -57,5 +57,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     known = sorted(choices)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
+        alike = {choice: difflib.SequenceMatcher(None, choice, name).ratio() for choice in close}
+        close = [choice for choice in close if alike[choice] > alike[close[0]] - 0.2]  # of a slip, the word alone
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "choose one of: " + ", ".join(known) if known else "there are none"
