@@ -159,8 +159,8 @@ def test_other_commands(words: list[str], said: list[str], check_refused: Callab
     check_refused(*words, said=tuple(said))
 
 
-def test_a_missing_data_set(check_refused: Callable[..., str]) -> None:
-    check_refused(*OWN, said=("must be on this machine", ID))
+def test_a_missing_data_set(check_refused: Callable[..., str], folder: Path) -> None:
+    check_refused(*OWN, said=("must be on this machine", ID, f"looked for in {folder / 'sets'}", "holds none"))
 
 
 def test_an_empty_data_set(check_refused: Callable[..., str]) -> None:

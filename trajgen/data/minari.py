@@ -190,10 +190,11 @@ def missing(id: str, maker: str | None) -> DataError:
     from trajgen.data.makers import MAKERS
 
     maker = maker or next((name for name, entry in MAKERS.items() if entry.id == id), None)
+    known = [found.id for found in local_sets()]
     return DataError(
         "The data set must be on this machine.",
-        expected=nearest(id, [found.id for found in local_sets()]),
-        got=repr(id),
+        expected=nearest(id, known) if known else "a data set of this name in that folder, which holds none",
+        got=f"{id!r}, looked for in {store.root()}",
         fix=f"trajgen data make {maker}" if maker else f"trajgen data get {id}",
     )
 
