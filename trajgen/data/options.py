@@ -36,6 +36,9 @@ class DataOptions:
 
     held_out: float = 0.0
     """Share of the episodes that is not trained on: their losses are logged, and tell which weights are best."""
+    best_share: float = 1.0
+    """Share of the steps that is learnt from: that of the episodes with the highest returns ("%BC", arXiv 2106.01345,
+    section 5.1)."""
     discount: float = 0.99
     """Discount per environment step of the return-to-go."""
     power: float = 0.25
@@ -84,6 +87,7 @@ class DataOptions:
             self._require(value is None or value >= 1, name, "a whole number of at least 1")
         for name in ("max_padding", "desired_share", "held_out"):
             self._require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
+        self._require(0 < self.best_share <= 1, "best_share", "more than 0 and at most 1, which is all of them")
         self._require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
         self._require(self.power > 0, "power", "a positive exponent; 1 leaves returns as they are")
         self._require(self.goal_radius is None or self.goal_radius > 0, "goal_radius", "a positive distance")

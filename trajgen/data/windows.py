@@ -39,7 +39,7 @@ class Windows:
         device: where the data and the batches lie.
         seed: of the draw.
         part: the episodes that are trained on, or the share ``held_out`` of them; which those are depends on the
-            data alone.
+            data alone. Of both, those that belong to the ``best_share``.
 
     Raises:
         ConfigError: if every episode is shorter than a window, the data lack goals, or a part has no windows.
@@ -205,13 +205,14 @@ def _starts(episodes: Episodes, options: DataOptions, held_out: bool) -> tuple[n
     inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
     before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
     count = np.where(episodes.terminated, episodes.lengths, before_timeout)
-    count = np.where(_held_out(len(episodes), options.held_out) == held_out, count, 0)
+    chosen = (_held_out(len(episodes), options.held_out) == held_out) & _best(episodes, options.best_share)
+    count = np.where(chosen, count, 0)
     if not count.sum():
         raise ConfigError(
             "Some windows are trained on, and some are held out if any are.",
             expected="episodes that are long enough on both sides",
-            got=f"data.held_out={options.held_out} of {len(episodes)} episodes",
-            fix="data.held_out=0, or another share",
+            got=f"data.held_out={options.held_out} data.best_share={options.best_share} of {len(episodes)} episodes",
+            fix="data.held_out=0, data.best_share=1, or other shares",
         )
     return np.cumsum(count) - count, int(count.sum())
 
@@ -221,6 +222,18 @@ def _held_out(episodes: int, share: float) -> np.ndarray:
     chosen = np.zeros(episodes, dtype=bool)
     if share:
         chosen[np.random.default_rng(0).permutation(episodes)[: max(1, round(share * episodes))]] = True
+    return chosen
+
+
+def _best(episodes: Episodes, share: float) -> np.ndarray:
+    """The episodes (E,) with the highest sums of rewards, as many as it takes for this share of the steps."""
+    if share == 1:
+        return np.ones(len(episodes), dtype=bool)
+    earned = np.add.reduceat(episodes.rewards, episodes.starts, dtype=np.float64)  # the rows between them earn nothing
+    best_first = np.argsort(-earned, kind="stable")
+    better = np.cumsum(episodes.lengths[best_first]) - episodes.lengths[best_first]
+    chosen = np.zeros(len(episodes), dtype=bool)
+    chosen[best_first[better < share * episodes.steps - 1e-6]] = True
     return chosen
 
 
