@@ -148,7 +148,7 @@ def test_a_batch_acts_as_its_members_do(run: Path) -> None:
 
 
 def test_an_episode_that_ends_starts_afresh(run: Path) -> None:
-    policy = trajgen.load_policy(run, device="cpu", overrides={"sampler": {"name": "greedy"}})
+    policy = trajgen.load_policy(run, device="cpu", overrides={"sampler": "greedy"})
     seen = {"observation": np.ones((2, 4)), "desired_goal": np.zeros((2, 2))}
     policy.reset(batch=2)
     first = policy.act(seen)
@@ -161,7 +161,7 @@ def test_an_episode_that_ends_starts_afresh(run: Path) -> None:
 
 
 def test_the_target_decreases_by_the_rewards(run: Path) -> None:
-    overrides: dict[str, Any] = {"target": {"name": "constant", "value": 30.0}, "policy": {"replan": 1}}
+    overrides: dict[str, Any] = {"target": "constant", "target.value": 30.0, "policy": {"replan": 1}}
     policy = trajgen.load_policy(run, device="cpu", overrides=overrides)
     policy.reset(batch=1)
     policy.act({"observation": np.zeros((1, 4)), "desired_goal": np.zeros((1, 2))})

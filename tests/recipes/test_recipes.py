@@ -17,6 +17,7 @@ from trajgen import config as configuration
 from trajgen.assemble import WindowShape, assemble
 from trajgen.config import Config, compose, data_files, merged, recipe_files
 from trajgen.core.errors import ConfigError
+from trajgen.core.options import nested
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.runs import dry_run
 
@@ -201,6 +202,29 @@ def test_overrides_of_a_finished_run() -> None:
     assert merged(plain, {"sampler": {"name": "top_k", "k": 3}})["sampler"]["temperature"] == 1.0
     assert merged(plain, {"policy": {"replan": 1}})["policy"] == {"replan": 1, "seed": 1}
     assert plain["policy"] == {"replan": 4, "seed": 1}
+
+
+def test_words_are_nested_and_what_is_nested_stays() -> None:
+    own = {"env_options": {"continuing_task": False}}
+    words = {
+        "sampler": "greedy",
+        "sampler.k": 3,
+        "data": own,
+        "data.env_options.more": 1,
+        "policy.replan": 2,
+        "seed": 1,
+    }
+    expected = {
+        "sampler": {"name": "greedy", "k": 3},
+        "data": {"env_options": {"continuing_task": False, "more": 1}},
+        "policy": {"replan": 2},
+        "seed": 1,
+    }
+    assert nested(words.items()) == expected == nested(expected.items())
+    assert own == {"env_options": {"continuing_task": False}}  # what was given is left as it was
+    for both in ([("seed", 1), ("seed.x", 2)], [("sampler", [1]), ("sampler", "greedy")]):
+        with pytest.raises(ConfigError, match="not both"):
+            nested(both)
 
 
 @pytest.mark.parametrize(

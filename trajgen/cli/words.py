@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.options import convert
+from trajgen.core.options import convert, nested
 
 
 def take_imports(values: dict[str, Any]) -> tuple[str, ...]:
@@ -18,9 +18,7 @@ def key_values(words: list[str]) -> dict[str, Any]:
     """``a.b=1`` as ``{"a": {"b": 1}}``; a component named alone, ``sampler=greedy``, as ``{"name": "greedy"}``."""
     import yaml
 
-    from trajgen.core.registry import KINDS
-
-    values: dict[str, Any] = {}
+    found: list[tuple[str, Any]] = []
     for word in words:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -31,7 +29,7 @@ def key_values(words: list[str]) -> dict[str, Any]:
                 fix="for example evaluation.episodes=12",
             )
         try:
-            value = yaml.safe_load(text)
+            found.append((key, yaml.safe_load(text)))
         except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 5000 digits or brackets, or no such day
             raise ConfigError(
                 f"The value of '{key}' cannot be read.",
@@ -39,25 +37,4 @@ def key_values(words: list[str]) -> dict[str, Any]:
                 got=word,
                 fix="close every bracket and quote",
             ) from error
-        node, *path = values, *key.split(".")
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise _both(word)
-        if len(path) == 1 and key in KINDS and isinstance(value, str):
-            group = node.setdefault(key, {})
-            if not isinstance(group, dict):
-                raise _both(word)
-            group["name"] = value
-        else:
-            node[path[-1]] = value
-    return values
-
-
-def _both(word: str) -> ConfigError:
-    return ConfigError(
-        "An option is a value or a group, not both.",
-        expected="one of the two, once",
-        got=word,
-        fix="leave out one of the words that name it",
-    )
+    return nested(found)

@@ -5,13 +5,45 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, Literal, TypeVar
 
 from trajgen.core.errors import ConfigError, nearest
 
 T = TypeVar("T")
+
+
+def nested(words: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Options as a command line names them, in groups.
+
+    ``("a.b", 1)`` becomes ``{"a": {"b": 1}}``, and a component that is named alone, ``("sampler", "greedy")``,
+    ``{"sampler": {"name": "greedy"}}``. What is nested already stays so.
+
+    Raises:
+        ConfigError: if an option is a value and a group.
+    """
+    from trajgen.core.registry import KINDS
+
+    values: dict[str, Any] = {}
+    for key, value in words:
+        node, *path = values, *key.split(".")
+        more = {"name": value} if key in KINDS and isinstance(value, str) else deepcopy(value)
+        for part in path if isinstance(more, Mapping) else path[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(
+                    "An option is a value or a group, not both.",
+                    expected="one of the two, once",
+                    got=f"{key}={value}",
+                    fix="leave out one of the words that name it",
+                )
+        if isinstance(more, Mapping):
+            node |= more
+        else:
+            node[path[-1]] = more
+    return values
 
 
 def convert(value: Any, annotation: Any, where: str) -> Any:

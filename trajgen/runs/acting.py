@@ -12,6 +12,7 @@ import numpy as np
 from trajgen.config import Config, merged
 from trajgen.core.errors import ConfigError
 from trajgen.core.observations import put
+from trajgen.core.options import nested
 from trajgen.run_folder import (
     free_path,
     load_config,
@@ -76,7 +77,8 @@ def evaluate(
 
     prepare_imports(imports)
     config, _ = load_config(folder)
-    config = Config.from_plain(merged(config.to_plain(), overrides or {}))
+    overrides = nested((overrides or {}).items())
+    config = Config.from_plain(merged(config.to_plain(), overrides))
     trained_stages(folder / "metrics.jsonl")  # refuses now what could not be drawn in the end
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     world = world_for(config.data)
@@ -85,7 +87,7 @@ def evaluate(
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
     figures = result.to_dict() | {"condition_error": condition_error(policy, world, seeds)}
     if overrides:
-        figures["overrides"] = dict(overrides)
+        figures["overrides"] = overrides
     out = out or (free_path(folder / "evaluations") if overrides else folder)
     out.mkdir(parents=True, exist_ok=True)
     write_evaluation(out / "evaluation.json", figures)

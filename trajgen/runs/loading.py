@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config, merged
 from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.options import nested
 from trajgen.core.types import Space
 from trajgen.run_folder import (
     load_config,
@@ -41,8 +42,8 @@ def load_policy(
         run: the run folder.
         device: auto, cpu, cuda or cuda:N.
         imports: own modules that register components; those that the folder names are not imported unasked.
-        overrides: plain values that replace those of the run, as ``{"policy": {"replan": 1}}`` or
-            ``{"sampler": {"name": "greedy"}}``: for what matters when acting.
+        overrides: plain values that replace those of the run, as on the command line: ``{"policy.replan": 1}`` or
+            ``{"sampler": "greedy"}``, nested or not; for what matters when acting.
 
     Returns:
         A policy with ``reset``, ``act`` and ``observe`` (`trajgen.core.protocols.Policy`).
@@ -59,7 +60,7 @@ def load_policy(
     prepare_imports(imports)
     config, space = load_config(folder)
     if overrides:
-        config = Config.from_plain(merged(config.to_plain(), overrides))
+        config = Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
     checkpoints = Checkpoints(folder / "checkpoints")
     chosen = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
     planner = _rebuild(config, space, chosen).to(choose_device(device))
