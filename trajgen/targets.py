@@ -39,7 +39,7 @@ class ConstantTarget(nn.Module):
             first = state.new_full((len(state),), AMBITION)
         else:
             first = self._normalise[0].returns(state.new_full((len(state),), self.value))
-        return torch.where(remaining.isnan(), first, remaining) if self.spend else first
+        return _rest(first, remaining) if self.spend else first
 
     def loss(self, batch: Batch) -> Losses:
         """Nothing to learn."""
@@ -63,6 +63,9 @@ class QuantileTarget(nn.Module):
         octaves: Fourier frequencies of each value.
         place: whether of the state only those features are looked at. In a posture from which the data went on late or
             never, little is asked for, and the policy stays in it; from the same place others did go on.
+        spend: whether an episode's first plan alone asks for the quantile, and the others for what remains of it, as
+            by ``constant``. A policy whose actions are not drawn can come to rest where the same state asks for the
+            same and gets the same plan; what remains grows while no reward comes in.
 
     Raises:
         ConfigError: if q is not between 0 and 1, or the data have no goals that speak of a place.
@@ -79,6 +82,7 @@ class QuantileTarget(nn.Module):
         depth: int = 4,
         octaves: int = 4,
         place: bool = False,
+        spend: bool = False,
     ) -> None:
         super().__init__()
         if place and not goal_state:
@@ -88,14 +92,15 @@ class QuantileTarget(nn.Module):
                 got="target.place=true without them",
                 fix="target.place=false",
             )
-        self.quantile = _share(quantile, 0.9)
+        self.quantile, self.spend = _share(quantile, 0.9), spend
         self.seen = list(goal_state) if place else list(range(state_dim))
         self.features = FourierFeatures(len(self.seen) + goal_dim, octaves)
         self.network = mlp(self.features.outputs, width, 1, depth=depth)
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
-        """The quantile of the normalised return-to-go in each state, (B,)."""
-        return self._quantile(state, goal)
+        """The quantile of the normalised return-to-go in each state, or what remains of the first, (B,)."""
+        here = self._quantile(state, goal)
+        return _rest(here, remaining) if self.spend else here
 
     def loss(self, batch: Batch) -> Losses:
         """The pinball loss of the quantile of R_0."""
@@ -130,11 +135,16 @@ class BestTarget(nn.Module):
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile at an episode's first plan, then what remains of it; normalised, (B,)."""
         first = self.value.to(remaining).expand(len(state))
-        return torch.where(remaining.isnan(), first, remaining) if self.spend else first
+        return _rest(first, remaining) if self.spend else first
 
     def loss(self, batch: Batch) -> Losses:
         """The pinball loss of the quantile of R_0."""
         return {"quantile": _pinball(batch.returns[:, 0] - self.value, self.quantile)}
+
+
+def _rest(first: Tensor, remaining: Tensor) -> Tensor:
+    """What is asked for at an episode's first plan, and then what remains of it, (B,)."""
+    return torch.where(remaining.isnan(), first, remaining)
 
 
 def _pinball(error: Tensor, quantile: float) -> Tensor:

@@ -96,10 +96,20 @@ def test_the_best_is_a_quantile_of_all_returns_and_then_what_remains_of_it() -> 
     assert float((known.returns[:, 0] <= asked[0]).float().mean()) == pytest.approx(0.9, abs=0.03)
 
 
-@pytest.mark.parametrize("name", ["constant", "best"])
+def test_a_quantile_that_is_spent_is_asked_for_at_first_and_then_what_remains_of_it() -> None:
+    made = make("quantile", spend=True)
+    anew = make("quantile")
+    anew.load_state_dict(made.state_dict())
+    state, goal = torch.randn(3, 4), torch.randn(3, 2)
+    remaining = torch.tensor([torch.nan, 0.25, -1.0])
+    learnt, asked = anew(state, goal, remaining).detach(), made(state, goal, remaining).detach()
+    assert asked.tolist() == [float(learnt[0]), 0.25, -1.0] and len(set(learnt.tolist())) == 3
+
+
+@pytest.mark.parametrize("name", ["constant", "quantile", "best"])
 def test_what_is_not_spent_is_asked_for_at_every_plan(name: str) -> None:
     made = make(name, tiny.planner().normaliser, spend=False)
-    asked = made(torch.zeros(3, 4), None, torch.tensor([torch.nan, 0.5, -4.0]))
+    asked = made(torch.zeros(3, 4), torch.zeros(3, 2), torch.tensor([torch.nan, 0.5, -4.0]))
     assert len(set(asked.tolist())) == 1 and asked.isfinite().all()
 
 
