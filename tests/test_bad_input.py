@@ -15,13 +15,12 @@ import tiny
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from trajgen import run_folder
 from trajgen.cli import main
 from trajgen.config import compose
 from trajgen.core.errors import ConfigError
 from trajgen.data import minari
 from trajgen.engine.checkpoint import Checkpoints
-from trajgen.runs import build_planner
+from trajgen.experiments import build_planner, run_folder
 
 ID = "tests/points-v0"
 OBSERVATION = Dict(
@@ -29,7 +28,7 @@ OBSERVATION = Dict(
      (("observation", 4), ("desired_goal", 2), ("achieved_goal", 2))}
 )  # fmt: skip
 SMALL = ["tokenizer.width=16", "prior.width=16", "prior.depth=1", "prior.heads=2", "conditioner.width=16"]
-SMALL += ["decoder.width=16", "action.width=16", "target.width=16", "tokenizer.codebook_size=16"]
+SMALL += ["decoder.width=16", "action.width=16", "return_target.width=16", "tokenizer.codebook_size=16"]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +95,7 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         (["engine.stages.prior.lrr=3"], ["'engine.stages.prior.lrr'", "did you mean 'lr'?"]),
         (["data.horizn=3"], ["Unknown option 'data.horizn'", "did you mean 'horizon'?"]),  # and not 'absorbing'
         (["data.goal_raduis=3"], ["Unknown option 'data.goal_raduis'", "did you mean 'goal_radius'?"]),
-        (["+engine.stages.priors.lr=0.1"], ["no stage 'priors'", "tokenizer, target, prior"]),
+        (["+engine.stages.priors.lr=0.1"], ["no stage 'priors'", "tokenizer, return_target, prior"]),
         (["+newkey=3"], ["Unknown option 'newkey'", "tokenizer"]),
         (["++newkey=3"], ["Unknown option 'newkey'"]),
         (["+tokenizer.newkey=3"], ["Unknown option 'tokenizer.newkey'", "codebook_size"]),
@@ -113,7 +112,7 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         (["schedule=two_level", "schedule.coarse=8"], ["shorter than the latent", "schedule.coarse=8"]),
         (["schedule.scales=9"], ["schedule.scales=9", "1 to 8"]),
         (["data.horizon=40"], ["power of two", "data.horizon=40"]),
-        (["policy.replan=9"], ["policy.replan=9", "data.chunk"]),
+        (["policy.replan_interval=9"], ["policy.replan_interval=9", "data.chunk"]),
         (["prior.heads=0"], ["prior.heads=0"]),
         (["prior.heads=3"], ["prior.heads=3"]),
         (["view.fields=[stat]"], ["did you mean 'state'?"]),
@@ -281,7 +280,7 @@ def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]
         (["evaluation.episodes=0"], "evaluation.episodes=48"),
         (["evaluation.episodes=x"], "a whole number"),
         (["evalution.episodes=3"], "'evaluation'"),
-        (["policy.replan=99"], "policy.replan=99"),
+        (["policy.replan_interval=99"], "policy.replan_interval=99"),
         (["device=tpu9"], "device=tpu9"),
         (["imports=parts"], "'imports' has the wrong type"),
     ],

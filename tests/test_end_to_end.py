@@ -51,7 +51,7 @@ def test_the_evaluation_says_what_was_asked_of_it(run: Path) -> None:
     assert found["episodes"] == 2 and found["seeds"] == [0, 1]
     low, high = found["return"]["ci95"]
     assert low <= found["return"]["mean"] <= high
-    assert len(found["normalised"]["bounds"]) == 2 and "mean" in found["normalised"]
+    assert len(found["normalized"]["bounds"]) == 2 and "mean" in found["normalized"]
     assert found["controller"]["mean"] >= 0 and "ratio_to_controller" in found
     assert 0 <= found["success"] <= 1
     assert set(found["condition_error"]) == {"state", "state_units", "return", "return_units"}
@@ -79,7 +79,13 @@ def evaluated(run: Path, *words: str) -> dict[str, Any]:
 
 def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "evaluation.json").read_text()
-    words = ["evaluation.episodes=1", "sampler=greedy", "policy.replan=2", "target=constant", "target.value=30"]
+    words = [
+        "evaluation.episodes=1",
+        "sampler=greedy",
+        "policy.replan_interval=2",
+        "return_target=constant",
+        "return_target.value=30",
+    ]
     found = evaluated(run, *words)
     assert "return" in capsys.readouterr().out
     assert found["episodes"] == 1 and found["overrides"]["sampler"] == {"name": "greedy"}
@@ -106,7 +112,7 @@ def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_policy_acts_in_gymnasium(run: Path) -> None:
     import gymnasium
 
-    from trajgen.data.gym import register_worlds
+    from trajgen.envs.gym import register_worlds
 
     register_worlds()
     policy = trajgen.load_policy(run, device="cpu")
@@ -161,7 +167,11 @@ def test_an_episode_that_ends_starts_afresh(run: Path) -> None:
 
 
 def test_the_target_decreases_by_the_rewards(run: Path) -> None:
-    overrides: dict[str, Any] = {"target": "constant", "target.value": 30.0, "policy": {"replan": 1}}
+    overrides: dict[str, Any] = {
+        "return_target": "constant",
+        "return_target.value": 30.0,
+        "policy": {"replan_interval": 1},
+    }
     policy = trajgen.load_policy(run, device="cpu", overrides=overrides)
     policy.reset(batch=1)
     policy.act({"observation": np.zeros((1, 4)), "desired_goal": np.zeros((1, 2))})

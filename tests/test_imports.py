@@ -15,7 +15,7 @@ from trajgen.core.registry import KINDS, ROOMS, names
 
 ROOT = Path(trajgen.__file__).parent
 COMPONENTS = {"schedules", "views", "conditioners", "tokenizers", "priors", "decoders", "actions", "samplers"}
-COMPONENTS |= {"targets"}
+COMPONENTS |= {"return_targets"}
 OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.options"}
 """Modules of option dataclasses, which the configuration may import."""
 
@@ -24,35 +24,34 @@ MAY: dict[str, set[str]] = {
     "nn": {"core"},
     **{room: {"core", "nn"} for room in COMPONENTS},
     "planners": {"core", "nn", *COMPONENTS},
-    "programs": {"core"},
-    "policies": {"core", "nn", *COMPONENTS, "planners", "programs"},
-    "data": {"core"},
+    "export": {"core"},
+    "policies": {"core", "nn", *COMPONENTS, "planners", "export"},
+    "data": {"core", "envs"},
+    "envs": {"core", "data"},
     "engine": {"core"},
-    "evaluation": {"core", "data"},
+    "evaluation": {"core", "data", "envs"},
     "assemble": {"core", "nn", *COMPONENTS, "planners", "policies"},
     "config": {"core", *OPTIONS},
-    "pictures": {"", "core", "nn", "config", "data", "evaluation", "policies", "run_folder"},
-    "run_lock": {"core"},
-    "run_folder": {"core", "config", "evaluation", "run_lock"},
-    "runs": {
-        "run_lock",
+    "viz": {"", "core", "nn", "config", "data", "envs", "evaluation", "policies", "experiments"},
+    "experiments": {"core", "data", "envs", "engine", "evaluation", "policies", "assemble", "config", "viz"},
+    "testing": {"", "core", "assemble", "config"},
+    "templates": {"", "core"},  # as a module of a person's own
+    "cli": {
+        "",
         "core",
         "data",
+        "envs",
         "engine",
         "evaluation",
-        "policies",
-        "assemble",
         "config",
-        "pictures",
-        "run_folder",
+        "viz",
+        "experiments",
+        "testing",
+        "export",
+        "bench",
     },
-    "studies": {"core", "data", "engine", "evaluation", "config", "run_folder", "runs"},
-    "testing": {"", "core", "assemble", "config"},
-    "skeletons": {"", "core"},  # as a module of a person's own
-    "cli": {"", "core", "data", "engine", "evaluation", "config", "pictures", "run_folder", "runs"}
-    | {"studies", "testing", "programs", "bench"},
-    "bench": {"core", "engine", "programs", "runs"},
-    "": {"core", "runs"},  # the package itself: public names
+    "bench": {"core", "engine", "export", "experiments"},
+    "": {"core", "experiments"},  # the package itself: public names
     "__main__": {"cli"},
 }
 """For each room, the rooms that it may import besides itself."""
@@ -82,7 +81,7 @@ def imported(path: Path) -> list[tuple[int, str]]:
 
 
 def deeper(node: ast.ImportFrom) -> list[tuple[int, str]]:
-    """``from trajgen.data import makers`` imports the module trajgen.data.makers."""
+    """``from trajgen.envs import makers`` imports the module trajgen.envs.makers."""
     module = (node.module or "").removeprefix("trajgen.")
     folder = ROOT / module.replace(".", "/")
     return [(node.lineno, f"{module}.{a.name}" if (folder / f"{a.name}.py").exists() else module) for a in node.names]

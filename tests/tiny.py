@@ -17,7 +17,7 @@ from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Space
 
 HORIZON, LATENT, CHUNK, STRIDE = 16, 4, 4, 3
-WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, power=1.0, goal_state=(0, 1))
+WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, return_power=1.0, goal_state=(0, 1))
 SPACE = Space(
     state_dim=4,
     action_dim=2,
@@ -35,19 +35,19 @@ SMALL = {
     "depth": 1,
     "heads": 2,
     "bottleneck": 8,
-    "octaves": 2,
+    "fourier_frequencies": 2,
     "k": 5,
     "scales": 3,
     "lengths": (1, 3, LATENT),
     "levels": (3, 4),
-    "bins": 8,
+    "num_bins": 8,
     "timesteps": 10,
     "steps": 5,
-    "expand": 2,
+    "expansions": 2,
 }
 """Sizes for whatever component has an option of this name."""
 
-STAGES = ("tokenizer", "target", "prior")
+STAGES = ("tokenizer", "return_target", "prior")
 TRAIN = [
     "data=pointmaze/umaze-dwell",
     "device=cpu",
@@ -64,7 +64,7 @@ TRAIN = [
     "prior.heads=2",
     "decoder.width=16",
     "action.width=16",
-    "target.width=16",
+    "return_target.width=16",
     "evaluation.episodes=2",
     "data.max_episode_steps=40",
 ]
@@ -82,7 +82,7 @@ MAGE = {
     "decoder": "adapter",
     "action": "latent_state",
     "sampler": "temperature",
-    "target": "constant",
+    "return_target": "constant",
     "planner": "latent",
 }
 
@@ -91,7 +91,7 @@ def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """The configuration of a component at a small size."""
     sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
     if kind == "action":
-        sizes.pop("bins", None)  # no size there, but another way of learning
+        sizes.pop("num_bins", None)  # no size there, but another way of learning
     return {"name": name, **sizes, **options}
 
 

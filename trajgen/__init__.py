@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trajgen.core.registry import build, register
     from trajgen.core.schedule import ScaleSchedule
-    from trajgen.runs import load_policy
+    from trajgen.experiments import load_policy
 
 __version__ = "0.1.0"
 __all__ = ["ScaleSchedule", "build", "load_policy", "register"]
@@ -17,7 +17,7 @@ _HOMES = {
     "register": "trajgen.core.registry",
     "build": "trajgen.core.registry",
     "ScaleSchedule": "trajgen.core.schedule",
-    "load_policy": "trajgen.runs",
+    "load_policy": "trajgen.experiments",
 }
 
 

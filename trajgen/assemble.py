@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
@@ -31,7 +31,7 @@ USUAL = {
     "decoder": "adapter",
     "action": "latent_state",
     "sampler": "temperature",
-    "target": "quantile",
+    "return_target": "quantile",
     "planner": "latent",
 }
 """What is advised where a kind is missing: MAGE's choice."""
@@ -49,7 +49,7 @@ class WindowShape:
     """H, environment steps at full rate."""
     discount: float = 0.99
     """Per environment step."""
-    power: float = 0.25
+    return_power: float = 0.25
     """Of the returns' transform."""
     goals: bool = True
     """Whether plans are made for goals."""
@@ -66,13 +66,13 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         window: the shape of its windows.
 
     Returns:
-        A module that satisfies `trajgen.core.protocols.Planner`, with the ``normaliser`` of the data in it.
+        A module that satisfies `trajgen.core.protocols.Planner`, with the ``normalizer`` of the data in it.
 
     Raises:
         ConfigError: for a composition that cannot work.
     """
     goal_dim = space.goal_dim if window.goals else 0
-    normaliser = Normaliser(space.state_dim, space.action_dim, goal_dim, window.power)
+    normalizer = Normalizer(space.state_dim, space.action_dim, goal_dim, window.return_power)
     composition = _Composition(
         nodes,
         {
@@ -84,14 +84,14 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
             "stride": window.stride,
             "chunk": window.chunk,
             "discount": window.discount,
-            "normaliser": normaliser,
+            "normalizer": normalizer,
         },
     )
     _check_kinds(nodes)
     planner = composition.get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
-    planner.add_module("normaliser", normaliser)
+    planner.add_module("normalizer", normalizer)
     return planner
 
 

@@ -29,7 +29,7 @@ class FieldConditioner(nn.Module):
         depth: linear layers that mix the fields; they cost little, since they run once per plan, not once per token.
         dropout: share of training windows whose optional fields are withheld.
         return_scales: how many of the coarsest scales see the return-to-go; null for all of them.
-        octaves: Fourier frequencies of each value; 0 for none.
+        fourier_frequencies: Fourier frequencies of each value; 0 for none.
 
     Raises:
         ConfigError: for an unknown field.
@@ -47,7 +47,7 @@ class FieldConditioner(nn.Module):
         depth: int = 2,
         dropout: float = 0.1,
         return_scales: int | None = None,
-        octaves: int = 4,
+        fourier_frequencies: int = 4,
     ) -> None:
         super().__init__()
         sizes = {"state": state_dim, "return": 1, "goal": goal_dim}
@@ -63,7 +63,7 @@ class FieldConditioner(nn.Module):
         self.optional = frozenset(optional)
         self.width, self.dropout = width, dropout
         self.scales, self.return_scales = schedule.scales, return_scales
-        features = {name: FourierFeatures(sizes[name], octaves) for name in self.fields}
+        features = {name: FourierFeatures(sizes[name], fourier_frequencies) for name in self.fields}
         self.embed = nn.ModuleDict(
             {name: nn.Sequential(each, mlp(each.outputs, width, width)) for name, each in features.items()}
         )
@@ -92,6 +92,6 @@ class FieldConditioner(nn.Module):
 
     def _given(self, cond: Cond) -> Tensor | None:
         if not self.training or self.dropout == 0:
-            return cond.given
+            return cond.cond_mask
         kept = torch.rand(len(cond), device=cond.state.device) >= self.dropout
-        return kept if cond.given is None else kept & cond.given
+        return kept if cond.cond_mask is None else kept & cond.cond_mask

@@ -21,7 +21,7 @@ class FieldView:
         action_dim: A.
         stride: M, the environment steps whose actions a point holds.
         goal_state: indices of the state features that goals speak of.
-        fields: any of return, state, action, reward, and place: of the state what goals speak of. A body's legs an
+        fields: any of return, state, action, reward, and position: of the state what goals speak of. A body's legs an
             episode ahead are nobody's to plan, and cost the codes that should tell its way.
 
     Raises:
@@ -39,8 +39,8 @@ class FieldView:
     ) -> None:
         widths = {"return": 1, "state": state_dim, "action": stride * action_dim, "reward": 1}
         if goal_state:
-            widths["place"] = len(goal_state)
-        self.places = list(goal_state)
+            widths["position"] = len(goal_state)
+        self.position_indices = list(goal_state)
         for name in fields or ("",):
             if name not in widths:
                 raise ConfigError(
@@ -63,7 +63,7 @@ class FieldView:
             "state": batch.states,
             "action": batch.actions.flatten(2),
             "reward": batch.rewards.unsqueeze(-1),
-            "place": batch.states[..., self.places],
+            "position": batch.states[..., self.position_indices],
         }
         return torch.cat([parts[name] for name in self.slices], dim=-1)
 

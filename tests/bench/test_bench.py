@@ -68,8 +68,8 @@ def test_a_training_step_is_told_apart_by_its_parts(
     out = tmp_path / "figures.json"
     main(["bench", "train", *tiny.TRAIN, "repeats=2", f"out={out}"])
     lines = json.loads(out.read_text())["lines"]
-    assert {line["name"] for line in lines} == {"tokenizer", "target", "prior"}
-    assert {line["part"] for line in lines} == {"data", "forward", "backward", "optimiser"}
+    assert {line["name"] for line in lines} == {"tokenizer", "return_target", "prior"}
+    assert {line["part"] for line in lines} == {"data", "forward", "backward", "optimizer"}
     assert "data %" in capsys.readouterr().out
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-STEPS = {"tokenizer": 20, "target": 100, "prior": 8}
+STEPS = {"tokenizer": 20, "return_target": 100, "prior": 8}
 ROUNDS = 10
 WORDS = ["recipe=mage", "data=pointmaze/umaze-dwell"]
 
@@ -23,28 +23,28 @@ def work(compiled: bool) -> None:
     import torch
     from rich.console import Console
 
-    from trajgen import runs
+    from trajgen import experiments
     from trajgen.config import compose
-    from trajgen.data.windows import Windows, fit_normaliser
-    from trajgen.engine.optimisation import Optimisation
+    from trajgen.data.windows import Windows, fit_normalizer
+    from trajgen.engine.optimization import Optimization
     from trajgen.engine.runtime import autocast, seed_step
 
     config, device = compose(WORDS), torch.device("cpu")
-    episodes = runs.load_episodes(config, Console(quiet=True))
-    planner: Any = runs.build_planner(config, episodes.space)
-    planner.normaliser.load_state_dict(fit_normaliser(episodes, config.data).state_dict())
-    source = Windows(episodes, config.data, planner.normaliser, device, 0)
+    episodes = experiments.load_episodes(config, Console(quiet=True))
+    planner: Any = experiments.build_planner(config, episodes.space)
+    planner.normalizer.load_state_dict(fit_normalizer(episodes, config.data).state_dict())
+    source = Windows(episodes, config.data, planner.normalizer, device, 0)
     ready = {}
     for stage in planner.stages():
         settings = config.engine.stages[stage.name]
         if compiled:
             stage.module.compile(dynamic=False)
-        ready[stage.name] = stage, settings, Optimisation(planner, stage, settings, 1000)
+        ready[stage.name] = stage, settings, Optimization(planner, stage, settings, 1000)
     print("ready", flush=True)
     number = 0
     for line in sys.stdin:
         name, steps = line.split()
-        stage, settings, optimisation = ready[name]
+        stage, settings, optimization = ready[name]
         stage.begin()
         began = time.perf_counter()
         for _ in range(int(steps)):
@@ -53,7 +53,7 @@ def work(compiled: bool) -> None:
             seed_step(0, number)
             with autocast(device, config.engine.precision):
                 loss = stage.module(batch)["total"]
-            optimisation.step(loss, min(number, 900))
+            optimization.step(loss, min(number, 900))
         print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
 
 

@@ -41,7 +41,7 @@ def test_an_embedding_per_scale_or_one_for_all(name: str, cond: Cond) -> None:
 @torch.no_grad()
 def test_dropout_withholds_in_training_alone() -> None:
     made, known = make(dropout=0.5), tiny.cond(400)
-    given, withheld = made(known), made(known.withheld())
+    given, withheld = made(known), made(known.unconditional())
     assert torch.equal(given, made(known))
     made.train()
     drawn = made(known)
@@ -56,15 +56,15 @@ def test_withheld_fields_are_replaced_by_their_missing_vectors(cond: Cond) -> No
     made = make()
     known = made.embed["state"](cond.state)
     by_hand = made.mix(known + made.missing["return"] + made.missing["goal"])
-    torch.testing.assert_close(made(cond.withheld())[:, 0], by_hand)
+    torch.testing.assert_close(made(cond.unconditional())[:, 0], by_hand)
 
 
 @torch.no_grad()
 def test_only_optional_fields_are_withheld(cond: Cond) -> None:
     made = make(optional=("goal",)).eval()
-    withheld = made(cond.withheld())
-    assert torch.equal(withheld, made(tiny.moved(cond, goal=1.0).withheld()))
-    assert not torch.allclose(withheld, made(tiny.moved(cond, returns=1.0).withheld()))
+    withheld = made(cond.unconditional())
+    assert torch.equal(withheld, made(tiny.moved(cond, goal=1.0).unconditional()))
+    assert not torch.allclose(withheld, made(tiny.moved(cond, returns=1.0).unconditional()))
 
 
 @pytest.mark.parametrize("scales", [0, 1, 2])
@@ -80,7 +80,7 @@ def test_return_scales_hides_the_return_at_the_finer_scales(scales: int, cond: C
 @torch.no_grad()
 def test_a_missing_goal_is_a_withheld_one(cond: Cond) -> None:
     made = make(optional=("goal",))
-    torch.testing.assert_close(made(replace(cond, goal=None)), made(cond.withheld()))
+    torch.testing.assert_close(made(replace(cond, goal=None)), made(cond.unconditional()))
 
 
 def test_an_unknown_field_is_refused_with_the_nearest() -> None:

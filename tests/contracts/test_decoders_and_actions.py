@@ -111,7 +111,7 @@ def test_only_latent_state_looks_at_the_state(latent: torch.Tensor) -> None:
 
 def test_a_head_that_classifies_learns_the_ways_there_are_and_stays_within_them(latent: torch.Tensor) -> None:
     """In the same state the data act at one bound or the other, three times of four at the upper one."""
-    made = build("action", {"name": "latent_state", "bins": 11, "limit": 1.0}, **SHAPES)
+    made = build("action", {"name": "latent_state", "num_bins": 11, "bin_limit": 1.0}, **SHAPES)
     plan = Plan(torch.zeros(6, 3, dtype=torch.long), latent[:1].expand(6, -1, -1))
     states, offsets = torch.zeros(6, 4, 4), torch.arange(4).expand(6, -1)
     actions = torch.tensor([1.0, 1.0, 1.0, -1.0]).view(1, 4, 1).expand(6, -1, 2)
@@ -132,10 +132,10 @@ def test_a_head_that_classifies_learns_the_ways_there_are_and_stays_within_them(
 @pytest.mark.parametrize("planner", ["latent", "direct"])
 def test_a_head_that_draws_takes_actions_as_often_as_it_holds_them_likely(planner: str) -> None:
     """Drawn anew for each plan and step, by the generator; with the same numbers the same actions."""
-    action = {"name": "latent_state", "bins": 3, "limit": 1.0, "temperature": 0.5}
-    nodes = tiny.nodes(planner=planner, action=action, target="quantile")
+    action = {"name": "latent_state", "num_bins": 3, "bin_limit": 1.0, "temperature": 0.5}
+    nodes = tiny.nodes(planner=planner, action=action, return_target="quantile")
     if planner == "direct":
-        nodes = {kind: nodes[kind] for kind in ("conditioner", "action", "target", "planner")}
+        nodes = {kind: nodes[kind] for kind in ("conditioner", "action", "return_target", "planner")}
     made = tiny.shake(assemble(nodes, tiny.SPACE, tiny.WINDOW)).eval()
     last = made.action.network[-1][-1]
     last.weight.zero_()
@@ -148,20 +148,20 @@ def test_a_head_that_draws_takes_actions_as_often_as_it_holds_them_likely(planne
     assert torch.equal(drawn, made.action(again, states, offsets))
     assert not torch.equal(drawn, made.action(other, states, offsets))
     assert not torch.equal(drawn[:, 0], drawn[:, 1])
-    shares = [float((drawn == centre).float().mean()) for centre in (-1.0, 0.0, 1.0)]
+    shares = [float((drawn == center).float().mean()) for center in (-1.0, 0.0, 1.0)]
     assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.04)
     assert torch.equal(made.action(first, states, offsets + tiny.CHUNK)[:, 0], drawn[:, -1])
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"bins": 5, "temperature": -0.5}])
+@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"num_bins": 5, "temperature": -0.5}])
 def test_draws_without_bins_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"action\.temperature"):
         build("action", {"name": "latent_state", **options}, **SHAPES)
 
 
-@pytest.mark.parametrize("options", [{"bins": 1}, {"bins": -3}, {"bins": 5, "limit": 0.0}])
+@pytest.mark.parametrize("options", [{"num_bins": 1}, {"num_bins": -3}, {"num_bins": 5, "bin_limit": 0.0}])
 def test_bins_that_classify_nothing_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"action\.bins"):
+    with pytest.raises(ConfigError, match=r"action\.num_bins"):
         build("action", {"name": "latent_state", **options}, **SHAPES)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Cond, Given
+from trajgen.core.types import Cond, KnownCodes
 from trajgen.nn.diffusion import noise_levels
 from trajgen.samplers.diffusion import gradient
 
@@ -33,20 +33,20 @@ class Row:
     def __init__(self, knows: bool) -> None:
         self.knows = knows
 
-    def given(self, cond: Cond) -> Given | None:
+    def known_codes(self, cond: Cond) -> KnownCodes | None:
         if not self.knows:
             return None
         codes = torch.zeros(len(cond), TOKENS, CODE_DIM)
         codes[:, 0] = cond.state[:, :CODE_DIM]
         mask = torch.zeros_like(codes, dtype=torch.bool)
         mask[:, 0] = True
-        return Given(codes, mask)
+        return KnownCodes(codes, mask)
 
 
 def wiring(**changes: Any) -> dict[str, Any]:
     known: dict[str, Any] = {"schedule": Row.schedule, "code_dim": CODE_DIM, "vocabulary": None}
     known |= {"tokenizer": Row(knows=False), "view": STATES, "state_dim": 4, "goal_dim": 2} | changes
-    node = {"name": "fields", "width": 16, "octaves": 2, **known.pop("conditioner", {})}
+    node = {"name": "fields", "width": 16, "fourier_frequencies": 2, **known.pop("conditioner", {})}
     return {"conditioner": build("conditioner", node, **known), **known}
 
 
@@ -61,9 +61,9 @@ def sampler(prior: Any, **options: Any) -> Any:
     return build("sampler", {"name": "diffusion", "steps": 10, **options}, prior=prior, vocabulary=None)
 
 
-def draw(prior: Any, known: Cond, *, seed: int = 0, given: Given | None = None, **options: Any) -> Tensor:
+def draw(prior: Any, known: Cond, *, seed: int = 0, known_codes: KnownCodes | None = None, **options: Any) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    codes: Tensor = sampler(prior, **options)(prior, Row(knows=False), known, rng, given)
+    codes: Tensor = sampler(prior, **options)(prior, Row(knows=False), known, rng, known_codes)
     return codes
 
 
@@ -156,8 +156,8 @@ def test_one_plan_does_not_depend_on_the_others(network: str) -> None:
     mask = torch.zeros(6, TOKENS, CODE_DIM, dtype=torch.bool)
     mask[:, 1] = True
     options: dict[str, Any] = {"temperature": 0.0, "guidance": 1.0, "value_scale": 1.0}
-    every = draw(prior, known, given=Given(x, mask), **options)
-    one = draw(prior, alone, given=Given(x[2:3], mask[2:3]), **options)
+    every = draw(prior, known, known_codes=KnownCodes(x, mask), **options)
+    one = draw(prior, alone, known_codes=KnownCodes(x[2:3], mask[2:3]), **options)
     assert every.std() > 0.01
     torch.testing.assert_close(every[2:3], one, atol=1e-5, rtol=1e-5)
 
@@ -183,7 +183,7 @@ def test_a_withheld_condition_is_not_looked_at() -> None:
     x, t = noisy()
     prior = make()
     assert not torch.equal(prior.denoise(x, t, known), prior.denoise(x, t, other))
-    assert torch.equal(prior.denoise(x, t, known.withheld()), prior.denoise(x, t, other.withheld()))
+    assert torch.equal(prior.denoise(x, t, known.unconditional()), prior.denoise(x, t, other.unconditional()))
     dropping = make(conditioner={"dropout": 1.0}).train()
     assert torch.equal(dropping.denoise(x, t, known), dropping.denoise(x, t, other))
 
@@ -226,14 +226,14 @@ def trained() -> tuple[Any, list[float]]:
     """A prior of windows in which every code is the return; the first token is known, and returns are learnt too."""
     torch.manual_seed(0)
     prior = make(knows=True, shaken=False, value=True, conditioner={"dropout": 0.1, "fields": ("return",)}).train()
-    optimiser, losses = torch.optim.Adam(prior.parameters(), lr=5e-3), []
+    optimizer, losses = torch.optim.Adam(prior.parameters(), lr=5e-3), []
     for _ in range(300):
         known = conditions(64)
         codes = known.returns[:, None, None].expand(-1, TOKENS, CODE_DIM)
         loss, _ = prior(codes, codes[:, :0], known)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return prior.eval(), losses
 
@@ -245,7 +245,7 @@ def test_a_few_hundred_steps_teach_it_a_toy(trained: tuple[Any, list[float]]) ->
     first = torch.zeros(64, TOKENS, CODE_DIM, dtype=torch.bool)
     first[:, 0] = True
     wanted = known.returns[:, None, None].expand(-1, TOKENS, CODE_DIM)
-    codes = draw(prior, known, given=Given(wanted, first))
+    codes = draw(prior, known, known_codes=KnownCodes(wanted, first))
     assert (codes - wanted).abs().mean() < 0.2
     assert torch.equal(codes[:, 0], wanted[:, 0])
 
@@ -268,7 +268,7 @@ def test_codes_are_seeded_and_leave_no_trace(options: dict[str, Any]) -> None:
 def test_given_codes_stay_exactly_and_are_shown_at_every_step(options: dict[str, Any]) -> None:
     prior, known = make(value=True), conditions()
     mask = torch.rand(6, TOKENS, CODE_DIM) < 0.4
-    given = Given(torch.randn(6, TOKENS, CODE_DIM, dtype=torch.float64).masked_fill(~mask, torch.nan), mask)
+    given = KnownCodes(torch.randn(6, TOKENS, CODE_DIM, dtype=torch.float64).masked_fill(~mask, torch.nan), mask)
     shown, inner = [], prior.denoise
 
     def denoise(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -277,7 +277,7 @@ def test_given_codes_stay_exactly_and_are_shown_at_every_step(options: dict[str,
         return found
 
     prior.denoise = denoise
-    codes = draw(prior, known, given=given, **options)
+    codes = draw(prior, known, known_codes=given, **options)
     assert len(shown) == 10 and codes.isfinite().all() and codes.dtype == torch.float32
     for x in (*shown, codes):
         assert torch.equal(x[mask], given.codes[mask].float())
@@ -294,7 +294,7 @@ class Constant:
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         assert len(x) == len(t) == len(cond)
         self.calls.append(cond)
-        given = torch.ones(len(cond), dtype=torch.bool) if cond.given is None else cond.given
+        given = torch.ones(len(cond), dtype=torch.bool) if cond.cond_mask is None else cond.cond_mask
         return torch.where(given, 1.0, 3.0)[:, None, None].expand_as(x)
 
 
@@ -307,14 +307,14 @@ def test_guidance_goes_from_withheld_to_given_and_beyond(weight: float, expected
     assert {len(cond) for cond in prior.calls} == {4 if weight else 2}
     if weight:
         asked = prior.calls[0]
-        assert asked.given is not None and asked.given.tolist() == [True, True, False, False]
+        assert asked.cond_mask is not None and asked.cond_mask.tolist() == [True, True, False, False]
         assert asked.goal is not None and known.goal is not None
         assert torch.equal(asked.goal[2:], known.goal) and torch.equal(asked.returns[:2], known.returns)
 
 
 def test_a_condition_withheld_from_some_plans_stays_so_under_guidance() -> None:
     prior = Constant()
-    codes = draw(prior, replace(conditions(2), given=torch.tensor([True, False])), guidance=1.5)
+    codes = draw(prior, replace(conditions(2), cond_mask=torch.tensor([True, False])), guidance=1.5)
     torch.testing.assert_close(codes[:, 0, 0], torch.tensor([-2.0, 3.0]), atol=1e-5, rtol=0)
 
 

@@ -42,12 +42,12 @@ def test_the_low_level_pursues_the_state_at_the_next_subgoal(batch: Batch) -> No
 
 
 def test_an_overlapping_plan_ends_at_the_subgoal(batch: Batch) -> None:
-    swaps: dict[str, Any] = {"tokenizer": {"name": "identity", "goal": True}, "decoder": "identity"}
+    swaps: dict[str, Any] = {"tokenizer": {"name": "identity", "inpaint_goal": True}, "decoder": "identity"}
     swaps |= {"schedule": "single", "sampler": "greedy"}
     planner = tiny.planner(planner={"name": "hierarchy", "segment": SEGMENT, "overlap": True}, **swaps)
     seen = planner._low(batch)
     assert seen.states.shape[1] == SEGMENT + 1 and torch.equal(seen.states[:, -1], seen.goals)
-    given = planner.low.tokenizer.given(seen.condition())
+    given = planner.low.tokenizer.known_codes(seen.condition())
     held = given.into(torch.zeros_like(given.codes))
     torch.testing.assert_close(planner.low.view.read(held[:, -1], "state"), seen.goals)  # the same units at both levels
 
@@ -55,7 +55,7 @@ def test_an_overlapping_plan_ends_at_the_subgoal(batch: Batch) -> None:
 def test_weights_are_not_shared_and_stages_take_turns() -> None:
     planner = made()
     names = [stage.name for stage in planner.stages()]
-    each = ["tokenizer", "target", "prior", "action"]
+    each = ["tokenizer", "return_target", "prior", "action"]
     assert names == [f"{level}_{stage}" for level in ("high", "low") for stage in each]
     assert [stage.like for stage in planner.stages()] == each * 2
     high, low = ({id(p) for p in part.parameters()} for part in (planner.high, planner.low))

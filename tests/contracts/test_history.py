@@ -18,20 +18,20 @@ from trajgen.policies.history import History
 from trajgen.priors.gpt import GPTPrior
 
 HORIZON, CHUNK = 5, 3
-WINDOW = WindowShape(horizon=HORIZON, stride=1, chunk=CHUNK, power=1.0)
+WINDOW = WindowShape(horizon=HORIZON, stride=1, chunk=CHUNK, return_power=1.0)
 HISTORY: dict[str, dict[str, Any]] = {
     "view": {"name": "fields", "fields": ("return", "state", "action")},
     "schedule": {"name": "unit"},
     "tokenizer": {"name": "identity", "tokens": "field"},
     "conditioner": {"name": "fields", "fields": ("goal",), "dropout": 0.0},
     "prior": {"name": "gpt", "dropout": 0.0},
-    "target": {"name": "constant"},
+    "return_target": {"name": "constant"},
     "planner": {"name": "history"},
 }
 DIRECT: dict[str, dict[str, Any]] = {
     "conditioner": {"name": "fields", "fields": ("state", "goal"), "dropout": 0.0},
     "action": {"name": "latent_state"},
-    "target": {"name": "constant"},
+    "return_target": {"name": "constant"},
     "planner": {"name": "direct"},
 }
 
@@ -88,7 +88,7 @@ def changed(past: Batch, name: str, point: int, value: float | Tensor) -> Batch:
 
 @pytest.mark.parametrize("make", [history, direct])
 def test_a_stage_trains_its_own_parameters_alone(make: Any) -> None:
-    made = make(target={"name": "quantile"})
+    made = make(return_target={"name": "quantile"})
     stages = made.stages()
     assert len({stage.name for stage in stages}) == len(stages)
     for stage in stages:
@@ -198,7 +198,7 @@ def test_without_a_past_an_episode_begins() -> None:
     torch.testing.assert_close(made.plan(bare).latent, made.plan(now(start)).latent, atol=0, rtol=0)
 
 
-def lived(made: Any, record: History, known: Batch, steps: Tensor) -> list[Tensor]:
+def from_history_of(made: Any, record: History, known: Batch, steps: Tensor) -> list[Tensor]:
     """The actions (N, A) of episodes that meet the points of windows, restarting where ``steps`` (n, N) says 0."""
     acted = []
     for point, step in enumerate(steps):
@@ -213,10 +213,10 @@ def test_a_restarted_episode_is_as_a_fresh_one() -> None:
     made, known = history(), tiny.batch(3, stride=1)
     steps = torch.arange(9).unsqueeze(1).repeat(1, 3)
     steps[4:, 1] = torch.arange(5)  # the second episode starts anew at the fifth point
-    mixed = lived(made, History(3, HORIZON, 4, 2), known, steps)
-    whole = lived(made, History(3, HORIZON, 4, 2), known, torch.arange(9).unsqueeze(1).repeat(1, 3))
+    mixed = from_history_of(made, History(3, HORIZON, 4, 2), known, steps)
+    whole = from_history_of(made, History(3, HORIZON, 4, 2), known, torch.arange(9).unsqueeze(1).repeat(1, 3))
     later = replace(known, states=known.states[:, 4:], returns=known.returns[:, 4:])
-    fresh = lived(made, History(3, HORIZON, 4, 2), later, torch.arange(5).unsqueeze(1).repeat(1, 3))
+    fresh = from_history_of(made, History(3, HORIZON, 4, 2), later, torch.arange(5).unsqueeze(1).repeat(1, 3))
     for point in range(9):
         torch.testing.assert_close(mixed[point][[0, 2]], whole[point][[0, 2]], atol=1e-5, rtol=1e-5)
         expected = whole[point][1] if point < 4 else fresh[point - 4][1]
@@ -324,11 +324,11 @@ def taught(made: Any, lesson: Any, *, steps: int, lr: float) -> float:
     """The loss, on windows not seen, of a planner whose last stage was trained on what ``lesson`` makes of windows."""
     stage = made.stages()[-1]
     stage.begin()
-    optimiser = torch.optim.Adam(stage.parameters, lr=lr)
+    optimizer = torch.optim.Adam(stage.parameters, lr=lr)
     for step in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         stage.module(lesson(step))["total"].backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         return float(stage.module(lesson(steps))["total"])
 

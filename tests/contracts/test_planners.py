@@ -23,9 +23,9 @@ COMPOSITIONS = [
     ("latent", "flat_ar prior=gpt sampler=beam"),
     ("latent", "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1"),
     ("direct", "bc"),
-    ("direct", "bc action=latent target=quantile"),
+    ("direct", "bc action=latent return_target=quantile"),
     ("history", "dt"),
-    ("history", "dt view.fields=[state,action] target=constant"),
+    ("history", "dt view.fields=[state,action] return_target=constant"),
     *(("hierarchy", name) for name in ("hierarchy", "hd", "mage", "hierarchy tokenizer=multiscale_vq schedule=single")),
 ]
 
@@ -118,7 +118,7 @@ def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule
     base = {id(p) for p in made.decoder.base_parameters()}
     frozen = {n for n, p in made.named_parameters() if id(p) in base or n.startswith("tokenizer.")}
     assert frozen and not frozen & reached
-    assert not any(n.startswith(("action.", "target.")) for n in reached)
+    assert not any(n.startswith(("action.", "return_target.")) for n in reached)
 
 
 def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Batch) -> None:
@@ -175,15 +175,17 @@ def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
 
 
 def test_the_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
-    made = ready(target="quantile")
-    stage = stage_of(made, "target")
+    made = ready(return_target="quantile")
+    stage = stage_of(made, "return_target")
     stage.begin()
     made.zero_grad(set_to_none=True)
     losses = stage.module(batch)
     torch.testing.assert_close(losses["total"], losses["quantile"])
     losses["total"].backward()
-    assert {n.split(".")[0] for n in moved(made)} == {"target"}
-    assert not stage_of(ready(target="constant"), "target").parameters  # nothing to learn: the engine passes it over
+    assert {n.split(".")[0] for n in moved(made)} == {"return_target"}
+    assert not stage_of(
+        ready(return_target="constant"), "return_target"
+    ).parameters  # nothing to learn: the engine passes it over
 
 
 def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: Batch) -> None:
@@ -214,7 +216,7 @@ def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each scale is the likeliest given the data's coarser ones, in the first half of the batch alone."""
-    made = ready(planner={"inverse_weight": 0.0, "drawn": 0.5}, sampler="greedy")
+    made = ready(planner={"inverse_weight": 0.0, "scheduled_sampling": 0.5}, sampler="greedy")
     seen: list[Plan] = []
     loss = made.action.loss
     monkeypatch.setattr(made.action, "loss", lambda plan, *others: seen.append(plan) or loss(plan, *others))
@@ -239,20 +241,23 @@ def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
     [
         {"sampler": "best_of_n"},
         {"action": "state"},
-        {"action": {"name": "latent_state", "bins": 5}},
+        {"action": {"name": "latent_state", "num_bins": 5}},
         {"tokenizer": "identity", "schedule": "unit", "sampler": "greedy"},
     ],
 )
 def test_whatever_draws_the_plans_and_reads_them_can_learn(batch: Batch, swaps: dict[str, Any]) -> None:
-    made = ready(planner={"inverse_weight": 0.0, "drawn": 1.0}, **swaps)
+    made = ready(planner={"inverse_weight": 0.0, "scheduled_sampling": 1.0}, **swaps)
     stage = stage_of(made, "action")
     stage.begin()
     assert stage.module(batch)["inverse"].isfinite()
 
 
-@pytest.mark.parametrize("options", [{"drawn": 1.5}, {"drawn": -0.1}, {"drawn": 0.5, "inverse_weight": 1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"scheduled_sampling": 1.5}, {"scheduled_sampling": -0.1}, {"scheduled_sampling": 0.5, "inverse_weight": 1.0}],
+)
 def test_drawn_plans_are_a_share_of_what_the_heads_own_stage_reads(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"planner\.drawn"):
+    with pytest.raises(ConfigError, match=r"planner\.scheduled_sampling"):
         tiny.planner(planner={"inverse_weight": 0.0, **options})
 
 

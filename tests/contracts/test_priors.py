@@ -47,7 +47,7 @@ def make(name: str, schedule: str, vocabulary: int | None = VOCABULARY, **condit
     wiring: dict[str, Any] = {"schedule": lengths, "code_dim": CODE_DIM, "vocabulary": vocabulary}
     wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "latent_length": tiny.LATENT, "features": 5}
     wiring |= {"horizon": tiny.HORIZON, "chunk": tiny.CHUNK, "stride": tiny.STRIDE, "period": 1}
-    wiring |= {"tokenizer": SimpleNamespace(given=lambda cond: None), "view": SimpleNamespace(slices={})}
+    wiring |= {"tokenizer": SimpleNamespace(known_codes=lambda cond: None), "view": SimpleNamespace(slices={})}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields", **conditioner), **wiring)
     try:
         prior = build("prior", tiny.node("prior", name), **wiring)
@@ -121,7 +121,7 @@ def test_a_withheld_condition_is_not_looked_at(name: str, words: str) -> None:
         return prior.logits(known.inputs, cond)
 
     assert not torch.equal(said(known.cond), said(other))
-    torch.testing.assert_close(said(known.cond.withheld()), said(other.withheld()), atol=0, rtol=0)
+    torch.testing.assert_close(said(known.cond.unconditional()), said(other.unconditional()), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("name", PRIORS)

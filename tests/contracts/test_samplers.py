@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build, names
-from trajgen.core.types import Cond, Given
-from trajgen.samplers.autoregressive import Ancestral, draw, keep_top_k, keep_top_p
+from trajgen.core.types import Cond, KnownCodes
+from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, keep_top_k, keep_top_p
 from trajgen.samplers.value import PlanValue
 from trajgen.views import FieldView
 
@@ -34,7 +34,7 @@ def model() -> Any:
 
 def wired(model: Any, **changes: Any) -> dict[str, Any]:
     """The wiring of a sampler in a composition."""
-    parts = {name: getattr(model, name) for name in ("prior", "tokenizer", "decoder", "view", "normaliser")}
+    parts = {name: getattr(model, name) for name in ("prior", "tokenizer", "decoder", "view", "normalizer")}
     sizes = {"horizon": tiny.HORIZON, "stride": tiny.STRIDE, "discount": 0.9}
     return {**parts, "vocabulary": model.tokenizer.vocabulary, **sizes, **changes}
 
@@ -92,11 +92,11 @@ def test_known_codes_stay_and_are_seen_by_the_others(name: str, model: Any) -> N
     tokens, first = model.tokenizer.schedule.tokens, model.tokenizer.schedule.lengths[0]
     free = made(model.prior, model.tokenizer, known, rng())
     mask = torch.rand(32, tokens, generator=rng(3)) < 0.4
-    given = Given((free + 1) % model.tokenizer.vocabulary, mask)
+    given = KnownCodes((free + 1) % model.tokenizer.vocabulary, mask)
     codes = made(model.prior, model.tokenizer, known, rng(), given)
     assert torch.equal(codes[mask], given.codes[mask])
     assert (codes == given.codes).float()[~mask].mean() < 0.5
-    opening = Given(given.codes, torch.arange(tokens).expand(32, -1) < first)
+    opening = KnownCodes(given.codes, torch.arange(tokens).expand(32, -1) < first)
     assert not torch.equal(made(model.prior, model.tokenizer, known, rng(), opening)[:, first:], free[:, first:])
 
 
@@ -106,7 +106,7 @@ def test_nothing_known_is_none_given(name: str, model: Any) -> None:
     if made is None:
         return
     free = made(model.prior, model.tokenizer, known, rng())
-    nothing = Given(torch.zeros_like(free), torch.zeros_like(free, dtype=torch.bool))
+    nothing = KnownCodes(torch.zeros_like(free), torch.zeros_like(free, dtype=torch.bool))
     assert torch.equal(made(model.prior, model.tokenizer, known, rng(), nothing), free)
 
 
@@ -120,7 +120,7 @@ def test_greedy_needs_no_random_numbers_and_takes_the_likeliest(model: Any) -> N
         ("top_k", {"k": 1}),
         ("temperature", {"temperature": 1e-4}),
         ("top_p", {"p": 1e-4}),
-        ("beam", {"width": 1, "expand": 1, "temperature": None}),
+        ("beam", {"beam_width": 1, "expansions": 1, "temperature": None}),
         ("best_of_n", {"temperature": 1e-4}),
     ]
     for name, options in limits:
@@ -169,7 +169,7 @@ def spied(weight: float, model: Any, known: Cond) -> tuple[Tensor, Tensor]:
         seen.append(logits)
         return logits.argmax(-1)
 
-    codes = Ancestral(choose, weight)(model.prior, model.tokenizer, known, None)
+    codes = AutoregressiveSampler(choose, weight)(model.prior, model.tokenizer, known, None)
     return torch.cat(seen, 1), codes
 
 
@@ -178,7 +178,7 @@ def test_guidance_is_its_formula_over_two_plain_passes(weight: float, model: Any
     known = tiny.cond(5)
     seen, codes = spied(weight, model, known)
     given = model.tokenizer.inputs(model.tokenizer.vectors(codes))
-    with_it, without = model.prior.logits(given, known), model.prior.logits(given, known.withheld())
+    with_it, without = model.prior.logits(given, known), model.prior.logits(given, known.unconditional())
     assert (with_it - without).abs().max() > 0.01
     expected = with_it + weight * (with_it - without)
     torch.testing.assert_close(seen, expected, atol=1e-4, rtol=1e-4)
@@ -200,14 +200,17 @@ class Lengths:
     def start(self, batch: int) -> Tensor:
         return torch.zeros(batch, 0, 3)
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
-        return torch.full((len(canvas), self.schedule.lengths[k], 3), float(canvas.shape[1])) + canvas.sum() * 0.01
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+        return (
+            torch.full((len(partial_latent), self.schedule.lengths[k], 3), float(partial_latent.shape[1]))
+            + partial_latent.sum() * 0.01
+        )
 
     def vectors(self, codes: Tensor) -> Tensor:
         return codes
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
-        return torch.cat([canvas, vectors], 1)
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        return torch.cat([partial_latent, vectors], 1)
 
 
 class Echo:
@@ -231,8 +234,8 @@ def test_features_of_continuous_codes_are_known_one_by_one(cond: Cond) -> None:
     tokens = Lengths.schedule.tokens
     mask = torch.rand(6, tokens, 3, generator=rng()) < 0.3
     mask[:, 0, 1] = True
-    given = Given(torch.full((6, tokens, 3), 9.0), mask)
-    greedy = Ancestral(lambda logits, _: logits)
+    given = KnownCodes(torch.full((6, tokens, 3), 9.0), mask)
+    greedy = AutoregressiveSampler(lambda logits, _: logits)
     free, codes = (greedy(Echo(), Lengths(), cond, None, known) for known in (None, given))
     assert (codes[mask] == 9).all() and (codes[~mask] < 9).all()
     assert (codes - free)[~mask].abs().sum() > 0  # the others have seen them
@@ -247,14 +250,14 @@ OUT_OF_RANGE: list[tuple[str, dict[str, Any]]] = [
     ("top_p", {"temperature": 0.0}),
     ("best_of_n", {"n": 0}),
     ("best_of_n", {"temperature": 0.0}),
-    ("beam", {"width": 0}),
-    ("beam", {"expand": 0}),
+    ("beam", {"beam_width": 0}),
+    ("beam", {"expansions": 0}),
     ("beam", {"temperature": 0.0}),
     ("beam", {"top_k": 0}),
-    ("beam", {"every": 0}),
-    ("beam", {"threshold": 1.0}),
-    ("beam", {"threshold": 0.0}),
-    ("beam", {"penalty": 0.0}),
+    ("beam", {"select_every": 0}),
+    ("beam", {"prob_threshold": 1.0}),
+    ("beam", {"prob_threshold": 0.0}),
+    ("beam", {"prob_weight": 0.0}),
     ("beam", {"score": "luck"}),
 ]
 
@@ -307,7 +310,7 @@ def test_a_beam_for_the_return_promises_more_than_one_for_likelihood(model: Any)
     known = tiny.cond(16)
     worth = []
     for score in ("return", "likelihood"):
-        made = sampler("beam", model, score=score, expand=4, threshold=None)
+        made = sampler("beam", model, score=score, expansions=4, prob_threshold=None)
         codes = made(model.prior, model.tokenizer, known, rng())
         decoded = model.decoder(model.tokenizer.latent(model.tokenizer.vectors(codes)), known)
         worth.append(model.view.read(decoded, "return")[:, 0, 0].mean())
@@ -315,17 +318,17 @@ def test_a_beam_for_the_return_promises_more_than_one_for_likelihood(model: Any)
 
 
 def worth(fields: tuple[str, ...], x: Tensor, points: int | None) -> list[float]:
-    normaliser = Normaliser(1, 1, power=0.5)
-    normaliser.reward.mean.fill_(1.0)
-    normaliser.reward.scale.fill_(2.0)
-    normaliser.returns.scale.fill_(3.0)
-    value = PlanValue(FieldView(1, 1, 2, fields=fields), normaliser, 0.9, 2)
+    normalizer = Normalizer(1, 1, power=0.5)
+    normalizer.reward.mean.fill_(1.0)
+    normalizer.reward.scale.fill_(2.0)
+    normalizer.returns.scale.fill_(3.0)
+    value = PlanValue(FieldView(1, 1, 2, fields=fields), normalizer, 0.9, 2)
     found: list[float] = value(x, points).tolist()
     return found
 
 
 def test_what_plans_are_worth_by_hand() -> None:
-    rewards, returns = [1.0, 2.0, -1.0], [1.0, 4.0, 2.0]  # normalised: r = 2 x + 1, and R = (3 x)²
+    rewards, returns = [1.0, 2.0, -1.0], [1.0, 4.0, 2.0]  # normalized: r = 2 x + 1, and R = (3 x)²
     r, big = [3.0, 5.0, -1.0], [9.0, 144.0, 36.0]
     fade = 0.9**2  # two environment steps between points
     x = torch.tensor([rewards, returns]).T.unsqueeze(0)  # (1, 3, 2)

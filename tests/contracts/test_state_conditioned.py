@@ -41,7 +41,7 @@ def test_every_point_follows_from_the_latent_and_the_current_state(length: int, 
     for changed in (made(z + 1, cond), made(z, tiny.moved(cond, state=1.0))):
         assert ((changed - decoded).abs().amax(-1) > 1e-5).all()
     assert torch.equal(made(z, tiny.moved(cond, returns=1.0, goal=1.0)), decoded)
-    assert torch.equal(made(z, cond.withheld()), decoded)  # the state is measured, whatever the prior is told
+    assert torch.equal(made(z, cond.unconditional()), decoded)  # the state is measured, whatever the prior is told
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every registered tokenizer under every registered schedule: its views of one canvas agree."""
+"""Every registered tokenizer under every registered schedule: its views of one partial_latent agree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build, component, names, spec
 
 TOKENIZERS = names("tokenizer")
@@ -31,7 +31,7 @@ def build_one(name: str, schedule: str, **options: Any) -> Any:
     """A tokenizer that has seen nothing yet."""
     torch.manual_seed(0)
     view = build("view", {"name": "fields"}, state_dim=4, action_dim=2, stride=tiny.STRIDE, goal_state=())
-    wiring = {"features": FEATURES, "horizon": tiny.HORIZON, "view": view, "normaliser": Normaliser(4, 2, 2)}
+    wiring = {"features": FEATURES, "horizon": tiny.HORIZON, "view": view, "normalizer": Normalizer(4, 2, 2)}
     wiring |= {"goal_state": (0, 1), "goal_dim": 2, "schedule": partial(tiny.schedule, schedule)}
     return build("tokenizer", tiny.node("tokenizer", name, **options), **wiring)
 
@@ -116,40 +116,42 @@ def test_shapes(made: Any, codes: Any) -> None:
 def test_inputs_and_latent_are_those_met_step_by_step(made: Any, codes: Any) -> None:
     if made is None:
         return
-    vectors, canvas, views = made.vectors(codes), made.start(6), []
+    vectors, partial_latent, views = made.vectors(codes), made.start(6), []
     for k, span in enumerate(made.schedule.spans):
         if k:
-            views.append(made.view(canvas, k))
+            views.append(made.view(partial_latent, k))
             assert views[-1].shape == (6, made.schedule.lengths[k], made.code_dim)
-        before = canvas.clone()
-        after = made.extend(canvas, vectors[:, span], k)
-        assert torch.equal(canvas, before)  # a search goes on from one canvas in several ways
-        canvas = after
+        before = partial_latent.clone()
+        after = made.extend(partial_latent, vectors[:, span], k)
+        assert torch.equal(partial_latent, before)  # a search goes on from one partial_latent in several ways
+        partial_latent = after
     stepwise = torch.cat(views, dim=1) if views else vectors[:, :0]
     torch.testing.assert_close(made.inputs(vectors), stepwise)
-    torch.testing.assert_close(made.latent(vectors), canvas)
+    torch.testing.assert_close(made.latent(vectors), partial_latent)
 
 
 @torch.no_grad()
 def test_what_is_decided_does_not_change_any_more(made: Any, codes: Any) -> None:
     if made is None:
         return
-    shares = [made.decided(k) for k in range(made.schedule.scales)]
+    shares = [made.decoded_fraction(k) for k in range(made.schedule.scales)]
     assert all(0 < earlier <= later for earlier, later in pairwise(shares)) and shares[-1] == 1.0
     if shares[0] == 1.0:
         return
-    vectors, canvas = made.vectors(codes), made.start(6)
+    vectors, partial_latent = made.vectors(codes), made.start(6)
     for k, span in enumerate(made.schedule.spans):
-        canvas = made.extend(canvas, vectors[:, span], k)
+        partial_latent = made.extend(partial_latent, vectors[:, span], k)
         done = round(shares[k] * made.latent_length)
-        assert torch.equal(canvas[:, :done], made.latent(vectors)[:, :done]) and not canvas[:, done:].any()
+        assert (
+            torch.equal(partial_latent[:, :done], made.latent(vectors)[:, :done]) and not partial_latent[:, done:].any()
+        )
 
 
 @torch.no_grad()
 def test_codes_that_are_given_are_those_of_windows_under_that_condition(made: Any, codes: Any) -> None:
     if made is None:
         return
-    given = made.given(tiny.cond())
+    given = made.known_codes(tiny.cond())
     if given is None:
         assert list(made.parameters()), "codes that are not learnt can be told"
         return
@@ -191,7 +193,7 @@ def test_a_latent_that_is_the_trajectory_is_read_back(name: str, options: dict[s
     latent = made.latent(made.vectors(made.encode(x)))
     torch.testing.assert_close(latent, made.spread(x))
     assert made.latent_length == made.period * tiny.HORIZON and len(made.fields_of_tokens) == made.period
-    assert list(made.parameters()) == [] and made.state_dict() == {}  # the normaliser is the planner's
+    assert list(made.parameters()) == [] and made.state_dict() == {}  # the normalizer is the planner's
     found = made.points(latent)
     assert found.shape == x.shape
     inside = x.abs() < 3.0

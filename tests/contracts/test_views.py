@@ -41,11 +41,11 @@ def test_fields_lie_in_the_order_asked_for(batch: Batch) -> None:
 
 
 def test_a_place_is_what_goals_speak_of(batch: Batch) -> None:
-    made = make(fields=("return", "place"), goal_state=(3, 1))
+    made = make(fields=("return", "position"), goal_state=(3, 1))
     x = made(batch)
-    assert made.features == 3 and torch.equal(made.read(x, "place"), batch.states[..., [3, 1]])
-    with pytest.raises(ConfigError, match=r"view\.fields=\['place'\]"):
-        make(fields=("place",), goal_state=())
+    assert made.features == 3 and torch.equal(made.read(x, "position"), batch.states[..., [3, 1]])
+    with pytest.raises(ConfigError, match=r"view\.fields=\['position'\]"):
+        make(fields=("position",), goal_state=())
 
 
 def test_an_unknown_field_or_none_is_refused() -> None:

@@ -80,8 +80,8 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Errors, Errors]:
     )
     before = measure(planner)
     stages = {
-        "tokenizer": StageOptions(steps=150, batch_size=128, lr=4e-3, ema=0.98),
-        "prior": StageOptions(steps=250, batch_size=128, lr=4e-3, ema=0.98),
+        "tokenizer": StageOptions(steps=150, batch_size=128, lr=4e-3, ema_decay=0.98),
+        "prior": StageOptions(steps=250, batch_size=128, lr=4e-3, ema_decay=0.98),
     }
     folder: Path = tmp_path_factory.mktemp("tiny")
     options = EngineOptions(stages=stages, precision="float32")

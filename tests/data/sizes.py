@@ -14,7 +14,7 @@ import torch
 
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
-from trajgen.data.windows import Windows, fit_normaliser
+from trajgen.data.windows import Windows, fit_normalizer
 
 ID = "tests/large-v0"
 STATE, ACTION = 59, 4
@@ -61,7 +61,7 @@ def options(memory_map: bool | None) -> DataOptions:
 
 
 def train_on(limit: int, memory_map: bool | None, batches: int) -> dict[str, Any]:
-    """Loads the set, fits a normaliser and draws batches, with no more than ``limit`` bytes beyond what was imported.
+    """Loads the set, fits a normalizer and draws batches, with no more than ``limit`` bytes beyond what was imported.
 
     RLIMIT_DATA bounds what a process allocates; RLIMIT_AS would count torch's reservations and the mapped file.
     """
@@ -73,7 +73,7 @@ def train_on(limit: int, memory_map: bool | None, batches: int) -> dict[str, Any
     try:
         choice = options(memory_map)
         episodes = minari.load(ID, choice)
-        source = Windows(episodes, choice, fit_normaliser(episodes, choice))
+        source = Windows(episodes, choice, fit_normalizer(episodes, choice))
         total, held = 0.0, 0
         for step in range(batches):
             total += float(source.batch(step, 64).states.double().sum())

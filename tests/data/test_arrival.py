@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
@@ -37,16 +37,16 @@ def windows(**changes: Any) -> Windows:
         "stride": 2,
         "chunk": 4,
         "discount": DISCOUNT,
-        "power": 1.0,
+        "return_power": 1.0,
         "goal_key": "goal",
         "achieved_key": "place",
         "goals": "hindsight",
-        "desired_share": 0.0,
+        "relabel_ratio": 1.0,
         "goal_radius": 0.25,
         "max_padding": 1.0,
         **changes,
     }
-    return Windows(walk(), DataOptions(id="walk", **settings), Normaliser(1, 1, 1))
+    return Windows(walk(), DataOptions(id="walk", **settings), Normalizer(1, 1, 1))
 
 
 def first_arrival(start: int, goal: float) -> int:
@@ -55,7 +55,7 @@ def first_arrival(start: int, goal: float) -> int:
 
 
 def test_a_window_ends_where_its_goal_is_first_reached() -> None:
-    batch = windows(goal_ends=True).batch(0, 200)
+    batch = windows(terminate_at_goal=True).batch(0, 200)
     assert batch.goals is not None and batch.time is not None
     passed_twice = 0
     for index, start in enumerate(batch.time.tolist()):
@@ -76,7 +76,9 @@ def test_a_window_ends_where_its_goal_is_first_reached() -> None:
 
 
 def test_beyond_an_arrival_that_absorbs_every_point_is_the_goal() -> None:
-    left_out, stays = (windows(goal_ends=True, absorbing=absorbing).batch(0, 200) for absorbing in (False, True))
+    left_out, stays = (
+        windows(terminate_at_goal=True, absorbing_terminals=absorbing).batch(0, 200) for absorbing in (False, True)
+    )
     assert stays.time is not None and stays.goals is not None
     arrived = 0
     for index, start in enumerate(stays.time.tolist()):
@@ -95,8 +97,10 @@ def test_beyond_an_arrival_that_absorbs_every_point_is_the_goal() -> None:
 def test_a_terminal_absorbs_and_a_timeout_does_not(terminated: bool) -> None:
     raw = Episode(states=np.arange(7.0)[:, None], actions=np.ones((6, 1)), rewards=np.ones(6), terminated=terminated)
     episodes = Episodes.collect([raw], name="fall", space=Space(1, 1, 0, "state", None))
-    choice = DataOptions(id="fall", horizon=4, stride=1, chunk=2, power=1.0, max_padding=0.5, absorbing=True)
-    batch = Windows(episodes, choice, Normaliser(1, 1, 0)).batch(0, 50)
+    choice = DataOptions(
+        id="fall", horizon=4, stride=1, chunk=2, return_power=1.0, max_padding=0.5, absorbing_terminals=True
+    )
+    batch = Windows(episodes, choice, Normalizer(1, 1, 0)).batch(0, 50)
     assert batch.time is not None
     real = batch.time.unsqueeze(1) + torch.arange(4) <= 6
     assert not real.all()
@@ -104,12 +108,12 @@ def test_a_terminal_absorbs_and_a_timeout_does_not(terminated: bool) -> None:
 
 
 def test_a_goal_that_is_never_reached_leaves_the_window_as_it_is() -> None:
-    asked = {"goals": "desired", "goal_radius": 0.25}
-    one, other = (windows(goal_ends=ends, **asked).batch(0, 50) for ends in (True, False))
+    asked = {"goals": "dataset", "goal_radius": 0.25}
+    one, other = (windows(terminate_at_goal=ends, **asked).batch(0, 50) for ends in (True, False))
     assert torch.equal(one.mask, other.mask) and torch.equal(one.states, other.states)
     assert float(one.returns.abs().max()) == 0
 
 
 def test_an_end_on_arrival_needs_a_radius() -> None:
     with pytest.raises(ConfigError, match="goal_radius"):
-        DataOptions(id="walk", goal_ends=True)
+        DataOptions(id="walk", terminate_at_goal=True)

@@ -7,11 +7,11 @@ from test_held_out import LENGTHS, numbers
 from test_windows import line, options
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.data.episodes import Episodes
 from trajgen.data.windows import Windows
 
-UNITS = Normaliser(2, 1, 2)
+UNITS = Normalizer(2, 1, 2)
 RETURNS = [3.0, 9.0, -1.0, 7.0, 2.0, 8.0, 2.0, -5.0, 6.0, 1.0]
 
 
@@ -29,28 +29,28 @@ def test_the_best_episodes_make_up_the_share_of_the_steps() -> None:
     assert episodes.steps == 86
     for share, expected in [(0.01, {1}), (3 / 86, {1}), (12 / 86, {1, 5}), (0.2, {1, 5, 3}), (0.37, {1, 5, 3, 8, 0})]:
         if expected != {1}:  # which is shorter than a window
-            assert numbers(Windows(episodes, options(best_share=share), UNITS)) == expected - {1}, share
+            assert numbers(Windows(episodes, options(top_fraction=share), UNITS)) == expected - {1}, share
         else:
-            with pytest.raises(ConfigError, match=r"data\.best_share"):
-                Windows(episodes, options(best_share=share), UNITS)
+            with pytest.raises(ConfigError, match=r"data\.top_fraction"):
+                Windows(episodes, options(top_fraction=share), UNITS)
 
 
 def test_all_of_them_by_default_and_the_first_of_equals() -> None:
     episodes = earning()
     assert numbers(Windows(episodes, options(), UNITS)) == set(range(10)) - {1}
     episodes.rewards[:] = 0
-    assert numbers(Windows(episodes, options(best_share=12 / 86), UNITS)) == {0}  # and 1
+    assert numbers(Windows(episodes, options(top_fraction=12 / 86), UNITS)) == {0}  # and 1
 
 
 def test_both_sides_of_what_is_held_out_are_of_the_best() -> None:
-    episodes, choice = earning(), options(best_share=0.6, held_out=0.4)
-    best = numbers(Windows(episodes, options(best_share=0.6), UNITS))
+    episodes, choice = earning(), options(top_fraction=0.6, val_fraction=0.4)
+    best = numbers(Windows(episodes, options(top_fraction=0.6), UNITS))
     trained = numbers(Windows(episodes, choice, UNITS))
-    aside = numbers(Windows(episodes, choice, UNITS, part="held_out"))
+    aside = numbers(Windows(episodes, choice, UNITS, part="val"))
     assert trained and aside and trained | aside == best and not trained & aside
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1])
 def test_a_share_is_more_than_nothing(share: float) -> None:
-    with pytest.raises(ConfigError, match=r"data\.best_share"):
-        options(best_share=share)
+    with pytest.raises(ConfigError, match=r"data\.top_fraction"):
+        options(top_fraction=share)

@@ -13,9 +13,9 @@ from trajgen.cli import main
 from trajgen.cli.data import catalogue
 from trajgen.config import compose, data_files
 from trajgen.data.catalogue import facts
-from trajgen.data.gym import register_worlds
-from trajgen.run_folder import run_name
-from trajgen.runs import dry_run
+from trajgen.envs.gym import register_worlds
+from trajgen.experiments import dry_run
+from trajgen.experiments.run_folder import run_name
 
 TASKS = catalogue()
 D4RL = {
@@ -57,7 +57,7 @@ def test_the_benchmarks_are_all_there() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_says_all_that_a_score_depends_on(name: str) -> None:
     task = TASKS[name]
-    for field in ("reward", "ends", "bounds", "target", "differs"):
+    for field in ("reward", "ends", "bounds", "return_target", "differs"):
         assert getattr(task.about, field), field
     assert task.what and task.world and task.get
     assert {"what", "Minari id", "get", "train", "world", "windows", "returns", "success", "bounds"} <= {*facts(task)}

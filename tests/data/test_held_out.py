@@ -6,8 +6,8 @@ import pytest
 from test_windows import line, options
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
-from trajgen.data.windows import Windows, fit_normaliser
+from trajgen.core.normalizer import Normalizer
+from trajgen.data.windows import Windows, fit_normalizer
 
 LENGTHS = [9, 3, 12, 8, 10, 9, 8, 7, 11, 9]
 
@@ -18,9 +18,9 @@ def numbers(source: Windows) -> set[int]:
 
 
 def test_episodes_are_on_one_side_or_the_other() -> None:
-    episodes, choice, units = line(LENGTHS), options(held_out=0.3), Normaliser(2, 1, 2)
+    episodes, choice, units = line(LENGTHS), options(val_fraction=0.3), Normalizer(2, 1, 2)
     trained = Windows(episodes, choice, units)
-    aside = [Windows(episodes, choice, units, seed=seed, part="held_out") for seed in (0, 1)]
+    aside = [Windows(episodes, choice, units, seed=seed, part="val") for seed in (0, 1)]
     assert len(numbers(aside[0])) == 3 - (1 in numbers(aside[0])) and numbers(aside[0]) == numbers(aside[1])
     assert not numbers(trained) & numbers(aside[0])
     assert numbers(trained) | numbers(aside[0]) == set(range(10)) - {1}  # which is shorter than a window
@@ -29,28 +29,28 @@ def test_episodes_are_on_one_side_or_the_other() -> None:
 
 
 def test_units_are_those_of_what_is_trained_on() -> None:
-    episodes, choice = line(LENGTHS), options(held_out=0.3)
-    aside = numbers(Windows(episodes, choice, Normaliser(2, 1, 2), part="held_out"))
+    episodes, choice = line(LENGTHS), options(val_fraction=0.3)
+    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2), part="val"))
     without = line(LENGTHS)
     without.states[[int(state[0]) in aside for state in without.states]] *= 1000
-    one, two = (fit_normaliser(data, choice).state_dict() for data in (episodes, without))
+    one, two = (fit_normalizer(data, choice).state_dict() for data in (episodes, without))
     assert all((one[name] == two[name]).all() for name in one)
 
 
 @pytest.mark.parametrize(("lengths", "share"), [([9], 0.5), ([9, 3], 0.5)])
 def test_both_sides_need_windows(lengths: list[int], share: float) -> None:
     """With one episode nothing is left to train on; of two, only one is long enough."""
-    episodes, choice, units = line(lengths), options(held_out=share), Normaliser(2, 1, 2)
+    episodes, choice, units = line(lengths), options(val_fraction=share), Normalizer(2, 1, 2)
 
     def both() -> None:
         Windows(episodes, choice, units)
-        Windows(episodes, choice, units, part="held_out")
+        Windows(episodes, choice, units, part="val")
 
-    with pytest.raises(ConfigError, match=r"data\.held_out"):
+    with pytest.raises(ConfigError, match=r"data\.val_fraction"):
         both()
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_is_a_share(share: float) -> None:
-    with pytest.raises(ConfigError, match=r"data\.held_out"):
-        options(held_out=share)
+    with pytest.raises(ConfigError, match=r"data\.val_fraction"):
+        options(val_fraction=share)

@@ -32,7 +32,7 @@ def imported(path: Path, **changes: Any) -> Episodes:
 
 
 def load(*, goals: bool = False) -> Episodes:
-    keys: dict[str, Any] = {"state_key": "observation", "goal_key": "desired_goal", "goals": "desired"} if goals else {}
+    keys: dict[str, Any] = {"state_key": "observation", "goal_key": "desired_goal", "goals": "dataset"} if goals else {}
     return minari.load(ID, DataOptions(id=ID, **keys))
 
 
@@ -146,7 +146,7 @@ def test_ogbench_marks_final_observations_and_ends_by_timeouts(tmp_path: Path) -
 def test_without_goals_an_episode_was_on_its_way_to_where_it_ended(tmp_path: Path) -> None:
     """As OGBench's sets are read: every place that was reached may have been the goal."""
     made = from_path(formats.ogbench(tmp_path), ImportOptions(id=ID, rewards="zero", achieved=(0, 1)))
-    assert "goals: hindsight" in made.lines and "desired_share: 0.0" in made.lines
+    assert "goals: hindsight" in made.lines and "relabel_ratio: 1.0" in made.lines
     keys: dict[str, Any] = {"goal_key": "desired_goal", "achieved_key": "achieved_goal", "goals": "hindsight"}
     found = minari.load(ID, DataOptions(id=ID, state_key="observation", **keys))
     assert found.goals is not None and found.achieved is not None

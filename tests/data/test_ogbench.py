@@ -18,7 +18,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.data import minari
 from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
-from trajgen.data.worlds import world_for
+from trajgen.envs.eval_env import world_for
 
 ID = "tests/maze-v0"
 PRESETS = {name: task.options for name, task in catalogue().items() if name.startswith("ogbench/")}

@@ -10,11 +10,12 @@ import pytest
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.protocols import Policy
-from trajgen.data import minari, pointmaze
-from trajgen.data.makers import MAKERS, make
+from trajgen.data import minari
 from trajgen.data.options import DataOptions
-from trajgen.data.waypoints import Grid, WaypointController
-from trajgen.data.worlds import World, world_for
+from trajgen.envs import pointmaze
+from trajgen.envs.eval_env import World, world_for
+from trajgen.envs.makers import MAKERS, make
+from trajgen.envs.waypoints import Grid, WaypointController
 
 KEYS: dict[str, Any] = {
     "state_key": "observation",
@@ -40,7 +41,7 @@ def test_cells_and_paths_by_hand() -> None:
     start, turn, goal = (-0.5, 0.5), (0.5, 0.5), (0.5, -0.5)
     cells = grid.cell(np.array([start, turn, goal]))
     assert cells.tolist() == [5, 6, 10]
-    assert grid.centres[cells].tolist() == [list(start), list(turn), list(goal)]
+    assert grid.centers[cells].tolist() == [list(start), list(turn), list(goal)]
     assert grid.towards[5, 10] == 6 and grid.towards[6, 10] == 10 and grid.towards[10, 10] == 10
     assert grid.towards[10, 5] == 6
     assert len(grid.walls()) == 13 and (-2.0, 1.0, 1.0, 1.0) in grid.walls()

@@ -24,7 +24,7 @@ from trajgen.data import mapped, minari, store
 from trajgen.data.episodes import Episodes
 from trajgen.data.fingerprint import fingerprint
 from trajgen.data.options import DataOptions
-from trajgen.data.windows import Windows, fit_normaliser, returns_to_go
+from trajgen.data.windows import Windows, fit_normalizer, returns_to_go
 
 ID = "tests/walks-v0"
 GIB = 2**30
@@ -92,10 +92,10 @@ def files() -> dict[str, int]:
     [
         {},
         {"state_key": ("here", "state")},
-        {"goals": "desired", "goal_key": "goal"},
+        {"goals": "dataset", "goal_key": "goal"},
         GOALS,
         {**GOALS, "goal_radius": 0.5},
-        {**GOALS, "goal_radius": 0.5, "goal_ends": True},
+        {**GOALS, "goal_radius": 0.5, "terminate_at_goal": True},
         {"max_padding": 0.0, "discount": 1.0, "stride": 1},
     ],
     ids=str,
@@ -105,7 +105,7 @@ def test_mapped_batches_are_those_of_memory_to_the_last_bit(changes: dict[str, A
     choice = options(**changes)
     here, there = (minari.load(ID, replace(choice, memory_map=value)) for value in (False, True))
     assert not mapped.is_mapped(here) and mapped.is_mapped(there)
-    norms = [fit_normaliser(episodes, choice) for episodes in (here, there)]
+    norms = [fit_normalizer(episodes, choice) for episodes in (here, there)]
     for name, values in norms[0].state_dict().items():
         assert torch.equal(values, norms[1].state_dict()[name]), name
     one, other = (Windows(episodes, choice, norms[0], seed=3) for episodes in (here, there))
@@ -128,7 +128,7 @@ def test_returns_are_laid_out_in_blocks_and_are_those_of_memory(monkeypatch: pyt
 def test_arrays_are_laid_out_once() -> None:
     write()
     first = minari.load(ID, options())
-    Windows(first, options(), fit_normaliser(first, options()))
+    Windows(first, options(), fit_normalizer(first, options()))
     before = files()
     assert {Path(name).name for name in before} == {
         "states.npy",
@@ -138,7 +138,7 @@ def test_arrays_are_laid_out_once() -> None:
         "returns-0.99.npy",
     }
     again = minari.load(ID, options())
-    Windows(again, options(), fit_normaliser(again, options()))
+    Windows(again, options(), fit_normalizer(again, options()))
     assert files() == before
     minari.load(ID, options(**GOALS))  # other entries have files of their own
     assert files().items() > before.items()
@@ -178,7 +178,7 @@ def test_damaged_files_are_laid_out_anew(name: str, damage: Any) -> None:
     write()
     choice = options()
     right = minari.load(ID, replace(choice, memory_map=False))
-    norm = fit_normaliser(right, choice)
+    norm = fit_normalizer(right, choice)
     expected = Windows(right, choice, norm).batch(0, 32)
     spoilt = minari.load(ID, choice)
     Windows(spoilt, choice, norm)
@@ -284,7 +284,7 @@ def test_200_mib_are_trained_on_with_120() -> None:
     assert found.get("mapped") == "memmap", found
     choice = sizes.options(False)
     episodes = minari.load(sizes.ID, choice)
-    source = Windows(episodes, choice, fit_normaliser(episodes, choice))
+    source = Windows(episodes, choice, fit_normalizer(episodes, choice))
     assert found["steps"] == episodes.steps == 204 * 4000
     assert found["sum"] == sum(float(source.batch(step, 64).states.double().sum()) for step in range(20))
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
-from trajgen.data.windows import Windows, fit_normaliser, returns_to_go
+from trajgen.data.windows import Windows, fit_normalizer, returns_to_go
 
 
 def options(**changes: Any) -> DataOptions:
@@ -53,7 +53,7 @@ def line(lengths: list[int], terminated: list[bool] | None = None, seed: int | N
 
 
 def plain(episodes: Episodes, choice: DataOptions, seed: int = 0) -> Windows:
-    return Windows(episodes, choice, Normaliser(2, 1, 2), seed=seed)
+    return Windows(episodes, choice, Normalizer(2, 1, 2), seed=seed)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -105,18 +105,18 @@ def test_padding_repeats_the_last_row_and_is_masked() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_hindsight_goals_come_from_the_rest_of_the_same_episode(share: float) -> None:
-    choice = options(**GOALS, desired_share=share, max_padding=0.5)
+    choice = options(**GOALS, relabel_ratio=share, max_padding=0.5)
     batch = plain(line([9, 6, 7], terminated=[True, False, True]), choice).batch(3, 3000)
     assert batch.goals is not None
     start, goal = batch.states[:, 0].double(), batch.goals.double()
     own = ((goal - start - 0.2).abs() < 1e-5).all(1)
-    assert own.double().mean().item() == pytest.approx(share, abs=0.03)
+    assert own.double().mean().item() == pytest.approx(1 - share, abs=0.03)
     later = goal[~own]
     assert (later[:, 0] == start[~own, 0]).all()
     assert (later[:, 1] > start[~own, 1]).all()
     last = torch.tensor([9.0, 6.0, 7.0], dtype=torch.double)
     assert (later[:, 1] <= last[later[:, 0].long()]).all()
-    if share < 1:  # the final observation can be a goal too
+    if share > 0:  # the final observation can be a goal too
         assert (later[:, 1] == last[later[:, 0].long()]).any()
 
 
@@ -172,10 +172,10 @@ def test_a_batch_is_a_function_of_seed_step_and_rank() -> None:
         assert not same(first, other)
 
 
-def test_the_normaliser_makes_windows_standard_and_goes_back() -> None:
+def test_the_normalizer_makes_windows_standard_and_goes_back() -> None:
     episodes = line([60, 80], seed=2)
-    choice = options(**GOALS, power=0.5, max_padding=0.0)
-    norm = fit_normaliser(episodes, choice)
+    choice = options(**GOALS, return_power=0.5, max_padding=0.0)
+    norm = fit_normalizer(episodes, choice)
     standard, raw = Windows(episodes, choice, norm).batch(0, 512), plain(episodes, choice).batch(0, 512)
     for values, of in (
         (standard.states, (0, 1)),
@@ -189,7 +189,7 @@ def test_the_normaliser_makes_windows_standard_and_goes_back() -> None:
     assert torch.allclose(norm.reward.inverse(standard.rewards), raw.rewards, atol=1e-4)
     assert standard.goals is not None and raw.goals is not None
     assert torch.allclose(norm.goal.inverse(standard.goals), raw.goals, atol=1e-4)
-    again = fit_normaliser(episodes, choice).state_dict()
+    again = fit_normalizer(episodes, choice).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in norm.state_dict().items())
 
 
@@ -216,8 +216,8 @@ def test_goals_that_the_data_lack_are_refused() -> None:
         ({"stride": -1}, "stride"),
         ({"max_padding": 1.5}, "max_padding"),
         ({"discount": 0.0}, "discount"),
-        ({"power": 0.0}, "power"),
-        ({"goals": "desired"}, "goal_key"),
+        ({"return_power": 0.0}, "return_power"),
+        ({"goals": "dataset"}, "goal_key"),
         ({"goals": "hindsight", "goal_key": "d"}, "achieved_key"),
         ({"goal_radius": 0.5, "achieved_key": "a"}, "goals"),
     ],

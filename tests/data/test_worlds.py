@@ -15,7 +15,7 @@ from trajgen.core.observations import entry, put
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
 from trajgen.data.success import SuccessRule
-from trajgen.data.worlds import World, world_for
+from trajgen.envs.eval_env import World, world_for
 from trajgen.evaluation.rollout import rollout
 
 PLACE, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)

@@ -21,7 +21,7 @@ def _tasks(tasks: list[Task]) -> str:
         data = task.options
         bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "by the world"
         steps = str(data.max_episode_steps or "by the set")
-        windows, returns = f"{data.horizon} × {data.stride}", f"{data.discount:g}, {data.power:g}"
+        windows, returns = f"{data.horizon} × {data.stride}", f"{data.discount:g}, {data.return_power:g}"
         rows.append((f"`{task.name}`", f"`{data.id}`", steps, windows, returns, task.success, bounds))
     return _table(heads, rows)
 

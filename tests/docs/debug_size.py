@@ -8,8 +8,8 @@ import path_figure
 import torch
 
 from trajgen.config import Config
+from trajgen.experiments import build_planner
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
-from trajgen.runs import build_planner
 
 _done: set[str] = set()
 
@@ -40,7 +40,7 @@ def trains_and_acts(config: Config) -> None:
         assert any(not torch.equal(old, new) for old, new in zip(before, stage.parameters, strict=True))
     planner.eval()
     policy = RecedingHorizonPolicy(
-        planner, planner.normaliser, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
+        planner, planner.normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
     policy.reset(batch=2)
     cond, plan, grown = policy.preview(path_figure.observed(known, 2))

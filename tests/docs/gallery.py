@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from trajgen.core.errors import ConfigError
-from trajgen.data.pointmaze import MAZES
-from trajgen.data.worlds import World, world_for
+from trajgen.envs.eval_env import World, world_for
+from trajgen.envs.pointmaze import MAZES
 from trajgen.evaluation.rollout import rollout
-from trajgen.pictures.plans import draw_plans, first_observations
-from trajgen.run_folder import load_config
-from trajgen.runs import load_policy
+from trajgen.experiments import load_policy
+from trajgen.experiments.run_folder import load_config
+from trajgen.viz.plans import draw_plans, first_observations
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 EPISODES = 24

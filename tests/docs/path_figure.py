@@ -17,8 +17,8 @@ from torch import Tensor
 
 from trajgen.config import Config, compose
 from trajgen.core.types import Batch, Space
+from trajgen.experiments import build_planner
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
-from trajgen.runs import build_planner
 
 PICTURE = DOCS / "images" / "path.svg"
 SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal")
@@ -44,7 +44,7 @@ class Box:
     title: str
     name: str
     lines: tuple[str, ...]
-    colour: str
+    color: str
     place: tuple[int, int]
 
 
@@ -71,7 +71,7 @@ def shapes(config: Config) -> dict[str, Any]:
         offsets = torch.arange(config.data.chunk).expand(len(batch), -1)
         head = planner.action(plan, batch.chunk_states, offsets)
     policy = RecedingHorizonPolicy(
-        planner, planner.normaliser, SPACE, config.policy, discount=config.data.discount, chunk=config.data.chunk
+        planner, planner.normalizer, SPACE, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
     policy.reset(batch=WINDOWS)
     return {
@@ -183,8 +183,8 @@ def boxes(config: Config) -> list[Box]:
             (2, 2),
         ),
         Box(
-            "target",
-            nodes["target"]["name"],
+            "return_target",
+            nodes["return_target"]["name"],
             ("the return to ask for, (B)",),
             LEARNT,
             (0, 1),
@@ -193,7 +193,7 @@ def boxes(config: Config) -> list[Box]:
         Box("action head", nodes["action"]["name"], (f"actions {said('actions', 'BHA')}",), LEARNT, (1, 2)),
         Box(
             "policy",
-            f"a plan every {config.policy.replan} steps",
+            f"a plan every {config.policy.replan_interval} steps",
             (f"one action (B, A) = {_sizes(seen['acted'])}", "state and reward come back"),
             ACTING,
             (0, 2),
@@ -211,13 +211,13 @@ ARROWS: tuple[tuple[str, str], ...] = (
     ("view", "tokenizer"),
     ("tokenizer", "schedule"),
     ("schedule", "prior"),
-    ("target", "conditioner"),
+    ("return_target", "conditioner"),
     ("conditioner", "prior"),
     ("prior", "sampler"),
     ("sampler", "decoder"),
     ("sampler", "action head"),
     ("action head", "policy"),
-    ("policy", "target"),
+    ("policy", "return_target"),
 )
 LEGEND = ((DATA, "data"), (LEARNT, "has weights"), (CODES, "has none"), (ACTING, "acts"))
 
@@ -254,7 +254,7 @@ def _box(box: Box) -> str:
         for i, line in enumerate(box.lines)
     ]
     return (
-        f'<rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="6" fill="{box.colour}" stroke="{SOFT}"/>'
+        f'<rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="6" fill="{box.color}" stroke="{SOFT}"/>'
         f'<text x="{x + 10}" y="{y + 22}" fill="{INK}" font-weight="bold">{escape(box.title)}'
         f'<tspan font-weight="normal" fill="{SOFT}">  {escape(box.name)}</tspan></text>' + "".join(lines)
     )
@@ -286,9 +286,9 @@ def _scales(box: Box, lengths: tuple[int, ...]) -> list[str]:
 def _legend(height: int) -> list[str]:
     places = [MARGIN, *accumulate((30 + 8 * len(said) for _, said in LEGEND), initial=MARGIN)][1:]
     return [
-        f'<rect x="{x}" y="{height - 28}" width="14" height="14" rx="3" fill="{colour}" stroke="{SOFT}"/>'
+        f'<rect x="{x}" y="{height - 28}" width="14" height="14" rx="3" fill="{color}" stroke="{SOFT}"/>'
         f'<text x="{x + 20}" y="{height - 17}" fill="{SOFT}">{said}</text>'
-        for x, (colour, said) in zip(places, LEGEND, strict=False)
+        for x, (color, said) in zip(places, LEGEND, strict=False)
     ]
 
 

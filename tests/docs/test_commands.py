@@ -13,14 +13,14 @@ import pytest
 from debug_size import trains_and_acts
 from pages import NOT_RUN, PAGES, README, RUN_ELSEWHERE, commands, refusals, run_python, shell_lines, write_files
 
-from trajgen import cli, runs
+from trajgen import cli, experiments
 from trajgen.cli.data import DATA_HELP
 from trajgen.config import Config, compose
-from trajgen.data import makers
-from trajgen.studies import run as studies
-from trajgen.studies import search as searches
-from trajgen.studies.definition import Study
-from trajgen.studies.space import Search
+from trajgen.envs import makers
+from trajgen.experiments.studies import run as studies
+from trajgen.experiments.studies import search as searches
+from trajgen.experiments.studies.definition import Study
+from trajgen.experiments.studies.space import Search
 
 RUN = "runs/mage-umaze-dwell-s0"
 """The run folder that the pages speak of."""
@@ -83,7 +83,7 @@ def test_train_commands_train_and_act(
         trains_and_acts(compose(words))
         return
     built: list[Config] = []
-    monkeypatch.setattr(runs, "train", lambda config, *_: built.append(config))
+    monkeypatch.setattr(experiments, "train", lambda config, *_: built.append(config))
     cli.main(["train", *words])
     sizes = [word.count(",") + 1 for word in words if "-m" in words and "[" not in word and "range(" not in word]
     spans = [2 for word in words if "range(" in word]
@@ -104,7 +104,7 @@ def test_refusals_are_those_of_the_page(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_files(PAGES[page], folder)
-    monkeypatch.setattr(runs, "train", lambda config, *_: runs.dry_run(config))
+    monkeypatch.setattr(experiments, "train", lambda config, *_: experiments.dry_run(config))
     with pytest.raises(SystemExit):
         cli.main(words)
     assert capsys.readouterr().err.strip() == said.strip()
@@ -114,7 +114,7 @@ def test_refusals_are_those_of_the_page(
 def test_study_commands_ask_for_variants_that_train(
     page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every variant can be built, and the last one trains; those of shipped studies are built in ``tests/studies``."""
+    """Every variant can be built, and the last one trains; shipped studies are built in ``tests/experiments``."""
     prepare(page, folder)
     asked: list[Study] = []
     monkeypatch.setattr(studies, "run", lambda study, *_, **__: asked.append(study))
@@ -129,7 +129,7 @@ def test_study_commands_ask_for_variants_that_train(
 def test_search_commands_propose_what_trains(
     page: str, words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole searches, at debug size, are run in ``tests/studies``."""
+    """Whole searches, at debug size, are run in ``tests/experiments``."""
     prepare(page, folder)
     asked: list[Search] = []
     monkeypatch.setattr(searches, "run", lambda search, *_, **__: asked.append(search))
@@ -163,10 +163,10 @@ def test_evaluate_commands_run(
     prepare(page, folder)
     place = copy_run(folder, run)
     before = (place / "evaluation.json").stat().st_mtime_ns
-    monkeypatch.setattr(runs.acting, "CONDITIONS", 2)
+    monkeypatch.setattr(experiments.evaluating, "CONDITIONS", 2)
     monkeypatch.setattr("trajgen.evaluation.evaluate.LATENCY_BATCHES", ())
     if any("sampler" in word or "replan" in word for word in words):  # drawn once is enough
-        monkeypatch.setattr("trajgen.pictures.draw_run", lambda *_, **__: [])
+        monkeypatch.setattr("trajgen.viz.draw_run", lambda *_, **__: [])
     few = [f"evaluation.episodes={min(2, int(w.partition('=')[2]))}" for w in words if "episodes=" in w]
     cli.main(["evaluate", *words, *few, "device=cpu"])
     changed = len([word for word in words if not word.startswith(("run=", "imports="))])

@@ -19,10 +19,10 @@ import trajgen
 from trajgen.config import compose
 from trajgen.core import registry
 from trajgen.core.options import structure
-from trajgen.core.types import Batch, Cond, Given, Plan
+from trajgen.core.types import Batch, Cond, KnownCodes, Plan
 from trajgen.data.options import DataOptions
-from trajgen.studies.definition import read_study
-from trajgen.studies.space import read_search
+from trajgen.experiments.studies.definition import read_study
+from trajgen.experiments.studies.space import read_search
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"
@@ -96,7 +96,7 @@ def test_relative_links_lead_somewhere(page: str) -> None:
 
 def test_the_shapes_of_concepts_name_every_field() -> None:
     text = PAGES["docs/concepts.md"].read_text(encoding="utf-8").partition("| value | shape |")[2]
-    for record in (Batch, Cond, Given, Plan):
+    for record in (Batch, Cond, KnownCodes, Plan):
         (row, *rows) = [line for line in text.splitlines() if line.startswith(f"| `{record.__name__}.")]
         names = {word for line in (row, *rows) for word in re.findall(r"`(?:\w+\.)?(\w+)`", line.split("|")[1])}
         assert names == {field.name for field in fields(record)}
@@ -146,7 +146,7 @@ def test_the_page_of_changes_is_the_changelog(site: Path) -> None:
 
 
 def test_the_api_shows_signatures_and_docstrings(site: Path) -> None:
-    shown = unescape(re.sub(r"<[^>]+>", "", (site / "api" / "runs" / "index.html").read_text("utf-8")))
+    shown = unescape(re.sub(r"<[^>]+>", "", (site / "api" / "experiments" / "index.html").read_text("utf-8")))
     assert "load_policy" in shown and "A trained policy, ready to act." in shown
     assert "plain values that replace those of the run" in shown  # an argument, by its docstring
 

@@ -27,8 +27,8 @@ OWN = {
     "schedule/explicit": "whatever is given",
     "schedule/linear": "made here, to be compared with geometric",
     "schedule/two_level": "made here: K = 2",
-    "target/best": "made here, for a constant that nobody needs to know",
-    "target/quantile": "made here; the loss is that of quantile regression",
+    "return_target/best": "made here, for a constant that nobody needs to know",
+    "return_target/quantile": "made here; the loss is that of quantile regression",
 }
 """Components that come from no paper, and why none is named."""
 SOURCE = re.compile(r"arXiv \d{4}\.\d{5}|MAGE|Decision Transformer|Trajectory Transformer")
@@ -110,7 +110,7 @@ def test_every_room_is_on_one_page_of_the_api() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert all(f"api/{page.name}" in navigation for page in API)
     rooms = {module.split(".")[1] for module in listed}
-    inside = {"cli", "skeletons", "bench"}  # for the command line alone
+    inside = {"cli", "templates", "bench"}  # for the command line alone
     package = ROOT / "trajgen"
     every = {path.stem for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
     assert {room for room in every if not room.startswith("_")} - inside <= rooms

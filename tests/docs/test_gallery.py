@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from trajgen.core.errors import ConfigError
-from trajgen.data.worlds import world_for
-from trajgen.run_folder import load_config
+from trajgen.envs.eval_env import world_for
+from trajgen.experiments.run_folder import load_config
 
 
 def test_a_picture_for_the_maze_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

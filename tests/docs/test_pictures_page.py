@@ -11,7 +11,7 @@ from pages import DOCS, commands
 from trajgen import cli
 from trajgen.cli.plot import PLOT_HELP
 from trajgen.engine.loggers import PACKAGES
-from trajgen.pictures.draw import PICTURES
+from trajgen.viz.draw import PICTURES
 
 PAGE = DOCS / "pictures.md"
 

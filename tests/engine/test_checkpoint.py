@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:
-    return {"model.a": torch.full((2, 3), value), "optimiser.0.step": torch.tensor(3)}
+    return {"model.a": torch.full((2, 3), value), "optimizer.0.step": torch.tensor(3)}
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     found, position = read_tensors(path, CPU)
     assert position == Position(1, 42)
     assert torch.equal(found["model.t"], torch.arange(6.0).view(2, 3).T)
-    assert int(found["optimiser.0.step"]) == 3
+    assert int(found["optimizer.0.step"]) == 3
     assert set(part(found, "model")) == {"a", "t"}
 
 

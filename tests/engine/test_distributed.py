@@ -27,7 +27,7 @@ import toys
 from rich.console import Console
 from torch import Tensor
 
-from trajgen import cli, runs
+from trajgen import cli, experiments
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Batch
 from trajgen.engine import distributed
@@ -40,7 +40,7 @@ from trajgen.engine.storage import read_tensors
 from trajgen.tokenizers.codebook import SharedCodes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-STEPS = {"tokenizer": 50, "target": 3, "prior": 8}
+STEPS = {"tokenizer": 50, "return_target": 3, "prior": 8}
 STOPPED = 43
 """The step at whose batch something happens to a training."""
 SEEN = 8
@@ -73,7 +73,7 @@ def planner(name: str) -> Any:
     """A composition that draws no random numbers in a step, but for those of its codes."""
     still: dict[str, Any] = {"conditioner": {"dropout": 0.0}, "planner": {"condition_weight": 0.0}}
     if name == "mage":
-        return tiny.planner(target="quantile", tokenizer={"revive_below": 3.0}, **still)
+        return tiny.planner(return_target="quantile", tokenizer={"dead_code_threshold": 3.0}, **still)
     if name == "condition":  # L_cond without a draw: continuous codes
         few = {"condition_batch": 4}
         return tiny.planner(
@@ -92,7 +92,7 @@ def training(
         folder = folder / "elsewhere"
     made = planner(parts)
     wanted = steps or STEPS
-    stages = {s.name: StageOptions(steps=wanted.get(s.name, 1), batch_size=SEEN, ema=0.9) for s in made.stages()}
+    stages = {s.name: StageOptions(steps=wanted.get(s.name, 1), batch_size=SEEN, ema_decay=0.9) for s in made.stages()}
     options = EngineOptions(
         stages=stages,
         precision="float32", log_every=5, checkpoint_every=10, accumulate=accumulate,
@@ -342,7 +342,7 @@ def test_means_of_shares_make_up_the_mean_of_the_batch() -> None:
         return replace(batch, mask=batch.mask[:, ::2])
 
     def means(batch: Batch, own: Tensor) -> Tensor:
-        seen = batch.seen_as(every_second)
+        seen = batch.map(every_second)
         parts = (batch.mean(own, real), batch.mean(own[: len(own) // 2], real), seen.mean(own[:, ::2], real))
         return torch.stack(parts)
 
@@ -464,7 +464,7 @@ def test_torchrun_ends_when_a_process_is_killed_and_one_process_goes_on(
         read_tensors(path, torch.device("cpu"))
 
     evaluated: list[Path] = []
-    monkeypatch.setattr(runs.training, "evaluate", lambda folder, *_, **__: evaluated.append(folder))
+    monkeypatch.setattr(experiments.training, "evaluate", lambda folder, *_, **__: evaluated.append(folder))
     monkeypatch.chdir(tmp_path)
     cli.main(words)
     assert evaluated == [Path("run")] and (run / "checkpoints" / "final.safetensors").exists()

@@ -123,8 +123,8 @@ def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
                     term()
                 return super().batch(step, size, rank)
 
-        made = tiny.planner(target="quantile")
-        stages = {name: StageOptions(steps=4, batch_size=8) for name in ("tokenizer", "target", "prior")}
+        made = tiny.planner(return_target="quantile")
+        stages = {name: StageOptions(steps=4, batch_size=8) for name in ("tokenizer", "return_target", "prior")}
         settings = EngineOptions(stages=stages, precision="float32", log_every=2, checkpoint_every=3)
         console = Console(quiet=True)
         Training(made, made.stages(), Source(), settings, folder, 0, torch.device("cpu"), console).run(resume=resume)
@@ -272,7 +272,7 @@ def test_engine_options_out_of_range_are_refused(changes: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"batch_size": 0}, {"lr": 0.0}, {"warmup": 1.0}, {"ema": 1.0}, {"clip": -1.0}],
+    [{"steps": 0}, {"batch_size": 0}, {"lr": 0.0}, {"warmup": 1.0}, {"ema_decay": 1.0}, {"grad_clip": -1.0}],
 )
 def test_stage_options_out_of_range_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):

@@ -20,7 +20,7 @@ from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import StageOptions
 from trajgen.engine.runtime import seed_step
 from trajgen.engine.validation import BATCHES
-from trajgen.runs import dry_run
+from trajgen.experiments import dry_run
 
 
 class Pulled(nn.Module):
@@ -62,11 +62,14 @@ def begun(folder: Path, *, source: Around | None = None, held_out: bool = True) 
     """A training whose second stage is checkpointed every 2 steps, and is long and fast enough to learn too much."""
     folder.mkdir(exist_ok=True)
     model = Pulled()
-    stages = {"one": StageOptions(steps=2, batch_size=8), "two": StageOptions(steps=40, batch_size=8, lr=0.2, ema=0.5)}
+    stages = {
+        "one": StageOptions(steps=2, batch_size=8),
+        "two": StageOptions(steps=40, batch_size=8, lr=0.2, ema_decay=0.5),
+    }
     how = options(stages=stages, checkpoint_every=2)
     place, other = torch.device("cpu"), Elsewhere() if held_out else None
     return Training(
-        model, model.stages(), source or Around(), how, folder, 7, place, Console(quiet=True), held_out=other
+        model, model.stages(), source or Around(), how, folder, 7, place, Console(quiet=True), val_source=other
     )
 
 
@@ -86,7 +89,7 @@ def held_out_loss(path: Path) -> float:
 
 def looked(folder: Path, stage: str = "two") -> dict[int, float]:
     """The held-out losses of a stage by step."""
-    return {v["step"]: v["held_out/total"] for v in metrics(folder) if v["stage"] == stage and "held_out/total" in v}
+    return {v["step"]: v["val/total"] for v in metrics(folder) if v["stage"] == stage and "val/total" in v}
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +134,9 @@ def test_a_resumed_training_keeps_the_same_best(at: int, whole: Path, tmp_path: 
 
 
 def test_best_weights_need_held_out_episodes() -> None:
-    with pytest.raises(ConfigError, match=r"data\.held_out=0"):
+    with pytest.raises(ConfigError, match=r"data\.val_fraction=0"):
         dry_run(compose(["recipe=bc", "policy.weights=best"]))
-    dry_run(compose(["recipe=bc", "policy.weights=best", "data.held_out=0.2"]))
+    dry_run(compose(["recipe=bc", "policy.weights=best", "data.val_fraction=0.2"]))
 
 
 def test_no_line_of_metrics_is_added_where_nothing_is_held_out(tmp_path: Path) -> None:

@@ -86,8 +86,8 @@ def crash() -> None:
 
 def options(**changes: Any) -> EngineOptions:
     stages = {
-        "one": StageOptions(steps=FIRST, batch_size=8, lr=0.05, ema=0.9),
-        "two": StageOptions(steps=SECOND, batch_size=4, lr=0.02, ema=0.8, clip=0.5),
+        "one": StageOptions(steps=FIRST, batch_size=8, lr=0.05, ema_decay=0.9),
+        "two": StageOptions(steps=SECOND, batch_size=4, lr=0.02, ema_decay=0.8, grad_clip=0.5),
     }
     usual: dict[str, Any] = {"stages": stages, "precision": "float32", "log_every": 2, "checkpoint_every": 4}
     return EngineOptions(**(usual | changes))

@@ -21,7 +21,7 @@ from trajgen.evaluation.evaluate import (
     plain,
     write_evaluation,
 )
-from trajgen.evaluation.report import score_rows
+from trajgen.viz.summary import score_rows
 
 OPTIONS = EvaluationOptions(episodes=10, batch=4, latency=False)
 LENGTHS = 3 + np.arange(10) % 5  # mean 5
@@ -35,13 +35,13 @@ def test_figures_by_hand() -> None:
     assert figures["controller"]["mean"] == pytest.approx(5)
     assert figures["ratio_to_controller"] == pytest.approx(0.8)
     assert figures["ratio_to_controller_ci95"] == pytest.approx([0.8, 0.8])  # the same episodes
-    assert figures["normalised"]["two to six"]["mean"] == pytest.approx(50)  # (4 - 2) / (6 - 2)
-    assert figures["normalised"]["mean"] == pytest.approx(50)
-    assert figures["normalised"]["bounds"] == [2, 6] and figures["normalised"]["name"] == "two to six"
+    assert figures["normalized"]["two to six"]["mean"] == pytest.approx(50)  # (4 - 2) / (6 - 2)
+    assert figures["normalized"]["mean"] == pytest.approx(50)
+    assert figures["normalized"]["bounds"] == [2, 6] and figures["normalized"]["name"] == "two to six"
     random = figures["random"]["mean"]
     assert abs(random) < 1.5
-    assert figures["normalised_to_controller"]["mean"] == pytest.approx(100 * (4 - random) / (5 - random))
-    assert figures["normalised_to_controller"] == figures["normalised"][MEASURED]
+    assert figures["normalized_to_controller"]["mean"] == pytest.approx(100 * (4 - random) / (5 - random))
+    assert figures["normalized_to_controller"] == figures["normalized"][MEASURED]
     assert figures["success"] == pytest.approx(0.5)
     assert figures["condition_error"] == 0.25
     assert figures["decisions_per_second"] > 0 and figures["decision_ms"] == {} and figures["errors"] == []
@@ -58,8 +58,8 @@ def test_latency_is_measured_for_one_and_for_many() -> None:
 def test_without_references_or_bounds() -> None:
     options = EvaluationOptions(episodes=4, latency=False, reference=False)
     figures = evaluate(Constant(1.0), make_world(bounds={}), options).to_dict()
-    assert figures["normalised"] == {}
-    for name in ("controller", "random", "normalised_to_controller", "ratio_to_controller"):
+    assert figures["normalized"] == {}
+    for name in ("controller", "random", "normalized_to_controller", "ratio_to_controller"):
         assert figures[name] is None
     without = evaluate(Constant(1.0), make_world(controller=None), OPTIONS).to_dict()
     assert without["controller"] is None and without["random"] is not None

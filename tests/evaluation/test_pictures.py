@@ -13,8 +13,8 @@ from rich.console import Console
 from walks import Constant, make_world
 
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
-from trajgen.evaluation.plots import curves_figure, plan_figure, read_metrics, returns_figure, training_figure
-from trajgen.evaluation.report import print_evaluation, summary_markdown
+from trajgen.viz.plots import curves_figure, plan_figure, read_metrics, returns_figure, training_figure
+from trajgen.viz.summary import print_evaluation, summary_markdown
 
 WALLS = [(0, 0, 4, 1), (0, 3, 4, 1), (0, 1, 1, 2), (3, 1, 1, 2)]
 
@@ -88,7 +88,7 @@ def test_summary_is_one_page_with_its_figures(figures: dict) -> None:
     for words in (
         "# mage on walk",
         "| ratio to the controller | 0.800 |",
-        "| normalised by two to six (2 to 6) |",
+        "| normalized by two to six (2 to 6) |",
         "| condition error, state | 0.125 |",
         "- data: a/walk-v0",
         "- versions: torch 2.9",

@@ -11,8 +11,8 @@ from trajgen.evaluation.statistics import (
     mean,
     mean_difference,
     mean_ratio,
-    normalised,
-    summarise,
+    normalized,
+    summarize,
 )
 
 
@@ -67,15 +67,15 @@ def test_bootstrap_is_seeded_and_refuses_unequal_samples() -> None:
 
 
 def test_summary_by_hand() -> None:
-    summary = summarise([1.0, 2.0, 3.0, 6.0])
+    summary = summarize([1.0, 2.0, 3.0, 6.0])
     assert (summary.mean, summary.iqm, summary.n) == (3.0, 2.5, 4)
     assert summary.std == pytest.approx(np.sqrt((4 + 1 + 0 + 9) / 3))
     assert summary.ci95[0] < 3 < summary.ci95[1]
     assert set(summary.to_dict()) == {"mean", "iqm", "ci95", "std", "n"}
-    assert summarise([4.0]).std == 0.0
+    assert summarize([4.0]).std == 0.0
 
 
-def test_normalised_by_hand() -> None:
-    np.testing.assert_allclose(normalised([23.85, 161.86, 92.855], (23.85, 161.86)), [0, 100, 50])
+def test_normalized_by_hand() -> None:
+    np.testing.assert_allclose(normalized([23.85, 161.86, 92.855], (23.85, 161.86)), [0, 100, 50])
     with pytest.raises(ValueError, match="must differ"):
-        normalised([1.0], (2.0, 2.0))
+        normalized([1.0], (2.0, 2.0))

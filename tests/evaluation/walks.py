@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from trajgen.data.worlds import World
+from trajgen.envs.eval_env import World
 
 
 class Walk(gymnasium.Env):

@@ -20,23 +20,23 @@ from rich.console import Console
 from structure import spoil_structure
 from torch import nn
 
-from trajgen import runs
+from trajgen import experiments
 from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import TrajgenError
 from trajgen.data import minari, store
 from trajgen.data.fingerprint import fingerprint, require_same
-from trajgen.data.windows import Windows, fit_normaliser
-from trajgen.data.worlds import world_for
+from trajgen.data.windows import Windows, fit_normalizer
 from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, write_tensors
-from trajgen.run_folder import identity, read_json, require_free, trained_stages, write_json
-from trajgen.studies.cells import Cell, Row, rows_of
-from trajgen.studies.definition import Study, Variant, read_study
-from trajgen.studies.results import gather
-from trajgen.studies.run import check_folder
-from trajgen.studies.search import kept
-from trajgen.studies.space import read_search
-from trajgen.studies.sweep import score
-from trajgen.studies.table import columns, markdown
+from trajgen.envs.eval_env import world_for
+from trajgen.experiments.run_folder import identity, read_json, require_free, trained_stages, write_json
+from trajgen.experiments.studies.cells import Cell, Row, rows_of
+from trajgen.experiments.studies.definition import Study, Variant, read_study
+from trajgen.experiments.studies.results import gather
+from trajgen.experiments.studies.run import check_folder
+from trajgen.experiments.studies.search import kept
+from trajgen.experiments.studies.space import read_search
+from trajgen.experiments.studies.sweep import score
+from trajgen.experiments.studies.table import columns, markdown
 
 CPU = torch.device("cpu")
 Read = Callable[[Random], None]
@@ -91,7 +91,7 @@ class Readers:
         """A run folder with a checkpoint that was never trained, and its place among a study's cells."""
         self.composed = compose(["recipe=mage", *tiny.TRAIN])
         self.run = self.place / "run"
-        planner = runs.build_planner(self.composed, tiny.SPACE)
+        planner = experiments.build_planner(self.composed, tiny.SPACE)
         Checkpoints(self.run / "checkpoints").save_final(planner)
         self.plain = {**self.composed.to_plain(), "space": asdict(tiny.SPACE), "command": "trajgen train"}
         write_json(self.run / "config.json", self.plain)
@@ -101,7 +101,7 @@ class Readers:
             "seeds": [0, 2],
             "episode_returns": {"policy": [1.0, 2.0, None], "controller": [2.0, 2.0, 4.0]},
             "return": {"mean": 1.5, "iqm": 1.5, "ci95": [1.0, 2.0]},
-            "normalised": {"name": "minari", "mean": 50.0, "iqm": 50.0, "ci95": [0.0, 100.0], "bounds": [0.0, 2.0]},
+            "normalized": {"name": "minari", "mean": 50.0, "iqm": 50.0, "ci95": [0.0, 100.0], "bounds": [0.0, 2.0]},
             "ratio_to_controller": 0.5,
             "ratio_to_controller_ci95": [0.1, 0.9],
             "success": 0.5,
@@ -135,8 +135,8 @@ class Readers:
             episodes = minari.load(ID, self.options)
             assert np.isfinite(episodes.states).all() and len(episodes.states) == episodes.steps + len(episodes)
             require_same(fingerprint(episodes), fingerprint(episodes))
-            normaliser = fit_normaliser(episodes, self.options)
-            Windows(episodes, self.options, normaliser, CPU, 0).batch(0, 2)
+            normalizer = fit_normalizer(episodes, self.options)
+            Windows(episodes, self.options, normalizer, CPU, 0).batch(0, 2)
         finally:
             for path, content in self.kept.items():
                 path.write_bytes(content)
@@ -202,7 +202,7 @@ class Readers:
             identity(self.run)
             if draw.random() < 0.5:
                 require_free(self.run, replace(self.composed, resume=True))
-            runs.load_policy(self.run, device="cpu")
+            experiments.load_policy(self.run, device="cpu")
         finally:
             path.write_bytes(whole)
 
@@ -259,7 +259,7 @@ class Readers:
         path.write_bytes(spoilt_yaml((RECIPES / f"{draw.choice(['mage', 'dt', 'diffuser'])}.yaml").read_text(), draw))
         read_yaml(path)
         config = compose([f"recipe={path}", "data=pointmaze/umaze-dwell", "device=cpu"])
-        runs.dry_run(replace(config, components={k: _small(v) for k, v in config.components.items()}))
+        experiments.dry_run(replace(config, components={k: _small(v) for k, v in config.components.items()}))
 
     def preset(self, draw: Random) -> None:
         path = self.scratch / "given.yaml"

@@ -17,11 +17,11 @@ from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.core.options import convert
 from trajgen.data import declared, minari, store
-from trajgen.data.worlds import world_for
-from trajgen.run_folder import read_evaluation
-from trajgen.studies.definition import Study, Variant
-from trajgen.studies.results import returns_of
-from trajgen.studies.run import check_folder
+from trajgen.envs.eval_env import world_for
+from trajgen.experiments.run_folder import read_evaluation
+from trajgen.experiments.studies.definition import Study, Variant
+from trajgen.experiments.studies.results import returns_of
+from trajgen.experiments.studies.run import check_folder
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_deep_metadata_is_refused(data: Path) -> None:
     [
         {"episode_returns": {"policy": [1.0, {}]}}, {"episode_returns": {"policy": "os.system"}},
         {"episode_returns": []}, {"episode_returns": {"policy": [1.0], "controller": [1.0, 2.0]}}, {"return": 3.0},
-        {"normalised": [1]}, {"condition_error": {"state": [1]}}, {"success": "made up"},
+        {"normalized": [1]}, {"condition_error": {"state": [1]}}, {"success": "made up"},
         {"decision_ms": {"batch_1": 1}},
         {"ratio_to_controller": {}},
     ],

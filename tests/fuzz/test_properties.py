@@ -20,7 +20,7 @@ from trajgen.core.options import convert
 from trajgen.core.registry import KINDS, build
 from trajgen.core.types import Space
 from trajgen.data.episodes import Episode, Episodes
-from trajgen.studies.definition import joined, key_of, read_axis
+from trajgen.experiments.studies.definition import joined, key_of, read_axis
 
 settings.register_profile("fuzz", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("fuzz")

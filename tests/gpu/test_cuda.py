@@ -14,8 +14,8 @@ from trajgen.core.types import Batch
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import choose_device
-from trajgen.programs.backends import plans_by
-from trajgen.programs.planning import flattened
+from trajgen.export.backends import plans_by
+from trajgen.export.planning import flattened
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
@@ -30,7 +30,7 @@ class Source(tiny.RandomSource):
 
 
 def ready() -> Any:
-    made = tiny.planner(sampler="greedy", target="quantile")
+    made = tiny.planner(sampler="greedy", return_target="quantile")
     tiny.shake(made)
     first = made.stages()[0]
     first.begin()
@@ -55,7 +55,7 @@ def test_a_plan_is_the_same_as_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
-    made = tiny.planner(target="quantile").cuda()
+    made = tiny.planner(return_target="quantile").cuda()
     before = {k: v.clone() for k, v in made.state_dict().items()}
     stages = {name: StageOptions(steps=3, batch_size=32) for name in ("tokenizer", "prior")}
     options = EngineOptions(stages=stages, precision=precision, log_every=1, checkpoint_every=2)
@@ -70,7 +70,7 @@ def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
 
 def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
     def train(source: Any, resume: bool) -> Any:
-        made = tiny.planner(target="quantile").cuda()
+        made = tiny.planner(return_target="quantile").cuda()
         stages = {name: StageOptions(steps=4, batch_size=32) for name in ("tokenizer", "prior")}
         options = EngineOptions(stages=stages, precision="float32", log_every=1, checkpoint_every=2)
         device, console = torch.device("cuda"), Console(quiet=True)

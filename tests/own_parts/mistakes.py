@@ -19,8 +19,8 @@ from trajgen.nn.attention import KeyValueCache
 from trajgen.planners.latent import LatentPlanner, PriorTraining
 from trajgen.priors.diffusion import DiffusionPrior
 from trajgen.priors.transformer import TransformerPrior
-from trajgen.samplers.autoregressive import Ancestral
-from trajgen.targets import QuantileTarget
+from trajgen.return_targets import QuantileTarget
+from trajgen.samplers.autoregressive import AutoregressiveSampler
 from trajgen.tokenizers.codebook import Codebook
 from trajgen.tokenizers.latent import LatentTokenizer
 from trajgen.tokenizers.pyramid import ResidualPyramid
@@ -73,8 +73,8 @@ class TokenizerThatLearnsPadding(MultiscaleVQ):
 
 @mistake(
     "tokenizer",
-    "the canvas, drawn step by step, is what inputs() and latent() say",
-    "What scale 2 sees of the canvas differs from its teacher-forcing input",
+    "the partial latent, drawn step by step, is what inputs() and latent() say",
+    "What scale 2 sees of the partial latent differs from its teacher-forcing input",
 )
 class TokenizerThatLooksAhead(MultiscaleVQ):
     """Lets a scale see itself in training."""
@@ -96,7 +96,7 @@ class ConditionerThatAlwaysTells(FieldConditioner):
     """Does not look at whether the condition is given."""
 
     def forward(self, cond: Cond) -> Tensor:
-        return super().forward(replace(cond, given=None))
+        return super().forward(replace(cond, cond_mask=None))
 
 
 @mistake(
@@ -144,7 +144,7 @@ class PriorThatIsDeaf(TransformerPrior):
 
 @mistake("prior", "it learns in a few steps", "the sign of the loss")
 class PriorThatClimbs(TransformerPrior):
-    """Minimises the likelihood."""
+    """Minimizes the likelihood."""
 
     def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
         return -super().loss(logits, codes)
@@ -203,9 +203,11 @@ class ActionByPlace(LatentInverseDynamics):
 
 
 @mistake("sampler", "draws with rng: a seed repeats them", "The same seed draws other codes", "generator=rng")
-def careless(vocabulary: int | None, *, temperature: float = 1.0) -> Ancestral:
+def careless(vocabulary: int | None, *, temperature: float = 1.0) -> AutoregressiveSampler:
     """Draws without the generator."""
-    return Ancestral(lambda logits, rng: torch.distributions.Categorical(logits=logits / temperature).sample())
+    return AutoregressiveSampler(
+        lambda logits, rng: torch.distributions.Categorical(logits=logits / temperature).sample()
+    )
 
 
 @mistake("sampler", "codes that are given stay as they are", "codes that were given come out changed", "given.into")
@@ -213,10 +215,10 @@ class SamplerThatKnowsBetter:
     """Draws what is known anew."""
 
     def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, given: Any = None) -> Tensor:
-        return Ancestral(lambda logits, _: logits.argmax(-1))(prior, tokenizer, cond, rng)
+        return AutoregressiveSampler(lambda logits, _: logits.argmax(-1))(prior, tokenizer, cond, rng)
 
 
-@mistake("target", "one return for each state", "should have the shape (B,)", "got:      (6, 1)", "squeeze")
+@mistake("return_target", "one return for each state", "should have the shape (B,)", "got:      (6, 1)", "squeeze")
 class TargetWithAnAxisTooMany(QuantileTarget):
     """Returns a column."""
 
@@ -304,7 +306,7 @@ class DecoderOfTheCPU(PlainDecoder):
 
 @mistake("decoder", "one window does not depend on the others of its batch", "of the third window is another")
 class DecoderOfTheBatch(PlainDecoder):
-    """Centres over the batch."""
+    """Centers over the batch."""
 
     def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
         x = super().forward(latent, cond)
@@ -350,7 +352,10 @@ class ActionThatDetaches(LatentInverseDynamics):
 
 
 @mistake(
-    "target", "acting without gradients (torch.inference_mode)", "raises RuntimeError in forward()", "mistakes.py:"
+    "return_target",
+    "acting without gradients (torch.inference_mode)",
+    "raises RuntimeError in forward()",
+    "mistakes.py:",
 )
 class TargetThatClimbs(QuantileTarget):
     """Wants a gradient when acting."""
@@ -390,7 +395,7 @@ class DecoderWithoutAStar(PlainDecoder):
         super().__init__(features, horizon, latent_length, code_dim, width=widht)
 
 
-@mistake("target", "a docstring that says what it is", "no docstring")
+@mistake("return_target", "a docstring that says what it is", "no docstring")
 class TargetWithoutWords(nn.Module):
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         return state[:, 0]

@@ -79,7 +79,7 @@ from torch import nn
 from trajgen import register
 
 
-@register("target", "hopeless")
+@register("return_target", "hopeless")
 class Hopeless(nn.Module):
     """Asks for too much."""
 
@@ -112,17 +112,17 @@ def fails(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
 
 def test_an_exception_becomes_a_failed_check_with_file_and_line(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (lab / "hopes.py").write_text(LAB)
-    out, err = fails(capsys, "check", "target/hopeless", "imports=[hopes]")
+    out, err = fails(capsys, "check", "return_target/hopeless", "imports=[hopes]")
     line = LAB.splitlines().index("        return state @ self.more") + 1
     assert f"raises AttributeError in forward(): 'Hopeless' object has no attribute 'more', at hopes.py:{line}" in out
     assert "one return for each state" in out and "Traceback" not in out + err
-    assert err.startswith("Error: target 'hopeless' breaks ") and "--debug" in err
+    assert err.startswith("Error: return_target 'hopeless' breaks ") and "--debug" in err
 
 
 def test_debug_gives_the_traceback(lab: Path) -> None:
     (lab / "hopes_again.py").write_text(LAB.replace("hopeless", "hopeless_again"))
     with pytest.raises(Exception, match="hopeless_again") as raised:
-        main(["check", "target/hopeless_again", "imports=[hopes_again]", "--debug"])
+        main(["check", "return_target/hopeless_again", "imports=[hopes_again]", "--debug"])
     assert isinstance(raised.value.__cause__, AttributeError)
 
 

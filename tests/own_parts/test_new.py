@@ -18,9 +18,9 @@ from trajgen.config import compose
 from trajgen.core import registry
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS
-from trajgen.runs import dry_run
+from trajgen.experiments import dry_run
 
-SKELETONS = Path(testing.__file__).parents[1] / "skeletons"
+SKELETONS = Path(testing.__file__).parents[1] / "templates"
 MOST_LINES = {"tokenizer": 48}
 """Lines of code of a skeleton, where it is more than 40: a tokenizer has eleven methods."""
 
@@ -63,7 +63,7 @@ def test_a_skeleton_passes_check_and_the_next_commands_are_true(
     assert config.components[kind]["name"] == "own_part" and config.imports == ("own_part",)
     dry_run(config)
     made = registry.component(kind, "own_part")
-    assert made.__name__ == ("own_part" if kind == "schedule" else f"OwnPart{kind.capitalize()}")
+    assert made.__name__ == ("own_part" if kind == "schedule" else f"OwnPart{kind.title().replace('_', '')}")
     assert "mine" not in (lab / "own_part.py").read_text().lower()
 
 
@@ -90,8 +90,8 @@ def test_a_file_of_its_own_below_the_folder(lab: Path, capsys: pytest.CaptureFix
     main(["new", "sampler", "my_draws", "file=my_lab/draws.py"])
     assert "imports=[my_lab.draws]" in capsys.readouterr().out
     assert "class MyDrawsSampler" in (lab / "my_lab" / "draws.py").read_text()
-    report = refused(capsys, "target", "other", "file=my_lab/draws.py")
-    assert "never overwritten" in report and "file=my_lab/draws_target.py" in report
+    report = refused(capsys, "return_target", "other", "file=my_lab/draws.py")
+    assert "never overwritten" in report and "file=my_lab/draws_return_target.py" in report
 
 
 @pytest.mark.parametrize(
@@ -126,12 +126,12 @@ def test_a_name_that_own_modules_have_taken_is_refused(lab: Path, capsys: pytest
 
 
 def test_list_shows_signatures_and_what_options_are(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["new", "target", "wishes"])
+    main(["new", "return_target", "wishes"])
     capsys.readouterr()
-    main(["list", "target", "imports=[wishes]"])
+    main(["list", "return_target", "imports=[wishes]"])
     every = " ".join(capsys.readouterr().out.split())
     assert "wishes(state_dim, goal_dim, *, ambition=0.5, width=128) The mean return of the data" in every
-    main(["list", "target/wishes", "imports=[wishes]"])
+    main(["list", "return_target/wishes", "imports=[wishes]"])
     one = " ".join(capsys.readouterr().out.split())
     assert "Given by the composition: state_dim, goal_dim" in one and "G; 0 without goals." in one
-    assert "target.ambition" in one and "float" in one and "0.5" in one and "what is asked for" in one
+    assert "return_target.ambition" in one and "float" in one and "0.5" in one and "what is asked for" in one

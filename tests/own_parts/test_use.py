@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from trajgen import register
-from trajgen.samplers.autoregressive import Ancestral
+from trajgen.samplers.autoregressive import AutoregressiveSampler
 
 
 @register("prior", "elman")
@@ -57,13 +57,13 @@ class Elman(nn.Module):
 '''
 POINT = '''"""A sampler that an installed package offers."""
 from trajgen import register
-from trajgen.samplers.autoregressive import Ancestral
+from trajgen.samplers.autoregressive import AutoregressiveSampler
 
 
 @register("sampler", "unlikely")
-def unlikely(*, guidance: float = 0.0) -> Ancestral:
+def unlikely(*, guidance: float = 0.0) -> AutoregressiveSampler:
     """The least likely code at every place."""
-    return Ancestral(lambda logits, rng: logits.argmin(-1), guidance)
+    return AutoregressiveSampler(lambda logits, rng: logits.argmin(-1), guidance)
 '''
 OWN = [word for word in TRAIN if not word.startswith(("prior.depth", "prior.heads"))]
 

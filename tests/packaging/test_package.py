@@ -36,7 +36,7 @@ def files(folder: str, root: Path = ROOT) -> set[str]:
 def test_the_wheel_holds_the_package_and_the_recipes_and_nothing_else(built: Built) -> None:
     found = {name for name in names(built.wheel) if ".dist-info/" not in name}
     assert found == files("trajgen") | {f"trajgen/{name}" for name in files("recipes")}
-    assert {"trajgen/py.typed", "trajgen/skeletons/prior.py", "trajgen/recipes/mage.yaml"} <= found
+    assert {"trajgen/py.typed", "trajgen/templates/prior.py", "trajgen/recipes/mage.yaml"} <= found
     assert any(name.endswith("licenses/LICENSE") for name in names(built.wheel))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trajgen import runs
+from trajgen import experiments
 from trajgen.cli import main
 from trajgen.config import Config, compose, data_files, recipe_files
 
@@ -23,7 +23,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
         asked.append((config, command))
         return Path("runs/none")
 
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.setattr(experiments, "train", train)
     return asked
 
 

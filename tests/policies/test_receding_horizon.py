@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
-from trajgen.targets import ConstantTarget
+from trajgen.return_targets import ConstantTarget
 
 
 class Planner(nn.Module):
     """Numbers its plans, remembers what was asked, and acts (number of the plan, offset into it)."""
 
-    def __init__(self, normaliser: Normaliser, value: float = 10.0, history: int = 0) -> None:
+    def __init__(self, normalizer: Normalizer, value: float = 10.0, history: int = 0) -> None:
         super().__init__()
         self.history = history
         self.weight = nn.Parameter(torch.zeros(1))
-        self.target = ConstantTarget(normaliser, value=value)
+        self.return_target = ConstantTarget(normalizer, value=value)
         self.asked: list[Cond] = []
 
     def plan(self, cond: Cond, rng: torch.Generator | None = None, *, decode: bool = True) -> Plan:
@@ -42,40 +42,40 @@ class Planner(nn.Module):
 
 
 def policy(
-    space: Space | None = None, *, replan: int = 2, discount: float = 0.5, history: int = 0
+    space: Space | None = None, *, replan_interval: int = 2, discount: float = 0.5, history: int = 0
 ) -> RecedingHorizonPolicy:
     space = space or Space(state_dim=3, action_dim=2)
-    normaliser = Normaliser(space.state_dim, space.action_dim, space.goal_dim)
-    options = PolicyOptions(replan=replan)
-    planner = Planner(normaliser, history=history)
-    return RecedingHorizonPolicy(planner, normaliser, space, options, discount=discount, chunk=4)
+    normalizer = Normalizer(space.state_dim, space.action_dim, space.goal_dim)
+    options = PolicyOptions(replan_interval=replan_interval)
+    planner = Planner(normalizer, history=history)
+    return RecedingHorizonPolicy(planner, normalizer, space, options, discount=discount, chunk=4)
 
 
 def test_a_plan_is_followed_for_as_long_as_asked() -> None:
-    made = policy(replan=3)
+    made = policy(replan_interval=3)
     made.reset()
     acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
     assert acted == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [3, 0]]
 
 
 def test_a_plan_of_places_is_held_against_the_place_that_was_asked_for() -> None:
-    planner = tiny.planner(view={"name": "fields", "fields": ("return", "place")})
-    planner.normaliser.state.mean.copy_(torch.arange(4.0))
-    planner.normaliser.state.scale.copy_(torch.tensor([2.0, 4.0, 1.0, 1.0]))
-    options = PolicyOptions(replan=1)
-    made = RecedingHorizonPolicy(planner, planner.normaliser, tiny.SPACE, options, discount=1.0, chunk=tiny.CHUNK)
+    planner = tiny.planner(view={"name": "fields", "fields": ("return", "position")})
+    planner.normalizer.state.mean.copy_(torch.arange(4.0))
+    planner.normalizer.state.scale.copy_(torch.tensor([2.0, 4.0, 1.0, 1.0]))
+    options = PolicyOptions(replan_interval=1)
+    made = RecedingHorizonPolicy(planner, planner.normalizer, tiny.SPACE, options, discount=1.0, chunk=tiny.CHUNK)
     cond = tiny.batch().condition()
     trajectory = torch.zeros(len(cond), tiny.HORIZON, 3)
     trajectory[:, 0, 1:] = cond.state[:, :2] + torch.tensor([3.0, 4.0])
     trajectory[:, 0, 0] = cond.returns
     errors = made.condition_error(cond, trajectory)
     assert "state" not in errors and errors["return"] == 0
-    assert errors["place"] == pytest.approx(math.sqrt((9 + 16) / 2))
-    assert errors["place_units"] == pytest.approx(math.sqrt((36 + 256) / 2), rel=1e-5)
+    assert errors["position"] == pytest.approx(math.sqrt((9 + 16) / 2))
+    assert errors["position_units"] == pytest.approx(math.sqrt((36 + 256) / 2), rel=1e-5)
 
 
 def test_rewards_are_taken_off_what_was_asked() -> None:
-    made = policy(replan=2, discount=0.5)
+    made = policy(replan_interval=2, discount=0.5)
     made.reset()
     for reward in (1.0, 2.0):
         made.act(np.zeros(3))
@@ -85,7 +85,7 @@ def test_rewards_are_taken_off_what_was_asked() -> None:
 
 
 def test_each_environment_of_a_batch_has_its_own_clock() -> None:
-    made = policy(replan=4)
+    made = policy(replan_interval=4)
     made.reset(batch=3)
     assert made.act(np.zeros((3, 3))).shape == (3, 2)
     made.observe(np.ones(3), np.array([False, True, False]))
@@ -99,7 +99,7 @@ def test_each_environment_of_a_batch_has_its_own_clock() -> None:
 
 
 def test_a_first_plan_made_later_does_not_touch_the_books_of_others() -> None:
-    made = policy(replan=2, discount=1.0)
+    made = policy(replan_interval=2, discount=1.0)
     made.reset(batch=2)
     made.act(np.zeros((2, 3)))
     made.observe(np.array([4.0, 4.0]), np.array([False, True]))
@@ -111,8 +111,8 @@ def test_a_first_plan_made_later_does_not_touch_the_books_of_others() -> None:
 
 def test_actions_are_in_the_worlds_units_and_bounds() -> None:
     made = policy(Space(state_dim=3, action_dim=2, action_low=(-1.0, -1.0), action_high=(4.0, 1.0)))
-    made.normaliser.action.scale.copy_(torch.tensor([2.0, 5.0]))
-    made.normaliser.action.mean.copy_(torch.tensor([0.5, 0.0]))
+    made.normalizer.action.scale.copy_(torch.tensor([2.0, 5.0]))
+    made.normalizer.action.mean.copy_(torch.tensor([0.5, 0.0]))
     made.reset()
     made.act(np.zeros(3))
     assert made.act(np.zeros(3)).tolist() == [2.5, 1.0]  # 1·2 + 0.5, and 1·5 clipped
@@ -120,7 +120,7 @@ def test_actions_are_in_the_worlds_units_and_bounds() -> None:
 
 def test_goals_are_read_from_dictionaries() -> None:
     made = policy(Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal"))
-    made.normaliser.goal.mean.copy_(torch.tensor([1.0, 0.0]))
+    made.normalizer.goal.mean.copy_(torch.tensor([1.0, 0.0]))
     made.reset()
     made.act({"observation": np.zeros(3), "desired_goal": np.array([3.0, 4.0]), "achieved_goal": np.zeros(2)})
     goal = made.planner.asked[0].goal
@@ -128,7 +128,7 @@ def test_goals_are_read_from_dictionaries() -> None:
 
 
 def test_looking_at_plans_changes_nothing() -> None:
-    made = policy(replan=2)
+    made = policy(replan_interval=2)
     made.reset()
     made.act(np.zeros(3))
     made.preview([np.ones(3)] * 5, returns=3.0)
@@ -150,10 +150,10 @@ def test_observations_that_do_not_fit(space: Space, observation: Any, words: str
         made.act(observation)
 
 
-@pytest.mark.parametrize("replan", [0, 5])
-def test_a_plan_is_not_followed_for_longer_than_the_head_can(replan: int) -> None:
-    with pytest.raises(ConfigError, match=f"policy.replan={replan}"):
-        policy(replan=replan)
+@pytest.mark.parametrize("replan_interval", [0, 5])
+def test_a_plan_is_not_followed_for_longer_than_the_head_can(replan_interval: int) -> None:
+    with pytest.raises(ConfigError, match=f"policy.replan_interval={replan_interval}"):
+        policy(replan_interval=replan_interval)
 
 
 def test_a_policy_is_reset_before_it_acts() -> None:
@@ -162,8 +162,8 @@ def test_a_policy_is_reset_before_it_acts() -> None:
 
 
 def test_a_planner_that_continues_a_history_is_given_it() -> None:
-    made = policy(replan=1, discount=1.0, history=3)
-    made.normaliser.action.mean.fill_(0.5)  # actions are noted as the model sees them: of what was done, less 0.5
+    made = policy(replan_interval=1, discount=1.0, history=3)
+    made.normalizer.action.mean.fill_(0.5)  # actions are noted as the model sees them: of what was done, less 0.5
     made.reset(batch=2)
     for step in range(4):
         made.act(np.full((2, 3), step, dtype=np.float32))

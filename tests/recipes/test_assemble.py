@@ -43,9 +43,9 @@ def test_each_part_is_built_once() -> None:
     assert len(built) == 1
 
 
-def test_the_normaliser_belongs_to_the_whole() -> None:
+def test_the_normalizer_belongs_to_the_whole() -> None:
     planner = made(tiny.nodes())
-    assert any(name.startswith("normaliser.state") for name in planner.state_dict())
+    assert any(name.startswith("normalizer.state") for name in planner.state_dict())
 
 
 @pytest.mark.parametrize("kind", ["tokenizer", "schedule", "conditioner", "prior", "view"])
@@ -59,7 +59,7 @@ def test_a_part_that_is_asked_for_and_missing_is_named(kind: str) -> None:
 
 
 def test_parts_that_nothing_asks_for_are_refused() -> None:
-    nodes = {k: tiny.nodes()[k] for k in ("conditioner", "target", "sampler", "decoder")}
+    nodes = {k: tiny.nodes()[k] for k in ("conditioner", "return_target", "sampler", "decoder")}
     nodes |= {"action": tiny.node("action", "latent"), "planner": {"name": "direct"}}
     with pytest.raises(ConfigError, match="asks for sampler or decoder") as caught:
         made(nodes)
@@ -79,7 +79,7 @@ def test_parts_that_ask_for_each_other_are_refused() -> None:
 
 
 def test_without_a_tokenizer_the_latent_is_the_embedded_condition() -> None:
-    nodes = {k: tiny.nodes()[k] for k in ("conditioner", "target")}
+    nodes = {k: tiny.nodes()[k] for k in ("conditioner", "return_target")}
     nodes |= {"action": tiny.node("action", "latent"), "planner": {"name": "direct"}}
     planner = made(nodes)
     assert planner.plan(tiny.cond(2)).latent.shape == (2, 1, nodes["conditioner"]["width"])

@@ -17,13 +17,13 @@ PARTS = '''
 """Parts of a laboratory."""
 import torch
 from trajgen import register
-from trajgen.samplers.autoregressive import Ancestral
+from trajgen.samplers.autoregressive import AutoregressiveSampler
 
 
 @register("sampler", "coin")
-def coin(*, sides: int = 2) -> Ancestral:
+def coin(*, sides: int = 2) -> AutoregressiveSampler:
     """Throws a coin among the first codes."""
-    return Ancestral(lambda logits, rng: torch.randint(sides, logits.shape[:-1], generator=rng))
+    return AutoregressiveSampler(lambda logits, rng: torch.randint(sides, logits.shape[:-1], generator=rng))
 
 
 @register("schedule", "evens")

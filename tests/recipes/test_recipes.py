@@ -19,7 +19,7 @@ from trajgen.config import Config, compose, data_files, merged, recipe_files
 from trajgen.core.errors import ConfigError
 from trajgen.core.options import nested
 from trajgen.core.registry import KINDS, names, spec
-from trajgen.runs import dry_run
+from trajgen.experiments import dry_run
 
 ROUNDS = 7
 """A composition that cannot work is cured by following the advice so many times at most."""
@@ -68,11 +68,11 @@ def works(composed: Composition) -> ConfigError | None:
     assert trained
     for stage in trained:
         stage.begin()
-        optimiser = torch.optim.SGD(stage.parameters, 1e-3)
+        optimizer = torch.optim.SGD(stage.parameters, 1e-3)
         total = stage.module(known)["total"]
         assert torch.isfinite(total)
         total.backward()
-        optimiser.step()
+        optimizer.step()
     made.eval()
     cond = tiny.cond(3)
     plan = made.plan(cond, torch.Generator().manual_seed(0))
@@ -122,8 +122,8 @@ def test_a_recipe_is_one_screen_and_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", data_files())
 def test_a_data_preset_composes(name: str) -> None:
-    from trajgen.data.makers import MAKERS
     from trajgen.data.store import ID
+    from trajgen.envs.makers import MAKERS
 
     config = compose([f"data={name}"])
     assert ID.fullmatch(config.data.id)
@@ -156,7 +156,7 @@ def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
         assert refusal is None, f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(said)
 
 
-@pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "target=constant"])
+@pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "return_target=constant"])
 def test_the_usual_swaps_work(swap: str) -> None:
     kind, _, name = swap.partition("=")
     config = compose([swap])
@@ -196,12 +196,12 @@ def test_null_and_numbers_are_told_apart(option: str) -> None:
 
 
 def test_overrides_of_a_finished_run() -> None:
-    plain = {"sampler": {"name": "top_k", "k": 5, "temperature": 1.0}, "policy": {"replan": 4, "seed": 1}}
+    plain = {"sampler": {"name": "top_k", "k": 5, "temperature": 1.0}, "policy": {"replan_interval": 4, "seed": 1}}
     assert merged(plain, {"sampler": {"name": "greedy"}})["sampler"] == {"name": "greedy"}
     assert merged(plain, {"sampler": {"k": 3}})["sampler"] == {"name": "top_k", "k": 3, "temperature": 1.0}
     assert merged(plain, {"sampler": {"name": "top_k", "k": 3}})["sampler"]["temperature"] == 1.0
-    assert merged(plain, {"policy": {"replan": 1}})["policy"] == {"replan": 1, "seed": 1}
-    assert plain["policy"] == {"replan": 4, "seed": 1}
+    assert merged(plain, {"policy": {"replan_interval": 1}})["policy"] == {"replan_interval": 1, "seed": 1}
+    assert plain["policy"] == {"replan_interval": 4, "seed": 1}
 
 
 def test_words_are_nested_and_what_is_nested_stays() -> None:
@@ -211,13 +211,13 @@ def test_words_are_nested_and_what_is_nested_stays() -> None:
         "sampler.k": 3,
         "data": own,
         "data.env_options.more": 1,
-        "policy.replan": 2,
+        "policy.replan_interval": 2,
         "seed": 1,
     }
     expected = {
         "sampler": {"name": "greedy", "k": 3},
         "data": {"env_options": {"continuing_task": False, "more": 1}},
-        "policy": {"replan": 2},
+        "policy": {"replan_interval": 2},
         "seed": 1,
     }
     assert nested(words.items()) == expected == nested(expected.items())
@@ -238,7 +238,7 @@ def test_words_are_nested_and_what_is_nested_stays() -> None:
         ("run_dir=elsewhere", False),
         ("resume=true", False),
         ("evaluation.episodes=3", False),
-        ("policy.replan=2", False),
+        ("policy.replan_interval=2", False),
     ],
 )
 def test_what_makes_two_trainings_different(change: str, differs: bool, composed: dict[str, Config]) -> None:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Cond, Given
+from trajgen.core.types import Cond, KnownCodes
 from trajgen.samplers.autoregressive import greedy
 from trajgen.samplers.beam import Beam, drawn, likeliest, repeated
 from trajgen.samplers.value import PlanValue
@@ -45,15 +45,15 @@ class Row:
     def start(self, batch: int) -> Tensor:
         return torch.zeros(batch, TOKENS, VOCABULARY)
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
-        extended = canvas.clone()
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        extended = partial_latent.clone()
         extended[:, self.schedule.spans[k]] = vectors
         return extended
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
-        return canvas[:, self.schedule.spans[k - 1]]
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+        return partial_latent[:, self.schedule.spans[k - 1]]
 
-    def decided(self, k: int) -> float:
+    def decoded_fraction(self, k: int) -> float:
         return self.schedule.spans[k].stop / TOKENS
 
 
@@ -109,10 +109,10 @@ def make_value(points: int) -> tuple[PlanValue, Any]:
     """What plans are worth, and a decoder that gives each of the points a reward and a return by its tokens."""
     draw = torch.Generator().manual_seed(5)
     rates = torch.randn(TOKENS, VOCABULARY, 2, generator=draw)
-    normaliser = Normaliser(1, 1)
-    normaliser.reward.scale.fill_(2.0)
-    normaliser.returns.mean.fill_(0.3)
-    value = PlanValue(FieldView(1, 1, STRIDE, fields=("reward", "return")), normaliser, DISCOUNT, STRIDE)
+    normalizer = Normalizer(1, 1)
+    normalizer.reward.scale.fill_(2.0)
+    normalizer.returns.mean.fill_(0.3)
+    value = PlanValue(FieldView(1, 1, STRIDE, fields=("reward", "return")), normalizer, DISCOUNT, STRIDE)
 
     def decode(latent: Tensor, cond: Cond) -> Tensor:
         moved = torch.einsum("blv,lvf->blf", latent, rates).unflatten(1, (points, -1)).sum(2)
@@ -124,11 +124,11 @@ def make_value(points: int) -> tuple[PlanValue, Any]:
 def wired(prior: Any, points: int = TOKENS) -> tuple[Any, ...]:
     """The wiring of a beam search over the table."""
     value, decode = make_value(points)
-    return prior, VOCABULARY, decode, value.view, value.normaliser, points, DISCOUNT, STRIDE
+    return prior, VOCABULARY, decode, value.view, value.normalizer, points, DISCOUNT, STRIDE
 
 
 def beam(prior: Any, points: int = TOKENS, **options: Any) -> Beam:
-    return Beam(*wired(prior, points), **{"temperature": None, "threshold": None, **options})
+    return Beam(*wired(prior, points), **{"temperature": None, "prob_threshold": None, **options})
 
 
 class Spy(Beam):
@@ -157,7 +157,7 @@ SCHEDULES = [UNIT, ScaleSchedule((1, 3)), ScaleSchedule((2, 2)), ScaleSchedule((
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_wide_enough_it_finds_the_likeliest_of_all_sequences(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, width=81, expand=81, score="likelihood")(prior, Row(schedule), cond)
+    found = beam(prior, beam_width=81, expansions=81, score="likelihood")(prior, Row(schedule), cond)
     assert torch.equal(found, ALL[prior.likelihoods(cond).argmax(1)])
     if schedule is UNIT:
         assert not torch.equal(found, greedy(prior)(prior, Row(schedule), cond))  # there is something to search
@@ -166,7 +166,7 @@ def test_wide_enough_it_finds_the_likeliest_of_all_sequences(schedule: ScaleSche
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_wide_enough_it_finds_the_sequence_of_the_highest_value(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, width=81, expand=81)(prior, Row(schedule), cond)
+    found = beam(prior, beam_width=81, expansions=81)(prior, Row(schedule), cond)
     assert torch.equal(found, ALL[worths(cond).argmax(1)])
 
 
@@ -174,7 +174,7 @@ def test_below_the_threshold_value_is_traded_for_likelihood() -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
     likelihoods, worth = prior.likelihoods(cond), worths(cond)
     penalised = worth + 0.7 * (likelihoods - TOKENS * math.log(0.4)).clamp(max=0)
-    made = beam(prior, width=81, expand=3, threshold=0.4, penalty=0.7)
+    made = beam(prior, beam_width=81, expansions=3, prob_threshold=0.4, prob_weight=0.7)
     found = made(prior, Row(UNIT), cond)
     assert torch.equal(found, ALL[penalised.argmax(1)])
     assert not torch.equal(penalised.argmax(1), worth.argmax(1))
@@ -212,7 +212,7 @@ def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int],
 @pytest.mark.parametrize(("width", "expand"), [(1, 1), (1, 2), (2, 2), (3, 1), (3, 3)])
 def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score: str) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
-    found = beam(prior, width=width, expand=expand, score=score)(prior, Row(UNIT), cond)
+    found = beam(prior, beam_width=width, expansions=expand, score=score)(prior, Row(UNIT), cond)
     expected = [
         searched(prior, cond.map(lambda v, i=i: v[i : i + 1]), width, expand, [0, 1, 2, 3], score, TOKENS)
         for i in range(8)
@@ -223,7 +223,7 @@ def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score
 @pytest.mark.parametrize("every", [2, None])
 def test_plans_are_chosen_once_a_point(every: int | None) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
-    found = beam(prior, points=2, width=2, expand=3, every=every)(prior, Row(UNIT), cond)
+    found = beam(prior, points=2, beam_width=2, expansions=3, select_every=every)(prior, Row(UNIT), cond)
     ones = [cond.map(lambda v, i=i: v[i : i + 1]) for i in range(8)]
     assert found.tolist() == [searched(prior, one, 2, 3, [1, 3], "return", 2) for one in ones]
     assert found.tolist() != [searched(prior, one, 2, 3, [0, 1, 2, 3], "return", 2) for one in ones]
@@ -232,14 +232,14 @@ def test_plans_are_chosen_once_a_point(every: int | None) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_one_beam_continued_in_one_way_is_greedy(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, width=1, expand=1)(prior, Row(schedule), cond)
+    found = beam(prior, beam_width=1, expansions=1)(prior, Row(schedule), cond)
     assert torch.equal(found, greedy(prior)(prior, Row(schedule), cond))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_a_batch_is_its_plans_one_by_one(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    made = beam(prior, width=3, expand=2)
+    made = beam(prior, beam_width=3, expansions=2)
     alone = [made(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])) for i in range(8)]
     assert torch.equal(made(prior, Row(schedule), cond), torch.cat(alone))
 
@@ -247,7 +247,7 @@ def test_a_batch_is_its_plans_one_by_one(schedule: ScaleSchedule) -> None:
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_prior_without_select_is_stepped_again(every: int) -> None:
     prior, plain, cond = Table(UNIT), Table(UNIT, Memory), tiny.cond(8)
-    found = [beam(p, width=3, expand=2, every=every)(p, Row(UNIT), cond) for p in (prior, plain)]
+    found = [beam(p, beam_width=3, expansions=2, select_every=every)(p, Row(UNIT), cond) for p in (prior, plain)]
     assert torch.equal(*found)
 
 
@@ -256,7 +256,9 @@ def test_known_tokens_stay_and_the_rest_is_the_likeliest(schedule: ScaleSchedule
     prior, cond = Table(schedule), tiny.cond(4)
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
     codes = torch.tensor([[2, 0, 0, 0], [0, 1, 0, 2], [2, 0, 1, 2], [1, 1, 1, 1]])
-    found = beam(prior, width=81, expand=81, score="likelihood")(prior, Row(schedule), cond, None, Given(codes, mask))
+    found = beam(prior, beam_width=81, expansions=81, score="likelihood")(
+        prior, Row(schedule), cond, None, KnownCodes(codes, mask)
+    )
     fits = ((codes[:, None] == ALL) | ~mask[:, None]).all(-1)  # (4, 81)
     assert torch.equal(found, ALL[prior.likelihoods(cond).masked_fill(~fits, -torch.inf).argmax(1)])
 
@@ -267,8 +269,8 @@ def test_scales_that_are_known_are_not_expanded() -> None:
     step = prior.step
     prior.step = lambda x, k, state: rows.append(len(state.returns)) or step(x, k, state)
     mask = torch.tensor([1, 1, 0, 0]).bool().expand(4, -1)
-    given = Given(torch.full((4, 4), 2), mask)
-    found = beam(prior, width=2, expand=2)(prior, Row(UNIT), cond, None, given)
+    given = KnownCodes(torch.full((4, 4), 2), mask)
+    found = beam(prior, beam_width=2, expansions=2)(prior, Row(UNIT), cond, None, given)
     assert rows == [4, 4, 4, 8] and (found[:, :2] == 2).all()
 
 
@@ -312,7 +314,7 @@ def test_a_candidate_that_came_before_is_no_choice() -> None:
 
 def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
     prior, cond = Table(ScaleSchedule((2, 2))), tiny.cond(8)
-    made = Spy(*wired(prior), width=4, expand=8, temperature=1.0, score="likelihood")
+    made = Spy(*wired(prior), beam_width=4, expansions=8, temperature=1.0, score="likelihood")
     made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
     live = made.plans.likelihood.isfinite().view(8, -1)
     for plans, alive in zip(made.plans.codes.view(8, -1, TOKENS), live, strict=True):
@@ -323,10 +325,10 @@ def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
 def test_candidates_are_among_the_k_likeliest() -> None:
     prior, cond = Table(ScaleSchedule((4,))), tiny.cond(64)
     logits = prior.step(None, 0, prior.start(cond))
-    made = beam(prior, width=4, expand=4, top_k=2, temperature=5.0)
+    made = beam(prior, beam_width=4, expansions=4, top_k=2, temperature=5.0)
     found = made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
     assert (found != logits.argmin(-1)).all()
-    wide = beam(prior, width=4, expand=4, temperature=5.0)
+    wide = beam(prior, beam_width=4, expansions=4, temperature=5.0)
     assert (wide(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)) == logits.argmin(-1)).any()
 
 
@@ -340,7 +342,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
     table = torch.randn(7, 4)
 
     class Tokens:
-        """A canvas of everything drawn; a scale sees the last of it, over and over."""
+        """A partial_latent of everything drawn; a scale sees the last of it, over and over."""
 
         schedule, vocabulary = lengths, 7
 
@@ -350,19 +352,19 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
         def start(self, batch: int) -> Tensor:
             return torch.zeros(batch, 0, 4)
 
-        def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
-            return torch.cat([canvas, vectors], 1)
+        def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+            return torch.cat([partial_latent, vectors], 1)
 
-        def view(self, canvas: Tensor, k: int) -> Tensor:
-            return canvas.cumsum(1)[:, -1:].expand(-1, lengths.lengths[k], -1)
+        def view(self, partial_latent: Tensor, k: int) -> Tensor:
+            return partial_latent.cumsum(1)[:, -1:].expand(-1, lengths.lengths[k], -1)
 
-        def decided(self, k: int) -> float:
+        def decoded_fraction(self, k: int) -> float:
             return 1.0
 
     tokenizer = Tokens()
     made = Spy(
-        prior, 7, None, FieldView(4, 2, STRIDE), Normaliser(4, 2), tiny.HORIZON, 1.0, STRIDE,
-        width=4, expand=3, every=every, score="likelihood", temperature=3.0,
+        prior, 7, None, FieldView(4, 2, STRIDE), Normalizer(4, 2), tiny.HORIZON, 1.0, STRIDE,
+        beam_width=4, expansions=3, select_every=every, score="likelihood", temperature=3.0,
     )  # fmt: skip
     found = made(prior, tokenizer, cond, torch.Generator().manual_seed(0))
     codes, each = made.plans.codes, made.plans.each

@@ -14,7 +14,7 @@ from trajgen.tokenizers.usage import Usage
 
 
 def test_one_step_of_the_running_averages() -> None:
-    made = Codebook(3, 2, decay=0.9, revive_below=0.0, commitment=0.25)
+    made = Codebook(3, 2, decay=0.9, dead_code_threshold=0.0, commitment=0.25)
     table = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
     fill(made, table)
     x = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 1.0]]])  # two near code 0, one near code 1, none near 2
@@ -33,7 +33,7 @@ def test_one_step_of_the_running_averages() -> None:
 
 
 def test_codes_out_of_use_are_revived_with_vectors_of_the_batch() -> None:
-    made = Codebook(4, 2, decay=0.5, revive_below=0.4)
+    made = Codebook(4, 2, decay=0.5, dead_code_threshold=0.4)
     fill(made, torch.tensor([[0.0, 0.0], [50.0, 50.0], [60.0, 60.0], [70.0, 70.0]]))
     made.train()
     x = torch.randn(1, 64, 2)

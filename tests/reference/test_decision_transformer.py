@@ -64,7 +64,7 @@ def ours(theirs: Any, activation: str) -> GPTPrior:
             made.head.bias[kind, : linear.out_features] = linear.bias
         made.moment.weight.copy_(theirs.embed_timestep.weight)
         made.embedded.weight.copy_(theirs.embed_ln.weight)
-        # Theirs adds GPT-2's embedding of place 0 to every token, after the normalisation: a part of its bias.
+        # Theirs adds GPT-2's embedding of place 0 to every token, after the normalization: a part of its bias.
         made.embedded.bias.copy_(theirs.embed_ln.bias + theirs.encoder.wpe.weight[0])
         for own, block in zip(made.blocks, theirs.encoder.h, strict=True):
             for norm, known in ((own.before_attention, block.ln_1), (own.before_mlp, block.ln_2)):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Cond, Given
+from trajgen.core.types import Cond, KnownCodes
 from trajgen.nn.diffusion import noise_levels
 from trajgen.samplers.diffusion import DiffusionSampler
 
@@ -45,12 +45,14 @@ class Exact:
         return self.signal[t].view(-1, 1, 1), self.noise[t].view(-1, 1, 1)
 
 
-def draw(prior: Any, size: int, width: int = 1, *, seed: int = 0, given: Given | None = None, **options: Any) -> Tensor:
+def draw(
+    prior: Any, size: int, width: int = 1, *, seed: int = 0, known_codes: KnownCodes | None = None, **options: Any
+) -> Tensor:
     """Samples (size, width): each window is one token of this width."""
     tokenizer = SimpleNamespace(schedule=ScaleSchedule((1,)), code_dim=width, vocabulary=None)
     cond = Cond(state=torch.zeros(size, 1), returns=torch.zeros(size))
     rng = torch.Generator().manual_seed(seed)
-    return DiffusionSampler(prior, None, **options)(prior, tokenizer, cond, rng, given)[:, 0].double()
+    return DiffusionSampler(prior, None, **options)(prior, tokenizer, cond, rng, known_codes)[:, 0].double()
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Mean:
@@ -160,10 +162,10 @@ def test_temperature_scales_all_noise() -> None:
     assert torch.equal(still, torch.zeros_like(still))
 
 
-def given_first(size: int, value: float) -> Given:
+def given_first(size: int, value: float) -> KnownCodes:
     """The first of two numbers is known."""
     mask = torch.tensor([True, False]).expand(size, 1, 2)
-    return Given(torch.full((size, 1, 2), value).masked_fill(~mask, torch.nan), mask)
+    return KnownCodes(torch.full((size, 1, 2), value).masked_fill(~mask, torch.nan), mask)
 
 
 CORRELATED = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
@@ -180,7 +182,7 @@ def test_inpainting_is_exact_if_the_prior_knows_what_is_given(eta: float) -> Non
         free = mean + a * 0.36 / (a**2 * 0.36 + sigma**2) * (noisy - a * mean)
         return torch.stack([torch.zeros_like(known), free], dim=-1)  # what it says of the given one must not matter
 
-    x = draw(Exact(posterior), 20_000, 2, given=given_first(20_000, 1.5), steps=100, eta=eta)
+    x = draw(Exact(posterior), 20_000, 2, known_codes=given_first(20_000, 1.5), steps=100, eta=eta)
     assert (x[:, 0] == 1.5).all()
     assert x[:, 1].mean().item() == pytest.approx(1.2, abs=0.03)
     assert x[:, 1].var().item() == pytest.approx(ancestral(0.36, 100)[1] if eta else 0.36, rel=0.06)
@@ -192,7 +194,9 @@ def test_inpainting_pulls_a_prior_that_takes_the_given_for_noisy(eta: float) -> 
 
     By about 0.6 of the way in DDIM's steps, and 0.75 in ancestral ones, which can mend what earlier steps did.
     """
-    x = draw(Exact(gaussian(torch.zeros(2), CORRELATED)), 20_000, 2, given=given_first(20_000, 1.5), steps=100, eta=eta)
+    x = draw(
+        Exact(gaussian(torch.zeros(2), CORRELATED)), 20_000, 2, known_codes=given_first(20_000, 1.5), steps=100, eta=eta
+    )
     assert (x[:, 0] == 1.5).all()
     assert 0.5 < x[:, 1].mean().item() / 1.2 < 0.9
 

@@ -34,7 +34,7 @@ def tokenizer(lengths: tuple[int, ...]) -> LatentTokenizer:
 
 
 def fill(codebook: Codebook, table: Tensor) -> None:
-    inner = codebook.quantiser._codebook
+    inner = codebook.quantizer._codebook
     inner.embed.copy_(table.unsqueeze(0))
     inner.embed_avg.copy_(table.unsqueeze(0))
     inner.cluster_size.fill_(1.0)
@@ -77,7 +77,7 @@ def naive(f: np.ndarray, table: np.ndarray, lengths: tuple[int, ...], weights: l
 def test_against_a_naive_loop(lengths: tuple[int, ...]) -> None:
     made, x = tokenizer(lengths), torch.randn(3, 32, 5)
     f, ids = made.encoder(x), made.encode(x)
-    sums = made.pyramid.given(made.vectors(ids))
+    sums = made.pyramid.partial_latents(made.vectors(ids))
     convolutions = [(c.weight.numpy(), c.bias.numpy()) for c in made.pyramid.convolutions]
     table = made.codebook.table.numpy()
     for b in range(3):
@@ -118,7 +118,7 @@ def test_codes_are_their_own_nearest_at_one_scale_without_smoothing() -> None:
     made.pyramid.smoothing = 0.0
     ids = torch.randint(SIZE, (4, LENGTH))
     latent = made.latent(made.vectors(ids))
-    assert torch.equal(made.quantise(latent)[0], ids)
+    assert torch.equal(made.quantize(latent)[0], ids)
 
 
 @torch.no_grad()
@@ -128,8 +128,8 @@ def test_each_scale_brings_the_sum_closer_where_codes_are_fine() -> None:
     fill(fine.codebook, torch.randn(2000, 2) * 2)
     fine.pyramid.smoothing = 0.0
     f = torch.randn(16, LENGTH, 2)
-    ids, _, total = fine.quantise(f)
-    errors = [(s - f).square().mean() for s in fine.pyramid.given(fine.vectors(ids))]
+    ids, _, total = fine.quantize(f)
+    errors = [(s - f).square().mean() for s in fine.pyramid.partial_latents(fine.vectors(ids))]
     assert all(later < earlier for earlier, later in pairwise(errors))
     assert float(errors[-1]) < 0.02
     torch.testing.assert_close(total, fine.latent(fine.vectors(ids)))
@@ -155,12 +155,12 @@ def test_a_latent_that_does_not_halve_from_the_horizon_is_refused(horizon: int, 
 
 def test_all_of_the_window_is_sketched_from_the_first_scale_on() -> None:
     made = tokenizer((1, 2, 4, 8))
-    assert [made.decided(k) for k in range(4)] == [1.0] * 4
+    assert [made.decoded_fraction(k) for k in range(4)] == [1.0] * 4
 
 
 def test_names_of_what_a_checkpoint_holds() -> None:
     names = {name.rpartition(".")[0] if "encoder" in name else name for name in tokenizer((1, 8)).state_dict()}
-    codebook = {f"codebook.quantiser._codebook.{name}" for name in ("initted", "cluster_size", "embed_avg", "embed")}
+    codebook = {f"codebook.quantizer._codebook.{name}" for name in ("initted", "cluster_size", "embed_avg", "embed")}
     pyramid = {f"pyramid.convolutions.{k}.{name}" for k in (0, 1) for name in ("weight", "bias")}
     assert {name for name in names if not name.startswith("encoder.layers.")} == codebook | pyramid
 

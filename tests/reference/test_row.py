@@ -43,22 +43,22 @@ def test_inputs_are_the_scale_before_at_the_length_of_the_next(lengths: tuple[in
 def test_single_tokens_see_the_token_before() -> None:
     row, vectors = TokenRow(ScaleSchedule((1,) * 6), 2, 6), torch.randn(3, 6, 2)
     assert torch.equal(row.inputs(vectors), vectors[:, :-1])
-    canvas = row.extend(row.start(3), vectors[:, :1], 0)
-    assert torch.equal(row.view(canvas, 1), vectors[:, :1])
+    partial_latent = row.extend(row.start(3), vectors[:, :1], 0)
+    assert torch.equal(row.view(partial_latent, 1), vectors[:, :1])
 
 
 def test_the_row_fills_from_its_start() -> None:
     row, vectors = TokenRow(ScaleSchedule((1, 2, 3)), 2, 6), torch.randn(4, 6, 2)
-    canvas = row.extend(row.extend(row.start(4), vectors[:, :1], 0), vectors[:, 1:3], 1)
-    assert torch.equal(canvas[:, :3], vectors[:, :3]) and not canvas[:, 3:].any()
-    assert [row.decided(k) for k in range(3)] == [1 / 6, 0.5, 1.0]
+    partial_latent = row.extend(row.extend(row.start(4), vectors[:, :1], 0), vectors[:, 1:3], 1)
+    assert torch.equal(partial_latent[:, :3], vectors[:, :3]) and not partial_latent[:, 3:].any()
+    assert [row.decoded_fraction(k) for k in range(3)] == [1 / 6, 0.5, 1.0]
 
 
 def test_gradients_pass_through_the_row() -> None:
     row, vectors = TokenRow(ScaleSchedule((1, 5)), 2, 6), torch.randn(1, 6, 2, requires_grad=True)
-    canvas = row.extend(row.extend(row.start(1), vectors[:, :1], 0), vectors[:, 1:], 1)
-    weights = torch.randn_like(canvas)
-    (canvas * weights).sum().backward()
+    partial_latent = row.extend(row.extend(row.start(1), vectors[:, :1], 0), vectors[:, 1:], 1)
+    weights = torch.randn_like(partial_latent)
+    (partial_latent * weights).sum().backward()
     assert torch.equal(vectors.grad, weights)
 
 
@@ -71,7 +71,7 @@ def test_scales_that_do_not_add_up_are_refused(lengths: tuple[int, ...]) -> None
 
 
 @torch.no_grad()
-def test_tokens_of_a_row_are_quantised_each_for_itself() -> None:
+def test_tokens_of_a_row_are_quantized_each_for_itself() -> None:
     made = vq(lambda n: ScaleSchedule((1,) * n), 5, 32, latent_length=4, code_dim=3, codebook_size=9, width=16).train()
     made.codebook.learn(torch.randn(1, 50, 3))
     made.eval()

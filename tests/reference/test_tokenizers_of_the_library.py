@@ -1,4 +1,4 @@
-"""Quantisers against vector-quantize-pytorch itself, and against naive formulas of their papers."""
+"""Quantizers against vector-quantize-pytorch itself, and against naive formulas of their papers."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_signs_are_those_of_the_library_and_so_is_their_loss() -> None:
     own = Signs(4, entropy=0.3, diversity=1.5, commitment=0.25)
     other = LFQ(dim=4, entropy_loss_weight=0.3, diversity_gamma=1.5, commitment_loss_weight=0.25)
     x = torch.randn(2, 30, 4)
-    quantised, ids, loss = other.train()(x)
+    quantized, ids, loss = other.train()(x)
     assert torch.equal(own.nearest(x), ids) and own.size == 16
-    torch.testing.assert_close(own.table[ids], quantised)
+    torch.testing.assert_close(own.table[ids], quantized)
     torch.testing.assert_close(own.train().learn(x), loss)
     assert float(own.eval().learn(x)) == 0
 
@@ -114,13 +114,13 @@ def test_the_entropy_loss_of_signs_by_hand() -> None:
 
 def test_linear_codes_are_those_of_the_library_and_so_is_their_loss() -> None:
     own, other = LinearCodebook(20, 3, commitment=0.4), SimVQ(3, 20, input_to_quantize_commit_loss_weight=0.4)
-    other.load_state_dict(own.quantiser.state_dict())
+    other.load_state_dict(own.quantizer.state_dict())
     x = torch.randn(2, 30, 3)
-    quantised, ids, loss = other(x)
+    quantized, ids, loss = other(x)
     assert torch.equal(own.nearest(x), ids)
-    torch.testing.assert_close(own.table[ids], quantised)
+    torch.testing.assert_close(own.table[ids], quantized)
     torch.testing.assert_close(own.learn(x), loss)
-    code = own.quantiser.frozen_codebook @ own.quantiser.code_transform.weight.T
+    code = own.quantizer.frozen_codebook @ own.quantizer.code_transform.weight.T
     torch.testing.assert_close(own.table, code)
     expected = (1 + 0.4) * (x - code[ids]).square().mean()
     torch.testing.assert_close(own.learn(x), expected)
@@ -130,7 +130,7 @@ def test_linear_codes_move_all_together_and_by_their_own_loss_alone() -> None:
     made = simvq(unit, 5, 32, latent_length=4, code_dim=3, codebook_size=20, width=16)
     x = torch.randn(4, 32, 5)
     losses = made.loss(known(x), x, flat_decoder(made, x))
-    weight = made.codebook.quantiser.code_transform.weight
+    weight = made.codebook.quantizer.code_transform.weight
     (by_decoder,) = torch.autograd.grad(losses["reconstruction"], weight, retain_graph=True, allow_unused=True)
     assert by_decoder is None
     before = made.codebook.table.detach().clone()
@@ -159,7 +159,7 @@ def test_more_signs_than_a_prior_can_tell_apart_are_refused() -> None:
 def hierarchical(lengths: tuple[int, ...], **options: Any) -> HierarchicalTokenizer:
     sizes = {"latent_length": 8, "code_dim": 4, "codebook_size": 20, "width": 16}
     made = hierarchical_vq(lambda _: ScaleSchedule(lengths), 5, 32, **sizes, **options)
-    inner = made.codebook.quantiser.vq._codebook
+    inner = made.codebook.quantizer.vq._codebook
     inner.embed.copy_(torch.randn(1, 20, 4))
     inner.embed_avg.copy_(inner.embed)
     inner.cluster_size.fill_(1.0)
@@ -174,11 +174,11 @@ HIERARCHIES = [((1, 2, 4, 8), 1), ((8,), 1), ((1, 3, 8), 0), ((2, 5, 6, 8), 2), 
 @torch.no_grad()
 def test_the_canvas_gives_the_library_s_own_output_from_ids(lengths: tuple[int, ...], convolutions: int) -> None:
     made, x = hierarchical(lengths, convolutions=convolutions), torch.randn(5, 32, 5)
-    reconstruction, ids, _ = made.codebook.quantiser(made.encoder(x))
+    reconstruction, ids, _ = made.codebook.quantizer(made.encoder(x))
     own = made.encode(x)
     assert torch.equal(own, torch.cat(ids, 1))
     torch.testing.assert_close(made.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
-    of_ids = made.codebook.quantiser.get_output_from_indices(ids)
+    of_ids = made.codebook.quantizer.get_output_from_indices(ids)
     torch.testing.assert_close(made.latent(made.vectors(own)), of_ids, atol=1e-5, rtol=1e-5)
 
 
@@ -194,11 +194,11 @@ def test_with_the_same_weights_our_pyramid_has_the_same_codes(lengths: tuple[int
 
 
 def test_the_library_moves_codes_after_every_scale_and_ours_once_per_step() -> None:
-    theirs, x = hierarchical((1, 2, 4, 8), revive_below=0.0), torch.randn(16, 32, 5)
+    theirs, x = hierarchical((1, 2, 4, 8), dead_code_threshold=0.0), torch.randn(16, 32, 5)
     ours = of_the_same_weights(theirs)
     before = ours.codebook.table.clone()
     f = ours.encoder(x).detach()
-    ids, meant, _ = ours.quantise(f)
+    ids, meant, _ = ours.quantize(f)
     for made in (ours, theirs):
         made.train().loss(known(x), x, flat_decoder(made, x))
     counts, sums = torch.zeros(20), torch.zeros(20, 4)
@@ -210,25 +210,25 @@ def test_the_library_moves_codes_after_every_scale_and_ours_once_per_step() -> N
     # An unused code keeps 0.9 of its count in one of our steps, and 0.9 of it per scale in the library's.
     unused = counts == 0
     assert unused.any()
-    inner = theirs.codebook.quantiser.vq._codebook
+    inner = theirs.codebook.quantizer.vq._codebook
     fewest = float(inner.cluster_size.min())
     assert fewest == pytest.approx(0.9**4) and float(
-        ours.codebook.quantiser._codebook.cluster_size.min()
+        ours.codebook.quantizer._codebook.cluster_size.min()
     ) == pytest.approx(0.9)
 
 
 def of_the_same_weights(made: HierarchicalTokenizer) -> LatentTokenizer:
     ours = multiscale_vq(
-        lambda _: made.schedule, 5, 32, latent_length=8, code_dim=4, codebook_size=20, width=16, revive_below=0.0
+        lambda _: made.schedule, 5, 32, latent_length=8, code_dim=4, codebook_size=20, width=16, dead_code_threshold=0.0
     ).eval()
     ours.encoder.load_state_dict(made.encoder.state_dict())
-    ours.codebook.quantiser._codebook.load_state_dict(made.codebook.quantiser.vq._codebook.state_dict())
+    ours.codebook.quantizer._codebook.load_state_dict(made.codebook.quantizer.vq._codebook.state_dict())
     for k, convolution in enumerate(ours.pyramid.convolutions):
-        convolution.load_state_dict(made.codebook.quantiser.choose_phi(k).conv.state_dict())
+        convolution.load_state_dict(made.codebook.quantizer.choose_phi(k).conv.state_dict())
     return ours
 
 
-def test_a_shrinking_scale_is_refused_by_the_library_s_quantiser() -> None:
+def test_a_shrinking_scale_is_refused_by_the_library_s_quantizer() -> None:
     with pytest.raises(ConfigError, match="never shrink") as caught:
         hierarchical((4, 2, 8))
     assert caught.value.expected and "(4, 2, 8)" in str(caught.value.got) and "multiscale_vq" in str(caught.value.fix)
@@ -243,13 +243,13 @@ def test_a_few_steps_bring_the_reconstruction_down(build: Any, lengths: tuple[in
     phase = torch.rand(64, 1) * 6
     x = torch.stack([torch.sin(phase + torch.arange(16) / 4), torch.cos(phase + torch.arange(16) / 4)], -1)
     read = torch.nn.Linear(4 * made.code_dim, 32)
-    optimiser = torch.optim.Adam([*made.parameters(), *read.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam([*made.parameters(), *read.parameters()], lr=1e-2)
     history = []
     for _ in range(60):
         losses = made.loss(known(x), x, lambda latent: read(latent.flatten(1)).view_as(x))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses["total"].backward()
-        optimiser.step()
+        optimizer.step()
         history.append(float(losses["reconstruction"].detach()))
     assert history[-1] < 0.4 * history[0]
     assert F.one_hot(made.encode(x), made.vocabulary).sum((0, 1)).gt(0).sum() > 4

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond
@@ -34,12 +34,12 @@ def build_values(
     view = build(
         "view", {"name": "fields", "fields": fields}, state_dim=STATE, action_dim=ACTION, stride=1, goal_state=()
     )
-    normaliser = Normaliser(STATE, ACTION, len(goal_state))
-    normaliser.fit({"state": torch.randn(50, STATE) * 3 + 1})
+    normalizer = Normalizer(STATE, ACTION, len(goal_state))
+    normalizer.fit({"state": torch.randn(50, STATE) * 3 + 1})
     if goal_state:
-        normaliser.fit({"goal": torch.randn(50, len(goal_state)) * 2 - 1})
-    made = kind(unit, view.features, HORIZON, view, normaliser, goal_state, len(goal_state), **options)
-    made.known_normaliser = [normaliser]
+        normalizer.fit({"goal": torch.randn(50, len(goal_state)) * 2 - 1})
+    made = kind(unit, view.features, HORIZON, view, normalizer, goal_state, len(goal_state), **options)
+    made.known_normalizer = [normalizer]
     return made
 
 
@@ -48,32 +48,32 @@ def condition(size: int = 5) -> Cond:
 
 
 def test_bins_by_hand() -> None:
-    made = build_values(BinTokenizer, fields=("state",), bins=4, limit=2.0)
+    made = build_values(BinTokenizer, fields=("state",), num_bins=4, bin_limit=2.0)
     x = torch.zeros(1, HORIZON, STATE)
     x[0, 0] = torch.tensor([-5.0, -2.0, -1.01])
     x[0, 1] = torch.tensor([-0.99, 0.0, 0.99])
     x[0, 2] = torch.tensor([1.01, 2.0, 7.0])
     ids = made.encode(x)
     assert ids.tolist() == [[0, 0, 0, 1, 2, 2, 3, 3, 3, 2, 2, 2]]
-    torch.testing.assert_close(made.centres, torch.tensor([-1.5, -0.5, 0.5, 1.5]))
-    centres = [-1.5, -1.5, -1.5, -0.5, 0.5, 0.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5]
-    assert made.points(made.vectors(ids)).flatten().tolist() == pytest.approx(centres)
+    torch.testing.assert_close(made.centers, torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+    centers = [-1.5, -1.5, -1.5, -0.5, 0.5, 0.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5]
+    assert made.points(made.vectors(ids)).flatten().tolist() == pytest.approx(centers)
     assert made.vocabulary == made.code_dim == 4 and made.latent_length == 12
 
 
 def test_points_of_a_distribution_are_its_mean() -> None:
-    made = build_values(BinTokenizer, bins=7)
+    made = build_values(BinTokenizer, num_bins=7)
     shares = torch.randn(2, HORIZON * FEATURES, 7).softmax(-1)
     points = made.points(made.latent(made.vectors(shares)))
     for b in range(2):
         for t in range(HORIZON):
             for d in range(FEATURES):
-                expected = sum(float(shares[b, t * FEATURES + d, v]) * float(made.centres[v]) for v in range(7))
+                expected = sum(float(shares[b, t * FEATURES + d, v]) * float(made.centers[v]) for v in range(7))
                 assert float(points[b, t, d]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_bins_keep_their_precision_under_autocast() -> None:
-    made = build_values(BinTokenizer, bins=1000)
+    made = build_values(BinTokenizer, num_bins=1000)
     x = torch.rand(3, HORIZON, FEATURES) * 5 - 2.5
     with torch.autocast("cpu", dtype=torch.bfloat16):
         error = (made.points(made.latent(made.vectors(made.encode(x)))) - x).abs().max()
@@ -109,8 +109,8 @@ def test_padding_has_no_say_in_the_points_and_features_reach_their_own_token() -
 
 @pytest.mark.parametrize("kind", [IdentityTokenizer, BinTokenizer])
 def test_what_is_given_of_the_first_point(kind: Any) -> None:
-    made, cond = build_values(kind, given=("state", "return")), condition()
-    given = made.given(cond)
+    made, cond = build_values(kind, inpaint=("state", "return")), condition()
+    given = made.known_codes(cond)
     x = torch.randn(5, HORIZON, FEATURES)
     mask = torch.zeros(HORIZON, FEATURES, dtype=torch.bool)
     mask[0, :4] = True
@@ -122,23 +122,23 @@ def test_what_is_given_of_the_first_point(kind: Any) -> None:
 
 
 def test_padding_counts_as_known() -> None:
-    made = build_values(IdentityTokenizer, tokens="field", given=("state", "return"))
-    given = made.given(condition())
+    made = build_values(IdentityTokenizer, tokens="field", inpaint=("state", "return"))
+    given = made.known_codes(condition())
     first = given.mask[0, :4]
     assert first[:2].all()  # a whole token is known, whatever its field's width
     assert first[2].tolist() == [False, False, True] and not given.codes[0, 2].any()
 
 
 def test_a_goal_is_held_at_the_last_point_in_the_units_of_the_state() -> None:
-    made, cond = build_values(IdentityTokenizer, given=(), goal=True), condition()
-    normaliser = made.known_normaliser[0]
-    given = made.given(cond)
+    made, cond = build_values(IdentityTokenizer, inpaint=(), inpaint_goal=True), condition()
+    normalizer = made.known_normalizer[0]
+    given = made.known_codes(cond)
     assert cond.goal is not None
     places = [1 + 2, 1 + 0]  # the goal speaks of state features 2 and 0; the return comes before the state
     assert given.mask[0].nonzero().tolist() == [[HORIZON - 1, 1], [HORIZON - 1, 3]]
     for i, (place, feature) in enumerate(zip(places, (2, 0), strict=True)):
-        units = cond.goal[:, i] * normaliser.goal.scale[i] + normaliser.goal.mean[i]
-        expected = (units - normaliser.state.mean[feature]) / normaliser.state.scale[feature]
+        units = cond.goal[:, i] * normalizer.goal.scale[i] + normalizer.goal.mean[i]
+        expected = (units - normalizer.state.mean[feature]) / normalizer.state.scale[feature]
         torch.testing.assert_close(given.codes[:, -1, place], expected)
 
 
@@ -146,11 +146,11 @@ def test_goals_in_the_state_s_own_numbers_are_its_values() -> None:
     view = build(
         "view", {"name": "fields", "fields": ("state",)}, state_dim=STATE, action_dim=ACTION, stride=1, goal_state=()
     )
-    normaliser = Normaliser(STATE, ACTION)
-    normaliser.fit({"state": torch.randn(50, STATE) * 3 + 1})
-    made = IdentityTokenizer(unit, STATE, HORIZON, view, normaliser.for_subgoals(), (0, 1, 2), STATE, goal=True)
+    normalizer = Normalizer(STATE, ACTION)
+    normalizer.fit({"state": torch.randn(50, STATE) * 3 + 1})
+    made = IdentityTokenizer(unit, STATE, HORIZON, view, normalizer.for_subgoals(), (0, 1, 2), STATE, inpaint_goal=True)
     cond = Cond(state=torch.randn(5, STATE), returns=torch.zeros(5), goal=torch.randn(5, STATE))
-    given = made.given(cond)
+    given = made.known_codes(cond)
     assert given is not None and cond.goal is not None
     torch.testing.assert_close(given.codes[:, -1], cond.goal, atol=1e-5, rtol=1e-5)
     assert torch.equal(given.codes[:, 0], cond.state)
@@ -158,30 +158,32 @@ def test_goals_in_the_state_s_own_numbers_are_its_values() -> None:
 
 @pytest.mark.parametrize("kind", [IdentityTokenizer, BinTokenizer])
 def test_nothing_is_given_where_nothing_is_asked_for(kind: Any) -> None:
-    assert build_values(kind, given=()).given(condition()) is None
+    assert build_values(kind, inpaint=()).known_codes(condition()) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "fix"),
     [
-        ({"fields": ("state",), "given": ("return",)}, "tokenizer.given=[state]"),
-        ({"given": ("action",)}, "tokenizer.given=[state]"),
-        ({"given": ("stat",)}, "tokenizer.given=[state]"),
-        ({"fields": ("action",)}, "tokenizer.given=[]"),
-        ({"goal_state": (), "goal": True}, "tokenizer.goal=false"),
-        ({"fields": ("return",), "given": (), "goal": True}, "tokenizer.goal=false"),
+        ({"fields": ("state",), "inpaint": ("return",)}, "tokenizer.inpaint=[state]"),
+        ({"inpaint": ("action",)}, "tokenizer.inpaint=[state]"),
+        ({"inpaint": ("stat",)}, "tokenizer.inpaint=[state]"),
+        ({"fields": ("action",)}, "tokenizer.inpaint=[]"),
+        ({"goal_state": (), "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
+        ({"fields": ("return",), "inpaint": (), "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
     ],
 )
 def test_what_nobody_can_know_is_refused(changes: dict[str, Any], fix: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_values(IdentityTokenizer, **changes)
     assert caught.value.expected and caught.value.got and fix in str(caught.value.fix)
-    cure: dict[str, Any] = {"goal": False} if "goal" in fix else {"given": ("state",) if "state" in fix else ()}
+    cure: dict[str, Any] = (
+        {"inpaint_goal": False} if "goal" in fix else {"inpaint": ("state",) if "state" in fix else ()}
+    )
     build_values(IdentityTokenizer, **{**changes, **cure})
 
 
 def test_the_identity_decoder_reads_the_trajectory() -> None:
-    made, x = build_values(BinTokenizer, bins=50), torch.rand(2, HORIZON, FEATURES)
+    made, x = build_values(BinTokenizer, num_bins=50), torch.rand(2, HORIZON, FEATURES)
     decoder, latent = IdentityDecoder(made), made.spread(x)
     assert torch.equal(decoder(latent), made.points(latent)) and torch.equal(decoder.base(latent), decoder(latent))
     assert torch.equal(decoder(latent, condition(2)), decoder(latent))
@@ -197,7 +199,7 @@ def test_the_identity_decoder_refuses_a_learnt_latent() -> None:
 
 
 def test_reconstruction_of_bins_is_what_rounding_costs() -> None:
-    made = build_values(BinTokenizer, bins=6)
+    made = build_values(BinTokenizer, num_bins=6)
     x = torch.rand(2, HORIZON, FEATURES) * 4 - 2
     mask = torch.ones(2, HORIZON, dtype=torch.bool)
     mask[1, 2:] = False

@@ -16,9 +16,10 @@ import tiny
 from points import WORDS, record
 from rich.console import Console
 
-from trajgen import run_folder, runs
+from trajgen import experiments
 from trajgen.config import Config, compose
 from trajgen.engine.checkpoint import Checkpoints
+from trajgen.experiments import run_folder
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space = dataclasses.replace(tiny.SPACE, action_low=(-float("inf"),) * 2, action_high=(float("inf"),) * 2)
     run_folder.write_json(received / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
     run_folder.write_json(received / "versions.json", {})
-    Checkpoints(received / "checkpoints").save_final(runs.build_planner(config, space))
+    Checkpoints(received / "checkpoints").save_final(experiments.build_planner(config, space))
     return place
 
 
@@ -56,10 +57,10 @@ def stranger(originals: Path, lab: Path) -> Path:
 @pytest.fixture
 def train(lab: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Trains in seconds, without an evaluation."""
-    monkeypatch.setattr(runs.training, "evaluate", lambda *_, **__: {})
+    monkeypatch.setattr(experiments.training, "evaluate", lambda *_, **__: {})
 
     def run(*words: str, console: Console | None = None) -> Path:
         config: Config = compose([*WORDS, *words])
-        return runs.train(config, console or Console(quiet=True), "trajgen train …")
+        return experiments.train(config, console or Console(quiet=True), "trajgen train …")
 
     return run

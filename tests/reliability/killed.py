@@ -62,17 +62,17 @@ class Counted(toys.Toy):
 def make(kind: str, folder: Path) -> Training:
     """The training of a run: a toy of two stages, or a whole small planner with its codebook."""
     folder.mkdir(exist_ok=True)
-    steps = {"one": 14, "two": 17} if kind == "toy" else {"tokenizer": 7, "target": 4, "prior": 6}
+    steps = {"one": 14, "two": 17} if kind == "toy" else {"tokenizer": 7, "return_target": 4, "prior": 6}
     stages = {name: StageOptions(steps=count, batch_size=8) for name, count in steps.items()}
     options = EngineOptions(stages=stages, precision="float32", log_every=3, checkpoint_every=2)
-    model: Any = Counted() if kind == "toy" else tiny.planner(target="quantile")
+    model: Any = Counted() if kind == "toy" else tiny.planner(return_target="quantile")
     source: Any = toys.Numbers() if kind == "toy" else tiny.RandomSource()
     return Training(model, model.stages(), source, options, folder, 7, torch.device("cpu"), Console(quiet=True))
 
 
 def keep_ends() -> None:
-    """Keeps optimiser and average of the end of each stage, which a finished run has no more."""
-    stage, finish = Training._stage, loop.Optimisation.finish
+    """Keeps optimizer and average of the end of each stage, which a finished run has no more."""
+    stage, finish = Training._stage, loop.Optimization.finish
     now: dict[str, Any] = {}
 
     def staged(self: Training, index: int, *rest: Any) -> Any:
@@ -84,7 +84,7 @@ def keep_ends() -> None:
         save_file({k: v.clone() for k, v in (self.tensors() | average).items()}, now["path"])
         finish(self)
 
-    Training._stage, loop.Optimisation.finish = staged, finished
+    Training._stage, loop.Optimization.finish = staged, finished
 
 
 def die() -> None:

@@ -33,7 +33,7 @@ class Model(nn.Module):
 
 
 def state(value: float = 0.0) -> dict[str, Tensor]:
-    return {f"model.{k}": v for k, v in Model(value).state_dict().items()} | {"optimiser.0.exp_avg": torch.ones(5, 7)}
+    return {f"model.{k}": v for k, v in Model(value).state_dict().items()} | {"optimizer.0.exp_avg": torch.ones(5, 7)}
 
 
 def test_a_power_cut_finds_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_other_shapes_are_refused_before_they_are_read(tmp_path: Path, monkeypat
 
 def test_huge_company_of_the_weights_is_refused_too(tmp_path: Path) -> None:
     path = tmp_path / "stage0-step0000001.safetensors"
-    write_tensors(path, state() | {"optimiser.1.exp_avg": torch.zeros(2**23)}, Position(0, 1))
+    write_tensors(path, state() | {"optimizer.1.exp_avg": torch.zeros(2**23)}, Position(0, 1))
     with pytest.raises(CheckpointError, match="at most"):
         load_weights(Model(), path)
     with pytest.raises(CheckpointError, match="at most"):

@@ -81,7 +81,7 @@ def test_quick_steps_are_not_said_to_hang(capsys: pytest.CaptureFixture[str]) ->
 
 def test_decisions_that_need_too_much_memory_name_what_to_lower() -> None:
     class OutOfMemoryError(RuntimeError):
-        """As torch's, which is recognised by its name."""
+        """As torch's, which is recognized by its name."""
 
     policy: Any = Constant(1.0)
 

@@ -26,14 +26,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 from toys import FIRST, Numbers, Toy, metrics, training
 
-from trajgen import run_folder, runs
+from trajgen import experiments
 from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
 from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
 from trajgen.engine.metrics import MetricsLog
 from trajgen.engine.runtime import allocating_at_most
-from trajgen.run_lock import LOCK, locked
+from trajgen.experiments import run_folder
+from trajgen.experiments.run_lock import LOCK, locked
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_data_are_read(
     def never(*_: Any) -> Any:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr(runs.training, "load_episodes", never)
+    monkeypatch.setattr(experiments.training, "load_episodes", never)
     refused = [OSError(code, os.strerror(code)) for code in (errno.EROFS, errno.EACCES)]
     for error in refused:
 
@@ -151,7 +152,7 @@ def stopped(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None
     draw = Windows.batch
 
     def batch(self: Windows, step: int, size: int, rank: int = 0) -> Any:
-        if step == 9:  # the normaliser is fitted on those up to 7
+        if step == 9:  # the normalizer is fitted on those up to 7
             os.kill(os.getpid(), signal.SIGTERM)
         return draw(self, step, size, rank)
 
@@ -304,7 +305,7 @@ def test_allocations_are_refused_before_they_are_made(make: Callable[[], Any]) -
 HOLD = """
 import sys, time
 from pathlib import Path
-from trajgen.run_lock import locked
+from trajgen.experiments.run_lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -342,30 +343,30 @@ def test_a_lock_is_one_process_s(tmp_path: Path) -> None:
 def test_a_folder_taken_while_data_were_read_is_refused(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = runs.training.load_episodes
+    read = experiments.training.load_episodes
 
     def overtaken(*given: Any) -> Any:
         Path("run").mkdir()
         (Path("run") / "config.json").write_text("{}")
         return read(*given)
 
-    monkeypatch.setattr(runs.training, "load_episodes", overtaken)
+    monkeypatch.setattr(experiments.training, "load_episodes", overtaken)
     with pytest.raises(TrajgenError):
         train("run_dir=run")
     assert (Path("run") / "config.json").read_text() == "{}"
 
 
-# --- what a checkpoint holds of an optimiser ------------------------------------------------------------------------
+# --- what a checkpoint holds of an optimizer ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"optimiser.9.exp_avg": torch.zeros(4)},
-        {"optimiser.x.exp_avg": torch.zeros(4)},
-        {"optimiser.0": torch.zeros(4)},
-        {"optimiser.0.exp_avg": torch.zeros(3, 4)},
-        {"optimiser." + "9" * 5000 + ".a": torch.zeros(1)},
+        {"optimizer.9.exp_avg": torch.zeros(4)},
+        {"optimizer.x.exp_avg": torch.zeros(4)},
+        {"optimizer.0": torch.zeros(4)},
+        {"optimizer.0.exp_avg": torch.zeros(3, 4)},
+        {"optimizer." + "9" * 5000 + ".a": torch.zeros(1)},
         {"ema.one.weight": torch.zeros(1, 1)},
         {"ema.more": torch.zeros(1, 1)},
     ],

@@ -20,8 +20,8 @@ from trajgen.core import formats
 from trajgen.core.errors import CheckpointError
 from trajgen.core.formats import FORMAT, UPGRADES, current
 from trajgen.engine.storage import read_header, read_tensors
-from trajgen.programs import exported
-from trajgen.run_folder import identity, load_config, read_config, write_config
+from trajgen.experiments.run_folder import identity, load_config, read_config, write_config
+from trajgen.export import exported
 
 STRANGE = ["new", "", -1, 1.5, True, None, [1], "-1", "9" * 5000]
 
@@ -65,11 +65,15 @@ def test_a_folder_from_before_formats_is_the_same_run(folder: Path) -> None:
 
 
 def test_an_option_that_came_later_has_what_was_done_without_it_not_what_is_usual_now() -> None:
-    once = {"prior": {"name": "diffusion", "width": 8}, "planner": {"name": "history"}, "policy": {"replan": 2}}
+    once = {
+        "prior": {"name": "diffusion", "width": 8},
+        "planner": {"name": "history"},
+        "policy": {"replan_interval": 2},
+    }
     now = current("config", once, "here")
     assert now["prior"] == {"name": "diffusion", "width": 8, "network": "transformer"}
-    assert now["planner"]["past_actions"] is True and now["policy"] == {"replan": 2, "backend": "eager"}
-    assert once["policy"] == {"replan": 2}  # what was given stays
+    assert now["planner"]["past_actions"] is True and now["policy"] == {"replan_interval": 2, "backend": "eager"}
+    assert once["policy"] == {"replan_interval": 2}  # what was given stays
     for other in ({"prior": {"name": "transformer"}}, {"prior": None}, {"prior": 3}, {}):
         assert current("config", other, "here") == other
     kept = {"prior": {"name": "diffusion", "network": "convolution"}}

@@ -37,7 +37,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_same(folder: Path, whole: Path) -> None:
-    """Weights, averages, what optimisers keep, and metrics; and nothing else is left."""
+    """Weights, averages, what optimizers keep, and metrics; and nothing else is left."""
     names = sorted(str(path.relative_to(whole)) for path in whole.rglob("*.*"))
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == names
     assert sum(name.startswith("end-") for name in names) >= 2 and "checkpoints/final.safetensors" in names

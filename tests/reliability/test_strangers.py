@@ -14,13 +14,13 @@ import torch
 from points import WORDS
 from rich.console import Console
 
-from trajgen import load_policy, runs
+from trajgen import experiments, load_policy
 from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.engine.checkpoint import Checkpoints
 from trajgen.engine.storage import write_whole
-from trajgen.evaluation import report
-from trajgen.run_folder import LARGEST_FILE, load_config, read_json, trained_stages, write_summary
+from trajgen.experiments.run_folder import LARGEST_FILE, load_config, read_json, trained_stages, write_summary
+from trajgen.viz import summary
 
 TRACE = "executed"
 MODULE = f"import pathlib\npathlib.Path({TRACE!r}).touch()\n"
@@ -158,7 +158,7 @@ def test_a_world_of_a_module_is_not_imported(stranger: Path, trap: Path) -> None
     change(stranger, "data", "env_id", to="trap:World-v0")
     assert "imports=[trap]" in check_refused(stranger)
     with pytest.raises(CheckpointError, match="unasked"):
-        runs.evaluate(stranger, Console(quiet=True), device="cpu")
+        experiments.evaluate(stranger, Console(quiet=True), device="cpu")
     assert not trap.exists()
     load_policy(stranger, device="cpu", imports=("trap",))
 
@@ -174,7 +174,7 @@ def test_text_is_never_interpolated(stranger: Path, monkeypatch: pytest.MonkeyPa
 def test_a_data_set_is_a_name_and_no_path(id: str, stranger: Path) -> None:
     change(stranger, "data", "id", to=id)
     with pytest.raises(TrajgenError, match="name with a version"):
-        runs.evaluate(stranger, Console(quiet=True), device="cpu")
+        experiments.evaluate(stranger, Console(quiet=True), device="cpu")
 
 
 @pytest.mark.parametrize("run_dir", ["/nowhere/else", "../../outside"])
@@ -196,7 +196,7 @@ def test_links_out_of_the_folder_are_refused(name: str, absolute: bool, stranger
     path.symlink_to(outside if absolute else os.path.relpath(outside, path.parent))
     assert "lie within it" in check_refused(stranger)
     with pytest.raises(CheckpointError, match="lie within it"):
-        runs.evaluate(stranger, Console(quiet=True), device="cpu")
+        experiments.evaluate(stranger, Console(quiet=True), device="cpu")
     assert outside.read_text() == "precious"
 
 
@@ -213,7 +213,7 @@ def test_a_summary_replaces_a_link_and_does_not_follow_it(
 ) -> None:
     (lab / "precious").write_text("precious")
     (stranger / "summary.md").symlink_to(lab / "precious")
-    monkeypatch.setattr(report, "summary_markdown", lambda *_, **__: "a summary")
+    monkeypatch.setattr(summary, "summary_markdown", lambda *_, **__: "a summary")
     write_summary(stranger, stranger, compose(WORDS), {}, [])
     assert (lab / "precious").read_text() == "precious" and (stranger / "summary.md").read_text() == "a summary"
 
@@ -235,7 +235,7 @@ def test_metrics_that_no_training_wrote_are_refused(name: str, stranger: Path) -
     with pytest.raises(CheckpointError, match="metrics"):
         trained_stages(path)
     with pytest.raises(CheckpointError, match="metrics"):
-        runs.evaluate(stranger, Console(quiet=True), device="cpu")
+        experiments.evaluate(stranger, Console(quiet=True), device="cpu")
 
 
 def test_a_line_that_was_cut_off_is_left_out(stranger: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from trajgen import runs
+from trajgen import experiments
 from trajgen.cli import main
 from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import ConfigError
-from trajgen.studies.definition import read_study
-from trajgen.studies.run import rows_of
+from trajgen.experiments.studies.definition import read_study
+from trajgen.experiments.studies.run import rows_of
 
 TRACE = "executed"
 RECIPE = (RECIPES / "bc.yaml").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def test_a_file_that_is_not_plain_is_refused(
     group: str, text: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[Any] = []
-    monkeypatch.setattr(runs, "train", lambda *given: began.append(given))
+    monkeypatch.setattr(experiments, "train", lambda *given: began.append(given))
     (place / "given.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         main(["train", f"{group}=given.yaml", "--debug"])

@@ -63,9 +63,10 @@ class LatentStateInverseDynamics(nn.Module):
         chunk: H, for how many steps a plan can be followed.
         width: hidden width.
         depth: linear layers after the first.
-        octaves: Fourier frequencies of each value of the state, for bodies that must be controlled finely.
-        bins: into which each action is classified, for data that act in several ways or at their bounds; 0 regresses.
-        limit: the outermost bins, in standard deviations of the actions.
+        fourier_frequencies: Fourier frequencies of each value of the state, for bodies that must be controlled finely.
+        num_bins: into which each action is classified, for data that act in several ways or at their bounds; 0
+            regresses.
+        bin_limit: the outermost bins, in standard deviations of the actions.
         temperature: at which actions are drawn from the bins, anew at every step; 0 takes their mean. A body that
             stands still where the mean leaves it is shaken loose, as it was in data that were recorded with noise.
 
@@ -85,32 +86,32 @@ class LatentStateInverseDynamics(nn.Module):
         *,
         width: int = 256,
         depth: int = 2,
-        octaves: int = 0,
-        bins: int = 0,
-        limit: float = 3.0,
+        fourier_frequencies: int = 0,
+        num_bins: int = 0,
+        bin_limit: float = 3.0,
         temperature: float = 0.0,
     ) -> None:
         super().__init__()
-        if bins < 0 or bins == 1 or limit <= 0:
+        if num_bins < 0 or num_bins == 1 or bin_limit <= 0:
             raise ConfigError(
                 "An action head that classifies has several bins between two limits.",
-                expected="action.bins of 2 or more, or 0 for regression, and action.limit above 0",
-                got=f"action.bins={bins} action.limit={limit}",
-                fix="action.bins=41 action.limit=3",
+                expected="action.num_bins of 2 or more, or 0 for regression, and action.bin_limit above 0",
+                got=f"action.num_bins={num_bins} action.bin_limit={bin_limit}",
+                fix="action.num_bins=41 action.bin_limit=3",
             )
-        if temperature < 0 or (temperature and not bins):
+        if temperature < 0 or (temperature and not num_bins):
             raise ConfigError(
                 "An action head draws from the bins into which it classifies actions.",
-                expected="action.temperature of 0, or above it with action.bins",
-                got=f"action.temperature={temperature} action.bins={bins}",
-                fix="action.temperature=0, or train with action.bins=41",
+                expected="action.temperature of 0, or above it with action.num_bins",
+                got=f"action.temperature={temperature} action.num_bins={num_bins}",
+                fix="action.temperature=0, or train with action.num_bins=41",
             )
         self.from_latent = nn.Linear(latent_length * code_dim, width)
-        self.features = FourierFeatures(state_dim, octaves)
+        self.features = FourierFeatures(state_dim, fourier_frequencies)
         self.from_state = nn.Linear(self.features.outputs, width)
         self.from_offset = nn.Embedding(chunk, width)
-        self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(bins, 1), depth=depth))
-        self.histogram = Histogram(bins, limit) if bins else None
+        self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))
+        self.histogram = Histogram(num_bins, bin_limit) if num_bins else None
         self.action_dim, self.temperature = action_dim, temperature
 
     def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:
@@ -140,7 +141,7 @@ class LatentStateInverseDynamics(nn.Module):
         latent = self.from_latent(plan.latent.flatten(1)).unsqueeze(1)
         step = self.from_offset(self._known(offsets))
         read: Tensor = self.network(latent + self.from_state(self.features(states)) + step)
-        return read if self.histogram is None else read.unflatten(-1, (-1, len(self.histogram.centres)))
+        return read if self.histogram is None else read.unflatten(-1, (-1, len(self.histogram.centers)))
 
     def _known(self, offsets: Tensor) -> Tensor:
         """The offsets, of which those beyond the chunk count as its last."""

@@ -35,13 +35,13 @@ def data_timed(config: Any, sizes: list[int], repeats: int, device: torch.device
     """
     from rich.console import Console
 
-    from trajgen import runs
+    from trajgen import experiments
 
-    runs.load_episodes(config, Console(stderr=True))  # makes them if need be, and reads the disk into memory
+    experiments.load_episodes(config, Console(stderr=True))  # makes them if need be, and reads the disk into memory
     before, start = _peak(), time.perf_counter()
-    episodes = runs.load_episodes(config, Console(stderr=True))
+    episodes = experiments.load_episodes(config, Console(stderr=True))
     seconds = time.perf_counter() - start
-    _, windows = runs.ready(config, episodes, device)
+    _, windows = experiments.ready(config, episodes, device)
     number = count()
     batches: dict[int, Timing] = {}
     for size in sizes:

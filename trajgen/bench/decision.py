@@ -12,8 +12,8 @@ import torch
 from trajgen.bench.timing import Timing, timed
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Cond, Space
-from trajgen.programs.backends import Backend, Plans, plans_by
-from trajgen.programs.planning import Tensors, flattened, plan_of
+from trajgen.export.backends import Backend, Plans, plans_by
+from trajgen.export.planning import Tensors, flattened, plan_of
 
 CONTEXT = 20
 """Steps that the Decision Transformer looks back on, as in its paper."""
@@ -36,7 +36,7 @@ def decisions(planner: Any, space: Space, batches: list[int], backends: list[Bac
         planner: in evaluation mode, on its device.
         space: of the world it is for.
         batches: how many plans at once.
-        backends: of `trajgen.programs.backends.plans_by`.
+        backends: of `trajgen.export.backends.plans_by`.
         repeats: of each.
     """
     device = next(planner.parameters()).device
@@ -54,7 +54,7 @@ def _decide(planner: Any, plans: Plans, rng: torch.Generator, known: Tensors) ->
 
 
 def made_up(space: Space, batch: int, device: torch.device) -> Tensors:
-    """Conditions for as many plans, in normalised units."""
+    """Conditions for as many plans, in normalized units."""
     goal = torch.randn(batch, space.goal_dim, device=device) if space.goal_dim else None
     state, unknown = torch.randn(batch, space.state_dim, device=device), torch.full((batch,), torch.nan, device=device)
     time = torch.zeros(batch, dtype=torch.long, device=device)

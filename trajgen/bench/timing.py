@@ -54,15 +54,15 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int) -> Tim
     values: list[float] = []
     begun = time.perf_counter()
     while len(values) < repeats and (not values or time.perf_counter() - begun < LONGEST):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         call()
-        synchronise(device)
+        synchronize(device)
         values.append(1e3 * (time.perf_counter() - start))
     return Timing(tuple(values))
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Waits until the device has done all that was asked of it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from trajgen.bench.timing import Timing, synchronise
+from trajgen.bench.timing import Timing, synchronize
 from trajgen.core.protocols import Source
 from trajgen.core.types import Stage
-from trajgen.engine.optimisation import Optimisation
+from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
 from trajgen.engine.runtime import autocast, prefer_fast_matmul, seed_step
 
-PARTS = ("data", "forward", "backward", "optimiser")
+PARTS = ("data", "forward", "backward", "optimizer")
 WARM_UP = 5
 
 
@@ -60,10 +60,10 @@ def stages_timed(
         if not stage.parameters:
             continue
         stage.begin()
-        optimisation = Optimisation(planner, stage, settings, steps + WARM_UP)
+        optimization = Optimization(planner, stage, settings, steps + WARM_UP)
         values: dict[str, list[float]] = {part: [] for part in PARTS}
         for number in range(steps + WARM_UP):
-            for part, milliseconds in _step(stage, source, optimisation, options, settings.batch_size, number, device):
+            for part, milliseconds in _step(stage, source, optimization, options, settings.batch_size, number, device):
                 if number >= WARM_UP:
                     values[part].append(milliseconds)
         yield StageTiming(stage.name, settings.batch_size, {k: Timing(tuple(v)) for k, v in values.items()})
@@ -72,7 +72,7 @@ def stages_timed(
 def _step(
     stage: Stage,
     source: Source,
-    optimisation: Optimisation,
+    optimization: Optimization,
     options: EngineOptions,
     size: int,
     number: int,
@@ -81,7 +81,7 @@ def _step(
     def timed(call: Callable[[], Any]) -> tuple[Any, float]:
         start = time.perf_counter()
         result = call()
-        synchronise(device)
+        synchronize(device)
         return result, 1e3 * (time.perf_counter() - start)
 
     def forward() -> Any:
@@ -89,13 +89,13 @@ def _step(
         with autocast(device, options.precision):
             return stage.module(batch)["total"]
 
-    optimisation.forget()
-    synchronise(device)
+    optimization.forget()
+    synchronize(device)
     batch, spent = timed(lambda: source.batch(number, size))
     yield "data", spent
     loss, spent = timed(forward)
     yield "forward", spent
     _, spent = timed(loss.backward)
     yield "backward", spent
-    _, spent = timed(lambda: optimisation.follow(number))
-    yield "optimiser", spent
+    _, spent = timed(lambda: optimization.follow(number))
+    yield "optimizer", spent

@@ -13,9 +13,9 @@ from trajgen.core.options import structure
 EVALUATE_HELP = """trajgen evaluate run=DIR [key=value …]
 
   evaluation.episodes=48   evaluation.seed=0 (of the first episode)
-  policy.replan=4          environment steps between plans
+  policy.replan_interval=4          environment steps between plans
   sampler=greedy           any sampler; sampler.temperature=0.5, sampler.guidance=1
-  target=constant target.value=50
+  return_target=constant return_target.value=50
   device=auto
   imports=[my_lab.parts]
   out=DIR                  where evaluation.json, plots/ and summary.md are written: the run folder, or,
@@ -38,12 +38,12 @@ def evaluate(words: list[str]) -> None:
         return
     from rich.console import Console
 
-    from trajgen import runs
+    from trajgen import experiments
 
     values = key_values(words)
     folder, device, imports = run_arguments(values)
     out = values.pop("out", None)
-    runs.evaluate(
+    experiments.evaluate(
         folder,
         Console(),
         device=device,
@@ -59,15 +59,15 @@ def sample(words: list[str]) -> None:
         return
     from rich.console import Console
 
-    from trajgen import runs
+    from trajgen import experiments
 
     values = key_values(words)
     folder, device, imports = run_arguments(values)
     if "return" in values:  # a word that Python keeps for itself
         values["returns"] = values.pop("return")
-    own = {f.name: values.pop(f.name) for f in fields(runs.SampleRequest) if f.name in values}
-    request = structure(runs.SampleRequest, own, "")
-    runs.sample(folder, Console(), request, device=device, imports=imports, overrides=values)
+    own = {f.name: values.pop(f.name) for f in fields(experiments.SampleRequest) if f.name in values}
+    request = structure(experiments.SampleRequest, own, "")
+    experiments.sample(folder, Console(), request, device=device, imports=imports, overrides=values)
 
 
 def run_arguments(values: dict[str, Any]) -> tuple[Path, str, tuple[str, ...]]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
 
     from trajgen.config import Config
-    from trajgen.programs.backends import Backend
+    from trajgen.export.backends import Backend
 
 HELP = """trajgen bench decision|train|data [key=value …]
 
@@ -77,7 +77,7 @@ def read(words: list[str]) -> Words:
     """
     from trajgen.cli.words import key_values
     from trajgen.core.options import convert
-    from trajgen.programs.backends import Backend
+    from trajgen.export.backends import Backend
 
     asked = Words([])
     plain = list(words)
@@ -118,7 +118,7 @@ def _decision(asked: Words, command: str) -> None:
     from trajgen.bench.floor import counted, measured
     from trajgen.bench.tables import TIMES, keep, show, times
     from trajgen.bench.timing import machine
-    from trajgen.programs.planning import Planning
+    from trajgen.export.planning import Planning
 
     planner, space, config, device = _planner(asked)
     backends = list(asked.backends or _backends(device))
@@ -154,14 +154,14 @@ def _decision(asked: Words, command: str) -> None:
 def _train(asked: Words, command: str) -> None:
     from rich.console import Console
 
-    from trajgen import runs
+    from trajgen import experiments
     from trajgen.bench.tables import keep, show
     from trajgen.bench.timing import machine
     from trajgen.bench.training import PARTS, stages_timed
 
     config, device = _config(asked)
     console = Console()
-    planner, source, _ = runs.prepare(config, device, console)
+    planner, source, _ = experiments.prepare(config, device, console)
     with console.status("timing"):
         timings = list(stages_timed(planner, source, config.engine, device, asked.repeats))
     own = machine(device)
@@ -209,20 +209,20 @@ def _data(asked: Words, command: str) -> None:
 
 
 def _config(asked: Words) -> tuple[Config, torch.device]:
-    from trajgen import runs
+    from trajgen import experiments
     from trajgen.config import compose
     from trajgen.engine.runtime import choose_device
 
     config = compose(asked.overrides)
-    runs.prepare_imports(config.imports)
+    experiments.prepare_imports(config.imports)
     return config, choose_device(config.device)
 
 
 def _planner(asked: Words) -> tuple[Any, Any, Config, torch.device]:
     """The planner of a run, or that of a recipe with fresh weights for a world of 4 states, 2 actions and 2 goals."""
-    from trajgen import runs
+    from trajgen import experiments
     from trajgen.core.types import Space
-    from trajgen.run_folder import load_config
+    from trajgen.experiments.run_folder import load_config
 
     if asked.run is not None:
         if asked.overrides:
@@ -232,12 +232,12 @@ def _planner(asked: Words) -> tuple[Any, Any, Config, torch.device]:
                 got=" ".join(asked.overrides),
                 fix="leave out run=…, or the options",
             )
-        policy = runs.load_policy(asked.run)
+        policy = experiments.load_policy(asked.run)
         config, space = load_config(Path(asked.run))
         return policy.planner, space, config, policy.device
     config, device = _config(asked)
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
-    planner: Any = runs.build_planner(config, space)
+    planner: Any = experiments.build_planner(config, space)
     return planner.eval().to(device), space, config, device
 
 

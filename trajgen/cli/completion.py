@@ -137,7 +137,7 @@ def _options(command: str) -> list[str]:
     from trajgen.core.registry import KINDS
 
     parts = [*KINDS, *SECTIONS] if command in COMPOSED else []
-    parts = ["sampler", "target", "policy", "evaluation"] if command in TRAINED else parts
+    parts = ["sampler", "return_target", "policy", "evaluation"] if command in TRAINED else parts
     words = [f"{key}=" for key, _ in KEY.findall(_help(command)) if key != "key"]
     return [*words, *(f"{kind}=" for kind in parts if kind in KINDS), *(f"{part}." for part in parts), "--help"]
 

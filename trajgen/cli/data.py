@@ -67,7 +67,8 @@ def data(words: list[str]) -> None:
             got=" ".join(["trajgen data", *words]),
             fix="'trajgen data list' shows all",
         )
-    from trajgen.data import makers, minari
+    from trajgen.data import minari
+    from trajgen.envs import makers
 
     name, options = rest[0], key_values(rest[1:])
     if action == "make":

@@ -27,8 +27,8 @@ def export(words: list[str]) -> None:
         return
     from rich.console import Console
 
-    from trajgen import runs
-    from trajgen.programs.export import export as write
+    from trajgen import experiments
+    from trajgen.export.export import export as write
 
     values = key_values(words)
     folder, _, imports = run_arguments(values)
@@ -37,7 +37,7 @@ def export(words: list[str]) -> None:
     out = Path(str(values.pop("out", folder / "exported" / form)))
     if not isinstance(batch, int):
         raise ConfigError("A batch is a whole number.", expected="batch=1", got=f"batch={batch}", fix="batch=1")
-    policy = runs.load_policy(folder, device="cpu", imports=imports, overrides=values)
+    policy = experiments.load_policy(folder, device="cpu", imports=imports, overrides=values)
     console = Console()
     with console.status("exporting"):
         write(policy, out, format=form, batch=batch)

@@ -50,7 +50,7 @@ def new(words: list[str]) -> None:
             "A skeleton has no options yet.", expected="file=PATH.py", got=", ".join(values), fix="set them in the file"
         )
     module = _module(path, kind)
-    skeleton = Path(__file__).parents[1] / "skeletons" / f"{kind}.py"
+    skeleton = Path(__file__).parents[1] / "templates" / f"{kind}.py"
     camel = "".join(part[:1].upper() + part[1:] for part in name.split("_"))
     text = re.sub(rf"\b{PLACEHOLDER}\b", name, skeleton.read_text(encoding="utf-8"))
     text = re.sub(rf"\b{PLACEHOLDER.capitalize()}(?=[A-Z])", camel, text)

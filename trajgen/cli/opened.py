@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from trajgen.cli.acting import run_arguments
 
 if TYPE_CHECKING:
-    from trajgen.pictures.run import Run
+    from trajgen.viz.run import Run
 
 
 def open_run(values: dict[str, Any]) -> Run:
@@ -20,18 +20,18 @@ def open_run(values: dict[str, Any]) -> Run:
         ConfigError: if no run folder is named.
         CheckpointError: if the folder is not that of a run.
     """
-    from trajgen import runs
+    from trajgen import experiments
     from trajgen.config import Config, merged
-    from trajgen.pictures.run import Run
-    from trajgen.run_folder import load_config
+    from trajgen.experiments.run_folder import load_config
+    from trajgen.viz.run import Run
 
     folder, device, imports = run_arguments(values)
-    runs.prepare_imports(imports)
+    experiments.prepare_imports(imports)
     config, _ = load_config(folder)
     config = Config.from_plain(merged(config.to_plain(), values))
 
     def load(more: Any) -> Any:
         overrides = merged(values, more)
-        return runs.load_policy(folder, device=device, imports=imports, overrides=overrides or None)
+        return experiments.load_policy(folder, device=device, imports=imports, overrides=overrides or None)
 
     return Run(folder, config, load)

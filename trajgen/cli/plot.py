@@ -38,8 +38,8 @@ def plot(words: list[str]) -> None:
 
     from trajgen.cli.opened import open_run
     from trajgen.core.options import structure
-    from trajgen.pictures.draw import PlotRequest, draw
-    from trajgen.run_folder import free_path
+    from trajgen.experiments.run_folder import free_path
+    from trajgen.viz.draw import PlotRequest, draw
 
     values = key_values(words)
     out = values.pop("out", None)

@@ -31,8 +31,8 @@ def report(words: list[str]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from trajgen.pictures.report.page import write_report
-    from trajgen.run_folder import free_path
+    from trajgen.experiments.run_folder import free_path
+    from trajgen.viz.report.page import write_report
 
     path = Path(own["out"]) if "out" in own else free_path(Path(), "report-{}.html")
     console = Console()

@@ -39,7 +39,7 @@ def search(words: list[str]) -> None:
         changes["seeds"] = seeds_of(own["seeds"])
     from rich.console import Console
 
-    from trajgen.studies.search import run
+    from trajgen.experiments.studies.search import run
 
     try:
         run(
@@ -57,7 +57,7 @@ def search(words: list[str]) -> None:
 
 def _find(name: str | None) -> Any:
     from trajgen.config import search_files
-    from trajgen.studies.space import read_search
+    from trajgen.experiments.studies.space import read_search
 
     files = search_files()
     if name is not None and name.endswith((".yaml", ".yml")):

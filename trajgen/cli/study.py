@@ -46,7 +46,7 @@ def study(words: list[str]) -> None:
     asked = _asked(own, axes, base)
     from rich.console import Console
 
-    from trajgen.studies.run import PROBE, run
+    from trajgen.experiments.studies.run import PROBE, run
 
     try:
         run(
@@ -85,7 +85,7 @@ def sorted_words(words: list[str], keys: tuple[str, ...]) -> tuple[dict[str, str
 
 def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) -> Any:
     """The study that the words ask for."""
-    from trajgen.studies.definition import Study, grid, name_of, read_axis
+    from trajgen.experiments.studies.definition import Study, grid, name_of, read_axis
 
     parts = [read_axis(text, evaluate=key == "evaluate") for key, text in axes]
     changes: dict[str, Any] = {}
@@ -117,7 +117,7 @@ def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) ->
 
 def _find(name: str, task: str | None) -> Any:
     from trajgen.config import study_files
-    from trajgen.studies.definition import read_study
+    from trajgen.experiments.studies.definition import read_study
 
     files = study_files()
     if name.endswith((".yaml", ".yml")):

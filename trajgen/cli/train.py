@@ -85,7 +85,7 @@ def _one_of_many(swept: bool) -> Iterator[None]:
 def _sweep(words: list[str], typed: dict[str, str]) -> None:
     from rich.console import Console
 
-    from trajgen.studies.sweep import sweep
+    from trajgen.experiments.studies.sweep import sweep
 
     try:
         sweep(words, Console(), typed)
@@ -108,7 +108,7 @@ def _hydra_main(words: list[str], typed: dict[str, str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from trajgen import config
-    from trajgen.studies.sweep import score
+    from trajgen.experiments.studies.sweep import score
 
     failed: list[TrajgenError] = []
 
@@ -141,13 +141,13 @@ def _hydra_main(words: list[str], typed: dict[str, str]) -> None:
 def _train_one(config: Any, overrides: Sequence[str]) -> Path:
     from rich.console import Console
 
-    from trajgen import runs
+    from trajgen import experiments
     from trajgen.engine.launch import read_launch
     from trajgen.engine.loop import Interrupted
 
     first = read_launch().rank == 0
     try:
-        return runs.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
+        return experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
     except Interrupted as stopped:
         if first:
             print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)

@@ -64,21 +64,21 @@ def video(words: list[str]) -> None:
 
     from trajgen.cli.opened import open_run
     from trajgen.core.options import structure
-    from trajgen.run_folder import free_path
+    from trajgen.experiments.run_folder import free_path
 
     values = key_values(words)
     out = values.pop("out", None)
     own = {f.name: values.pop(f.name) for f in fields(VideoRequest) if f.name in values}
     request = structure(VideoRequest, own, "")
     run = open_run(values)
-    from trajgen.pictures.film import check_film, write_film
+    from trajgen.viz.film import check_film, write_film
 
     name = f"episode_{request.seed}-{{}}.gif"
     path = Path(str(out)) if out is not None else free_path(run.folder / "videos", name)
     check_film(path)
     console = Console()
-    from trajgen.pictures.episode import play
-    from trajgen.pictures.scenes import map_frames, scene_frames
+    from trajgen.viz.episode import play
+    from trajgen.viz.scenes import map_frames, scene_frames
 
     with console.status("playing the episode"):
         played = play(run.policy, run.world, request.seed, steps=request.steps, every=request.every)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Generator, Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Given, Losses, Plan, Stage
+from trajgen.core.types import Batch, Codes, Cond, KnownCodes, Losses, Plan, Stage
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
@@ -50,7 +50,7 @@ class Source(Protocol):
 class Tokenizer(Protocol):
     """Turns a window into codes and codes into a latent, scale by scale.
 
-    The *canvas* is what the scales drawn so far amount to: for a residual pyramid the running sum of all
+    The *partial latent* is what the scales drawn so far amount to: for a residual pyramid the running sum of all
     scales, for a token sequence the row of tokens so far.
     """
 
@@ -76,22 +76,22 @@ class Tokenizer(Protocol):
         ...
 
     def start(self, batch: int) -> Tensor:
-        """The empty canvas of a batch."""
+        """The empty partial latent of a batch."""
         ...
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
-        """The canvas with the code vectors (B, l_k, C) of scale k added."""
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """The partial latent with the code vectors (B, l_k, C) of scale k added."""
         ...
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
-        """What scale k sees of the canvas: its input (B, l_k, C)."""
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+        """What scale k sees of the partial latent: its input (B, l_k, C)."""
         ...
 
-    def decided(self, k: int) -> float:
+    def decoded_fraction(self, k: int) -> float:
         """The share of the window, from its start, that stands once scales 0 to k are drawn."""
         ...
 
-    def given(self, cond: Cond) -> Given | None:
+    def known_codes(self, cond: Cond) -> KnownCodes | None:
         """The codes that follow from the condition alone; None where codes are learnt and nobody can tell."""
         ...
 
@@ -186,7 +186,7 @@ class Denoising(Protocol):
 class Decoder(Protocol):
     """Turns a latent (B, N, C) into a trajectory (B, T, D).
 
-    A tokenizer's canvas is decoded like a latent: what its scales amount to so far.
+    A tokenizer's partial_latent is decoded like a latent: what its scales amount to so far.
     """
 
     def __call__(self, latent: Tensor, cond: Cond) -> Tensor: ...
@@ -229,7 +229,12 @@ class Sampler(Protocol):
     """Draws codes from a prior."""
 
     def __call__(
-        self, prior: Any, tokenizer: Any, cond: Cond, rng: Generator | None = None, given: Given | None = None
+        self,
+        prior: Any,
+        tokenizer: Any,
+        cond: Cond,
+        rng: Generator | None = None,
+        known_codes: KnownCodes | None = None,
     ) -> Codes:
         """Codes for the conditions (B, ·); those that are ``given`` stay as they are."""
         ...
@@ -239,12 +244,12 @@ class Target(Protocol):
     """The return-to-go that is asked for when acting."""
 
     def __call__(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
-        """Normalised return-to-go (B,) to ask for.
+        """Normalized return-to-go (B,) to ask for.
 
         Args:
-            state: normalised states (B, S).
-            goal: normalised goals (B, G).
-            remaining: what is left (B,) of the first target after the rewards received, normalised; not a
+            state: normalized states (B, S).
+            goal: normalized goals (B, G).
+            remaining: what is left (B,) of the first target after the rewards received, normalized; not a
                 number at an episode's first plan.
         """
         ...
@@ -258,7 +263,7 @@ class Planner(Protocol):
     """A composition that can be trained, stage by stage, and then makes plans."""
 
     action: ActionHead
-    target: Target
+    return_target: Target
     history: int
     """How many of the last points a plan continues (`Cond.past`); 0 for the current state alone."""
 

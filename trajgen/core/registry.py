@@ -35,7 +35,7 @@ KINDS: dict[str, str] = {
     "decoder": "latent to trajectory",
     "action": "plan to action",
     "sampler": "how codes are drawn from the prior",
-    "target": "the return-to-go that is asked for when acting",
+    "return_target": "the return-to-go that is asked for when acting",
     "planner": "the composition: stages of training and the making of a plan",
 }
 ROOMS = (
@@ -47,7 +47,7 @@ ROOMS = (
     "decoders",
     "actions",
     "samplers",
-    "targets",
+    "return_targets",
     "planners",
 )
 ENTRY_POINTS = "trajgen.components"

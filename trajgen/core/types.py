@@ -18,7 +18,7 @@ Codes = Tensor
 """What a prior models: token ids (B, L) in int64, or continuous codes (B, L, C)."""
 
 Losses = dict[str, Tensor]
-"""Named scalars of one training step; ``losses["total"]`` is what the engine optimises."""
+"""Named scalars of one training step; ``losses["total"]`` is what the engine optimizes."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Space:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of windows on the training device, normalised.
+    """A batch of windows on the training device, normalized.
 
     A window holds T points, M environment steps apart; the chunk holds the first H environment steps of the window
     at full rate. Masks are true on real steps and false on padding.
@@ -59,7 +59,7 @@ class Batch:
     whole: Batch | None = None  # the batch that this is a share of, where devices or micro-batches share one
 
     @classmethod
-    def lived(cls, states: Tensor, actions: Tensor, rewards: Tensor, returns: Tensor, steps: Tensor) -> Batch:
+    def from_history(cls, states: Tensor, actions: Tensor, rewards: Tensor, returns: Tensor, steps: Tensor) -> Batch:
         """The windows of stride 1 that end in the current points, where nothing has been done yet.
 
         Args:
@@ -98,7 +98,7 @@ class Batch:
         each = real(whole).sum() / len(whole)
         return (errors * real(self)[: len(errors)]).sum() / (each * len(errors)).clamp(min=1)
 
-    def seen_as(self, change: Callable[[Batch], Batch]) -> Batch:
+    def map(self, change: Callable[[Batch], Batch]) -> Batch:
         """The batch changed, and the one that it is a share of likewise."""
         return replace(change(self), whole=None if self.whole is None else change(self.whole))
 
@@ -114,7 +114,7 @@ class Cond:
     state: Tensor  # (B, S)
     returns: Tensor  # (B,)
     goal: Tensor | None = None  # (B, G)
-    given: Tensor | None = None  # (B,) bool; where false the condition is withheld (dropout, guidance)
+    cond_mask: Tensor | None = None  # (B,) bool; where false the condition is withheld (dropout, guidance)
     time: Tensor | None = None  # (B,) int64, the step of the episode
     past: Batch | None = None  # the last P points, the current one among them, for planners that continue a history
 
@@ -131,19 +131,19 @@ class Cond:
         past = None if self.past is None else replace(self.past, **changed(self.past))
         return replace(self, **changed(self), past=past)
 
-    def withheld(self) -> Cond:
+    def unconditional(self) -> Cond:
         """The same condition, not given: what classifier-free guidance compares with."""
-        return replace(self, given=torch.zeros(len(self), dtype=torch.bool, device=self.state.device))
+        return replace(self, cond_mask=torch.zeros(len(self), dtype=torch.bool, device=self.state.device))
 
-    def doubled(self) -> Cond:
+    def cfg_batch(self) -> Cond:
         """The conditions twice, (2B, ·): as they are, then withheld."""
         twice = self.map(lambda values: torch.cat([values, values]))
         given = torch.arange(len(twice), device=self.state.device) < len(self)
-        return replace(twice, given=given if twice.given is None else given & twice.given)
+        return replace(twice, cond_mask=given if twice.cond_mask is None else given & twice.cond_mask)
 
 
 @dataclass(frozen=True)
-class Given:
+class KnownCodes:
     """Codes that are known before any is drawn: the current state, a goal to end at."""
 
     codes: Codes  # (B, L) or (B, L, C)
@@ -177,7 +177,7 @@ class Plan:
 class Stage:
     """One part of a training: a module that maps a batch to losses, and what of it is trained.
 
-    The engine optimises ``module(batch)["total"]`` with respect to ``parameters``; ``module.train()`` must leave frozen
+    The engine optimizes ``module(batch)["total"]`` with respect to ``parameters``; ``module.train()`` must leave frozen
     parts as they are. A stage without parameters is passed over. ``report`` is called at logging time and gives figures
     that are too dear for every step (the usage of a codebook, say).
     """

@@ -18,8 +18,8 @@ class About:
     Args:
         reward: of a step.
         ends: when an episode of the evaluation ends.
-        bounds: where the bounds of the normalised score come from.
-        target: which return-to-go is asked for when acting.
+        bounds: where the bounds of the normalized score come from.
+        return_target: which return-to-go is asked for when acting.
         differs: from the protocol of published scores.
         world: the evaluation world, where ``data.env_id`` does not name it.
         get: how the data are had, where no single command fetches or makes them.
@@ -29,7 +29,7 @@ class About:
     reward: str = ""
     ends: str = ""
     bounds: str = ""
-    target: str = ""
+    return_target: str = ""
     differs: str = ""
     world: str = ""
     get: str = ""
@@ -112,8 +112,8 @@ def facts(task: Task) -> dict[str, str]:
         "train": task.train,
         "world": task.world + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
         "windows": points + goals,
-        "returns": f"discount {data.discount:g}, power {data.power:g}",
-        "target": task.about.target,
+        "returns": f"discount {data.discount:g}, power {data.return_power:g}",
+        "return_target": task.about.return_target,
         "reward": task.about.reward,
         "ends": task.about.ends,
         "success": task.success,

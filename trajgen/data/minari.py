@@ -187,7 +187,7 @@ def download(id: str, *, force: bool = False) -> None:
 
 def missing(id: str, maker: str | None) -> DataError:
     """The error for a data set that is not on this machine, with the command that brings it."""
-    from trajgen.data.makers import MAKERS
+    from trajgen.envs.makers import MAKERS
 
     maker = maker or next((name for name, entry in MAKERS.items() if entry.id == id), None)
     known = [found.id for found in local_sets()]

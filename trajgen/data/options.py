@@ -34,15 +34,15 @@ class DataOptions:
     memory_map: bool | None = None
     """Whether windows are read from a file beside the data set; None where it would fill half of the memory."""
 
-    held_out: float = 0.0
+    val_fraction: float = 0.0
     """Share of the episodes that is not trained on: their losses are logged, and tell which weights are best."""
-    best_share: float = 1.0
+    top_fraction: float = 1.0
     """Share of the steps that is learnt from: that of the episodes with the highest returns ("%BC", arXiv 2106.01345,
     section 5.1)."""
     discount: float = 0.99
     """Discount per environment step of the return-to-go."""
-    power: float = 0.25
-    """Exponent of the signed power that spreads out small returns before they are standardised."""
+    return_power: float = 0.25
+    """Exponent of the signed power that spreads out small returns before they are standardized."""
 
     state_key: str | tuple[str, ...] | None = None
     """Entry of a dictionary observation that is the state, or entries that are joined, "/" between nested ones; None
@@ -54,15 +54,15 @@ class DataOptions:
     goal_state: tuple[int, ...] = ()
     """Which numbers of the state a goal speaks of, in the goal's order; for plans that are made to end at the goal."""
 
-    goals: Literal["none", "desired", "hindsight"] = "none"
+    goals: Literal["none", "dataset", "hindsight"] = "none"
     """Goal of a window: none, the data's own at its start, or also a place reached later in pursuit of it."""
-    desired_share: float = 0.5
-    """With hindsight goals, the share of windows that keep the data's own goal."""
+    relabel_ratio: float = 0.5
+    """With hindsight goals, the share of windows whose goal is one; the others keep the data's own."""
     goal_radius: float | None = None
     """Distance to the goal within which a step earns a reward of 1; returns then follow the window's goal."""
-    goal_ends: bool = False
+    terminate_at_goal: bool = False
     """Whether an episode ends on arrival within the goal radius: a window then ends there too, as at a terminal."""
-    absorbing: bool = False
+    absorbing_terminals: bool = False
     """Whether points beyond a terminal, or beyond an arrival that ends the episode, count as staying there for nothing,
     so that a plan says where it ends; false leaves them out of the losses (absorbing states, arXiv 1809.02925)."""
     action_limits: Literal["space", "data"] = "space"
@@ -79,17 +79,17 @@ class DataOptions:
     success: SuccessRule = field(default_factory=SuccessRule)
     """When an evaluation episode has succeeded; the distance to the goal counts where the world says nothing."""
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Returns that count as 0 and 100 of a normalised score, by name, before those known for the world."""
+    """Returns that count as 0 and 100 of a normalized score, by name, before those known for the world."""
 
     def __post_init__(self) -> None:
         for name in ("horizon", "stride", "chunk", "max_episode_steps"):
             value = getattr(self, name)
             self._require(value is None or value >= 1, name, "a whole number of at least 1")
-        for name in ("max_padding", "desired_share", "held_out"):
+        for name in ("max_padding", "relabel_ratio", "val_fraction"):
             self._require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
-        self._require(0 < self.best_share <= 1, "best_share", "more than 0 and at most 1, which is all of them")
+        self._require(0 < self.top_fraction <= 1, "top_fraction", "more than 0 and at most 1, which is all of them")
         self._require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
-        self._require(self.power > 0, "power", "a positive exponent; 1 leaves returns as they are")
+        self._require(self.return_power > 0, "return_power", "a positive exponent; 1 leaves returns as they are")
         self._require(self.goal_radius is None or self.goal_radius > 0, "goal_radius", "a positive distance")
         if self.goals != "none":
             self._require(self.goal_key is not None, "goal_key", f"a key, since data.goals is {self.goals}")
@@ -97,9 +97,11 @@ class DataOptions:
             reason = "a key, for hindsight goals and for rewards within a goal radius"
             self._require(self.achieved_key is not None, "achieved_key", reason)
         if self.goal_radius is not None:
-            self._require(self.goals != "none", "goals", "desired or hindsight, since there is a goal_radius")
-        if self.goal_ends:
-            self._require(self.goal_radius is not None, "goal_radius", "a distance, since data.goal_ends is true")
+            self._require(self.goals != "none", "goals", "dataset or hindsight, since there is a goal_radius")
+        if self.terminate_at_goal:
+            self._require(
+                self.goal_radius is not None, "goal_radius", "a distance, since data.terminate_at_goal is true"
+            )
 
     def _require(self, holds: bool, name: str, expected: str) -> None:
         if not holds:

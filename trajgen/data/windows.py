@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch
 from trajgen.data.columns import Columns, Mapped, Resident
 from trajgen.data.episodes import Episodes
@@ -22,7 +22,7 @@ BLOCK = 2**18
 """Rows that are looked at together."""
 
 SAMPLE = (8, 1024)
-"""Batches and windows per batch from which the normaliser is fitted."""
+"""Batches and windows per batch from which the normalizer is fitted."""
 
 
 class Windows:
@@ -35,11 +35,11 @@ class Windows:
     Args:
         episodes: the data.
         options: horizon, stride, goals and returns.
-        normaliser: applied to every field.
+        normalizer: applied to every field.
         device: where the data and the batches lie.
         seed: of the draw.
-        part: the episodes that are trained on, or the share ``held_out`` of them; which those are depends on the
-            data alone. Of both, those that belong to the ``best_share``.
+        part: the episodes that are trained on, or the share ``val_fraction`` of them; which those are depends on the
+            data alone. Of both, those that belong to the ``top_fraction``.
 
     Raises:
         ConfigError: if every episode is shorter than a window, the data lack goals, or a part has no windows.
@@ -49,23 +49,25 @@ class Windows:
         self,
         episodes: Episodes,
         options: DataOptions,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        part: Literal["training", "held_out"] = "training",
+        part: Literal["training", "val"] = "training",
     ) -> None:
         _require_goals(episodes, options)
-        before, count = _starts(episodes, options, part == "held_out")
+        before, count = _starts(episodes, options, part == "val")
         mapped = is_mapped(episodes)
 
         def place(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
 
         self.options, self.seed, self.device = options, seed, torch.device(device)
-        self.normaliser = normaliser.to(device)
+        self.normalizer = normalizer.to(device)
         self._count, self._before = count, place(before)  # windows in all, and before each episode (E,)
         self._first, self._last = place(episodes.starts), place(episodes.ends)  # (E,)
-        self._stays = place(episodes.terminated & options.absorbing)  # (E,), whether what ends goes on as it is
+        self._stays = place(
+            episodes.terminated & options.absorbing_terminals
+        )  # (E,), whether what ends goes on as it is
         fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
             fields["goals"], self._stops = episodes.goals, place(_goal_stops(episodes))
@@ -106,9 +108,11 @@ class Windows:
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
         goal = self._goal(row, end, random)
         near, stays = self._near(row, goal), self._stays[episode, None]
-        if near is not None and self.options.goal_ends:  # the row that the first step within the radius leads to
+        if (
+            near is not None and self.options.terminate_at_goal
+        ):  # the row that the first step within the radius leads to
             arrival = torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0] + 1)[:, None]
-            stays = torch.where(arrival <= end, self.options.absorbing, stays)
+            stays = torch.where(arrival <= end, self.options.absorbing_terminals, stays)
             end = end.minimum(arrival)
 
         points, chunk = row + self._points, row + self._chunk  # (B, T), (B, H)
@@ -120,7 +124,7 @@ class Windows:
         sums = earned.unflatten(1, (-1, self.options.stride)).sum(2)[:, : self.options.horizon]
         returns = self._fields.at("returns", at) if "returns" in self._has else self._discounted(earned)
 
-        norm = self.normaliser
+        norm = self.normalizer
         return Batch(
             states=norm.state(self._fields.at("states", at)),
             actions=norm.action(done.unflatten(1, (-1, self.options.stride))),
@@ -139,13 +143,13 @@ class Windows:
         if "goals" not in self._has:
             return None
         own = self._fields.at("goals", row[:, 0])
-        if self.options.goals == "desired" or "achieved" not in self._has:
+        if self.options.goals == "dataset" or "achieved" not in self._has:
             return own
         where, whether = torch.rand(2, *row.shape, generator=random, device=self.device)
         # Beyond the last row with the same goal the data pursue another: what they reach then is no lesson.
         last = self._stops[torch.searchsorted(self._stops, row, right=True).clamp(max=len(self._stops) - 1)]
         later = row + 1 + (where * (last - row)).long().minimum(last - row - 1)  # row < later <= last
-        return torch.where(whether < self.options.desired_share, own, self._fields.at("achieved", later[:, 0]))
+        return torch.where(whether < 1 - self.options.relabel_ratio, own, self._fields.at("achieved", later[:, 0]))
 
     def _near(self, row: Tensor, goal: Tensor | None) -> Tensor | None:
         """Whether each step from the window's start on leads to the goal (B, steps ahead); None if none is measured."""
@@ -165,10 +169,10 @@ class Windows:
         return (earned.unflatten(1, (-1, self.options.stride)) @ self._powers) @ self._fade
 
 
-def fit_normaliser(episodes: Episodes, options: DataOptions) -> Normaliser:
-    """The normaliser of a data set, fitted on a seeded sample of its windows as they are drawn."""
+def fit_normalizer(episodes: Episodes, options: DataOptions) -> Normalizer:
+    """The normalizer of a data set, fitted on a seeded sample of its windows as they are drawn."""
     space, goal_dim = episodes.space, 0 if options.goals == "none" else episodes.space.goal_dim
-    plain = Normaliser(space.state_dim, space.action_dim, goal_dim)
+    plain = Normalizer(space.state_dim, space.action_dim, goal_dim)
     windows = Windows(episodes, options, plain)
     parts: dict[str, list[Tensor]] = {name: [] for name in ("state", "action", "reward", "returns")}
     if goal_dim:
@@ -183,12 +187,12 @@ def fit_normaliser(episodes: Episodes, options: DataOptions) -> Normaliser:
             parts["goal"].append(part.goals)
     fields = {name: torch.cat(values) for name, values in parts.items()}
     fields["reward"] = fields["reward"][:, None]
-    fitted = Normaliser(space.state_dim, space.action_dim, goal_dim, options.power)
+    fitted = Normalizer(space.state_dim, space.action_dim, goal_dim, options.return_power)
     fitted.fit(fields)
     return fitted
 
 
-def _starts(episodes: Episodes, options: DataOptions, held_out: bool) -> tuple[np.ndarray, int]:
+def _starts(episodes: Episodes, options: DataOptions, val: bool) -> tuple[np.ndarray, int]:
     """How many windows start before each episode (E,), and in all; those of an episode start at its first steps."""
     horizon, stride = options.horizon, options.stride
     longest = int(episodes.lengths.max())
@@ -205,19 +209,20 @@ def _starts(episodes: Episodes, options: DataOptions, held_out: bool) -> tuple[n
     inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
     before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
     count = np.where(episodes.terminated, episodes.lengths, before_timeout)
-    chosen = (_held_out(len(episodes), options.held_out) == held_out) & _best(episodes, options.best_share)
+    chosen = (_in_val(len(episodes), options.val_fraction) == val) & _best(episodes, options.top_fraction)
     count = np.where(chosen, count, 0)
     if not count.sum():
         raise ConfigError(
             "Some windows are trained on, and some are held out if any are.",
             expected="episodes that are long enough on both sides",
-            got=f"data.held_out={options.held_out} data.best_share={options.best_share} of {len(episodes)} episodes",
-            fix="data.held_out=0, data.best_share=1, or other shares",
+            got=f"data.val_fraction={options.val_fraction} data.top_fraction={options.top_fraction} "
+            f"of {len(episodes)} episodes",
+            fix="data.val_fraction=0, data.top_fraction=1, or other shares",
         )
     return np.cumsum(count) - count, int(count.sum())
 
 
-def _held_out(episodes: int, share: float) -> np.ndarray:
+def _in_val(episodes: int, share: float) -> np.ndarray:
     """Which episodes are held out (E,), spread over the data at random; at least one where any are to be."""
     chosen = np.zeros(episodes, dtype=bool)
     if share:

@@ -82,7 +82,7 @@ class _Adapter(nn.Module):
 
 @register("decoder", "adapter")
 class AdapterDecoder(_Decoder):
-    """The condition-guided decoder D′: zero-initialised adapters fed by (s_0, R_0) (MAGE, section 3).
+    """The condition-guided decoder D′: zero-initialized adapters fed by (s_0, R_0) (MAGE, section 3).
 
     Args:
         features: D.

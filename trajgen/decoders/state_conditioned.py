@@ -18,7 +18,7 @@ class StateConditionedDecoder(nn.Module):
 
     An embedding of the current state is added to the first features of every latent, so that the codes need not
     say where the window starts. The condition is therefore required; whether it is withheld from the prior makes no
-    difference here, since the state was measured in any case. Causal convolutions, normalised place by place, decode
+    difference here, since the state was measured in any case. Causal convolutions, normalized place by place, decode
     latents 0 to i to the first (i + 1) · T / N points exactly, whatever follows: what a search over partial rows of
     latents relies on.
 
@@ -56,7 +56,7 @@ class StateConditionedDecoder(nn.Module):
         if goal and not goal_dim:
             raise ConfigError(
                 "A decoder can be told the goal only if plans have one.",
-                expected="data.goals=desired or hindsight",
+                expected="data.goals=dataset or hindsight",
                 got="decoder.goal=true, data without goals",
                 fix="decoder.goal=false",
             )

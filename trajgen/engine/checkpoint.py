@@ -80,7 +80,7 @@ class Checkpoints:
         if not path.exists():
             raise CheckpointError(
                 "Which weights are best is known where episodes are held out.",
-                expected=f"{path}, of a training with data.held_out=0.1, say",
+                expected=f"{path}, of a training with data.val_fraction=0.1, say",
                 got="none",
                 fix="policy.weights=last, or train with episodes held out",
             )

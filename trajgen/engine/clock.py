@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-PARTS = ("data", "forward", "backward", "optimiser", "logging")
+PARTS = ("data", "forward", "backward", "optimizer", "logging")
 """Of a step; logging is all that is looked at and written, held-out losses and checkpoints included."""
 
 

@@ -1,4 +1,4 @@
-"""The training loop: for each stage, for each batch, optimise ``losses["total"]``, log, keep checkpoints."""
+"""The training loop: for each stage, for each batch, optimize ``losses["total"]``, log, keep checkpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trajgen.engine.distributed import (
 )
 from trajgen.engine.loggers import opened
 from trajgen.engine.metrics import MetricsLog, StageProgress, forget_after, read_lines
-from trajgen.engine.optimisation import Optimisation, restore
+from trajgen.engine.optimization import Optimization, restore
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import autocast, out_of_memory, prefer_fast_matmul, seed_step
 from trajgen.engine.shares import Shares
@@ -68,7 +68,7 @@ class Training:
         seed: of the batches and of every random number drawn while training.
         device: of the model and the source.
         console: where progress is shown.
-        held_out: gives windows that are not trained on; their losses are logged, and the best weights kept, whenever
+        val_source: gives windows that are not trained on; their losses are logged, and the best weights kept, whenever
             there is a checkpoint, and at the end of a stage.
     """
 
@@ -80,7 +80,7 @@ class Training:
     seed: int
     device: torch.device
     console: Console
-    held_out: Source | None = None
+    val_source: Source | None = None
 
     def __post_init__(self) -> None:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
@@ -90,8 +90,8 @@ class Training:
         if not leads():
             self.console = Console(quiet=True)
         self.validation = None
-        if self.held_out is not None:
-            given = self.model, self.held_out, self.seed, self.device, self.options.precision
+        if self.val_source is not None:
+            given = self.model, self.val_source, self.seed, self.device, self.options.precision
             self.validation = Validation(*given)
 
     def run(self, *, resume: bool = False) -> list[StageReport]:
@@ -137,14 +137,14 @@ class Training:
         self.checkpoints.save_final(self.model)
 
     def _begin(self, resume: bool) -> tuple[Position, dict[str, Tensor]]:
-        """The position to start from, with the model as it was there, and what the checkpoint has for the optimiser."""
+        """The position to start from, with the model as it was there, and what the checkpoint has for the optimizer."""
         tensors: dict[str, Tensor] = {}
 
         def take_up() -> Position:
             start = Position()
             if resume and self.checkpoints.on_the_way():
                 start, read = self._take_up()
-                tensors.update({k: v for k, v in read.items() if k.startswith(("optimiser.", "ema."))})
+                tensors.update({k: v for k, v in read.items() if k.startswith(("optimizer.", "ema."))})
             forget_after(self.metrics.path, start)
             return start
 
@@ -174,9 +174,9 @@ class Training:
         stage.begin()
         if self.options.compile:
             stage.module.compile(dynamic=False)
-        optimisation = Optimisation(self.model, stage, settings, steps)
+        optimization = Optimization(self.model, stage, settings, steps)
         if tensors:
-            restore(optimisation, tensors, self.checkpoints.folder)
+            restore(optimization, tensors, self.checkpoints.folder)
         began = last = time.perf_counter()
         clock, logged = Clock(self.device), begun
         figures: dict[str, float] = {}
@@ -185,7 +185,7 @@ class Training:
         with progress, Shares(stage.module, self.options.accumulate) as shares:
             for step in range(begun, steps):
                 try:
-                    values = self._step(stage, settings, optimisation, shares, clock, first + step, step)
+                    values = self._step(stage, settings, optimization, shares, clock, first + step, step)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
@@ -200,10 +200,10 @@ class Training:
                 numbers = self._numbers(stage, values, done)
                 with clock.part("logging"):
                     if validation is not None:
-                        numbers |= validation.look(stage, optimisation, settings.batch_size)
+                        numbers |= validation.look(stage, optimization, settings.batch_size)
                         if numbers[TOTAL] < best:
                             best = numbers[TOTAL]
-                            with optimisation.averaged():
+                            with optimization.averaged():
                                 agree(lambda: self.checkpoints.save_best(self.model))
                     self.tally.add()
                     if logs:
@@ -216,10 +216,10 @@ class Training:
                         self._log({**where, "seconds": now - began, **clock.read(), **figures})
                         progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                     if saves:
-                        path = self._keep(Position(index, done), optimisation)
+                        path = self._keep(Position(index, done), optimization)
                 if stopped:
                     raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
-        optimisation.finish()
+        optimization.finish()
         self.model.eval()
         if index + 1 < len(self.stages):
             self._keep(Position(index + 1, 0), None)
@@ -231,7 +231,7 @@ class Training:
         self,
         stage: Stage,
         settings: StageOptions,
-        optimisation: Optimisation,
+        optimization: Optimization,
         shares: Shares,
         clock: Clock,
         number: int,
@@ -241,7 +241,7 @@ class Training:
         with clock.part("data"):
             batch = self.source.batch(number, settings.batch_size)
         values: dict[str, Tensor] = {}
-        optimisation.forget()
+        optimization.forget()
         for share, windows in shares.of(batch):
             seed_step(self.seed, number, share)
             with clock.part("forward"), autocast(self.device, self.options.precision):
@@ -255,9 +255,9 @@ class Training:
                 shares.learn_held()
         if shares.micro > 1:
             values = {k: v / shares.micro for k, v in values.items()}
-        with clock.part("optimiser"):
-            add_up(optimisation.gradients())
-            return {**values, "gradient_norm": optimisation.follow(step)}
+        with clock.part("optimizer"):
+            add_up(optimization.gradients())
+            return {**values, "gradient_norm": optimization.follow(step)}
 
     def _to_beat(self, index: int, begun: int) -> float:
         """The lowest held-out loss so far of a stage; the best weights of an earlier one are no policy yet."""
@@ -286,7 +286,7 @@ class Training:
                     "A loss or its gradient is not finite.",
                     got=f"{bad} in stage '{stage.name}' at or before step {step}",
                     expected=f"finite losses; the last good checkpoint is {self.checkpoints.last}",
-                    fix=f"engine.stages.{stage.name}.lr smaller, or engine.stages.{stage.name}.clip=1",
+                    fix=f"engine.stages.{stage.name}.lr smaller, or engine.stages.{stage.name}.grad_clip=1",
                 )
             )
         return numbers
@@ -302,23 +302,23 @@ class Training:
             "then resume=true",
         )
 
-    def _keep(self, position: Position, optimisation: Optimisation | None) -> Path:
+    def _keep(self, position: Position, optimization: Optimization | None) -> Path:
         """Writes a checkpoint, after the metrics that it stands for."""
 
         def save() -> Path:
             if self.metrics.path.exists():
                 flush(self.metrics.path)
-            return self.checkpoints.save(position, self._tensors(optimisation))
+            return self.checkpoints.save(position, self._tensors(optimization))
 
         return agree(save)
 
-    def _tensors(self, optimisation: Optimisation | None) -> dict[str, Tensor]:
+    def _tensors(self, optimization: Optimization | None) -> dict[str, Tensor]:
         """Everything that a resumed training needs, and the averaged weights to act with."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"buffer.{k}": v for k, v in unsaved_buffers(self.model).items()}
-        if optimisation is None:
+        if optimization is None:
             return tensors
-        tensors |= {f"optimiser.{k}": v for k, v in optimisation.tensors().items()}
-        if optimisation.ema is not None:
-            tensors |= {f"ema.{k}": v for k, v in optimisation.ema.module.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in optimization.tensors().items()}
+        if optimization.ema is not None:
+            tensors |= {f"ema.{k}": v for k, v in optimization.ema.module.state_dict().items()}
         return tensors

@@ -17,7 +17,7 @@ class StageOptions:
     """How one stage is trained."""
 
     steps: int = 1000
-    """Optimiser steps, before ``engine.budget`` multiplies them."""
+    """Optimizer steps, before ``engine.budget`` multiplies them."""
     batch_size: int = 256
     """Windows per step."""
     lr: float = 1e-3
@@ -26,11 +26,11 @@ class StageOptions:
     """Of matrices; vectors are not decayed."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises; then it falls along a cosine."""
-    optimiser: str = "adamw"
-    """Any optimiser that timm knows."""
-    clip: float = 1.0
+    optimizer: str = "adamw"
+    """Any optimizer that timm knows."""
+    grad_clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
-    ema: float = 0.999
+    ema_decay: float = 0.999
     """Decay of the running average of the weights that is kept in the end; 0 for none."""
 
     def __post_init__(self) -> None:
@@ -39,8 +39,8 @@ class StageOptions:
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "lr": (self.lr > 0, "above 0"),
             "warmup": (0 <= self.warmup < 1, "at least 0 and below 1"),
-            "ema": (0 <= self.ema < 1, "at least 0 and below 1"),
-            "clip": (self.clip >= 0, "at least 0, which is no limit"),
+            "ema_decay": (0 <= self.ema_decay < 1, "at least 0 and below 1"),
+            "grad_clip": (self.grad_clip >= 0, "at least 0, which is no limit"),
         }
         for name, (holds, range) in limits.items():
             if not holds:

@@ -24,7 +24,7 @@ T = TypeVar("T")
 HEADER = 16 * 2**20
 """Largest header in bytes: that of a model of ten thousand tensors has a tenth of it."""
 SIZE = 16
-"""Largest size of a checkpoint, as a multiple of its model's; weights, average and a usual optimiser have four."""
+"""Largest size of a checkpoint, as a multiple of its model's; weights, average and a usual optimizer have four."""
 UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError, OverflowError, RecursionError, RuntimeError)
 """What safetensors, json and torch raise on files that are not checkpoints."""
 

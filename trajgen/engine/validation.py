@@ -10,12 +10,12 @@ from torch import nn
 
 from trajgen.core.protocols import Source
 from trajgen.core.types import Stage
-from trajgen.engine.optimisation import Optimisation
+from trajgen.engine.optimization import Optimization
 from trajgen.engine.runtime import autocast, seed_step
 from trajgen.engine.storage import unsaved_buffers
 
 BATCHES = 4
-TOTAL = "held_out/total"
+TOTAL = "val/total"
 """The figure by which one checkpoint is better than another of its stage."""
 
 
@@ -34,11 +34,11 @@ class Validation:
         self.model, self.source, self.seed, self.device, self.precision = model, source, seed, device, precision
 
     @torch.no_grad()
-    def look(self, stage: Stage, optimisation: Optimisation, size: int) -> dict[str, float]:
-        """The mean losses of a few batches of ``size`` windows, as ``held_out/NAME``; nothing is learnt from them."""
+    def look(self, stage: Stage, optimization: Optimization, size: int) -> dict[str, float]:
+        """The mean losses of a few batches of ``size`` windows, as ``val/NAME``; nothing is learnt from them."""
         counted = {name: value.clone() for name, value in unsaved_buffers(self.model).items()}
         sums: dict[str, float] = {}
-        with optimisation.averaged():
+        with optimization.averaged():
             stage.module.eval()
             for number in range(BATCHES):
                 batch = self.source.batch(number, size)
@@ -50,7 +50,7 @@ class Validation:
         stage.begin()
         for name, value in unsaved_buffers(self.model).items():  # usage is that of the training
             value.copy_(counted[name])
-        return {f"held_out/{name}": value for name, value in sums.items()}
+        return {f"val/{name}": value for name, value in sums.items()}
 
 
 def lowest(lines: Iterable[Mapping[str, Any]], stage: int) -> float:

@@ -17,11 +17,11 @@ import numpy as np
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.evaluation.protocol import by_reset, goals_of, in_words, require_goal
 from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, environments, rollout
-from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalised, summarise
+from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalized, summarize
 
 if TYPE_CHECKING:
     from trajgen.core.protocols import Observation, Policy
-    from trajgen.data.worlds import World
+    from trajgen.envs.eval_env import World
 
 MEASURED = "measured random / controller"
 LATENCY_BATCHES = (1, 64)
@@ -195,18 +195,18 @@ def evaluate(
 def _scores(world: World, played: Mapping[str, Rollouts]) -> dict[str, Any]:
     """The returns and what they are worth: against named bounds, and against the controller."""
     own = played["policy"].returns[played["policy"].completed]
-    scores: dict[str, Any] = {"return": summarise(own).to_dict()}
+    scores: dict[str, Any] = {"return": summarize(own).to_dict()}
     bounds = dict(world.bounds)
     for name in ("controller", "random"):
         other = played.get(name)
         done = other is not None and other.completed.any()
-        scores[name] = summarise(other.returns[other.completed]).to_dict() if other and done else None
+        scores[name] = summarize(other.returns[other.completed]).to_dict() if other and done else None
     if scores["controller"] and scores["random"]:
         bounds[MEASURED] = (scores["random"]["mean"], scores["controller"]["mean"])
-    named = {name: _normalised(own, pair) for name, pair in bounds.items() if pair[0] != pair[1]}
+    named = {name: _normalized(own, pair) for name, pair in bounds.items() if pair[0] != pair[1]}
     first = next(iter(named), None)
-    scores["normalised"] = named | ({"name": first, **named[first]} if first else {})
-    scores["normalised_to_controller"] = named.get(MEASURED)
+    scores["normalized"] = named | ({"name": first, **named[first]} if first else {})
+    scores["normalized_to_controller"] = named.get(MEASURED)
     scores["ratio_to_controller"] = scores["ratio_to_controller_ci95"] = None
     if scores["controller"]:
         both = played["policy"].completed & played["controller"].completed
@@ -217,8 +217,8 @@ def _scores(world: World, played: Mapping[str, Rollouts]) -> dict[str, Any]:
     return scores
 
 
-def _normalised(returns: Array, bounds: tuple[float, float]) -> dict[str, Any]:
-    summary = summarise(normalised(returns, bounds))
+def _normalized(returns: Array, bounds: tuple[float, float]) -> dict[str, Any]:
+    summary = summarize(normalized(returns, bounds))
     return {"mean": summary.mean, "iqm": summary.iqm, "ci95": summary.ci95, "bounds": bounds}
 
 

@@ -1,4 +1,4 @@
-"""The look of all pictures: colours, type, and how a figure becomes a file."""
+"""The look of all pictures: colors, type, and how a figure becomes a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, WALL, GOAL = "#22272e", "#8b949e", "#d5d9de", "#e0245e"
 LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#5c6b7a", "#8a6d00")
-"""Told apart by colour-blind eyes too: those of Okabe and Ito, without yellow and black, and two more."""
+"""Told apart by color-blind eyes too: those of Okabe and Ito, without yellow and black, and two more."""
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -71,7 +71,7 @@ def time_colours() -> Colormap:
 
 
 def shades(count: int) -> list[str]:
-    """Colours of things that have an order, such as scales: dark to light."""
+    """Colors of things that have an order, such as scales: dark to light."""
     from matplotlib.colors import to_hex
 
     return [to_hex(time_colours()(share)) for share in np.linspace(0.0, 1.0, max(count, 1))][:count]

@@ -8,7 +8,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.data.success import SuccessRule
 
 if TYPE_CHECKING:
-    from trajgen.data.worlds import World
+    from trajgen.envs.eval_env import World
     from trajgen.evaluation.evaluate import EvaluationOptions
     from trajgen.evaluation.rollout import Rollouts
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from trajgen.core.protocols import Observation, Policy
-    from trajgen.data.worlds import World
+    from trajgen.envs.eval_env import World
 
 Progress = Callable[[int, int], None]
 """Called after every step with the number of ended episodes and of all episodes."""

@@ -1,4 +1,4 @@
-"""Statistics of scores: means, interquartile means, bootstrap intervals, normalised scores."""
+"""Statistics of scores: means, interquartile means, bootstrap intervals, normalized scores."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def summarise(values: ArrayLike, *, seed: int = 0) -> Summary:
-    """Summarises scores (n,) or (seeds, n); the deviation is the sample's (n - 1), and 0 for one score."""
+def summarize(values: ArrayLike, *, seed: int = 0) -> Summary:
+    """Summarizes scores (n,) or (seeds, n); the deviation is the sample's (n - 1), and 0 for one score."""
     scores = np.asarray(values, dtype=np.float64)
     return Summary(
         mean=float(mean(scores.ravel())),
@@ -113,13 +113,13 @@ def summarise(values: ArrayLike, *, seed: int = 0) -> Summary:
     )
 
 
-def normalised(values: ArrayLike, bounds: tuple[float, float]) -> Array:
-    """The normalised score 100·(r - low)/(high - low) (D4RL, arXiv 2004.07219), element by element.
+def normalized(values: ArrayLike, bounds: tuple[float, float]) -> Array:
+    """The normalized score 100·(r - low)/(high - low) (D4RL, arXiv 2004.07219), element by element.
 
     Raises:
         ValueError: if the bounds coincide.
     """
     low, high = bounds
     if high == low:
-        raise ValueError(f"the bounds of a normalised score must differ, got {low} and {high}")
+        raise ValueError(f"the bounds of a normalized score must differ, got {low} and {high}")
     return 100.0 * (np.asarray(values, dtype=np.float64) - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Transformer blocks with adaptive normalisation and a cache of keys and values."""
+"""Transformer blocks with adaptive normalization and a cache of keys and values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class AdaptiveBlock(nn.Module):
-    """Attention and MLP whose normalisation is set by a condition (adaLN-Zero, arXiv 2212.09748, section 3.2).
+    """Attention and MLP whose normalization is set by a condition (adaLN-Zero, arXiv 2212.09748, section 3.2).
 
     The six modulations are computed once for all layers from the condition; a layer adds its own offset
     (adaLN-single, arXiv 2310.00426, section 2.3), which costs a sixth of the parameters.
@@ -121,7 +121,7 @@ class AdaptiveBlock(nn.Module):
 
 
 def modulated_norm(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
-    """Layer normalisation of tokens (…, n, W), scaled and shifted by (…, n or 1, W), or by (W,) in one operation."""
+    """Layer normalization of tokens (…, n, W), scaled and shifted by (…, n or 1, W), or by (W,) in one operation."""
     if factor.ndim == 1:
         return F.layer_norm(x, factor.shape, factor, shift)
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), factor)

@@ -23,7 +23,7 @@ class CausalGrowth(nn.ConvTranspose1d):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Normalises the channels of each place on its own, so that no place learns of a later one."""
+    """Normalizes the channels of each place on its own, so that no place learns of a later one."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.transpose(1, 2)).transpose(1, 2)
@@ -34,8 +34,8 @@ def convolution(inputs: int, outputs: int, causal: bool = False) -> nn.Conv1d:
     return CausalConv(inputs, outputs, 3) if causal else nn.Conv1d(inputs, outputs, 3, padding=1)
 
 
-def normalisation(width: int, causal: bool = False, groups: int = 8) -> nn.Module:
-    """Normalisation over groups of channels and all places, or over the channels of each place."""
+def normalization(width: int, causal: bool = False, groups: int = 8) -> nn.Module:
+    """Normalization over groups of channels and all places, or over the channels of each place."""
     return ChannelNorm(width) if causal else nn.GroupNorm(min(groups, width), width)
 
 
@@ -58,21 +58,21 @@ def doublings(horizon: int, latent_length: int) -> int:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with normalisation, added to their input; (B, W, n) to (B, W, n).
+    """Two convolutions with normalization, added to their input; (B, W, n) to (B, W, n).
 
     Args:
         width: W.
-        groups: of the normalisation.
+        groups: of the normalization.
         causal: whether a place looks at itself and those before it only.
     """
 
     def __init__(self, width: int, groups: int = 8, causal: bool = False) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            normalisation(width, causal, groups),
+            normalization(width, causal, groups),
             nn.SiLU(),
             convolution(width, width, causal),
-            normalisation(width, causal, groups),
+            normalization(width, causal, groups),
             nn.SiLU(),
             convolution(width, width, causal),
         )
@@ -132,4 +132,4 @@ class ConvDecoder(nn.Module):
             )
             levels.append(nn.Sequential(grow, *[ResidualBlock(width, causal=causal) for _ in range(depth)]))
         self.levels = nn.ModuleList(levels)
-        self.tail = nn.Sequential(normalisation(width, causal), nn.SiLU(), convolution(width, features, causal))
+        self.tail = nn.Sequential(normalization(width, causal), nn.SiLU(), convolution(width, features, causal))

@@ -15,19 +15,19 @@ class Histogram(nn.Module):
 
     Args:
         bins: K, how many.
-        limit: the centres of the outermost bins are at ±limit; numbers beyond count as there.
+        limit: the centers of the outermost bins are at ±limit; numbers beyond count as there.
     """
 
-    centres: Tensor
+    centers: Tensor
 
     def __init__(self, bins: int, limit: float) -> None:
         super().__init__()
         self.limit = limit
-        self.register_buffer("centres", torch.linspace(-limit, limit, bins), persistent=False)
+        self.register_buffer("centers", torch.linspace(-limit, limit, bins), persistent=False)
 
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
         """The cross-entropy (...) of logits (..., K) for values (...)."""
-        last = len(self.centres) - 1
+        last = len(self.centers) - 1
         place = (values.clamp(-self.limit, self.limit) + self.limit) * (last / (2 * self.limit))
         below = place.floor().clamp(max=last - 1)
         share = (place - below).unsqueeze(-1)
@@ -38,9 +38,9 @@ class Histogram(nn.Module):
 
     def mean(self, logits: Tensor) -> Tensor:
         """The numbers (...) that logits (..., K) tell."""
-        return logits.float().softmax(-1) @ self.centres
+        return logits.float().softmax(-1) @ self.centers
 
     def draw(self, logits: Tensor, shares: Tensor) -> Tensor:
-        """Bins' centres (...) drawn from logits (..., K): where the cumulated probabilities pass ``shares`` (...)."""
+        """Bins' centers (...) drawn from logits (..., K): where the cumulated probabilities pass ``shares`` (...)."""
         passed = logits.float().softmax(-1).cumsum(-1) < shares.unsqueeze(-1)
-        return self.centres[passed.sum(-1).clamp(max=len(self.centres) - 1)]
+        return self.centers[passed.sum(-1).clamp(max=len(self.centers) - 1)]

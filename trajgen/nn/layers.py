@@ -29,15 +29,18 @@ class FourierFeatures(nn.Module):
 
     Args:
         inputs: number of values.
-        octaves: number of frequencies, from a quarter cycle per unit of the (normalised) values on; 0 for none.
+        fourier_frequencies: number of frequencies, from a quarter cycle per unit of the (normalized) values on; 0 for
+            none.
     """
 
     frequencies: Tensor
 
-    def __init__(self, inputs: int, octaves: int) -> None:
+    def __init__(self, inputs: int, fourier_frequencies: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", 2 * math.pi * LOWEST * 2.0 ** torch.arange(octaves), persistent=False)
-        self.outputs = inputs * (1 + 2 * octaves)
+        self.register_buffer(
+            "frequencies", 2 * math.pi * LOWEST * 2.0 ** torch.arange(fourier_frequencies), persistent=False
+        )
+        self.outputs = inputs * (1 + 2 * fourier_frequencies)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values (..., inputs) to features (..., outputs)."""

@@ -19,12 +19,12 @@ class DirectPlanner(nn.Module):
     """Supervised learning of actions from what is known: behaviour cloning, or RvS (arXiv 2112.10751, section 3).
 
     The latent is the embedded condition. Which of the two it is follows from whether the return-to-go or the goal is
-    among the conditioner's fields. Stage ``target`` trains the return target, stage ``policy`` all the rest.
+    among the conditioner's fields. Stage ``return_target`` trains the return target, stage ``policy`` all the rest.
 
     Args:
         conditioner: module from `Cond` to embeddings (B, K or 1, E), of which the first is read.
         action: the action head, which reads the latent (B, 1, E).
-        target: the return-to-go that is asked for when acting.
+        return_target: the return-to-go that is asked for when acting.
         latent_length, code_dim: of what the action head reads; 1 and E, unless a tokenizer is in the composition.
 
     Raises:
@@ -33,7 +33,7 @@ class DirectPlanner(nn.Module):
 
     history = 0
 
-    def __init__(self, conditioner: Any, action: Any, target: Any, latent_length: int, code_dim: int) -> None:
+    def __init__(self, conditioner: Any, action: Any, return_target: Any, latent_length: int, code_dim: int) -> None:
         super().__init__()
         if (latent_length, code_dim) != (1, conditioner.width):
             raise ConfigError(
@@ -49,12 +49,12 @@ class DirectPlanner(nn.Module):
                 got=f"{type(action).__name__}, which reads the trajectory",
                 fix="action=latent_state or action=latent",
             )
-        self.conditioner, self.action, self.target = conditioner, action, target
+        self.conditioner, self.action, self.return_target = conditioner, action, return_target
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order."""
         return [
-            Stage("target", TargetTraining(self.target), list(self.target.parameters())),
+            Stage("return_target", TargetTraining(self.return_target), list(self.return_target.parameters())),
             Stage("policy", PolicyTraining(self), [*self.conditioner.parameters(), *self.action.parameters()]),
         ]
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 
@@ -28,7 +28,7 @@ class HierarchicalPlanner(nn.Module):
         horizon: T, a multiple of n.
         stride: M.
         state_dim: S.
-        normaliser: of the data.
+        normalizer: of the data.
         segment: n, the points from one subgoal to the next.
         overlap: whether the low level's plan has the subgoal as its last point, as inpainting needs it.
         inverse_weight: λ_inv of the low level; 0 trains its action head in a stage of its own.
@@ -46,7 +46,7 @@ class HierarchicalPlanner(nn.Module):
         horizon: int,
         stride: int,
         state_dim: int,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         *,
         segment: int = 4,
         overlap: bool = False,
@@ -71,8 +71,8 @@ class HierarchicalPlanner(nn.Module):
             horizon=segment + overlap,
             goal_dim=state_dim,
             goal_state=tuple(range(state_dim)),
-            normaliser=normaliser.for_subgoals(),
-            target=nn.Identity(),
+            normalizer=normalizer.for_subgoals(),
+            return_target=nn.Identity(),
         )
         if "state" not in self.low.view.slices:
             raise ConfigError(
@@ -93,9 +93,9 @@ class HierarchicalPlanner(nn.Module):
         return self.low.action
 
     @property
-    def target(self) -> Any:
+    def return_target(self) -> Any:
         """The return that is asked for: the high level's."""
-        return self.high.target
+        return self.high.return_target
 
     def stages(self) -> list[Stage]:
         """The stages of the high level, then those of the low level."""
@@ -187,5 +187,5 @@ class OnLevel(nn.Module):
         self.module, self._change = module, change
 
     def forward(self, batch: Batch) -> Losses:
-        losses: Losses = self.module(batch.seen_as(self._change))
+        losses: Losses = self.module(batch.map(self._change))
         return losses

@@ -26,7 +26,7 @@ class HistoryPlanner(nn.Module):
         view: features of a point: the state, perhaps the return, and the action last.
         tokenizer: whose latent is the trajectory, one continuous token for each field of a point.
         prior: autoregressive, one token at a time.
-        target: the return-to-go that is asked for when acting.
+        return_target: the return-to-go that is asked for when acting.
         horizon: T, the points that a history holds at most.
         stride: environment steps between points; a history is lived through step by step, so it must be 1.
         past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a
@@ -41,7 +41,7 @@ class HistoryPlanner(nn.Module):
         view: Any,
         tokenizer: Any,
         prior: Any,
-        target: Any,
+        return_target: Any,
         horizon: int,
         stride: int,
         *,
@@ -51,14 +51,14 @@ class HistoryPlanner(nn.Module):
         _check_window(view, stride)
         _check_tokens(view, tokenizer)
         _check_order(tokenizer, prior)
-        self.view, self.tokenizer, self.prior, self.target = view, tokenizer, prior, target
+        self.view, self.tokenizer, self.prior, self.return_target = view, tokenizer, prior, return_target
         self.history, self.past_actions = horizon, past_actions
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; the tokenizer of a trajectory as it is has nothing to learn."""
         return [
             Stage("tokenizer", ValuesTraining(self), list(self.tokenizer.parameters()), self.tokenizer.usage),
-            Stage("target", TargetTraining(self.target), list(self.target.parameters())),
+            Stage("return_target", TargetTraining(self.return_target), list(self.return_target.parameters())),
             Stage("prior", ContinuationTraining(self), list(self.prior.parameters())),
         ]
 

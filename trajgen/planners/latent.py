@@ -22,19 +22,20 @@ MOST_DRAWN = 8
 class LatentPlanner(nn.Module):
     """Plans in the latent of a tokenizer: MAGE, with L = L_CE + λ_inv L_inv + λ_cond L_cond (section 3).
 
-    Stage ``tokenizer`` trains tokenizer and decoder, stage ``target`` the return target, and stage ``prior`` the prior,
-    the decoder's adapters and the action head, with the tokenizer frozen. Without λ_inv the head has a stage ``action``
-    of its own, of which a step is much cheaper than one of the prior.
+    Stage ``tokenizer`` trains tokenizer and decoder, stage ``return_target`` the return target, and stage ``prior``
+    the prior, the decoder's adapters and the action head, with the tokenizer frozen. Without λ_inv the head has a
+    stage ``action`` of its own, of which a step is much cheaper than one of the prior.
 
     Args:
         view: features of a window.
-        tokenizer, prior, decoder, action, sampler, target: the components.
+        tokenizer, prior, decoder, action, sampler, return_target: the components.
         inverse_weight: λ_inv; 0 trains the action head in a stage of its own.
         condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, with their cost and
             whatever the decoder's adapters would have learnt.
         condition_batch: on how many windows of a batch L_cond is computed: decoding is dear, and L_cond is soon small.
         gumbel_temperature: of the relaxation through which L_cond reaches the prior.
-        drawn: of the plans that the head's own stage reads, the share that the prior draws; the others are the data's.
+        scheduled_sampling: of the plans that the head's own stage reads, the share that the prior draws; the others
+            are the data's.
 
     Raises:
         ConfigError: for a share out of range, or of drawn plans where the head has no stage of its own.
@@ -50,35 +51,35 @@ class LatentPlanner(nn.Module):
         decoder: Any,
         action: Any,
         sampler: Any,
-        target: Any,
+        return_target: Any,
         *,
         inverse_weight: float = 1.0,
         condition_weight: float = 0.1,
         condition_batch: int = 32,
         gumbel_temperature: float = 1.0,
-        drawn: float = 0.0,
+        scheduled_sampling: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= drawn <= 1:
+        if not 0 <= scheduled_sampling <= 1:
             raise ConfigError(
                 "The plans that the prior draws for the action head are a share of a batch.",
                 expected="a number from 0 to 1",
-                got=f"planner.drawn={drawn}",
-                fix="planner.drawn=0.5",
+                got=f"planner.scheduled_sampling={scheduled_sampling}",
+                fix="planner.scheduled_sampling=0.5",
             )
-        if drawn and inverse_weight:
+        if scheduled_sampling and inverse_weight:
             raise ConfigError(
                 "The action head learns from drawn plans in a stage of its own, when the prior has been trained.",
                 expected="planner.inverse_weight=0",
-                got=f"planner.drawn={drawn} planner.inverse_weight={inverse_weight}",
-                fix="planner.inverse_weight=0, or planner.drawn=0",
+                got=f"planner.scheduled_sampling={scheduled_sampling} planner.inverse_weight={inverse_weight}",
+                fix="planner.inverse_weight=0, or planner.scheduled_sampling=0",
             )
         self.view, self.sampler = view, sampler
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
-        self.action, self.target = action, target
+        self.action, self.return_target = action, return_target
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
-        self.drawn = drawn
+        self.scheduled_sampling = scheduled_sampling
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; one whose component has nothing to learn is empty."""
@@ -91,7 +92,7 @@ class LatentPlanner(nn.Module):
                 [*self.tokenizer.parameters(), *self.decoder.base_parameters()],
                 self.tokenizer.usage,
             ),
-            Stage("target", TargetTraining(self.target), list(self.target.parameters())),
+            Stage("return_target", TargetTraining(self.return_target), list(self.return_target.parameters())),
             Stage("prior", PriorTraining(self), [*self.prior.parameters(), *adapters, *(head if together else [])]),
             Stage("action", ActionTraining(self), [] if together else head),
         ]
@@ -99,7 +100,7 @@ class LatentPlanner(nn.Module):
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out unless actions need it."""
-        codes = self.sampler(self.prior, self.tokenizer, cond, rng, self.tokenizer.given(cond))
+        codes = self.sampler(self.prior, self.tokenizer, cond, rng, self.tokenizer.known_codes(cond))
         latent = self.tokenizer.latent(self.tokenizer.vectors(codes))
         seen = decode or self.action.reads_trajectory
         return Plan(codes, latent, self.decoder(latent, cond) if seen else None, acting_noise(self.action, cond, rng))
@@ -107,22 +108,22 @@ class LatentPlanner(nn.Module):
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
         """The plan decoded after each scale, coarse to fine; after some of them where there are very many."""
-        vectors, canvas = self.tokenizer.vectors(plan.codes), self.tokenizer.start(len(cond))
+        vectors, partial_latent = self.tokenizer.vectors(plan.codes), self.tokenizer.start(len(cond))
         schedule: ScaleSchedule = self.tokenizer.schedule
         shown = {round((k + 1) * schedule.scales / MOST_DRAWN) - 1 for k in range(MOST_DRAWN)} | {0}
         decoded = {}
         for k, span in enumerate(schedule.spans):
-            canvas = self.tokenizer.extend(canvas, vectors[:, span], k)
+            partial_latent = self.tokenizer.extend(partial_latent, vectors[:, span], k)
             if k in shown or schedule.scales <= MOST_DRAWN:
                 tokens = "1 token" if schedule.lengths[k] == 1 else f"{schedule.lengths[k]} tokens"
-                decoded[f"scale {k + 1} ({tokens})"] = self.decoder(canvas, cond)
+                decoded[f"scale {k + 1} ({tokens})"] = self.decoder(partial_latent, cond)
         return decoded
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
         """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), place, return (B, 1)."""
         asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
-        if "place" in self.view.slices:
-            asked["place"] = cond.state[:, self.view.places]
+        if "position" in self.view.slices:
+            asked["position"] = cond.state[:, self.view.position_indices]
         found = {name: self.view.read(trajectory[:, 0], name) for name in asked}
         return {name: value - asked[name] for name, value in found.items() if value is not None}
 
@@ -148,12 +149,12 @@ class TargetTraining(nn.Module):
     through walls.
     """
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, return_target: Any) -> None:
         super().__init__()
-        self.target = target
+        self.return_target = return_target
 
     def forward(self, batch: Batch) -> Losses:
-        losses: Losses = self.target.loss(batch)
+        losses: Losses = self.return_target.loss(batch)
         return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
 
 
@@ -241,7 +242,7 @@ class ActionTraining(nn.Module):
         tokenizer: Tokenizer = planner.tokenizer
         codes = tokenizer.encode(x)
         vectors = tokenizer.vectors(codes)
-        own = round(planner.drawn * len(batch))
+        own = round(planner.scheduled_sampling * len(batch))
         if not own:
             return Plan(codes, tokenizer.latent(vectors), x)
         asked = cond.map(lambda values: values[:own])

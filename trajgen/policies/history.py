@@ -9,7 +9,7 @@ from trajgen.core.types import Batch
 
 
 class History:
-    """The last P points of N episodes, normalised; each step moves them on by one.
+    """The last P points of N episodes, normalized; each step moves them on by one.
 
     Which points are real follows from the step of the newest: those before an episode's first step are masked, so an
     episode that starts anew at step 0 leaves the one before it behind. All shapes stay the same, and no window that
@@ -61,7 +61,7 @@ class History:
 
         Where a window reaches back beyond its episode's start, points are masked and ``time`` is negative.
         """
-        return Batch.lived(self._states, self._actions, self._rewards, self._returns, self._steps)
+        return Batch.from_history(self._states, self._actions, self._rewards, self._returns, self._steps)
 
 
 def _moved_on(points: Tensor, newest: Tensor) -> Tensor:

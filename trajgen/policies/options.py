@@ -12,12 +12,12 @@ from trajgen.core.errors import ConfigError
 class PolicyOptions:
     """How plans are followed."""
 
-    replan: int = 4
+    replan_interval: int = 4
     """Environment steps between plans; at most data.chunk."""
     seed: int = 0
     """Of the sampler's random numbers."""
     weights: Literal["last", "best"] = "last"
-    """Those at the end of the training, or those with the lowest loss on held-out episodes (data.held_out)."""
+    """Those at the end of the training, or those with the lowest loss on held-out episodes (data.val_fraction)."""
     backend: Literal["eager", "onnx", "cuda_graph"] = "eager"
     """How plans are computed: as written, by ONNX Runtime (CPU), or as a CUDA graph. The plans are the same."""
 
@@ -28,17 +28,18 @@ class PolicyOptions:
             chunk: for how many steps the action head was trained.
             history: how many points the planner continues, if it does.
         """
-        if history and self.replan != 1:
+        if history and self.replan_interval != 1:
             raise ConfigError(
                 "A planner that continues a history decides anew at every step.",
-                expected="policy.replan=1",
-                got=f"policy.replan={self.replan}",
-                fix="policy.replan=1",
+                expected="policy.replan_interval=1",
+                got=f"policy.replan_interval={self.replan_interval}",
+                fix="policy.replan_interval=1",
             )
-        if not 1 <= self.replan <= chunk:
+        if not 1 <= self.replan_interval <= chunk:
             raise ConfigError(
                 "A plan is followed for at least one step and at most as many as the action head was trained for.",
                 expected=f"1 to {chunk} (data.chunk)",
-                got=f"policy.replan={self.replan}",
-                fix=f"policy.replan={max(1, min(self.replan, chunk))} or data.chunk={self.replan}",
+                got=f"policy.replan_interval={self.replan_interval}",
+                fix=f"policy.replan_interval={max(1, min(self.replan_interval, chunk))} "
+                f"or data.chunk={self.replan_interval}",
             )

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
-from trajgen.core.normalise import Affine, Normaliser
+from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.observations import entry
 from trajgen.core.protocols import Observation
 from trajgen.core.types import Cond, Plan, Space
+from trajgen.export.backends import plans_by
+from trajgen.export.planning import flattened, plan_of
 from trajgen.policies.history import History
 from trajgen.policies.options import PolicyOptions
-from trajgen.programs.backends import plans_by
-from trajgen.programs.planning import flattened, plan_of
 
 
 class RecedingHorizonPolicy:
@@ -25,7 +25,7 @@ class RecedingHorizonPolicy:
 
     Args:
         planner: satisfies `trajgen.core.protocols.Planner`.
-        normaliser: of the data that the planner was trained on.
+        normalizer: of the data that the planner was trained on.
         space: how observations are read and actions bounded.
         options: see `PolicyOptions`.
         discount: by which the remaining return grows as rewards come in.
@@ -38,7 +38,7 @@ class RecedingHorizonPolicy:
     def __init__(
         self,
         planner: Any,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         space: Space,
         options: PolicyOptions,
         *,
@@ -46,7 +46,7 @@ class RecedingHorizonPolicy:
         chunk: int,
     ) -> None:
         options.check(chunk, planner.history)
-        self.planner, self.normaliser, self.space = planner, normaliser, space
+        self.planner, self.normalizer, self.space = planner, normalizer, space
         self.options, self.discount = options, discount
         self.device = next(planner.parameters()).device
         self._batched = False
@@ -81,17 +81,17 @@ class RecedingHorizonPolicy:
     def act(self, observation: Observation) -> np.ndarray:
         """Actions (B, A), or (A,) for an unbatched episode, in the environment's own units and bounds."""
         state, goal = self._read(observation)
-        due = (self._age % self.options.replan == 0).nonzero().squeeze(-1)
+        due = (self._age % self.options.replan_interval == 0).nonzero().squeeze(-1)
         if len(due):
             self._replan(due, state, goal)
         if self._plan is None:
             raise TrajgenError("A policy is reset before it acts.", fix="policy.reset()")
-        offsets = (self._age % self.options.replan).to(self.device).unsqueeze(-1)
+        offsets = (self._age % self.options.replan_interval).to(self.device).unsqueeze(-1)
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         self._age += 1
-        bounded = torch.clamp(self.normaliser.action.inverse(action), self._low, self._high)
+        bounded = torch.clamp(self.normalizer.action.inverse(action), self._low, self._high)
         if self._history is not None:
-            self._history.record(self.normaliser.action(bounded))
+            self._history.record(self.normalizer.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
         return result if self._batched else result[0]
 
@@ -101,7 +101,7 @@ class RecedingHorizonPolicy:
         finished = torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool)))
         self._remaining = (self._remaining - received) / self.discount
         if self._history is not None:
-            self._history.earn(self.normaliser.reward(received.to(self.device)))
+            self._history.earn(self.normalizer.reward(received.to(self.device)))
         self._age[finished] = 0
         self._remaining[finished] = torch.nan
 
@@ -114,9 +114,9 @@ class RecedingHorizonPolicy:
         """
         state, goal = self._read(observation)
         if returns is None:
-            asked = self.planner.target(state, goal, torch.full((len(state),), torch.nan, device=self.device))
+            asked = self.planner.return_target(state, goal, torch.full((len(state),), torch.nan, device=self.device))
         else:
-            asked = self.normaliser.returns(torch.full((len(state),), float(returns), device=self.device))
+            asked = self.normalizer.returns(torch.full((len(state),), float(returns), device=self.device))
         return Cond(state, asked, goal, time=torch.zeros(len(state), dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
@@ -128,7 +128,7 @@ class RecedingHorizonPolicy:
             returns: the return-to-go to ask for, in the data's (discounted) units; None for the target's.
 
         Returns:
-            What was asked, the plan, and how it grew: trajectories (B, T, D) by what was known; normalised.
+            What was asked, the plan, and how it grew: trajectories (B, T, D) by what was known; normalized.
         """
         cond = self.condition(observation, returns)
         rng = torch.Generator(self.device).manual_seed(self.options.seed)
@@ -139,15 +139,15 @@ class RecedingHorizonPolicy:
         """How far decoded trajectories (B, T, D) start from the state and the return that were asked for.
 
         Returns:
-            Root mean squares over plans: ``state``, ``place`` and ``return`` in standard deviations of the data,
+            Root mean squares over plans: ``state``, ``position`` and ``return`` in standard deviations of the data,
             ``state_units`` and so on in the data's own units.
         """
         errors: dict[str, float] = {}
-        normaliser, asked = self.normaliser, {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
-        maps: dict[str, Affine] = {"state": normaliser.state, "return": normaliser.returns}
-        if "place" in (residuals := self.planner.condition_residuals(trajectory, cond)):
-            places = self.planner.view.places
-            asked["place"], maps["place"] = cond.state[:, places], normaliser.state.part(places)
+        normalizer, asked = self.normalizer, {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        maps: dict[str, Affine] = {"state": normalizer.state, "return": normalizer.returns}
+        if "position" in (residuals := self.planner.condition_residuals(trajectory, cond)):
+            places = self.planner.view.position_indices
+            asked["position"], maps["position"] = cond.state[:, places], normalizer.state.part(places)
         for name, residual in residuals.items():
             own = maps[name].inverse(asked[name] + residual) - maps[name].inverse(asked[name])
             errors[name] = float(residual.square().mean().sqrt())
@@ -158,15 +158,15 @@ class RecedingHorizonPolicy:
         everyone = len(due) == self._slots
         if not everyone:
             state, goal = state[due], None if goal is None else goal[due]
-        remaining = self.normaliser.returns(self._remaining[due].to(self.device))
+        remaining = self.normalizer.returns(self._remaining[due].to(self.device))
         age, past = self._age[due].to(self.device), None
         if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
-            self._history.push(state, self.planner.target(state, goal, remaining), age)
+            self._history.push(state, self.planner.return_target(state, goal, remaining), age)
             past = self._history.past()
         known = flattened(Cond(state, remaining, goal, time=age, past=past))
         asked, plan = plan_of(self._plans(known, self._rng))
         fresh = self._remaining[due].isnan()
-        first = self.normaliser.returns.inverse(asked).cpu()
+        first = self.normalizer.returns.inverse(asked).cpu()
         self._remaining[due] = torch.where(fresh, first, self._remaining[due])
         if everyone or self._plan is None:
             self._plan = plan
@@ -184,10 +184,10 @@ class RecedingHorizonPolicy:
                 got=type(observation).__name__,
                 fix="pass what env.step returns, unwrapped",
             )
-        state = self.normaliser.state(self._tensor(entry(observation, key), self.space.state_dim))
+        state = self.normalizer.state(self._tensor(entry(observation, key), self.space.state_dim))
         goal = None
         if goal_key and self.space.goal_dim:
-            goal = self.normaliser.goal(self._tensor(entry(observation, goal_key), self.space.goal_dim))
+            goal = self.normalizer.goal(self._tensor(entry(observation, goal_key), self.space.goal_dim))
         return state, goal
 
     def _tensor(self, values: Any, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Codes, Cond, Given
+from trajgen.core.types import Codes, Cond, KnownCodes
 from trajgen.nn.diffusion import LevelEmbedding, NoisyConvolutions, NoisyTransformer, noise_levels
 from trajgen.nn.layers import FourierFeatures, mlp
 
@@ -86,7 +86,7 @@ class DiffusionPrior(nn.Module):
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
         self.timesteps, self.beta_schedule = timesteps, beta_schedule
         self._levels = noise_levels(timesteps, beta_schedule)
-        self._known = tokenizer.given  # the method alone, since the tokenizer is no part of the prior
+        self._known = tokenizer.known_codes  # the method alone, since the tokenizer is no part of the prior
         embedding = int(getattr(conditioner, "width", width))
         self.level = LevelEmbedding(timesteps, embedding)
         sizes: dict[str, Any] = {"width": width, "dropout": dropout}
@@ -112,7 +112,7 @@ class DiffusionPrior(nn.Module):
         x = self._levels.add_noise(clean, torch.randn_like(clean), t)
         given = self._known(cond)
         if given is not None:
-            given = Given(clean, given.mask.expand_as(clean))
+            given = KnownCodes(clean, given.mask.expand_as(clean))
             x = given.into(x)
         prediction = self.denoise(x, t, cond)
         if given is None:
@@ -167,7 +167,7 @@ class ValueNetwork(nn.Module):
         self.network = network(tokens, code_dim, 1, width, width=width, **sizes)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """Normalised returns-to-go (B,) from noisy codes (B, L, C) at noise levels t (B,)."""
+        """Normalized returns-to-go (B,) from noisy codes (B, L, C) at noise levels t (B,)."""
         condition = self.level(t)
         for name, embed in self.embed.items():
             seen = getattr(cond, name)

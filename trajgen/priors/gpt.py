@@ -201,7 +201,7 @@ class ByType(nn.Module):
 
 
 class Block(nn.Module):
-    """A block of GPT-2: attention and MLP, each normalised first and added to its input.
+    """A block of GPT-2: attention and MLP, each normalized first and added to its input.
 
     Args:
         width: W.

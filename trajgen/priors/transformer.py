@@ -37,7 +37,7 @@ class TransformerPrior(nn.Module):
     """Block-causal transformer over scales, conditioned at every scale (MAGE, section 3; VAR, arXiv 2404.02905).
 
     All tokens of a scale are predicted in parallel from all coarser scales and the condition. The condition sets
-    the normalisation of every layer at every scale, and is the input of the first scale. Discrete codes get a
+    the normalization of every layer at every scale, and is the input of the first scale. Discrete codes get a
     categorical distribution, continuous ones a mean.
 
     Args:

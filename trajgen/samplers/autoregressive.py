@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Autoregressive, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, Given
+from trajgen.core.types import Codes, Cond, KnownCodes
 
 
 @dataclass(frozen=True)
-class Ancestral:
+class AutoregressiveSampler:
     """Draws each scale given the coarser ones: one loop for every schedule and every way of choosing.
 
     Args:
@@ -35,34 +35,34 @@ class Ancestral:
         tokenizer: Tokenizer,
         cond: Cond,
         rng: Generator | None = None,
-        given: Given | None = None,
+        known_codes: KnownCodes | None = None,
     ) -> Codes:
         """Codes (B, L) or (B, L, C) for the conditions (B, ·); of continuous ones the mean.
 
         Args:
             prior: what is drawn from.
-            tokenizer: whose canvas says what each scale sees.
+            tokenizer: whose partial latent says what each scale sees.
             cond: B conditions.
             rng: of the draws.
             given: codes that are known: each takes the place of the drawn one, before the next scale is drawn.
         """
-        asked = cond.doubled() if self.guidance else cond
-        state, canvas = prior.start(asked), tokenizer.start(len(cond))
+        asked = cond.cfg_batch() if self.guidance else cond
+        state, partial_latent = prior.start(asked), tokenizer.start(len(cond))
         drawn: list[Tensor] = []
         for k, span in enumerate(tokenizer.schedule.spans):
-            x = tokenizer.view(canvas, k) if k else None
+            x = tokenizer.view(partial_latent, k) if k else None
             logits = prior.step(torch.cat([x, x]) if self.guidance and x is not None else x, k, state)
             if self.guidance:
                 asked_for, withheld = logits.chunk(2)
                 logits = asked_for + self.guidance * (asked_for - withheld)
             codes = logits if tokenizer.vocabulary is None else self.choose(logits.float(), rng)
-            drawn.append(codes if given is None else given.into(codes, span))
-            canvas = tokenizer.extend(canvas, tokenizer.vectors(drawn[-1]), k)
+            drawn.append(codes if known_codes is None else known_codes.into(codes, span))
+            partial_latent = tokenizer.extend(partial_latent, tokenizer.vectors(drawn[-1]), k)
         return torch.cat(drawn, dim=1)
 
 
 @register("sampler", "greedy")
-def greedy(prior: Any, *, guidance: float = 0.0) -> Ancestral:
+def greedy(prior: Any, *, guidance: float = 0.0) -> AutoregressiveSampler:
     """The likeliest code at every place; of continuous codes the mean, which is the mode of their Gaussian.
 
     Args:
@@ -73,11 +73,13 @@ def greedy(prior: Any, *, guidance: float = 0.0) -> Ancestral:
         ConfigError: for a prior that is not drawn scale by scale.
     """
     require_steps(prior)
-    return Ancestral(lambda logits, _: logits.argmax(-1), guidance)
+    return AutoregressiveSampler(lambda logits, _: logits.argmax(-1), guidance)
 
 
 @register("sampler", "temperature")
-def temperature(prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0) -> Ancestral:
+def temperature(
+    prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0
+) -> AutoregressiveSampler:
     """Draws from softmax(logits / temperature).
 
     Args:
@@ -92,13 +94,13 @@ def temperature(prior: Any, vocabulary: int | None, *, temperature: float = 0.5,
     require_steps(prior)
     require_vocabulary(vocabulary)
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return Ancestral(lambda logits, rng: draw(logits / temperature, rng), guidance)
+    return AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance)
 
 
 @register("sampler", "top_k")
 def top_k(
     prior: Any, vocabulary: int | None, *, k: int = 16, temperature: float = 1.0, guidance: float = 0.0
-) -> Ancestral:
+) -> AutoregressiveSampler:
     """Draws among the k likeliest codes (arXiv 1805.04833, section 5.4).
 
     Args:
@@ -117,13 +119,13 @@ def top_k(
         "k", k, k >= 1, "a whole number of at least 1", "sampler.k=1 for the likeliest code, or sampler=temperature"
     )
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return Ancestral(lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance)
+    return AutoregressiveSampler(lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance)
 
 
 @register("sampler", "top_p")
 def top_p(
     prior: Any, vocabulary: int | None, *, p: float = 0.9, temperature: float = 1.0, guidance: float = 0.0
-) -> Ancestral:
+) -> AutoregressiveSampler:
     """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
 
     Args:
@@ -140,7 +142,7 @@ def top_p(
     require_vocabulary(vocabulary)
     require("p", p, 0 < p <= 1, "a share above 0 and at most 1", "sampler.p=0.9, or sampler=temperature for all codes")
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return Ancestral(lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance)
+    return AutoregressiveSampler(lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance)
 
 
 def draw(logits: Tensor, rng: Generator | None) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, Given
+from trajgen.core.types import Codes, Cond, KnownCodes
 from trajgen.samplers.autoregressive import draw, keep_top_k, require, require_steps, require_vocabulary
 from trajgen.samplers.value import PlanValue
 
@@ -45,22 +45,22 @@ class Beam:
     Args:
         prior: what is searched, scale by scale.
         vocabulary: V.
-        decoder: canvas to trajectory, for what partial plans promise.
+        decoder: partial_latent to trajectory, for what partial plans promise.
         view: features of a window.
-        normaliser: of the data.
+        normalizer: of the data.
         horizon: T.
         discount: per environment step.
         stride: environment steps between points.
-        width: W, the plans that are kept.
-        expand: E, the ways in which each is continued.
+        beam_width: W, the plans that are kept.
+        expansions: E, the ways in which each is continued.
         temperature: of the draws of candidates; null takes the E likeliest, exactly, instead of drawing.
         top_k: candidates are among the k likeliest codes; null for all.
         score: what is kept: plans of the highest return, or of the highest likelihood.
-        every: scales between two choices; null chooses after each scale that decides further points, or all of them
-            more finely; with score=likelihood after each scale.
-        threshold: β; a plan less likely than β to the power of L is worth less by α per unit of log likelihood that it
-            lacks (TAP, section 3.3); null judges plans by their return alone.
-        penalty: α, above the range of returns.
+        select_every: scales between two choices; null chooses after each scale that decides further points, or all of
+            them more finely; with score=likelihood after each scale.
+        prob_threshold: β; a plan less likely than β to the power of L is worth less by α per unit of log likelihood
+            that it lacks (TAP, section 3.3); null judges plans by their return alone.
+        prob_weight: α, above the range of returns.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, a view without rewards and returns,
@@ -73,34 +73,51 @@ class Beam:
         vocabulary: int | None,
         decoder: Decoder,
         view: Any,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         horizon: int,
         discount: float,
         stride: int,
         *,
-        width: int = 16,
-        expand: int = 4,
+        beam_width: int = 16,
+        expansions: int = 4,
         temperature: float | None = 1.0,
         top_k: int | None = None,
         score: Literal["return", "likelihood"] = "return",
-        every: int | None = None,
-        threshold: float | None = 0.05,
-        penalty: float = 500.0,
+        select_every: int | None = None,
+        prob_threshold: float | None = 0.05,
+        prob_weight: float = 500.0,
     ) -> None:
         require_steps(prior)
         require_vocabulary(vocabulary)
-        for name, count in {"width": width, "expand": expand, "top_k": top_k, "every": every}.items():
+        for name, count in {
+            "beam_width": beam_width,
+            "expansions": expansions,
+            "top_k": top_k,
+            "select_every": select_every,
+        }.items():
             holds = count is None or count >= 1
             require(name, count, holds, "a whole number of at least 1", f"sampler.{name}=4")
         holds = temperature is None or temperature > 0
         require("temperature", temperature, holds, "a positive number or null", "sampler.temperature=null to draw none")
-        holds = threshold is None or 0 < threshold < 1
-        require("threshold", threshold, holds, "a share between 0 and 1, or null", "sampler.threshold=null for none")
-        require("penalty", penalty, penalty > 0, "a positive number", "sampler.threshold=null to leave it out")
-        self.width, self.expand, self.temperature, self.top_k = width, expand, temperature, top_k
-        self.every, self.threshold, self.penalty = every, threshold, penalty
+        holds = prob_threshold is None or 0 < prob_threshold < 1
+        require(
+            "prob_threshold",
+            prob_threshold,
+            holds,
+            "a share between 0 and 1, or null",
+            "sampler.prob_threshold=null for none",
+        )
+        require(
+            "prob_weight",
+            prob_weight,
+            prob_weight > 0,
+            "a positive number",
+            "sampler.prob_threshold=null to leave it out",
+        )
+        self.beam_width, self.expansions, self.temperature, self.top_k = beam_width, expansions, temperature, top_k
+        self.select_every, self.prob_threshold, self.prob_weight = select_every, prob_threshold, prob_weight
         self.decoder, self.horizon = decoder, horizon
-        self.value = PlanValue(view, normaliser, discount, stride) if score == "return" else None
+        self.value = PlanValue(view, normalizer, discount, stride) if score == "return" else None
 
     @torch.no_grad()
     def __call__(
@@ -109,29 +126,29 @@ class Beam:
         tokenizer: Tokenizer,
         cond: Cond,
         rng: Generator | None = None,
-        given: Given | None = None,
+        known_codes: KnownCodes | None = None,
     ) -> Codes:
-        """Codes (B, L) for the conditions (B, ·); those that are ``given`` stay as they are."""
+        """Codes (B, L) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
         steps, scales = _Steps(prior, cond), tokenizer.schedule.scales
-        known = [False] * scales if given is None else _known(given, tokenizer)
+        known = [False] * scales if known_codes is None else _known(known_codes, tokenizer)
         plans = _Plans.none(tokenizer, cond)
         fresh = True  # since the last choice, nothing has been expanded
         for k, span in enumerate(tokenizer.schedule.spans):
-            logits = steps(tokenizer.view(plans.canvas, k) if k else None, k, plans.take_moves())
-            fixed = None if given is None else plans.spread(given, span)
+            logits = steps(tokenizer.view(plans.partial_latent, k) if k else None, k, plans.take_moves())
+            fixed = None if known_codes is None else plans.spread(known_codes, span)
             expanding = fresh and not known[k]
-            ways = max(1, self.width * self.expand // plans.each) if expanding else 1
+            ways = max(1, self.beam_width * self.expansions // plans.each) if expanding else 1
             plans = plans.extended(tokenizer, k, *self._candidates(logits.float(), fixed, ways, rng))
             fresh = fresh and not expanding
             if k + 1 == scales or (not fresh and self._chooses(tokenizer, k)):
-                plans = plans.best(self._worth(plans, tokenizer, k, cond), self.width if k + 1 < scales else 1)
+                plans = plans.best(self._worth(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
                 fresh = True
         return plans.codes
 
     def _chooses(self, tokenizer: Tokenizer, k: int) -> bool:
         """Whether plans are chosen after scale k."""
-        if self.every is not None:
-            return (k + 1) % self.every == 0
+        if self.select_every is not None:
+            return (k + 1) % self.select_every == 0
         if self.value is None:
             return True
         now, before = self._points(tokenizer, k), self._points(tokenizer, k - 1) if k else 0
@@ -139,10 +156,10 @@ class Beam:
 
     def _points(self, tokenizer: Tokenizer, k: int) -> int:
         """How many points are wholly decided once scale k is drawn."""
-        return math.floor(tokenizer.decided(k) * self.horizon + 1e-6)
+        return math.floor(tokenizer.decoded_fraction(k) * self.horizon + 1e-6)
 
     def _candidates(
-        self, logits: Tensor, fixed: Given | None, ways: int, rng: Generator | None
+        self, logits: Tensor, fixed: KnownCodes | None, ways: int, rng: Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Ids (R, E, n) with which R plans may go on, and their log likelihoods (R, E); -inf for what is no choice."""
         likelihood = logits.log_softmax(-1)
@@ -161,11 +178,11 @@ class Beam:
         points = self._points(tokenizer, k)
         if self.value is None or points == 0:
             return plans.likelihood
-        decoded = self.decoder(plans.canvas, cond.map(lambda values: values.repeat_interleave(plans.each, 0)))
+        decoded = self.decoder(plans.partial_latent, cond.map(lambda values: values.repeat_interleave(plans.each, 0)))
         worth = self.value(decoded, points)
-        if self.threshold is not None:
-            lowest = math.log(self.threshold) * tokenizer.schedule.tokens
-            worth = worth + self.penalty * (plans.likelihood - lowest).clamp(max=0)
+        if self.prob_threshold is not None:
+            lowest = math.log(self.prob_threshold) * tokenizer.schedule.tokens
+            worth = worth + self.prob_weight * (plans.likelihood - lowest).clamp(max=0)
         return worth.masked_fill(plans.likelihood == -torch.inf, -torch.inf)
 
 
@@ -174,7 +191,7 @@ class _Plans:
     """Partial plans of a batch, R = B · ``each`` rows: those of one condition lie side by side."""
 
     codes: Tensor  # (R, tokens so far)
-    canvas: Tensor  # (R, ·, C)
+    partial_latent: Tensor  # (R, ·, C)
     likelihood: Tensor  # (R,) log
     each: int
     moves: Tensor | None = None  # (R,) the rows that these were when the prior last saw them; None: the same
@@ -190,18 +207,18 @@ class _Plans:
         moves, self.moves = self.moves, None
         return moves
 
-    def spread(self, given: Given, span: slice) -> Given:
+    def spread(self, known_codes: KnownCodes, span: slice) -> KnownCodes:
         """The known codes of a span for each of the rows."""
-        return Given(*(v[:, span].repeat_interleave(self.each, 0) for v in (given.codes, given.mask)))
+        return KnownCodes(*(v[:, span].repeat_interleave(self.each, 0) for v in (known_codes.codes, known_codes.mask)))
 
     def extended(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor) -> _Plans:
         """Each plan continued in E ways by ids (R, E, n)."""
         ways = ids.shape[1]
         plans = self if ways == 1 else self._rows(_every(self.codes).repeat_interleave(ways), self.each * ways)
         new = ids.flatten(0, 1)
-        canvas = tokenizer.extend(plans.canvas, tokenizer.vectors(new), k)
+        partial_latent = tokenizer.extend(plans.partial_latent, tokenizer.vectors(new), k)
         codes = torch.cat([plans.codes, new], dim=1)
-        return _Plans(codes, canvas, plans.likelihood + likelihood.flatten(), plans.each, plans.moves)
+        return _Plans(codes, partial_latent, plans.likelihood + likelihood.flatten(), plans.each, plans.moves)
 
     def best(self, worth: Tensor, count: int) -> _Plans:
         """For each condition the ``count`` plans of the highest worth (R,)."""
@@ -213,7 +230,7 @@ class _Plans:
 
     def _rows(self, index: Tensor, each: int) -> _Plans:
         moves = index if self.moves is None else self.moves[index]
-        return _Plans(self.codes[index], self.canvas[index], self.likelihood[index], each, moves)
+        return _Plans(self.codes[index], self.partial_latent[index], self.likelihood[index], each, moves)
 
 
 class _Steps:
@@ -287,9 +304,9 @@ def repeated(ids: Tensor) -> Tensor:
     return same.tril(-1).any(-1)
 
 
-def _known(given: Given, tokenizer: Tokenizer) -> list[bool]:
+def _known(known_codes: KnownCodes, tokenizer: Tokenizer) -> list[bool]:
     """For each scale, whether all its codes are known for all conditions, so that there is nothing to search."""
-    known = given.mask.all(0).tolist()
+    known = known_codes.mask.all(0).tolist()
     return [all(known[span]) for span in tokenizer.schedule.spans]
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, Given
-from trajgen.samplers.autoregressive import Ancestral, draw, require, require_steps, require_vocabulary
+from trajgen.core.types import Codes, Cond, KnownCodes
+from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, require, require_steps, require_vocabulary
 from trajgen.samplers.value import PlanValue
 
 
@@ -27,7 +27,7 @@ class BestOfN:
         vocabulary: V.
         decoder: latent to trajectory.
         view: features of a window.
-        normaliser: of the data.
+        normalizer: of the data.
         discount: per environment step.
         stride: environment steps between points.
         n: plans drawn for each condition.
@@ -45,7 +45,7 @@ class BestOfN:
         vocabulary: int | None,
         decoder: Decoder,
         view: Any,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         discount: float,
         stride: int,
         *,
@@ -58,8 +58,8 @@ class BestOfN:
         require("n", n, n >= 1, "a whole number of at least 1", "sampler.n=8, or sampler=temperature for one plan")
         require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest")
         self.n, self.decoder = n, decoder
-        self.value = PlanValue(view, normaliser, discount, stride)
-        self.sampler = Ancestral(lambda logits, rng: draw(logits / temperature, rng), guidance)
+        self.value = PlanValue(view, normalizer, discount, stride)
+        self.sampler = AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance)
 
     @torch.no_grad()
     def __call__(
@@ -68,15 +68,15 @@ class BestOfN:
         tokenizer: Tokenizer,
         cond: Cond,
         rng: Generator | None = None,
-        given: Given | None = None,
+        known_codes: KnownCodes | None = None,
     ) -> Codes:
-        """Codes (B, L) for the conditions (B, ·); those that are ``given`` stay as they are."""
+        """Codes (B, L) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
 
         def repeat(values: Tensor) -> Tensor:
             return values.repeat_interleave(self.n, 0)
 
         many = cond.map(repeat)
-        known = None if given is None else Given(repeat(given.codes), repeat(given.mask))
+        known = None if known_codes is None else KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask))
         codes = self.sampler(prior, tokenizer, many, rng, known)
         decoded = self.decoder(tokenizer.latent(tokenizer.vectors(codes)), many)
         best = self.value(decoded).view(len(cond), self.n).argmax(1)

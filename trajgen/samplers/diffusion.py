@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, Given
+from trajgen.core.types import Codes, Cond, KnownCodes
 from trajgen.nn.diffusion import noise_levels
 
 NEEDS = ("denoise", "timesteps", "beta_schedule")
@@ -70,17 +70,22 @@ class DiffusionSampler:
 
     @torch.no_grad()
     def __call__(
-        self, prior: Any, tokenizer: Any, cond: Cond, rng: Generator | None = None, given: Given | None = None
+        self,
+        prior: Any,
+        tokenizer: Any,
+        cond: Cond,
+        rng: Generator | None = None,
+        known_codes: KnownCodes | None = None,
     ) -> Codes:
-        """Codes (B, L, C) for the conditions (B, ·); those that are ``given`` stay as they are."""
+        """Codes (B, L, C) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
         shape = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim)
         device = cond.state.device
 
         def noise() -> Tensor:
             return self.temperature * torch.randn(shape, generator=rng, device=device)
 
-        x = noise() if given is None else given.into(noise())
-        asked = cond.doubled() if self.guidance else cond
+        x = noise() if known_codes is None else known_codes.into(noise())
+        asked = cond.cfg_batch() if self.guidance else cond
         for t, variance in self._steps:
             level = torch.full((len(asked),), t, device=device)
             predicted = self._predict(prior.denoise, x, level, asked)
@@ -89,7 +94,7 @@ class DiffusionSampler:
             if self.value_scale and variance:
                 uphill = gradient(prior.value, x, level[: len(cond)], cond)
                 following = following + self.value_scale * variance * uphill
-            x = following if given is None else given.into(following)
+            x = following if known_codes is None else known_codes.into(following)
         return x
 
     def _predict(self, denoise: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 
 
 class PlanValue:
@@ -20,7 +20,7 @@ class PlanValue:
 
     Args:
         view: features of a window.
-        normaliser: of the data.
+        normalizer: of the data.
         discount: per environment step.
         stride: environment steps between points; a point's reward is their sum.
 
@@ -28,7 +28,7 @@ class PlanValue:
         ConfigError: if the view tells neither rewards nor returns.
     """
 
-    def __init__(self, view: Any, normaliser: Normaliser, discount: float, stride: int) -> None:
+    def __init__(self, view: Any, normalizer: Normalizer, discount: float, stride: int) -> None:
         if not {"reward", "return"} & set(view.slices):
             seen = ",".join(view.slices)
             raise ConfigError(
@@ -37,7 +37,7 @@ class PlanValue:
                 got=f"view.fields=[{seen}]",
                 fix=f"view.fields=[return,{seen}] or sampler=temperature",
             )
-        self.view, self.normaliser = view, normaliser
+        self.view, self.normalizer = view, normalizer
         self.discount = discount**stride
 
     def __call__(self, trajectory: Tensor, points: int | None = None) -> Tensor:
@@ -50,10 +50,10 @@ class PlanValue:
         decided = trajectory[:, :points]
         rewards, returns = self.view.read(decided, "reward"), self.view.read(decided, "return")
         if returns is not None:
-            returns = self.normaliser.returns.inverse(returns).squeeze(-1)
+            returns = self.normalizer.returns.inverse(returns).squeeze(-1)
         if rewards is None:
             return returns[:, 0]
-        rewards = self.normaliser.reward.inverse(rewards).squeeze(-1)
+        rewards = self.normalizer.reward.inverse(rewards).squeeze(-1)
         if returns is not None:
             rewards = torch.cat([rewards[:, :-1], returns[:, -1:]], dim=1)
         return rewards @ (self.discount ** torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype))

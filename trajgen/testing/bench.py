@@ -28,8 +28,8 @@ HORIZON, STRIDE, CHUNK = 16, 3, 4
 
 SMALL: dict[str, Any] = {
     "latent_length": 4, "code_dim": 6, "codebook_size": 12, "width": 16, "depth": 2, "heads": 2, "bottleneck": 8,
-    "octaves": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "levels": (3, 4), "bins": 8, "timesteps": 10,
-    "steps": 5, "expand": 2,
+    "fourier_frequencies": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "levels": (3, 4), "num_bins": 8,
+    "timesteps": 10, "steps": 5, "expansions": 2,
 }  # fmt: skip
 """Sizes for whatever component has an option of this name and is larger."""
 
@@ -289,7 +289,7 @@ def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], 
         horizon=min(data.get("horizon", HORIZON), HORIZON),
         stride=min(data.get("stride", STRIDE), STRIDE),
         chunk=min(data.get("chunk", CHUNK), CHUNK),
-        power=1.0,
+        return_power=1.0,
         goal_state=GOAL_STATE,
     )
     return Composition(recipe, nodes, window, tuple(words))

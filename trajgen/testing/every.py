@@ -16,7 +16,17 @@ from trajgen.testing.bench import Bench, rows
 from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.responses import respond
 
-KINDS_THAT_COMPUTE = ("view", "tokenizer", "conditioner", "prior", "decoder", "action", "sampler", "target", "planner")
+KINDS_THAT_COMPUTE = (
+    "view",
+    "tokenizer",
+    "conditioner",
+    "prior",
+    "decoder",
+    "action",
+    "sampler",
+    "return_target",
+    "planner",
+)
 TOLERANCE = 1e-4
 
 
@@ -146,11 +156,11 @@ def independent_of_the_batch(bench: Bench) -> None:
         together,
         alone,
         "{what} of the third window is another, by {by}, when it is asked for alone.",
-        look="sums, means and normalisations over the batch axis, and shapes that take B for granted",
+        look="sums, means and normalizations over the batch axis, and shapes that take B for granted",
     )
 
 
-@contract("works for data without goals", "conditioner", "prior", "decoder", "target", "planner")
+@contract("works for data without goals", "conditioner", "prior", "decoder", "return_target", "planner")
 def without_goals(bench: Bench) -> None:
     try:
         planner = bench.ready(goals=False)

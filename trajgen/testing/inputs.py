@@ -119,31 +119,32 @@ def embedding(bench: Bench) -> None:
 
 @contract("what is withheld is not looked at", "conditioner")
 @torch.no_grad()
-def withheld(bench: Bench) -> None:
+def unconditional(bench: Bench) -> None:
     conditioner, cond = bench.component, bench.cond()
     other = replace(cond, returns=cond.returns + 1)
     if torch.equal(conditioner(cond), conditioner(other)):
         raise NotApplicableError("it does not look at the return")
-    without = conditioner(cond.withheld())
-    if not torch.equal(without, conditioner(other.withheld())):
+    without = conditioner(cond.unconditional())
+    if not torch.equal(without, conditioner(other.unconditional())):
         raise ContractError(
             "A return that is withheld still changes the embedding.",
-            expected="the same embedding for all returns where cond.given is false",
+            expected="the same embedding for all returns where cond.cond_mask is false",
             got="another one",
-            look="forward(): cond.given (B,) is false where guidance or dropout withholds the condition; None is given",
+            look="forward(): cond.cond_mask (B,) is false where guidance or dropout withholds the condition"
+            "; None means given",
         )
     some = torch.arange(len(cond)) % 2 == 0
     mixed = torch.where(some[:, None, None], conditioner(cond), without)
-    if not torch.allclose(conditioner(replace(cond, given=some)), mixed, atol=1e-6):
+    if not torch.allclose(conditioner(replace(cond, cond_mask=some)), mixed, atol=1e-6):
         raise ContractError(
             "Withholding some conditions of a batch changes others.",
-            expected="each window as its own cond.given says",
+            expected="each window as its own cond.cond_mask says",
             got="another embedding",
-            look="forward(): torch.where(cond.given[:, None], …)",
+            look="forward(): torch.where(cond.cond_mask[:, None], …)",
         )
 
 
-@contract("one return for each state", "target")
+@contract("one return for each state", "return_target")
 @torch.no_grad()
 def returns(bench: Bench) -> None:
     target, batch = bench.component, bench.batch()
@@ -159,7 +160,7 @@ def returns(bench: Bench) -> None:
             )
 
 
-@contract("losses that can be trained", "target")
+@contract("losses that can be trained", "return_target")
 def target_losses(bench: Bench) -> None:
     losses = bench.component.loss(bench.batch())
     check_losses(losses, total=False)

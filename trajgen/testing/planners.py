@@ -11,7 +11,7 @@ from trajgen.testing.bench import Bench
 from trajgen.testing.contract import ContractError, contract
 from trajgen.testing.shapes import check_losses, check_shape
 
-PROMISED = ("action", "target", "history", "stages", "plan", "refinements", "condition_residuals")
+PROMISED = ("action", "return_target", "history", "stages", "plan", "refinements", "condition_residuals")
 
 
 @contract("has what policies and the engine ask for", "planner")
@@ -23,7 +23,7 @@ def attributes(bench: Bench) -> None:
         raise ContractError(
             "`history` is how many past points a plan continues.", expected="0", got=bench.component.history
         )
-    if not callable(bench.component.action) or not callable(bench.component.target):
+    if not callable(bench.component.action) or not callable(bench.component.return_target):
         raise ContractError(
             "A policy calls the planner's action and target.", expected="two callables", look="__init__()"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trajgen.core.types import Cond, Given, Plan
+from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.testing.bench import Bench
 from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.responses import offsets, seen
@@ -170,17 +170,17 @@ def seeded(bench: Bench) -> None:
 
 
 @contract("codes that are given stay as they are", "sampler")
-def given(bench: Bench) -> None:
+def known_codes(bench: Bench) -> None:
     tokenizer, known = bench.of(bench.planner, "tokenizer"), bench.known(bench.planner, bench.batch())
     free = _drawn(bench, known.cond, torch.Generator().manual_seed(0))
     other = known.codes if tokenizer.vocabulary is None else (free + 1) % tokenizer.vocabulary
-    first = tokenizer.given(known.cond)
+    first = tokenizer.known_codes(known.cond)
     masks = [torch.ones_like(other, dtype=torch.bool)]
     masks.append(masks[0].clone())
     masks[1][:, other.shape[1] // 2 :] = False
     for mask in masks:
         settled = other if first is None else first.into(other)
-        codes = _drawn(bench, known.cond, torch.Generator().manual_seed(0), Given(settled, mask))
+        codes = _drawn(bench, known.cond, torch.Generator().manual_seed(0), KnownCodes(settled, mask))
         if not torch.allclose(codes[mask].float(), settled[mask].float(), atol=1e-5):
             raise ContractError(
                 f"{int((codes[mask] != settled[mask]).sum())} codes that were given come out changed.",
@@ -189,7 +189,7 @@ def given(bench: Bench) -> None:
             )
 
 
-def _drawn(bench: Bench, cond: Cond, rng: torch.Generator | None, given: Given | None = None) -> Tensor:
+def _drawn(bench: Bench, cond: Cond, rng: torch.Generator | None, known_codes: KnownCodes | None = None) -> Tensor:
     planner = bench.planner
-    codes: Tensor = bench.component(bench.of(planner, "prior"), bench.of(planner, "tokenizer"), cond, rng, given)
+    codes: Tensor = bench.component(bench.of(planner, "prior"), bench.of(planner, "tokenizer"), cond, rng, known_codes)
     return codes

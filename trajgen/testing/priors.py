@@ -146,7 +146,7 @@ def learning(bench: Bench) -> None:
     planner = bench.ready()
     prior, known = bench.of(planner), bench.known(planner, bench.batch(16))
     prior.requires_grad_(True).train()
-    optimiser = torch.optim.Adam(prior.parameters(), LEARNING_RATE)
+    optimizer = torch.optim.Adam(prior.parameters(), LEARNING_RATE)
 
     def figures() -> tuple[float, float]:
         """The loss, and how far predictions are from the codes, over some draws of noise."""
@@ -161,9 +161,9 @@ def learning(bench: Bench) -> None:
     before = figures()
     for step in range(STEPS):
         torch.manual_seed(step % SEEDS)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         prior(known.codes, known.inputs, known.cond)[0].backward()
-        optimiser.step()
+        optimizer.step()
     for what, then, now in zip(("the loss", "the error of the predictions"), before, figures(), strict=True):
         if not now < then:
             raise ContractError(

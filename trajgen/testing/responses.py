@@ -29,7 +29,9 @@ def respond(bench: Bench, planner: Any, batch: Batch, seed: int = 0) -> Response
     known = bench.known(planner, batch)
     if bench.kind == "sampler":
         tokenizer, rng = bench.of(planner, "tokenizer"), torch.Generator().manual_seed(seed)
-        return {"the codes": part(bench.of(planner, "prior"), tokenizer, known.cond, rng, tokenizer.given(known.cond))}
+        return {
+            "the codes": part(bench.of(planner, "prior"), tokenizer, known.cond, rng, tokenizer.known_codes(known.cond))
+        }
     return RESPONSES[bench.kind](part, known)
 
 
@@ -70,11 +72,11 @@ def _action(action: Any, known: Known) -> Responses:
     return {"the actions": action(seen(action, known), known.batch.chunk_states, offsets(known))}
 
 
-def _target(target: Any, known: Known) -> Responses:
+def _target(return_target: Any, known: Known) -> Responses:
     remaining = known.batch.rewards[:, 0]
     return {
-        "the first return": target(known.cond.state, known.cond.goal, remaining * torch.nan),
-        "the return that remains": target(known.cond.state, known.cond.goal, remaining),
+        "the first return": return_target(known.cond.state, known.cond.goal, remaining * torch.nan),
+        "the return that remains": return_target(known.cond.state, known.cond.goal, remaining),
     }
 
 
@@ -96,7 +98,7 @@ RESPONSES: dict[str, Callable[[Any, Known], Responses]] = {
     "prior": _prior,
     "decoder": _decoder,
     "action": _action,
-    "target": _target,
+    "return_target": _target,
 }
 
 

@@ -34,7 +34,7 @@ def check_losses(losses: Any, *, total: bool = True) -> None:
         raise ContractError("Losses have names.", expected='{"total": …}', got=type(losses).__name__, look="loss()")
     if total and "total" not in losses:
         raise ContractError(
-            'The engine optimises losses["total"].', expected="total", got=", ".join(losses), look="loss()"
+            'The engine optimizes losses["total"].', expected="total", got=", ".join(losses), look="loss()"
         )
     for name, value in losses.items():
         if not isinstance(value, Tensor) or value.ndim:

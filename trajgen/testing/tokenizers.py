@@ -43,32 +43,34 @@ def shapes(bench: Bench) -> None:
     check_shape("latent()", tokenizer.latent(vectors), (6, tokenizer.latent_length, width), "(B, N, C)")
 
 
-@contract("the canvas, drawn step by step, is what inputs() and latent() say", "tokenizer")
+@contract("the partial latent, drawn step by step, is what inputs() and latent() say", "tokenizer")
 @torch.no_grad()
 def stepwise(bench: Bench) -> None:
     tokenizer = bench.component
     schedule, vectors = tokenizer.schedule, tokenizer.vectors(tokenizer.encode(_windows(bench)))
-    inputs, canvas, first = tokenizer.inputs(vectors), tokenizer.start(len(vectors)), schedule.lengths[0]
-    check_shape("the canvas of start()", canvas, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
+    inputs, partial_latent, first = tokenizer.inputs(vectors), tokenizer.start(len(vectors)), schedule.lengths[0]
+    check_shape(
+        "the partial latent of start()", partial_latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)"
+    )
     for k, span in enumerate(schedule.spans):
         if k:
-            seen = tokenizer.view(canvas, k)
+            seen = tokenizer.view(partial_latent, k)
             check_shape(f"view() of scale {k + 1}", seen, (6, schedule.lengths[k], tokenizer.code_dim), "(B, l_k, C)")
             expected = inputs[:, span.start - first : span.stop - first]
             if not torch.allclose(seen, expected, atol=1e-5):
                 raise ContractError(
-                    f"What scale {k + 1} sees of the canvas differs from its teacher-forcing input by "
+                    f"What scale {k + 1} sees of the partial latent differs from its teacher-forcing input by "
                     f"{float((seen - expected).abs().max()):.2g}.",
-                    expected="view(canvas, k) equal to the part of inputs(vectors) that belongs to scale k",
+                    expected="view(partial_latent, k) equal to the part of inputs(vectors) that belongs to scale k",
                     look="view() and extend() against inputs(): both see the scales before k, and only those",
                 )
-        canvas = tokenizer.extend(canvas, vectors[:, span], k)
+        partial_latent = tokenizer.extend(partial_latent, vectors[:, span], k)
     latent = tokenizer.latent(vectors)
-    if canvas.shape != latent.shape or not torch.allclose(canvas, latent, atol=1e-5):
+    if partial_latent.shape != latent.shape or not torch.allclose(partial_latent, latent, atol=1e-5):
         raise ContractError(
-            "The canvas after the last scale is not the latent.",
+            "The partial latent after the last scale is not the latent.",
             expected="extend() of all scales equal to latent(vectors)",
-            got=f"{tuple(canvas.shape)} and {tuple(latent.shape)}, with other values",
+            got=f"{tuple(partial_latent.shape)} and {tuple(latent.shape)}, with other values",
             look="extend() and latent()",
         )
 
@@ -140,24 +142,24 @@ def padding(bench: Bench) -> None:
         )
 
 
-@contract("decided() grows to 1", "tokenizer")
-def decided(bench: Bench) -> None:
-    shares = [float(bench.component.decided(k)) for k in range(bench.component.schedule.scales)]
+@contract("decoded_fraction() grows to 1", "tokenizer")
+def decoded_fraction(bench: Bench) -> None:
+    shares = [float(bench.component.decoded_fraction(k)) for k in range(bench.component.schedule.scales)]
     if shares != sorted(shares) or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-6:
         raise ContractError(
-            "decided(k) is the share of the window that stands once scales 0 to k are drawn.",
+            "decoded_fraction(k) is the share of the window that stands once scales 0 to k are drawn.",
             expected="shares above 0 that grow, the last one 1",
             got=shares,
-            look="decided()",
+            look="decoded_fraction()",
         )
 
 
 @contract("codes that are given are those of such windows", "tokenizer")
 @torch.no_grad()
-def given(bench: Bench) -> None:
+def known_codes(bench: Bench) -> None:
     planner = bench.planner
     tokenizer, batch = bench.of(planner), bench.batch(padded=False)
-    known = tokenizer.given(batch.condition())
+    known = tokenizer.known_codes(batch.condition())
     if known is None:
         raise NotApplicableError("nothing follows from the condition alone")
     codes = tokenizer.encode(bench.of(planner, "view")(batch))

@@ -18,25 +18,25 @@ BOUNDS: dict[str, tuple[float, float, float]] = {
     "depth": (1, math.inf, 1),
     "commitment": (0, math.inf, 0.25),
     "decay": (0, 1, 0.9),
-    "revive_below": (0, math.inf, 1),
+    "dead_code_threshold": (0, math.inf, 1),
     "entropy": (0, math.inf, 0.1),
     "diversity": (0, math.inf, 1),
     "convolutions": (0, math.inf, 1),
     "smoothing": (0, 1, 0.5),
-    "bins": (2, LARGEST_VOCABULARY, 100),
-    "limit": (1e-3, 1e6, 3),
+    "num_bins": (2, LARGEST_VOCABULARY, 100),
+    "bin_limit": (1e-3, 1e6, 3),
 }
 """For each option, the lowest and the highest value, and a usual one."""
 
 FEWEST_LEVELS = 3
-"""Of a finite scalar quantiser: with two, the bound of arXiv 2309.15505 is all but flat around zero."""
+"""Of a finite scalar quantizer: with two, the bound of arXiv 2309.15505 is all but flat around zero."""
 
 
 def check_options(**options: float) -> None:
     """Refuses an option out of its bounds.
 
     Raises:
-        ConfigError: for the first one that is; or a width that the encoder cannot normalise in groups.
+        ConfigError: for the first one that is; or a width that the encoder cannot normalize in groups.
     """
     for name, value in options.items():
         lowest, highest, usual = BOUNDS[name]
@@ -51,7 +51,7 @@ def check_options(**options: float) -> None:
     width = int(options.get("width", 8))
     if width > 8 and width % 8:
         raise ConfigError(
-            "The encoder normalises its channels in eight groups.",
+            "The encoder normalizes its channels in eight groups.",
             expected="a multiple of 8, or less than 8",
             got=f"tokenizer.width={width}",
             fix=f"tokenizer.width={8 * round(width / 8)}",
@@ -77,14 +77,14 @@ def halvings(horizon: int, latent_length: int) -> int:
 
 
 def check_levels(levels: Sequence[int]) -> int:
-    """The vocabulary of a finite scalar quantiser with these levels.
+    """The vocabulary of a finite scalar quantizer with these levels.
 
     Raises:
         ConfigError: if there are none, one is too small, or their product is too large.
     """
     if not levels or min(levels) < FEWEST_LEVELS or math.prod(levels) > LARGEST_VOCABULARY:
         raise ConfigError(
-            "The levels of a finite scalar quantiser are its codes per channel; their product is the vocabulary.",
+            "The levels of a finite scalar quantizer are its codes per channel; their product is the vocabulary.",
             expected=f"at least one channel, each of {FEWEST_LEVELS} or more, with a product of at most "
             f"{LARGEST_VOCABULARY}",
             got=f"tokenizer.levels={list(levels)}, a product of {math.prod(levels)}",
@@ -94,7 +94,7 @@ def check_levels(levels: Sequence[int]) -> int:
 
 
 def check_bits(code_dim: int) -> int:
-    """The vocabulary 2^C of a lookup-free quantiser.
+    """The vocabulary 2^C of a lookup-free quantizer.
 
     Raises:
         ConfigError: if it is too large.
@@ -102,7 +102,7 @@ def check_bits(code_dim: int) -> int:
     most = LARGEST_VOCABULARY.bit_length() - 1
     if code_dim > most:
         raise ConfigError(
-            "The codes of a lookup-free quantiser are all the signs that C channels can have: 2^C codes.",
+            "The codes of a lookup-free quantizer are all the signs that C channels can have: 2^C codes.",
             expected=f"at most {most} channels",
             got=f"tokenizer.code_dim={code_dim}, 2^{code_dim} codes",
             fix="tokenizer.code_dim=8",

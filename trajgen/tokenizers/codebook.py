@@ -1,4 +1,4 @@
-"""The quantisers of vector-quantize-pytorch behind one small interface."""
+"""The quantizers of vector-quantize-pytorch behind one small interface."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class SharedCodes(LibraryCodes):
     """The library's codes, moved by what all processes see: the first one moves them, the others take them over.
 
     So they are the same on all of them to the last bit, and what one process would make of the same batch: its k-means
-    centres, its running averages, its draw of codes to revive. The library's own synchronisation draws these on each
+    centers, its running averages, its draw of codes to revive. The library's own synchronization draws these on each
     process by itself.
     """
 
     def forward(self, x: Tensor, **options: Any) -> Any:
-        """Quantises x (B, n, C)."""
+        """Quantizes x (B, n, C)."""
         self.tokens = x.shape[-2]
         return super().forward(x, **options)
 
     def init_embed_(self, data: Tensor, mask: Tensor | None = None) -> None:
-        """Starts from the k-means centres of data (1, B * n, C)."""
+        """Starts from the k-means centers of data (1, B * n, C)."""
         if processes() == 1:
             super().init_embed_(data, mask)
         elif not self.initted:
@@ -82,7 +82,7 @@ class SharedCodes(LibraryCodes):
             dist.broadcast(value.data, src=0)
 
 
-class Quantiser(Protocol):
+class Quantizer(Protocol):
     """V code vectors of width C, one of which stands for whatever is nearest to it."""
 
     size: int
@@ -111,7 +111,7 @@ class Quantiser(Protocol):
 
 
 class _Unbounded(nn.Module, ABC):
-    """What quantisers share that look their codes up in a table."""
+    """What quantizers share that look their codes up in a table."""
 
     @property
     @abstractmethod
@@ -134,7 +134,7 @@ class Codebook(_Unbounded):
         size: V.
         code_dim: C.
         decay: of the running averages.
-        revive_below: a code whose running count falls below this is replaced by a vector of the batch.
+        dead_code_threshold: a code whose running count falls below this is replaced by a vector of the batch.
         commitment: weight of the loss that keeps vectors near their codes.
     """
 
@@ -144,45 +144,45 @@ class Codebook(_Unbounded):
         code_dim: int,
         *,
         decay: float = 0.9,
-        revive_below: float = 1.0,
+        dead_code_threshold: float = 1.0,
         commitment: float = 0.25,
     ) -> None:
         super().__init__()
         self.size = size
-        self.quantiser = VectorQuantize(
+        self.quantizer = VectorQuantize(
             dim=code_dim,
             codebook_size=size,
             decay=decay,
             kmeans_init=True,
-            threshold_ema_dead_code=revive_below,
+            threshold_ema_dead_code=dead_code_threshold,
             commitment_weight=commitment,
             rotation_trick=False,
             sync_codebook=False,
         )
-        self.quantiser._codebook.__class__ = SharedCodes
+        self.quantizer._codebook.__class__ = SharedCodes
         self._started = False
         self._held: list[Tensor] | None = None
 
     @property
     def started(self) -> bool:
         """Whether the codes have seen data; asked of the device only until they have."""
-        self._started = self._started or bool(self.quantiser._codebook.initted)
+        self._started = self._started or bool(self.quantizer._codebook.initted)
         return self._started
 
     @property
     def table(self) -> Tensor:
         """All code vectors (V, C)."""
-        return self.quantiser.codebook
+        return self.quantizer.codebook
 
     def learn(self, x: Tensor) -> Tensor:
         """Moves the codes towards x (B, n, C) once, and returns the commitment loss.
 
-        The codes of the very first call are the k-means centres of x.
+        The codes of the very first call are the k-means centers of x.
         """
         if self._held is None or not (self.training and self.started):
-            return self.quantiser(x)[2].sum()
+            return self.quantizer(x)[2].sum()
         self._held.append(x.detach())
-        return self.quantiser(x, freeze_codebook=True)[2].sum()
+        return self.quantizer(x, freeze_codebook=True)[2].sum()
 
     def hold(self) -> None:
         """From here on micro-batches come: what is to be learnt is kept until they make a batch."""
@@ -193,7 +193,7 @@ class Codebook(_Unbounded):
         """Moves the codes once, by all that was kept, in the order of the whole batch: windows alternate."""
         kept, self._held = self._held, None
         if kept:
-            self.quantiser(torch.stack(kept, 1).flatten(0, 1))
+            self.quantizer(torch.stack(kept, 1).flatten(0, 1))
 
 
 class FiniteScalars(nn.Module):
@@ -207,27 +207,27 @@ class FiniteScalars(nn.Module):
 
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
-        self.quantiser = FSQ(list(levels))
-        self.size = int(self.quantiser.codebook_size)
+        self.quantizer = FSQ(list(levels))
+        self.size = int(self.quantizer.codebook_size)
 
     @property
     def table(self) -> Tensor:
         """All code vectors (V, C), in [-1, 1]."""
-        return self.quantiser.implicit_codebook
+        return self.quantizer.implicit_codebook
 
     def bound(self, f: Tensor) -> Tensor:
         """The bounding function f of the paper: (B, N, C) into the range of the levels, before it is rounded."""
-        levels = self.quantiser._levels
+        levels = self.quantizer._levels
         half = (levels - 1) * (1 + 1e-3) / 2
         offset = torch.where(levels % 2 == 0, 0.5, 0.0)
         return (torch.tanh(f.float() + torch.atanh(offset / half)) * half - offset) / (levels // 2)
 
     def nearest(self, x: Tensor) -> Tensor:
         """Token ids (B, n): every channel of x (B, n, C) rounded to its nearest level."""
-        levels = self.quantiser._levels
+        levels = self.quantizer._levels
         steps = levels // 2
         whole = torch.clamp((x.float() * steps).round(), min=-steps, max=levels - 1 - steps)
-        return self.quantiser.codes_to_indices(whole / steps).long()
+        return self.quantizer.codes_to_indices(whole / steps).long()
 
     def learn(self, x: Tensor) -> Tensor:
         """Nothing to learn: a loss of zero."""
@@ -250,19 +250,19 @@ class Signs(nn.Module):
 
     def __init__(self, code_dim: int, *, entropy: float, diversity: float, commitment: float) -> None:
         super().__init__()
-        self.quantiser = LFQ(
+        self.quantizer = LFQ(
             dim=code_dim,
             codebook_size=2**code_dim,
             entropy_loss_weight=entropy,
             diversity_gamma=diversity,
             commitment_loss_weight=commitment,
         )
-        self.size = int(self.quantiser.codebook_size)
+        self.size = int(self.quantizer.codebook_size)
 
     @property
     def table(self) -> Tensor:
         """All code vectors (V, C), of -1 and 1."""
-        return self.quantiser.codebook
+        return self.quantizer.codebook
 
     def bound(self, f: Tensor) -> Tensor:
         """Leaves (B, N, C) as it is: the commitment loss keeps it near the codes."""
@@ -270,12 +270,12 @@ class Signs(nn.Module):
 
     def nearest(self, x: Tensor) -> Tensor:
         """Token ids (B, n): the signs of x (B, n, C) as the digits of a binary number."""
-        return ((x > 0) * self.quantiser.mask).sum(-1)
+        return ((x > 0) * self.quantizer.mask).sum(-1)
 
     def learn(self, x: Tensor) -> Tensor:
         """The entropy and commitment losses of x (B, n, C); zero in evaluation."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.quantiser(x.float()).entropy_aux_loss
+            return self.quantizer(x.float()).entropy_aux_loss
 
 
 class LinearCodebook(_Unbounded):
@@ -294,31 +294,31 @@ class LinearCodebook(_Unbounded):
     def __init__(self, size: int, code_dim: int, *, commitment: float) -> None:
         super().__init__()
         self.size = size
-        self.quantiser = SimVQ(
+        self.quantizer = SimVQ(
             dim=code_dim, codebook_size=size, rotation_trick=False, input_to_quantize_commit_loss_weight=commitment
         )
 
     @property
     def table(self) -> Tensor:
         """All code vectors (V, C), in full precision."""
-        frozen = self.quantiser.frozen_codebook
+        frozen = self.quantizer.frozen_codebook
         with torch.autocast(frozen.device.type, enabled=False):
-            return self.quantiser.codebook
+            return self.quantizer.codebook
 
     def learn(self, x: Tensor) -> Tensor:
         """The loss that draws codes and x (B, n, C) together."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.quantiser(x.float())[2]
+            return self.quantizer(x.float())[2]
 
 
 class Hierarchy(_Unbounded):
-    """The library's own multi-scale residual quantiser: its codebook, its pooling, its convolutions.
+    """The library's own multi-scale residual quantizer: its codebook, its pooling, its convolutions.
 
     Args:
         size: V.
         code_dim: C.
         schedule: scales that never shrink; the last one has the length N of the latent.
-        decay, revive_below, commitment: as in `Codebook`.
+        decay, dead_code_threshold, commitment: as in `Codebook`.
         convolutions: how many are shared out among the scales; 0 for one per scale.
         smoothing: weight of the convolutions.
     """
@@ -330,55 +330,55 @@ class Hierarchy(_Unbounded):
         schedule: ScaleSchedule,
         *,
         decay: float,
-        revive_below: float,
+        dead_code_threshold: float,
         commitment: float,
         convolutions: int,
         smoothing: float,
     ) -> None:
         super().__init__()
         self.size, self.length = size, schedule.lengths[-1]
-        self.quantiser = HierarchicalVQ(
+        self.quantizer = HierarchicalVQ(
             dim=code_dim,
             codebook_size=size,
             scales=schedule.lengths,
             channel_first=False,
             decay=decay,
-            threshold_ema_dead_code=revive_below,
+            threshold_ema_dead_code=dead_code_threshold,
             commitment_weight=commitment,
             quant_resi=smoothing,
             share_quant_resi=convolutions,
             sync_codebook=False,
         )
-        self.quantiser.vq._codebook.__class__ = SharedCodes
+        self.quantizer.vq._codebook.__class__ = SharedCodes
 
     @property
     def started(self) -> bool:
         """Whether the codes have seen data."""
-        return bool(self.quantiser.vq._codebook.initted)
+        return bool(self.quantizer.vq._codebook.initted)
 
     @property
     def table(self) -> Tensor:
         """All code vectors (V, C)."""
-        return self.quantiser.vq.codebook
+        return self.quantizer.vq.codebook
 
     def learn(self, x: Tensor) -> Tensor:
-        """Moves the codes towards x (B, n, C) once; the first call makes them its k-means centres."""
-        return self.quantiser.vq(x)[2].sum()
+        """Moves the codes towards x (B, n, C) once; the first call makes them its k-means centers."""
+        return self.quantizer.vq(x)[2].sum()
 
     def pool(self, z: Tensor, k: int) -> Tensor:
         """A latent (B, N, C) at the length of scale k, by the library."""
-        pooled, _ = self.quantiser.pool_residual(z.transpose(1, 2), self.quantiser.level_shapes[k])
+        pooled, _ = self.quantizer.pool_residual(z.transpose(1, 2), self.quantizer.level_shapes[k])
         return pooled.transpose(1, 2)
 
     def grow(self, vectors: Tensor, k: int) -> Tensor:
         """Code vectors (B, l_k, C) of scale k at the length N, smoothed, by the library."""
-        return self.quantiser.upsample_to_full(vectors.transpose(1, 2), (self.length,), k).transpose(1, 2)
+        return self.quantizer.upsample_to_full(vectors.transpose(1, 2), (self.length,), k).transpose(1, 2)
 
-    def quantise(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def quantize(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The library's pass over all scales, which moves the codes after each of them while training.
 
         Returns:
-            The quantised latent (B, N, C), straight-through to f; ids (B, L); and the commitment loss.
+            The quantized latent (B, N, C), straight-through to f; ids (B, L); and the commitment loss.
         """
-        latent, ids, commitment = self.quantiser(f)
+        latent, ids, commitment = self.quantizer(f)
         return latent, torch.cat(ids, 1), commitment.sum()

@@ -1,4 +1,4 @@
-"""The multi-scale quantiser of vector-quantize-pytorch as a tokenizer, an alternative to our own pyramid."""
+"""The multi-scale quantizer of vector-quantize-pytorch as a tokenizer, an alternative to our own pyramid."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trajgen.tokenizers.pyramid import Pyramid, pyramid_schedule
 
 
 class LibraryPyramid(Pyramid):
-    """The canvas of the library's quantiser: pools and grows as it does.
+    """The partial latent of the library's quantizer: pools and grows as it does.
 
     Args:
         schedule: lengths that end at N.
-        hierarchy: the quantiser, which belongs to the tokenizer.
+        hierarchy: the quantizer, which belongs to the tokenizer.
         code_dim: C.
         length: N.
 
@@ -37,9 +37,9 @@ class LibraryPyramid(Pyramid):
         """A latent (B, N, C), averaged to the length of scale k."""
         return self._hierarchy[0].pool(z, k)
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The running sum with the code vectors (B, l_k, C) of scale k added."""
-        return canvas + self._hierarchy[0].grow(vectors, k)
+        return partial_latent + self._hierarchy[0].grow(vectors, k)
 
 
 class HierarchicalTokenizer(LatentTokenizer):
@@ -49,7 +49,7 @@ class HierarchicalTokenizer(LatentTokenizer):
 
     def learn(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step of the codes on f (B, N, C): the latent to decode, ids, and the loss of the codes."""
-        latent, ids, commitment = self.codebook.quantise(f)
+        latent, ids, commitment = self.codebook.quantize(f)
         return latent, ids, commitment, latent.new_zeros(())
 
 
@@ -66,11 +66,11 @@ def hierarchical_vq(
     depth: int = 1,
     commitment: float = 0.25,
     decay: float = 0.9,
-    revive_below: float = 1.0,
+    dead_code_threshold: float = 1.0,
     convolutions: int = 1,
     smoothing: float = 0.5,
 ) -> HierarchicalTokenizer:
-    """The library's multi-scale residual quantiser (VAR, arXiv 2404.02905, algorithm 1), trained as the library does.
+    """The library's multi-scale residual quantizer (VAR, arXiv 2404.02905, algorithm 1), trained as the library does.
 
     Codes are the same as those of ``multiscale_vq`` with the same weights; it differs in how they are learnt: scale by
     scale, with gradients through every scale, and with convolutions that the scales may share.
@@ -86,7 +86,7 @@ def hierarchical_vq(
         depth: residual blocks per length in the encoder.
         commitment: weight of the commitment loss.
         decay: of the codebook's running averages.
-        revive_below: running count under which a code is revived.
+        dead_code_threshold: running count under which a code is revived.
         convolutions: how many smoothing convolutions the scales share out; 0 for one per scale.
         smoothing: weight of the convolutions.
 
@@ -95,12 +95,12 @@ def hierarchical_vq(
             end at N or shrinks.
     """
     check_options(code_dim=code_dim, codebook_size=codebook_size, width=width, depth=depth)
-    check_options(commitment=commitment, decay=decay, revive_below=revive_below)
+    check_options(commitment=commitment, decay=decay, dead_code_threshold=dead_code_threshold)
     check_options(convolutions=convolutions, smoothing=smoothing)
     halvings(horizon, latent_length)
     scales = schedule(latent_length)
     codes = Hierarchy(
-        codebook_size, code_dim, _growing(scales, latent_length), decay=decay, revive_below=revive_below,
+        codebook_size, code_dim, _growing(scales, latent_length), decay=decay, dead_code_threshold=dead_code_threshold,
         commitment=commitment, convolutions=convolutions, smoothing=smoothing,
     )  # fmt: skip
     layout = LibraryPyramid(scales, codes, code_dim, latent_length)
@@ -111,7 +111,7 @@ def _growing(schedule: ScaleSchedule, length: int) -> ScaleSchedule:
     """The schedule, if no scale is shorter than the one before."""
     if any(later < earlier for earlier, later in pairwise(schedule)):
         raise ConfigError(
-            "The scales of this quantiser never shrink.",
+            "The scales of this quantizer never shrink.",
             expected=f"lengths in ascending order, as in (1, …, {length})",
             got=f"schedule {schedule}",
             fix=f"{pyramid_schedule(length)}, or tokenizer=multiscale_vq",

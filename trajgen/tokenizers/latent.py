@@ -1,4 +1,4 @@
-"""Tokenizers with a learnt latent: a convolutional encoder, a layout of the codes, and a quantiser."""
+"""Tokenizers with a learnt latent: a convolutional encoder, a layout of the codes, and a quantizer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Given, Losses
+from trajgen.core.types import Batch, Codes, Cond, KnownCodes, Losses
 from trajgen.nn.conv import ConvEncoder
 from trajgen.tokenizers.bounds import check_bits, check_levels, check_options, halvings
-from trajgen.tokenizers.codebook import Codebook, FiniteScalars, LinearCodebook, Quantiser, Signs
+from trajgen.tokenizers.codebook import Codebook, FiniteScalars, LinearCodebook, Quantizer, Signs
 from trajgen.tokenizers.layout import Layout, layout_of
 from trajgen.tokenizers.pyramid import ResidualPyramid
 from trajgen.tokenizers.row import TokenRow
@@ -22,10 +22,10 @@ from trajgen.tokenizers.usage import Usage
 
 
 class LatentTokenizer(nn.Module):
-    """An encoder gives f (B, N, C); the layout says what each scale has to describe of it, the quantiser by which code.
+    """An encoder gives f (B, N, C); the layout says what each scale has to describe of it, the quantizer by which code.
 
     The encoder learns through the sum of all scales (straight-through), the layout's convolutions through
-    reconstruction and through f, the codes as their quantiser does, once per step over the tokens of all scales.
+    reconstruction and through f, the codes as their quantizer does, once per step over the tokens of all scales.
 
     Args:
         layout: of L tokens in a latent of length N and width C.
@@ -40,7 +40,7 @@ class LatentTokenizer(nn.Module):
     """
 
     def __init__(
-        self, layout: Layout, codebook: Quantiser, features: int, horizon: int, *, width: int, depth: int
+        self, layout: Layout, codebook: Quantizer, features: int, horizon: int, *, width: int, depth: int
     ) -> None:
         super().__init__()
         self.schedule, self.code_dim, self.latent_length = layout.schedule, layout.code_dim, layout.length
@@ -60,7 +60,7 @@ class LatentTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Codes:
         """Windows (B, T, D) to token ids (B, L)."""
-        return self.quantise(self.features(x))[0]
+        return self.quantize(self.features(x))[0]
 
     def vectors(self, codes: Codes) -> Tensor:
         """Token ids (B, L), or relaxed one-hot codes (B, L, V), to code vectors (B, L, C)."""
@@ -77,22 +77,22 @@ class LatentTokenizer(nn.Module):
         return self.layout.latent(vectors)
 
     def start(self, batch: int) -> Tensor:
-        """The empty canvas of a batch."""
+        """The empty partial latent of a batch."""
         return self.layout.start(batch)
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
-        """The canvas with the code vectors (B, l_k, C) of scale k added."""
-        return self.layout.extend(canvas, vectors, k)
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """The partial latent with the code vectors (B, l_k, C) of scale k added."""
+        return self.layout.extend(partial_latent, vectors, k)
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
-        """What scale k sees of the canvas, (B, l_k, C)."""
-        return self.layout.view(canvas, k)
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+        """What scale k sees of the partial latent, (B, l_k, C)."""
+        return self.layout.view(partial_latent, k)
 
-    def decided(self, k: int) -> float:
+    def decoded_fraction(self, k: int) -> float:
         """The share of the window that stands once scales 0 to k are drawn."""
-        return self.layout.decided(k)
+        return self.layout.decoded_fraction(k)
 
-    def given(self, cond: Cond) -> Given | None:
+    def known_codes(self, cond: Cond) -> KnownCodes | None:
         """Nothing: which codes a condition leads to has to be learnt."""
         return None
 
@@ -119,10 +119,10 @@ class LatentTokenizer(nn.Module):
         """Windows (B, T, D) to the latent f (B, N, C) that the codes are to describe."""
         return self.codebook.bound(self.encoder(x))
 
-    def quantise(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def quantize(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Ids (B, L), what they stand for (B, L, C), and the latent (B, N, C) that they amount to."""
         ids: list[Tensor] = []
-        table = self.codebook.table.detach()  # the quantiser alone moves its codes
+        table = self.codebook.table.detach()  # the quantizer alone moves its codes
 
         def pick(x: Tensor) -> Tensor:
             ids.append(self.codebook.nearest(x))
@@ -133,9 +133,9 @@ class LatentTokenizer(nn.Module):
 
     def learn(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step of the codes on f (B, N, C): the latent to decode, ids, and the losses of codes and layout."""
-        ids, meant, total = self.quantise(f)
+        ids, meant, total = self.quantize(f)
         commitment = self.codebook.learn(meant)
-        # The value is the quantised latent; the gradient reaches the encoder and the layout's convolutions, which
+        # The value is the quantized latent; the gradient reaches the encoder and the layout's convolutions, which
         # learn from the agreement too.
         return total + f - f.detach(), ids, commitment, F.mse_loss(total, f.detach())
 
@@ -153,7 +153,7 @@ def multiscale_vq(
     depth: int = 1,
     commitment: float = 0.25,
     decay: float = 0.9,
-    revive_below: float = 1.0,
+    dead_code_threshold: float = 1.0,
 ) -> LatentTokenizer:
     """Multi-scale residual tokens with one shared codebook: the MTAE of MAGE (arXiv 2602.23770, section 3).
 
@@ -168,17 +168,19 @@ def multiscale_vq(
         depth: residual blocks per length in the encoder.
         commitment: weight of the commitment loss.
         decay: of the codebook's running averages.
-        revive_below: running count under which a code is revived.
+        dead_code_threshold: running count under which a code is revived.
 
     Raises:
         ConfigError: for a size out of bounds, a T that is not N times a power of two, or a schedule that does not
             end at N.
     """
     check_options(code_dim=code_dim, codebook_size=codebook_size, width=width, depth=depth)
-    check_options(commitment=commitment, decay=decay, revive_below=revive_below)
+    check_options(commitment=commitment, decay=decay, dead_code_threshold=dead_code_threshold)
     halvings(horizon, latent_length)
     layout = ResidualPyramid(schedule(latent_length), code_dim, latent_length)
-    codes = Codebook(codebook_size, code_dim, decay=decay, revive_below=revive_below, commitment=commitment)
+    codes = Codebook(
+        codebook_size, code_dim, decay=decay, dead_code_threshold=dead_code_threshold, commitment=commitment
+    )
     return LatentTokenizer(layout, codes, features, horizon, width=width, depth=depth)
 
 
@@ -195,9 +197,9 @@ def vq(
     depth: int = 1,
     commitment: float = 0.25,
     decay: float = 0.9,
-    revive_below: float = 1.0,
+    dead_code_threshold: float = 1.0,
 ) -> LatentTokenizer:
-    """A row of vector-quantised tokens, one per stretch of the window: VQ-VAE (arXiv 1711.00937, section 3).
+    """A row of vector-quantized tokens, one per stretch of the window: VQ-VAE (arXiv 1711.00937, section 3).
 
     Args:
         schedule: from N to a scale schedule that adds up to N.
@@ -210,17 +212,19 @@ def vq(
         depth: residual blocks per length in the encoder.
         commitment: weight of the commitment loss.
         decay: of the codebook's running averages.
-        revive_below: running count under which a code is revived.
+        dead_code_threshold: running count under which a code is revived.
 
     Raises:
         ConfigError: for a size out of bounds, a T that is not N times a power of two, or a schedule that does not
             add up to N.
     """
     check_options(code_dim=code_dim, codebook_size=codebook_size, width=width, depth=depth)
-    check_options(commitment=commitment, decay=decay, revive_below=revive_below)
+    check_options(commitment=commitment, decay=decay, dead_code_threshold=dead_code_threshold)
     halvings(horizon, latent_length)
     layout = TokenRow(schedule(latent_length), code_dim, latent_length)
-    codes = Codebook(codebook_size, code_dim, decay=decay, revive_below=revive_below, commitment=commitment)
+    codes = Codebook(
+        codebook_size, code_dim, decay=decay, dead_code_threshold=dead_code_threshold, commitment=commitment
+    )
     return LatentTokenizer(layout, codes, features, horizon, width=width, depth=depth)
 
 
@@ -235,7 +239,7 @@ def fsq(
     width: int = 64,
     depth: int = 1,
 ) -> LatentTokenizer:
-    """Finite scalar quantisation: every channel of the latent is rounded to a few levels (arXiv 2309.15505, section 3).
+    """Finite scalar quantization: every channel of the latent is rounded to a few levels (arXiv 2309.15505, section 3).
 
     Args:
         schedule: from N to a scale schedule that ends at N (a pyramid) or adds up to N (a row).
@@ -270,7 +274,7 @@ def lfq(
     diversity: float = 1.0,
     commitment: float = 0.25,
 ) -> LatentTokenizer:
-    """Lookup-free quantisation: a code is the signs of its channels (arXiv 2310.05737, section 3.1).
+    """Lookup-free quantization: a code is the signs of its channels (arXiv 2310.05737, section 3.1).
 
     Args:
         schedule: from N to a scale schedule that ends at N (a pyramid) or adds up to N (a row).

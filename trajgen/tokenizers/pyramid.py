@@ -17,7 +17,7 @@ class Pyramid(nn.Module, ABC):
     """A latent f̂ (B, N, C) as a sum of scales: f̂_k = f̂_{k-1} + grow_k(h_k), h_k (B, l_k, C) the code vectors.
 
     Scale k describes what the coarser ones left over; its input is f̂_{k-1}, pooled to l_k (VAR, arXiv 2404.02905,
-    algorithms 1 and 2). The canvas is the running sum.
+    algorithms 1 and 2). The partial latent is the running sum.
 
     Args:
         schedule: lengths that end at N.
@@ -49,43 +49,43 @@ class Pyramid(nn.Module, ABC):
         """A latent (B, N, C), averaged to the length of scale k."""
 
     @abstractmethod
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
 
     def start(self, batch: int) -> Tensor:
         """The empty sum f̂_0."""
         return self.empty.repeat(batch, 1, 1)
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
         """What scale k sees of the running sum, (B, l_k, C)."""
-        return self.pool(canvas, k)
+        return self.pool(partial_latent, k)
 
-    def decided(self, k: int) -> float:
+    def decoded_fraction(self, k: int) -> float:
         """All of the window has been sketched at every scale."""
         return 1.0
 
     def sums(self, batch: int, pick: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
         """Yields f̂_0 = 0, …, f̂_K, where ``pick(k, f̂_{k-1})`` gives the code vectors of scale k."""
-        canvas = self.start(batch)
-        yield canvas
+        partial_latent = self.start(batch)
+        yield partial_latent
         for k in range(self.schedule.scales):
-            canvas = self.extend(canvas, pick(k, canvas), k)
-            yield canvas
+            partial_latent = self.extend(partial_latent, pick(k, partial_latent), k)
+            yield partial_latent
 
-    def given(self, vectors: Tensor) -> list[Tensor]:
+    def partial_latents(self, vectors: Tensor) -> list[Tensor]:
         """All running sums f̂_0 to f̂_K of code vectors (B, L, C)."""
         spans = self.schedule.spans
         return list(self.sums(len(vectors), lambda k, _: vectors[:, spans[k]]))
 
     def inputs(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, L, C) to the inputs (B, L - l_1, C) of scales 2 to K."""
-        sums = self.given(vectors)
+        sums = self.partial_latents(vectors)
         views = [self.view(sums[k], k) for k in range(1, self.schedule.scales)]
         return torch.cat(views, dim=1) if views else vectors[:, :0]
 
     def latent(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, L, C) to their sum f̂_K (B, N, C)."""
-        return self.given(vectors)[-1]
+        return self.partial_latents(vectors)[-1]
 
     def describe(self, f: Tensor, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Puts f (B, N, C) into codes, where ``pick`` gives the code vectors that stand for (B, n, C).
@@ -95,8 +95,8 @@ class Pyramid(nn.Module, ABC):
         """
         residuals: list[Tensor] = []
 
-        def rest(k: int, canvas: Tensor) -> Tensor:
-            residuals.append(self.pool(f - canvas.detach(), k))
+        def rest(k: int, partial_latent: Tensor) -> Tensor:
+            residuals.append(self.pool(f - partial_latent.detach(), k))
             return pick(residuals[-1].detach())
 
         *_, total = self.sums(len(f), rest)
@@ -134,11 +134,11 @@ class ResidualPyramid(Pyramid):
         """A latent (B, N, C), averaged to the length of scale k."""
         return self.get_buffer(f"pool_{k}") @ z
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
         z = self.get_buffer(f"grow_{k}") @ vectors
         smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
-        return canvas + torch.lerp(z, smooth, self.smoothing)
+        return partial_latent + torch.lerp(z, smooth, self.smoothing)
 
 
 def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:

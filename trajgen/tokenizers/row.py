@@ -1,4 +1,4 @@
-"""A row of tokens: the canvas of codes that follow each other instead of adding up."""
+"""A row of tokens: the partial latent of codes that follow each other instead of adding up."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trajgen.tokenizers.pyramid import resampling
 class TokenRow(nn.Module):
     """A latent (B, N, C) as N code vectors in a row, drawn from its start to its end.
 
-    The canvas is the row so far, with zeros after it. The input of scale k is what was drawn last, resampled from
-    l_{k-1} to l_k vectors where the lengths differ: with single tokens, the token before (next-token prediction).
+    The partial latent is the row so far, with zeros after it. The input of scale k is what was drawn last, resampled
+    from l_{k-1} to l_k vectors where the lengths differ: with single tokens, the token before (next-token prediction).
 
     Args:
         schedule: lengths that add up to N.
@@ -50,17 +50,19 @@ class TokenRow(nn.Module):
         """The empty row."""
         return self.empty.repeat(batch, 1, 1)
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The row with the vectors (B, l_k, C) of scale k put in their place; the row given stays as it is."""
         span = self.schedule.spans[k]
-        return torch.slice_scatter(canvas, vectors.to(canvas.dtype), 1, span.start, span.stop)
+        return torch.slice_scatter(partial_latent, vectors.to(partial_latent.dtype), 1, span.start, span.stop)
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
         """The vectors of scale k - 1, (B, l_k, C); zeros at the first scale, which has none before it."""
         spans = self.schedule.spans
-        return self._resampled(canvas[:, spans[k - 1]], k) if k else torch.zeros_like(canvas[:, spans[0]])
+        return (
+            self._resampled(partial_latent[:, spans[k - 1]], k) if k else torch.zeros_like(partial_latent[:, spans[0]])
+        )
 
-    def decided(self, k: int) -> float:
+    def decoded_fraction(self, k: int) -> float:
         """The share of the row that is drawn once scale k is."""
         return self.schedule.spans[k].stop / self.length
 

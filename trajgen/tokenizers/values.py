@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalise import Normaliser
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Given, Losses
+from trajgen.core.types import Batch, Codes, Cond, KnownCodes, Losses
 from trajgen.tokenizers.bounds import check_options
 from trajgen.tokenizers.row import TokenRow
 
@@ -102,19 +102,19 @@ class ValueTokenizer(nn.Module, ABC):
         """The empty row."""
         return self.row.start(batch)
 
-    def extend(self, canvas: Tensor, vectors: Tensor, k: int) -> Tensor:
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The row with the code vectors (B, l_k, C) of scale k put in their place."""
-        return self.row.extend(canvas, vectors, k)
+        return self.row.extend(partial_latent, vectors, k)
 
-    def view(self, canvas: Tensor, k: int) -> Tensor:
+    def view(self, partial_latent: Tensor, k: int) -> Tensor:
         """The vectors of scale k - 1, (B, l_k, C)."""
-        return self.row.view(canvas, k)
+        return self.row.view(partial_latent, k)
 
-    def decided(self, k: int) -> float:
+    def decoded_fraction(self, k: int) -> float:
         """The share of the window that is drawn once scale k is."""
-        return self.row.decided(k)
+        return self.row.decoded_fraction(k)
 
-    def given(self, cond: Cond) -> Given | None:
+    def known_codes(self, cond: Cond) -> KnownCodes | None:
         """The codes of what the condition says: fields of the first point, and perhaps where the last one is.
 
         Padding counts as known.
@@ -123,7 +123,7 @@ class ValueTokenizer(nn.Module, ABC):
             return None
         known = self.knowledge(cond, self.horizon, len(self.place))
         codes = self.encode(known)
-        return Given(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes))
+        return KnownCodes(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes))
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
         """Reconstruction over real points: there is nothing else to learn here than a decoder."""
@@ -145,13 +145,13 @@ class IdentityTokenizer(ValueTokenizer):
         features: D.
         horizon: T.
         view: the fields of a point.
-        normaliser: of the data.
+        normalizer: of the data.
         goal_state: indices of the state features that goals speak of.
         goal_dim: G.
         tokens: "point" for one token per point (N = T, C = D); "field" for one per field of the view (C that of the
             widest, the others padded with zeros).
-        given: fields of the first point that are taken from the condition, any of state and return.
-        goal: whether the last point is held at the goal (inpainting, arXiv 2205.09991, section 3.3).
+        inpaint: fields of the first point that are taken from the condition, any of state and return.
+        inpaint_goal: whether the last point is held at the goal (inpainting, arXiv 2205.09991, section 3.3).
 
     Raises:
         ConfigError: if the schedule does not add up to N, a field is not in the view, or there is no goal to hold.
@@ -163,16 +163,16 @@ class IdentityTokenizer(ValueTokenizer):
         features: int,
         horizon: int,
         view: Any,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         goal_state: tuple[int, ...],
         goal_dim: int,
         *,
         tokens: Literal["point", "field"] = "point",
-        given: tuple[str, ...] = ("state",),
-        goal: bool = False,
+        inpaint: tuple[str, ...] = ("state",),
+        inpaint_goal: bool = False,
     ) -> None:
         cells = [("point", slice(0, features))] if tokens == "point" else list(view.slices.items())
-        knowledge = Knowledge(view.slices, given, normaliser, goal_state, goal_dim, goal)
+        knowledge = Knowledge(view.slices, inpaint, normalizer, goal_state, goal_dim, inpaint_goal)
         super().__init__(schedule, horizon, cells, None, knowledge)
 
     def encode(self, x: Tensor) -> Codes:
@@ -196,20 +196,20 @@ class IdentityTokenizer(ValueTokenizer):
 class BinTokenizer(ValueTokenizer):
     """One token per number, which is the bin that it falls in: Trajectory Transformer (arXiv 2106.02039, section 2.1).
 
-    Bins are uniform in normalised values; code vectors are one-hot, so that what reads them learns their embedding.
+    Bins are uniform in normalized values; code vectors are one-hot, so that what reads them learns their embedding.
 
     Args:
         schedule: from N = T·D to a scale schedule that adds up to N.
         features: D.
         horizon: T.
         view: the fields of a point.
-        normaliser: of the data.
+        normalizer: of the data.
         goal_state: indices of the state features that goals speak of.
         goal_dim: G.
-        bins: V.
-        limit: bins cover -limit to limit; values outside fall in the outermost ones.
-        given: fields of the first point that are taken from the condition, any of state and return.
-        goal: whether the last point is held at the goal (inpainting, arXiv 2205.09991, section 3.3).
+        num_bins: V.
+        bin_limit: bins cover -bin_limit to bin_limit; values outside fall in the outermost ones.
+        inpaint: fields of the first point that are taken from the condition, any of state and return.
+        inpaint_goal: whether the last point is held at the goal (inpainting, arXiv 2205.09991, section 3.3).
 
     Raises:
         ConfigError: if the schedule does not add up to N, an option is out of bounds, a field is not in the view, or
@@ -217,7 +217,7 @@ class BinTokenizer(ValueTokenizer):
     """
 
     vocabulary: int
-    centres: Tensor
+    centers: Tensor
 
     def __init__(
         self,
@@ -225,26 +225,26 @@ class BinTokenizer(ValueTokenizer):
         features: int,
         horizon: int,
         view: Any,
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         goal_state: tuple[int, ...],
         goal_dim: int,
         *,
-        bins: int = 100,
-        limit: float = 3.0,
-        given: tuple[str, ...] = ("state",),
-        goal: bool = False,
+        num_bins: int = 100,
+        bin_limit: float = 3.0,
+        inpaint: tuple[str, ...] = ("state",),
+        inpaint_goal: bool = False,
     ) -> None:
-        check_options(bins=bins, limit=limit)
+        check_options(num_bins=num_bins, bin_limit=bin_limit)
         cells = [(name, slice(i, i + 1)) for name, cut in view.slices.items() for i in range(cut.start, cut.stop)]
-        knowledge = Knowledge(view.slices, given, normaliser, goal_state, goal_dim, goal)
-        super().__init__(schedule, horizon, cells, bins, knowledge)
-        self.vocabulary, self.limit = bins, limit
-        edges = torch.linspace(-limit, limit, bins + 1, dtype=torch.float64)
-        self.register_buffer("centres", ((edges[1:] + edges[:-1]) / 2).float(), persistent=False)
+        knowledge = Knowledge(view.slices, inpaint, normalizer, goal_state, goal_dim, inpaint_goal)
+        super().__init__(schedule, horizon, cells, num_bins, knowledge)
+        self.vocabulary, self.bin_limit = num_bins, bin_limit
+        edges = torch.linspace(-bin_limit, bin_limit, num_bins + 1, dtype=torch.float64)
+        self.register_buffer("centers", ((edges[1:] + edges[:-1]) / 2).float(), persistent=False)
 
     def encode(self, x: Tensor) -> Codes:
         """Windows (B, T, D) to token ids (B, L)."""
-        place = (self.cut(x).squeeze(-1) + self.limit) * (self.vocabulary / (2 * self.limit))
+        place = (self.cut(x).squeeze(-1) + self.bin_limit) * (self.vocabulary / (2 * self.bin_limit))
         return place.floor().clamp(0, self.vocabulary - 1).long()
 
     def vectors(self, codes: Codes) -> Tensor:
@@ -252,12 +252,12 @@ class BinTokenizer(ValueTokenizer):
         if codes.is_floating_point():
             return codes
         # Not F.one_hot, which counts in int64 first: rows of hundreds of tokens make these the largest values here.
-        return self.centres.new_zeros(*codes.shape, self.vocabulary).scatter_(-1, codes.unsqueeze(-1), 1.0)
+        return self.centers.new_zeros(*codes.shape, self.vocabulary).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
     def points(self, latent: Tensor) -> Tensor:
-        """Latent (B, N, V) to trajectory (B, T, D): the mean of the bins' centres."""
-        # Not a matrix product: autocast would round the centres.
-        return self.join((latent.float() * self.centres).sum(-1, keepdim=True))
+        """Latent (B, N, V) to trajectory (B, T, D): the mean of the bins' centers."""
+        # Not a matrix product: autocast would round the centers.
+        return self.join((latent.float() * self.centers).sum(-1, keepdim=True))
 
     def spread(self, x: Tensor) -> Tensor:
         """Trajectory (B, T, D) to latent (B, N, V)."""
@@ -270,7 +270,7 @@ class Knowledge:
     Args:
         slices: of the view, field to slice of D.
         fields: those that are taken from the condition.
-        normaliser: of the data.
+        normalizer: of the data.
         goal_state: indices of the state features that goals speak of.
         goal_dim: G.
         goal: whether the last point is at the goal.
@@ -283,7 +283,7 @@ class Knowledge:
         self,
         slices: Mapping[str, slice],
         fields: tuple[str, ...],
-        normaliser: Normaliser,
+        normalizer: Normalizer,
         goal_state: tuple[int, ...],
         goal_dim: int,
         goal: bool,
@@ -294,18 +294,18 @@ class Knowledge:
                 raise ConfigError(
                     "What is given of the first point is in the view and in the condition.",
                     expected=f"any of {', '.join(able)}" if able else "none: the view has neither state nor return",
-                    got=f"'{name}' in tokenizer.given, with view.fields={list(slices)}",
-                    fix=f"tokenizer.given=[{','.join(able[:1])}], or a view with it",
+                    got=f"'{name}' in tokenizer.inpaint, with view.fields={list(slices)}",
+                    fix=f"tokenizer.inpaint=[{','.join(able[:1])}], or a view with it",
                 )
         if goal and not (goal_state and goal_dim == len(goal_state) and "state" in slices):
             raise ConfigError(
                 "The last point can be held at a goal that speaks of features of the state.",
                 expected="a state in the view, goals in the data, and the state features that they speak of",
                 got=f"view.fields={list(slices)}, {goal_dim} goal features for the state features {list(goal_state)}",
-                fix="tokenizer.goal=false",
+                fix="tokenizer.inpaint_goal=false",
             )
         self.fields = {name: slices[name] for name in fields}
-        self.normaliser = normaliser
+        self.normalizer = normalizer
         self.goal = goal
         start = slices["state"].start if "state" in slices else 0
         self.goal_state = list(goal_state)
@@ -330,6 +330,6 @@ class Knowledge:
         for name, cut in self.fields.items():
             x[:, 0, cut] = values[name]
         if self.goal and cond.goal is not None:
-            state, units = self.normaliser.state, self.normaliser.goal.inverse(cond.goal)
+            state, units = self.normalizer.state, self.normalizer.goal.inverse(cond.goal)
             x[:, -1, self.goal_place] = (units - state.mean[self.goal_state]) / state.scale[self.goal_state]
         return x

@@ -44,7 +44,7 @@ def world_of(env: str, space: Space, options: ImportOptions) -> Any:
     """
     import gymnasium
 
-    from trajgen.data.gym import spec
+    from trajgen.envs.gym import spec
 
     found = spec(env)
     try:

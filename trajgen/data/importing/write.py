@@ -195,6 +195,6 @@ def _lines(options: ImportOptions) -> tuple[str, ...]:
         lines += [f"state_key: {STATE}", f"goal_key: {GOAL}"]
         if options.achieved is not None:
             lines.append(f"achieved_key: {ACHIEVED}")
-        lines.append("goals: " + ("hindsight" if options.achieved is not None else "desired"))
-        lines += ["desired_share: 0.0"] if options.goal is None else []  # where an episode ended was not asked for
+        lines.append("goals: " + ("hindsight" if options.achieved is not None else "dataset"))
+        lines += ["relabel_ratio: 1.0"] if options.goal is None else []  # where an episode ended was not asked for
     return tuple(lines)

@@ -1,0 +1,126 @@
+"""Studies of several tasks, with a paper's figures beside what is reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_up import Made
+
+from trajgen.cli import main
+from trajgen.cli.data import catalogue
+from trajgen.cli.study import _asked
+from trajgen.config import data_files, study_files
+from trajgen.core.errors import ConfigError
+from trajgen.experiments.studies.definition import Study, read_study
+from trajgen.experiments.studies.published import beside
+from trajgen.experiments.studies.table import published_columns, published_notes
+
+PAPER = study_files()["paper_table"]
+TASKS = list(yaml.safe_load(PAPER.read_text(encoding="utf-8"))["tasks"])
+FIGURES = {
+    "adroit": [(21.4, 38.3), (49.2, 66.9)],
+    "kitchen": [(72.5, 88.8)],
+    "antmaze": [(78.1, 89.7)],
+    "maze2d": [(139.9, 153.3)],
+    "multi2d": [(149.9, 155.0)],
+}
+"""Best method before and MAGE, as reported: means of normalized scores."""
+
+
+def results(study: Study, scores: dict[str, float | None]) -> dict[str, Any]:
+    rows = [{"variant": name, "normalized": score} for name, score in scores.items()]
+    return {"published": beside(study.published, rows), "seeds": list(study.seeds)}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_of_the_paper_table_is_a_study_of_presets(task: str) -> None:
+    study, tasks = read_study(PAPER, task), catalogue()
+    assert study.name == f"paper_table-{task}" and "?" in study.question
+    for name, variant in study.variants.items():
+        preset = variant.train[0].removeprefix("data=")
+        assert preset in data_files() and preset.endswith(f"/{name}")
+        options = [word for word in (*study.base, *variant.train) if not word.startswith(("data=", "data.id="))]
+        assert options == ["recipe=mage", *tasks[preset].about.mage]  # as the catalogue says
+    own = [tuple(mean.figures.values()) for mean in study.published]
+    assert own == FIGURES[task.removeprefix("local-")]
+    whole = read_study(PAPER, task.removeprefix("local-"))
+    assert {name for mean in study.published for name in mean.over} <= {*whole.variants}
+    for mean in study.published:
+        assert "2602.23770" in mean.source and mean.differs
+
+
+def test_the_study_of_a_task_is_asked_for_by_its_name() -> None:
+    asked = _asked({"study": "paper_table", "task": "kitchen"}, [], ["engine.budget=0.1"])
+    assert list(asked.variants) == ["complete", "partial", "mixed"] and "engine.budget=0.1" in asked.base
+
+
+@pytest.mark.parametrize(
+    ("study", "task", "said"),
+    [("paper_table", None, "task=adroit"), ("paper_table", "kitchn", "kitchen"), ("levels", "adroit", "no tasks")],
+)
+def test_a_task_must_be_one_of_the_study(study: str, task: str | None, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_study(study_files()[study], task)
+
+
+def test_ours_is_the_mean_over_the_tasks_that_there_are() -> None:
+    study = read_study(PAPER, "kitchen")
+    (mean,) = results(study, {"complete": 90.0, "partial": 70.0, "mixed": None})["published"]
+    assert (mean["ours"], mean["tasks"], mean["of"]) == (80.0, 2, 3)
+    (none,) = results(study, {"complete": None})["published"]
+    assert none["ours"] is None and none["tasks"] == 0
+
+
+def test_the_table_says_what_is_published_where_it_stands_and_what_differs() -> None:
+    found = results(read_study(PAPER, "adroit"), {"pen-expert": 100.0})
+    table = published_columns(found)
+    assert table["published mean"] == ["mean without expert", "mean of all"]
+    assert table["MAGE (paper)"] == ["38.3", "66.9"] and table["DT (best before)"] == ["–", "49.2"]
+    assert table["here"] == ["–", "100.0"] and table["tasks"] == ["0 of 8", "1 of 12"]
+    notes = published_notes(found)
+    assert sum("2602.23770" in note for note in notes) == 1 and any("training seeds 0, 1, 2" in n for n in notes)
+    assert published_columns({"published": []}) == {} and published_notes({"published": []}) == []
+
+
+@pytest.mark.parametrize(
+    ("published", "said"),
+    [
+        ("mean: 3", "has figures"),
+        ("mean: {figures: {A: 1}, source: x}", "needs over"),
+        ("mean: {figures: {A: one}, over: [a], source: x}", "wrong type"),
+    ],
+)
+def test_a_published_mean_that_says_too_little_is_refused(tmp_path: Path, published: str, said: str) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"variants: {{a: [prior.depth=1]}}\npublished:\n  {published}\n")
+    with pytest.raises(ConfigError, match=said):
+        read_study(path)
+
+
+def test_a_whole_study_prints_its_figures_beside_the_papers(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("own.yaml").write_text(
+        "# How near are we?\n"
+        "base: [recipe=mage]\n"
+        "tasks:\n"
+        "  small:\n"
+        "    variants: {one: [data=kitchen/complete], two: [data=kitchen/mixed]}\n"
+        "    published:\n"
+        "      source: a paper\n"
+        "      differs: the worlds.\n"
+        "      mean: {figures: {theirs: 60.0}, over: [one, two, three]}\n"
+    )
+    scored = {"normalized": {"name": "d4rl kitchen", "mean": 30.0}}
+    made.figures = scored
+    main(["study", "study=own.yaml", "task=small", "seeds=[0,1]", "workers=1", "device=cpu"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "theirs" in shown and "60.0" in shown and "2 of 3" in shown and "What differs from it: the worlds." in shown
+    folder = Path("studies/own-small")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["published"][0]["ours"] == 30.0 and results["normalized"] == "d4rl kitchen"
+    assert all(row["difference"] is None and not row["reference"] for row in results["rows"])  # tasks, not rivals
+    page = (folder / "table.md").read_text()
+    assert "| mean | 60.0 | 30.0 | 2 of 3 |" in page and "Published: a paper." in page and "reference:" not in page

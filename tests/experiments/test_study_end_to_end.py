@@ -1,0 +1,117 @@
+"""One small study as a person runs it: in processes of their own, with a part of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny import TRAIN
+
+from trajgen.cli import main
+from trajgen.core import registry
+
+PART = """
+import os
+
+from trajgen.core.registry import component, register
+
+
+@register("sampler", "noted")
+def noted(prior):
+    \"\"\"Greedy, and notes the process and its threads.\"\"\"
+    import torch
+
+    with open("noted.txt", "a") as file:
+        file.write(f"{os.getpid()} {os.environ.get('OMP_NUM_THREADS')} {torch.get_num_threads()}\\n")
+    return component("sampler", "greedy")(prior)
+"""
+WORDS = [
+    "recipe=mage",
+    *(word for word in TRAIN if not word.startswith("engine.budget")),
+    "engine.budget=0.2",
+    "imports=[study_part]",
+    "evaluate=[sampler.temperature=0.5,sampler=noted]",
+    "seeds=[0,1]",
+    "workers=2",
+    "out=small",
+]
+STUDY = Path("small")
+
+
+@pytest.fixture
+def place(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder with a module that registers a sampler, forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("study_part.py").write_text(PART, encoding="utf-8")
+    yield tmp_path
+    registry._own.pop(("sampler", "noted"), None)
+
+
+def test_a_study_in_processes(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["study", *WORDS])
+    said = capfd.readouterr().out
+    assert "2 trainings to do" in said and "sampler.temperature-0.5-s0: trained" in said and "table.md" in said
+    assert {path.name for path in (STUDY / "cells").iterdir()} == {
+        "sampler.temperature-0.5-s0",
+        "sampler.temperature-0.5-s1",
+    }
+
+    lines = [line.split() for line in Path("noted.txt").read_text().splitlines()]
+    noted = [line for line in lines if line[0] != str(os.getpid())]  # here it is built to be looked at
+    assert len(noted) >= 2
+    cores = len(os.sched_getaffinity(0))
+    given = os.environ.get("OMP_NUM_THREADS")
+    threads = given if given and given.isdecimal() else str(max(1, cores // 2))
+    assert {(asked, found) for _, asked, found in noted} == {(threads, threads)}
+
+    results = json.loads((STUDY / "results.json").read_text())
+    assert results["failed"] == {} and [row["name"] for row in results["rows"]] == [
+        "sampler.temperature=0.5",
+        "sampler=noted",
+    ]
+    own, mine = results["rows"]
+    assert mine["difference"] is not None and mine["parameters"] == own["parameters"]
+    assert own["seeds"] == [0, 1] and own["parameters"] > 1000 and own["decision_ms"] > 0
+    for seed in (0, 1):
+        run = STUDY / "cells" / f"sampler.temperature-0.5-s{seed}"
+        config, other = (json.loads((run / name).read_text()) for name in ("config.json", "versions.json"))
+        assert config["seed"] == seed and other["trajgen"]
+        figures = json.loads((run / "evaluations" / "sampler-noted" / "evaluation.json").read_text())
+        assert figures["overrides"]["sampler"]["name"] == "noted"
+        plain = json.loads((run / "evaluation.json").read_text())
+        assert "overrides" not in plain and plain["condition_error"] != figures["condition_error"]
+        assert own["by_seed"][str(seed)] == plain["ratio_to_controller"]
+    assert (STUDY / "plot.png").stat().st_size > 3000
+
+    lines = (STUDY / "commands.sh").read_text().splitlines()
+    assert config["command"] in lines
+    again = [shlex.split(line)[1:] for line in lines if line.startswith("trajgen")]
+    assert [words[0] for words in again] == ["train", "train", "evaluate", "evaluate"]
+
+    before = {path: path.stat().st_mtime_ns for path in (STUDY / "cells").rglob("*")}
+    main(["study", *WORDS])
+    assert "0 trainings to do" in capfd.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (STUDY / "cells").rglob("*")}
+
+
+def test_the_cost_of_a_step_is_measured_and_nothing_is_left(place: Path) -> None:
+    from rich.console import Console
+
+    from trajgen.config import compose
+    from trajgen.experiments.studies.cost import measure
+
+    config = compose(["recipe=mage", *TRAIN])
+    cost = measure(config, 10, Console(quiet=True))
+    assert set(cost.seconds) == {"tokenizer", "return_target", "prior"} and all(
+        0 < s < 5 for s in cost.seconds.values()
+    )
+    assert cost.steps == {"tokenizer": 24, "return_target": 24, "prior": 24} and cost.budget == 0.5
+    assert cost.total == pytest.approx(12 * sum(cost.seconds.values()))
+    assert {path.name for path in place.iterdir()} <= {"study_part.py", "__pycache__"}
+    both = measure(compose(["recipe=hierarchy", *TRAIN]), 10, Console(quiet=True))
+    assert set(both.seconds) == {"tokenizer", "return_target", "prior"}  # both levels under the options that they share

@@ -1,0 +1,165 @@
+"""Figures of the table against hand computation, and what is shown where a figure is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up import Returns, evaluation
+from rich.console import Console
+
+from trajgen.evaluation.statistics import bootstrap_interval, mean, mean_difference, ratio_difference
+from trajgen.experiments.studies.cells import Cell, Row
+from trajgen.experiments.studies.definition import Study, Variant
+from trajgen.experiments.studies.results import RATIO, RETURN, complete, differences, gather, scores
+from trajgen.experiments.studies.table import columns, markdown, print_results, write_results
+
+
+def by_seed(*returns: Returns, controller: Returns | None = (4.0, 4.0)) -> dict[int, dict[str, Any]]:
+    return {seed: evaluation(each, controller) for seed, each in enumerate(returns)}
+
+
+def test_an_interval_over_seeds_and_episodes_by_hand() -> None:
+    rows = np.array([[0.0, 0.0], [4.0, 4.0]])  # all that differs is the seed: means 0, 2, 4 in shares 1/4, 1/2, 1/4
+    assert bootstrap_interval(mean, rows, draw_rows=True) == (0.0, 4.0)
+    assert bootstrap_interval(mean, rows, draw_rows=True, confidence=0.4) == (2.0, 2.0)
+    assert bootstrap_interval(mean, rows) == (2.0, 2.0)  # of these seeds alone
+    one = np.array([[1.0, 2.0, 3.0]])
+    assert bootstrap_interval(mean, one, draw_rows=True) == bootstrap_interval(mean, one)
+
+
+def test_the_hierarchical_bootstrap_is_the_naive_loop() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(generator.normal(0, 3, (4, 1)), 1.0, (4, 9))
+    means = []
+    for _ in range(4000):
+        drawn = [rows[generator.integers(4)] for _ in range(4)]
+        means.append(np.mean([row[generator.integers(9)] for row in drawn for _ in range(9)]))
+    low, high = bootstrap_interval(mean, rows, draw_rows=True)
+    assert [low, high] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=0.15)
+    kept = bootstrap_interval(mean, rows)
+    assert high - low > 2 * (kept[1] - kept[0])
+
+
+def test_pairs_are_drawn_together() -> None:
+    first = np.random.default_rng(0).normal(0, 5, (3, 7))
+    low, high = bootstrap_interval(mean_difference, first + 1.5, first, draw_rows=True)
+    assert (low, high) == (pytest.approx(1.5), pytest.approx(1.5))
+    unit = np.full((3, 7), 3.0)
+    assert bootstrap_interval(ratio_difference, first + 1.5, first, unit, draw_rows=True)[0] == pytest.approx(0.5)
+
+
+def test_scores_by_hand() -> None:
+    found = scores(by_seed((1, 3), (2, 2)), RATIO)
+    assert found["mean"] == pytest.approx(0.5)  # 8 / 16
+    assert found["iqm"] == pytest.approx(0.5)  # (2 + 2) / 2 of the middle half, over 4
+    assert found["by_seed"] == {0: 0.5, 1: 0.5}
+    skewed = scores(by_seed((0, 0), (2, 20)), RATIO)
+    assert skewed["mean"] == pytest.approx(22 / 16) and skewed["iqm"] == pytest.approx(1 / 4)
+    assert skewed["ci95"][0] == 0.0 and skewed["ci95"][1] == pytest.approx(
+        (20 * 3 + 2) / 4 / 4
+    )  # of 4 draws 20 comes up 4 times in 1/64 only
+    assert scores(by_seed((1, 3), (2, 2), controller=None), RETURN)["mean"] == pytest.approx(2.0)
+    assert scores({}, RATIO)["mean"] is None
+
+
+def test_differences_by_hand() -> None:
+    one, two = by_seed((1, 3), (2, 2)), by_seed((2, 4), (3, 3))
+    assert differences(one, two, RATIO)["difference"] == pytest.approx(-0.25)
+    assert differences(one, two, RATIO)["difference_ci95"] == pytest.approx((-0.25, -0.25))
+    assert differences(one, two, RETURN)["difference"] == pytest.approx(-1.0)
+    del two[0]  # only seed 1 is common: 2 against 3
+    assert differences(one, two, RATIO)["difference"] == pytest.approx(-0.25)
+    two = {1: evaluation((3, 30), first=7)}  # other episodes
+    assert differences(one, two, RATIO) == {"difference": None, "difference_ci95": None}
+
+
+def test_an_episode_that_failed_once_is_left_out_everywhere() -> None:
+    assert scores(by_seed((1, 3), (None, 2)), RATIO)["mean"] == pytest.approx(5 / 8)
+    samples = complete(np.array([[1.0, np.nan]]), np.array([[2.0, 3.0]]))
+    assert [sample.tolist() for sample in samples] == [[[1.0]], [[2.0]]]
+    assert scores(by_seed((None, 1), (1, None)), RATIO)["mean"] is None
+
+
+STUDY = Study(name="made_up", question="Which is best?", variants={"a|b": Variant(), "c": Variant()}, seeds=(0, 1))
+
+
+def cells_of(folder: Path, **figures: Any) -> list[Cell]:
+    """Cells of two variants whose evaluations are there."""
+    cells = []
+    for name, returns in {"a|b": (1.0, 3.0), "c": (2.0, 4.0)}.items():
+        row = Row(name, name, (), None, {}, name)
+        for seed in STUDY.seeds:
+            cell = Cell(row, seed, folder)
+            cell.out.mkdir(parents=True)
+            made = evaluation(returns, **figures)
+            (cell.out / "evaluation.json").write_text(json.dumps(made))
+            cells.append(cell)
+    return cells
+
+
+@pytest.fixture(autouse=True)
+def _no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajgen.experiments.studies.results._parameters", lambda folder: 1234)
+
+
+FULL = {
+    "normalized": {"name": "d4rl", "mean": 120.0},
+    "success": 0.5,
+    "condition_error": {"state": 0.02, "return": 0.03},
+    "decision_ms": {"batch_1": {"median": 7.0}},
+}
+
+
+def test_a_table_with_everything(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, **FULL)
+    for cell in cells:
+        lines = [{"stage": "one", "step": 5, "seconds": 60.0}, {"stage": "two", "step": 9, "seconds": 30.0 + cell.seed}]
+        (cell.run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = gather(STUDY, cells, {})
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    table = columns(found)
+    assert table["ratio"] == ["0.500", "0.750"] and table["IQM"] == ["0.500", "0.750"]
+    assert table["difference"] == ["reference", "+0.250"] and table["its 95 % interval"] == ["–", "[0.250, 0.250]"]
+    assert table["score"] == ["120.0", "120.0"] and table["success"] == ["50%", "50%"]
+    assert table["state error"] == ["0.020"] * 2 and table["return error"] == ["0.030"] * 2
+    assert table["minutes"] == ["1.5"] * 2 and table["decision ms"] == ["7.0"] * 2
+    assert table["parameters"] == ["1,234"] * 2 and "seeds" not in table
+    assert found["rows"][0]["steps"] == {"one": 5, "two": 9}
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert all(f"`{head}`" in page for head in table if head != "variant")
+    text = markdown(found)
+    assert "Which is best?" in text and "| a\\|b | 0.500 |" in text and "d4rl" in text
+
+
+def test_a_table_where_much_is_missing(tmp_path: Path) -> None:
+    found = gather(STUDY, cells_of(tmp_path, controller=None), {"c-s1": "It broke.", "c-s0": "It broke."})
+    table = columns(found)
+    assert table["return"] == ["2.0", "–"] and table["seeds"] == ["2 of 2", "0 of 2"]
+    assert not {"ratio", "success", "state error", "score", "decision ms", "minutes"} & set(table)
+    write_results(tmp_path, found, [("trajgen train seed=0", None), ("trajgen train seed=0", "trajgen evaluate")])
+    assert "- c-s1, c-s0: It broke." in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "plot.png").stat().st_size > 3000
+    lines = (tmp_path / "commands.sh").read_text().splitlines()
+    assert lines[-2:] == ["trajgen train seed=0", "trajgen evaluate"]
+    assert (tmp_path / "commands.sh").stat().st_mode & 0o100
+
+
+@pytest.mark.parametrize("width", [60, 80, 160])
+def test_the_table_on_the_screen_has_every_figure(width: int, tmp_path: Path) -> None:
+    console = Console(width=width, file=io.StringIO())
+    print_results(gather(STUDY, cells_of(tmp_path, **FULL), {"c-s1": "[oddly] it broke"}), console)
+    said = console.file.getvalue()
+    assert "0.500" in said and "+0.250" in said and "7.0" in said and "a|b" in said and "[oddly] it broke" in said
+    assert max(map(len, said.splitlines())) <= width
+
+
+def test_nothing_finished_still_makes_a_page(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path)
+    found = gather(STUDY, cells, {cell.name: "It broke." for cell in cells})
+    write_results(tmp_path, found, [])
+    assert "It broke." in (tmp_path / "table.md").read_text() and (tmp_path / "plot.png").exists()

@@ -1,0 +1,130 @@
+"""Plans by a program are those of the planner as it is written: same codes under the same seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Generator
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.types import Plan
+from trajgen.export.backends import Programs, filled, plans_by
+from trajgen.export.planning import Planning, Tensors, flattened, plan_of, unflattened
+from trajgen.policies.options import PolicyOptions
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+
+def planner(**swaps: Any) -> Any:
+    made = tiny.planner(return_target="quantile", **swaps)
+    tiny.shake(made)
+    return made.eval()
+
+
+def known(batch: int) -> Tensors:
+    return flattened(tiny.cond(batch))
+
+
+def test_a_condition_is_what_its_tensors_make() -> None:
+    cond = tiny.cond(3)
+    again = unflattened(flattened(cond))
+    assert all(torch.equal(v, getattr(again, k)) for k, v in vars(cond).items() if isinstance(v, torch.Tensor))
+
+
+def test_values_are_filled_up_with_their_last_row() -> None:
+    values = torch.arange(6.0).view(6, 1)  # three plans of two rows
+    assert filled(values, 3, 4).flatten().tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
+    assert filled(values, 6, 6) is values
+
+
+class Sizes(Programs):
+    """Programs that are the planner as it is written; notes for which sizes one was prepared."""
+
+    def __init__(self, planning: Planning) -> None:
+        self.sizes: list[int] = []
+        super().__init__(planning, self.prepared)
+
+    def prepared(self, planning: Planning, known: Tensors, noise: list[torch.Tensor]) -> Any:
+        self.sizes.append(len(known["state"]))
+        return planning
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sampler", ["temperature", "best_of_n", "beam", "greedy"])
+def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
+    planning = Planning(planner(sampler=sampler))
+    programs = Sizes(planning)
+    for batch in (3, 4, 1, 300):
+        expected = planning.draw(known(batch), Generator().manual_seed(5))
+        found = programs(known(batch), Generator().manual_seed(5))
+        assert found.keys() == expected.keys()
+        if batch <= 256:  # more are planned in turn, so that they draw in another order
+            assert torch.equal(found["codes"], expected["codes"])
+            torch.testing.assert_close(found["latent"], expected["latent"])
+        assert len(found["codes"]) == batch
+    assert programs.sizes == [4, 1, 256, 64]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_draws_the_same_codes(batch: int) -> None:
+    made = planner()
+    eager, onnx = plans_by("eager", made), plans_by("onnx", made)
+    rng, other = Generator().manual_seed(1), Generator().manual_seed(1)
+    for _ in range(3):  # the generators stay in step
+        conditions = known(batch)
+        asked, plan = plan_of(eager(conditions, rng))
+        again, found = plan_of(onnx(conditions, other))
+        assert torch.equal(found.codes, plan.codes)
+        torch.testing.assert_close(found.latent, plan.latent, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(again, asked, atol=1e-4, rtol=1e-4)
+
+
+def played(backend: Any) -> tuple[list[np.ndarray], Plan]:
+    """The actions of a policy with two episodes, one of which starts anew in the middle."""
+    made = planner(action="plan", view={"fields": ("state", "action")}, sampler="greedy")
+    policy = RecedingHorizonPolicy(
+        made,
+        made.normalizer,
+        tiny.SPACE,
+        PolicyOptions(replan_interval=2, backend=backend),
+        discount=0.99,
+        chunk=tiny.CHUNK,
+    )
+    policy.reset(batch=2)
+    rng, actions = np.random.default_rng(0), []
+    for step in range(5):
+        state, goal = rng.normal(size=(2, 4)), rng.normal(size=(2, 2))
+        actions.append(policy.act({"observation": state, "desired_goal": goal}))
+        policy.observe(np.ones(2), [step == 2, False])
+    assert policy._plan is not None
+    return actions, policy._plan
+
+
+def test_a_policy_acts_alike_whatever_runs_its_plans() -> None:
+    expected, plan = played("eager")
+    found, other = played("onnx")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert plan.trajectory is not None and other.trajectory is not None
+
+
+def test_a_backend_of_another_device_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"kind of device[\s\S]*device=cuda for policy.backend=cuda_graph"):
+        plans_by("cuda_graph", planner())
+
+
+def test_a_plan_that_takes_gradients_is_refused_with_what_to_do() -> None:
+    made = planner(
+        tokenizer={"name": "identity", "tokens": "point"},
+        schedule="single",
+        prior={"name": "diffusion", "value": True},
+        sampler={"name": "diffusion", "value_scale": 0.1},
+        decoder="identity",
+        action="plan",
+        view={"fields": ("state", "action")},
+    )
+    with pytest.raises(ConfigError, match=r"function of tensors alone[\s\S]*sampler.value_scale=0"):
+        plans_by("onnx", made)(known(1), None)

@@ -1,0 +1,143 @@
+"""An exported policy acts as the one it was made of, in a process that has nothing of trajgen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from trajgen.assemble import assemble
+from trajgen.core.errors import ConfigError
+from trajgen.export.export import export
+from trajgen.export.noise import Draw
+from trajgen.policies.options import PolicyOptions
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+STEPS = 6
+ALONE = """
+import json, sys
+sys.modules["trajgen"] = None  # importing it would fail
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from policy import Policy
+given = np.load(sys.argv[2])
+policy = Policy(threads=1)
+noises = len(policy.description["noise"])
+actions, remaining = [], []
+for step in range(len(given["state"])):
+    due = step % policy.description["replan_interval"] == 0
+    noise = [given[f"noise_{step}_{n}"] for n in range(noises)] if due else None
+    actions.append(policy.act(given["state"][step], given["goal"][step], noise).tolist())
+    policy.observe(given["reward"][step])
+    remaining.append(policy._remaining.tolist())
+print(json.dumps([actions, remaining]))
+"""
+
+
+def policy(**swaps: Any) -> RecedingHorizonPolicy:
+    return acting(tiny.planner(return_target="quantile", **swaps), replan_interval=2)
+
+
+def continuing(past_actions: bool) -> RecedingHorizonPolicy:
+    """One that continues a history of four points, fewer than are played."""
+    parts = {
+        "view": {"name": "fields", "fields": ("return", "state", "action")},
+        "schedule": {"name": "unit"},
+        "tokenizer": {"name": "identity", "tokens": "field"},
+        "conditioner": {"name": "fields", "fields": ("goal",), "dropout": 0.0},
+        "prior": {"name": "gpt", "dropout": 0.0},
+        "return_target": {"name": "quantile"},
+        "planner": {"name": "history", "past_actions": past_actions},
+    }
+    window = replace(tiny.WINDOW, horizon=4, stride=1, chunk=1, return_power=0.5)
+    return acting(
+        assemble({k: tiny.node(k, **node) for k, node in parts.items()}, tiny.SPACE, window), replan_interval=1
+    )
+
+
+def acting(made: Any, replan_interval: int) -> RecedingHorizonPolicy:
+    tiny.shake(made)
+    for maps in (made.normalizer.state, made.normalizer.goal, made.normalizer.action, made.normalizer.returns):
+        maps.mean.uniform_(0.5, 1.0)
+        maps.scale.uniform_(0.5, 2.0)
+    options = PolicyOptions(replan_interval=replan_interval)
+    return RecedingHorizonPolicy(made, made.normalizer, tiny.SPACE, options, discount=0.9, chunk=tiny.CHUNK)
+
+
+@pytest.mark.parametrize(
+    ("form", "batch", "sampler", "temperature"),
+    [("onnx", 1, "temperature", 0.0), ("torch_export", 2, "greedy", 0.0), ("onnx", 2, "temperature", 1.0)],
+)
+def test_it_acts_as_the_policy_that_was_loaded(
+    form: str, batch: int, sampler: str, temperature: float, tmp_path: Path
+) -> None:
+    action = {"name": "latent_state", "num_bins": 5, "temperature": temperature}
+    own, alone = played(policy(sampler=sampler, action=action), form, batch, tmp_path, draws=sampler == "temperature")
+    np.testing.assert_allclose(alone[0], own[0], atol=1e-4)
+    np.testing.assert_allclose(alone[1], own[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(("form", "batch", "past_actions"), [("onnx", 2, True), ("torch_export", 1, False)])
+def test_it_continues_a_history_as_the_policy_that_was_loaded(
+    form: str, batch: int, past_actions: bool, tmp_path: Path
+) -> None:
+    own, alone = played(continuing(past_actions), form, batch, tmp_path, draws=False)
+    assert not np.allclose(own[0][0], own[0][-1], atol=1e-2)
+    np.testing.assert_allclose(alone[0], own[0], atol=1e-4)
+    np.testing.assert_allclose(alone[1], own[1], atol=1e-3)
+
+
+def played(own: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> tuple[Any, Any]:
+    """The actions and the remaining returns of a policy, and those of its export under the same noise."""
+    out = export(own, folder / "exported", format=form, batch=batch)
+    noises = [Draw(one["kind"], tuple(one["shape"])) for one in json.loads((out / "policy.json").read_text())["noise"]]
+    assert bool(noises) == draws
+    rng = np.random.default_rng(0)
+    given: dict[str, np.ndarray] = {
+        "state": rng.normal(size=(STEPS, batch, 4)).astype(np.float32),
+        "goal": rng.normal(size=(STEPS, batch, 2)).astype(np.float32),
+        "reward": rng.random(size=(STEPS, batch)).astype(np.float32),
+    }
+    noise = torch.Generator().manual_seed(own.options.seed)  # as that of the policy
+    own.reset(batch=batch)
+    actions, remaining = [], []
+    for step in range(STEPS):
+        if step % own.options.replan_interval == 0:
+            given |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(noises)}
+        actions.append(own.act({"observation": given["state"][step], "desired_goal": given["goal"][step]}))
+        own.observe(given["reward"][step], np.zeros(batch, dtype=bool))
+        remaining.append(own._remaining.numpy())
+    np.savez(folder / "given.npz", **given)
+    command = [sys.executable, "-c", ALONE, str(out), str(folder / "given.npz")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return (actions, remaining), json.loads(said.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "tflite"}, r"known format[\s\S]*format=onnx"),
+        ({"batch": 0}, r"batch=1"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(policy(), tmp_path / "exported", **changes)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="nothing is overwritten"):
+        export(policy(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

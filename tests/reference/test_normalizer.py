@@ -1,0 +1,53 @@
+"""Normalization: hand-computed values, and back again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trajgen.core.normalizer import Affine, Normalizer, PowerAffine
+
+
+def test_mean_and_deviation_by_hand() -> None:
+    made = Affine(2)
+    made.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert made.mean.tolist() == [2, 5] and made.scale.tolist() == [1, 1]  # a constant keeps its own unit
+    assert made(torch.tensor([[4.0, 7.0]])).tolist() == [[2, 2]]
+
+
+def test_many_values_keep_their_precision() -> None:
+    made = Affine(1)
+    made.fit(1e4 + torch.randn(100_000, 1) * 0.5)
+    assert float(made.scale) == pytest.approx(0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
+def test_there_and_back(power: float) -> None:
+    made = PowerAffine(power)
+    values = torch.tensor([-16.0, -1.0, 0.0, 0.25, 81.0])
+    made.fit(values)
+    torch.testing.assert_close(made.inverse(made(values)), values, atol=1e-3, rtol=1e-4)
+    normal = made(values)
+    assert float(normal.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(normal.std(unbiased=False)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_power_by_hand() -> None:
+    made = PowerAffine(0.5)
+    assert made(torch.tensor([-4.0, 0.0, 9.0])).tolist() == [-2, 0, 3]
+    assert made.inverse(torch.tensor([-2.0, 3.0])).tolist() == [-4, 9]
+
+
+def test_a_normalizer_travels_in_its_weights() -> None:
+    first, second = Normalizer(3, 2, 1, 0.5), Normalizer(3, 2, 1, 0.5)
+    first.fit(
+        {
+            "state": torch.randn(9, 3),
+            "action": torch.randn(9, 2),
+            "goal": torch.randn(9, 1),
+            "returns": torch.rand(9),
+        }
+    )
+    second.load_state_dict(first.state_dict())
+    x = torch.randn(4, 3)
+    assert torch.equal(first.state(x), second.state(x)) and not torch.equal(first.state(x), x)

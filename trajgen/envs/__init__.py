@@ -1,0 +1,1 @@
+"""Environments: how they are made, when an episode has succeeded, reference controllers and scores."""

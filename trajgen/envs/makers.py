@@ -1,0 +1,108 @@
+"""Makers: data sets that can be created on this machine, from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.data import store
+from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, maze_spec, record
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A data set that can be made: where, how long each goal is held (in steps), and a line that says so."""
+
+    name: str
+    maze: str
+    stay: tuple[int, int]
+    description: str
+
+    @property
+    def id(self) -> str:
+        """Minari id of the data set."""
+        return f"trajgen/{self.name}-v0"
+
+
+def _makers() -> Iterator[Maker]:
+    for maze in MAZES:
+        yield Maker(
+            f"pointmaze/{maze}",
+            maze,
+            (0, 0),
+            f"{maze} maze, noisy waypoint controller; a new goal is drawn on arrival, as in D4RL's maze2d",
+        )
+        yield Maker(
+            f"pointmaze/{maze}-dwell",
+            maze,
+            DWELL,
+            f"{maze} maze, noisy waypoint controller; each goal is held for {DWELL[0]} to {DWELL[1]} steps",
+        )
+
+
+MAKERS = {maker.name: maker for maker in _makers()}
+
+
+def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False, quiet: bool = False) -> str:
+    """Creates a data set on this machine and returns its Minari id.
+
+    Args:
+        name: a key of `MAKERS`.
+        steps: environment steps; by default 300k (umaze), 500k (medium) or 1M (large).
+        seed: the same seed gives the same data.
+        force: replace a set of the same id.
+        quiet: no progress bar.
+
+    Raises:
+        ConfigError: if there is no such maker, or ``steps`` is not positive.
+        DataError: if the set exists and ``force`` is not set.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if name not in MAKERS:
+        raise ConfigError(
+            "A maker must exist.",
+            expected=nearest(name, MAKERS),
+            got=repr(name),
+            fix="see: trajgen data make --help",
+        )
+    maker = MAKERS[name]
+    maze = MAZES[maker.maze]
+    total = maze.default_steps if steps is None else steps
+    if total < 1:
+        raise ConfigError(
+            "A data set has at least one step.", expected="a positive number", got=f"steps={total}", fix="steps=100000"
+        )
+    if not force:
+        store.refuse_existing(maker.id)
+
+    import gymnasium
+
+    from trajgen.data import minari
+
+    spec = maze_spec(maze, EPISODE_STEPS)
+    with gymnasium.make(spec) as env:
+        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=quiet) as progress:
+        task = progress.add_task(f"making {maker.id}", total=total)
+
+        def episodes() -> Iterator[dict[str, Any]]:
+            for episode in record(maze, maker.stay, total, seed):
+                progress.advance(task, len(episode["rewards"]))
+                yield episode
+
+        minari.save(
+            maker.id,
+            episodes(),
+            env_spec=spec,
+            eval_env_spec=maze_spec(maze, maze.max_steps),
+            description=f"{maker.description}; action noise N(0, {NOISE}), "
+            f"random pushes of {PUSH[0]} to {PUSH[1]} steps, seed {seed}",
+            algorithm="waypoint controller (breadth-first search and PD)",
+            force=force,
+            **spaces,
+        )
+    return maker.id

@@ -1,0 +1,97 @@
+"""A trained policy, read from its run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajgen.config import Config, merged
+from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.options import nested
+from trajgen.core.types import Space
+from trajgen.experiments.preparation import build_planner, prepare_imports
+from trajgen.experiments.run_folder import (
+    load_config,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+
+SLACK = 2**28
+"""Bytes that a model may need beyond its weights: masks, waves, tables."""
+
+
+def load_policy(
+    run: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    imports: tuple[str, ...] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> RecedingHorizonPolicy:
+    """A trained policy, ready to act.
+
+    Nothing of the folder is executed: weights are read from safetensors, and the configuration can name only
+    registered components.
+
+    Args:
+        run: the run folder.
+        device: auto, cpu, cuda or cuda:N.
+        imports: own modules that register components; those that the folder names are not imported unasked.
+        overrides: plain values that replace those of the run, as on the command line: ``{"policy.replan_interval":
+            1}`` or ``{"sampler": "greedy"}``, nested or not; for what matters when acting.
+
+    Returns:
+        A policy with ``reset``, ``act`` and ``observe`` (`trajgen.core.protocols.Policy`).
+
+    Raises:
+        CheckpointError: if the folder or its newest checkpoint cannot be read or do not fit.
+        ConfigError: if an override does not fit.
+    """
+    from trajgen.engine.checkpoint import Checkpoints, load_weights
+    from trajgen.engine.runtime import choose_device
+    from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+    folder = Path(run)
+    prepare_imports(imports)
+    config, space = load_config(folder)
+    if overrides:
+        config = Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    chosen = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
+    planner = _rebuild(config, space, chosen).to(choose_device(device))
+    load_weights(planner, chosen, without=_swapped(folder, config))
+    normalizer: Any = planner.normalizer
+    return RecedingHorizonPolicy(
+        planner, normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
+    )
+
+
+def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
+    """The planner of a run folder, refused while it is built if it grows far beyond the checkpoint it belongs to."""
+    from trajgen.engine.runtime import allocating_at_most
+    from trajgen.engine.storage import read_header
+
+    _, shapes = read_header(checkpoint)
+    try:
+        with allocating_at_most(4 * checkpoint.stat().st_size + SLACK, 20 * len(shapes) + 10_000):
+            return build_planner(config, space)
+    except TrajgenError:
+        raise
+    except Exception as error:  # a component may do anything with sizes that nobody ever tried
+        raise CheckpointError(
+            "The configuration and the checkpoint of a run folder belong together.",
+            expected=f"a model whose weights {checkpoint} holds",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            fix="use the config.json of its own run folder",
+        ) from error
+
+
+def _swapped(folder: Path, config: Config) -> tuple[str, ...]:
+    """The kinds of component that differ from those the run was trained with."""
+    trained = load_config(folder)[0].components
+    return tuple(k for k, node in config.components.items() if k in trained and node["name"] != trained[k]["name"])

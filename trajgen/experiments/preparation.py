@@ -1,0 +1,101 @@
+"""What a training begins with: data, windows, and a fresh planner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from trajgen.config import Config
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import load_entry_points, load_imports
+from trajgen.core.types import Space
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from torch import nn
+
+    from trajgen.data.windows import Windows
+
+
+def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
+    """What a training begins with: a fresh planner that knows its data's units, the windows, and their space."""
+    episodes = load_episodes(config, console)
+    return (*ready(config, episodes, device), episodes.space)
+
+
+def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Windows]:
+    """A fresh planner that knows the units of these episodes, and their windows."""
+    from trajgen.data.windows import fit_normalizer
+    from trajgen.engine.runtime import seed_step
+
+    seed_step(config.seed, -1)
+    planner: Any = build_planner(config, episodes.space)
+    planner.normalizer.load_state_dict(fit_normalizer(episodes, config.data).state_dict())
+    planner.to(device)
+    return planner, windows_of(config, episodes, planner, device)
+
+
+def windows_of(
+    config: Config,
+    episodes: Any,
+    planner: Any,
+    device: torch.device,
+    part: Literal["training", "val"] = "training",
+) -> Windows:
+    """The windows of the episodes that are trained on, or of those that are held out, in the planner's units."""
+    from trajgen.data.windows import Windows
+
+    return Windows(episodes, config.data, planner.normalizer, device, config.seed, part)
+
+
+def prepare_imports(modules: tuple[str, ...]) -> None:
+    """Imports what registers components of the user's own."""
+    load_entry_points()
+    load_imports(modules)
+
+
+def build_planner(config: Config, space: Space) -> nn.Module:
+    """The planner of a configuration, with fresh weights."""
+    from trajgen.assemble import WindowShape, assemble
+
+    data = config.data
+    window = WindowShape(
+        horizon=data.horizon,
+        stride=data.stride,
+        chunk=data.chunk,
+        discount=data.discount,
+        return_power=data.return_power,
+        goals=data.goals != "none",
+        goal_state=data.goal_state,
+    )
+    return assemble(config.components, space, window)
+
+
+def dry_run(config: Config) -> None:
+    """Builds the composition at made-up dimensions, so that what cannot work is refused before data are made."""
+    from trajgen.engine.distributed import world
+
+    space = Space(state_dim=4, action_dim=2, goal_dim=2)
+    planner: Any = build_planner(config, space)
+    config.engine.check_shares(planner.stages(), world())
+    config.policy.check(config.data.chunk, planner.history)
+    if config.policy.weights == "best" and not config.data.val_fraction:
+        raise ConfigError(
+            "Which weights are best is seen on episodes that are not trained on.",
+            expected="a share of them, such as data.val_fraction=0.1",
+            got="policy.weights=best and data.val_fraction=0",
+            fix="data.val_fraction=0.1, or policy.weights=last",
+        )
+
+
+def load_episodes(config: Config, console: Console) -> Any:
+    """The data set of a configuration, made first where a maker can."""
+    from trajgen.data import minari, store
+    from trajgen.envs import makers
+
+    options = config.data
+    maker = makers.MAKERS.get(options.maker or "")
+    if maker and maker.id == options.id and not store.folder(options.id).is_dir():
+        console.print(f"Making the data set {options.id} (once; 'trajgen data list' shows it) …")
+        makers.make(maker.name)
+    return minari.load(options.id, options)

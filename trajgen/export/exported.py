@@ -1,0 +1,139 @@
+"""A policy that was exported by trajgen; it needs numpy, and ONNX Runtime or torch, and nothing of trajgen.
+
+from policy import Policy            # this file, in the folder of the export
+policy = Policy()
+policy.reset()
+action = policy.act(state, goal)     # at every step of the world
+policy.observe(reward)               # after it
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = 1
+"""That of trajgen.core.formats, which is not there where this file runs."""
+
+
+class Policy:
+    """Plans, follows the plan for some steps, and plans again, for B episodes in step; B was chosen at the export.
+
+    Args:
+        folder: of the export; the one that holds this file if not given.
+        seed: of the plans.
+        threads: for the computation; None for as many as the library takes by itself.
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, seed: int = 0, threads: int | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else Path(__file__).parent
+        self.description: dict[str, Any] = json.loads((self.folder / "policy.json").read_text(encoding="utf-8"))
+        if self.description["format_version"] > FORMAT_VERSION:
+            raise ValueError(
+                f"{self.folder} has format {self.description['format_version']}, and this file reads up to "
+                f"{FORMAT_VERSION}: use the policy.py of that folder."
+            )
+        load = _onnx if self.description["format"] == "onnx" else _torch
+        self._plan_program = load(self.folder, "plan", threads)
+        self._act_program = load(self.folder, "act", threads)
+        self._rng = np.random.default_rng(seed)
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts B episodes."""
+        self._age = 0
+        self._remaining = np.full(self.description["batch"], np.nan, dtype=np.float32)
+        self._plan: list[np.ndarray] = []
+        self._past = {name: np.zeros(shape, np.float32) for name, shape in self.description.get("past", {}).items()}
+
+    def act(self, state: Any, goal: Any = None, noise: list[np.ndarray] | None = None) -> np.ndarray:
+        """Actions (B, A) in the states (B, S) for the goals (B, G), in the world's own units; unbatched where B is 1.
+
+        Args:
+            state: what the model was trained on.
+            goal: where it plans for goals.
+            noise: what a plan that is due draws, shaped as ``description["noise"]`` says; drawn here if not given.
+        """
+        single = np.ndim(state) == 1
+        batch = self.description["batch"]
+        states = np.asarray(state, dtype=np.float32).reshape(batch, self.description["state_dim"])
+        offset = self._age % self.description["replan_interval"]
+        if offset == 0:
+            self._replan(states, goal, self.draw() if noise is None else noise)
+        (action,) = self._act_program([*self._plan, states, np.full(batch, offset, dtype=np.int64)])
+        self._note("past_action", action)
+        self._age += 1
+        return action[0] if single else action
+
+    def observe(self, reward: Any) -> None:
+        """Takes the rewards (B,) off what remains of the return that was asked for."""
+        received = np.broadcast_to(np.asarray(reward, dtype=np.float32), self._remaining.shape)
+        self._note("past_reward", received)
+        self._remaining = ((self._remaining - received) / self.description["discount"]).astype(np.float32)
+
+    def draw(self) -> list[np.ndarray]:
+        """The noise of a plan."""
+        drawn = [getattr(self._rng, one["kind"])(size=one["shape"]) for one in self.description["noise"]]
+        return [np.asarray(values, dtype=np.float32) for values in drawn]
+
+    def _replan(self, states: np.ndarray, goal: Any, noise: list[np.ndarray]) -> None:
+        for points in self._past.values():  # the oldest goes; what is not known yet of the newest is zero
+            points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
+        self._note("past_state", states)
+        batch = self.description["batch"]
+        known = {"state": states, "returns": self._remaining, "time": np.full(batch, self._age, dtype=np.int64)}
+        known |= self._past
+        if "goal" in self.description["known"]:
+            known["goal"] = np.asarray(goal, dtype=np.float32).reshape(batch, self.description["goal_dim"])
+        self._plan = self._plan_program([*(known[name] for name in self.description["known"]), *noise])
+        asked = self._plan[self.description["plan"].index("asked")]
+        self._note("past_returns", asked)
+        self._remaining = np.where(np.isnan(self._remaining), asked, self._remaining)
+
+    def _note(self, name: str, values: np.ndarray) -> None:
+        """Writes down what became known of the newest point, if the planner continues a history."""
+        if name in self._past:
+            self._past[name][:, -1] = values
+
+
+def _onnx(folder: Path, name: str, threads: int | None) -> Any:
+    """A program as a function from arrays to arrays, by ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    path = str(folder / f"{name}.onnx")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+    noise = [f"noise_{number}" for number in range(len(description["noise"]))]
+    named = {"plan": [*description["known"], *noise], "act": [*description["plan"], "state", "offset"]}[name]
+    used = {one.name for one in session.get_inputs()}
+
+    def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        feed = {key: value for key, value in zip(named, arrays, strict=True) if key in used}
+        return list(session.run(None, feed))
+
+    return run
+
+
+def _torch(folder: Path, name: str, threads: int | None) -> Any:
+    """The same, by torch."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    program = torch.export.load(folder / f"{name}.pt2").module()
+    description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
+    known = description["known"] if name == "plan" else description["plan"]
+
+    def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        first, rest = dict(zip(known, tensors, strict=False)), tensors[len(known) :]
+        with torch.no_grad():
+            made = program(first, rest) if name == "plan" else program(first, *rest)
+        return [value.numpy() for value in (made.values() if isinstance(made, dict) else [made])]
+
+    return run

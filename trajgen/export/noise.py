@@ -1,0 +1,93 @@
+"""Randomness as an input: the draws of a function, recorded, and given back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.overrides import TorchFunctionMode
+
+from trajgen.core.errors import ConfigError
+
+FILLS: dict[str, Callable[..., Tensor]] = {
+    "exponential": Tensor.exponential_,
+    "normal": Tensor.normal_,
+    "uniform": Tensor.uniform_,
+}
+"""The distributions that can be given, each in its standard form."""
+DRAWING: dict[Callable[..., Any], str] = {
+    Tensor.exponential_: "exponential",
+    Tensor.normal_: "normal",
+    torch.randn: "normal",
+    torch.randn_like: "normal",
+    Tensor.uniform_: "uniform",
+    torch.rand: "uniform",
+    torch.rand_like: "uniform",
+}
+OTHERS = (torch.multinomial, torch.bernoulli, torch.randint, torch.randperm, torch.normal, torch.poisson)
+KEYWORDS = {"generator", "device", "dtype", "size"}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One call for random numbers: from which distribution, and how many."""
+
+    kind: str
+    shape: tuple[int, ...]
+
+    def sample(self, rng: Generator | None, device: torch.device) -> Tensor:
+        """Fresh numbers, as the recorded call would have drawn them from this generator."""
+        return FILLS[self.kind](torch.empty(self.shape, device=device), generator=rng)
+
+
+class Recorded(TorchFunctionMode):
+    """Lets a function draw, and notes what it draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Draw] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        kind = _kind(func, args, kwargs)
+        if kind is not None:
+            self.draws.append(Draw(kind, tuple(result.shape)))
+        return result
+
+
+class ReplayNoise(TorchFunctionMode):
+    """Gives a function numbers where it would draw, in the order in which they were recorded."""
+
+    def __init__(self, noise: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.left = iter(noise)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if _kind(func, args, kwargs) is not None:
+            return next(self.left)
+        return func(*args, **(kwargs or {}))
+
+
+def _kind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> str | None:
+    """The distribution that a call draws from; None if it draws nothing.
+
+    Raises:
+        ConfigError: if it draws from one that cannot be given from outside.
+    """
+    kind = DRAWING.get(func)
+    shaped = func in (torch.randn, torch.rand)  # their arguments are a shape; those of the others parameters
+    if func in OTHERS or (kind and not shaped and (len(args) > 1 or set(kwargs or {}) - KEYWORDS)):
+        raise ConfigError(
+            "The random numbers of a plan that becomes a program are standard ones, so that they can be its input.",
+            expected="exponential_(), randn, randn_like, rand or rand_like, without parameters",
+            got=f"{getattr(func, '__name__', func)} with parameters of its own",
+            fix="sampler=greedy, or policy.backend=eager",
+        )
+    return kind
