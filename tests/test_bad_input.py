@@ -73,8 +73,10 @@ def raw(steps: int = 40, **changes: Any) -> dict[str, Any]:
 
 def write(*episodes: dict[str, Any], **changes: Any) -> None:
     spaces: dict[str, Any] = {"observation_space": OBSERVATION, "action_space": Box(-1, 1, (2,), np.float32)}
-    world = gymnasium.spec("Pendulum-v1")
-    minari.save(ID, episodes, env_spec=world, eval_env_spec=world, description="", algorithm="", **(spaces | changes))
+    env_spec = gymnasium.spec("Pendulum-v1")
+    minari.save(
+        ID, episodes, env_spec=env_spec, eval_env_spec=env_spec, description="", algorithm="", **(spaces | changes)
+    )
 
 
 OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]

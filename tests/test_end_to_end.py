@@ -112,9 +112,9 @@ def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_policy_acts_in_gymnasium(run: Path) -> None:
     import gymnasium
 
-    from trajgen.envs.gym import register_worlds
+    from trajgen.envs.gym import register_envs
 
-    register_worlds()
+    register_envs()
     policy = trajgen.load_policy(run, device="cpu")
     returns = []
     for _ in range(2):

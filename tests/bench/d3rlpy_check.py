@@ -192,7 +192,7 @@ def main(options: argparse.Namespace) -> None:
     worst, best = about.get("ref_min_score"), about.get("ref_max_score")
     result = {
         "options": {name: str(value) if name == "out" else value for name, value in vars(options).items()},
-        "world": {"id": env_id, **family.env_options, **limit},
+        "env": {"id": env_id, **family.env_options, **limit},
         "data": {"episodes": len(episodes), "least_deviation": float(rows.std(0).min())},
         "target_return": target if options.method == "dt" else None,
         "return": {"mean": float(earned.mean()), "ci95": [float(low_end), float(high_end)]},

@@ -36,12 +36,12 @@ def write(megabytes: int, steps: int = 4000) -> None:
                 "truncations": ends & (number % 2 == 1),
             }
 
-    world, box = gymnasium.spec("Pendulum-v1"), gymnasium.spaces.Box
+    env_spec, box = gymnasium.spec("Pendulum-v1"), gymnasium.spaces.Box
     minari.save(
         ID,
         episodes(),
-        env_spec=world,
-        eval_env_spec=world,
+        env_spec=env_spec,
+        eval_env_spec=env_spec,
         observation_space=box(-np.inf, np.inf, (STATE,), np.float32),
         action_space=box(-1.0, 1.0, (ACTION,), np.float32),
         description="made up",

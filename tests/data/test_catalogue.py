@@ -13,7 +13,7 @@ from trajgen.cli import main
 from trajgen.cli.data import catalogue
 from trajgen.config import compose, data_files
 from trajgen.data.catalogue import facts
-from trajgen.envs.gym import register_worlds
+from trajgen.envs.gym import register_envs
 from trajgen.experiments import dry_run
 from trajgen.experiments.run_folder import run_name
 
@@ -59,8 +59,10 @@ def test_a_task_says_all_that_a_score_depends_on(name: str) -> None:
     task = TASKS[name]
     for field in ("reward", "ends", "bounds", "return_target", "differs"):
         assert getattr(task.about, field), field
-    assert task.what and task.world and task.get
-    assert {"what", "Minari id", "get", "train", "world", "windows", "returns", "success", "bounds"} <= {*facts(task)}
+    assert task.what and task.eval_env and task.get
+    assert {"what", "Minari id", "get", "train", "environment", "windows", "returns", "success", "bounds"} <= {
+        *facts(task)
+    }
     for bounds, pair in task.options.bounds.items():
         assert pair == (D4RL[bounds.removeprefix("d4rl ")] if bounds.startswith("d4rl ") else (0.0, 1.0))
     assert task.options.bounds or name.split("/")[0] in ("pointmaze", "maze2d", "multi2d", "ogbench")
@@ -104,7 +106,7 @@ def test_another_set_can_stand_in_for_a_task() -> None:
     "name", [name for name, task in TASKS.items() if task.options.env_id and "ogbench" not in name]
 )
 def test_the_worlds_that_are_named_are_known(name: str) -> None:
-    register_worlds()
+    register_envs()
     spec = gymnasium.spec(TASKS[name].options.env_id)
     steps = TASKS[name].options.max_episode_steps
     assert steps == (100 if "pen" in name else spec.max_episode_steps)  # D4RL's pen is half as long

@@ -45,13 +45,13 @@ def raw(steps: int, terminated: bool = False, **changes: Any) -> dict[str, Any]:
 
 
 def write(episodes: Any, force: bool = False, **changes: Any) -> None:
-    world = gymnasium.spec("Pendulum-v1")
+    env_spec = gymnasium.spec("Pendulum-v1")
     known: dict[str, Any] = {"observation_space": DICT, "action_space": ACTIONS}
     minari.save(
         ID,
         episodes,
-        env_spec=world,
-        eval_env_spec=world,
+        env_spec=env_spec,
+        eval_env_spec=env_spec,
         description="a line",
         algorithm="none",
         force=force,

@@ -18,7 +18,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.data import minari
 from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
-from trajgen.envs.eval_env import world_for
+from trajgen.envs.eval_env import make_eval_env
 
 ID = "tests/maze-v0"
 PRESETS = {name: task.options for name, task in catalogue().items() if name.startswith("ogbench/")}
@@ -83,35 +83,35 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataOptions:
 
 @pytest.mark.usefixtures("_package")
 def test_goals_are_shown_and_success_is_the_worlds(options: DataOptions) -> None:
-    world = world_for(options)
-    env = world.make_env()
+    eval_env = make_eval_env(options)
+    env = eval_env.make_env()
     for seed in (0, 3):
-        observation, _ = world.reset(env, seed)
+        observation, _ = eval_env.reset(env, seed)
         assert env.unwrapped.task == seed + 1
         assert observation["desired_goal"].tolist() == [seed + 1, seed + 2]
         np.testing.assert_array_equal(observation["achieved_goal"], observation["observation"][:2])
         assert env.observation_space.contains(observation)
     for _ in range(3):
         observation, reward, terminated, _, info = env.step(np.zeros(2, np.float32))
-    assert terminated and reward == 1 and world.success(observation, info)
+    assert terminated and reward == 1 and eval_env.success(observation, info)
 
 
 @pytest.mark.usefixtures("_package")
 def test_a_seed_decides_the_start_and_leaves_numpys_own_state_alone(options: DataOptions) -> None:
-    world = world_for(options)
-    env, other = world.make_env(), world.make_env()
+    eval_env = make_eval_env(options)
+    env, other = eval_env.make_env(), eval_env.make_env()
     np.random.seed(7)
-    starts = [world.reset(each, 5)[0]["observation"] for each in (env, other, env)]
+    starts = [eval_env.reset(each, 5)[0]["observation"] for each in (env, other, env)]
     after = np.random.uniform()
     np.random.seed(7)
     assert after == np.random.uniform()
     assert (starts[0] == starts[1]).all() and (starts[0] == starts[2]).all()
-    assert (world.reset(env, 6)[0]["observation"] != starts[0]).any()
+    assert (eval_env.reset(env, 6)[0]["observation"] != starts[0]).any()
 
 
 @pytest.mark.usefixtures("_package")
 def test_without_a_seed_an_episode_goes_on_from_what_was_drawn(options: DataOptions) -> None:
-    env = world_for(options).make_env()
+    env = make_eval_env(options).make_env()
 
     def starts() -> np.ndarray:
         return np.array([env.reset(seed=seed)[0]["observation"] for seed in (5, None, None)])
@@ -124,20 +124,20 @@ def test_without_a_seed_an_episode_goes_on_from_what_was_drawn(options: DataOpti
 def test_without_the_package_it_is_said_how_to_get_it(options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(ConfigError, match=r"trajgen\[ogbench\]"):
-        world_for(options)
+        make_eval_env(options)
 
 
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_worlds_of_the_package_are_as_the_presets_say(name: str, options: DataOptions) -> None:
-    world = world_for(replace(PRESETS[name], id=options.id))
-    env, other = world.make_env(), world.make_env()
+    eval_env = make_eval_env(replace(PRESETS[name], id=options.id))
+    env, other = eval_env.make_env(), eval_env.make_env()
     inner: Any = env.unwrapped
-    assert world.max_steps == gymnasium.spec(world.name).max_episode_steps
-    assert len(world.resets) == inner.num_tasks
+    assert eval_env.max_steps == gymnasium.spec(eval_env.name).max_episode_steps
+    assert len(eval_env.resets) == inner.num_tasks
     for seed in (0, 1, 2, 3, 4, 9):
         np.random.seed(seed + 7)  # which must not matter
-        (first, _), (again, info) = world.reset(env, seed), world.reset(other, seed)
+        (first, _), (again, info) = eval_env.reset(env, seed), eval_env.reset(other, seed)
         assert inner.cur_task_id == seed % 5 + 1
         assert env.observation_space.contains(first)
         for entry, value in first.items():
@@ -147,21 +147,21 @@ def test_the_worlds_of_the_package_are_as_the_presets_say(name: str, options: Da
     action = np.full(inner.action_space.shape, 0.5, np.float32)
     for (observation, _, _, _, told), (same, *_) in ((env.step(action), other.step(action)) for _ in range(20)):
         np.testing.assert_array_equal(observation["observation"], same["observation"])
-        assert not world.success(observation, told)
+        assert not eval_env.success(observation, told)
     inner.set_xy(np.array(inner.cur_goal_xy))
     observation, reward, terminated, _, told = env.step(0 * action)
-    assert terminated and reward == 1 and world.success(observation, told)
-    assert inner._goal_tol == world.goal_radius, "arrival in the data is not what it is in the world"
+    assert terminated and reward == 1 and eval_env.success(observation, told)
+    assert inner._goal_tol == eval_env.goal_radius, "arrival in the data is not what it is in the world"
 
 
 @pytest.mark.usefixtures("real")
 def test_a_seed_decides_where_a_teleport_leads(options: DataOptions) -> None:
-    world = world_for(replace(options, env_id="ogbench/pointmaze-teleport-v0"))
-    env = world.make_env()
+    eval_env = make_eval_env(replace(options, env_id="ogbench/pointmaze-teleport-v0"))
+    env = eval_env.make_env()
     inner: Any = env.unwrapped
 
     def places(seed: int) -> np.ndarray:
-        world.reset(env, seed)
+        eval_env.reset(env, seed)
         found = []
         for _ in range(8):
             inner.set_xy(np.array(inner._teleport_info["teleport_in_xys"][0]))

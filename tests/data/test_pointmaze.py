@@ -13,7 +13,7 @@ from trajgen.core.protocols import Policy
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
 from trajgen.envs import pointmaze
-from trajgen.envs.eval_env import World, world_for
+from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.envs.makers import MAKERS, make
 from trajgen.envs.waypoints import Grid, WaypointController
 
@@ -58,9 +58,9 @@ def test_the_controller_steers_to_the_next_cell_then_to_the_goal() -> None:
     assert isinstance(controller, Policy)
 
 
-def score(world: World, episodes: int) -> tuple[float, np.ndarray]:
-    assert world.controller is not None
-    env, policy = world.make_env(), world.controller()
+def score(eval_env: EvalEnv, episodes: int) -> tuple[float, np.ndarray]:
+    assert eval_env.controller is not None
+    env, policy = eval_env.make_env(), eval_env.controller()
     returns, reached = np.zeros(episodes), np.zeros(episodes, bool)
     for seed in range(episodes):
         observation, _ = env.reset(seed=seed)
@@ -68,7 +68,7 @@ def score(world: World, episodes: int) -> tuple[float, np.ndarray]:
         while not ended:
             observation, reward, terminated, truncated, info = env.step(policy.act(observation))
             returns[seed] += float(reward)
-            reached[seed] |= bool(world.success(observation, info))
+            reached[seed] |= bool(eval_env.success(observation, info))
             ended = terminated or truncated
     env.close()
     return float(returns.mean()), reached
@@ -78,10 +78,10 @@ def score(world: World, episodes: int) -> tuple[float, np.ndarray]:
 def test_the_controller_reaches_every_goal_and_stays(maze: str, at_least: float) -> None:
     name = f"pointmaze/{maze}"
     make(name, steps=20, quiet=True)
-    world = world_for(options(name))
-    assert world.max_steps == pointmaze.MAZES[maze].max_steps
-    low, high = world.bounds[f"d4rl maze2d-{maze}"]
-    mean, reached = score(world, 8)
+    eval_env = make_eval_env(options(name))
+    assert eval_env.max_steps == pointmaze.MAZES[maze].max_steps
+    low, high = eval_env.bounds[f"d4rl maze2d-{maze}"]
+    mean, reached = score(eval_env, 8)
     assert reached.all()
     assert 100 * (mean - low) / (high - low) > at_least
 
@@ -161,19 +161,19 @@ def test_makers_refuse_what_they_cannot_do() -> None:
 def test_a_world_is_recovered_from_metadata_alone(root: Path) -> None:
     make("pointmaze/umaze", steps=10, quiet=True)
     (root / MAKERS["pointmaze/umaze"].id / "data" / "main_data.hdf5").unlink()
-    world = world_for(options("pointmaze/umaze", bounds={"mine": (0.0, 1.0)}))
-    assert world.bounds == {"d4rl maze2d-umaze": (23.85, 161.86), "mine": (0.0, 1.0)}
-    assert world.walls is not None and len(world.walls) == 25 - 7
-    longer = world_for(options("pointmaze/umaze", max_episode_steps=500))
+    eval_env = make_eval_env(options("pointmaze/umaze", bounds={"mine": (0.0, 1.0)}))
+    assert eval_env.bounds == {"d4rl maze2d-umaze": (23.85, 161.86), "mine": (0.0, 1.0)}
+    assert eval_env.walls is not None and len(eval_env.walls) == 25 - 7
+    longer = make_eval_env(options("pointmaze/umaze", max_episode_steps=500))
     assert longer.max_steps == 500 and longer.bounds == {}  # D4RL's bounds are for 300 steps
 
 
 def test_success_is_read_from_the_information_or_the_distance() -> None:
-    world = World("w", lambda: None, 1, goal_radius=1.0, goal_key="g", achieved_key="a")
+    eval_env = EvalEnv("w", lambda: None, 1, goal_radius=1.0, goal_key="g", achieved_key="a")
     observation = {"a": np.zeros((2, 2)), "g": np.array([[0.5, 0.5], [3.0, 0.0]])}
-    assert world.success(observation, {}).tolist() == [True, False]
-    assert world.success(observation, {"success": np.array([False, True])}).tolist() == [False, True]
-    assert World("w", lambda: None, 1).success(np.zeros(2), {}) is None
+    assert eval_env.success(observation, {}).tolist() == [True, False]
+    assert eval_env.success(observation, {"success": np.array([False, True])}).tolist() == [False, True]
+    assert EvalEnv("w", lambda: None, 1).success(np.zeros(2), {}) is None
 
 
 def test_a_set_without_a_world_needs_one(root: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_set_without_a_world_needs_one(root: Path) -> None:
     text = path.read_text().replace("env_spec", "nothing")
     path.write_text(text)
     with pytest.raises(DataError, match=r"data\.env_id"):
-        world_for(options("pointmaze/umaze"))
-    assert world_for(options("pointmaze/umaze", env_id="PointMaze_Medium-v3")).max_steps == 600
+        make_eval_env(options("pointmaze/umaze"))
+    assert make_eval_env(options("pointmaze/umaze", env_id="PointMaze_Medium-v3")).max_steps == 600
     with pytest.raises(DataError, match="PointMaze_Medium-v3"):
-        world_for(options("pointmaze/umaze", env_id="PointMaze_Medum-v3"))
+        make_eval_env(options("pointmaze/umaze", env_id="PointMaze_Medum-v3"))

@@ -56,13 +56,13 @@ def write(seed: int = 0, lengths: tuple[int, ...] = (50, 7, 33), **changes: Any)
             "truncations": ends & (number % 2 == 1),
         }
         episodes.append(entry | (changes if number == 1 else {}))
-    box, world = gymnasium.spaces.Box, gymnasium.spec("Pendulum-v1")
+    box, env_spec = gymnasium.spaces.Box, gymnasium.spec("Pendulum-v1")
     two = box(-np.inf, np.inf, (2,), np.float64)
     minari.save(
         ID,
         episodes,
-        env_spec=world,
-        eval_env_spec=world,
+        env_spec=env_spec,
+        eval_env_spec=env_spec,
         observation_space=gymnasium.spaces.Dict(
             {"state": box(-np.inf, np.inf, (4,), np.float64), "goal": two, "here": two}
         ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from trajgen.cli.data import catalogue
 from trajgen.data.catalogue import Task, facts
 
-WORLDS = "worlds"
+ENVS = "environments"
 
 
 def table(which: str = "") -> str:
-    """All tasks in a line each; or, for ``worlds``, what is paid, what ends, and what differs, by world."""
+    """All tasks in a line each; or, for ``environments``, what is paid, what ends, and what differs, by environment."""
     tasks = list(catalogue().values())
-    return _worlds(tasks) if which == WORLDS else _tasks(tasks)
+    return _envs(tasks) if which == ENVS else _tasks(tasks)
 
 
 def _tasks(tasks: list[Task]) -> str:
@@ -26,12 +26,12 @@ def _tasks(tasks: list[Task]) -> str:
     return _table(heads, rows)
 
 
-def _worlds(tasks: list[Task]) -> str:
-    heads = ("tasks", "world", "reward", "an episode ends", "what differs from published protocols")
+def _envs(tasks: list[Task]) -> str:
+    heads = ("tasks", "environment", "reward", "an episode ends", "what differs from published protocols")
     alike: dict[tuple[str, ...], list[str]] = {}
     for task in tasks:
         shown = facts(task)
-        key = (task.world, shown["reward"], shown["ends"], shown["differs"])
+        key = (task.eval_env, shown["reward"], shown["ends"], shown["differs"])
         alike.setdefault(key, []).append(f"`{task.name}`")
     return _table(heads, [(", ".join(names), *key) for key, names in alike.items()])
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from trajgen.core.errors import ConfigError
-from trajgen.envs.eval_env import World, world_for
+from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.envs.pointmaze import MAZES
 from trajgen.evaluation.rollout import rollout
 from trajgen.experiments import load_policy
@@ -32,18 +32,18 @@ def draw(run: Path, out: Path) -> Path:
         ConfigError: if the run's world is no maze, or it plans no states.
     """
     config, _ = load_config(run)
-    world = world_for(config.data)
-    maze = next((name for name, maze in MAZES.items() if maze.env_id == world.name), None)
+    eval_env = make_eval_env(config.data)
+    maze = next((name for name, maze in MAZES.items() if maze.env_id == eval_env.name), None)
     if maze is None:
         raise ConfigError(
-            "The gallery shows mazes.", expected=", ".join(MAZES), got=f"{run}: {world.name}", fix="a run in a maze"
+            "The gallery shows mazes.", expected=", ".join(MAZES), got=f"{run}: {eval_env.name}", fix="a run in a maze"
         )
     policy = load_policy(run, device="cpu")
-    seed, observation = farthest(world)
-    executed = rollout(policy, world, [seed]).states[0]
+    seed, observation = farthest(eval_env)
+    executed = rollout(policy, eval_env, [seed]).states[0]
     _, _, refinements = policy.preview([observation])
     path = out / f"gallery_{maze}.png"
-    if not draw_plans(path, policy, world, observation, refinements, executed, stride=config.data.stride):
+    if not draw_plans(path, policy, eval_env, observation, refinements, executed, stride=config.data.stride):
         raise ConfigError(
             "The gallery shows plans of states.",
             expected="a run that plans states",
@@ -53,9 +53,9 @@ def draw(run: Path, out: Path) -> Path:
     return path
 
 
-def farthest(world: World) -> tuple[int, dict[str, np.ndarray]]:
+def farthest(eval_env: EvalEnv) -> tuple[int, dict[str, np.ndarray]]:
     """Of the first episodes, the seed and the first observation of the one with the farthest goal."""
-    seen = first_observations(world, range(EPISODES))
+    seen = first_observations(eval_env, range(EPISODES))
     ways = [float(np.linalg.norm(each["desired_goal"] - each["achieved_goal"])) for each in seen]
     seed = int(np.argmax(ways))
     return seed, seen[seed]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from trajgen.core.errors import ConfigError
-from trajgen.envs.eval_env import world_for
+from trajgen.envs.eval_env import make_eval_env
 from trajgen.experiments.run_folder import load_config
 
 
@@ -24,9 +24,9 @@ def test_a_picture_for_the_maze_of_a_run(run: Path, tmp_path: Path, capsys: pyte
 
 
 def test_the_episode_is_the_one_with_the_farthest_goal(run: Path) -> None:
-    world = world_for(load_config(run)[0].data)
-    seed, seen = gallery.farthest(world)
-    environment = world.make_env()
+    eval_env = make_eval_env(load_config(run)[0].data)
+    seed, seen = gallery.farthest(eval_env)
+    environment = eval_env.make_env()
     ways = []
     for each in range(gallery.EPISODES):
         observation = environment.reset(seed=each)[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
-from walks import Constant, Walk, make_world
+from walks import Constant, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.data.success import SuccessRule
@@ -28,8 +28,8 @@ LENGTHS = 3 + np.arange(10) % 5  # mean 5
 
 
 def test_figures_by_hand() -> None:
-    figures = evaluate(Constant(0.8), make_world(), OPTIONS, extra={"condition_error": 0.25}).to_dict()
-    assert figures["episodes"] == 10 and figures["seeds"] == [0, 9] and figures["world"] == "walk"
+    figures = evaluate(Constant(0.8), walk_env(), OPTIONS, extra={"condition_error": 0.25}).to_dict()
+    assert figures["episodes"] == 10 and figures["seeds"] == [0, 9] and figures["env"] == "walk"
     assert figures["return"]["mean"] == pytest.approx(0.8 * 5)
     assert figures["return"]["std"] == pytest.approx((0.8 * LENGTHS).std(ddof=1))
     assert figures["controller"]["mean"] == pytest.approx(5)
@@ -50,23 +50,23 @@ def test_figures_by_hand() -> None:
 
 
 def test_latency_is_measured_for_one_and_for_many() -> None:
-    figures = evaluate(Constant(1.0), make_world(), EvaluationOptions(episodes=2, reference=False)).to_dict()
+    figures = evaluate(Constant(1.0), walk_env(), EvaluationOptions(episodes=2, reference=False)).to_dict()
     assert set(figures["decision_ms"]) == {"batch_1", "batch_64"}
     assert set(figures["decision_ms"]["batch_64"]) == {"median", "p95"}
 
 
 def test_without_references_or_bounds() -> None:
     options = EvaluationOptions(episodes=4, latency=False, reference=False)
-    figures = evaluate(Constant(1.0), make_world(bounds={}), options).to_dict()
+    figures = evaluate(Constant(1.0), walk_env(bounds={}), options).to_dict()
     assert figures["normalized"] == {}
     for name in ("controller", "random", "normalized_to_controller", "ratio_to_controller"):
         assert figures[name] is None
-    without = evaluate(Constant(1.0), make_world(controller=None), OPTIONS).to_dict()
+    without = evaluate(Constant(1.0), walk_env(controller=None), OPTIONS).to_dict()
     assert without["controller"] is None and without["random"] is not None
 
 
 def test_failed_episodes_are_left_out_of_the_means() -> None:
-    figures = evaluate(Constant(1.0), make_world(partial(Walk, fails_at=4)), OPTIONS).to_dict()
+    figures = evaluate(Constant(1.0), walk_env(partial(Walk, fails_at=4)), OPTIONS).to_dict()
     assert figures["return"]["n"] == 9 and figures["return"]["mean"] == pytest.approx(np.delete(LENGTHS, 4).mean())
     assert figures["ratio_to_controller"] == pytest.approx(1)
     assert [error["seed"] for error in figures["errors"]] == [4]
@@ -79,9 +79,9 @@ def test_bad_evaluations_are_refused() -> None:
             self.action_space = Discrete(3)
 
     with pytest.raises(ConfigError, match="box of real numbers"):
-        evaluate(Constant(1.0), make_world(Choices), OPTIONS)
+        evaluate(Constant(1.0), walk_env(Choices), OPTIONS)
     with pytest.raises(TrajgenError, match="Every episode"):
-        evaluate(Constant(1.0), make_world(partial(Walk, fails_at=0)), EvaluationOptions(episodes=1, latency=False))
+        evaluate(Constant(1.0), walk_env(partial(Walk, fails_at=0)), EvaluationOptions(episodes=1, latency=False))
     with pytest.raises(ConfigError, match=r"evaluation\.episodes=48"):
         EvaluationOptions(episodes=0)
     with pytest.raises(ConfigError, match="bounded action box"):
@@ -120,11 +120,11 @@ def test_plain_keeps_whole_numbers_whole() -> None:
 
 def test_the_first_hit_protocol_counts_from_the_first_step_at_the_goal() -> None:
     options = EvaluationOptions(episodes=10, batch=4, latency=False, protocol="first_hit")
-    figures = evaluate(Constant(0.8), make_world(max_steps=20), options).to_dict()
+    figures = evaluate(Constant(0.8), walk_env(max_steps=20), options).to_dict()
     assert figures["protocol_name"] == "first_hit" and "first-hit protocol" in figures["protocol"]
     assert figures["episode_returns"]["policy"] == [19.0, 0.0] * 5  # even seeds succeed at step 2 of at most 20
     assert figures["return"]["mean"] == pytest.approx(9.5) and figures["ratio_to_controller"] == pytest.approx(1)
-    plain_return = evaluate(Constant(0.8), make_world(max_steps=20), OPTIONS).to_dict()
+    plain_return = evaluate(Constant(0.8), walk_env(max_steps=20), OPTIONS).to_dict()
     assert plain_return["protocol_name"] == "return" and plain_return["return"]["mean"] == pytest.approx(4)
 
 
@@ -137,14 +137,14 @@ def test_the_first_hit_protocol_needs_a_world_that_says_when_the_goal_is_reached
             return (*super().step(action)[:4], {})
 
     with pytest.raises(ConfigError, match=r"evaluation\.protocol=return"):
-        evaluate(Constant(1.0), make_world(Silent), EvaluationOptions(episodes=2, latency=False, protocol="first_hit"))
+        evaluate(Constant(1.0), walk_env(Silent), EvaluationOptions(episodes=2, latency=False, protocol="first_hit"))
 
 
 def test_goals_are_named_fixed_or_random_and_scored_one_by_one() -> None:
-    assert evaluate(Constant(1.0), make_world(), OPTIONS).to_dict()["goals"] == "random"
-    assert evaluate(Constant(1.0), make_world(goal_key=None), OPTIONS).to_dict()["goals"] is None
+    assert evaluate(Constant(1.0), walk_env(), OPTIONS).to_dict()["goals"] == "random"
+    assert evaluate(Constant(1.0), walk_env(goal_key=None), OPTIONS).to_dict()["goals"] is None
     tasks = tuple({"task_id": k} for k in (1, 2))
-    figures = evaluate(Constant(1.0), make_world(resets=tasks), OPTIONS).to_dict()
+    figures = evaluate(Constant(1.0), walk_env(resets=tasks), OPTIONS).to_dict()
     assert figures["goals"] == "fixed" and "2 options in turn, the first task_id 1" in figures["protocol"]
     assert figures["success_by_reset"] == [1.0, 0.0]  # even seeds meet the first and succeed
     rows = {name: (value, rest) for name, value, rest in score_rows(figures)}
@@ -152,6 +152,6 @@ def test_goals_are_named_fixed_or_random_and_scored_one_by_one() -> None:
 
 
 def test_a_rule_of_success_is_said() -> None:
-    world = make_world(rule=SuccessRule(steps=2))
-    figures = evaluate(Constant(1.0), world, OPTIONS).to_dict()
+    eval_env = walk_env(rule=SuccessRule(steps=2))
+    figures = evaluate(Constant(1.0), eval_env, OPTIONS).to_dict()
     assert "at 2 steps or more" in figures["protocol"] and figures["success"] == 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from walks import Constant, make_world
+from walks import Constant, walk_env
 
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
 from trajgen.viz.plots import curves_figure, plan_figure, read_metrics, returns_figure, training_figure
@@ -68,7 +68,7 @@ def test_returns_leave_out_failures(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def figures() -> dict:
     options = EvaluationOptions(episodes=4)
-    return evaluate(Constant(0.8), make_world(), options, extra={"condition_error": {"state": 0.125}}).to_dict()
+    return evaluate(Constant(0.8), walk_env(), options, extra={"condition_error": {"state": 0.125}}).to_dict()
 
 
 def test_summary_is_one_page_with_its_figures(figures: dict) -> None:
@@ -103,7 +103,7 @@ def test_summary_is_one_page_with_its_figures(figures: dict) -> None:
 
 
 def test_summary_of_the_least(figures: dict) -> None:
-    least = {"world": "walk", "episodes": 1, "return": figures["return"]}
+    least = {"env": "walk", "episodes": 1, "return": figures["return"]}
     page = summary_markdown({}, least, [], [])
     assert "| return, mean |" in page and "None" not in page
 

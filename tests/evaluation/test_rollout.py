@@ -7,7 +7,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
-from walks import Constant, Walk, make_world
+from walks import Constant, Walk, walk_env
 
 from trajgen.core.errors import TrajgenError
 from trajgen.evaluation.rollout import decision_ms, environments, rollout, stack
@@ -15,20 +15,20 @@ from trajgen.evaluation.rollout import decision_ms, environments, rollout, stack
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_one_episode_for_every_seed(batch: int) -> None:
-    world = make_world()
-    played = rollout(Constant(0.5), world, range(10), batch=batch)
+    eval_env = walk_env()
+    played = rollout(Constant(0.5), eval_env, range(10), batch=batch)
     lengths = [3 + seed % 5 for seed in range(10)]
     assert played.lengths.tolist() == lengths
     np.testing.assert_allclose(played.returns, 0.5 * np.array(lengths))
     assert played.decisions == sum(lengths)
-    assert sorted(seed for made in world.made for seed in made.given) == list(range(10))
-    assert len(world.made) == min(batch, 10) and all(made.closed for made in world.made)
+    assert sorted(seed for made in eval_env.made for seed in made.given) == list(range(10))
+    assert len(eval_env.made) == min(batch, 10) and all(made.closed for made in eval_env.made)
     assert not played.errors
 
 
 def test_nothing_is_rewarded_after_the_end() -> None:
     policy = Constant(1.0)
-    rollout(policy, make_world(), [0, 4])  # 3 and 7 steps
+    rollout(policy, walk_env(), [0, 4])  # 3 and 7 steps
     rewards = np.array([reward for reward, _ in policy.told])
     done = np.array([done for _, done in policy.told])
     np.testing.assert_array_equal(rewards[:, 0], [1, 1, 1, 0, 0, 0, 0])
@@ -37,9 +37,9 @@ def test_nothing_is_rewarded_after_the_end() -> None:
 
 
 def test_policies_meet_the_same_episodes() -> None:
-    world = make_world()
-    first = rollout(Constant(0.1), world, range(5, 12), batch=4)
-    second = rollout(Constant(-0.7), world, range(5, 12), batch=7)
+    eval_env = walk_env()
+    first = rollout(Constant(0.1), eval_env, range(5, 12), batch=4)
+    second = rollout(Constant(-0.7), eval_env, range(5, 12), batch=7)
     for one, other in zip(first.states, second.states, strict=True):
         np.testing.assert_array_equal(one[0], other[0])
     assert [goal.tolist() for goal in first.goals] == [goal.tolist() for goal in second.goals]
@@ -47,15 +47,15 @@ def test_policies_meet_the_same_episodes() -> None:
 
 
 def test_states_are_what_was_visited() -> None:
-    played = rollout(Constant(0.5), make_world(), [1])
+    played = rollout(Constant(0.5), walk_env(), [1])
     assert played.states[0].dtype == np.float32
     np.testing.assert_array_equal(played.states[0][:, 1], [0, 1, 2, 3, 4])
     np.testing.assert_allclose(np.diff(played.states[0][:, 0]), 0.5, atol=1e-6)
-    assert rollout(Constant(0.5), make_world(), [1], record=False).states[0].size == 0
+    assert rollout(Constant(0.5), walk_env(), [1], record=False).states[0].size == 0
 
 
 def test_success_is_success_at_any_step() -> None:
-    assert rollout(Constant(0.0), make_world(), [0, 1, 2]).success.tolist() == [True, False, True]
+    assert rollout(Constant(0.0), walk_env(), [0, 1, 2]).success.tolist() == [True, False, True]
 
 
 def test_a_world_that_reports_no_success() -> None:
@@ -66,24 +66,24 @@ def test_a_world_that_reports_no_success() -> None:
         def step(self, action: np.ndarray) -> tuple:
             return (*super().step(action)[:4], {})
 
-    assert rollout(Constant(0.0), make_world(Silent), [0, 1]).success is None
+    assert rollout(Constant(0.0), walk_env(Silent), [0, 1]).success is None
 
 
 def test_the_step_limit_ends_an_episode() -> None:
-    assert rollout(Constant(1.0), make_world(max_steps=4), [4]).lengths.tolist() == [4]
+    assert rollout(Constant(1.0), walk_env(max_steps=4), [4]).lengths.tolist() == [4]
 
 
 @pytest.mark.parametrize("on_reset", [False, True])
 def test_an_episode_that_raises_is_reported_and_the_rest_go_on(on_reset: bool) -> None:
-    world = make_world(partial(Walk, fails_at=3, fails_on_reset=on_reset))
-    played = rollout(Constant(1.0), world, range(8), batch=4)
+    eval_env = walk_env(partial(Walk, fails_at=3, fails_on_reset=on_reset))
+    played = rollout(Constant(1.0), eval_env, range(8), batch=4)
     assert played.completed.tolist() == [seed != 3 for seed in range(8)]
     assert np.isnan(played.returns[3])
     (error,) = played.errors
     assert error["seed"] == 3 and error["step"] == (0 if on_reset else 1)
     assert error["error"] == ("RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged")
     np.testing.assert_array_equal(np.delete(played.returns, 3), np.delete(3 + np.arange(8) % 5, 3))
-    assert len(world.made) == 5 and all(made.closed for made in world.made)  # what raised was replaced
+    assert len(eval_env.made) == 5 and all(made.closed for made in eval_env.made)  # what raised was replaced
 
 
 def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
@@ -92,17 +92,17 @@ def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
             observation, _, *rest = super().step(action)
             return observation, float("nan"), *rest
 
-    played = rollout(Constant(1.0), make_world(Broken), [0])
+    played = rollout(Constant(1.0), walk_env(Broken), [0])
     assert "reward is nan" in played.errors[0]["error"]
 
 
 def test_environments_are_used_again() -> None:
-    world = make_world()
-    with environments(world, 3) as opened:
-        first = rollout(Constant(0.2), world, range(3), opened=opened)
-        second = rollout(Constant(0.2), world, range(3), opened=opened)
+    eval_env = walk_env()
+    with environments(eval_env, 3) as opened:
+        first = rollout(Constant(0.2), eval_env, range(3), opened=opened)
+        second = rollout(Constant(0.2), eval_env, range(3), opened=opened)
     np.testing.assert_array_equal(first.returns, second.returns)
-    assert len(world.made) == 3
+    assert len(eval_env.made) == 3
 
 
 def test_batches_are_those_of_gymnasium() -> None:
@@ -117,19 +117,19 @@ def test_a_policy_with_the_wrong_batch_is_named() -> None:
     policy = Constant(1.0)
     policy.reset = lambda **_: setattr(policy, "batch", 5)
     with pytest.raises(TrajgenError, match="one action for every observation"):
-        rollout(policy, make_world(), range(3))
+        rollout(policy, walk_env(), range(3))
     with pytest.raises(TrajgenError, match="at least one episode"):
-        rollout(policy, make_world(), [])
+        rollout(policy, walk_env(), [])
 
 
 def test_progress_ends_complete() -> None:
     told: list[tuple[int, int]] = []
-    rollout(Constant(1.0), make_world(), range(5), batch=2, progress=lambda *news: told.append(news))
+    rollout(Constant(1.0), walk_env(), range(5), batch=2, progress=lambda *news: told.append(news))
     assert told[-1] == (5, 5) and told == sorted(told)
 
 
 def test_decision_time_is_that_of_fresh_episodes() -> None:
     policy = Constant(1.0)
-    times = decision_ms(policy, make_world(), 4, repeats=3, warm_up=1)
+    times = decision_ms(policy, walk_env(), 4, repeats=3, warm_up=1)
     assert 0 < times["median"] <= times["p95"]
     assert len(policy.seen) == 4 and policy.seen[0]["observation"].shape == (4, 2)

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Dict
 
-from trajgen.envs.eval_env import World
+from trajgen.envs.eval_env import EvalEnv
 
 
 class Walk(gymnasium.Env):
@@ -74,13 +74,13 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class WalkWorld(World):
+class WalkEnv(EvalEnv):
     """A world that keeps the environments it made."""
 
     made: list[Any] = field(default_factory=list)
 
 
-def make_world(make_env: Any = Walk, **changes: Any) -> WalkWorld:
+def walk_env(make_env: Any = Walk, **changes: Any) -> WalkEnv:
     """A world of walks whose controller always takes the action 1."""
     made: list[Any] = []
 
@@ -97,4 +97,4 @@ def make_world(make_env: Any = Walk, **changes: Any) -> WalkWorld:
         "goal_key": "desired_goal",
         "made": made,
     }
-    return WalkWorld(**settings | changes)
+    return WalkEnv(**settings | changes)

@@ -38,7 +38,7 @@ def evaluation(
     """An evaluation.json whose figures follow from the returns of its episodes."""
     known = [value for value in returns if value is not None]
     figures: dict[str, Any] = {
-        "world": "made up",
+        "env": "made up",
         "protocol": "made up",
         "seeds": [first, first + len(returns) - 1],
         "episode_returns": {"policy": list(returns)},

@@ -40,12 +40,12 @@ def write_set() -> None:
                 "truncations": ends & (steps != 9),
             }
         )
-    world = gymnasium.spec("Pendulum-v1")
+    env_spec = gymnasium.spec("Pendulum-v1")
     minari.save(
         ID,
         episodes,
-        env_spec=world,
-        eval_env_spec=world,
+        env_spec=env_spec,
+        eval_env_spec=env_spec,
         observation_space=SPACE,
         action_space=ACTIONS,
         description="a line",

@@ -27,7 +27,7 @@ from trajgen.data import minari, store
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.data.windows import Windows, fit_normalizer
 from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, write_tensors
-from trajgen.envs.eval_env import world_for
+from trajgen.envs.eval_env import make_eval_env
 from trajgen.experiments.run_folder import identity, read_json, require_free, trained_stages, write_json
 from trajgen.experiments.studies.cells import Cell, Row, rows_of
 from trajgen.experiments.studies.definition import Study, Variant, read_study
@@ -96,7 +96,7 @@ class Readers:
         self.plain = {**self.composed.to_plain(), "space": asdict(tiny.SPACE), "command": "trajgen train"}
         write_json(self.run / "config.json", self.plain)
         self.figures: dict[str, Any] = {
-            "world": "made up",
+            "env": "made up",
             "protocol": "made up",
             "seeds": [0, 2],
             "episode_returns": {"policy": [1.0, 2.0, None], "controller": [2.0, 2.0, 4.0]},
@@ -164,7 +164,7 @@ class Readers:
         content = json.dumps(about).encode() if draw.random() < 0.4 else spoilt_json(about, draw)
         path.write_bytes(content)
         try:
-            world_for(self.options)
+            make_eval_env(self.options)
         except TrajgenError:
             path.write_bytes(content)
         self._read_set()

@@ -17,7 +17,7 @@ from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.core.options import convert
 from trajgen.data import declared, minari, store
-from trajgen.envs.eval_env import world_for
+from trajgen.envs.eval_env import make_eval_env
 from trajgen.experiments.run_folder import read_evaluation
 from trajgen.experiments.studies.definition import Study, Variant
 from trajgen.experiments.studies.results import returns_of
@@ -106,7 +106,11 @@ SPACE = {"type": "Box", "dtype": "float32", "shape": [2**36], "low": 0.0, "high"
 def test_metadata_that_minari_never_wrote(key: str, value: Any, data: Path) -> None:
     path = data / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    for read in (lambda: minari.load(ID, DICT_OPTIONS), lambda: world_for(DICT_OPTIONS), lambda: minari.describe(ID)):
+    for read in (
+        lambda: minari.load(ID, DICT_OPTIONS),
+        lambda: make_eval_env(DICT_OPTIONS),
+        lambda: minari.describe(ID),
+    ):
         with pytest.raises(DataError) as caught:
             read()
         assert len(str(caught.value)) < 3000

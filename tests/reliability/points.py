@@ -30,8 +30,8 @@ def record(seed: int = 0, steps: int = 300, episodes: int = 2) -> None:
         }
         for _ in range(episodes)
     ]
-    world = gymnasium.spec("Pendulum-v1")
+    env_spec = gymnasium.spec("Pendulum-v1")
     space = Dict({name: Box(-9, 9, (width,), np.float64) for name, width in widths.items()})
     box = Box(-1, 1, (2,), np.float32)
     spaces: dict[str, Any] = {"observation_space": space, "action_space": box, "description": "", "algorithm": ""}
-    minari.save(ID, raw, env_spec=world, eval_env_spec=world, force=True, **spaces)
+    minari.save(ID, raw, env_spec=env_spec, eval_env_spec=env_spec, force=True, **spaces)

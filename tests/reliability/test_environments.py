@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from walks import Constant, Walk, make_world
+from walks import Constant, Walk, walk_env
 
 from trajgen.core.errors import TrajgenError
 from trajgen.evaluation import rollout as room
@@ -48,7 +48,7 @@ class Faulty(Walk):
 
 
 def played(way: str) -> Rollouts:
-    return rollout(Constant(1.0), make_world(partial(Faulty, way)), range(8), batch=4)
+    return rollout(Constant(1.0), walk_env(partial(Faulty, way)), range(8), batch=4)
 
 
 @pytest.mark.parametrize("way", ["raises", "not finite", "another shape", "an entry less", "nothing"])
@@ -90,4 +90,4 @@ def test_decisions_that_need_too_much_memory_name_what_to_lower() -> None:
 
     policy.act = act
     with pytest.raises(TrajgenError, match=r"evaluation\.batch=4"):
-        rollout(policy, make_world(), range(8))
+        rollout(policy, walk_env(), range(8))

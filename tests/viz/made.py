@@ -30,7 +30,7 @@ def write_evaluation(folder: Path, returns: list[float | None], first_seed: int 
     """Writes the evaluation of episodes with these returns; None for one that failed."""
     done = [value for value in returns if value is not None]
     figures = {
-        "world": "walk",
+        "env": "walk",
         "episodes": len(returns),
         "seeds": [first_seed, first_seed + len(returns) - 1],
         "protocol": "a walk for each seed",

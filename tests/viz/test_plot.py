@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from made import write_metrics
-from walks import make_world
+from walks import walk_env
 
 from trajgen import experiments
 from trajgen.cli import main
@@ -182,21 +182,21 @@ def test_the_same_episodes_are_played_for_each_return(fresh_run: Fresh) -> None:
 
 def test_a_failing_episode_is_no_point_of_the_curve(fresh_run: Fresh) -> None:
     run = opened(fresh_run("mage"))
-    world = run.world
+    eval_env = run.eval_env
 
     def broken() -> object:
-        environment = world.make_env()
+        environment = eval_env.make_env()
         environment.unwrapped.step = lambda action: 1 / 0
         return environment
 
-    run.__dict__["world"] = dataclasses.replace(world, make_env=broken)
+    run.__dict__["eval_env"] = dataclasses.replace(eval_env, make_env=broken)
     with pytest.raises(TrajgenError, match="ZeroDivisionError"):
         measure_control(run, [5.0], range(2))
 
 
 def test_plans_are_overheard_and_nothing_stays_behind(walker: RecedingHorizonPolicy) -> None:
-    world = make_world()
-    observation = world.make_env().reset(seed=0)[0]
+    eval_env = walk_env()
+    observation = eval_env.make_env().reset(seed=0)[0]
     walker.reset()
     expected = walker.act(observation)
     with overheard(walker.planner, decoded=True) as heard:
@@ -212,19 +212,19 @@ def test_plans_are_overheard_and_nothing_stays_behind(walker: RecedingHorizonPol
 def test_worlds_without_a_map_get_curves_with_the_range_of_the_data(
     walker: RecedingHorizonPolicy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = make_world()
-    observation = world.make_env().reset(seed=0)[0]
+    eval_env = walk_env()
+    observation = eval_env.make_env().reset(seed=0)[0]
     _, _, refinements = walker.preview([observation] * 3)
     given = {}
     monkeypatch.setattr("trajgen.viz.plots.curves_figure", lambda *a, **k: given.update(k, states=a[1]))
     limits = np.array([-2.0, -1.0]), np.array([2.0, 1.0])
     executed = np.arange(20, dtype=np.float32).reshape(10, 2)
     path = tmp_path / "curves.png"
-    assert draw_plans(path, walker, world, observation, refinements, executed, stride=3, limits=limits)
+    assert draw_plans(path, walker, eval_env, observation, refinements, executed, stride=3, limits=limits)
     assert given["limits"] is limits and given["states"].shape == (len(refinements), 3, 16, 2)
     np.testing.assert_array_equal(given["executed"], executed[::3])  # at the plan's points in time
     monkeypatch.undo()
-    assert draw_plans(path, walker, world, observation, refinements, executed, stride=3, limits=limits)
+    assert draw_plans(path, walker, eval_env, observation, refinements, executed, stride=3, limits=limits)
     assert path.stat().st_size > 4000
 
 

@@ -99,7 +99,7 @@ def test_differences_are_paired_on_the_episodes_that_both_ended(pair: list[Path]
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"world": "run"}, "another world"),
+        ({"env": "run"}, "another environment"),
         ({"seeds": [4, 7]}, "another seed"),
         ({"seeds": [0, 9]}, "missing"),
         ({"seeds": "all"}, "missing"),
@@ -175,7 +175,7 @@ def plant(folder: Path) -> None:
     row = {"stage": HOSTILE, "stage_index": 0, "step": 1, "seconds": 1.0, "total": 1.0, HOSTILE.replace("/", ""): 2.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"step": 2}))
     hardware = {"cpu": HOSTILE, "threads": 1, "cuda": HOSTILE}
-    changes = {"world": HOSTILE, "protocol": HOSTILE, "date": HOSTILE, "hardware": hardware}
+    changes = {"env": HOSTILE, "protocol": HOSTILE, "date": HOSTILE, "hardware": hardware}
     write_evaluation(folder, [1.0, 2.0], **changes, normalized={HOSTILE: {"mean": 1, "ci95": [0, 1], "bounds": [0, 1]}})
 
 
@@ -193,8 +193,8 @@ def test_everything_of_a_stranger_s_is_escaped(pair: list[Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("evaluation.json", '{"return": 5, "world": [1], "episodes": {}}'),
-        ("evaluation.json", '{"world": "w", "episodes": 1, "return": {"mean": "x", "iqm": 1, "ci95": [1, 2]}}'),
+        ("evaluation.json", '{"return": 5, "env": [1], "episodes": {}}'),
+        ("evaluation.json", '{"env": "w", "episodes": 1, "return": {"mean": "x", "iqm": 1, "ci95": [1, 2]}}'),
         ("evaluation.json", "[1, 2]"),
         ("evaluation.json", '{"return": ' * 5000),
         ("metrics.jsonl", '{"stage": [], "step": 1, "seconds": 1}\n'),

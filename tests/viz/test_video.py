@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from walks import Walk, make_world
+from walks import Walk, walk_env
 
 from trajgen.cli import main
 from trajgen.cli.video import VIDEO_HELP, VideoRequest
@@ -51,7 +51,7 @@ def made_up(steps: int = 9) -> Played:
 
 
 def test_an_episode_of_a_world_that_renders_itself(walker: RecedingHorizonPolicy) -> None:
-    played = play(walker, make_world(Painted), 4, every=3)  # of 3 + 4 steps
+    played = play(walker, walk_env(Painted), 4, every=3)  # of 3 + 4 steps
     assert played.states.shape == (8, 2) and played.rewards.shape == (7,)
     np.testing.assert_array_equal(played.states[:, 1], range(8))  # a walk's second state is its time
     np.testing.assert_allclose(np.diff(played.states[:, 0]), played.rewards, atol=1e-6)
@@ -62,7 +62,7 @@ def test_an_episode_of_a_world_that_renders_itself(walker: RecedingHorizonPolicy
 
 
 def test_the_beginning_alone(walker: RecedingHorizonPolicy) -> None:
-    played = play(walker, make_world(Painted), 4, steps=2, every=1)
+    played = play(walker, walk_env(Painted), 4, steps=2, every=1)
     assert len(played.rewards) == 2 and len(played.frames) == 3
 
 
@@ -70,7 +70,7 @@ def test_plans_are_the_ones_that_were_followed(walker: RecedingHorizonPolicy) ->
     """The last scale of a film's plan is the trajectory of the codes that the policy acted on."""
     followed = []
     walker.planner.action.register_forward_pre_hook(lambda _, inputs: followed.append(inputs[0].trajectory))
-    played = play(walker, make_world(Painted), 1, every=1)
+    played = play(walker, walk_env(Painted), 1, every=1)
     view, norm = walker.planner.view, walker.normalizer
     for plan in played.plans:
         trajectory = norm.state.inverse(view.read(followed[plan.step], "state"))[0]
@@ -78,16 +78,16 @@ def test_plans_are_the_ones_that_were_followed(walker: RecedingHorizonPolicy) ->
 
 
 def test_a_world_that_cannot_be_drawn_is_said_before_it_is_played(walker: RecedingHorizonPolicy) -> None:
-    world = make_world(Dark)
+    eval_env = walk_env(Dark)
     with pytest.raises(ConfigError, match="OpenGL platform library") as caught:
-        play(walker, world, 0)
+        play(walker, eval_env, 0)
     assert "MUJOCO_GL" in str(caught.value.fix) and caught.value.expected
-    assert [environment.time for environment in world.made] == [0]
+    assert [environment.time for environment in eval_env.made] == [0]
 
 
 def test_a_failing_episode_is_said(walker: RecedingHorizonPolicy) -> None:
     with pytest.raises(TrajgenError, match="the simulation diverged") as caught:
-        play(walker, make_world(lambda: Painted(fails_at=3)), 3)
+        play(walker, walk_env(lambda: Painted(fails_at=3)), 3)
     assert "steps=1" in str(caught.value.fix)
 
 
@@ -101,7 +101,7 @@ def test_frames_over_a_map_move(tmp_path: Path) -> None:
 
 
 def test_frames_of_a_scene_hold_the_picture_and_the_plan(walker: RecedingHorizonPolicy) -> None:
-    played = play(walker, make_world(Painted), 4, every=3)
+    played = play(walker, walk_env(Painted), 4, every=3)
     data = DataRange(np.full(2, -1, np.float32), np.ones(2, np.float32), np.zeros(1, np.float32))
     frames = list(scene_frames(played, 3, 3, data))
     assert len(frames) == len(steps_shown(played, 3)) == 3

@@ -81,13 +81,13 @@ def video(words: list[str]) -> None:
     from trajgen.viz.scenes import map_frames, scene_frames
 
     with console.status("playing the episode"):
-        played = play(run.policy, run.world, request.seed, steps=request.steps, every=request.every)
+        played = play(run.policy, run.eval_env, request.seed, steps=request.steps, every=request.every)
     if not played.plans:
         planner = run.config.components["planner"]["name"]
         console.print(f"Planner '{planner}' makes no plans of states: the film shows the episode alone.", markup=False)
     with console.status("drawing"):
-        if run.world.walls is not None:
-            frames = map_frames(played, run.world.walls, request.every)
+        if run.eval_env.walls is not None:
+            frames = map_frames(played, run.eval_env.walls, request.every)
         else:
             frames = scene_frames(played, request.every, run.config.data.stride, run.data)
         count = write_film(path, frames, request.rate)

@@ -21,7 +21,7 @@ class About:
         bounds: where the bounds of the normalized score come from.
         return_target: which return-to-go is asked for when acting.
         differs: from the protocol of published scores.
-        world: the evaluation world, where ``data.env_id`` does not name it.
+        eval_env: the evaluation environment, where ``data.env_id`` does not name it.
         get: how the data are had, where no single command fetches or makes them.
         mage: what recipe ``mage`` needs there besides, as overrides: those of the results in the docs.
     """
@@ -31,7 +31,7 @@ class About:
     bounds: str = ""
     return_target: str = ""
     differs: str = ""
-    world: str = ""
+    eval_env: str = ""
     get: str = ""
     mage: tuple[str, ...] = ()
 
@@ -57,9 +57,9 @@ class Task:
         return shlex.join(["trajgen", "train", "recipe=mage", f"data={self.name}", *self.about.mage])
 
     @property
-    def world(self) -> str:
-        """The evaluation world in words."""
-        return self.options.env_id or self.about.world or "the world that the data set names"
+    def eval_env(self) -> str:
+        """The evaluation environment in words."""
+        return self.options.env_id or self.about.eval_env or "the environment that the data set names"
 
     @property
     def success(self) -> str:
@@ -110,7 +110,7 @@ def facts(task: Task) -> dict[str, str]:
         "Minari id": data.id,
         "get": task.get,
         "train": task.train,
-        "world": task.world + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
+        "environment": task.eval_env + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
         "windows": points + goals,
         "returns": f"discount {data.discount:g}, power {data.return_power:g}",
         "return_target": task.about.return_target,

@@ -125,7 +125,7 @@ def describe(id: str) -> dict[str, Any]:
         about = dataset.storage.metadata
     except READ_ERRORS as error:
         raise store.damaged(id, error) from error
-    worlds = {"env": dataset.env_spec, "eval_env": dataset._eval_env_spec or dataset.env_spec}
+    specs = {"env": dataset.env_spec, "eval_env": dataset._eval_env_spec or dataset.env_spec}
     info: dict[str, Any] = {
         "id": id,
         "episodes": len(lengths),
@@ -137,7 +137,7 @@ def describe(id: str) -> dict[str, Any]:
         },
         "observation_space": str(dataset.observation_space),
         "action_space": str(dataset.action_space),
-        **{name: spec.id for name, spec in worlds.items() if spec is not None},
+        **{name: spec.id for name, spec in specs.items() if spec is not None},
     }
     for name in DESCRIPTION:
         if about.get(name) is not None:

@@ -15,7 +15,7 @@ from trajgen.data import store
 from trajgen.data.minari import missing
 from trajgen.data.options import DataOptions
 from trajgen.data.success import SuccessRule
-from trajgen.envs.gym import OGBENCH, register_worlds, spec
+from trajgen.envs.gym import OGBENCH, register_envs, spec
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
 from trajgen.envs.waypoints import WaypointController
 
@@ -27,7 +27,7 @@ WITH_A_MAP = ("PointMaze_", "AntMaze_")
 
 
 @dataclass(frozen=True)
-class World:
+class EvalEnv:
     """A world to evaluate in.
 
     ``bounds`` holds, by name, the returns that count as 0 and 100 of a normalized score. ``controller`` makes
@@ -86,7 +86,7 @@ class World:
         return np.asarray(np.linalg.norm(offset, axis=-1) <= self.goal_radius)
 
 
-def world_for(options: DataOptions) -> World:
+def make_eval_env(options: DataOptions) -> EvalEnv:
     """The evaluation world of a data set, from its metadata alone.
 
     Raises:
@@ -133,7 +133,7 @@ def world_for(options: DataOptions) -> World:
         extra["controller"] = lambda: WaypointController(cells)
         if env_spec.max_episode_steps == maze.max_steps:  # a return means something else in longer episodes
             bounds[maze.bounds_name] = maze.bounds
-    return World(
+    return EvalEnv(
         name=env_spec.id,
         make_env=make_env,
         max_steps=env_spec.max_episode_steps,
@@ -148,7 +148,7 @@ def world_for(options: DataOptions) -> World:
     )
 
 
-def names_a_world(options: DataOptions) -> bool:
+def has_eval_env(options: DataOptions) -> bool:
     """Whether there is a world to evaluate in: one that is asked for, or that of the data."""
     return options.env_id is not None or _text(store.metadata(options.id)) is not None
 
@@ -172,7 +172,7 @@ def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
             got=f"data set {options.id!r} without one",
             fix="data.env_id=ID of a Gymnasium world",
         )
-    register_worlds()
+    register_envs()
     for old in ('"order_enforce": true,', '"apply_api_compatibility": false,', '"autoreset": false,'):
         text = text.replace(old, "")  # fields that Gymnasium 1.0 dropped
     try:

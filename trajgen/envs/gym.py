@@ -13,7 +13,7 @@ OGBENCH = "ogbench/"
 """How the ids of worlds begin that another package makes known."""
 
 
-def register_worlds() -> None:
+def register_envs() -> None:
     """Makes the robotics worlds known to Gymnasium, if they are installed."""
     import gymnasium
 
@@ -34,7 +34,7 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
     """
     import gymnasium
 
-    register_worlds()
+    register_envs()
     if env_id.startswith(OGBENCH):
         from trajgen.envs.ogbench import register
 

@@ -81,24 +81,24 @@ def record(maze: Maze, stay: tuple[int, int], steps: int, seed: int) -> Iterator
     import gymnasium
 
     lengths = [min(EPISODE_STEPS, steps - done) for done in range(0, steps, EPISODE_STEPS)]
-    worlds = [gymnasium.make(maze_spec(maze, EPISODE_STEPS)).unwrapped for _ in lengths[:LANES]]
+    envs = [gymnasium.make(maze_spec(maze, EPISODE_STEPS)).unwrapped for _ in lengths[:LANES]]
     try:
         for first in range(0, len(lengths), LANES):
             group = lengths[first : first + LANES]
             random = np.random.default_rng([seed, first])
-            yield from _record_side_by_side(worlds[: len(group)], group, stay, random)
+            yield from _record_side_by_side(envs[: len(group)], group, stay, random)
     finally:
-        for world in worlds:
-            world.close()
+        for env in envs:
+            env.close()
 
 
 def _record_side_by_side(
-    worlds: list[Any], lengths: list[int], stay: tuple[int, int], random: np.random.Generator
+    envs: list[Any], lengths: list[int], stay: tuple[int, int], random: np.random.Generator
 ) -> list[dict[str, Any]]:
-    lanes, steps = len(worlds), max(lengths)
-    controller = WaypointController(grid(worlds[0]))
+    lanes, steps = len(envs), max(lengths)
+    controller = WaypointController(grid(envs[0]))
     seeds = random.integers(2**31, size=lanes).tolist()
-    starts = [world.reset(seed=seed)[0] for world, seed in zip(worlds, seeds, strict=True)]
+    starts = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
 
     states = np.empty((lanes, steps + 1, 4))
     goals = np.empty((lanes, steps + 1, 2))
@@ -116,10 +116,10 @@ def _record_side_by_side(
         steered = controller.steer(states[:, t], goals[:, t])
         actions[:, t] = (np.where(pushed[:, None] > 0, push, steered) + noise).clip(-1.0, 1.0)
         pushed[pushed > 0] -= 1
-        for lane, world in enumerate(worlds):
+        for lane, env in enumerate(envs):
             # The point mass itself: the maze around it would add its own goal, reward and observation,
             # which follow below for all lanes at once.
-            states[lane, t + 1] = world.point_env.step(actions[lane, t])[0]
+            states[lane, t + 1] = env.point_env.step(actions[lane, t])[0]
         goals[:, t + 1] = goals[:, t]
         near = np.linalg.norm(states[:, t + 1, :2] - goals[:, t], axis=1) <= GOAL_RADIUS
         rewards[:, t] = near
@@ -127,7 +127,7 @@ def _record_side_by_side(
         arrived = near & (left < 0)
         left[arrived] = random.integers(stay[0], stay[1], size=int(arrived.sum()), endpoint=True)
         for lane in np.flatnonzero(left == 0).tolist():
-            goals[lane, t + 1] = _draw_goal(worlds[lane], states[lane, t + 1, :2], random)
+            goals[lane, t + 1] = _draw_goal(envs[lane], states[lane, t + 1, :2], random)
             left[lane] = -1
 
     episodes = []
@@ -154,10 +154,10 @@ def _record_side_by_side(
     return episodes
 
 
-def _draw_goal(world: Any, position: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _draw_goal(env: Any, position: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A goal as the world draws it, center of a free cell plus noise, but away from ``position``."""
-    cells = world.maze.unique_goal_locations
-    reach = world.position_noise_range * world.maze.maze_size_scaling
+    cells = env.maze.unique_goal_locations
+    reach = env.position_noise_range * env.maze.maze_size_scaling
     while True:
         goal = cells[random.integers(len(cells))] + random.uniform(-reach, reach, 2)
         if np.linalg.norm(goal - position) > NEAREST_GOAL:

@@ -21,7 +21,7 @@ from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio,
 
 if TYPE_CHECKING:
     from trajgen.core.protocols import Observation, Policy
-    from trajgen.envs.eval_env import World
+    from trajgen.envs.eval_env import EvalEnv
 
 MEASURED = "measured random / controller"
 LATENCY_BATCHES = (1, 64)
@@ -114,7 +114,7 @@ class Evaluation:
 
 def evaluate(
     policy: Policy,
-    world: World,
+    eval_env: EvalEnv,
     options: EvaluationOptions | None = None,
     *,
     extra: Mapping[str, Any] | None = None,
@@ -132,7 +132,7 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     seeds = range(options.seed, options.seed + options.episodes)
-    with environments(world, min(options.batch, options.episodes)) as opened:
+    with environments(eval_env, min(options.batch, options.episodes)) as opened:
         space: Any = opened[0].action_space
         if not hasattr(space, "low"):
             raise ConfigError(
@@ -142,16 +142,16 @@ def evaluate(
                 fix="data.env_id=ID of a world with such actions",
             )
         if options.protocol == "first_hit":
-            require_goal(world, opened[0])
+            require_goal(eval_env, opened[0])
         policies: dict[str, Policy] = {"policy": policy}
         if options.reference:
             policies["random"] = RandomPolicy(space.low, space.high, options.seed)
-            if world.controller is not None:
-                policies["controller"] = world.controller()
+            if eval_env.controller is not None:
+                policies["controller"] = eval_env.controller()
         played = {
             name: rollout(
                 player,
-                world,
+                eval_env,
                 seeds,
                 record=name == "policy",
                 batch=options.batch,
@@ -161,29 +161,29 @@ def evaluate(
             for name, player in policies.items()
         }
     if options.protocol == "first_hit":
-        played = {n: replace(r, returns=r.from_first_hit(world.max_steps)) for n, r in played.items()}
+        played = {n: replace(r, returns=r.from_first_hit(eval_env.max_steps)) for n, r in played.items()}
     own, controller = played["policy"], played.get("controller")
     if not own.completed.any():
         raise TrajgenError(
             "Every episode of the evaluation failed.",
-            expected=f"{options.episodes} episodes of {world.name}",
+            expected=f"{options.episodes} episodes of {eval_env.name}",
             got=own.errors[0]["error"],
         )
     figures: dict[str, Any] = {
-        "world": world.name,
+        "env": eval_env.name,
         "episodes": options.episodes,
         "seeds": [seeds[0], seeds[-1]],
-        "protocol": in_words(world, options, said=own.success is not None),
+        "protocol": in_words(eval_env, options, said=own.success is not None),
         "protocol_name": options.protocol,
-        "goals": goals_of(world),
-        **_scores(world, played),
+        "goals": goals_of(eval_env),
+        **_scores(eval_env, played),
         "episode_returns": {name: rollouts.returns for name, rollouts in played.items()},
         "success": None if own.success is None else own.success[own.completed].mean(),
-        "success_by_reset": by_reset(world, own),
+        "success_by_reset": by_reset(eval_env, own),
         "steps_per_episode": own.lengths[own.completed].mean(),
         "decisions_per_second": own.decisions_per_second,
         "decision_ms": {
-            f"batch_{size}": decision_ms(policy, world, size) for size in LATENCY_BATCHES if options.latency
+            f"batch_{size}": decision_ms(policy, eval_env, size) for size in LATENCY_BATCHES if options.latency
         },
         "errors": own.errors,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -192,11 +192,11 @@ def evaluate(
     return Evaluation(figures | dict(extra or {}), own, controller)
 
 
-def _scores(world: World, played: Mapping[str, Rollouts]) -> dict[str, Any]:
+def _scores(eval_env: EvalEnv, played: Mapping[str, Rollouts]) -> dict[str, Any]:
     """The returns and what they are worth: against named bounds, and against the controller."""
     own = played["policy"].returns[played["policy"].completed]
     scores: dict[str, Any] = {"return": summarize(own).to_dict()}
-    bounds = dict(world.bounds)
+    bounds = dict(eval_env.bounds)
     for name in ("controller", "random"):
         other = played.get(name)
         done = other is not None and other.completed.any()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from trajgen.core.protocols import Observation, Policy
-    from trajgen.envs.eval_env import World
+    from trajgen.envs.eval_env import EvalEnv
 
 Progress = Callable[[int, int], None]
 """Called after every step with the number of ended episodes and of all episodes."""
@@ -32,9 +32,9 @@ PATIENCE = 60.0
 class Episode:
     """One seed's episode in one environment; stands still, and pays nothing, once it has ended."""
 
-    def __init__(self, world: World, environment: gymnasium.Env, seed: int, record: bool, watch: Watch) -> None:
+    def __init__(self, eval_env: EvalEnv, environment: gymnasium.Env, seed: int, record: bool, watch: Watch) -> None:
         self.watch = watch
-        self.world, self.environment, self.seed, self.record = world, environment, seed, record
+        self.eval_env, self.environment, self.seed, self.record = eval_env, environment, seed, record
         self.reward, self.total, self.steps, self.done = 0.0, 0.0, 0, False
         self.good: int | None = None  # steps at which the world said success, if it says
         self.hit: int | None = None  # the first of them
@@ -52,9 +52,9 @@ class Episode:
         return self.reward
 
     def _start(self) -> None:
-        self._arrive(*self.world.reset(self.environment, self.seed))
-        if self.world.goal_key is not None:
-            self.goal = np.array(entry(self.observation, self.world.goal_key), dtype=np.float32)
+        self._arrive(*self.eval_env.reset(self.environment, self.seed))
+        if self.eval_env.goal_key is not None:
+            self.goal = np.array(entry(self.observation, self.eval_env.goal_key), dtype=np.float32)
 
     def _step(self, action: Any) -> None:
         observation, reward, terminated, truncated, info = self.environment.step(action)
@@ -63,25 +63,25 @@ class Episode:
         self.reward = float(reward)
         self.total += self.reward
         self.steps += 1
-        self.done = bool(terminated or truncated or self.steps >= self.world.max_steps)
+        self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
         self._arrive(observation, info)
 
     def _arrive(self, observation: Observation, info: dict[str, Any]) -> None:
         _require_usable(observation, self.environment.observation_space)
         self.observation = observation
-        reached = self.world.success(observation, info)
+        reached = self.eval_env.success(observation, info)
         if reached is not None:
             self.good = (self.good or 0) + bool(reached)
             if reached and self.hit is None:
                 self.hit = self.steps
-        state = self.world.state(observation) if self.record else None
+        state = self.eval_env.state(observation) if self.record else None
         if state is not None:
             self.states.append(np.array(state, dtype=np.float32))
 
     @property
     def success(self) -> bool | None:
         """Whether it has succeeded so far; None if the world does not say."""
-        return None if self.good is None else self.good >= self.world.rule.steps
+        return None if self.good is None else self.good >= self.eval_env.rule.steps
 
     def _guarded(self, change: Callable[[], None]) -> None:
         self.watch.begin(f"step {self.steps + 1} of the episode of seed {self.seed}")
@@ -177,11 +177,11 @@ class Rollouts:
 
 
 @contextmanager
-def environments(world: World, count: int) -> Iterator[list[gymnasium.Env]]:
+def environments(eval_env: EvalEnv, count: int) -> Iterator[list[gymnasium.Env]]:
     """Opens ``count`` environments of a world, to be used by several rollouts, and closes them in the end."""
     opened: list[gymnasium.Env] = []
     try:
-        opened.extend(world.make_env() for _ in range(count))
+        opened.extend(eval_env.make_env() for _ in range(count))
         yield opened
     finally:
         for environment in opened:
@@ -195,7 +195,7 @@ def _close(environment: gymnasium.Env) -> None:
 
 def rollout(
     policy: Policy,
-    world: World,
+    eval_env: EvalEnv,
     seeds: Sequence[int],
     *,
     record: bool = True,
@@ -223,15 +223,15 @@ def rollout(
             fix="evaluation.episodes=48",
         )
     if opened is None:
-        with environments(world, min(batch, len(seeds))) as opened:
-            return rollout(policy, world, seeds, record=record, batch=batch, opened=opened, progress=progress)
+        with environments(eval_env, min(batch, len(seeds))) as opened:
+            return rollout(policy, eval_env, seeds, record=record, batch=batch, opened=opened, progress=progress)
     episodes: list[Episode] = []
     seconds: list[float] = []
     for first in range(0, len(seeds), batch):
         chunk = seeds[first : first + batch]
         with Watch(PATIENCE) as watch:
             pairs = zip(opened, chunk, strict=False)
-            slots = [Episode(world, environment, int(seed), record, watch) for environment, seed in pairs]
+            slots = [Episode(eval_env, environment, int(seed), record, watch) for environment, seed in pairs]
             episodes += slots
             for taken in _play(policy, slots):
                 seconds.append(taken)
@@ -239,7 +239,7 @@ def rollout(
                     progress(first + sum(slot.done for slot in slots), len(seeds))
         for index, slot in enumerate(slots):
             if slot.error:  # what raised once may be in any state
-                opened[index] = world.make_env()
+                opened[index] = eval_env.make_env()
                 _close(slot.environment)
     return _collect(episodes, seconds)
 
@@ -305,13 +305,15 @@ def _collect(episodes: list[Episode], seconds: list[float]) -> Rollouts:
     )
 
 
-def decision_ms(policy: Policy, world: World, batch: int, *, repeats: int = 10, warm_up: int = 2) -> dict[str, float]:
+def decision_ms(
+    policy: Policy, eval_env: EvalEnv, batch: int, *, repeats: int = 10, warm_up: int = 2
+) -> dict[str, float]:
     """Milliseconds of a decision that plans, ``batch`` environments at once: median and 95th percentile.
 
     Each repeat starts new episodes, since the first decision of an episode always plans.
     """
-    with environments(world, 1) as (environment,):
-        seen = [world.reset(environment, seed)[0] for seed in range(batch)]
+    with environments(eval_env, 1) as (environment,):
+        seen = [eval_env.reset(environment, seed)[0] for seed in range(batch)]
         observation = stack(environment.observation_space, seen)
     seconds = []
     for _ in range(warm_up + repeats):

@@ -25,7 +25,7 @@ from trajgen.experiments.run_folder import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from trajgen.envs.eval_env import World
+    from trajgen.envs.eval_env import EvalEnv
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 
@@ -69,7 +69,7 @@ def evaluate(
         out: where the files are written; None for the run folder, or, where something is overridden, for a new
             folder ``evaluations/N`` in it, so that the run's own evaluation stays.
     """
-    from trajgen.envs.eval_env import world_for
+    from trajgen.envs.eval_env import make_eval_env
     from trajgen.evaluation.evaluate import evaluate as play
     from trajgen.evaluation.evaluate import write_evaluation
     from trajgen.viz import draw_run
@@ -81,18 +81,18 @@ def evaluate(
     config = Config.from_plain(merged(config.to_plain(), overrides))
     trained_stages(folder / "metrics.jsonl")  # refuses now what could not be drawn in the end
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
-    world = world_for(config.data)
+    eval_env = make_eval_env(config.data)
     with console.status("evaluating"):
-        result = play(policy, world, config.evaluation)
+        result = play(policy, eval_env, config.evaluation)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
-    figures = result.to_dict() | {"condition_error": condition_error(policy, world, seeds)}
+    figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
     if overrides:
         figures["overrides"] = overrides
     out = out or (free_path(folder / "evaluations") if overrides else folder)
     out.mkdir(parents=True, exist_ok=True)
     write_evaluation(out / "evaluation.json", figures)
     seed, stride = config.evaluation.seed, config.data.stride
-    plots = draw_run(out, folder / "metrics.jsonl", policy, world, result, seed, stride=stride)
+    plots = draw_run(out, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
     write_summary(folder, out, config, figures, plots)
     print_evaluation(figures, console)
     console.print(f"{out / 'summary.md'}", style="bold")
@@ -109,15 +109,15 @@ def sample(
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Draws plans from one state into a new ``plots/sample-N.png``, and returns and prints their condition error."""
-    from trajgen.envs.eval_env import world_for
+    from trajgen.envs.eval_env import make_eval_env
     from trajgen.evaluation.rollout import environments
     from trajgen.viz import draw_plans
 
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
-    world = world_for(config.data)
-    with environments(world, 1) as (environment,):
-        observation = world.reset(environment, request.seed)[0]
+    eval_env = make_eval_env(config.data)
+    with environments(eval_env, 1) as (environment,):
+        observation = eval_env.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:
         raise ConfigError(
             "Only a run that plans for goals can be given one.",
@@ -135,7 +135,7 @@ def sample(
     errors = policy.condition_error(cond, plan.trajectory)
     path = free_path(folder / "plots", "sample-{}.png")
     path.parent.mkdir(exist_ok=True)
-    draw_plans(path, policy, world, observation, refinements)
+    draw_plans(path, policy, eval_env, observation, refinements)
     own = float(policy.normalizer.returns.inverse(cond.returns[:1]))
     console.print(f"{request.plans} plans, asked for a return-to-go of {own:.1f}: {path}")
     for name in ("state", "return"):
@@ -147,11 +147,11 @@ def sample(
     return errors
 
 
-def condition_error(policy: RecedingHorizonPolicy, world: World, seeds: range) -> dict[str, float]:
+def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range) -> dict[str, float]:
     """How far decoded plans start from what was asked, over first states and goals of the world."""
     from trajgen.evaluation.rollout import environments
 
-    with environments(world, 1) as (environment,):
-        seen = [world.reset(environment, seed)[0] for seed in seeds]
+    with environments(eval_env, 1) as (environment,):
+        seen = [eval_env.reset(environment, seed)[0] for seed in seeds]
     cond, plan, _ = policy.preview(seen)
     return {} if plan.trajectory is None else policy.condition_error(cond, plan.trajectory)

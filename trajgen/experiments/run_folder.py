@@ -167,17 +167,17 @@ def load_config(folder: Path) -> tuple[Config, Space]:
         config = Config.from_plain(plain)
         widths = [value for value in given.values() if type(value) is int]  # the bounds of actions may be infinite
         _check_sizes({**config.components, "data": plain["data"], "space": widths})
-        world = config.data.env_id
+        env_id = config.data.env_id
     except TrajgenError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise _not_written(folder / "config.json", error) from error
-    if world is not None and ":" in world and world.partition(":")[0] not in sys.modules:
+    if env_id is not None and ":" in env_id and env_id.partition(":")[0] not in sys.modules:
         raise CheckpointError(
             "A run folder does not have modules imported unasked.",
             expected="a world that Gymnasium knows by itself",
-            got=f"{folder / 'config.json'}: data.env_id={world}",
-            fix=f"imports=[{world.partition(':')[0]}], if you know what it does",
+            got=f"{folder / 'config.json'}: data.env_id={env_id}",
+            fix=f"imports=[{env_id.partition(':')[0]}], if you know what it does",
         )
     return config, space
 

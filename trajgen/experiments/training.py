@@ -42,7 +42,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     from trajgen.engine.checkpoint import Checkpoints, on_disk
     from trajgen.engine.distributed import agree, in_turn, join, leads, leave, world
     from trajgen.engine.loop import Interrupted, Training
-    from trajgen.envs.eval_env import names_a_world
+    from trajgen.envs.eval_env import has_eval_env
 
     device = join(config.device)
     first = leads()
@@ -50,7 +50,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     prepare_imports(config.imports)
     folder = agree(lambda: _checked_folder(config))
     episodes = in_turn(lambda: load_episodes(config, console))
-    data, acts = _same_data(folder, episodes), names_a_world(config.data)
+    data, acts = _same_data(folder, episodes), has_eval_env(config.data)
     planner, source = ready(config, episodes, device)
     with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))

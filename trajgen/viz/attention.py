@@ -40,7 +40,7 @@ def draw_attention(path: Path, run: Run, seeds: range) -> bool:
     named = dict(levels(run.policy.planner))
     if not named:
         return False
-    observations = first_observations(run.world, seeds)
+    observations = first_observations(run.eval_env, seeds)
     shares = {}
     for name, level in named.items():
         with overheard(level) as heard:

@@ -62,7 +62,7 @@ class Counting:
 
 def obeys(run: Run, low: float, high: float) -> bool:
     """Whether what a run plans depends on the return that is asked for at all."""
-    observations = first_observations(run.world, range(4))
+    observations = first_observations(run.eval_env, range(4))
     first, second = (run.policy.preview(observations, value)[1] for value in (low, high))
     same = torch.equal(first.latent, second.latent)
     if first.trajectory is not None and second.trajectory is not None:
@@ -85,7 +85,7 @@ def measure_control(run: Run, asked: Sequence[float], seeds: range) -> Control:
     Raises:
         TrajgenError: if an episode fails, or the run cannot be asked for a return.
     """
-    observations = first_observations(run.world, seeds)
+    observations = first_observations(run.eval_env, seeds)
     with torch.inference_mode():
         own = run.policy.normalizer.returns.inverse(run.policy.condition(observations).returns)
     policies = [run.load({"return_target": {"name": "constant", "value": float(value)}}) for value in asked]
@@ -97,12 +97,12 @@ def measure_control(run: Run, asked: Sequence[float], seeds: range) -> Control:
 
 def _play(run: Run, policy: Policy, seeds: range) -> NDArray[np.float64]:
     counting = Counting(policy, run.config.data.discount)
-    played = rollout(counting, run.world, seeds, record=False, batch=len(seeds))
+    played = rollout(counting, run.eval_env, seeds, record=False, batch=len(seeds))
     if played.errors:
         failed = played.errors[0]
         raise TrajgenError(
             "Every episode is played to its end for each return.",
-            expected=f"{len(seeds)} episodes of {run.world.name}",
+            expected=f"{len(seeds)} episodes of {run.eval_env.name}",
             got=f"seed {failed['seed']} failed at step {failed['step']}: {failed['error']}",
             fix="seed=N of other episodes",
         )

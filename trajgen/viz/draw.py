@@ -108,13 +108,13 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Drawn:
     drawn = []
     seeds = range(request.seed, request.seed + PLANNED)
     limits = None
-    if run.world.walls is None and run.data is not None:
+    if run.eval_env.walls is None and run.data is not None:
         limits = run.data.low, run.data.high
-    for seed, observation in zip(seeds, first_observations(run.world, seeds), strict=True):
+    for seed, observation in zip(seeds, first_observations(run.eval_env, seeds), strict=True):
         asked = request.returns[0] if request.returns else None
         _, _, refinements = run.policy.preview([observation] * request.plans, asked)
         path = folder / f"plans_seed_{seed}.png"
-        if not draw_plans(path, run.policy, run.world, observation, refinements, limits=limits):
+        if not draw_plans(path, run.policy, run.eval_env, observation, refinements, limits=limits):
             return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
         drawn.append(path)
     return drawn

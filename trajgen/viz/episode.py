@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.observations import Key, entry
-from trajgen.envs.eval_env import World
+from trajgen.envs.eval_env import EvalEnv
 from trajgen.evaluation.rollout import rollout
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.viz.overheard import overheard
@@ -76,7 +76,9 @@ class Watched(gymnasium.Wrapper):
             self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
 
 
-def play(policy: RecedingHorizonPolicy, world: World, seed: int, *, steps: int | None = None, every: int = 4) -> Played:
+def play(
+    policy: RecedingHorizonPolicy, eval_env: EvalEnv, seed: int, *, steps: int | None = None, every: int = 4
+) -> Played:
     """Plays one episode, and keeps what a film of it needs.
 
     Args:
@@ -90,9 +92,11 @@ def play(policy: RecedingHorizonPolicy, world: World, seed: int, *, steps: int |
         ConfigError: if the world cannot be rendered on this machine; before anything is played.
         TrajgenError: if the episode fails.
     """
-    rendered = world.walls is None
-    environment = Watched(_rendering(world) if rendered else world.make_env(), policy.space.state_key, every, rendered)
-    shorter = replace(world, max_steps=min(steps or world.max_steps, world.max_steps))
+    rendered = eval_env.walls is None
+    environment = Watched(
+        _rendering(eval_env) if rendered else eval_env.make_env(), policy.space.state_key, every, rendered
+    )
+    shorter = replace(eval_env, max_steps=min(steps or eval_env.max_steps, eval_env.max_steps))
     planner = policy.planner
     try:
         with overheard(planner, decoded=True) as heard:
@@ -103,13 +107,13 @@ def play(policy: RecedingHorizonPolicy, world: World, seed: int, *, steps: int |
         failed = rollouts.errors[0]
         raise TrajgenError(
             "A film is made of an episode that comes to its end.",
-            expected=f"an episode of {world.name}",
+            expected=f"an episode of {eval_env.name}",
             got=f"seed {seed} failed at step {failed['step']}: {failed['error']}",
             fix=f"another episode, or its beginning alone: steps={max(1, failed['step'])}",
         )
     plans = []
     for number, (cond, plan) in enumerate(heard):
-        states = planned_states(policy, world, planner.refinements(plan, cond))
+        states = planned_states(policy, eval_env, planner.refinements(plan, cond))
         plans.append(MadePlan(number * policy.options.replan_interval, [x[0] for x in states.values()]))
     return Played(
         seed=seed,
@@ -121,11 +125,11 @@ def play(policy: RecedingHorizonPolicy, world: World, seed: int, *, steps: int |
     )
 
 
-def _rendering(world: World) -> gymnasium.Env:
+def _rendering(eval_env: EvalEnv) -> gymnasium.Env:
     """An environment of the world that renders pictures, tried once."""
     made: Any = None
     try:
-        made = world.make_env()
+        made = eval_env.make_env()
         if made.spec is not None and made.render_mode != "rgb_array":
             spec = made.spec
             made.close()
@@ -140,7 +144,7 @@ def _rendering(world: World) -> gymnasium.Env:
                 made.close()
         raise ConfigError(
             "A world without a map is filmed by its own renderer, which needs OpenGL for MuJoCo.",
-            expected=f"pictures of {world.name} by render_mode='rgb_array'",
+            expected=f"pictures of {eval_env.name} by render_mode='rgb_array'",
             got=f"{type(error).__name__}: {str(error)[:200]}",
             fix="MUJOCO_GL=egl before the command, with the system's libegl1 and libgl1-mesa-dri; or MUJOCO_GL=osmesa; "
             "'trajgen plot what=plans' needs neither",

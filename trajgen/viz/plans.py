@@ -13,7 +13,7 @@ from trajgen.core.observations import entry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from trajgen.envs.eval_env import World
+    from trajgen.envs.eval_env import EvalEnv
     from trajgen.evaluation.evaluate import Evaluation
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -25,7 +25,7 @@ def draw_run(
     folder: Path,
     metrics: Path,
     policy: RecedingHorizonPolicy,
-    world: World,
+    eval_env: EvalEnv,
     evaluation: Evaluation,
     first_seed: int,
     *,
@@ -52,10 +52,10 @@ def draw_run(
     drawn = []
     for index in range(min(EPISODES, len(evaluation.rollouts.states))):
         path = plots / f"plan_episode_{first_seed + index}.png"
-        (observation,) = first_observations(world, range(first_seed + index, first_seed + index + 1))
+        (observation,) = first_observations(eval_env, range(first_seed + index, first_seed + index + 1))
         _, _, refinements = policy.preview([observation])
         executed = evaluation.rollouts.states[index]
-        if draw_plans(path, policy, world, observation, refinements, executed, stride=stride):
+        if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=stride):
             drawn.append(path)
     if evaluation.controller is not None:
         drawn.append(plots / "returns.png")
@@ -75,18 +75,18 @@ def draw_training(path: Path, metrics: Path) -> bool:
     return True
 
 
-def first_observations(world: World, seeds: range) -> list[Any]:
+def first_observations(eval_env: EvalEnv, seeds: range) -> list[Any]:
     """The first observations of the episodes of these seeds."""
     from trajgen.evaluation.rollout import environments
 
-    with environments(world, 1) as (environment,):
-        return [world.reset(environment, seed)[0] for seed in seeds]
+    with environments(eval_env, 1) as (environment,):
+        return [eval_env.reset(environment, seed)[0] for seed in seeds]
 
 
 def draw_plans(
     path: Path,
     policy: RecedingHorizonPolicy,
-    world: World,
+    eval_env: EvalEnv,
     observation: Any,
     refinements: Mapping[str, Tensor],
     executed: np.ndarray | None = None,
@@ -111,29 +111,29 @@ def draw_plans(
     """
     from trajgen.viz.plots import curves_figure, plan_figure
 
-    states = planned_states(policy, world, refinements)
+    states = planned_states(policy, eval_env, refinements)
     if not states:  # no plan, or one of actions alone
         return False
     own, titles = np.stack(list(states.values())), list(states)
-    if world.walls is None:
+    if eval_env.walls is None:
         followed = None if executed is None or not len(executed) else executed[::stride]
         curves_figure(path, own, titles, executed=followed, limits=limits)
         return True
     start = entry(observation, policy.space.state_key)[:2]
     goal = entry(observation, policy.space.goal_key)[:2] if policy.space.goal_key else None
     walked = None if executed is None or not len(executed) else executed[:, :2]
-    plan_figure(path, world.walls, own[..., :2], start, goal, walked, titles)
+    plan_figure(path, eval_env.walls, own[..., :2], start, goal, walked, titles)
     return True
 
 
 def planned_states(
-    policy: RecedingHorizonPolicy, world: World, refinements: Mapping[str, Tensor]
+    policy: RecedingHorizonPolicy, eval_env: EvalEnv, refinements: Mapping[str, Tensor]
 ) -> dict[str, np.ndarray]:
     """The states (n, T, S) of plans (n, T, D), or on a map their places (n, T, G), in the data's units; else none."""
     if not refinements:
         return {}
     view, units = policy.planner.view, policy.normalizer.state
-    field = "position" if world.walls is not None and "state" not in view.slices else "state"
+    field = "position" if eval_env.walls is not None and "state" not in view.slices else "state"
     found = {title: view.read(x, field) for title, x in refinements.items()}
     inverse = (units.part(view.position_indices) if field == "position" else units).inverse
     return {title: inverse(x).float().cpu().numpy() for title, x in found.items() if x is not None}

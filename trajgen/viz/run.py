@@ -15,7 +15,7 @@ from trajgen.config import Config
 from trajgen.core.errors import TrajgenError
 
 if TYPE_CHECKING:
-    from trajgen.envs.eval_env import World
+    from trajgen.envs.eval_env import EvalEnv
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 WINDOWS = 4096
@@ -65,15 +65,15 @@ class Run:
         return self.load({})
 
     @cached_property
-    def world(self) -> World:
+    def eval_env(self) -> EvalEnv:
         """The world in which it is evaluated.
 
         Raises:
             DataError: if its data set, which names the world, is not on this machine.
         """
-        from trajgen.envs.eval_env import world_for
+        from trajgen.envs.eval_env import make_eval_env
 
-        return world_for(self.config.data)
+        return make_eval_env(self.config.data)
 
     @cached_property
     def data(self) -> DataRange | None:

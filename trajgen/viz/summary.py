@@ -84,7 +84,7 @@ def print_evaluation(evaluation: Mapping[str, Any], console: Console) -> None:
     """Prints an evaluation as a table, and what failed below it."""
     from rich.table import Table
 
-    table = Table(title=evaluation["world"], caption=evaluation.get("protocol"), title_justify="left")
+    table = Table(title=evaluation["env"], caption=evaluation.get("protocol"), title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right", style="bold")
     table.add_column("95 % interval", justify="right")
@@ -129,7 +129,7 @@ def summary_markdown(
     recipe, seed = config.get("recipe"), config.get("seed")
     data = config.get("data")
     data = data.get("id") if isinstance(data, Mapping) else data
-    lines = [f"# {recipe or 'run'} on {evaluation['world']}", ""]
+    lines = [f"# {recipe or 'run'} on {evaluation['env']}", ""]
     lines += _table(("score", "value", "95 % interval"), score_rows(evaluation))
     lines += ["", f"Protocol: {evaluation.get('protocol', NOTHING)}.", ""]
     lines += [f"- seed {failed['seed']} failed: {failed['error']}" for failed in evaluation.get("errors", [])]

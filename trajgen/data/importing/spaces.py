@@ -36,7 +36,7 @@ def box(low: Array, high: Array) -> Any:
     return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
 
 
-def world_of(env: str, space: Space, options: ImportOptions) -> Any:
+def env_spec_for(env: str, space: Space, options: ImportOptions) -> Any:
     """The spec of the world to evaluate in, which must show and take what the data hold.
 
     Raises:

@@ -18,7 +18,7 @@ from trajgen.data.episodes import Array, Episode, checked
 from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
-from trajgen.data.importing.spaces import ACHIEVED, GOAL, STATE, box, observations_of, world_of
+from trajgen.data.importing.spaces import ACHIEVED, GOAL, STATE, box, env_spec_for, observations_of
 
 DAMAGE = (*READ_ERRORS, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error)
 """What reading a source raises that is no data of its format."""
@@ -64,7 +64,7 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     if not options.force:
         store.refuse_existing(options.id)
     space, steps, terminated, numbers = _check(source, options, name)
-    world = None if options.env is None else world_of(options.env, space, options)
+    env_spec = None if options.env is None else env_spec_for(options.env, space, options)
 
     def buffers() -> Iterator[dict[str, Any]]:
         for number in numbers:
@@ -74,8 +74,8 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     minari.save(
         options.id,
         buffers(),
-        env_spec=world,
-        eval_env_spec=world,
+        env_spec=env_spec,
+        eval_env_spec=env_spec,
         observation_space=observations_of(space, options),
         action_space=box(np.array(space.action_low), np.array(space.action_high)),
         description=" ".join(filter(None, [f"Imported from {name}.", source.about])),

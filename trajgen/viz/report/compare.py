@@ -48,9 +48,9 @@ def _paired(run: Facts, reference: Facts) -> Paired:
     own, other = run.episode_returns(), reference.episode_returns()
     if not own or not other:
         return Paired(run.label, why="returns of single episodes are missing")
-    for what in ("world", "seeds"):
-        if run.evaluation.get(what) != reference.evaluation.get(what):
-            return Paired(run.label, why=f"another {what.rstrip('s')}: the episodes are not the same")
+    for key, name in (("env", "environment"), ("seeds", "seed")):
+        if run.evaluation.get(key) != reference.evaluation.get(key):
+            return Paired(run.label, why=f"another {name}: the episodes are not the same")
     if _longest_episode(run) != _longest_episode(reference):
         return Paired(run.label, why="episodes of another length")
     shared = sorted({*own} & {*other})

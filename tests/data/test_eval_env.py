@@ -15,7 +15,7 @@ from trajgen.core.observations import entry, put
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
 from trajgen.data.success import SuccessRule
-from trajgen.envs.eval_env import World, world_for
+from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.evaluation.rollout import rollout
 
 PLACE, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)
@@ -111,15 +111,17 @@ class Still:
     ],
 )
 def test_an_episode_succeeds_by_its_worlds_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
-    played = rollout(Still(), World("tasks", lambda: Tasks(say), 6, rule=rule), [0, 1])
+    played = rollout(Still(), EvalEnv("tasks", lambda: Tasks(say), 6, rule=rule), [0, 1])
     assert expected is None if played.success is None else played.success.tolist() == [expected] * 2
 
 
 def test_the_first_good_step_is_kept_and_counts_until_the_longest_end() -> None:
-    played = rollout(Still(), World("tasks", lambda: Tasks("success"), 6), [0])
+    played = rollout(Still(), EvalEnv("tasks", lambda: Tasks("success"), 6), [0])
     assert played.hits.tolist() == [2]
     assert played.from_first_hit(6).tolist() == [5.0] and played.from_first_hit(10).tolist() == [9.0]
-    never = rollout(Still(), World("tasks", lambda: Tasks("tasks"), 6, rule=SuccessRule(info="tasks", at_least=9)), [0])
+    never = rollout(
+        Still(), EvalEnv("tasks", lambda: Tasks("tasks"), 6, rule=SuccessRule(info="tasks", at_least=9)), [0]
+    )
     assert never.hits.tolist() == [-1] and never.from_first_hit(6).tolist() == [0.0]
 
 
@@ -131,10 +133,10 @@ def test_a_rule_that_all_or_none_would_meet_is_refused(name: str, value: float) 
 
 def test_episodes_are_reset_with_the_options_in_turn() -> None:
     env = Tasks("success")
-    world = World("tasks", lambda: env, 6, resets=({"task_id": 1}, {"task_id": 2}))
-    rollout(Still(), world, [4, 5, 6], batch=1)
+    eval_env = EvalEnv("tasks", lambda: env, 6, resets=({"task_id": 1}, {"task_id": 2}))
+    rollout(Still(), eval_env, [4, 5, 6], batch=1)
     assert env.asked == [{"task_id": 1}, {"task_id": 2}, {"task_id": 1}]
-    rollout(Still(), World("tasks", lambda: env, 6), [4])
+    rollout(Still(), EvalEnv("tasks", lambda: env, 6), [4])
     assert env.asked[-1] is None
 
 
@@ -171,10 +173,10 @@ def test_flags_of_the_world_and_bounds_of_the_task_come_first() -> None:
     save([3])
     options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"continuing_task": False},
                           bounds={"mine": (0.0, 2.0)}, resets=({"goal_cell": (3, 1)},), **KEYS)  # fmt: skip
-    world = world_for(options)
-    assert next(iter(world.bounds)) == "mine" and world.walls
-    env = world.make_env()
-    goals = {tuple(world.reset(env, seed)[0]["desired_goal"].round(2)) for seed in range(3)}
+    eval_env = make_eval_env(options)
+    assert next(iter(eval_env.bounds)) == "mine" and eval_env.walls
+    env = eval_env.make_env()
+    goals = {tuple(eval_env.reset(env, seed)[0]["desired_goal"].round(2)) for seed in range(3)}
     assert len(goals) == 3 and all(abs(x + 1) <= 0.25 and abs(y + 1) <= 0.25 for x, y in goals)  # jittered in the cell
     assert not env.unwrapped.continuing_task
     env.close()
@@ -183,14 +185,14 @@ def test_flags_of_the_world_and_bounds_of_the_task_come_first() -> None:
 def test_an_ant_in_a_maze_ends_on_arrival_and_has_a_map() -> None:
     save([3])
     options = DataOptions(id=ID, env_id="AntMaze_UMaze-v4", env_options={"continuing_task": False}, **KEYS)
-    world = world_for(options)
-    assert world.max_steps == 700 and world.walls and world.controller is None and not world.one_goal
-    env = world.make_env()
-    observation, info = world.reset(env, 0)
-    assert world.state(observation).shape == (29,)
-    assert not world.success(observation, info)
+    eval_env = make_eval_env(options)
+    assert eval_env.max_steps == 700 and eval_env.walls and eval_env.controller is None and not eval_env.one_goal
+    env = eval_env.make_env()
+    observation, info = eval_env.reset(env, 0)
+    assert eval_env.state(observation).shape == (29,)
+    assert not eval_env.success(observation, info)
     inner: Any = env.unwrapped
     inner.goal = observation["achieved_goal"].copy()
     _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
-    assert reward == 1 and terminated and world.success(observation, info)
+    assert reward == 1 and terminated and eval_env.success(observation, info)
     env.close()
