@@ -38,21 +38,21 @@ def work(compiled: bool) -> None:
     for stage in planner.stages():
         settings = config.engine.stages[stage.name]
         if compiled:
-            stage.module.compile(dynamic=False)
+            stage.loss = torch.compile(stage.loss, dynamic=False)
         ready[stage.name] = stage, settings, Optimization(planner, stage, settings, 1000)
     print("ready", flush=True)
     number = 0
     for line in sys.stdin:
         name, steps = line.split()
         stage, settings, optimization = ready[name]
-        stage.begin()
+        stage.begin(planner)
         began = time.perf_counter()
         for _ in range(int(steps)):
             number += 1
             batch = source.batch(number, settings.batch_size)
             seed_step(0, number)
             with autocast(device, config.engine.precision):
-                loss = stage.module(batch)["total"]
+                loss = stage.loss(batch)["total"]
             optimization.step(loss, min(number, 900))
         print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
 

@@ -29,9 +29,13 @@ class Row:
     """A tokenizer whose first token may follow from the condition."""
 
     schedule, code_dim, vocabulary = ScaleSchedule((TOKENS,)), CODE_DIM, None
+    layout = SimpleNamespace(latent=lambda vectors: vectors)
 
     def __init__(self, knows: bool) -> None:
         self.knows = knows
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        return codes
 
     def known_codes(self, cond: Cond) -> KnownCodes | None:
         if not self.knows:
@@ -63,7 +67,7 @@ def sampler(prior: Any, **options: Any) -> Any:
 
 def draw(prior: Any, known: Cond, *, seed: int = 0, known_codes: KnownCodes | None = None, **options: Any) -> Tensor:
     rng = torch.Generator().manual_seed(seed)
-    codes: Tensor = sampler(prior, **options)(prior, Row(knows=False), known, rng, known_codes)
+    codes: Tensor = sampler(prior, **options)(prior, Row(knows=False), known, rng, known_codes).codes
     return codes
 
 
@@ -260,7 +264,7 @@ def test_codes_are_seeded_and_leave_no_trace(options: dict[str, Any]) -> None:
     assert first.shape == (6, TOKENS, CODE_DIM) and first.dtype == torch.float32 and not first.requires_grad
     assert torch.equal(first, again) and not torch.equal(first, other)
     made = sampler(prior, **options)
-    runs = [made(prior, Row(knows=False), known, torch.Generator().manual_seed(0)) for _ in range(2)]
+    runs = [made(prior, Row(knows=False), known, torch.Generator().manual_seed(0)).codes for _ in range(2)]
     assert torch.equal(runs[0], first) and torch.equal(runs[1], first)  # a sampler keeps nothing from call to call
 
 

@@ -21,13 +21,13 @@ def made(**options: Any) -> Any:
     tiny.shake(planner)
     for stage in planner.stages():
         if stage.parameters:
-            stage.begin()
-            stage.module(tiny.batch(64))
+            stage.begin(planner)
+            stage.loss(tiny.batch(64))
     return planner.eval()
 
 
 def test_the_high_level_sees_every_nth_point(batch: Batch) -> None:
-    seen = made()._high(batch)
+    seen = made()._high_batch(batch)
     assert torch.equal(seen.states, batch.states[:, ::SEGMENT])
     assert torch.equal(seen.returns, batch.returns[:, ::SEGMENT])
     assert seen.actions.shape == (6, tiny.HORIZON // SEGMENT, SEGMENT * tiny.STRIDE, 2)
@@ -36,7 +36,7 @@ def test_the_high_level_sees_every_nth_point(batch: Batch) -> None:
 
 
 def test_the_low_level_pursues_the_state_at_the_next_subgoal(batch: Batch) -> None:
-    seen = made()._low(batch)
+    seen = made()._low_batch(batch)
     assert torch.equal(seen.goals, batch.states[:, SEGMENT]) and torch.equal(seen.states, batch.states[:, :SEGMENT])
     assert torch.equal(seen.chunk_states, batch.chunk_states)
 
@@ -45,7 +45,7 @@ def test_an_overlapping_plan_ends_at_the_subgoal(batch: Batch) -> None:
     swaps: dict[str, Any] = {"tokenizer": {"name": "identity", "inpaint_goal": True}, "decoder": "identity"}
     swaps |= {"schedule": "single", "sampler": "greedy"}
     planner = tiny.planner(planner={"name": "hierarchy", "segment": SEGMENT, "overlap": True}, **swaps)
-    seen = planner._low(batch)
+    seen = planner._low_batch(batch)
     assert seen.states.shape[1] == SEGMENT + 1 and torch.equal(seen.states[:, -1], seen.goals)
     given = planner.low.tokenizer.known_codes(seen.condition())
     held = given.into(torch.zeros_like(given.codes))
@@ -57,7 +57,7 @@ def test_weights_are_not_shared_and_stages_take_turns() -> None:
     names = [stage.name for stage in planner.stages()]
     each = ["tokenizer", "return_target", "prior", "action"]
     assert names == [f"{level}_{stage}" for level in ("high", "low") for stage in each]
-    assert [stage.like for stage in planner.stages()] == each * 2
+    assert [stage.options_of for stage in planner.stages()] == each * 2
     high, low = ({id(p) for p in part.parameters()} for part in (planner.high, planner.low))
     assert high and low and not high & low
     assert not planner.stages()[5].parameters  # the return is asked of the high level alone

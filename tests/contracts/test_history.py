@@ -74,7 +74,7 @@ def now(past: Batch) -> Cond:
 def only(past: Batch, row: int, points: int) -> Batch:
     """One row of histories, and of it the last points alone."""
     missing = past.mask.shape[1] - points
-    kept = {f.name: getattr(past, f.name)[row : row + 1] for f in fields(past) if f.name != "whole"}
+    kept = {f.name: getattr(past, f.name)[row : row + 1] for f in fields(past) if f.name != "full_batch"}
     late = {name: kept[name][:, missing:] for name in ("states", "actions", "rewards", "returns", "mask")}
     return replace(past, **{**kept, **late, "time": kept["time"] + missing})
 
@@ -93,8 +93,8 @@ def test_a_stage_trains_its_own_parameters_alone(make: Any) -> None:
     assert len({stage.name for stage in stages}) == len(stages)
     for stage in stages:
         made.zero_grad(set_to_none=True)
-        stage.begin()
-        losses = stage.module(windows())
+        stage.begin(made)
+        losses = stage.loss(windows())
         assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
         if stage.parameters:
             losses["total"].backward()
@@ -203,9 +203,10 @@ def from_history_of(made: Any, record: History, known: Batch, steps: Tensor) -> 
     acted = []
     for point, step in enumerate(steps):
         state, asked = known.states[:, point], known.returns[:, point]
-        record.push(state, asked, step)
+        record.push(state, step)
         acted.append(made.plan(Cond(state, asked, known.goals, past=record.past())).latent[:, 0])
-        record.record(acted[-1])
+        record.record_return(asked)
+        record.record_action(acted[-1])
     return acted
 
 
@@ -229,10 +230,11 @@ def test_a_history_slides_by_hand() -> None:
     assert not record.past().mask.any()
     for step in range(4):
         number = torch.full((2,), float(step))
-        record.push(number.unsqueeze(1), number + 10, torch.tensor([step, step % 3]))
+        record.push(number.unsqueeze(1), torch.tensor([step, step % 3]))
+        record.record_return(number + 10)
         before = record.past()
-        record.record(number.unsqueeze(1) + 20)
-        record.earn(number + 30)
+        record.record_action(number.unsqueeze(1) + 20)
+        record.record_reward(number + 30)
         assert not before.actions[:, -1].any() and not before.rewards[:, -1].any()
     past = record.past()
     assert past.states[0, :, 0].tolist() == [1, 2, 3] and past.returns[0].tolist() == [11, 12, 13]
@@ -245,15 +247,15 @@ def test_the_loss_by_hand(batch: Batch) -> None:
     made, known = history(), windows()
     known.mask[1, 3:] = False
     stage = made.stages()[-1]
-    stage.begin()
+    stage.begin(made)
     predicted = made.actions(made.view(known), known.condition()).detach()
     error = (predicted - known.actions[:, :, 0]).square().mean(-1)
     counted = known.mask.clone()
     counted[1, 2] = False  # the episode's final observation, at which nothing was done
-    losses = stage.module(known)
+    losses = stage.loss(known)
     torch.testing.assert_close(losses["total"].detach(), error[counted].mean())
     known.actions[1, 2:] += 100
-    torch.testing.assert_close(stage.module(known)["total"], losses["total"])
+    torch.testing.assert_close(stage.loss(known)["total"], losses["total"])
 
 
 def test_a_view_without_returns_does_not_ask_for_any() -> None:
@@ -311,11 +313,11 @@ def test_which_fields_behaviour_cloning_and_rvs_look_at() -> None:
 def test_the_loss_of_a_policy_by_hand() -> None:
     made, known = direct(), windows()
     stage = made.stages()[-1]
-    stage.begin()
+    stage.begin(made)
     offsets = torch.arange(CHUNK).expand(4, -1)
     predicted = made.action(made.plan(known.condition()), known.chunk_states, offsets)
     error = (predicted - known.chunk_actions).square().mean(-1)
-    losses = stage.module(known)
+    losses = stage.loss(known)
     assert not known.chunk_mask.all()
     torch.testing.assert_close(losses["total"].detach(), error[known.chunk_mask].mean().detach())
 
@@ -323,14 +325,14 @@ def test_the_loss_of_a_policy_by_hand() -> None:
 def taught(made: Any, lesson: Any, *, steps: int, lr: float) -> float:
     """The loss, on windows not seen, of a planner whose last stage was trained on what ``lesson`` makes of windows."""
     stage = made.stages()[-1]
-    stage.begin()
+    stage.begin(made)
     optimizer = torch.optim.Adam(stage.parameters, lr=lr)
     for step in range(steps):
         optimizer.zero_grad()
-        stage.module(lesson(step))["total"].backward()
+        stage.loss(lesson(step))["total"].backward()
         optimizer.step()
     with torch.no_grad():
-        return float(stage.module(lesson(steps))["total"])
+        return float(stage.loss(lesson(steps))["total"])
 
 
 def lesson_of_history(step: int) -> Batch:

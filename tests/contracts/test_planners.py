@@ -14,7 +14,7 @@ from trajgen.config import recipe_files
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import names
 from trajgen.core.types import Batch, Cond, Plan, Stage
-from trajgen.planners.latent import MOST_DRAWN
+from trajgen.planners.latent import MAX_REFINEMENTS
 
 PLANNERS = names("planner")
 COMPOSITIONS = [
@@ -35,8 +35,8 @@ def ready(**swaps: Any) -> Any:
     made = tiny.planner(**swaps)
     tiny.shake(made)
     first = made.stages()[0]
-    first.begin()
-    first.module(tiny.batch(64))
+    first.begin(made)
+    first.loss(tiny.batch(64))
     return made
 
 
@@ -77,13 +77,13 @@ def test_of_many_scales_some_are_drawn(cond: Cond) -> None:
     made.eval()
     plan = made.plan(cond)
     refined = made.refinements(plan, cond)
-    assert 2 < len(refined) <= MOST_DRAWN + 1 < made.tokenizer.schedule.scales
+    assert 2 < len(refined) <= MAX_REFINEMENTS + 1 < made.tokenizer.schedule.scales
     torch.testing.assert_close(list(refined.values())[-1], plan.trajectory)
 
 
 def test_frozen_parts_stay_in_evaluation_mode() -> None:
     made = ready()
-    stage_of(made, "prior").begin()
+    stage_of(made, "prior").begin(made)
     assert not made.tokenizer.training and not any(m.training for m in made.tokenizer.modules())
     assert made.prior.training and made.action.training
     assert not any(p.requires_grad for p in made.tokenizer.parameters())
@@ -93,8 +93,8 @@ def test_the_prior_stage_leaves_the_codebook_alone(batch: Batch) -> None:
     made = ready()
     before = {k: v.clone() for k, v in made.tokenizer.state_dict().items()}
     stage = stage_of(made, "prior")
-    stage.begin()
-    stage.module(batch)["total"].backward()
+    stage.begin(made)
+    stage.loss(batch)["total"].backward()
     after = made.tokenizer.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
 
@@ -103,9 +103,9 @@ def test_the_prior_stage_leaves_the_codebook_alone(batch: Batch) -> None:
 def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule: str, batch: Batch) -> None:
     made = ready(schedule=schedule, decoder="adapter", conditioner={"dropout": 0.0})
     stage = stage_of(made, "prior")
-    stage.begin()
+    stage.begin(made)
     made.zero_grad(set_to_none=True)
-    stage.module(batch)["condition"].backward()
+    stage.loss(batch)["condition"].backward()
     reached = moved(made)
     of_prior = {n for n, _ in made.named_parameters() if n.startswith("prior.")}
     silent = {n for n in of_prior - reached if "missing" not in n and not n.endswith("qkv.bias")}
@@ -124,17 +124,17 @@ def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule
 def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Batch) -> None:
     made = ready(decoder="plain")
     stage = stage_of(made, "prior")
-    stage.begin()
-    stage.module(batch)["condition"].backward()
+    stage.begin(made)
+    stage.loss(batch)["condition"].backward()
     assert "prior.head.weight" in moved(made)
 
 
 def test_the_inverse_loss_reaches_the_head_alone(batch: Batch) -> None:
     made = ready()
     stage = stage_of(made, "prior")
-    stage.begin()
+    stage.begin(made)
     made.zero_grad(set_to_none=True)
-    stage.module(batch)["inverse"].backward()
+    stage.loss(batch)["inverse"].backward()
     assert {n.split(".")[0] for n in moved(made)} == {"action"}
     assert len(moved(made)) == len(list(made.action.parameters()))
 
@@ -142,15 +142,15 @@ def test_the_inverse_loss_reaches_the_head_alone(batch: Batch) -> None:
 def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(batch: Batch) -> None:
     made = ready()
     stage = stage_of(made, "prior")
-    stage.begin()
+    stage.begin(made)
     made.zero_grad(set_to_none=True)
-    losses = stage.module(batch)
+    losses = stage.loss(batch)
     losses["reconstruction"].backward()
     adapters = {id(p) for p in made.decoder.adapter_parameters()}
     assert moved(made) == {n for n, p in made.named_parameters() if id(p) in adapters}
     with torch.no_grad():
         x = made.view(batch)
-        latent = made.tokenizer.latent(made.tokenizer.vectors(made.tokenizer.encode(x)))
+        latent = made.tokenizer.encode(x).latent
         error = (made.decoder(latent, batch.condition()) - x)[batch.mask].square().mean()
     torch.testing.assert_close(losses["reconstruction"].detach(), error)
 
@@ -158,17 +158,17 @@ def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(b
 def test_the_prior_loss_reaches_the_prior_alone(batch: Batch) -> None:
     made = ready()
     stage = stage_of(made, "prior")
-    stage.begin()
+    stage.begin(made)
     made.zero_grad(set_to_none=True)
-    stage.module(batch)["prior"].backward()
+    stage.loss(batch)["prior"].backward()
     assert {n.split(".")[0] for n in moved(made)} == {"prior"}
 
 
 def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
     made = ready(planner={"inverse_weight": 2.0, "condition_weight": 0.5})
     stage = stage_of(made, "prior")
-    stage.begin()
-    losses = stage.module(batch)
+    stage.begin(made)
+    losses = stage.loss(batch)
     guided = losses["condition"] + losses["reconstruction"]
     expected = losses["prior"] + 2 * losses["inverse"] + 0.5 * guided
     torch.testing.assert_close(losses["total"], expected)
@@ -177,9 +177,9 @@ def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
 def test_the_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
     made = ready(return_target="quantile")
     stage = stage_of(made, "return_target")
-    stage.begin()
+    stage.begin(made)
     made.zero_grad(set_to_none=True)
-    losses = stage.module(batch)
+    losses = stage.loss(batch)
     torch.testing.assert_close(losses["total"], losses["quantile"])
     losses["total"].backward()
     assert {n.split(".")[0] for n in moved(made)} == {"return_target"}
@@ -192,23 +192,23 @@ def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: 
     together, alone = ready(), ready(planner={"inverse_weight": 0.0})
     assert not stage_of(together, "action").parameters
     stage = stage_of(alone, "prior")
-    stage.begin()
-    losses = stage.module(batch)
+    stage.begin(alone)
+    losses = stage.loss(batch)
     assert "inverse" not in losses
     alone.zero_grad(set_to_none=True)
     losses["total"].backward()
     assert "action" not in {n.split(".")[0] for n in moved(alone)}
     stage = stage_of(alone, "action")
-    stage.begin()
+    stage.begin(alone)
     alone.zero_grad(set_to_none=True)
-    losses = stage.module(batch)
+    losses = stage.loss(batch)
     losses["total"].backward()
     assert {n.split(".")[0] for n in moved(alone)} == {"action"}
     tiny.shake(together)
     alone.load_state_dict(together.state_dict())
-    stage_of(together, "prior").begin()
-    expected = stage_of(together, "prior").module(batch)["inverse"]
-    torch.testing.assert_close(stage.module(batch)["inverse"], expected)
+    stage_of(together, "prior").begin(together)
+    expected = stage_of(together, "prior").loss(batch)["inverse"]
+    torch.testing.assert_close(stage.loss(batch)["inverse"], expected)
     assert not alone.tokenizer.training and alone.action.training
 
 
@@ -221,19 +221,19 @@ def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
     loss = made.action.loss
     monkeypatch.setattr(made.action, "loss", lambda plan, *others: seen.append(plan) or loss(plan, *others))
     stage = stage_of(made, "action")
-    stage.begin()
+    stage.begin(made)
     made.zero_grad(set_to_none=True)
-    stage.module(batch)["total"].backward()
+    stage.loss(batch)["total"].backward()
     assert {n.split(".")[0] for n in moved(made)} == {"action"}
     assert made.action.training and not made.prior.training
     half = len(batch) // 2
-    codes = made.tokenizer.encode(made.view(batch))
-    vectors = made.tokenizer.vectors(codes)
-    logits = made.prior(codes, made.tokenizer.inputs(vectors), batch.condition())[1]
+    encoding = made.tokenizer.encode(made.view(batch))
+    codes = encoding.codes
+    logits = made.prior(codes, encoding.inputs, batch.condition())[1]
     expected = torch.cat([logits.argmax(-1)[:half], codes[half:]])
     assert not expected.equal(codes)
     assert seen[0].codes.equal(expected)
-    torch.testing.assert_close(seen[0].latent, made.tokenizer.latent(made.tokenizer.vectors(expected)))
+    torch.testing.assert_close(seen[0].latent, made.tokenizer.layout.latent(made.tokenizer.vectors(expected)))
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
 def test_whatever_draws_the_plans_and_reads_them_can_learn(batch: Batch, swaps: dict[str, Any]) -> None:
     made = ready(planner={"inverse_weight": 0.0, "scheduled_sampling": 1.0}, **swaps)
     stage = stage_of(made, "action")
-    stage.begin()
-    assert stage.module(batch)["inverse"].isfinite()
+    stage.begin(made)
+    assert stage.loss(batch)["inverse"].isfinite()
 
 
 @pytest.mark.parametrize(
@@ -264,20 +264,20 @@ def test_drawn_plans_are_a_share_of_what_the_heads_own_stage_reads(options: dict
 def test_without_its_weight_the_condition_loss_is_not_computed(batch: Batch) -> None:
     made = ready(planner={"condition_weight": 0.0})
     stage = stage_of(made, "prior")
-    stage.begin()
-    assert "condition" not in stage.module(batch)
+    stage.begin(made)
+    assert "condition" not in stage.loss(batch)
 
 
 def test_padded_steps_do_not_count_in_the_inverse_loss(batch: Batch) -> None:
     made = ready()
     stage = stage_of(made, "prior")
-    stage.begin()
+    stage.begin(made)
     torch.manual_seed(1)
-    before = stage.module(batch)["inverse"]
+    before = stage.loss(batch)["inverse"]
     assert not batch.chunk_mask[-1, -1]
     batch.chunk_actions[-1, -1] += 100
     torch.manual_seed(1)
-    torch.testing.assert_close(stage.module(batch)["inverse"], before)
+    torch.testing.assert_close(stage.loss(batch)["inverse"], before)
 
 
 def test_the_condition_loss_by_hand(batch: Batch) -> None:
@@ -294,5 +294,5 @@ def test_a_view_without_returns_has_no_return_to_miss(batch: Batch) -> None:
     assert set(made.condition_residuals(torch.zeros(6, tiny.HORIZON, 4), batch.condition())) == {"state"}
     actions = ready(view={"fields": ("action",)})
     stage = stage_of(actions, "prior")
-    stage.begin()
-    assert float(stage.module(batch)["condition"]) == 0
+    stage.begin(made)
+    assert float(stage.loss(batch)["condition"]) == 0

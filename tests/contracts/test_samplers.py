@@ -70,17 +70,17 @@ def test_codes_are_in_range_and_seeded(name: str, model: Any) -> None:
     known, made = tiny.cond(32), accepted(name, model)
     if made is None:
         return
-    codes = made(model.prior, model.tokenizer, known, rng())
+    codes = made(model.prior, model.tokenizer, known, rng()).codes
     assert codes.shape == (32, model.tokenizer.schedule.tokens) and codes.dtype == torch.int64
     assert codes.min() >= 0 and codes.max() < model.tokenizer.vocabulary
-    assert torch.equal(codes, made(model.prior, model.tokenizer, known, rng()))
+    assert torch.equal(codes, made(model.prior, model.tokenizer, known, rng()).codes)
     assert not codes.requires_grad
 
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_another_seed_draws_other_codes(name: str, model: Any) -> None:
     known, made = tiny.cond(32), sampler(name, model)
-    first, second = (made(model.prior, model.tokenizer, known, rng(seed)) for seed in (0, 1))
+    first, second = (made(model.prior, model.tokenizer, known, rng(seed)).codes for seed in (0, 1))
     assert not torch.equal(first, second)
 
 
@@ -90,14 +90,14 @@ def test_known_codes_stay_and_are_seen_by_the_others(name: str, model: Any) -> N
     if made is None:
         return
     tokens, first = model.tokenizer.schedule.tokens, model.tokenizer.schedule.lengths[0]
-    free = made(model.prior, model.tokenizer, known, rng())
+    free = made(model.prior, model.tokenizer, known, rng()).codes
     mask = torch.rand(32, tokens, generator=rng(3)) < 0.4
     given = KnownCodes((free + 1) % model.tokenizer.vocabulary, mask)
-    codes = made(model.prior, model.tokenizer, known, rng(), given)
+    codes = made(model.prior, model.tokenizer, known, rng(), given).codes
     assert torch.equal(codes[mask], given.codes[mask])
     assert (codes == given.codes).float()[~mask].mean() < 0.5
     opening = KnownCodes(given.codes, torch.arange(tokens).expand(32, -1) < first)
-    assert not torch.equal(made(model.prior, model.tokenizer, known, rng(), opening)[:, first:], free[:, first:])
+    assert not torch.equal(made(model.prior, model.tokenizer, known, rng(), opening).codes[:, first:], free[:, first:])
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -105,16 +105,16 @@ def test_nothing_known_is_none_given(name: str, model: Any) -> None:
     known, made = tiny.cond(8), accepted(name, model)
     if made is None:
         return
-    free = made(model.prior, model.tokenizer, known, rng())
+    free = made(model.prior, model.tokenizer, known, rng()).codes
     nothing = KnownCodes(torch.zeros_like(free), torch.zeros_like(free, dtype=torch.bool))
-    assert torch.equal(made(model.prior, model.tokenizer, known, rng(), nothing), free)
+    assert torch.equal(made(model.prior, model.tokenizer, known, rng(), nothing).codes, free)
 
 
 def test_greedy_needs_no_random_numbers_and_takes_the_likeliest(model: Any) -> None:
     known = tiny.cond(8)
-    codes = sampler("greedy", model)(model.prior, model.tokenizer, known, None)
+    codes = sampler("greedy", model)(model.prior, model.tokenizer, known, None).codes
     vectors = model.tokenizer.vectors(codes)
-    logits = model.prior.logits(model.tokenizer.inputs(vectors), known)
+    logits = model.prior.logits(model.tokenizer.layout.inputs(vectors), known)
     assert torch.equal(codes, logits.argmax(-1))
     limits: list[tuple[str, dict[str, Any]]] = [
         ("top_k", {"k": 1}),
@@ -124,7 +124,9 @@ def test_greedy_needs_no_random_numbers_and_takes_the_likeliest(model: Any) -> N
         ("best_of_n", {"temperature": 1e-4}),
     ]
     for name, options in limits:
-        assert torch.equal(codes, sampler(name, model, **options)(model.prior, model.tokenizer, known, rng())), name
+        assert torch.equal(codes, sampler(name, model, **options)(model.prior, model.tokenizer, known, rng()).codes), (
+            name
+        )
 
 
 def test_top_k_keeps_the_k_largest() -> None:
@@ -157,7 +159,7 @@ def test_draws_are_distributed_as_softmax() -> None:
 
 def test_the_temperature_sharpens(model: Any) -> None:
     logits = torch.log(torch.tensor([0.6, 0.4])).expand(1, 40_000, 2)
-    chosen = sampler("temperature", model, temperature=0.5).choose(logits, rng())
+    chosen = sampler("temperature", model, temperature=0.5).sample_fn(logits, rng())
     assert float((chosen == 0).float().mean()) == pytest.approx(0.36 / (0.36 + 0.16), abs=0.01)
 
 
@@ -169,7 +171,7 @@ def spied(weight: float, model: Any, known: Cond) -> tuple[Tensor, Tensor]:
         seen.append(logits)
         return logits.argmax(-1)
 
-    codes = AutoregressiveSampler(choose, weight)(model.prior, model.tokenizer, known, None)
+    codes = AutoregressiveSampler(choose, weight)(model.prior, model.tokenizer, known, None).codes
     return torch.cat(seen, 1), codes
 
 
@@ -177,7 +179,7 @@ def spied(weight: float, model: Any, known: Cond) -> tuple[Tensor, Tensor]:
 def test_guidance_is_its_formula_over_two_plain_passes(weight: float, model: Any) -> None:
     known = tiny.cond(5)
     seen, codes = spied(weight, model, known)
-    given = model.tokenizer.inputs(model.tokenizer.vectors(codes))
+    given = model.tokenizer.layout.inputs(model.tokenizer.vectors(codes))
     with_it, without = model.prior.logits(given, known), model.prior.logits(given, known.unconditional())
     assert (with_it - without).abs().max() > 0.01
     expected = with_it + weight * (with_it - without)
@@ -188,7 +190,7 @@ def test_guidance_is_its_formula_over_two_plain_passes(weight: float, model: Any
 def test_guidance_zero_is_none(name: str, model: Any) -> None:
     known = tiny.cond(8)
     plain, zero = (sampler(name, model, **extra) for extra in ({}, {"guidance": 0.0}))
-    one, other = (made(model.prior, model.tokenizer, known, rng()) for made in (plain, zero))
+    one, other = (made(model.prior, model.tokenizer, known, rng()).codes for made in (plain, zero))
     assert torch.equal(one, other)
 
 
@@ -197,10 +199,14 @@ class Lengths:
 
     schedule, vocabulary = tiny.schedule("geometric"), None
 
+    @property
+    def layout(self) -> Any:
+        return self
+
     def start(self, batch: int) -> Tensor:
         return torch.zeros(batch, 0, 3)
 
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
         return (
             torch.full((len(partial_latent), self.schedule.lengths[k], 3), float(partial_latent.shape[1]))
             + partial_latent.sum() * 0.01
@@ -225,7 +231,7 @@ class Echo:
 
 def test_continuous_predictions_are_the_codes(model: Any, cond: Cond) -> None:
     made = sampler("greedy", model, wiring=wired(model, prior=Echo(), vocabulary=None))
-    codes = made(Echo(), Lengths(), cond, None)
+    codes = made(Echo(), Lengths(), cond, None).codes
     assert codes.shape == (6, Lengths.schedule.tokens, 3)
     assert (codes[:, Lengths.schedule.spans[1]] == 1).all()  # one token before, which was zero
 
@@ -236,7 +242,7 @@ def test_features_of_continuous_codes_are_known_one_by_one(cond: Cond) -> None:
     mask[:, 0, 1] = True
     given = KnownCodes(torch.full((6, tokens, 3), 9.0), mask)
     greedy = AutoregressiveSampler(lambda logits, _: logits)
-    free, codes = (greedy(Echo(), Lengths(), cond, None, known) for known in (None, given))
+    free, codes = (greedy(Echo(), Lengths(), cond, None, known).codes for known in (None, given))
     assert (codes[mask] == 9).all() and (codes[~mask] < 9).all()
     assert (codes - free)[~mask].abs().sum() > 0  # the others have seen them
 
@@ -297,10 +303,10 @@ def test_a_view_that_tells_no_return_is_refused_where_it_is_searched_for(name: s
 
 def test_the_best_of_n_is_the_best_of_n(model: Any) -> None:
     known, n = tiny.cond(7), 5
-    codes = sampler("best_of_n", model, n=n, temperature=0.8)(model.prior, model.tokenizer, known, rng())
+    codes = sampler("best_of_n", model, n=n, temperature=0.8)(model.prior, model.tokenizer, known, rng()).codes
     many = known.map(lambda values: values.repeat_interleave(n, 0))
-    drawn = sampler("temperature", model, temperature=0.8)(model.prior, model.tokenizer, many, rng())
-    decoded = model.decoder(model.tokenizer.latent(model.tokenizer.vectors(drawn)), many)
+    drawn = sampler("temperature", model, temperature=0.8)(model.prior, model.tokenizer, many, rng()).codes
+    decoded = model.decoder(model.tokenizer.layout.latent(model.tokenizer.vectors(drawn)), many)
     worth = model.view.read(decoded, "return")[:, 0, 0].view(7, n)
     assert (worth.std(1) > 0.01).sum() > 3
     assert torch.equal(codes, drawn.view(7, n, -1)[torch.arange(7), worth.argmax(1)])
@@ -311,8 +317,8 @@ def test_a_beam_for_the_return_promises_more_than_one_for_likelihood(model: Any)
     worth = []
     for score in ("return", "likelihood"):
         made = sampler("beam", model, score=score, expansions=4, prob_threshold=None)
-        codes = made(model.prior, model.tokenizer, known, rng())
-        decoded = model.decoder(model.tokenizer.latent(model.tokenizer.vectors(codes)), known)
+        codes = made(model.prior, model.tokenizer, known, rng()).codes
+        decoded = model.decoder(model.tokenizer.layout.latent(model.tokenizer.vectors(codes)), known)
         worth.append(model.view.read(decoded, "return")[:, 0, 0].mean())
     assert worth[0] > worth[1]
 

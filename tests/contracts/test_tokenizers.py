@@ -57,7 +57,7 @@ def made(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def codes(made: Any) -> Any:
-    return None if made is None else made.encode(tiny.windows(tiny.batch()))
+    return None if made is None else made.encode(tiny.windows(tiny.batch())).codes
 
 
 @pytest.mark.parametrize(("name", "schedule"), PAIRS)
@@ -83,7 +83,7 @@ def test_every_option_is_explained(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_numbers_that_make_no_sense_are_refused(name: str) -> None:
-    schedule = "geometric" if name in ("multiscale_vq", "hierarchical_vq") else "single"
+    schedule = "geometric" if name in ("multiscale_vq",) else "single"
     options = [o for o in spec("tokenizer", name).options if o.annotation in ("int", "float")]
     for option in options:
         with pytest.raises(ConfigError) as caught:
@@ -107,43 +107,44 @@ def test_shapes(made: Any, codes: Any) -> None:
         assert codes.min() >= 0 and codes.max() < made.vocabulary and len(codes.unique()) > 1
     vectors = made.vectors(codes)
     assert vectors.shape == (6, schedule.tokens, width) and vectors.dtype == torch.float32
-    assert made.inputs(vectors).shape == (6, schedule.tokens - schedule.lengths[0], width)
-    assert made.latent(vectors).shape == (6, made.latent_length, width)
-    assert made.start(3).shape == (3, made.latent_length, width) and not made.start(3).any()
+    assert made.layout.inputs(vectors).shape == (6, schedule.tokens - schedule.lengths[0], width)
+    assert made.layout.latent(vectors).shape == (6, made.latent_length, width)
+    assert made.layout.start(3).shape == (3, made.latent_length, width) and not made.layout.start(3).any()
 
 
 @torch.no_grad()
 def test_inputs_and_latent_are_those_met_step_by_step(made: Any, codes: Any) -> None:
     if made is None:
         return
-    vectors, partial_latent, views = made.vectors(codes), made.start(6), []
+    vectors, partial_latent, views = made.vectors(codes), made.layout.start(6), []
     for k, span in enumerate(made.schedule.spans):
         if k:
-            views.append(made.view(partial_latent, k))
+            views.append(made.layout.scale_input(partial_latent, k))
             assert views[-1].shape == (6, made.schedule.lengths[k], made.code_dim)
         before = partial_latent.clone()
-        after = made.extend(partial_latent, vectors[:, span], k)
+        after = made.layout.extend(partial_latent, vectors[:, span], k)
         assert torch.equal(partial_latent, before)  # a search goes on from one partial_latent in several ways
         partial_latent = after
     stepwise = torch.cat(views, dim=1) if views else vectors[:, :0]
-    torch.testing.assert_close(made.inputs(vectors), stepwise)
-    torch.testing.assert_close(made.latent(vectors), partial_latent)
+    torch.testing.assert_close(made.layout.inputs(vectors), stepwise)
+    torch.testing.assert_close(made.layout.latent(vectors), partial_latent)
 
 
 @torch.no_grad()
 def test_what_is_decided_does_not_change_any_more(made: Any, codes: Any) -> None:
     if made is None:
         return
-    shares = [made.decoded_fraction(k) for k in range(made.schedule.scales)]
+    shares = [made.layout.decoded_fraction(k) for k in range(made.schedule.scales)]
     assert all(0 < earlier <= later for earlier, later in pairwise(shares)) and shares[-1] == 1.0
     if shares[0] == 1.0:
         return
-    vectors, partial_latent = made.vectors(codes), made.start(6)
+    vectors, partial_latent = made.vectors(codes), made.layout.start(6)
     for k, span in enumerate(made.schedule.spans):
-        partial_latent = made.extend(partial_latent, vectors[:, span], k)
+        partial_latent = made.layout.extend(partial_latent, vectors[:, span], k)
         done = round(shares[k] * made.latent_length)
         assert (
-            torch.equal(partial_latent[:, :done], made.latent(vectors)[:, :done]) and not partial_latent[:, done:].any()
+            torch.equal(partial_latent[:, :done], made.layout.latent(vectors)[:, :done])
+            and not partial_latent[:, done:].any()
         )
 
 
@@ -171,7 +172,7 @@ def test_relaxed_codes_have_the_mean_of_their_vectors_and_pass_gradients(made: A
     expected = 0.25 * made.vectors(codes) + 0.75 * made.vectors(other)
     torch.testing.assert_close(made.vectors(soft), expected)
     soft.requires_grad_()
-    latent = made.latent(made.vectors(soft))
+    latent = made.layout.latent(made.vectors(soft))
     (latent * torch.randn_like(latent)).sum().backward()
     assert soft.grad is not None and soft.grad.abs().sum(-1).gt(0).all()
 
@@ -181,16 +182,16 @@ def test_encoding_is_a_function_of_the_window_alone(made: Any, codes: Any) -> No
     if made is None:
         return
     x = tiny.windows(tiny.batch())
-    assert torch.equal(codes, made.encode(x))
-    assert torch.equal(codes[2:3], made.encode(x[2:3]))
-    assert torch.equal(codes, made.train().encode(x)) and torch.equal(codes, made.eval().encode(x))
+    assert torch.equal(codes, made.encode(x).codes)
+    assert torch.equal(codes[2:3], made.encode(x[2:3]).codes)
+    assert torch.equal(codes, made.train().encode(x).codes) and torch.equal(codes, made.eval().encode(x).codes)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "options"), OF_VALUES)
 def test_a_latent_that_is_the_trajectory_is_read_back(name: str, options: dict[str, Any]) -> None:
     made, x = build_one(name, "unit", **options), tiny.windows(tiny.batch())
-    latent = made.latent(made.vectors(made.encode(x)))
+    latent = made.layout.latent(made.vectors(made.encode(x).codes))
     torch.testing.assert_close(latent, made.spread(x))
     assert made.latent_length == made.period * tiny.HORIZON and len(made.fields_of_tokens) == made.period
     assert list(made.parameters()) == [] and made.state_dict() == {}  # the normalizer is the planner's

@@ -31,9 +31,9 @@ def trains_and_acts(config: Config) -> None:
     trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained
     for stage in trained:
-        stage.begin()
+        stage.begin(planner)
         before = [p.detach().clone() for p in stage.parameters]
-        total = stage.module(known)["total"]
+        total = stage.loss(known)["total"]
         assert torch.isfinite(total)
         total.backward()
         torch.optim.SGD(stage.parameters, 1e-3).step()

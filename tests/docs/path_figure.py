@@ -62,7 +62,7 @@ def shapes(config: Config) -> dict[str, Any]:
     tokenizer = planner.tokenizer
     with torch.no_grad():
         x = planner.view(batch)
-        codes = tokenizer.encode(x)
+        codes = tokenizer.encode(x).codes
         vectors = tokenizer.vectors(codes)
         inputs = tokenizer.inputs(vectors)
         known = planner.prior.conditioner(cond)

@@ -157,9 +157,9 @@ def test_the_example_of_a_tokenizer_keeps_what_is_slow(folder: Path) -> None:
     wiring = {"schedule": lambda n: tiny.schedule("unit", n), "features": 3, "horizon": 16}
     made: Any = build("tokenizer", {"name": "cosine", "frequencies": 16}, **wiring)
     x = torch.randn(2, 16, 3)
-    torch.testing.assert_close(made.points(made.encode(x)), x)
+    torch.testing.assert_close(made.points(made.codes(x)), x)
     few: Any = build("tokenizer", {"name": "cosine", "frequencies": 4}, **wiring)
-    codes = few.encode(torch.ones(1, 16, 3))
+    codes = few.codes(torch.ones(1, 16, 3))
     torch.testing.assert_close(codes[:, 0], torch.full((1, 3), 4.0))
     torch.testing.assert_close(codes[:, 1:], torch.zeros(1, 3, 3))
 

@@ -35,7 +35,7 @@ from trajgen.engine.distributed import join, leads, leave, rank
 from trajgen.engine.launch import ElsewhereError, Launch, first_node, read_launch
 from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import EngineOptions, StageOptions
-from trajgen.engine.shares import Shares, share
+from trajgen.engine.shares import share
 from trajgen.engine.storage import read_tensors
 from trajgen.tokenizers.codebook import SharedCodes
 
@@ -195,7 +195,7 @@ def main(place: Path) -> None:
     try_out(copied("begun by one", "in micro-batches"), 1, resume=True, accumulate=4)
     try_out(copied("begun by one", "in micro-batches by two"), 2, resume=True, accumulate=2)
     try_out("killed", 1, resume=True)
-    for name in ("lfq", "hierarchical_vq", "simvq"):
+    for name in ("lfq", "simvq"):
         for world in (1, 2):
             try_out(f"{name} by {world}", world, parts=name, steps={"tokenizer": 6})
     for world, accumulate in ((1, 1), (2, 1), (1, 2)):
@@ -261,7 +261,7 @@ def test_codes_and_weights_are_the_same_on_all_processes(found: dict[str, Any]) 
     assert second["revived"] == 0  # the first process alone draws
 
 
-@pytest.mark.parametrize("name", ["lfq", "hierarchical_vq", "simvq"])
+@pytest.mark.parametrize("name", ["lfq", "simvq"])
 def test_other_codes_too(name: str, place: Path, found: dict[str, Any]) -> None:
     first, second = found[f"{name} by 2"]["said"]
     assert first == {**second, "revived": first["revived"]}
@@ -354,11 +354,10 @@ def test_means_of_shares_make_up_the_mean_of_the_batch() -> None:
     torch.testing.assert_close(whole.mean(errors, real), errors[whole.mask].mean())
 
 
-def test_counts_of_windows_are_those_of_a_share_while_it_lasts() -> None:
-    made = planner("condition")
-    with Shares(made.stages()[2].module, 3):
-        assert made.condition_batch == 2  # 4 windows in 3 shares: at least as many as before
-    assert made.condition_batch == 4
+def test_the_first_windows_of_a_batch_are_counted_within_a_share() -> None:
+    batch = tiny.batch(6)
+    assert batch.first(4) == 4
+    assert [share(batch, part, 3).first(4) for part in range(3)] == [2, 2, 2]  # no share gets fewer than its part
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,16 +32,12 @@ class Pulled(nn.Module):
         self.one, self.two = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
 
     def stages(self) -> list[Stage]:
-        return [Stage(name, Distance(getattr(self, name)), [getattr(self, name)]) for name in ("one", "two")]
+        numbers = {"one": self.one, "two": self.two}
+        return [Stage(name, partial(squared_distance, number), [number]) for name, number in numbers.items()]
 
 
-class Distance(nn.Module):
-    def __init__(self, number: nn.Parameter) -> None:
-        super().__init__()
-        self.number = number
-
-    def forward(self, batch: Tensor) -> Losses:
-        return {"total": (self.number - batch).square().mean()}
+def squared_distance(number: nn.Parameter, batch: Tensor) -> Losses:
+    return {"total": (number - batch).square().mean()}
 
 
 class Around(Numbers):
@@ -77,13 +74,13 @@ def held_out_loss(path: Path) -> float:
     """The loss of the second stage of weights on the held-out batches."""
     model = Pulled()
     model.load_state_dict({name.removeprefix("model."): v for name, v in load_file(path).items()})
-    module = model.stages()[1].module.eval()
+    loss = model.stages()[1].loss
     total = 0.0
     with torch.no_grad():
         for number in range(BATCHES):
             batch = Elsewhere().batch(number, 8)
             seed_step(7, number)
-            total += float(module(batch)["total"]) / BATCHES
+            total += float(loss(batch)["total"]) / BATCHES
     return total
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +23,26 @@ FIRST, SECOND = 6, 9
 TIMED = ("seconds", "windows_per_second")
 
 
-class Part(nn.Module):
-    """Squared error of a linear map with dropout; an exact copy must draw the same random numbers."""
-
-    def __init__(self, model: Toy, trained: nn.Module) -> None:
-        super().__init__()
-        self.model, self.trained = model, trained
-        self.dropout, self.noise = nn.Dropout(0.3), 0.1
-
-    def forward(self, batch: Tensor) -> Losses:
-        error = (self.dropout(self.trained(batch)) - batch.flip(1)).square().mean()
-        noise = torch.randn(())
-        return {"total": error * (1 + self.noise * noise), "error": error}
-
-
 class Toy(nn.Module):
-    """Two linear maps, trained one after the other, and a counter that is state but not a weight."""
+    """Two linear maps with dropout, trained one after the other; an exact copy must draw the same random numbers."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.dropout, self.noise = nn.Dropout(0.3), 0.1
 
     def stages(self) -> list[Stage]:
         return [
-            Stage("one", Part(self, self.one), list(self.one.parameters()), lambda: {"usage/all": 0.5}),
-            Stage("two", Part(self, self.two), list(self.two.parameters())),
+            Stage("one", partial(self.loss, self.one), list(self.one.parameters()), report=lambda: {"usage/all": 0.5}),
+            Stage("two", partial(self.loss, self.two), list(self.two.parameters())),
         ]
+
+    def loss(self, linear: nn.Linear, batch: Tensor) -> Losses:
+        """The squared error of reversing a row."""
+        error = (self.dropout(linear(batch)) - batch.flip(1)).square().mean()
+        noise = torch.randn(())
+        return {"total": error * (1 + self.noise * noise), "error": error}
 
 
 @dataclass

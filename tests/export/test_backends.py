@@ -12,8 +12,8 @@ from torch import Generator
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Plan
-from trajgen.export.backends import Programs, filled, plans_by
-from trajgen.export.planning import Planning, Tensors, flattened, plan_of, unflattened
+from trajgen.export.backends import Programs, pad_rows, plan_fn
+from trajgen.export.plan_module import PlanModule, Tensors, cond_from, cond_tensors
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -24,47 +24,43 @@ def planner(**swaps: Any) -> Any:
     return made.eval()
 
 
-def known(batch: int) -> Tensors:
-    return flattened(tiny.cond(batch))
-
-
 def test_a_condition_is_what_its_tensors_make() -> None:
     cond = tiny.cond(3)
-    again = unflattened(flattened(cond))
+    again = cond_from(cond_tensors(cond))
     assert all(torch.equal(v, getattr(again, k)) for k, v in vars(cond).items() if isinstance(v, torch.Tensor))
 
 
 def test_values_are_filled_up_with_their_last_row() -> None:
     values = torch.arange(6.0).view(6, 1)  # three plans of two rows
-    assert filled(values, 3, 4).flatten().tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
-    assert filled(values, 6, 6) is values
+    assert pad_rows(values, 3, 4).flatten().tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
+    assert pad_rows(values, 6, 6) is values
 
 
 class Sizes(Programs):
     """Programs that are the planner as it is written; notes for which sizes one was prepared."""
 
-    def __init__(self, planning: Planning) -> None:
+    def __init__(self, module: PlanModule) -> None:
         self.sizes: list[int] = []
-        super().__init__(planning, self.prepared)
+        super().__init__(module, self.prepared)
 
-    def prepared(self, planning: Planning, known: Tensors, noise: list[torch.Tensor]) -> Any:
-        self.sizes.append(len(known["state"]))
-        return planning
+    def prepared(self, module: PlanModule, inputs: Tensors, noise: list[torch.Tensor]) -> Any:
+        self.sizes.append(len(inputs["state"]))
+        return module
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("sampler", ["temperature", "best_of_n", "beam", "greedy"])
 def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
-    planning = Planning(planner(sampler=sampler))
-    programs = Sizes(planning)
+    made = planner(sampler=sampler)
+    eager, programs = plan_fn("eager", made), Sizes(PlanModule(made))
     for batch in (3, 4, 1, 300):
-        expected = planning.draw(known(batch), Generator().manual_seed(5))
-        found = programs(known(batch), Generator().manual_seed(5))
-        assert found.keys() == expected.keys()
+        cond = tiny.cond(batch)
+        _, expected = eager(cond, Generator().manual_seed(5))
+        _, plan = programs(cond, Generator().manual_seed(5))
         if batch <= 256:  # more are planned in turn, so that they draw in another order
-            assert torch.equal(found["codes"], expected["codes"])
-            torch.testing.assert_close(found["latent"], expected["latent"])
-        assert len(found["codes"]) == batch
+            assert torch.equal(plan.codes, expected.codes)
+            torch.testing.assert_close(plan.latent, expected.latent)
+        assert len(plan.codes) == batch
     assert programs.sizes == [4, 1, 256, 64]
 
 
@@ -72,12 +68,12 @@ def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_draws_the_same_codes(batch: int) -> None:
     made = planner()
-    eager, onnx = plans_by("eager", made), plans_by("onnx", made)
+    eager, onnx = plan_fn("eager", made), plan_fn("onnx", made)
     rng, other = Generator().manual_seed(1), Generator().manual_seed(1)
     for _ in range(3):  # the generators stay in step
-        conditions = known(batch)
-        asked, plan = plan_of(eager(conditions, rng))
-        again, found = plan_of(onnx(conditions, other))
+        cond = tiny.cond(batch)
+        asked, plan = eager(cond, rng)
+        again, found = onnx(cond, other)
         assert torch.equal(found.codes, plan.codes)
         torch.testing.assert_close(found.latent, plan.latent, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(again, asked, atol=1e-4, rtol=1e-4)
@@ -112,8 +108,8 @@ def test_a_policy_acts_alike_whatever_runs_its_plans() -> None:
 
 
 def test_a_backend_of_another_device_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"kind of device[\s\S]*device=cuda for policy.backend=cuda_graph"):
-        plans_by("cuda_graph", planner())
+    with pytest.raises(ConfigError, match=r"policy.backend=cuda_graph needs device=cuda"):
+        plan_fn("cuda_graph", planner())
 
 
 def test_a_plan_that_takes_gradients_is_refused_with_what_to_do() -> None:
@@ -126,5 +122,5 @@ def test_a_plan_that_takes_gradients_is_refused_with_what_to_do() -> None:
         action="plan",
         view={"fields": ("state", "action")},
     )
-    with pytest.raises(ConfigError, match=r"function of tensors alone[\s\S]*sampler.value_scale=0"):
-        plans_by("onnx", made)(known(1), None)
+    with pytest.raises(ConfigError, match=r"takes no gradients[\s\S]*sampler.value_scale=0"):
+        plan_fn("onnx", made)(tiny.cond(1), None)

@@ -16,8 +16,8 @@ import torch
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
-from trajgen.export.export import export
-from trajgen.export.noise import Draw
+from trajgen.export.package import export
+from trajgen.export.randomness import Draw
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -124,7 +124,7 @@ def played(own: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draw
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "tflite"}, r"known format[\s\S]*format=onnx"),
+        ({"format": "tflite"}, r"no export format[\s\S]*format=onnx"),
         ({"batch": 0}, r"batch=1"),
     ],
 )

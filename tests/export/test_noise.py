@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.export.noise import Draw, Recorded, ReplayNoise
+from trajgen.export.randomness import Draw, RecordDraws, ReplayNoise
 
 CPU = torch.device("cpu")
 DRAWS: dict[str, Callable[[torch.Generator | None], Tensor]] = {
@@ -22,7 +22,7 @@ DRAWS: dict[str, Callable[[torch.Generator | None], Tensor]] = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_recorded_draw_repeats_the_numbers_of_its_generator(name: str) -> None:
-    with Recorded() as recorded:
+    with RecordDraws() as recorded:
         DRAWS[name](None)
     (draw,) = recorded.draws
     assert draw == Draw(name.split()[0], (2, 3))
@@ -38,7 +38,7 @@ def test_given_numbers_take_the_place_of_drawn_ones_in_order() -> None:
 
 
 def test_calls_that_draw_nothing_are_left_alone() -> None:
-    with Recorded() as recorded:
+    with RecordDraws() as recorded:
         made = torch.ones(3).cumsum(0)
     assert recorded.draws == [] and made.tolist() == [1, 2, 3]
 
@@ -54,5 +54,5 @@ def test_calls_that_draw_nothing_are_left_alone() -> None:
     ids=["multinomial", "randint", "exponential with a rate", "normal with a mean"],
 )
 def test_draws_that_cannot_be_given_are_refused(draw: Callable[[], Tensor]) -> None:
-    with Recorded(), pytest.raises(ConfigError, match=r"standard ones[\s\S]*policy\.backend=eager"):
+    with RecordDraws(), pytest.raises(ConfigError, match=r"standard random numbers[\s\S]*policy\.backend=eager"):
         draw()

@@ -14,8 +14,7 @@ from trajgen.core.types import Batch
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.runtime import choose_device
-from trajgen.export.backends import plans_by
-from trajgen.export.planning import flattened
+from trajgen.export.backends import plan_fn
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
 
@@ -33,8 +32,8 @@ def ready() -> Any:
     made = tiny.planner(sampler="greedy", return_target="quantile")
     tiny.shake(made)
     first = made.stages()[0]
-    first.begin()
-    first.module(tiny.batch(64))
+    first.begin(made)
+    first.loss(tiny.batch(64))
     return made.eval()
 
 
@@ -93,11 +92,11 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 def test_a_plan_by_a_graph_is_the_plan(batch: int) -> None:
     made = ready().cuda()
     made.sampler = tiny.planner(sampler="temperature").sampler
-    eager, graph = plans_by("eager", made), plans_by("cuda_graph", made)
+    eager, graph = plan_fn("eager", made), plan_fn("cuda_graph", made)
     rng, other = torch.Generator("cuda").manual_seed(1), torch.Generator("cuda").manual_seed(1)
     for seed in range(3):
-        known = flattened(tiny.cond(batch, seed).map(lambda values: values.cuda()))
+        cond = tiny.cond(batch, seed).map(lambda values: values.cuda())
         with torch.inference_mode():
-            expected, found = eager(known, rng), graph(known, other)
-        assert torch.equal(found["codes"], expected["codes"])
-        torch.testing.assert_close(found["latent"], expected["latent"], atol=1e-4, rtol=1e-4)
+            (_, expected), (_, plan) = eager(cond, rng), graph(cond, other)
+        assert torch.equal(plan.codes, expected.codes)
+        torch.testing.assert_close(plan.latent, expected.latent, atol=1e-4, rtol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.decoders.convolutional import AdapterDecoder, PlainDecoder
 from trajgen.nn.attention import KeyValueCache
-from trajgen.planners.latent import LatentPlanner, PriorTraining
+from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.diffusion import DiffusionPrior
 from trajgen.priors.transformer import TransformerPrior
 from trajgen.return_targets import QuantileTarget
@@ -53,13 +54,26 @@ def dividing(length: int, *, parts: int = 2) -> ScaleSchedule:
     return ScaleSchedule((length // parts or 1, length))
 
 
+class PyramidThatLooksAhead(ResidualPyramid):
+    """The teacher-forcing input of a scale is the scale itself."""
+
+    def inputs(self, vectors: Tensor) -> Tensor:
+        return vectors[:, self.schedule.lengths[0] :]
+
+    def _scale_inputs(self, partial_latents: list[Tensor]) -> Tensor:
+        codes = [after - before for before, after in pairwise(partial_latents)]
+        return torch.cat([self.pool(code, k) for k, code in enumerate(codes)][1:], dim=1)
+
+
 class MultiscaleVQ(LatentTokenizer):
     """Multi-scale residual tokens."""
+
+    layout_type = ResidualPyramid
 
     def __init__(
         self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int, *, size: int = 12
     ) -> None:
-        layout = ResidualPyramid(schedule(4), 6, 4)
+        layout = self.layout_type(schedule(4), 6, 4)
         super().__init__(layout, Codebook(size, 6), features, horizon, width=16, depth=1)
 
 
@@ -79,8 +93,7 @@ class TokenizerThatLearnsPadding(MultiscaleVQ):
 class TokenizerThatLooksAhead(MultiscaleVQ):
     """Lets a scale see itself in training."""
 
-    def inputs(self, vectors: Tensor) -> Tensor:
-        return vectors[:, self.schedule.lengths[0] :]
+    layout_type = PyramidThatLooksAhead
 
 
 @mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond could not reach the prior")
@@ -210,11 +223,13 @@ def careless(vocabulary: int | None, *, temperature: float = 1.0) -> Autoregress
     )
 
 
-@mistake("sampler", "codes that are given stay as they are", "codes that were given come out changed", "given.into")
+@mistake(
+    "sampler", "codes that are given stay as they are", "codes that were given come out changed", "known_codes.into"
+)
 class SamplerThatKnowsBetter:
     """Draws what is known anew."""
 
-    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, given: Any = None) -> Tensor:
+    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: Any = None) -> Plan:
         return AutoregressiveSampler(lambda logits, _: logits.argmax(-1))(prior, tokenizer, cond, rng)
 
 
@@ -226,49 +241,17 @@ class TargetWithAnAxisTooMany(QuantileTarget):
         return super().forward(state, goal, remaining).unsqueeze(-1)
 
 
-class _Hiding(nn.Module):
-    """Trains through a planner that it does not hold as a submodule."""
-
-    def __init__(self, training: nn.Module) -> None:
-        super().__init__()
-        self._training = [training]
-
-    def forward(self, batch: Batch) -> Losses:
-        return self._training[0](batch)
-
-
-@mistake(
-    "planner", "a stage trains its own weights alone", "Stage 'prior' reaches weights that are not its own", "decoder."
-)
-class PlannerThatLeaks(LatentPlanner):
-    """Its prior's stage freezes nothing."""
-
-    def stages(self) -> list[Stage]:
-        *first, prior, action = super().stages()
-        return [*first, replace(prior, module=_Hiding(prior.module)), action]
-
-
-class _Thawed(PriorTraining):
-    def train(self, mode: bool = True) -> PriorTraining:
-        super().train(mode)
-        self.planner.tokenizer.train(mode)
-        return self
-
-    def forward(self, batch: Batch) -> Losses:
-        tokenizer = self.planner.tokenizer
-        tokenizer.loss(batch, self.planner.view(batch), lambda latent: self.planner.decoder(latent))
-        return super().forward(batch)
-
-
-@mistake(
-    "planner", "a stage trains its own weights alone", "Stage 'prior' changes parts that it does not train", "codebook"
-)
+@mistake("planner", "a stage trains its own weights alone", "Stage 'prior' changes parts", "codebook")
 class PlannerThatMovesItsCodes(LatentPlanner):
     """Lets the codebook go on moving while the prior is trained."""
 
     def stages(self) -> list[Stage]:
         *first, prior, action = super().stages()
-        return [*first, replace(prior, module=_Thawed(self)), action]
+        return [*first, replace(prior, frozen=[]), action]
+
+    def prior_loss(self, batch: Batch) -> Losses:
+        self.tokenizer_loss(batch)
+        return super().prior_loss(batch)
 
 
 @mistake("planner", "every weight is trained by a stage", "No stage trains these weights", "action.")

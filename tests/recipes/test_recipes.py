@@ -67,9 +67,9 @@ def works(composed: Composition) -> ConfigError | None:
     trained = [stage for stage in made.stages() if stage.parameters]
     assert trained
     for stage in trained:
-        stage.begin()
+        stage.begin(made)
         optimizer = torch.optim.SGD(stage.parameters, 1e-3)
-        total = stage.module(known)["total"]
+        total = stage.loss(known)["total"]
         assert torch.isfinite(total)
         total.backward()
         optimizer.step()

@@ -34,7 +34,7 @@ class Row:
     vocabulary = VOCABULARY
 
     def __init__(self, schedule: ScaleSchedule) -> None:
-        self.schedule = schedule
+        self.schedule, self.layout = schedule, self
 
     def vectors(self, codes: Tensor) -> Tensor:
         return F.one_hot(codes, VOCABULARY).float()
@@ -50,7 +50,7 @@ class Row:
         extended[:, self.schedule.spans[k]] = vectors
         return extended
 
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
         return partial_latent[:, self.schedule.spans[k - 1]]
 
     def decoded_fraction(self, k: int) -> float:
@@ -157,16 +157,16 @@ SCHEDULES = [UNIT, ScaleSchedule((1, 3)), ScaleSchedule((2, 2)), ScaleSchedule((
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_wide_enough_it_finds_the_likeliest_of_all_sequences(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, beam_width=81, expansions=81, score="likelihood")(prior, Row(schedule), cond)
+    found = beam(prior, beam_width=81, expansions=81, score="likelihood")(prior, Row(schedule), cond).codes
     assert torch.equal(found, ALL[prior.likelihoods(cond).argmax(1)])
     if schedule is UNIT:
-        assert not torch.equal(found, greedy(prior)(prior, Row(schedule), cond))  # there is something to search
+        assert not torch.equal(found, greedy(prior)(prior, Row(schedule), cond).codes)  # there is something to search
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_wide_enough_it_finds_the_sequence_of_the_highest_value(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, beam_width=81, expansions=81)(prior, Row(schedule), cond)
+    found = beam(prior, beam_width=81, expansions=81)(prior, Row(schedule), cond).codes
     assert torch.equal(found, ALL[worths(cond).argmax(1)])
 
 
@@ -175,7 +175,7 @@ def test_below_the_threshold_value_is_traded_for_likelihood() -> None:
     likelihoods, worth = prior.likelihoods(cond), worths(cond)
     penalised = worth + 0.7 * (likelihoods - TOKENS * math.log(0.4)).clamp(max=0)
     made = beam(prior, beam_width=81, expansions=3, prob_threshold=0.4, prob_weight=0.7)
-    found = made(prior, Row(UNIT), cond)
+    found = made(prior, Row(UNIT), cond).codes
     assert torch.equal(found, ALL[penalised.argmax(1)])
     assert not torch.equal(penalised.argmax(1), worth.argmax(1))
     assert not torch.equal(penalised.argmax(1), likelihoods.argmax(1))
@@ -212,7 +212,7 @@ def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int],
 @pytest.mark.parametrize(("width", "expand"), [(1, 1), (1, 2), (2, 2), (3, 1), (3, 3)])
 def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score: str) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
-    found = beam(prior, beam_width=width, expansions=expand, score=score)(prior, Row(UNIT), cond)
+    found = beam(prior, beam_width=width, expansions=expand, score=score)(prior, Row(UNIT), cond).codes
     expected = [
         searched(prior, cond.map(lambda v, i=i: v[i : i + 1]), width, expand, [0, 1, 2, 3], score, TOKENS)
         for i in range(8)
@@ -223,7 +223,7 @@ def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score
 @pytest.mark.parametrize("every", [2, None])
 def test_plans_are_chosen_once_a_point(every: int | None) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
-    found = beam(prior, points=2, beam_width=2, expansions=3, select_every=every)(prior, Row(UNIT), cond)
+    found = beam(prior, points=2, beam_width=2, expansions=3, select_every=every)(prior, Row(UNIT), cond).codes
     ones = [cond.map(lambda v, i=i: v[i : i + 1]) for i in range(8)]
     assert found.tolist() == [searched(prior, one, 2, 3, [1, 3], "return", 2) for one in ones]
     assert found.tolist() != [searched(prior, one, 2, 3, [0, 1, 2, 3], "return", 2) for one in ones]
@@ -232,22 +232,22 @@ def test_plans_are_chosen_once_a_point(every: int | None) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_one_beam_continued_in_one_way_is_greedy(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, beam_width=1, expansions=1)(prior, Row(schedule), cond)
-    assert torch.equal(found, greedy(prior)(prior, Row(schedule), cond))
+    found = beam(prior, beam_width=1, expansions=1)(prior, Row(schedule), cond).codes
+    assert torch.equal(found, greedy(prior)(prior, Row(schedule), cond).codes)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_a_batch_is_its_plans_one_by_one(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
     made = beam(prior, beam_width=3, expansions=2)
-    alone = [made(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])) for i in range(8)]
-    assert torch.equal(made(prior, Row(schedule), cond), torch.cat(alone))
+    alone = [made(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])).codes for i in range(8)]
+    assert torch.equal(made(prior, Row(schedule), cond).codes, torch.cat(alone))
 
 
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_prior_without_select_is_stepped_again(every: int) -> None:
     prior, plain, cond = Table(UNIT), Table(UNIT, Memory), tiny.cond(8)
-    found = [beam(p, beam_width=3, expansions=2, select_every=every)(p, Row(UNIT), cond) for p in (prior, plain)]
+    found = [beam(p, beam_width=3, expansions=2, select_every=every)(p, Row(UNIT), cond).codes for p in (prior, plain)]
     assert torch.equal(*found)
 
 
@@ -260,7 +260,7 @@ def test_known_tokens_stay_and_the_rest_is_the_likeliest(schedule: ScaleSchedule
         prior, Row(schedule), cond, None, KnownCodes(codes, mask)
     )
     fits = ((codes[:, None] == ALL) | ~mask[:, None]).all(-1)  # (4, 81)
-    assert torch.equal(found, ALL[prior.likelihoods(cond).masked_fill(~fits, -torch.inf).argmax(1)])
+    assert torch.equal(found.codes, ALL[prior.likelihoods(cond).masked_fill(~fits, -torch.inf).argmax(1)])
 
 
 def test_scales_that_are_known_are_not_expanded() -> None:
@@ -270,7 +270,7 @@ def test_scales_that_are_known_are_not_expanded() -> None:
     prior.step = lambda x, k, state: rows.append(len(state.returns)) or step(x, k, state)
     mask = torch.tensor([1, 1, 0, 0]).bool().expand(4, -1)
     given = KnownCodes(torch.full((4, 4), 2), mask)
-    found = beam(prior, beam_width=2, expansions=2)(prior, Row(UNIT), cond, None, given)
+    found = beam(prior, beam_width=2, expansions=2)(prior, Row(UNIT), cond, None, given).codes
     assert rows == [4, 4, 4, 8] and (found[:, :2] == 2).all()
 
 
@@ -326,10 +326,10 @@ def test_candidates_are_among_the_k_likeliest() -> None:
     prior, cond = Table(ScaleSchedule((4,))), tiny.cond(64)
     logits = prior.step(None, 0, prior.start(cond))
     made = beam(prior, beam_width=4, expansions=4, top_k=2, temperature=5.0)
-    found = made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
+    found = made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)).codes
     assert (found != logits.argmin(-1)).all()
     wide = beam(prior, beam_width=4, expansions=4, temperature=5.0)
-    assert (wide(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)) == logits.argmin(-1)).any()
+    assert (wide(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)).codes == logits.argmin(-1)).any()
 
 
 @pytest.mark.parametrize(("schedule", "every"), [("geometric", 1), ("unit", 1), ("unit", 3), ("two_level", None)])
@@ -342,9 +342,13 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
     table = torch.randn(7, 4)
 
     class Tokens:
-        """A partial_latent of everything drawn; a scale sees the last of it, over and over."""
+        """A partial latent of everything drawn; a scale sees the last of it, over and over."""
 
         schedule, vocabulary = lengths, 7
+
+        @property
+        def layout(self) -> Any:
+            return self
 
         def vectors(self, codes: Tensor) -> Tensor:
             return table[codes]
@@ -355,7 +359,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
         def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
             return torch.cat([partial_latent, vectors], 1)
 
-        def view(self, partial_latent: Tensor, k: int) -> Tensor:
+        def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
             return partial_latent.cumsum(1)[:, -1:].expand(-1, lengths.lengths[k], -1)
 
         def decoded_fraction(self, k: int) -> float:
@@ -370,9 +374,9 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
     codes, each = made.plans.codes, made.plans.each
     assert each == 12 and len({tuple(row) for row in codes[:each].tolist()}) > 4
     vectors = tokenizer.vectors(codes)
-    seen = [tokenizer.view(vectors[:, : span.start], k) for k, span in enumerate(lengths.spans) if k]
+    seen = [tokenizer.scale_input(vectors[:, : span.start], k) for k, span in enumerate(lengths.spans) if k]
     forced = prior.logits(torch.cat(seen, 1), cond.map(lambda v: v.repeat_interleave(each, 0))).log_softmax(-1)
     expected = forced.gather(-1, codes.unsqueeze(-1)).sum((1, 2))
     torch.testing.assert_close(made.plans.likelihood, expected, atol=1e-4, rtol=1e-4)
     best = codes.view(3, each, -1)[torch.arange(3), expected.view(3, each).argmax(1)]
-    assert torch.equal(found, best)
+    assert torch.equal(found.codes, best)

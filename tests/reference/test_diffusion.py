@@ -45,14 +45,19 @@ class Exact:
         return self.signal[t].view(-1, 1, 1), self.noise[t].view(-1, 1, 1)
 
 
+LAYOUT = SimpleNamespace(latent=lambda vectors: vectors)
+
+
 def draw(
     prior: Any, size: int, width: int = 1, *, seed: int = 0, known_codes: KnownCodes | None = None, **options: Any
 ) -> Tensor:
     """Samples (size, width): each window is one token of this width."""
-    tokenizer = SimpleNamespace(schedule=ScaleSchedule((1,)), code_dim=width, vocabulary=None)
+    tokenizer = SimpleNamespace(
+        schedule=ScaleSchedule((1,)), code_dim=width, vocabulary=None, vectors=lambda codes: codes, layout=LAYOUT
+    )
     cond = Cond(state=torch.zeros(size, 1), returns=torch.zeros(size))
     rng = torch.Generator().manual_seed(seed)
-    return DiffusionSampler(prior, None, **options)(prior, tokenizer, cond, rng, known_codes)[:, 0].double()
+    return DiffusionSampler(prior, None, **options)(prior, tokenizer, cond, rng, known_codes).codes[:, 0].double()
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Mean:

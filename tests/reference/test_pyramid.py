@@ -76,9 +76,9 @@ def naive(f: np.ndarray, table: np.ndarray, lengths: tuple[int, ...], weights: l
 @torch.no_grad()
 def test_against_a_naive_loop(lengths: tuple[int, ...]) -> None:
     made, x = tokenizer(lengths), torch.randn(3, 32, 5)
-    f, ids = made.encoder(x), made.encode(x)
-    sums = made.pyramid.partial_latents(made.vectors(ids))
-    convolutions = [(c.weight.numpy(), c.bias.numpy()) for c in made.pyramid.convolutions]
+    f, ids = made.encoder(x), made.encode(x).codes
+    sums = made.layout.partial_latents(made.vectors(ids))
+    convolutions = [(c.weight.numpy(), c.bias.numpy()) for c in made.layout.convolutions]
     table = made.codebook.table.numpy()
     for b in range(3):
         expected_ids, expected_sums = naive(f[b].numpy(), table, lengths, convolutions)
@@ -94,8 +94,8 @@ def test_against_a_naive_loop(lengths: tuple[int, ...]) -> None:
 def test_against_hierarchical_vq(lengths: tuple[int, ...], shared: bool) -> None:
     made, x = tokenizer(lengths), torch.randn(5, 32, 5)
     if shared:
-        for convolution in made.pyramid.convolutions:
-            convolution.load_state_dict(made.pyramid.convolutions[0].state_dict())
+        for convolution in made.layout.convolutions:
+            convolution.load_state_dict(made.layout.convolutions[0].state_dict())
     other = HierarchicalVQ(
         dim=CODE_DIM, codebook_size=SIZE, scales=lengths, channel_first=False, kmeans_init=False,
         quant_resi=0.5, share_quant_resi=1 if shared else 0,
@@ -103,21 +103,23 @@ def test_against_hierarchical_vq(lengths: tuple[int, ...], shared: bool) -> None
     inner = other.vq._codebook
     inner.embed.copy_(made.codebook.table.unsqueeze(0))
     phis = [other.phi_shared] * len(lengths) if shared else other.phi_levels
-    for phi, convolution in zip(phis, made.pyramid.convolutions, strict=True):
+    for phi, convolution in zip(phis, made.layout.convolutions, strict=True):
         phi.conv.load_state_dict(convolution.state_dict())
     reconstruction, ids, _ = other(made.encoder(x))
-    own = made.encode(x)
+    own = made.encode(x).codes
     assert torch.equal(own, torch.cat(ids, 1))
-    torch.testing.assert_close(made.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(made.latent(made.vectors(own)), other.get_output_from_indices(ids), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made.layout.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        made.layout.latent(made.vectors(own)), other.get_output_from_indices(ids), atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_codes_are_their_own_nearest_at_one_scale_without_smoothing() -> None:
     made = tokenizer((LENGTH,))
-    made.pyramid.smoothing = 0.0
+    made.layout.smoothing = 0.0
     ids = torch.randint(SIZE, (4, LENGTH))
-    latent = made.latent(made.vectors(ids))
+    latent = made.layout.latent(made.vectors(ids))
     assert torch.equal(made.quantize(latent)[0], ids)
 
 
@@ -126,13 +128,13 @@ def test_each_scale_brings_the_sum_closer_where_codes_are_fine() -> None:
     made = tokenizer((1, 2, 4, 8))
     fine = multiscale_vq(lambda _: ScaleSchedule((1, 2, 4, 8)), 5, 32, code_dim=2, codebook_size=2000, width=16)
     fill(fine.codebook, torch.randn(2000, 2) * 2)
-    fine.pyramid.smoothing = 0.0
+    fine.layout.smoothing = 0.0
     f = torch.randn(16, LENGTH, 2)
-    ids, _, total = fine.quantize(f)
-    errors = [(s - f).square().mean() for s in fine.pyramid.partial_latents(fine.vectors(ids))]
+    ids, _, _, total = fine.quantize(f)
+    errors = [(s - f).square().mean() for s in fine.layout.partial_latents(fine.vectors(ids))]
     assert all(later < earlier for earlier, later in pairwise(errors))
     assert float(errors[-1]) < 0.02
-    torch.testing.assert_close(total, fine.latent(fine.vectors(ids)))
+    torch.testing.assert_close(total, fine.layout.latent(fine.vectors(ids)))
     assert made.schedule.tokens == 15
 
 
@@ -155,13 +157,13 @@ def test_a_latent_that_does_not_halve_from_the_horizon_is_refused(horizon: int, 
 
 def test_all_of_the_window_is_sketched_from_the_first_scale_on() -> None:
     made = tokenizer((1, 2, 4, 8))
-    assert [made.decoded_fraction(k) for k in range(4)] == [1.0] * 4
+    assert [made.layout.decoded_fraction(k) for k in range(4)] == [1.0] * 4
 
 
 def test_names_of_what_a_checkpoint_holds() -> None:
     names = {name.rpartition(".")[0] if "encoder" in name else name for name in tokenizer((1, 8)).state_dict()}
     codebook = {f"codebook.quantizer._codebook.{name}" for name in ("initted", "cluster_size", "embed_avg", "embed")}
-    pyramid = {f"pyramid.convolutions.{k}.{name}" for k in (0, 1) for name in ("weight", "bias")}
+    pyramid = {f"layout.convolutions.{k}.{name}" for k in (0, 1) for name in ("weight", "bias")}
     assert {name for name in names if not name.startswith("encoder.layers.")} == codebook | pyramid
 
 

@@ -44,7 +44,7 @@ def test_single_tokens_see_the_token_before() -> None:
     row, vectors = TokenRow(ScaleSchedule((1,) * 6), 2, 6), torch.randn(3, 6, 2)
     assert torch.equal(row.inputs(vectors), vectors[:, :-1])
     partial_latent = row.extend(row.start(3), vectors[:, :1], 0)
-    assert torch.equal(row.view(partial_latent, 1), vectors[:, :1])
+    assert torch.equal(row.scale_input(partial_latent, 1), vectors[:, :1])
 
 
 def test_the_row_fills_from_its_start() -> None:
@@ -76,8 +76,8 @@ def test_tokens_of_a_row_are_quantized_each_for_itself() -> None:
     made.codebook.learn(torch.randn(1, 50, 3))
     made.eval()
     x = torch.randn(2, 32, 5)
-    f, ids, table = made.encoder(x), made.encode(x), made.codebook.table
+    f, ids, table = made.encoder(x), made.encode(x).codes, made.codebook.table
     for b in range(2):
         for n in range(4):
             assert ids[b, n] == (table - f[b, n]).square().sum(-1).argmin()
-    assert torch.equal(made.latent(made.vectors(ids)), table[ids])
+    assert torch.equal(made.layout.latent(made.vectors(ids)), table[ids])

@@ -14,8 +14,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch
 from trajgen.tokenizers.codebook import FiniteScalars, LinearCodebook, Signs
-from trajgen.tokenizers.hierarchical import HierarchicalTokenizer, hierarchical_vq
-from trajgen.tokenizers.latent import LatentTokenizer, fsq, lfq, multiscale_vq, simvq
+from trajgen.tokenizers.latent import LatentTokenizer, fsq, lfq, simvq
 
 LEVELS = [(8, 6, 5), (3,), (4, 7), (5, 5, 5, 3)]
 QUANTISERS: list[Any] = [
@@ -64,8 +63,8 @@ def test_a_row_of_finite_scalars_is_the_encoder_s_output_through_the_library() -
     made = fsq(unit, 5, 32, latent_length=4, width=16)
     x = torch.randn(3, 32, 5) * 20  # far beyond the levels, unless it is bounded
     codes, ids = FSQ([8, 6, 5])(made.encoder(x))
-    assert torch.equal(made.encode(x), ids.long()) and len(ids.unique()) > 2
-    torch.testing.assert_close(made.latent(made.vectors(made.encode(x))), codes)
+    assert torch.equal(made.encode(x).codes, ids.long()) and len(ids.unique()) > 2
+    torch.testing.assert_close(made.layout.latent(made.vectors(made.encode(x).codes)), codes)
 
 
 @pytest.mark.parametrize("build", QUANTISERS)
@@ -156,86 +155,6 @@ def test_more_signs_than_a_prior_can_tell_apart_are_refused() -> None:
     assert lfq(unit, 5, 32, code_dim=9, width=16).vocabulary == 512
 
 
-def hierarchical(lengths: tuple[int, ...], **options: Any) -> HierarchicalTokenizer:
-    sizes = {"latent_length": 8, "code_dim": 4, "codebook_size": 20, "width": 16}
-    made = hierarchical_vq(lambda _: ScaleSchedule(lengths), 5, 32, **sizes, **options)
-    inner = made.codebook.quantizer.vq._codebook
-    inner.embed.copy_(torch.randn(1, 20, 4))
-    inner.embed_avg.copy_(inner.embed)
-    inner.cluster_size.fill_(1.0)
-    inner.initted.fill_(True)
-    return made.eval()
-
-
-HIERARCHIES = [((1, 2, 4, 8), 1), ((8,), 1), ((1, 3, 8), 0), ((2, 5, 6, 8), 2), ((4, 4, 8), 1)]
-
-
-@pytest.mark.parametrize(("lengths", "convolutions"), HIERARCHIES)
-@torch.no_grad()
-def test_the_canvas_gives_the_library_s_own_output_from_ids(lengths: tuple[int, ...], convolutions: int) -> None:
-    made, x = hierarchical(lengths, convolutions=convolutions), torch.randn(5, 32, 5)
-    reconstruction, ids, _ = made.codebook.quantizer(made.encoder(x))
-    own = made.encode(x)
-    assert torch.equal(own, torch.cat(ids, 1))
-    torch.testing.assert_close(made.latent(made.vectors(own)), reconstruction, atol=1e-5, rtol=1e-5)
-    of_ids = made.codebook.quantizer.get_output_from_indices(ids)
-    torch.testing.assert_close(made.latent(made.vectors(own)), of_ids, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("lengths", "convolutions"), HIERARCHIES)
-def test_with_the_same_weights_our_pyramid_has_the_same_codes(lengths: tuple[int, ...], convolutions: int) -> None:
-    made, x = hierarchical(lengths, convolutions=convolutions), torch.randn(5, 32, 5)
-    ours = of_the_same_weights(made)
-    ids = made.encode(x)
-    assert torch.equal(ours.encode(x), ids)
-    vectors = made.vectors(ids)
-    torch.testing.assert_close(ours.inputs(vectors), made.inputs(vectors), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.latent(vectors), made.latent(vectors), atol=1e-5, rtol=1e-5)
-
-
-def test_the_library_moves_codes_after_every_scale_and_ours_once_per_step() -> None:
-    theirs, x = hierarchical((1, 2, 4, 8), dead_code_threshold=0.0), torch.randn(16, 32, 5)
-    ours = of_the_same_weights(theirs)
-    before = ours.codebook.table.clone()
-    f = ours.encoder(x).detach()
-    ids, meant, _ = ours.quantize(f)
-    for made in (ours, theirs):
-        made.train().loss(known(x), x, flat_decoder(made, x))
-    counts, sums = torch.zeros(20), torch.zeros(20, 4)
-    counts.index_add_(0, ids.flatten(), torch.ones(ids.numel()))
-    sums.index_add_(0, ids.flatten(), meant.flatten(0, 1))
-    expected = (0.9 * before + 0.1 * sums) / (0.9 + 0.1 * counts).unsqueeze(1)
-    torch.testing.assert_close(ours.codebook.table, expected, atol=1e-3, rtol=1e-3)  # one step over all scales
-    assert (theirs.codebook.table - expected).abs().max() > 0.05
-    # An unused code keeps 0.9 of its count in one of our steps, and 0.9 of it per scale in the library's.
-    unused = counts == 0
-    assert unused.any()
-    inner = theirs.codebook.quantizer.vq._codebook
-    fewest = float(inner.cluster_size.min())
-    assert fewest == pytest.approx(0.9**4) and float(
-        ours.codebook.quantizer._codebook.cluster_size.min()
-    ) == pytest.approx(0.9)
-
-
-def of_the_same_weights(made: HierarchicalTokenizer) -> LatentTokenizer:
-    ours = multiscale_vq(
-        lambda _: made.schedule, 5, 32, latent_length=8, code_dim=4, codebook_size=20, width=16, dead_code_threshold=0.0
-    ).eval()
-    ours.encoder.load_state_dict(made.encoder.state_dict())
-    ours.codebook.quantizer._codebook.load_state_dict(made.codebook.quantizer.vq._codebook.state_dict())
-    for k, convolution in enumerate(ours.pyramid.convolutions):
-        convolution.load_state_dict(made.codebook.quantizer.choose_phi(k).conv.state_dict())
-    return ours
-
-
-def test_a_shrinking_scale_is_refused_by_the_library_s_quantizer() -> None:
-    with pytest.raises(ConfigError, match="never shrink") as caught:
-        hierarchical((4, 2, 8))
-    assert caught.value.expected and "(4, 2, 8)" in str(caught.value.got) and "multiscale_vq" in str(caught.value.fix)
-    made = multiscale_vq(lambda _: ScaleSchedule((4, 2, 8)), 5, 32, width=16)
-    assert made.encode(torch.randn(1, 32, 5)).shape == (1, 14)
-
-
 @pytest.mark.parametrize("build", [fsq, lfq, simvq])
 @pytest.mark.parametrize("lengths", [(1,) * 4, (1, 2, 4)])
 def test_a_few_steps_bring_the_reconstruction_down(build: Any, lengths: tuple[int, ...]) -> None:
@@ -252,4 +171,4 @@ def test_a_few_steps_bring_the_reconstruction_down(build: Any, lengths: tuple[in
         optimizer.step()
         history.append(float(losses["reconstruction"].detach()))
     assert history[-1] < 0.4 * history[0]
-    assert F.one_hot(made.encode(x), made.vocabulary).sum((0, 1)).gt(0).sum() > 4
+    assert F.one_hot(made.encode(x).codes, made.vocabulary).sum((0, 1)).gt(0).sum() > 4

@@ -53,7 +53,7 @@ def test_bins_by_hand() -> None:
     x[0, 0] = torch.tensor([-5.0, -2.0, -1.01])
     x[0, 1] = torch.tensor([-0.99, 0.0, 0.99])
     x[0, 2] = torch.tensor([1.01, 2.0, 7.0])
-    ids = made.encode(x)
+    ids = made.encode(x).codes
     assert ids.tolist() == [[0, 0, 0, 1, 2, 2, 3, 3, 3, 2, 2, 2]]
     torch.testing.assert_close(made.centers, torch.tensor([-1.5, -0.5, 0.5, 1.5]))
     centers = [-1.5, -1.5, -1.5, -0.5, 0.5, 0.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5]
@@ -64,7 +64,7 @@ def test_bins_by_hand() -> None:
 def test_points_of_a_distribution_are_its_mean() -> None:
     made = build_values(BinTokenizer, num_bins=7)
     shares = torch.randn(2, HORIZON * FEATURES, 7).softmax(-1)
-    points = made.points(made.latent(made.vectors(shares)))
+    points = made.points(made.layout.latent(made.vectors(shares)))
     for b in range(2):
         for t in range(HORIZON):
             for d in range(FEATURES):
@@ -76,19 +76,19 @@ def test_bins_keep_their_precision_under_autocast() -> None:
     made = build_values(BinTokenizer, num_bins=1000)
     x = torch.rand(3, HORIZON, FEATURES) * 5 - 2.5
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        error = (made.points(made.latent(made.vectors(made.encode(x)))) - x).abs().max()
+        error = (made.points(made.layout.latent(made.vectors(made.encode(x).codes))) - x).abs().max()
     assert error < 3.0 / 1000 + 1e-5
 
 
 def test_one_token_per_point_is_the_trajectory() -> None:
     made, x = build_values(IdentityTokenizer), torch.randn(3, HORIZON, FEATURES)
-    assert torch.equal(made.encode(x), x) and torch.equal(made.points(x), x)
+    assert torch.equal(made.encode(x).codes, x) and torch.equal(made.points(x), x)
     assert (made.period, made.latent_length, made.code_dim, made.vocabulary) == (1, HORIZON, FEATURES, None)
 
 
 def test_one_token_per_field_in_the_order_of_the_view() -> None:
     made, x = build_values(IdentityTokenizer, tokens="field"), torch.randn(3, HORIZON, FEATURES)
-    codes = made.encode(x)
+    codes = made.encode(x).codes
     assert made.fields_of_tokens == FIELDS and made.code_dim == STATE and codes.shape == (3, HORIZON * 4, STATE)
     for t in range(HORIZON):
         point = codes[:, 4 * t : 4 * t + 4]
@@ -115,7 +115,7 @@ def test_what_is_given_of_the_first_point(kind: Any) -> None:
     mask = torch.zeros(HORIZON, FEATURES, dtype=torch.bool)
     mask[0, :4] = True
     x[:, 0, 0], x[:, 0, 1:4] = cond.returns, cond.state
-    codes = made.encode(x)
+    codes = made.encode(x).codes
     expected = mask if kind is IdentityTokenizer else mask.flatten()
     assert torch.equal(given.mask, expected.expand_as(codes))
     assert torch.equal(given.codes[given.mask], codes[given.mask])

@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,15 @@ class Counted(toys.Toy):
         self.register_buffer("counts", torch.zeros(()), persistent=False)
 
     def stages(self) -> list[Any]:
-        made = super().stages()
-        for stage in made:
-            stage.module.register_forward_pre_hook(self.count)
+        stages = super().stages()
+        for stage in stages:
+            stage.loss = partial(self.count, stage.loss)
             stage.report = self.report
-        return made
+        return stages
 
-    def count(self, *_: Any) -> None:
+    def count(self, loss: Any, batch: Any) -> Any:
         self.counts.add_(1)
+        return loss(batch)
 
     def report(self) -> dict[str, float]:
         seen = float(self.counts)

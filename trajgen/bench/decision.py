@@ -11,9 +11,9 @@ import torch
 
 from trajgen.bench.timing import Timing, timed
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import PlanFn
 from trajgen.core.types import Cond, Space
-from trajgen.export.backends import Backend, Plans, plans_by
-from trajgen.export.planning import Tensors, flattened, plan_of
+from trajgen.export.backends import Backend, plan_fn
 
 CONTEXT = 20
 """Steps that the Decision Transformer looks back on, as in its paper."""
@@ -36,29 +36,29 @@ def decisions(planner: Any, space: Space, batches: list[int], backends: list[Bac
         planner: in evaluation mode, on its device.
         space: of the world it is for.
         batches: how many plans at once.
-        backends: of `trajgen.export.backends.plans_by`.
+        backends: of `trajgen.export.backends.plan_fn`.
         repeats: of each.
     """
     device = next(planner.parameters()).device
     for batch in batches:
-        known = made_up(space, batch, device)
+        cond = random_conditions(space, batch, device)
         for backend in backends:
-            decide = partial(_decide, planner, plans_by(backend, planner), torch.Generator(device), known)
+            decide = partial(_decide, planner, plan_fn(backend, planner), torch.Generator(device), cond)
             yield Line(backend, batch, timed(decide, device, repeats))
 
 
 @torch.inference_mode()
-def _decide(planner: Any, plans: Plans, rng: torch.Generator, known: Tensors) -> None:
-    _, plan = plan_of(plans(known, rng))
-    planner.action(plan, known["state"].unsqueeze(1), known["time"].unsqueeze(1))
+def _decide(planner: Any, plan: PlanFn, rng: torch.Generator, cond: Cond) -> None:
+    _, plans = plan(cond, rng)
+    planner.action(plans, cond.state.unsqueeze(1), torch.zeros_like(cond.returns, dtype=torch.long).unsqueeze(1))
 
 
-def made_up(space: Space, batch: int, device: torch.device) -> Tensors:
-    """Conditions for as many plans, in normalized units."""
+def random_conditions(space: Space, batch: int, device: torch.device) -> Cond:
+    """Conditions of an episode's first plan, in normalized units."""
     goal = torch.randn(batch, space.goal_dim, device=device) if space.goal_dim else None
     state, unknown = torch.randn(batch, space.state_dim, device=device), torch.full((batch,), torch.nan, device=device)
     time = torch.zeros(batch, dtype=torch.long, device=device)
-    return flattened(Cond(state, unknown, goal, time=time))
+    return Cond(state, unknown, goal, time=time)
 
 
 def decision_transformer(

@@ -59,7 +59,7 @@ def stages_timed(
     for stage, settings in zip(stages, options.of(stages), strict=True):
         if not stage.parameters:
             continue
-        stage.begin()
+        stage.begin(planner)
         optimization = Optimization(planner, stage, settings, steps + WARM_UP)
         values: dict[str, list[float]] = {part: [] for part in PARTS}
         for number in range(steps + WARM_UP):
@@ -87,7 +87,7 @@ def _step(
     def forward() -> Any:
         seed_step(0, number)
         with autocast(device, options.precision):
-            return stage.module(batch)["total"]
+            return stage.loss(batch)["total"]
 
     optimization.forget()
     synchronize(device)

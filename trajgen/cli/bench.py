@@ -114,11 +114,11 @@ def read(words: list[str]) -> Words:
 def _decision(asked: Words, command: str) -> None:
     from rich.console import Console
 
-    from trajgen.bench.decision import decision_transformer, decisions, made_up
+    from trajgen.bench.decision import decision_transformer, decisions, random_conditions
     from trajgen.bench.floor import counted, measured
     from trajgen.bench.tables import TIMES, keep, show, times
     from trajgen.bench.timing import machine
-    from trajgen.export.planning import Planning
+    from trajgen.core.planning import plan_step
 
     planner, space, config, device = _planner(asked)
     backends = list(asked.backends or _backends(device))
@@ -128,8 +128,8 @@ def _decision(asked: Words, command: str) -> None:
         if asked.against:
             shape = _shape(config)
             lines += decision_transformer(space, *shape, device, list(asked.batch), asked.repeats)
-        known = made_up(space, 1, device)
-        cost, rates = counted(lambda: Planning(planner).draw(known)), measured(device)
+        cond = random_conditions(space, 1, device)
+        cost, rates = counted(lambda: plan_step(planner, cond)), measured(device)
     own = machine(device)
     reference = {line.batch: line.timing.median for line in lines if line.name.startswith("DT")}
     columns = ["decision", "batch", *TIMES, "decisions/s", *(["of DT's"] if reference else [])]

@@ -28,7 +28,7 @@ def export(words: list[str]) -> None:
     from rich.console import Console
 
     from trajgen import experiments
-    from trajgen.export.export import export as write
+    from trajgen.export.package import export as write
 
     values = key_values(words)
     folder, _, imports = run_arguments(values)

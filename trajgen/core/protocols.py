@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Generator, Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, KnownCodes, Losses, Plan, Stage
+from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses, Plan, Stage
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
@@ -47,24 +48,23 @@ class Source(Protocol):
         ...
 
 
-class Tokenizer(Protocol):
-    """Turns a window into codes and codes into a latent, scale by scale.
+class Layout(Protocol):
+    """How code vectors make up a latent, scale by scale.
 
-    The *partial latent* is what the scales drawn so far amount to: for a residual pyramid the running sum of all
-    scales, for a token sequence the row of tokens so far.
+    The *partial latent* (VAR's f̂) is the latent of the scales drawn so far: for a residual pyramid the running sum of
+    all scales, for a row of tokens the tokens so far, with zeros after them.
     """
 
-    schedule: ScaleSchedule
-    code_dim: int
-    latent_length: int
-    vocabulary: int | None
-
-    def encode(self, x: Tensor) -> Codes:
-        """Windows (B, T, D) to codes."""
+    def start(self, batch: int) -> Tensor:
+        """The empty partial latent (B, N, C)."""
         ...
 
-    def vectors(self, codes: Codes) -> Tensor:
-        """Codes, or relaxed one-hot codes (B, L, V), to code vectors (B, L, C)."""
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """The partial latent with the code vectors (B, l_k, C) of scale k added."""
+        ...
+
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
+        """The prior's input (B, l_k, C) at scale k."""
         ...
 
     def inputs(self, vectors: Tensor) -> Tensor:
@@ -72,37 +72,47 @@ class Tokenizer(Protocol):
         ...
 
     def latent(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, L, C) to the aggregated latent (B, N, C)."""
-        ...
-
-    def start(self, batch: int) -> Tensor:
-        """The empty partial latent of a batch."""
-        ...
-
-    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
-        """The partial latent with the code vectors (B, l_k, C) of scale k added."""
-        ...
-
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
-        """What scale k sees of the partial latent: its input (B, l_k, C)."""
+        """Code vectors (B, L, C) to the latent (B, N, C)."""
         ...
 
     def decoded_fraction(self, k: int) -> float:
-        """The share of the window, from its start, that stands once scales 0 to k are drawn."""
+        """The fraction of the window, from its start, that is final once scales 0 to k are drawn."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Turns a window into codes, and codes into code vectors; its layout makes a latent of them."""
+
+    schedule: ScaleSchedule
+    layout: Layout
+    code_dim: int
+    latent_length: int
+    vocabulary: int | None
+
+    def encode(self, x: Tensor) -> Encoding:
+        """Windows (B, T, D) to codes, teacher-forcing inputs and latent, in one pass and without gradients."""
+        ...
+
+    def vectors(self, codes: Codes) -> Tensor:
+        """Codes, or relaxed one-hot codes (B, L, V), to code vectors (B, L, C)."""
         ...
 
     def known_codes(self, cond: Cond) -> KnownCodes | None:
-        """The codes that follow from the condition alone; None where codes are learnt and nobody can tell."""
+        """The codes that follow from the condition alone; None where codes are learnt."""
         ...
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
-        """The losses of one step of the tokenizer's own training.
+        """The losses of one step of the tokenizer's own stage.
 
         Args:
             batch: whose mask says which points are real.
             x: its windows (B, T, D).
             decode: latent (B, N, C) to trajectory (B, T, D).
         """
+        ...
+
+    def after_step(self) -> None:
+        """Called after each optimizer step of the tokenizer's stage: moving averages of a codebook."""
         ...
 
     def usage(self) -> dict[str, float]:
@@ -186,7 +196,7 @@ class Denoising(Protocol):
 class Decoder(Protocol):
     """Turns a latent (B, N, C) into a trajectory (B, T, D).
 
-    A tokenizer's partial_latent is decoded like a latent: what its scales amount to so far.
+    A partial latent is decoded like a latent: what its scales amount to so far.
     """
 
     def __call__(self, latent: Tensor, cond: Cond) -> Tensor: ...
@@ -207,8 +217,8 @@ class Decoder(Protocol):
 class ActionHead(Protocol):
     """Reads actions off a plan.
 
-    Trained by the squared error of its actions, unless it has a ``loss(plan, states, offsets, actions)`` (B, H).
-    One that draws actions has a ``noise(plans, rng, device)``: the planner puts what it gives into ``plan.noise``.
+    Trained by the squared error of its actions, unless it is a `HasActionLoss`; one that samples actions is a
+    `SamplesActions`.
     """
 
     reads_trajectory: bool
@@ -225,8 +235,26 @@ class ActionHead(Protocol):
         ...
 
 
+@runtime_checkable
+class HasActionLoss(Protocol):
+    """An action head with a loss of its own."""
+
+    def loss(self, plan: Plan, states: Tensor, offsets: Tensor, actions: Tensor) -> Tensor:
+        """The loss (B, H) of actions (B, H, A)."""
+        ...
+
+
+@runtime_checkable
+class SamplesActions(Protocol):
+    """An action head that samples its actions."""
+
+    def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:
+        """The noise of the actions of B plans, which the planner puts into ``plan.noise``."""
+        ...
+
+
 class Sampler(Protocol):
-    """Draws codes from a prior."""
+    """Samples codes from a prior."""
 
     def __call__(
         self,
@@ -235,12 +263,22 @@ class Sampler(Protocol):
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
-    ) -> Codes:
-        """Codes for the conditions (B, ·); those that are ``given`` stay as they are."""
+    ) -> Plan:
+        """Codes and latents for the conditions (B, ·); known codes stay as they are."""
         ...
 
 
-class Target(Protocol):
+@runtime_checkable
+class SamplesCodes(Protocol):
+    """A sampler that draws the codes of a scale from their logits."""
+
+    @property
+    def sample_fn(self) -> Callable[[Tensor, Generator | None], Tensor]:
+        """From logits (B, n, V) and a generator to token ids (B, n)."""
+        ...
+
+
+class ReturnTarget(Protocol):
     """The return-to-go that is asked for when acting."""
 
     def __call__(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
@@ -263,7 +301,7 @@ class Planner(Protocol):
     """A composition that can be trained, stage by stage, and then makes plans."""
 
     action: ActionHead
-    return_target: Target
+    return_target: ReturnTarget
     history: int
     """How many of the last points a plan continues (`Cond.past`); 0 for the current state alone."""
 

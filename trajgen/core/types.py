@@ -7,7 +7,7 @@ chunk, P points of a history.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -56,7 +56,7 @@ class Batch:
     chunk_mask: Tensor  # (B, H) bool
     goals: Tensor | None = None  # (B, G)
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
-    whole: Batch | None = None  # the batch that this is a share of, where devices or micro-batches share one
+    full_batch: Batch | None = None  # of which this is a share, with several devices or micro-batches
 
     @classmethod
     def from_history(cls, states: Tensor, actions: Tensor, rewards: Tensor, returns: Tensor, steps: Tensor) -> Batch:
@@ -94,13 +94,18 @@ class Batch:
             errors: (B, ·), or of the first of the windows.
             real: from a batch to what counts in it (B, ·): ``lambda batch: batch.mask``.
         """
-        whole = self.whole or self
-        each = real(whole).sum() / len(whole)
-        return (errors * real(self)[: len(errors)]).sum() / (each * len(errors)).clamp(min=1)
+        full_batch = self.full_batch or self
+        per_window = real(full_batch).sum() / len(full_batch)
+        return (errors * real(self)[: len(errors)]).sum() / (per_window * len(errors)).clamp(min=1)
 
     def map(self, change: Callable[[Batch], Batch]) -> Batch:
-        """The batch changed, and the one that it is a share of likewise."""
-        return replace(change(self), whole=None if self.whole is None else change(self.whole))
+        """The batch with ``change`` applied to it, and to the batch of which it is a share."""
+        return replace(change(self), full_batch=None if self.full_batch is None else change(self.full_batch))
+
+    def first(self, windows: int) -> int:
+        """How many of the first ``windows`` windows of the full batch are in this share of it."""
+        full_batch = self.full_batch or self
+        return -(-windows * len(self) // len(full_batch))
 
     def condition(self) -> Cond:
         """What is known when a plan is made at the window's first point."""
@@ -143,6 +148,15 @@ class Cond:
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What a tokenizer makes of windows in one pass."""
+
+    codes: Codes  # (B, L) or (B, L, C)
+    inputs: Tensor  # (B, L - l_1, C), the teacher-forcing inputs of scales 2 to K
+    latent: Tensor  # (B, N, C)
+
+
+@dataclass(frozen=True)
 class KnownCodes:
     """Codes that are known before any is drawn: the current state, a goal to end at."""
 
@@ -175,23 +189,35 @@ class Plan:
 
 @dataclass
 class Stage:
-    """One part of a training: a module that maps a batch to losses, and what of it is trained.
+    """One stage of training: a loss, and the weights that it trains.
 
-    The engine optimizes ``module(batch)["total"]`` with respect to ``parameters``; ``module.train()`` must leave frozen
-    parts as they are. A stage without parameters is passed over. ``report`` is called at logging time and gives figures
-    that are too dear for every step (the usage of a codebook, say).
+    The engine minimizes ``loss(batch)["total"]`` with respect to ``parameters``. A stage without parameters is passed
+    over.
+
+    Args:
+        name: of the stage, unique within its planner.
+        loss: from a batch to named scalars, of which ``total`` is minimized.
+        parameters: the weights that are trained; all others of the model need no gradients meanwhile.
+        frozen: modules that stay in evaluation mode.
+        after_step: called once after each optimizer step, outside of the graph: updates of a codebook by moving
+            averages, target networks.
+        report: figures for the log that are too expensive to compute at every step, as the usage of codes.
+        options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
     """
 
     name: str
-    module: nn.Module
+    loss: Callable[[Batch], Losses]
     parameters: list[nn.Parameter]
+    frozen: Sequence[nn.Module] = ()
+    after_step: Callable[[], None] | None = None
     report: Callable[[], dict[str, float]] = dict
-    like: str | None = None
-    """The stage whose options it takes where it has none of its own: both levels of a hierarchy train alike."""
+    options_of: str | None = None
 
-    def begin(self) -> None:
-        """Puts the module into training mode, with gradients for the stage's own parameters alone."""
-        own = {id(p) for p in self.parameters}
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(id(parameter) in own)
-        self.module.train()
+    def begin(self, model: nn.Module) -> None:
+        """Puts the model into training mode, with gradients for the stage's parameters alone."""
+        trained = {id(p) for p in self.parameters}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        model.train()
+        for module in self.frozen:
+            module.eval()

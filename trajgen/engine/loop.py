@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError
 from trajgen.core.protocols import Source
-from trajgen.core.types import Stage
+from trajgen.core.types import Batch, Losses, Stage
 from trajgen.engine.checkpoint import Checkpoints, load_buffers, load_state, load_weights, on_disk
 from trajgen.engine.clock import Clock
 from trajgen.engine.distributed import (
@@ -171,9 +172,8 @@ class Training:
         stage, settings = self.stages[index], self.settings[index]
         steps = self.options.steps(settings)
         first = sum(self.options.steps(s) for s in self.settings[:index])  # of all stages, so that none shares batches
-        stage.begin()
-        if self.options.compile:
-            stage.module.compile(dynamic=False)
+        stage.begin(self.model)
+        loss = torch.compile(stage.loss, dynamic=False) if self.options.compile else stage.loss
         optimization = Optimization(self.model, stage, settings, steps)
         if tensors:
             restore(optimization, tensors, self.checkpoints.folder)
@@ -182,10 +182,11 @@ class Training:
         figures: dict[str, float] = {}
         progress = StageProgress(self.console, stage.name, steps, begun)
         best = self._to_beat(index, begun)
-        with progress, Shares(stage.module, self.options.accumulate) as shares:
+        shares = Shares(self.model, self.options.accumulate)
+        with progress:
             for step in range(begun, steps):
                 try:
-                    values = self._step(stage, settings, optimization, shares, clock, first + step, step)
+                    values = self._step(stage, loss, settings, optimization, shares, clock, first + step, step)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
@@ -230,6 +231,7 @@ class Training:
     def _step(
         self,
         stage: Stage,
+        loss: Callable[[Batch], Losses],
         settings: StageOptions,
         optimization: Optimization,
         shares: Shares,
@@ -245,7 +247,7 @@ class Training:
         for share, windows in shares.of(batch):
             seed_step(self.seed, number, share)
             with clock.part("forward"), autocast(self.device, self.options.precision):
-                losses = stage.module(windows)
+                losses = loss(windows)
             with clock.part("backward"):
                 (losses["total"] / shares.parts).backward()
             values = {k: v.detach() + values[k] if values else v.detach() for k, v in losses.items()}
@@ -257,7 +259,12 @@ class Training:
             values = {k: v / shares.micro for k, v in values.items()}
         with clock.part("optimizer"):
             add_up(optimization.gradients())
-            return {**values, "gradient_norm": optimization.follow(step)}
+            values["gradient_norm"] = optimization.follow(step)
+        if stage.after_step is not None:
+            seed_step(self.seed, number)
+            with clock.part("optimizer"), torch.no_grad():
+                stage.after_step()
+        return values
 
     def _to_beat(self, index: int, begun: int) -> float:
         """The lowest held-out loss so far of a stage; the best weights of an earlier one are no policy yet."""

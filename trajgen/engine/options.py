@@ -89,7 +89,7 @@ class EngineOptions:
         Raises:
             ConfigError: if options name a stage that the planner does not have.
         """
-        known = [stage.name for stage in stages] + [stage.like for stage in stages if stage.like]
+        known = [stage.name for stage in stages] + [stage.options_of for stage in stages if stage.options_of]
         for other in self.stages:
             if other not in known:
                 raise ConfigError(
@@ -99,7 +99,7 @@ class EngineOptions:
                     fix=nearest(other, known),
                 )
         usual = StageOptions()
-        return [self.stages.get(stage.name, self.stages.get(stage.like or "", usual)) for stage in stages]
+        return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", usual)) for stage in stages]
 
     def check_shares(self, stages: Sequence[Stage], processes: int) -> None:
         """Raises a `ConfigError` unless the batch of each stage can be cut into equal shares."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -16,10 +15,7 @@ from torch import nn
 
 from trajgen.engine.distributed import rank, world
 
-COUNTS = "_batch"
-"""How attributes are named that count windows of a batch, as ``condition_batch``."""
-
-WHOLE = "whole"
+WHOLE = "full_batch"
 """The field of a batch in which its shares find it."""
 
 
@@ -36,37 +32,18 @@ class Holding(Protocol):
 
 
 class Shares:
-    """Cuts the batches of a stage; within it, the stage's modules count windows of a share.
+    """Cuts batches into the shares of this process.
 
     Args:
-        module: of the stage.
+        module: that is trained.
         micro: micro-batches on each process.
     """
 
     def __init__(self, module: nn.Module, micro: int) -> None:
         self.micro, self.parts = micro, micro * world()
-        self._counts: list[tuple[nn.Module, str, int]] = []
-        if self.parts > 1:
-            self._counts = [
-                (part, name, value)
-                for part in module.modules()
-                for name, value in vars(part).items()
-                if name.endswith(COUNTS) and type(value) is int
-            ]
         self._holding: list[Holding] = []
         if micro > 1:
             self._holding = [part for part in map(_holding, module.modules()) if part is not None]
-
-    def __enter__(self) -> Shares:
-        for part, name, value in self._counts:
-            setattr(part, name, -(-value // self.parts))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for part, name, value in self._counts:
-            setattr(part, name, value)
 
     def of(self, batch: Any) -> Iterator[tuple[int, Any]]:
         """The micro-batches of this process, each with its number among all shares."""

@@ -39,15 +39,15 @@ class Validation:
         counted = {name: value.clone() for name, value in unsaved_buffers(self.model).items()}
         sums: dict[str, float] = {}
         with optimization.averaged():
-            stage.module.eval()
+            self.model.eval()
             for number in range(BATCHES):
                 batch = self.source.batch(number, size)
                 seed_step(self.seed, number)
                 with autocast(self.device, self.precision):
-                    losses = stage.module(batch)
+                    losses = stage.loss(batch)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value) / BATCHES
-        stage.begin()
+        stage.begin(self.model)
         for name, value in unsaved_buffers(self.model).items():  # usage is that of the training
             value.copy_(counted[name])
         return {f"val/{name}": value for name, value in sums.items()}

@@ -1,8 +1,9 @@
-"""Ways to run a plan: as it is written, by ONNX Runtime, or as a CUDA graph; the same noise gives the same plan."""
+"""Ways to run a planning step: eagerly, by ONNX Runtime, or as a CUDA graph; the same noise gives the same plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -10,83 +11,86 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from trajgen.core.errors import ConfigError
-from trajgen.export.noise import Draw
-from trajgen.export.planning import Planning, Tensors, draws_of
+from trajgen.core.planning import PlanFn, plan_step
+from trajgen.core.types import Cond, Plan
+from trajgen.export.plan_module import PlanModule, Tensors, cond_tensors, plan_from, required_noise
+from trajgen.export.randomness import Draw
 from trajgen.export.trace import require_packages, to_onnx, traced
 
 Backend = Literal["eager", "onnx", "cuda_graph"]
-Plans = Callable[[Tensors, Generator | None], Tensors]
-"""From the tensors of conditions to those of plans; see `trajgen.export.planning.Planning`."""
 Program = Callable[[Tensors, list[Tensor]], Tensors]
-"""The same with the noise given, for one batch size."""
+"""A `PlanModule` for one batch size."""
 T = TypeVar("T", Tensors, list[Tensor])
 
-LARGEST = 256
+MAX_BATCH = 256
 """Plans that are made at once; more are made in turn."""
 
 
-def plans_by(backend: Backend, planner: Any) -> Plans:
-    """What makes plans in this way.
+def plan_fn(backend: Backend, planner: Any) -> PlanFn:
+    """The planning step of a planner on a backend.
 
     Args:
-        backend: ``eager`` runs the planner as it is written, ``onnx`` by ONNX Runtime on the CPU, ``cuda_graph`` as one
-            launch on a CUDA device. The latter two prepare a program for each batch size, rounded up to a power of two,
-            when it is first met: for ``onnx`` that takes seconds.
+        backend: ``eager``; ``onnx`` for ONNX Runtime on the CPU; ``cuda_graph`` for one launch on a CUDA device. The
+            latter two prepare a program for each batch size, rounded up to a power of two, when it is first met: with
+            ``onnx`` that takes seconds.
         planner: satisfies `trajgen.core.protocols.Planner`.
 
     Raises:
         ConfigError: if the packages or the device for it are missing.
     """
-    planning = Planning(planner).eval()
-    device = next(planner.parameters()).device.type
     if backend == "eager":
-        return planning.draw
+        return partial(plan_step, planner)
     if backend == "onnx":
         require_packages("onnx", "onnxscript", "onnxruntime")
-    needed = {"onnx": "cpu", "cuda_graph": "cuda"}[backend]
-    if device != needed:
+    device = next(planner.parameters()).device.type
+    required = {"onnx": "cpu", "cuda_graph": "cuda"}[backend]
+    if device != required:
         raise ConfigError(
-            "Each backend has its own kind of device.",
-            expected=f"device={needed} for policy.backend={backend}",
+            f"policy.backend={backend} needs device={required}.",
             got=f"a model on {device}",
-            fix=f"device={needed}, or policy.backend=eager",
+            fix=f"device={required}, or policy.backend=eager",
         )
-    return Programs(planning, OnnxProgram if backend == "onnx" else GraphProgram)
+    return Programs(PlanModule(planner).eval(), OnnxProgram if backend == "onnx" else GraphProgram)
 
 
 class Programs:
-    """Makes plans for any number of conditions by programs for few sizes.
+    """Plans any number of conditions by programs for few batch sizes.
 
-    Rows that fill up a batch repeat its last, and nothing is drawn for them: the plans are those of `Planning`.
+    Rows that fill up a batch repeat its last one, and nothing is drawn for them: the plans are those of `PlanModule`.
 
     Args:
-        planning: the planner.
-        prepare: from it, conditions and noise of a size to a program for that size.
+        module: the planning step.
+        compile: from it, inputs and noise of a batch size to a program for that size.
     """
 
-    def __init__(self, planning: Planning, prepare: Callable[[Planning, Tensors, list[Tensor]], Program]) -> None:
-        self._planning, self._prepare = planning, prepare
+    def __init__(self, module: PlanModule, compile: Callable[[PlanModule, Tensors, list[Tensor]], Program]) -> None:
+        self._module, self._compile = module, compile
         self._programs: dict[int, Program] = {}
         self._draws: dict[int, list[Draw]] = {}
 
-    def __call__(self, known: Tensors, rng: Generator | None) -> Tensors:
-        batch = len(known["state"])
-        if batch > LARGEST:
-            parts = [self({k: v[i : i + LARGEST] for k, v in known.items()}, rng) for i in range(0, batch, LARGEST)]
-            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    def __call__(self, cond: Cond, rng: Generator | None) -> tuple[Tensor, Plan]:
+        inputs, batch = cond_tensors(cond), len(cond)
+        parts = [
+            self._run({name: value[i : i + MAX_BATCH] for name, value in inputs.items()}, rng)
+            for i in range(0, batch, MAX_BATCH)
+        ]
+        return plan_from({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def _run(self, inputs: Tensors, rng: Generator | None) -> Tensors:
+        batch, device = len(inputs["state"]), inputs["state"].device
         if batch not in self._draws:
-            self._draws[batch] = draws_of(self._planning, known)
+            self._draws[batch] = required_noise(self._module, inputs)
         size = 1 << (batch - 1).bit_length()
-        noise = [filled(draw.sample(rng, known["state"].device), batch, size) for draw in self._draws[batch]]
-        known = {name: filled(value, batch, size) for name, value in known.items()}
+        noise = [pad_rows(draw.sample(rng, device), batch, size) for draw in self._draws[batch]]
+        inputs = {name: pad_rows(value, batch, size) for name, value in inputs.items()}
         if size not in self._programs:
-            self._programs[size] = self._prepare(self._planning, copied(known), copied(noise))
-        made = self._programs[size](known, noise)
-        return {name: value[:batch] for name, value in made.items()}
+            self._programs[size] = self._compile(self._module, copies(inputs), copies(noise))
+        outputs = self._programs[size](inputs, noise)
+        return {name: value[:batch] for name, value in outputs.items()}
 
 
-def filled(values: Tensor, batch: int, size: int) -> Tensor:
-    """Values (B·m, …) of a batch of B with the last repeated for ``size`` of them, (size·m, …)."""
+def pad_rows(values: Tensor, batch: int, size: int) -> Tensor:
+    """Values (B·m, …) of a batch of B with the last row repeated up to a batch of ``size``, (size·m, …)."""
     missing = len(values) // batch * (size - batch)
     return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])]) if missing else values
 
@@ -95,67 +99,62 @@ class OnnxProgram:
     """Plans for one batch size, by ONNX Runtime on as many threads as torch has.
 
     Args:
-        planning: the planner.
-        known: conditions of the size.
+        module: the planning step.
+        inputs: of the batch size.
         noise: for them.
     """
 
-    def __init__(self, planning: Planning, known: Tensors, noise: list[Tensor]) -> None:
+    def __init__(self, module: PlanModule, inputs: Tensors, noise: list[Tensor]) -> None:
         import onnxruntime
 
-        self._outputs = list(planning.draw(known))
-        self._inputs = [*known, *(f"noise_{number}" for number in range(len(noise)))]
-        model = to_onnx(traced(planning, (known, noise)), self._inputs, self._outputs)
-        self._session = session(onnxruntime, model, torch.get_num_threads())
-        self._used = {given.name for given in self._session.get_inputs()}  # a constant target looks at nothing
+        self._outputs = list(module.sample(inputs))
+        self._inputs = [*inputs, *(f"noise_{number}" for number in range(len(noise)))]
+        model = to_onnx(traced(module, (inputs, noise)), self._inputs, self._outputs)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = torch.get_num_threads(), 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._used = {node.name for node in self._session.get_inputs()}  # a constant return target uses no input
 
-    def __call__(self, known: Tensors, noise: list[Tensor]) -> Tensors:
-        values = zip(self._inputs, [*known.values(), *noise], strict=True)
+    def __call__(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
+        values = zip(self._inputs, [*inputs.values(), *noise], strict=True)
         feed = {name: value.numpy() for name, value in values if name in self._used}
-        made = self._session.run(self._outputs, feed)
-        return {name: torch.from_numpy(value) for name, value in zip(self._outputs, made, strict=True)}
+        outputs = self._session.run(self._outputs, feed)
+        return {name: torch.from_numpy(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
 
 class GraphProgram:
     """Plans for one batch size, captured once as a CUDA graph: a plan is one launch, and nothing waits for the host.
 
     Args:
-        planning: the planner, on a CUDA device.
-        known: conditions of the size.
+        module: the planning step, on a CUDA device.
+        inputs: of the batch size.
         noise: for them.
     """
 
-    def __init__(self, planning: Planning, known: Tensors, noise: list[Tensor]) -> None:
-        self._known, self._noise = known, noise
+    def __init__(self, module: PlanModule, inputs: Tensors, noise: list[Tensor]) -> None:
+        self._inputs, self._noise = inputs, noise
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels are chosen and loaded before the capture, not in it
+        with torch.cuda.stream(stream):  # kernels are chosen and loaded before the capture
             for _ in range(3):
-                planning(known, noise)
+                module(inputs, noise)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            self._made = planning(known, noise)
+            self._outputs = module(inputs, noise)
 
-    def __call__(self, known: Tensors, noise: list[Tensor]) -> Tensors:
-        for name, value in known.items():
-            self._known[name].copy_(value)
-        for own, value in zip(self._noise, noise, strict=True):
-            own.copy_(value)
+    def __call__(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
+        for name, value in inputs.items():
+            self._inputs[name].copy_(value)
+        for buffer, value in zip(self._noise, noise, strict=True):
+            buffer.copy_(value)
         self._graph.replay()
-        return copied(self._made)
+        return copies(self._outputs)
 
 
-def copied(tensors: T) -> T:
+def copies(tensors: T) -> T:
     """Copies that nothing else writes into, and that were not made in inference mode."""
     with torch.inference_mode(False):
-        copies: T = tree_map(Tensor.clone, tensors)
-        return copies
-
-
-def session(onnxruntime: Any, model: bytes, threads: int) -> Any:
-    """A session of ONNX Runtime on the CPU."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        result: T = tree_map(Tensor.clone, tensors)
+        return result

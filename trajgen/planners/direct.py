@@ -1,4 +1,4 @@
-"""The direct planner: actions read off the condition, with nothing planned in between."""
+"""The direct planner: actions are read off the condition, without a plan."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Generator, Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
-from trajgen.planners.latent import TargetTraining, acting_noise, inverse_loss
+from trajgen.planners.latent import action_noise, inverse_loss, return_target_stage
 
 
 @register("planner", "direct")
 class DirectPlanner(nn.Module):
-    """Supervised learning of actions from what is known: behaviour cloning, or RvS (arXiv 2112.10751, section 3).
+    """Supervised learning of actions from conditions: behaviour cloning, or RvS (arXiv 2112.10751, section 3).
 
     The latent is the embedded condition. Which of the two it is follows from whether the return-to-go or the goal is
     among the conditioner's fields. Stage ``return_target`` trains the return target, stage ``policy`` all the rest.
@@ -53,15 +53,18 @@ class DirectPlanner(nn.Module):
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order."""
-        return [
-            Stage("return_target", TargetTraining(self.return_target), list(self.return_target.parameters())),
-            Stage("policy", PolicyTraining(self), [*self.conditioner.parameters(), *self.action.parameters()]),
-        ]
+        policy = [*self.conditioner.parameters(), *self.action.parameters()]
+        return [return_target_stage(self.return_target), Stage("policy", self.policy_loss, policy)]
+
+    def policy_loss(self, batch: Batch) -> Losses:
+        """The error of the actions of the batch's chunks."""
+        total = inverse_loss(self.action, batch, self.embed(batch.condition()))
+        return {"total": total, "action": total}
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """The embedded conditions (B, 1, E); there are no codes and no trajectory."""
-        return replace(self.embed(cond), noise=acting_noise(self.action, cond, rng))
+        return replace(self.embed(cond), noise=action_noise(self.action, cond, rng))
 
     def embed(self, cond: Cond) -> Plan:
         """The plan for the conditions (B, ·), through which gradients flow."""
@@ -69,21 +72,9 @@ class DirectPlanner(nn.Module):
         return Plan(latent.new_zeros(len(cond), 0, dtype=torch.long), latent)
 
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """Nothing to draw."""
+        """None: there is no trajectory."""
         return {}
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """Nothing that could miss what was asked."""
+        """None: there is no trajectory."""
         return {}
-
-
-class PolicyTraining(nn.Module):
-    """What the policy's stage trains on: a batch to the error of the actions of its chunks."""
-
-    def __init__(self, planner: DirectPlanner) -> None:
-        super().__init__()
-        self.planner = planner
-
-    def forward(self, batch: Batch) -> Losses:
-        total = inverse_loss(self.planner.action, batch, self.planner.embed(batch.condition()))
-        return {"total": total, "action": total}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,10 +100,15 @@ class HierarchicalPlanner(nn.Module):
 
     def stages(self) -> list[Stage]:
         """The stages of the high level, then those of the low level."""
-        levels = {"high": (self.high, self._high), "low": (self.low, self._low)}
+        levels = {"high": (self.high, self._high_batch), "low": (self.low, self._low_batch)}
         return [
-            Stage(f"{name}_{stage.name}", OnLevel(stage.module, change), stage.parameters, stage.report, stage.name)
-            for name, (planner, change) in levels.items()
+            replace(
+                stage,
+                name=f"{name}_{stage.name}",
+                loss=partial(_loss_of_level, stage.loss, level_batch),
+                options_of=stage.name,
+            )
+            for name, (planner, level_batch) in levels.items()
             for stage in planner.stages()
         ]
 
@@ -153,7 +159,7 @@ class HierarchicalPlanner(nn.Module):
         states: Tensor = self.high.view.read(points, "state")
         return states
 
-    def _high(self, batch: Batch) -> Batch:
+    def _high_batch(self, batch: Batch) -> Batch:
         """The batch as the high level sees it: every n-th point, with all actions up to the next."""
         n, legs = self.segment, self.horizon // self.segment
         return replace(
@@ -165,7 +171,7 @@ class HierarchicalPlanner(nn.Module):
             mask=batch.mask[:, ::n],
         )
 
-    def _low(self, batch: Batch) -> Batch:
+    def _low_batch(self, batch: Batch) -> Batch:
         """The batch as the low level sees it: the first points, and in place of the goal the state after them."""
         points = slice(self.segment + self.overlap)
         return replace(
@@ -179,13 +185,5 @@ class HierarchicalPlanner(nn.Module):
         )
 
 
-class OnLevel(nn.Module):
-    """What a level's stage trains on: the batch as that level sees it."""
-
-    def __init__(self, module: nn.Module, change: Callable[[Batch], Batch]) -> None:
-        super().__init__()
-        self.module, self._change = module, change
-
-    def forward(self, batch: Batch) -> Losses:
-        losses: Losses = self.module(batch.map(self._change))
-        return losses
+def _loss_of_level(loss: Callable[[Batch], Losses], level_batch: Callable[[Batch], Batch], batch: Batch) -> Losses:
+    return loss(batch.map(level_batch))

@@ -12,7 +12,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Autoregressive, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
-from trajgen.planners.latent import TargetTraining
+from trajgen.planners.latent import return_target_stage
 
 
 @register("planner", "history")
@@ -57,39 +57,53 @@ class HistoryPlanner(nn.Module):
     def stages(self) -> list[Stage]:
         """The stages of training, in order; the tokenizer of a trajectory as it is has nothing to learn."""
         return [
-            Stage("tokenizer", ValuesTraining(self), list(self.tokenizer.parameters()), self.tokenizer.usage),
-            Stage("return_target", TargetTraining(self.return_target), list(self.return_target.parameters())),
-            Stage("prior", ContinuationTraining(self), list(self.prior.parameters())),
+            Stage("tokenizer", self.tokenizer_loss, list(self.tokenizer.parameters()), report=self.tokenizer.usage),
+            return_target_stage(self.return_target),
+            Stage("prior", self.prior_loss, list(self.prior.parameters()), frozen=[self.tokenizer]),
         ]
+
+    def tokenizer_loss(self, batch: Batch) -> Losses:
+        """The tokenizer's losses."""
+        losses: Losses = self.tokenizer.loss(batch, self.view(batch), self.tokenizer.points)
+        return losses
+
+    def prior_loss(self, batch: Batch) -> Losses:
+        """The squared error of each action, given all tokens before it."""
+        predicted = self.actions(self.view(batch), batch.condition())
+        error = (predicted.float() - batch.actions.flatten(2)).square().mean(-1)  # (B, T)
+        total = batch.mean(error, lambda batch: _has_action(batch.mask))
+        return {"total": total, "action": total}
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """The next action (B, 1, A), as the plan's latent; there are no codes and no trajectory.
 
-        Without ``cond.past`` an episode starts here. Otherwise its windows (B, P ≤ T, ·) end in the current points,
-        and points that are masked come before the real ones. What is noted as the current action is not looked at.
+        Without ``cond.past`` an episode starts here. Otherwise its windows (B, P ≤ T, ·) end in the current points, at
+        which ``cond.returns`` is asked for; masked points come before the real ones. The action of the current points
+        is not read.
         """
-        past = self._beginning(cond) if cond.past is None else cond.past
+        past = self._first_point(cond) if cond.past is None else cond.past
+        past = replace(past, returns=torch.cat([past.returns[:, :-1], cond.returns.unsqueeze(1)], dim=1))
         rows = torch.arange(len(cond), device=cond.state.device)
-        place = torch.arange(self.history, device=rows.device)
-        real = past.mask.sum(1).clamp(max=self.history)  # (B,)
-        missing = past.mask.shape[1] - real
+        positions = torch.arange(self.history, device=rows.device)
+        length = past.mask.sum(1).clamp(max=self.history)  # (B,)
+        first = past.mask.shape[1] - length
         # Real points to the front: what is before a token is then the same as in training, and what lies behind the
         # current state cannot matter, for no token looks ahead.
-        source = (place + missing.unsqueeze(1)).clamp(max=past.mask.shape[1] - 1)
+        source = (positions + first.unsqueeze(1)).clamp(max=past.mask.shape[1] - 1)
         x = self.view(past)[rows.unsqueeze(1), source]  # (B, T, D)
-        # Zeros in place of what is not known, since a weight of zero does not silence what is not a number.
-        x = torch.where((place < real.unsqueeze(1)).unsqueeze(-1), x, torch.zeros_like(x))
-        current = real - 1
+        # Zeros on padding, since an attention weight of zero does not silence NaN.
+        x = torch.where((positions < length.unsqueeze(1)).unsqueeze(-1), x, torch.zeros_like(x))
+        current = length - 1
         x[rows, current, self.view.slices["action"]] = 0
-        first = replace(
+        start = replace(
             cond,
-            state=past.states[rows, missing],
-            returns=past.returns[rows, missing],
-            time=None if past.time is None else past.time + missing,
+            state=past.states[rows, first],
+            returns=past.returns[rows, first],
+            time=None if past.time is None else past.time + first,
             past=None,
         )
-        action = self.actions(x, first)[rows, current].unsqueeze(1)
+        action = self.actions(x, start)[rows, current].unsqueeze(1)
         return Plan(rows.new_zeros(len(cond), 0), action)
 
     def actions(self, x: Tensor, cond: Cond) -> Tensor:
@@ -97,24 +111,23 @@ class HistoryPlanner(nn.Module):
         if not self.past_actions:
             x = x.clone()
             x[..., self.view.slices["action"]] = 0
-        vectors = self.tokenizer.vectors(self.tokenizer.encode(x))
-        predicted = self.prior.logits(self.tokenizer.inputs(vectors), cond)
-        found: Tensor = self.view.read(self.tokenizer.points(predicted), "action")
-        return found
+        predicted = self.prior.logits(self.tokenizer.encode(x).inputs, cond)
+        actions: Tensor = self.view.read(self.tokenizer.points(predicted), "action")
+        return actions
 
     def action(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """The plan's action, (B, H, A): it holds one, for the step at which it was made."""
         return plan.latent.expand(-1, offsets.shape[1], -1)
 
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """Nothing to draw."""
+        """None: there is no trajectory."""
         return {}
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """Nothing that could miss what was asked."""
+        """None: there is no trajectory."""
         return {}
 
-    def _beginning(self, cond: Cond) -> Batch:
+    def _first_point(self, cond: Cond) -> Batch:
         """The history of episodes that start with the conditions' states: one point."""
         action = self.view.slices["action"]
         state, unknown = cond.state.unsqueeze(1), cond.state.new_zeros(len(cond), 1, action.stop - action.start)
@@ -133,39 +146,7 @@ class HistoryPlanner(nn.Module):
         )
 
 
-class ValuesTraining(nn.Module):
-    """What the tokenizer's stage trains on, for one whose latent is the trajectory."""
-
-    def __init__(self, planner: HistoryPlanner) -> None:
-        super().__init__()
-        self.view, self.tokenizer = planner.view, planner.tokenizer
-
-    def forward(self, batch: Batch) -> Losses:
-        losses: Losses = self.tokenizer.loss(batch, self.view(batch), self.tokenizer.points)
-        return losses
-
-
-class ContinuationTraining(nn.Module):
-    """What the prior's stage trains on: a batch to the squared error of each action, given all that was before it."""
-
-    def __init__(self, planner: HistoryPlanner) -> None:
-        super().__init__()
-        self.planner = planner
-
-    def train(self, mode: bool = True) -> ContinuationTraining:
-        """Switches the mode of all but the tokenizer, which stays frozen."""
-        super().train(mode)
-        self.planner.tokenizer.eval()
-        return self
-
-    def forward(self, batch: Batch) -> Losses:
-        predicted = self.planner.actions(self.planner.view(batch), batch.condition())
-        error = (predicted.float() - batch.actions.flatten(2)).square().mean(-1)  # (B, T)
-        total = batch.mean(error, lambda batch: _acted(batch.mask))
-        return {"total": total, "action": total}
-
-
-def _acted(mask: Tensor) -> Tensor:
+def _has_action(mask: Tensor) -> Tensor:
     """Where something was done: at all real points (B, T) that another one follows, and at the window's last."""
     # An episode's final observation is a real point, but nobody acted on it. Whether the window's last point is one
     # cannot be told; it is the only one with a full history, as they are when acting.

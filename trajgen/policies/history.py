@@ -33,42 +33,44 @@ class History:
         self._back = torch.arange(1 - points, 1, device=device)
         self._steps = self._back.expand(episodes, -1) - 1  # nothing is real before the first push
 
-    def push(self, state: Tensor, returns: Tensor, step: Tensor) -> None:
-        """Adds a point; what is done there is not yet known.
+    def push(self, state: Tensor, step: Tensor) -> None:
+        """Adds a point, whose return, action and reward are recorded later.
 
         Args:
             state: (N, S).
-            returns: the return-to-go (N,) that is asked for there.
             step: of each episode, (N,) int64: 0 at its start, and one more at every point.
         """
-        unknown = torch.zeros_like(returns)
-        self._states = _moved_on(self._states, state)
-        self._returns = _moved_on(self._returns, returns)
-        self._actions = _moved_on(self._actions, torch.zeros_like(self._actions[:, 0]))
-        self._rewards = _moved_on(self._rewards, unknown)
+        self._states = _shifted(self._states, state)
+        self._returns = _shifted(self._returns, torch.zeros_like(self._returns[:, 0]))
+        self._actions = _shifted(self._actions, torch.zeros_like(self._actions[:, 0]))
+        self._rewards = _shifted(self._rewards, torch.zeros_like(self._rewards[:, 0]))
         self._steps = step.to(self._back).unsqueeze(1) + self._back
 
-    def record(self, action: Tensor) -> None:
-        """Notes what was done at the newest point, (N, A)."""
-        self._actions = _ending_in(self._actions, action)
+    def record_return(self, returns: Tensor) -> None:
+        """Sets the return-to-go (N,) that was asked for at the newest point."""
+        self._returns = _with_last(self._returns, returns)
 
-    def earn(self, reward: Tensor) -> None:
-        """Notes what was earned at the newest point, (N,)."""
-        self._rewards = _ending_in(self._rewards, reward)
+    def record_action(self, action: Tensor) -> None:
+        """Sets the action (N, A) taken at the newest point."""
+        self._actions = _with_last(self._actions, action)
+
+    def record_reward(self, reward: Tensor) -> None:
+        """Sets the reward (N,) received at the newest point."""
+        self._rewards = _with_last(self._rewards, reward)
 
     def past(self) -> Batch:
-        """The points as windows of stride 1, the newest last; its action is unknown until it is recorded.
+        """The points as windows of stride 1, the newest last.
 
         Where a window reaches back beyond its episode's start, points are masked and ``time`` is negative.
         """
         return Batch.from_history(self._states, self._actions, self._rewards, self._returns, self._steps)
 
 
-def _moved_on(points: Tensor, newest: Tensor) -> Tensor:
+def _shifted(points: Tensor, newest: Tensor) -> Tensor:
     """Points (N, P, ...) without the oldest, and with the newest (N, ...)."""
     return torch.cat([points[:, 1:], newest.unsqueeze(1)], dim=1)
 
 
-def _ending_in(points: Tensor, newest: Tensor) -> Tensor:
+def _with_last(points: Tensor, newest: Tensor) -> Tensor:
     """Points (N, P, ...) with the newest (N, ...) in place of the last."""
     return torch.cat([points[:, :-1], newest.unsqueeze(1)], dim=1)

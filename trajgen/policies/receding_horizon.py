@@ -14,8 +14,7 @@ from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.observations import entry
 from trajgen.core.protocols import Observation
 from trajgen.core.types import Cond, Plan, Space
-from trajgen.export.backends import plans_by
-from trajgen.export.planning import flattened, plan_of
+from trajgen.export.backends import plan_fn
 from trajgen.policies.history import History
 from trajgen.policies.options import PolicyOptions
 
@@ -53,7 +52,7 @@ class RecedingHorizonPolicy:
         self._low = torch.tensor(space.action_low or (-torch.inf,) * space.action_dim, device=self.device)
         self._high = torch.tensor(space.action_high or (torch.inf,) * space.action_dim, device=self.device)
         planner.eval()
-        self._plans = plans_by(options.backend, planner)
+        self._plan_fn = plan_fn(options.backend, planner)
         self._start(0)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
@@ -91,7 +90,7 @@ class RecedingHorizonPolicy:
         self._age += 1
         bounded = torch.clamp(self.normalizer.action.inverse(action), self._low, self._high)
         if self._history is not None:
-            self._history.record(self.normalizer.action(bounded))
+            self._history.record_action(self.normalizer.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
         return result if self._batched else result[0]
 
@@ -101,7 +100,7 @@ class RecedingHorizonPolicy:
         finished = torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool)))
         self._remaining = (self._remaining - received) / self.discount
         if self._history is not None:
-            self._history.earn(self.normalizer.reward(received.to(self.device)))
+            self._history.record_reward(self.normalizer.reward(received.to(self.device)))
         self._age[finished] = 0
         self._remaining[finished] = torch.nan
 
@@ -155,20 +154,22 @@ class RecedingHorizonPolicy:
         return errors
 
     def _replan(self, due: Tensor, state: Tensor, goal: Tensor | None) -> None:
-        everyone = len(due) == self._slots
-        if not everyone:
+        all_due = len(due) == self._slots
+        if not all_due:
             state, goal = state[due], None if goal is None else goal[due]
         remaining = self.normalizer.returns(self._remaining[due].to(self.device))
         age, past = self._age[due].to(self.device), None
         if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
-            self._history.push(state, self.planner.return_target(state, goal, remaining), age)
+            self._history.push(state, age)
             past = self._history.past()
-        known = flattened(Cond(state, remaining, goal, time=age, past=past))
-        asked, plan = plan_of(self._plans(known, self._rng))
-        fresh = self._remaining[due].isnan()
-        first = self.normalizer.returns.inverse(asked).cpu()
-        self._remaining[due] = torch.where(fresh, first, self._remaining[due])
-        if everyone or self._plan is None:
+        returns, plan = self._plan_fn(Cond(state, remaining, goal, time=age, past=past), self._rng)
+        if self._history is not None:
+            self._history.record_return(returns)
+        is_first = self._remaining[due].isnan()
+        self._remaining[due] = torch.where(
+            is_first, self.normalizer.returns.inverse(returns).cpu(), self._remaining[due]
+        )
+        if all_due or self._plan is None:
             self._plan = plan
         else:
             self._plan.put(due, plan)

@@ -12,20 +12,20 @@ from torch import Generator, Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Autoregressive, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, KnownCodes
+from trajgen.core.types import Cond, KnownCodes, Plan
 
 
 @dataclass(frozen=True)
 class AutoregressiveSampler:
-    """Draws each scale given the coarser ones: one loop for every schedule and every way of choosing.
+    """Samples each scale given the coarser ones: one loop for every schedule and every distribution.
 
     Args:
-        choose: from logits (B, l_k, V) and a generator to token ids (B, l_k).
+        sample_fn: from logits (B, l_k, V) and a generator to token ids (B, l_k).
         guidance: weight w of classifier-free guidance (arXiv 2207.12598): logits + w (logits - logits without
             the condition); 0 leaves it out and costs nothing.
     """
 
-    choose: Callable[[Tensor, Generator | None], Tensor]
+    sample_fn: Callable[[Tensor, Generator | None], Tensor]
     guidance: float = 0.0
 
     @torch.no_grad()
@@ -36,29 +36,30 @@ class AutoregressiveSampler:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
-    ) -> Codes:
-        """Codes (B, L) or (B, L, C) for the conditions (B, ·); of continuous ones the mean.
+    ) -> Plan:
+        """Codes (B, L), or the mean of continuous ones (B, L, C), and their latent, for the conditions (B, ·).
 
         Args:
-            prior: what is drawn from.
-            tokenizer: whose partial latent says what each scale sees.
+            prior: that is sampled.
+            tokenizer: whose layout gives each scale its input.
             cond: B conditions.
             rng: of the draws.
-            given: codes that are known: each takes the place of the drawn one, before the next scale is drawn.
+            known_codes: each takes the place of the sampled one, before the next scale is sampled.
         """
-        asked = cond.cfg_batch() if self.guidance else cond
-        state, partial_latent = prior.start(asked), tokenizer.start(len(cond))
-        drawn: list[Tensor] = []
+        layout = tokenizer.layout
+        cfg_cond = cond.cfg_batch() if self.guidance else cond
+        state, partial_latent = prior.start(cfg_cond), layout.start(len(cond))
+        scales: list[Tensor] = []
         for k, span in enumerate(tokenizer.schedule.spans):
-            x = tokenizer.view(partial_latent, k) if k else None
+            x = layout.scale_input(partial_latent, k) if k else None
             logits = prior.step(torch.cat([x, x]) if self.guidance and x is not None else x, k, state)
             if self.guidance:
-                asked_for, withheld = logits.chunk(2)
-                logits = asked_for + self.guidance * (asked_for - withheld)
-            codes = logits if tokenizer.vocabulary is None else self.choose(logits.float(), rng)
-            drawn.append(codes if known_codes is None else known_codes.into(codes, span))
-            partial_latent = tokenizer.extend(partial_latent, tokenizer.vectors(drawn[-1]), k)
-        return torch.cat(drawn, dim=1)
+                conditional, unconditional = logits.chunk(2)
+                logits = conditional + self.guidance * (conditional - unconditional)
+            codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
+            scales.append(codes if known_codes is None else known_codes.into(codes, span))
+            partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
+        return Plan(torch.cat(scales, dim=1), partial_latent)
 
 
 @register("sampler", "greedy")

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, KnownCodes
+from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import draw, keep_top_k, require, require_steps, require_vocabulary
 from trajgen.samplers.value import PlanValue
 
@@ -127,14 +127,14 @@ class Beam:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
-    ) -> Codes:
-        """Codes (B, L) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
+    ) -> Plan:
+        """The best codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
         steps, scales = _Steps(prior, cond), tokenizer.schedule.scales
         known = [False] * scales if known_codes is None else _known(known_codes, tokenizer)
         plans = _Plans.none(tokenizer, cond)
         fresh = True  # since the last choice, nothing has been expanded
         for k, span in enumerate(tokenizer.schedule.spans):
-            logits = steps(tokenizer.view(plans.partial_latent, k) if k else None, k, plans.take_moves())
+            logits = steps(tokenizer.layout.scale_input(plans.partial_latent, k) if k else None, k, plans.take_moves())
             fixed = None if known_codes is None else plans.spread(known_codes, span)
             expanding = fresh and not known[k]
             ways = max(1, self.beam_width * self.expansions // plans.each) if expanding else 1
@@ -143,7 +143,7 @@ class Beam:
             if k + 1 == scales or (not fresh and self._chooses(tokenizer, k)):
                 plans = plans.best(self._worth(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
                 fresh = True
-        return plans.codes
+        return Plan(plans.codes, plans.partial_latent)
 
     def _chooses(self, tokenizer: Tokenizer, k: int) -> bool:
         """Whether plans are chosen after scale k."""
@@ -156,7 +156,7 @@ class Beam:
 
     def _points(self, tokenizer: Tokenizer, k: int) -> int:
         """How many points are wholly decided once scale k is drawn."""
-        return math.floor(tokenizer.decoded_fraction(k) * self.horizon + 1e-6)
+        return math.floor(tokenizer.layout.decoded_fraction(k) * self.horizon + 1e-6)
 
     def _candidates(
         self, logits: Tensor, fixed: KnownCodes | None, ways: int, rng: Generator | None
@@ -200,7 +200,7 @@ class _Plans:
     def none(cls, tokenizer: Tokenizer, cond: Cond) -> _Plans:
         """One empty plan for each condition."""
         empty = cond.state.new_zeros(len(cond), 0, dtype=torch.int64)
-        return cls(empty, tokenizer.start(len(cond)), cond.state.new_zeros(len(cond)), 1)
+        return cls(empty, tokenizer.layout.start(len(cond)), cond.state.new_zeros(len(cond)), 1)
 
     def take_moves(self) -> Tensor | None:
         """What the prior has to follow before its next step, which is then done."""
@@ -216,7 +216,7 @@ class _Plans:
         ways = ids.shape[1]
         plans = self if ways == 1 else self._rows(_every(self.codes).repeat_interleave(ways), self.each * ways)
         new = ids.flatten(0, 1)
-        partial_latent = tokenizer.extend(plans.partial_latent, tokenizer.vectors(new), k)
+        partial_latent = tokenizer.layout.extend(plans.partial_latent, tokenizer.vectors(new), k)
         codes = torch.cat([plans.codes, new], dim=1)
         return _Plans(codes, partial_latent, plans.likelihood + likelihood.flatten(), plans.each, plans.moves)
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, KnownCodes
+from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, require, require_steps, require_vocabulary
 from trajgen.samplers.value import PlanValue
 
@@ -69,15 +69,17 @@ class BestOfN:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
-    ) -> Codes:
-        """Codes (B, L) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
+    ) -> Plan:
+        """The best codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
 
         def repeat(values: Tensor) -> Tensor:
             return values.repeat_interleave(self.n, 0)
 
-        many = cond.map(repeat)
-        known = None if known_codes is None else KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask))
-        codes = self.sampler(prior, tokenizer, many, rng, known)
-        decoded = self.decoder(tokenizer.latent(tokenizer.vectors(codes)), many)
-        best = self.value(decoded).view(len(cond), self.n).argmax(1)
-        return codes[best + torch.arange(len(cond), device=best.device) * self.n]
+        candidate_cond = cond.map(repeat)
+        if known_codes is not None:
+            known_codes = KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask))
+        candidates = self.sampler(prior, tokenizer, candidate_cond, rng, known_codes)
+        values = self.value(self.decoder(candidates.latent, candidate_cond))
+        best = values.view(len(cond), self.n).argmax(1)
+        rows = best + torch.arange(len(cond), device=best.device) * self.n
+        return Plan(candidates.codes[rows], candidates.latent[rows])

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
-from trajgen.core.types import Codes, Cond, KnownCodes
+from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.nn.diffusion import noise_levels
 
 NEEDS = ("denoise", "timesteps", "beta_schedule")
@@ -76,8 +76,8 @@ class DiffusionSampler:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
-    ) -> Codes:
-        """Codes (B, L, C) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
+    ) -> Plan:
+        """Codes (B, L, C) and their latent for the conditions (B, ·); known codes stay as they are."""
         shape = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim)
         device = cond.state.device
 
@@ -95,7 +95,7 @@ class DiffusionSampler:
                 uphill = gradient(prior.value, x, level[: len(cond)], cond)
                 following = following + self.value_scale * variance * uphill
             x = following if known_codes is None else known_codes.into(following)
-        return x
+        return Plan(x, tokenizer.layout.latent(tokenizer.vectors(x)))
 
     def _predict(self, denoise: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """x̂_0 (B, L, C), guided where the conditions come twice."""

@@ -28,9 +28,20 @@ class MinePlanner(nn.Module):
         self.conditioner, self.action, self.return_target, self.noise = conditioner, action, return_target, noise
 
     def stages(self) -> list[Stage]:
-        """What is trained, one after the other: a module from a batch to losses, and the weights it trains."""
+        """What is trained, one after the other: a loss of a batch, and the weights it trains."""
         learners = [self.conditioner, self.action, self.return_target]
-        return [Stage("policy", Training(self), [p for part in learners for p in part.parameters()])]
+        return [Stage("policy", self.policy_loss, [p for part in learners for p in part.parameters()])]
+
+    def policy_loss(self, batch: Batch) -> Losses:
+        """A batch to its losses; the engine minimizes ``total``."""
+        latent = self.conditioner(batch.condition())[:, :1]
+        plan = Plan(latent.new_zeros(len(batch), 0), latent + self.noise * torch.randn_like(latent))
+        offsets = torch.arange(batch.chunk_states.shape[1], device=latent.device).expand(len(batch), -1)
+        actions = self.action(plan, batch.chunk_states, offsets)
+        error = (actions - batch.chunk_actions).square().mean(-1)  # (B, H)
+        losses = {"action": batch.mean(error, lambda batch: batch.chunk_mask)}
+        losses |= self.return_target.loss(batch)
+        return {"total": torch.stack(list(losses.values())).sum(), **losses}
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
@@ -44,21 +55,3 @@ class MinePlanner(nn.Module):
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
         """How far trajectories start from what was asked: state (B, S), return (B, 1)."""
         return {}
-
-
-class Training(nn.Module):
-    """A batch to its losses; the engine optimizes ``total``."""
-
-    def __init__(self, planner: MinePlanner) -> None:
-        super().__init__()
-        self.planner = planner
-
-    def forward(self, batch: Batch) -> Losses:
-        latent = self.planner.conditioner(batch.condition())[:, :1]
-        plan = Plan(latent.new_zeros(len(batch), 0), latent + self.planner.noise * torch.randn_like(latent))
-        offsets = torch.arange(batch.chunk_states.shape[1], device=latent.device).expand(len(batch), -1)
-        actions = self.planner.action(plan, batch.chunk_states, offsets)
-        error = (actions - batch.chunk_actions).square().mean(-1)  # (B, H)
-        losses = {"action": batch.mean(error, lambda batch: batch.chunk_mask)}
-        losses |= self.planner.return_target.loss(batch)
-        return {"total": torch.stack(list(losses.values())).sum(), **losses}

@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from trajgen import register
 from trajgen.core.errors import ConfigError
-from trajgen.core.types import Cond, KnownCodes
+from trajgen.core.types import Cond, KnownCodes, Plan
 
 
 @register("sampler", "mine")
@@ -39,15 +39,15 @@ class MineSampler:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
-    ) -> Tensor:
-        """Codes (B, L) for the conditions (B, ·); those that are ``known_codes`` stay as they are."""
-        state, partial_latent, drawn = prior.start(cond), tokenizer.start(len(cond)), []
+    ) -> Plan:
+        """Codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
+        state, layout, scales = prior.start(cond), tokenizer.layout, []
+        partial_latent = layout.start(len(cond))
         for k, span in enumerate(tokenizer.schedule.spans):
-            shares = (
-                prior.step(tokenizer.view(partial_latent, k) if k else None, k, state).float().softmax(-1)
-            )  # (B, l_k, V)
+            logits = prior.step(layout.scale_input(partial_latent, k) if k else None, k, state)  # (B, l_k, V)
+            shares = logits.float().softmax(-1)
             shares = shares * (shares >= self.share * shares.amax(-1, keepdim=True))
             codes = torch.multinomial(shares.flatten(0, 1), 1, generator=rng).view(shares.shape[:2])
-            drawn.append(codes if known_codes is None else known_codes.into(codes, span))
-            partial_latent = tokenizer.extend(partial_latent, tokenizer.vectors(drawn[-1]), k)
-        return torch.cat(drawn, dim=1)
+            scales.append(codes if known_codes is None else known_codes.into(codes, span))
+            partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
+        return Plan(torch.cat(scales, dim=1), partial_latent)

@@ -110,8 +110,10 @@ class Bench:
         with contextlib.suppress(Exception):  # what a stage cannot do is said where training is tried
             for stage in made.stages():
                 if stage.parameters:
-                    stage.begin()
-                    stage.module(self.batch(32, goals=goals))
+                    stage.begin(made)
+                    stage.loss(self.batch(32, goals=goals))
+                    if stage.after_step is not None:
+                        stage.after_step()
         return made.requires_grad_(True).eval()
 
     @cached_property
@@ -175,10 +177,10 @@ class Bench:
             plan = planner.plan(cond)
             return Known(batch, cond, x, plan.codes, plan.latent, plan.latent[:, :0], plan.latent, plan)
         with torch.no_grad():
-            codes = tokenizer.encode(x)
-            vectors = tokenizer.vectors(codes)
-            inputs, latent = tokenizer.inputs(vectors), tokenizer.latent(vectors)
-        return Known(batch, cond, x, codes, vectors, inputs, latent, Plan(codes, latent, x))
+            encoding = tokenizer.encode(x)
+            vectors = tokenizer.vectors(encoding.codes)
+        plan = Plan(encoding.codes, encoding.latent, x)
+        return Known(batch, cond, x, encoding.codes, vectors, encoding.inputs, encoding.latent, plan)
 
 
 def check_request(recipe: str | None, changes: Mapping[str, Any]) -> None:

@@ -244,8 +244,8 @@ def weights_are_trained(bench: Bench) -> None:
     left = dict(own)
     for stage in planner.stages():
         if stage.parameters:
-            stage.begin()
-            stage.module(bench.batch(32))["total"].backward()
+            stage.begin(planner)
+            stage.loss(bench.batch(32))["total"].backward()
             mine = {id(p) for p in stage.parameters}
             left = {k: p for k, p in left.items() if p.grad is None or id(p) not in mine}
     usual = respond(bench, planner.eval(), bench.batch()) if left else {}

@@ -42,9 +42,9 @@ def stages(bench: Bench) -> None:
         raise ContractError("Two stages have the same name.", expected="names that differ", look="stages()")
     for stage in trained:
         planner.zero_grad(set_to_none=True)
-        stage.begin()
+        stage.begin(planner)
         before = _frozen(planner, stage.parameters)
-        losses = stage.module(batch)
+        losses = stage.loss(batch)
         check_losses(losses)
         losses["total"].backward()
         own = {id(p) for p in stage.parameters}

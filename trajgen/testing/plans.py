@@ -184,12 +184,13 @@ def known_codes(bench: Bench) -> None:
         if not torch.allclose(codes[mask].float(), settled[mask].float(), atol=1e-5):
             raise ContractError(
                 f"{int((codes[mask] != settled[mask]).sum())} codes that were given come out changed.",
-                expected="codes equal to given.codes where given.mask is true",
-                look="__call__(): given.into(codes, span) puts the known codes in their place, before the next scale",
+                expected="codes equal to known_codes.codes where known_codes.mask is true",
+                look="__call__(): known_codes.into(codes, span) puts them in place, before the next scale",
             )
 
 
 def _drawn(bench: Bench, cond: Cond, rng: torch.Generator | None, known_codes: KnownCodes | None = None) -> Tensor:
     planner = bench.planner
-    codes: Tensor = bench.component(bench.of(planner, "prior"), bench.of(planner, "tokenizer"), cond, rng, known_codes)
+    prior, tokenizer = bench.of(planner, "prior"), bench.of(planner, "tokenizer")
+    codes: Tensor = bench.component(prior, tokenizer, cond, rng, known_codes).codes
     return codes

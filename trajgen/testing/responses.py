@@ -29,9 +29,8 @@ def respond(bench: Bench, planner: Any, batch: Batch, seed: int = 0) -> Response
     known = bench.known(planner, batch)
     if bench.kind == "sampler":
         tokenizer, rng = bench.of(planner, "tokenizer"), torch.Generator().manual_seed(seed)
-        return {
-            "the codes": part(bench.of(planner, "prior"), tokenizer, known.cond, rng, tokenizer.known_codes(known.cond))
-        }
+        known_codes = tokenizer.known_codes(known.cond)
+        return {"the codes": part(bench.of(planner, "prior"), tokenizer, known.cond, rng, known_codes).codes}
     return RESPONSES[bench.kind](part, known)
 
 
@@ -40,13 +39,12 @@ def _view(view: Any, known: Known) -> Responses:
 
 
 def _tokenizer(tokenizer: Any, known: Known) -> Responses:
-    codes = tokenizer.encode(known.x)
-    vectors = tokenizer.vectors(codes)
+    encoding = tokenizer.encode(known.x)
     return {
-        "encode()": codes,
-        "vectors()": vectors,
-        "inputs()": tokenizer.inputs(vectors),
-        "latent()": tokenizer.latent(vectors),
+        "encode().codes": encoding.codes,
+        "encode().inputs": encoding.inputs,
+        "encode().latent": encoding.latent,
+        "vectors()": tokenizer.vectors(encoding.codes),
     }
 
 

@@ -18,12 +18,12 @@ from trajgen.testing.shapes import check_losses, check_shape
 @torch.no_grad()
 def shapes(bench: Bench) -> None:
     tokenizer, x = bench.component, _windows(bench)
-    schedule, width, codes = tokenizer.schedule, tokenizer.code_dim, tokenizer.encode(x)
+    schedule, width, codes = tokenizer.schedule, tokenizer.code_dim, tokenizer.encode(x).codes
     tokens = schedule.tokens
     if tokenizer.vocabulary is None:
-        check_shape("encode() of continuous codes", codes, (6, tokens, width), "(B, L, C)")
+        check_shape("encode().codes, continuous", codes, (6, tokens, width), "(B, L, C)")
     else:
-        check_shape("encode()", codes, (6, tokens), "(B, L)")
+        check_shape("encode().codes", codes, (6, tokens), "(B, L)")
         if codes.dtype != torch.int64:
             raise ContractError("Token ids are whole numbers.", expected=torch.int64, got=codes.dtype, look="encode()")
         if int(codes.min()) < 0 or int(codes.max()) >= tokenizer.vocabulary:
@@ -39,33 +39,46 @@ def shapes(bench: Bench) -> None:
         )
     vectors = tokenizer.vectors(codes)
     check_shape("vectors()", vectors, (6, tokens, width), "(B, L, C)")
-    check_shape("inputs()", tokenizer.inputs(vectors), (6, tokens - schedule.lengths[0], width), "(B, L - l_1, C)")
-    check_shape("latent()", tokenizer.latent(vectors), (6, tokenizer.latent_length, width), "(B, N, C)")
+    layout, encoding = tokenizer.layout, tokenizer.encode(x)
+    inputs, latent = (6, tokens - schedule.lengths[0], width), (6, tokenizer.latent_length, width)
+    check_shape("layout.inputs()", layout.inputs(vectors), inputs, "(B, L - l_1, C)")
+    check_shape("layout.latent()", layout.latent(vectors), latent, "(B, N, C)")
+    for name, value in (("inputs", layout.inputs(vectors)), ("latent", layout.latent(vectors))):
+        same = getattr(encoding, name)
+        if same.shape != value.shape or not torch.allclose(same, value, atol=1e-5):
+            raise ContractError(
+                f"encode().{name} differs from layout.{name}() of the vectors of its codes.",
+                expected=f"encode(x).{name} equal to layout.{name}(vectors(encode(x).codes))",
+                look="encode()",
+            )
 
 
 @contract("the partial latent, drawn step by step, is what inputs() and latent() say", "tokenizer")
 @torch.no_grad()
 def stepwise(bench: Bench) -> None:
     tokenizer = bench.component
-    schedule, vectors = tokenizer.schedule, tokenizer.vectors(tokenizer.encode(_windows(bench)))
-    inputs, partial_latent, first = tokenizer.inputs(vectors), tokenizer.start(len(vectors)), schedule.lengths[0]
+    schedule, vectors = tokenizer.schedule, tokenizer.vectors(tokenizer.encode(_windows(bench)).codes)
+    layout, first = tokenizer.layout, schedule.lengths[0]
+    inputs, partial_latent = layout.inputs(vectors), layout.start(len(vectors))
     check_shape(
         "the partial latent of start()", partial_latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)"
     )
     for k, span in enumerate(schedule.spans):
         if k:
-            seen = tokenizer.view(partial_latent, k)
-            check_shape(f"view() of scale {k + 1}", seen, (6, schedule.lengths[k], tokenizer.code_dim), "(B, l_k, C)")
+            seen = layout.scale_input(partial_latent, k)
+            check_shape(
+                f"scale_input() of scale {k + 1}", seen, (6, schedule.lengths[k], tokenizer.code_dim), "(B, l_k, C)"
+            )
             expected = inputs[:, span.start - first : span.stop - first]
             if not torch.allclose(seen, expected, atol=1e-5):
                 raise ContractError(
                     f"What scale {k + 1} sees of the partial latent differs from its teacher-forcing input by "
                     f"{float((seen - expected).abs().max()):.2g}.",
-                    expected="view(partial_latent, k) equal to the part of inputs(vectors) that belongs to scale k",
-                    look="view() and extend() against inputs(): both see the scales before k, and only those",
+                    expected="scale_input(partial_latent, k) equal to the part of inputs(vectors) of scale k",
+                    look="scale_input() and extend() against inputs(): both see the scales before k, and only those",
                 )
-        partial_latent = tokenizer.extend(partial_latent, vectors[:, span], k)
-    latent = tokenizer.latent(vectors)
+        partial_latent = layout.extend(partial_latent, vectors[:, span], k)
+    latent = layout.latent(vectors)
     if partial_latent.shape != latent.shape or not torch.allclose(partial_latent, latent, atol=1e-5):
         raise ContractError(
             "The partial latent after the last scale is not the latent.",
@@ -81,7 +94,7 @@ def one_hot(bench: Bench) -> None:
     tokenizer = bench.component
     if tokenizer.vocabulary is None:
         raise NotApplicableError("its codes are continuous")
-    codes = tokenizer.encode(_windows(bench))
+    codes = tokenizer.encode(_windows(bench)).codes
     relaxed = tokenizer.vectors(F.one_hot(codes, tokenizer.vocabulary).float())
     if relaxed.shape != tokenizer.vectors(codes).shape or not torch.allclose(
         relaxed, tokenizer.vectors(codes), atol=1e-5
@@ -144,7 +157,7 @@ def padding(bench: Bench) -> None:
 
 @contract("decoded_fraction() grows to 1", "tokenizer")
 def decoded_fraction(bench: Bench) -> None:
-    shares = [float(bench.component.decoded_fraction(k)) for k in range(bench.component.schedule.scales)]
+    shares = [float(bench.component.layout.decoded_fraction(k)) for k in range(bench.component.schedule.scales)]
     if shares != sorted(shares) or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-6:
         raise ContractError(
             "decoded_fraction(k) is the share of the window that stands once scales 0 to k are drawn.",
@@ -162,19 +175,19 @@ def known_codes(bench: Bench) -> None:
     known = tokenizer.known_codes(batch.condition())
     if known is None:
         raise NotApplicableError("nothing follows from the condition alone")
-    codes = tokenizer.encode(bench.of(planner, "view")(batch))
-    for what, value in (("given().codes", known.codes), ("given().mask", known.mask)):
+    codes = tokenizer.encode(bench.of(planner, "view")(batch)).codes
+    for what, value in (("known_codes().codes", known.codes), ("known_codes().mask", known.mask)):
         check_shape(what, value, tuple(codes.shape), "that of encode()")
     if known.mask.dtype != torch.bool:
         raise ContractError(
-            "A mask is true where codes are known.", expected=torch.bool, got=known.mask.dtype, look="given()"
+            "A mask is true where codes are known.", expected=torch.bool, got=known.mask.dtype, look="known_codes()"
         )
     same = torch.isclose(known.codes.float(), codes.float(), atol=1e-5) | ~known.mask
     if not same.all():
         raise ContractError(
             f"{int((~same).sum())} codes that are given differ from those of windows that start (and end) so.",
-            expected="given(cond).codes equal to encode(x) where the mask is true",
-            look="given()",
+            expected="known_codes(cond).codes equal to encode(x).codes where the mask is true",
+            look="known_codes()",
         )
 
 

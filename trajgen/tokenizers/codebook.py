@@ -10,10 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, HierarchicalVQ, SimVQ, VectorQuantize, lookup_free_quantization
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize, lookup_free_quantization
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook as LibraryCodes
-
-from trajgen.core.schedule import ScaleSchedule
 
 
 def processes() -> int:
@@ -309,76 +307,3 @@ class LinearCodebook(_Unbounded):
         """The loss that draws codes and x (B, n, C) together."""
         with torch.autocast(x.device.type, enabled=False):
             return self.quantizer(x.float())[2]
-
-
-class Hierarchy(_Unbounded):
-    """The library's own multi-scale residual quantizer: its codebook, its pooling, its convolutions.
-
-    Args:
-        size: V.
-        code_dim: C.
-        schedule: scales that never shrink; the last one has the length N of the latent.
-        decay, dead_code_threshold, commitment: as in `Codebook`.
-        convolutions: how many are shared out among the scales; 0 for one per scale.
-        smoothing: weight of the convolutions.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        code_dim: int,
-        schedule: ScaleSchedule,
-        *,
-        decay: float,
-        dead_code_threshold: float,
-        commitment: float,
-        convolutions: int,
-        smoothing: float,
-    ) -> None:
-        super().__init__()
-        self.size, self.length = size, schedule.lengths[-1]
-        self.quantizer = HierarchicalVQ(
-            dim=code_dim,
-            codebook_size=size,
-            scales=schedule.lengths,
-            channel_first=False,
-            decay=decay,
-            threshold_ema_dead_code=dead_code_threshold,
-            commitment_weight=commitment,
-            quant_resi=smoothing,
-            share_quant_resi=convolutions,
-            sync_codebook=False,
-        )
-        self.quantizer.vq._codebook.__class__ = SharedCodes
-
-    @property
-    def started(self) -> bool:
-        """Whether the codes have seen data."""
-        return bool(self.quantizer.vq._codebook.initted)
-
-    @property
-    def table(self) -> Tensor:
-        """All code vectors (V, C)."""
-        return self.quantizer.vq.codebook
-
-    def learn(self, x: Tensor) -> Tensor:
-        """Moves the codes towards x (B, n, C) once; the first call makes them its k-means centers."""
-        return self.quantizer.vq(x)[2].sum()
-
-    def pool(self, z: Tensor, k: int) -> Tensor:
-        """A latent (B, N, C) at the length of scale k, by the library."""
-        pooled, _ = self.quantizer.pool_residual(z.transpose(1, 2), self.quantizer.level_shapes[k])
-        return pooled.transpose(1, 2)
-
-    def grow(self, vectors: Tensor, k: int) -> Tensor:
-        """Code vectors (B, l_k, C) of scale k at the length N, smoothed, by the library."""
-        return self.quantizer.upsample_to_full(vectors.transpose(1, 2), (self.length,), k).transpose(1, 2)
-
-    def quantize(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The library's pass over all scales, which moves the codes after each of them while training.
-
-        Returns:
-            The quantized latent (B, N, C), straight-through to f; ids (B, L); and the commitment loss.
-        """
-        latent, ids, commitment = self.quantizer(f)
-        return latent, torch.cat(ids, 1), commitment.sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, KnownCodes, Losses
+from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses
 from trajgen.nn.conv import ConvEncoder
 from trajgen.tokenizers.bounds import check_bits, check_levels, check_options, halvings
 from trajgen.tokenizers.codebook import Codebook, FiniteScalars, LinearCodebook, Quantizer, Signs
@@ -45,52 +44,23 @@ class LatentTokenizer(nn.Module):
         super().__init__()
         self.schedule, self.code_dim, self.latent_length = layout.schedule, layout.code_dim, layout.length
         self.vocabulary = codebook.size
-        self._layout = layout.name
-        self.add_module(layout.name, layout)  # under the name of what it is, as checkpoints have it
+        self.layout = layout
         times = halvings(horizon, layout.length)
         self.encoder = ConvEncoder(features, layout.code_dim, times, width=width, depth=depth)
         self.codebook = codebook
         self.counter = Usage(self.schedule, codebook.size)
 
-    @property
-    def layout(self) -> Layout:
-        """How the codes make up the latent."""
-        return cast(Layout, self.get_submodule(self._layout))
-
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Codes:
-        """Windows (B, T, D) to token ids (B, L)."""
-        return self.quantize(self.features(x))[0]
+    def encode(self, x: Tensor) -> Encoding:
+        """Windows (B, T, D) to token ids (B, L), teacher-forcing inputs and latent."""
+        ids, _, inputs, latent = self.quantize(self.features(x))
+        return Encoding(ids, inputs, latent)
 
     def vectors(self, codes: Codes) -> Tensor:
         """Token ids (B, L), or relaxed one-hot codes (B, L, V), to code vectors (B, L, C)."""
         if codes.is_floating_point():
             return codes @ self.codebook.table.to(codes.dtype)
         return F.embedding(codes, self.codebook.table)
-
-    def inputs(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, L, C) to the inputs (B, L - l_1, C) of scales 2 to K."""
-        return self.layout.inputs(vectors)
-
-    def latent(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, L, C) to the aggregated latent (B, N, C)."""
-        return self.layout.latent(vectors)
-
-    def start(self, batch: int) -> Tensor:
-        """The empty partial latent of a batch."""
-        return self.layout.start(batch)
-
-    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
-        """The partial latent with the code vectors (B, l_k, C) of scale k added."""
-        return self.layout.extend(partial_latent, vectors, k)
-
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
-        """What scale k sees of the partial latent, (B, l_k, C)."""
-        return self.layout.view(partial_latent, k)
-
-    def decoded_fraction(self, k: int) -> float:
-        """The share of the window that stands once scales 0 to k are drawn."""
-        return self.layout.decoded_fraction(k)
 
     def known_codes(self, cond: Cond) -> KnownCodes | None:
         """Nothing: which codes a condition leads to has to be learnt."""
@@ -111,6 +81,9 @@ class LatentTokenizer(nn.Module):
             "commitment": commitment,
         }
 
+    def after_step(self) -> None:
+        """Nothing: the codes move in the loss."""
+
     def usage(self) -> dict[str, float]:
         """Per scale, the share of codes in use and their perplexity since the last call."""
         return self.counter.take()
@@ -119,22 +92,22 @@ class LatentTokenizer(nn.Module):
         """Windows (B, T, D) to the latent f (B, N, C) that the codes are to describe."""
         return self.codebook.bound(self.encoder(x))
 
-    def quantize(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids (B, L), what they stand for (B, L, C), and the latent (B, N, C) that they amount to."""
+    def quantize(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ids (B, L), the vectors they stand for (B, L, C), the inputs (B, L - l_1, C) and the latent (B, N, C)."""
         ids: list[Tensor] = []
         table = self.codebook.table.detach()  # the quantizer alone moves its codes
 
-        def pick(x: Tensor) -> Tensor:
+        def nearest(x: Tensor) -> Tensor:
             ids.append(self.codebook.nearest(x))
             return F.embedding(ids[-1], table)
 
-        meant, total = self.layout.describe(f, pick)
-        return torch.cat(ids, 1), meant, total
+        quantized, inputs, latent = self.layout.encode(f, nearest)
+        return torch.cat(ids, 1), quantized, inputs, latent
 
     def learn(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step of the codes on f (B, N, C): the latent to decode, ids, and the losses of codes and layout."""
-        ids, meant, total = self.quantize(f)
-        commitment = self.codebook.learn(meant)
+        ids, quantized, _, total = self.quantize(f)
+        commitment = self.codebook.learn(quantized)
         # The value is the quantized latent; the gradient reaches the encoder and the layout's convolutions, which
         # learn from the agreement too.
         return total + f - f.detach(), ids, commitment, F.mse_loss(total, f.detach())

@@ -56,8 +56,8 @@ class Pyramid(nn.Module, ABC):
         """The empty sum f̂_0."""
         return self.empty.repeat(batch, 1, 1)
 
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
-        """What scale k sees of the running sum, (B, l_k, C)."""
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
+        """The prior's input at scale k: the running sum, pooled to (B, l_k, C)."""
         return self.pool(partial_latent, k)
 
     def decoded_fraction(self, k: int) -> float:
@@ -78,29 +78,35 @@ class Pyramid(nn.Module, ABC):
         return list(self.sums(len(vectors), lambda k, _: vectors[:, spans[k]]))
 
     def inputs(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, L, C) to the inputs (B, L - l_1, C) of scales 2 to K."""
-        sums = self.partial_latents(vectors)
-        views = [self.view(sums[k], k) for k in range(1, self.schedule.scales)]
-        return torch.cat(views, dim=1) if views else vectors[:, :0]
+        """Code vectors (B, L, C) to the teacher-forcing inputs (B, L - l_1, C) of scales 2 to K."""
+        return self._scale_inputs(self.partial_latents(vectors))
 
     def latent(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, L, C) to their sum f̂_K (B, N, C)."""
         return self.partial_latents(vectors)[-1]
 
-    def describe(self, f: Tensor, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Puts f (B, N, C) into codes, where ``pick`` gives the code vectors that stand for (B, n, C).
+    def encode(self, f: Tensor, quantize: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Describes f (B, N, C) by codes, scale by scale.
+
+        Args:
+            f: the latent of the encoder.
+            quantize: from vectors (B, n, C) to the code vectors (B, n, C) that are nearest to them.
 
         Returns:
-            What the codes of all scales stand for (B, L, C), and the sum f̂_K (B, N, C) of their vectors.
+            The vectors that were quantized (B, L, C), the teacher-forcing inputs (B, L - l_1, C) and f̂_K (B, N, C).
         """
         residuals: list[Tensor] = []
 
-        def rest(k: int, partial_latent: Tensor) -> Tensor:
+        def residual_codes(k: int, partial_latent: Tensor) -> Tensor:
             residuals.append(self.pool(f - partial_latent.detach(), k))
-            return pick(residuals[-1].detach())
+            return quantize(residuals[-1].detach())
 
-        *_, total = self.sums(len(f), rest)
-        return torch.cat(residuals, 1), total
+        sums = list(self.sums(len(f), residual_codes))
+        return torch.cat(residuals, 1), self._scale_inputs(sums), sums[-1]
+
+    def _scale_inputs(self, partial_latents: list[Tensor]) -> Tensor:
+        inputs = [self.scale_input(partial_latents[k], k) for k in range(1, self.schedule.scales)]
+        return torch.cat(inputs, dim=1) if inputs else partial_latents[0][:, :0]
 
     def samples(self, f: Tensor) -> Tensor:
         """f (B, N, C) as all scales would see it alone, (B, L, C): what a codebook may start from."""

@@ -55,7 +55,7 @@ class TokenRow(nn.Module):
         span = self.schedule.spans[k]
         return torch.slice_scatter(partial_latent, vectors.to(partial_latent.dtype), 1, span.start, span.stop)
 
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
         """The vectors of scale k - 1, (B, l_k, C); zeros at the first scale, which has none before it."""
         spans = self.schedule.spans
         return (
@@ -77,13 +77,18 @@ class TokenRow(nn.Module):
         """The code vectors themselves, (B, N, C)."""
         return vectors
 
-    def describe(self, f: Tensor, pick: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Puts f (B, N, C) into codes, where ``pick`` gives the code vectors that stand for it.
+    def encode(self, f: Tensor, quantize: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Describes f (B, N, C) by codes.
+
+        Args:
+            f: the latent of the encoder.
+            quantize: from vectors (B, N, C) to the code vectors (B, N, C) that are nearest to them.
 
         Returns:
-            f itself, and the vectors of its codes (B, N, C).
+            f itself, the teacher-forcing inputs (B, L - l_1, C), and the code vectors (B, N, C).
         """
-        return f, pick(f.detach())
+        vectors = quantize(f.detach())
+        return f, self.inputs(vectors), vectors
 
     def samples(self, f: Tensor) -> Tensor:
         """f itself: what a codebook may start from."""

@@ -13,7 +13,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, KnownCodes, Losses
+from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses
 from trajgen.tokenizers.bounds import check_options
 from trajgen.tokenizers.row import TokenRow
 
@@ -50,8 +50,8 @@ class ValueTokenizer(nn.Module, ABC):
         self.horizon, self.latent_length = horizon, horizon * len(cells)
         widest = max(cut.stop - cut.start for _, cut in cells)
         self.code_dim = code_dim or widest
-        self.row = TokenRow(schedule(self.latent_length), self.code_dim, self.latent_length)
-        self.schedule = self.row.schedule
+        self.layout = TokenRow(schedule(self.latent_length), self.code_dim, self.latent_length)
+        self.schedule = self.layout.schedule
         self.knowledge = knowledge
 
         features = max(cut.stop for _, cut in cells)
@@ -66,7 +66,7 @@ class ValueTokenizer(nn.Module, ABC):
         self.register_buffer("mask", self.cut(knowledge.mask(horizon, features), True), persistent=False)
 
     @abstractmethod
-    def encode(self, x: Tensor) -> Codes:
+    def codes(self, x: Tensor) -> Codes:
         """Windows (B, T, D) to codes."""
 
     @abstractmethod
@@ -90,29 +90,11 @@ class ValueTokenizer(nn.Module, ABC):
         """The values (B, N, n) of tokens to points (B, T, D)."""
         return values.unflatten(1, (self.horizon, self.period)).flatten(2)[..., self.place]
 
-    def inputs(self, vectors: Tensor) -> Tensor:
-        """Code vectors (B, L, C) to the inputs (B, L - l_1, C) of scales 2 to K."""
-        return self.row.inputs(vectors)
-
-    def latent(self, vectors: Tensor) -> Tensor:
-        """The code vectors themselves, (B, N, C)."""
-        return self.row.latent(vectors)
-
-    def start(self, batch: int) -> Tensor:
-        """The empty row."""
-        return self.row.start(batch)
-
-    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
-        """The row with the code vectors (B, l_k, C) of scale k put in their place."""
-        return self.row.extend(partial_latent, vectors, k)
-
-    def view(self, partial_latent: Tensor, k: int) -> Tensor:
-        """The vectors of scale k - 1, (B, l_k, C)."""
-        return self.row.view(partial_latent, k)
-
-    def decoded_fraction(self, k: int) -> float:
-        """The share of the window that is drawn once scale k is."""
-        return self.row.decoded_fraction(k)
+    def encode(self, x: Tensor) -> Encoding:
+        """Windows (B, T, D) to codes, teacher-forcing inputs (B, L - l_1, C) and latent (B, N, C)."""
+        codes = self.codes(x)
+        vectors = self.vectors(codes)
+        return Encoding(codes, self.layout.inputs(vectors), vectors)
 
     def known_codes(self, cond: Cond) -> KnownCodes | None:
         """The codes of what the condition says: fields of the first point, and perhaps where the last one is.
@@ -122,7 +104,7 @@ class ValueTokenizer(nn.Module, ABC):
         if not self.knowledge:
             return None
         known = self.knowledge(cond, self.horizon, len(self.place))
-        codes = self.encode(known)
+        codes = self.codes(known)
         return KnownCodes(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes))
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
@@ -130,6 +112,9 @@ class ValueTokenizer(nn.Module, ABC):
         error = (decode(self.spread(x)) - x).square().mean(-1)
         reconstruction = batch.mean(error, lambda batch: batch.mask)
         return {"total": reconstruction, "reconstruction": reconstruction}
+
+    def after_step(self) -> None:
+        """Nothing: the codes are not learnt."""
 
     def usage(self) -> dict[str, float]:
         """Nothing: the codes are not learnt."""
@@ -175,7 +160,7 @@ class IdentityTokenizer(ValueTokenizer):
         knowledge = Knowledge(view.slices, inpaint, normalizer, goal_state, goal_dim, inpaint_goal)
         super().__init__(schedule, horizon, cells, None, knowledge)
 
-    def encode(self, x: Tensor) -> Codes:
+    def codes(self, x: Tensor) -> Codes:
         """Windows (B, T, D) to codes (B, L, C)."""
         return self.cut(x)
 
@@ -242,7 +227,7 @@ class BinTokenizer(ValueTokenizer):
         edges = torch.linspace(-bin_limit, bin_limit, num_bins + 1, dtype=torch.float64)
         self.register_buffer("centers", ((edges[1:] + edges[:-1]) / 2).float(), persistent=False)
 
-    def encode(self, x: Tensor) -> Codes:
+    def codes(self, x: Tensor) -> Codes:
         """Windows (B, T, D) to token ids (B, L)."""
         place = (self.cut(x).squeeze(-1) + self.bin_limit) * (self.vocabulary / (2 * self.bin_limit))
         return place.floor().clamp(0, self.vocabulary - 1).long()
@@ -261,7 +246,7 @@ class BinTokenizer(ValueTokenizer):
 
     def spread(self, x: Tensor) -> Tensor:
         """Trajectory (B, T, D) to latent (B, N, V)."""
-        return self.vectors(self.encode(x))
+        return self.vectors(self.codes(x))
 
 
 class Knowledge:

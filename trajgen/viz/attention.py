@@ -72,8 +72,7 @@ def between_scales(level: Any, cond: Cond, plan: Plan) -> NDArray[np.float64]:
     Returns:
         Rows are the scales that look, columns those looked at; a row sums to 1.
     """
-    vectors = level.tokenizer.vectors(plan.codes)
-    inputs = level.tokenizer.inputs(vectors)
+    inputs = level.tokenizer.layout.inputs(level.tokenizer.vectors(plan.codes))
     every = attention_weights(level.prior.blocks, lambda: level.prior.logits(inputs, cond), level.tokenizer.schedule)
     return by_scale(every, level.tokenizer.schedule)
 

@@ -102,8 +102,8 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     for stage, options in zip(stages, settings, strict=True):
         clock = [line["seconds"] for line in lines if line["stage"] == stage.name]
         taken = [now - then for then, now in pairwise(clock)]
-        own = stage.name in config.engine.stages or not stage.like
-        name = stage.name if own else str(stage.like)
+        own = stage.name in config.engine.stages or not stage.options_of
+        name = stage.name if own else str(stage.options_of)
         seconds[name] = seconds.get(name, 0.0) + min(taken) / stretch
         asked[name] = options.steps
     return Cost(seconds, asked, config.engine.budget)

@@ -1,4 +1,4 @@
-"""Randomness as an input: the draws of a function, recorded, and given back to it."""
+"""Randomness as an input: the draws of a function are recorded, and replayed to it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FILLS: dict[str, Callable[..., Tensor]] = {
     "normal": Tensor.normal_,
     "uniform": Tensor.uniform_,
 }
-"""The distributions that can be given, each in its standard form."""
-DRAWING: dict[Callable[..., Any], str] = {
+"""The distributions that can be an input, each in its standard form."""
+DISTRIBUTIONS: dict[Callable[..., Any], str] = {
     Tensor.exponential_: "exponential",
     Tensor.normal_: "normal",
     torch.randn: "normal",
@@ -27,13 +27,13 @@ DRAWING: dict[Callable[..., Any], str] = {
     torch.rand: "uniform",
     torch.rand_like: "uniform",
 }
-OTHERS = (torch.multinomial, torch.bernoulli, torch.randint, torch.randperm, torch.normal, torch.poisson)
+UNSUPPORTED = (torch.multinomial, torch.bernoulli, torch.randint, torch.randperm, torch.normal, torch.poisson)
 KEYWORDS = {"generator", "device", "dtype", "size"}
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One call for random numbers: from which distribution, and how many."""
+    """One call for random numbers: its distribution, and the shape of its result."""
 
     kind: str
     shape: tuple[int, ...]
@@ -43,8 +43,8 @@ class Draw:
         return FILLS[self.kind](torch.empty(self.shape, device=device), generator=rng)
 
 
-class Recorded(TorchFunctionMode):
-    """Lets a function draw, and notes what it draws."""
+class RecordDraws(TorchFunctionMode):
+    """Records what a function draws."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,40 +54,40 @@ class Recorded(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        kind = _kind(func, args, kwargs)
+        kind = _distribution(func, args, kwargs)
         if kind is not None:
             self.draws.append(Draw(kind, tuple(result.shape)))
         return result
 
 
 class ReplayNoise(TorchFunctionMode):
-    """Gives a function numbers where it would draw, in the order in which they were recorded."""
+    """Gives a function these numbers where it would draw, in the order in which its draws were recorded."""
 
     def __init__(self, noise: Sequence[Tensor]) -> None:
         super().__init__()
-        self.left = iter(noise)
+        self.noise = iter(noise)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if _kind(func, args, kwargs) is not None:
-            return next(self.left)
+        if _distribution(func, args, kwargs) is not None:
+            return next(self.noise)
         return func(*args, **(kwargs or {}))
 
 
-def _kind(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> str | None:
+def _distribution(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> str | None:
     """The distribution that a call draws from; None if it draws nothing.
 
     Raises:
-        ConfigError: if it draws from one that cannot be given from outside.
+        ConfigError: if it draws from one that cannot be an input.
     """
-    kind = DRAWING.get(func)
-    shaped = func in (torch.randn, torch.rand)  # their arguments are a shape; those of the others parameters
-    if func in OTHERS or (kind and not shaped and (len(args) > 1 or set(kwargs or {}) - KEYWORDS)):
+    kind = DISTRIBUTIONS.get(func)
+    takes_shape = func in (torch.randn, torch.rand)  # their positional arguments are a shape, not parameters
+    if func in UNSUPPORTED or (kind and not takes_shape and (len(args) > 1 or set(kwargs or {}) - KEYWORDS)):
         raise ConfigError(
-            "The random numbers of a plan that becomes a program are standard ones, so that they can be its input.",
-            expected="exponential_(), randn, randn_like, rand or rand_like, without parameters",
-            got=f"{getattr(func, '__name__', func)} with parameters of its own",
+            "A compiled or exported plan draws standard random numbers only: exponential_(), randn, randn_like, rand "
+            "or rand_like, without parameters.",
+            got=f"{getattr(func, '__name__', func)}",
             fix="sampler=greedy, or policy.backend=eager",
         )
     return kind

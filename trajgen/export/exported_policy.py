@@ -50,7 +50,7 @@ class Policy:
         self._past = {name: np.zeros(shape, np.float32) for name, shape in self.description.get("past", {}).items()}
 
     def act(self, state: Any, goal: Any = None, noise: list[np.ndarray] | None = None) -> np.ndarray:
-        """Actions (B, A) in the states (B, S) for the goals (B, G), in the world's own units; unbatched where B is 1.
+        """Actions (B, A) in the states (B, S) for the goals (B, G), in the environment's units, or (A,) if B is 1.
 
         Args:
             state: what the model was trained on.
@@ -64,37 +64,37 @@ class Policy:
         if offset == 0:
             self._replan(states, goal, self.draw() if noise is None else noise)
         (action,) = self._act_program([*self._plan, states, np.full(batch, offset, dtype=np.int64)])
-        self._note("past_action", action)
+        self._record("past_action", action)
         self._age += 1
         return action[0] if single else action
 
     def observe(self, reward: Any) -> None:
         """Takes the rewards (B,) off what remains of the return that was asked for."""
-        received = np.broadcast_to(np.asarray(reward, dtype=np.float32), self._remaining.shape)
-        self._note("past_reward", received)
-        self._remaining = ((self._remaining - received) / self.description["discount"]).astype(np.float32)
+        rewards = np.broadcast_to(np.asarray(reward, dtype=np.float32), self._remaining.shape)
+        self._record("past_reward", rewards)
+        self._remaining = ((self._remaining - rewards) / self.description["discount"]).astype(np.float32)
 
     def draw(self) -> list[np.ndarray]:
         """The noise of a plan."""
-        drawn = [getattr(self._rng, one["kind"])(size=one["shape"]) for one in self.description["noise"]]
-        return [np.asarray(values, dtype=np.float32) for values in drawn]
+        draws = [getattr(self._rng, draw["kind"])(size=draw["shape"]) for draw in self.description["noise"]]
+        return [np.asarray(values, dtype=np.float32) for values in draws]
 
     def _replan(self, states: np.ndarray, goal: Any, noise: list[np.ndarray]) -> None:
-        for points in self._past.values():  # the oldest goes; what is not known yet of the newest is zero
+        for points in self._past.values():  # the oldest point is dropped
             points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
-        self._note("past_state", states)
+        self._record("past_state", states)
         batch = self.description["batch"]
-        known = {"state": states, "returns": self._remaining, "time": np.full(batch, self._age, dtype=np.int64)}
-        known |= self._past
-        if "goal" in self.description["known"]:
-            known["goal"] = np.asarray(goal, dtype=np.float32).reshape(batch, self.description["goal_dim"])
-        self._plan = self._plan_program([*(known[name] for name in self.description["known"]), *noise])
-        asked = self._plan[self.description["plan"].index("asked")]
-        self._note("past_returns", asked)
-        self._remaining = np.where(np.isnan(self._remaining), asked, self._remaining)
+        inputs = {"state": states, "returns": self._remaining, "time": np.full(batch, self._age, dtype=np.int64)}
+        inputs |= self._past
+        if "goal" in self.description["inputs"]:
+            inputs["goal"] = np.asarray(goal, dtype=np.float32).reshape(batch, self.description["goal_dim"])
+        self._plan = self._plan_program([*(inputs[name] for name in self.description["inputs"]), *noise])
+        returns = self._plan[self.description["outputs"].index("target_return")]
+        self._record("past_returns", returns)
+        self._remaining = np.where(np.isnan(self._remaining), returns, self._remaining)
 
-    def _note(self, name: str, values: np.ndarray) -> None:
-        """Writes down what became known of the newest point, if the planner continues a history."""
+    def _record(self, name: str, values: np.ndarray) -> None:
+        """Sets a value of the newest point, if the planner continues a history."""
         if name in self._past:
             self._past[name][:, -1] = values
 
@@ -109,11 +109,11 @@ def _onnx(folder: Path, name: str, threads: int | None) -> Any:
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     noise = [f"noise_{number}" for number in range(len(description["noise"]))]
-    named = {"plan": [*description["known"], *noise], "act": [*description["plan"], "state", "offset"]}[name]
-    used = {one.name for one in session.get_inputs()}
+    names = {"plan": [*description["inputs"], *noise], "act": [*description["outputs"], "state", "offset"]}[name]
+    used = {node.name for node in session.get_inputs()}
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        feed = {key: value for key, value in zip(named, arrays, strict=True) if key in used}
+        feed = {key: value for key, value in zip(names, arrays, strict=True) if key in used}
         return list(session.run(None, feed))
 
     return run
@@ -127,13 +127,13 @@ def _torch(folder: Path, name: str, threads: int | None) -> Any:
         torch.set_num_threads(threads)
     program = torch.export.load(folder / f"{name}.pt2").module()
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-    known = description["known"] if name == "plan" else description["plan"]
+    names = description["inputs"] if name == "plan" else description["outputs"]
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
-        first, rest = dict(zip(known, tensors, strict=False)), tensors[len(known) :]
+        first, rest = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
         with torch.no_grad():
-            made = program(first, rest) if name == "plan" else program(first, *rest)
-        return [value.numpy() for value in (made.values() if isinstance(made, dict) else [made])]
+            outputs = program(first, rest) if name == "plan" else program(first, *rest)
+        return [value.numpy() for value in (outputs.values() if isinstance(outputs, dict) else [outputs])]
 
     return run

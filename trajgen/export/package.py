@@ -1,0 +1,175 @@
+"""A policy as files that run without trajgen: two programs, a description, and a policy in numpy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.formats import FORMAT
+from trajgen.core.normalizer import Normalizer
+from trajgen.core.types import Batch, Cond, Space
+from trajgen.export import exported_policy
+from trajgen.export.plan_module import (
+    PAST,
+    TARGET_RETURN,
+    PlanModule,
+    Tensors,
+    cond_from,
+    cond_tensors,
+    plan_from,
+    required_noise,
+)
+from trajgen.export.trace import require_packages, to_onnx, traced
+
+HISTORY = ("state", "action", "reward", "returns")
+"""What a policy records of each point of its history."""
+SUFFIX: dict[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
+
+
+class RawPlanModule(nn.Module):
+    """A planning step in the environment's own units.
+
+    Args:
+        module: the planning step; its planner has the normalizer of its data.
+    """
+
+    def __init__(self, module: PlanModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
+        """The returns asked for (B,) in the data's units, and the parts of the plan."""
+        outputs = self.module(self.normalized(inputs), noise)
+        return {**outputs, TARGET_RETURN: self.module.planner.normalizer.returns.inverse(outputs[TARGET_RETURN])}
+
+    def normalized(self, inputs: Tensors) -> Tensors:
+        """The inputs of the planning step."""
+        planner = self.module.planner
+        normalizer: Normalizer = planner.normalizer
+        maps = {"state": normalizer.state, "goal": normalizer.goal, "returns": normalizer.returns}
+        present = {
+            name: maps[name](value) if name in maps else value
+            for name, value in inputs.items()
+            if not name.startswith(PAST)
+        }
+        if not planner.history:
+            return present
+        maps |= {"action": normalizer.action, "reward": normalizer.reward}
+        states, actions, rewards, returns = (maps[name](inputs[PAST + name]) for name in HISTORY)
+        steps = inputs["time"].unsqueeze(1) + torch.arange(1 - planner.history, 1)
+        past = Batch.from_history(states, actions, rewards, returns, steps)
+        return cond_tensors(replace(cond_from(present), past=past))
+
+
+class RawActionModule(nn.Module):
+    """The action of a plan in a state, in the environment's own units and bounds.
+
+    Args:
+        action: the action head.
+        normalizer: of its data.
+        space: whose bounds hold.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, action: nn.Module, normalizer: Normalizer, space: Space) -> None:
+        super().__init__()
+        self.action, self.normalizer = action, normalizer
+        self.register_buffer("low", torch.tensor(space.action_low or (-torch.inf,) * space.action_dim))
+        self.register_buffer("high", torch.tensor(space.action_high or (torch.inf,) * space.action_dim))
+
+    def forward(self, outputs: Tensors, state: Tensor, offset: Tensor) -> Tensor:
+        """Actions (B, A) in the states (B, S) met ``offset`` (B,) steps into the plan."""
+        _, plan = plan_from(outputs)
+        states = self.normalizer.state(state).unsqueeze(1)
+        action: Tensor = self.action(plan, states, offset.unsqueeze(1)).squeeze(1)
+        return torch.clamp(self.normalizer.action.inverse(action), self.low, self.high)
+
+
+def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> Path:
+    """Writes a policy into a new folder, to be run by numpy with ONNX Runtime or with torch, without trajgen.
+
+    The folder holds the programs ``plan`` and ``act``, ``policy.json``, and ``policy.py`` with class ``Policy``.
+
+    Args:
+        policy: as `trajgen.load_policy` gives it, on the CPU.
+        out: a folder that is not there yet, or empty.
+        format: ``onnx``, or ``torch_export`` for a program that torch loads and can compile.
+        batch: B, how many episodes are played in step.
+
+    Raises:
+        ConfigError: if the folder holds something, a package is missing, or the planner cannot be traced.
+    """
+    _check(out, format, batch)
+    planner, space = policy.planner, policy.space
+    module = PlanModule(planner).eval()
+    plan, act = RawPlanModule(module), RawActionModule(planner.action, policy.normalizer, space)
+    inputs = _example_inputs(space, batch, planner.history)
+    draws = required_noise(module, plan.normalized(inputs))
+    noise = [draw.sample(None, torch.device("cpu")) for draw in draws]
+    with torch.no_grad():
+        outputs = plan(inputs, noise)
+    offset = torch.zeros(batch, dtype=torch.long)
+    noise_names = [f"noise_{number}" for number in range(len(noise))]
+    programs = {
+        "plan": (traced(plan, (inputs, noise)), [*inputs, *noise_names], list(outputs)),
+        "act": (traced(act, (outputs, inputs["state"], offset)), [*outputs, "state", "offset"], ["action"]),
+    }
+    onnx = {name: to_onnx(*program) for name, program in programs.items()} if format == "onnx" else {}
+    description = {
+        "format": format,
+        "format_version": FORMAT,
+        "batch": batch,
+        "replan_interval": policy.options.replan_interval,
+        "discount": policy.discount,
+        "state_dim": space.state_dim,
+        "goal_dim": space.goal_dim,
+        "action_dim": space.action_dim,
+        "inputs": list(inputs),
+        "past": {name: list(value.shape) for name, value in inputs.items() if name.startswith(PAST)},
+        "outputs": list(outputs),
+        "noise": [asdict(draw) for draw in draws],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, (program, _, _) in programs.items():
+        path = out / f"{name}{SUFFIX[format]}"
+        if onnx:
+            path.write_bytes(onnx[name])
+        else:
+            torch.export.save(program, path)
+    (out / "policy.py").write_text(Path(exported_policy.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (out / "policy.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def _example_inputs(space: Space, batch: int, points: int) -> Tensors:
+    goal = torch.zeros(batch, space.goal_dim) if space.goal_key and space.goal_dim else None
+    time = torch.zeros(batch, dtype=torch.long)
+    cond = Cond(torch.zeros(batch, space.state_dim), torch.full((batch,), torch.nan), goal, time=time)
+    inputs = cond_tensors(cond)
+    if points:
+        widths = {"state": (space.state_dim,), "action": (space.action_dim,)}
+        inputs |= {PAST + name: torch.zeros(batch, points, *widths.get(name, ())) for name in HISTORY}
+    return inputs
+
+
+def _check(out: Path, format: str, batch: int) -> None:
+    if format not in SUFFIX:
+        raise ConfigError(f"There is no export format '{format}'.", expected=" or ".join(SUFFIX), fix="format=onnx")
+    if format == "onnx":
+        require_packages("onnx", "onnxscript")
+    if batch < 1:
+        raise ConfigError("batch is at least 1.", got=f"batch={batch}", fix="batch=1")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(
+            "A policy is exported into a new or empty folder; nothing is overwritten.",
+            got=str(out),
+            fix="out=… another folder, or remove it",
+        )
