@@ -102,6 +102,11 @@ class Batch:
         """The batch with ``change`` applied to it, and to the batch of which it is a share."""
         return replace(change(self), full_batch=None if self.full_batch is None else change(self.full_batch))
 
+    def head(self, windows: int) -> Batch:
+        """The first ``windows`` windows as a batch of their own."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "full_batch"}
+        return Batch(**{name: None if value is None else value[:windows] for name, value in values.items()})
+
     def first(self, windows: int) -> int:
         """How many of the first ``windows`` windows of the full batch are in this share of it."""
         full_batch = self.full_batch or self

@@ -82,7 +82,9 @@ class _Adapter(nn.Module):
 
 @register("decoder", "adapter")
 class AdapterDecoder(_Decoder):
-    """The condition-guided decoder D′: zero-initialized adapters fed by (s_0, R_0) (MAGE, section 3).
+    """The condition-guided decoder D′(Z, R_0): zero-initialized adapters fed by the return-to-go (MAGE, section 3).
+
+    The current state is not an input: only Z can bring it, which is what lets L_cond train the prior.
 
     Args:
         features: D.
@@ -93,7 +95,9 @@ class AdapterDecoder(_Decoder):
         width: channels.
         depth: residual blocks per length.
         bottleneck: width of the adapters.
-        returns: whether the adapters read the return-to-go ("without R in D" is false).
+        returns: whether decoder and adapters read the return-to-go; false is the paper's ablation "without R in D".
+        state: whether the adapters read the current state too, an ablation: D′ then copies it, and L_cond is met
+            without the prior.
     """
 
     def __init__(
@@ -108,30 +112,42 @@ class AdapterDecoder(_Decoder):
         depth: int = 1,
         bottleneck: int = 32,
         returns: bool = True,
+        state: bool = False,
     ) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width, depth)
-        self.returns = returns
-        self.embed = mlp(state_dim + returns, width, width)
+        self.returns, self.state = returns, state
+        self.base_embed = mlp(1, width, width) if returns else None
+        self.embed = mlp(returns + state * state_dim, width, width) if returns or state else None
         self.position = nn.Parameter(torch.zeros(len(self.network.levels), width))
         self.adapters = nn.ModuleList(_Adapter(width, width, bottleneck) for _ in self.network.levels)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """Parameters that read the condition, trained with the prior."""
-        return [self.position, *self.embed.parameters(), *self.adapters.parameters()]
+        """The adapters' weights, trained with the prior."""
+        embed = list(self.embed.parameters()) if self.embed is not None else []
+        return [self.position, *embed, *self.adapters.parameters()]
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """The decoder's own weights, trained with the tokenizer."""
+        embed = list(self.base_embed.parameters()) if self.base_embed is not None else []
+        return [*self.network.parameters(), *embed]
 
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
-        """The trajectory without the adapters."""
-        return self(latent)
+        """Latent (B, N, C) to trajectory (B, T, D) without the adapters: the tokenizer's decoder D(f̂, R_0)."""
+        return self._decode(latent, cond, adapted=False)
 
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        """Latent (B, N, C) to trajectory (B, T, D); without a condition the adapters are left out."""
+    def forward(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latent (B, N, C) to trajectory (B, T, D): D′(Z, R_0)."""
+        return self._decode(latent, cond, adapted=True)
+
+    def _decode(self, latent: Tensor, cond: Cond, adapted: bool) -> Tensor:
         x = self.network.head(latent.transpose(1, 2))
-        values = None
-        if cond is not None:
-            known = [cond.state, cond.returns.unsqueeze(-1)] if self.returns else [cond.state]
-            values = self.embed(torch.cat(known, dim=-1))
+        returns = cond.returns.unsqueeze(-1)
+        if self.base_embed is not None:
+            x = x + self.base_embed(returns).unsqueeze(-1)
+        inputs = [*([returns] if self.returns else []), *([cond.state] if self.state else [])]
+        embedded = self.embed(torch.cat(inputs, dim=-1)) if self.embed is not None else x.new_zeros(())
         for level, adapter, offset in zip(self.network.levels, self.adapters, self.position, strict=True):
             x = level(x)
-            if values is not None:
-                x = adapter(x, values + offset)
+            if adapted:
+                x = adapter(x, (embedded + offset).expand(len(x), -1))
         return self.network.tail(x).transpose(1, 2)

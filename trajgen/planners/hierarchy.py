@@ -34,6 +34,7 @@ class HierarchicalPlanner(nn.Module):
         overlap: whether the low level's plan has the subgoal as its last point, as inpainting needs it.
         inverse_weight: λ_inv of the low level; 0 trains its action head in a stage of its own.
         condition_weight: λ_cond of both levels.
+        end_to_end: whether L_inv reads the latent that the low level's prior generates.
 
     Raises:
         ConfigError: if the horizon is not a multiple of the segment, or no subgoal lies within it.
@@ -53,6 +54,7 @@ class HierarchicalPlanner(nn.Module):
         overlap: bool = False,
         inverse_weight: float = 1.0,
         condition_weight: float = 0.1,
+        end_to_end: bool = True,
     ) -> None:
         super().__init__()
         if segment < 2 or horizon % segment or horizon < 2 * segment:
@@ -63,7 +65,8 @@ class HierarchicalPlanner(nn.Module):
                 fix=f"planner.segment={max(horizon // 8, 2)} or data.horizon={8 * max(segment, 2)}",
             )
         self.horizon, self.segment, self.overlap = horizon, segment, overlap
-        planner = {"name": "latent", "inverse_weight": inverse_weight, "condition_weight": condition_weight}
+        weights = {"inverse_weight": inverse_weight, "condition_weight": condition_weight}
+        planner = {"name": "latent", **weights, "end_to_end": end_to_end}
         # The high level's plan is not acted on, and only it asks for a return.
         coarse = horizon // segment
         self.high = level(planner, horizon=coarse, stride=stride * segment, action=nn.Identity())

@@ -16,6 +16,8 @@ from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 
 MAX_REFINEMENTS = 8
 """Scales after which a plan is decoded for a picture; of more, these are picked evenly."""
+REPORTED_WINDOWS = 32
+"""Windows on which the gradient norms of the losses are computed for the log."""
 
 
 @register("planner", "latent")
@@ -33,7 +35,9 @@ class LatentPlanner(nn.Module):
         condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, and the decoder's
             adapters untrained.
         condition_batch: windows of a batch on which L_cond is computed; decoding is expensive.
-        gumbel_temperature: of the relaxation through which L_cond reaches the prior.
+        gumbel_temperature: of the relaxation through which L_inv and L_cond reach the prior.
+        end_to_end: whether L_inv reads the latent that the prior generates, so that it trains the prior too; false
+            reads the data's latent.
         scheduled_sampling: fraction of the plans in the head's own stage that the prior samples; the others are the
             data's (scheduled sampling, arXiv 1506.03099).
 
@@ -57,6 +61,7 @@ class LatentPlanner(nn.Module):
         condition_weight: float = 0.1,
         condition_batch: int = 32,
         gumbel_temperature: float = 1.0,
+        end_to_end: bool = True,
         scheduled_sampling: float = 0.0,
     ) -> None:
         super().__init__()
@@ -77,7 +82,8 @@ class LatentPlanner(nn.Module):
         self.action, self.return_target = action, return_target
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
-        self.scheduled_sampling = scheduled_sampling
+        self._last_batch: Batch | None = None
+        self.end_to_end, self.scheduled_sampling = end_to_end, scheduled_sampling
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; one whose component has nothing to learn has no parameters."""
@@ -98,6 +104,7 @@ class LatentPlanner(nn.Module):
                 self.prior_loss,
                 [*self.prior.parameters(), *adapters, *head_with_prior],
                 frozen=[self.tokenizer],
+                report=self.gradient_norms,
             ),
             Stage("action", self.action_loss, head_alone, frozen=[self.tokenizer, self.prior, self.decoder]),
         ]
@@ -109,21 +116,52 @@ class LatentPlanner(nn.Module):
         return losses
 
     def prior_loss(self, batch: Batch) -> Losses:
-        """L_CE, L_inv on the data's latents, L_cond on relaxed samples of the prior, and the reconstruction by D′."""
+        """L_CE; L_inv and L_cond on the latent that the prior generates; and the reconstruction by D′.
+
+        The generated latent is a straight-through Gumbel-Softmax sample of every scale given the data's coarser ones,
+        so that the gradients of L_inv and L_cond reach the prior.
+        """
+        self._last_batch = batch
         x, cond = self.view(batch), batch.condition()
         encoding = self.tokenizer.encode(x)
         total, prediction = self.prior(encoding.codes, encoding.inputs, cond)
         losses = {"prior": total}
-        if self.inverse_weight and list(self.action.parameters()):
-            losses["inverse"] = inverse_loss(self.action, batch, Plan(encoding.codes, encoding.latent, x))
+        trains_head = self.inverse_weight > 0 and bool(list(self.action.parameters()))
+        rows = slice(batch.first(self.condition_batch))
+        end_to_end = trains_head and self.end_to_end
+        if end_to_end or self.condition_weight:
+            generated = self._generated_latent(prediction if end_to_end else prediction[rows])
+        if trains_head:
+            plan = Plan(encoding.codes, encoding.latent, x)
+            if end_to_end:
+                trajectory = self.decoder(generated, cond) if self.action.reads_trajectory else None
+                plan = Plan(encoding.codes, generated, trajectory)
+            losses["inverse"] = inverse_loss(self.action, batch, plan)
             total = total + self.inverse_weight * losses["inverse"]
         if self.condition_weight:
-            rows = slice(batch.first(self.condition_batch))
             cond = cond.map(lambda values: values[rows])
-            losses["condition"] = self._condition_loss(prediction[rows], cond)
+            losses["condition"] = self._condition_loss(generated[rows], cond)
             losses["reconstruction"] = self._reconstruction_loss(batch, x[rows], encoding.latent[rows], cond)
             total = total + self.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
+
+    def gradient_norms(self) -> dict[str, float]:
+        """The norm of each loss's gradient at the prior's weights, on windows of the last batch: which losses train it.
+
+        A loss that can be met without the prior has a norm near 0.
+        """
+        if self._last_batch is None or not self.prior.training:
+            return {}
+        weights = [p for p in self.prior.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            losses = self.prior_loss(self._last_batch.head(REPORTED_WINDOWS))
+        norms = {}
+        for name in ("prior", "inverse", "condition"):
+            if name in losses:
+                gradients = torch.autograd.grad(losses[name], weights, retain_graph=True, allow_unused=True)
+                squares = [g.square().sum() for g in gradients if g is not None]
+                norms[f"gradient_norm/{name}"] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        return norms
 
     def action_loss(self, batch: Batch) -> Losses:
         """L_inv in the head's own stage, on the data's latents and on samples of the prior."""
@@ -132,14 +170,18 @@ class LatentPlanner(nn.Module):
         total = inverse_loss(self.action, batch, plan)
         return {"total": total, "inverse": total}
 
-    def _condition_loss(self, prediction: Tensor, cond: Cond) -> Tensor:
-        """L_cond: a plan sampled through a straight-through Gumbel-Softmax starts as the condition says."""
+    def _generated_latent(self, prediction: Tensor) -> Tensor:
+        """The latent (B, N, C) of relaxed samples of logits (B, L, V), or of continuous predictions (B, L, C)."""
         codes = prediction
         if self.tokenizer.vocabulary is not None:
             codes = F.gumbel_softmax(prediction.float(), tau=self.gumbel_temperature, hard=True)
-        latent = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
+        latent: Tensor = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
+        return latent
+
+    def _condition_loss(self, latent: Tensor, cond: Cond) -> Tensor:
+        """L_cond: the decoded plan starts as the condition says."""
         residuals = self.condition_residuals(self.decoder(latent, cond), cond).values()
-        return torch.cat(list(residuals), dim=-1).square().mean() if residuals else prediction.new_zeros(())
+        return torch.cat(list(residuals), dim=-1).square().mean() if residuals else latent.new_zeros(())
 
     def _reconstruction_loss(self, batch: Batch, x: Tensor, latent: Tensor, cond: Cond) -> Tensor:
         """Keeps D′ a decoder: L_cond constrains the first point alone."""
