@@ -129,16 +129,6 @@ def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Ba
     assert "prior.head.weight" in moved(made)
 
 
-def test_the_inverse_loss_reaches_the_head_alone(batch: Batch) -> None:
-    made = ready()
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    made.zero_grad(set_to_none=True)
-    stage.loss(batch)["inverse"].backward()
-    assert {n.split(".")[0] for n in moved(made)} == {"action"}
-    assert len(moved(made)) == len(list(made.action.parameters()))
-
-
 def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(batch: Batch) -> None:
     made = ready()
     stage = stage_of(made, "prior")
@@ -189,7 +179,7 @@ def test_the_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
 
 
 def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: Batch) -> None:
-    together, alone = ready(), ready(planner={"inverse_weight": 0.0})
+    together, alone = ready(planner={"end_to_end": False}), ready(planner={"inverse_weight": 0.0})
     assert not stage_of(together, "action").parameters
     stage = stage_of(alone, "prior")
     stage.begin(alone)

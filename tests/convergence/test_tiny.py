@@ -44,6 +44,8 @@ class Errors:
     start: float
     end: float
     action: float
+    start_of_other_latent: float
+    start_of_zero_latent: float
 
 
 def measure(planner: Any) -> Errors:
@@ -58,10 +60,14 @@ def measure(planner: Any) -> Errors:
     def distance(one: Tensor, other: Tensor) -> float:
         return float((one - other).square().mean().sqrt())
 
+    controls = (plan.latent.roll(1, 0), torch.zeros_like(plan.latent))
+    with torch.no_grad():
+        decoded = [planner.view.read(planner.decoder(latent, cond), "state")[:, 0] for latent in controls]
     return Errors(
         distance(states[:, 0], known.states[:, 0]),
         distance(states[:, -1], known.states[:, -1]),
         distance(actions, known.chunk_actions),
+        *(distance(start, known.states[:, 0]) for start in decoded),
     )
 
 
@@ -92,8 +98,14 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> tuple[Errors, Errors]:
 
 def test_plans_start_where_they_were_asked_to(errors: tuple[Errors, Errors]) -> None:
     before, after = errors
-    assert after.start < 0.2
+    assert after.start < 0.3
     assert after.start < 0.3 * before.start
+
+
+def test_only_the_plans_own_latent_starts_where_it_was_asked_to(errors: tuple[Errors, Errors]) -> None:
+    """A decoder that copies the condition would start there with any latent, and L_cond would train nothing."""
+    _, after = errors
+    assert after.start_of_other_latent > 3 * after.start and after.start_of_zero_latent > 3 * after.start
 
 
 def test_plans_end_at_the_goal(errors: tuple[Errors, Errors]) -> None:

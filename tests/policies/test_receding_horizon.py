@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def test_a_plan_of_places_is_held_against_the_place_that_was_asked_for() -> None
     trajectory = torch.zeros(len(cond), tiny.HORIZON, 3)
     trajectory[:, 0, 1:] = cond.state[:, :2] + torch.tensor([3.0, 4.0])
     trajectory[:, 0, 0] = cond.returns
-    errors = made.condition_error(cond, trajectory)
+    plan = planner.plan(cond, decode=False)
+    errors = made.condition_error(cond, replace(plan, trajectory=trajectory))
     assert "state" not in errors and errors["return"] == 0
     assert errors["position"] == pytest.approx(math.sqrt((9 + 16) / 2))
     assert errors["position_units"] == pytest.approx(math.sqrt((36 + 256) / 2), rel=1e-5)
@@ -139,8 +141,8 @@ def test_looking_at_plans_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("space", "observation", "words"),
     [
-        (Space(3, 2), np.zeros(4), "as wide as"),
-        (Space(3, 2, state_key="observation"), np.zeros(3), "dictionary observations"),
+        (Space(3, 2), np.zeros(4), "of 3 values"),
+        (Space(3, 2, state_key="observation"), np.zeros(3), "expects a dictionary"),
     ],
 )
 def test_observations_that_do_not_fit(space: Space, observation: Any, words: str) -> None:
@@ -157,7 +159,7 @@ def test_a_plan_is_not_followed_for_longer_than_the_head_can(replan_interval: in
 
 
 def test_a_policy_is_reset_before_it_acts() -> None:
-    with pytest.raises(TrajgenError, match="reset before it acts"):
+    with pytest.raises(TrajgenError, match="must be reset before"):
         policy().act(np.zeros(3))
 
 

@@ -297,6 +297,13 @@ class ReturnTarget(Protocol):
         ...
 
 
+@runtime_checkable
+class DecodesLatents(Protocol):
+    """A planner whose plans are decoded from a latent."""
+
+    decoder: Decoder
+
+
 class Planner(Protocol):
     """A composition that can be trained, stage by stage, and then makes plans."""
 

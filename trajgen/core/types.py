@@ -104,8 +104,8 @@ class Batch:
 
     def head(self, windows: int) -> Batch:
         """The first ``windows`` windows as a batch of their own."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "full_batch"}
-        return Batch(**{name: None if value is None else value[:windows] for name, value in values.items()})
+        tensors = {f.name: v[:windows] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **tensors, full_batch=None)
 
     def first(self, windows: int) -> int:
         """How many of the first ``windows`` windows of the full batch are in this share of it."""

@@ -132,7 +132,7 @@ def sample(
     if plan.trajectory is None:
         console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory that could be drawn.")
         return {}
-    errors = policy.condition_error(cond, plan.trajectory)
+    errors = policy.condition_error(cond, plan)
     path = free_path(folder / "plots", "sample-{}.png")
     path.parent.mkdir(exist_ok=True)
     draw_plans(path, policy, eval_env, observation, refinements)
@@ -154,4 +154,4 @@ def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: ran
     with environments(eval_env, 1) as (environment,):
         seen = [eval_env.reset(environment, seed)[0] for seed in seeds]
     cond, plan, _ = policy.preview(seen)
-    return {} if plan.trajectory is None else policy.condition_error(cond, plan.trajectory)
+    return policy.condition_error(cond, plan)

@@ -30,15 +30,13 @@ class PolicyOptions:
         """
         if history and self.replan_interval != 1:
             raise ConfigError(
-                "A planner that continues a history decides anew at every step.",
-                expected="policy.replan_interval=1",
+                "A planner that continues a history plans at every step.",
                 got=f"policy.replan_interval={self.replan_interval}",
                 fix="policy.replan_interval=1",
             )
         if not 1 <= self.replan_interval <= chunk:
             raise ConfigError(
-                "A plan is followed for at least one step and at most as many as the action head was trained for.",
-                expected=f"1 to {chunk} (data.chunk)",
+                f"policy.replan_interval is from 1 to data.chunk={chunk}, as the action head was trained.",
                 got=f"policy.replan_interval={self.replan_interval}",
                 fix=f"policy.replan_interval={max(1, min(self.replan_interval, chunk))} "
                 f"or data.chunk={self.replan_interval}",

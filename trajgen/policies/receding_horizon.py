@@ -12,7 +12,7 @@ from torch import Tensor
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.observations import entry
-from trajgen.core.protocols import Observation
+from trajgen.core.protocols import DecodesLatents, Observation
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.export.backends import plan_fn
 from trajgen.policies.history import History
@@ -31,7 +31,7 @@ class RecedingHorizonPolicy:
         chunk: for how many steps the action head can follow a plan.
 
     Raises:
-        ConfigError: if a plan would be followed for longer than the action head can, or the backend is not to be had.
+        ConfigError: if a plan would be followed for longer than the action head can, or the backend is not available.
     """
 
     def __init__(
@@ -58,23 +58,25 @@ class RecedingHorizonPolicy:
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
         """Starts ``batch`` episodes, or restarts those of ``ids``, or starts one unbatched episode."""
         if ids is not None:
-            index = torch.as_tensor(list(ids), dtype=torch.long)
-            self._age[index] = 0
-            self._remaining[index] = torch.nan
+            self._restart(torch.as_tensor(list(ids), dtype=torch.long))
             return
         self._batched = batch is not None
         self._start(batch or 1)
 
-    def _start(self, slots: int) -> None:
-        self._slots = slots
-        self._age = torch.zeros(slots, dtype=torch.long)  # steps since the episode's start
-        self._remaining = torch.full((slots,), torch.nan)  # of the first target; not a number until there is one
+    def _start(self, episodes: int) -> None:
+        self._episodes = episodes
+        self._age = torch.zeros(episodes, dtype=torch.long)  # steps since the episode's start
+        self._remaining = torch.full((episodes,), torch.nan)  # of the first target; NaN until there is one
         self._plan: Plan | None = None
         self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
         self._history: History | None = None
         if self.planner.history:
             points, space = self.planner.history, self.space
-            self._history = History(slots, points, space.state_dim, space.action_dim, self.device)
+            self._history = History(episodes, points, space.state_dim, space.action_dim, self.device)
+
+    def _restart(self, index: Tensor) -> None:
+        self._age[index] = 0
+        self._remaining[index] = torch.nan
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> np.ndarray:
@@ -84,7 +86,7 @@ class RecedingHorizonPolicy:
         if len(due):
             self._replan(due, state, goal)
         if self._plan is None:
-            raise TrajgenError("A policy is reset before it acts.", fix="policy.reset()")
+            raise TrajgenError("The policy must be reset before it acts.", fix="policy.reset()")
         offsets = (self._age % self.options.replan_interval).to(self.device).unsqueeze(-1)
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         self._age += 1
@@ -95,66 +97,83 @@ class RecedingHorizonPolicy:
         return result if self._batched else result[0]
 
     def observe(self, reward: Any, done: Any) -> None:
-        """Takes rewards off the remaining returns; an episode that is done starts afresh."""
-        received = torch.as_tensor(np.atleast_1d(np.asarray(reward, dtype=np.float32)))
-        finished = torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool)))
-        self._remaining = (self._remaining - received) / self.discount
+        """Subtracts rewards from the remaining returns; an episode that is done starts anew."""
+        rewards = torch.as_tensor(np.atleast_1d(np.asarray(reward, dtype=np.float32)))
+        self._remaining = (self._remaining - rewards) / self.discount
         if self._history is not None:
-            self._history.record_reward(self.normalizer.reward(received.to(self.device)))
-        self._age[finished] = 0
-        self._remaining[finished] = torch.nan
+            self._history.record_reward(self.normalizer.reward(rewards.to(self.device)))
+        self._restart(torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool))))
 
     def condition(self, observation: Observation, returns: float | None = None) -> Cond:
-        """What a plan made now would be conditioned on.
+        """The condition of a plan made now.
 
         Args:
             observation: batched or not, as from the environment.
-            returns: the return-to-go to ask for, in the data's (discounted) units; None for the target's.
+            returns: the return-to-go to ask for, in the data's (discounted) units; None asks the return target.
         """
         state, goal = self._read(observation)
         if returns is None:
-            asked = self.planner.return_target(state, goal, torch.full((len(state),), torch.nan, device=self.device))
+            first_plan = torch.full((len(state),), torch.nan, device=self.device)
+            target_return = self.planner.return_target(state, goal, first_plan)
         else:
-            asked = self.normalizer.returns(torch.full((len(state),), float(returns), device=self.device))
-        return Cond(state, asked, goal, time=torch.zeros(len(state), dtype=torch.long, device=self.device))
+            target_return = self.normalizer.returns(torch.full((len(state),), float(returns), device=self.device))
+        return Cond(state, target_return, goal, time=torch.zeros(len(state), dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
     def preview(self, observation: Observation, returns: float | None = None) -> tuple[Cond, Plan, dict[str, Tensor]]:
-        """The plan that would be made now, and how it grows: nothing of the episode under way changes.
+        """The plan that would be made now and its refinements; the episode under way is left as it is.
 
         Args:
             observation: batched or not, as from the environment, or a list of them.
-            returns: the return-to-go to ask for, in the data's (discounted) units; None for the target's.
+            returns: the return-to-go to ask for, in the data's (discounted) units; None asks the return target.
 
         Returns:
-            What was asked, the plan, and how it grew: trajectories (B, T, D) by what was known; normalized.
+            The condition, the plan, and trajectories (B, T, D) by scale, coarse to fine; all normalized.
         """
         cond = self.condition(observation, returns)
         rng = torch.Generator(self.device).manual_seed(self.options.seed)
         plan = self.planner.plan(cond, rng)
         return cond, plan, self.planner.refinements(plan, cond)
 
-    def condition_error(self, cond: Cond, trajectory: Tensor) -> dict[str, float]:
-        """How far decoded trajectories (B, T, D) start from the state and the return that were asked for.
+    @torch.inference_mode()
+    def condition_error(self, cond: Cond, plan: Plan) -> dict[str, float]:
+        """How far decoded plans start from the state and the return that were asked for.
+
+        The same error is measured with another plan's latent and with a latent of zeros: a decoder that copies its
+        condition meets it with any latent, and the error then says nothing about the plan.
+
+        Args:
+            cond: B conditions.
+            plan: the plans made for them, decoded.
 
         Returns:
             Root mean squares over plans: ``state``, ``position`` and ``return`` in standard deviations of the data,
-            ``state_units`` and so on in the data's own units.
+            ``state_units`` and so on in the data's own units, ``state_other_latent``, ``state_zero_latent`` and so on
+            for the two controls; empty for plans without a trajectory.
         """
+        if plan.trajectory is None:
+            return {}
         errors: dict[str, float] = {}
-        normalizer, asked = self.normalizer, {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
-        maps: dict[str, Affine] = {"state": normalizer.state, "return": normalizer.returns}
-        if "position" in (residuals := self.planner.condition_residuals(trajectory, cond)):
-            places = self.planner.view.position_indices
-            asked["position"], maps["position"] = cond.state[:, places], normalizer.state.part(places)
+        maps: dict[str, Affine] = {"state": self.normalizer.state, "return": self.normalizer.returns}
+        asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        residuals = self.planner.condition_residuals(plan.trajectory, cond)
+        if "position" in residuals:
+            indices = self.planner.view.position_indices
+            asked["position"], maps["position"] = cond.state[:, indices], self.normalizer.state.part(indices)
         for name, residual in residuals.items():
-            own = maps[name].inverse(asked[name] + residual) - maps[name].inverse(asked[name])
-            errors[name] = float(residual.square().mean().sqrt())
-            errors[f"{name}_units"] = float(own.square().mean().sqrt())
+            in_units = maps[name].inverse(asked[name] + residual) - maps[name].inverse(asked[name])
+            errors[name], errors[f"{name}_units"] = _rms(residual), _rms(in_units)
+        has_decoder = isinstance(self.planner, DecodesLatents)
+        if has_decoder and len(cond) > 1:
+            controls = {"other_latent": plan.latent.roll(1, 0), "zero_latent": torch.zeros_like(plan.latent)}
+            for control, latent in controls.items():
+                trajectory = self.planner.decoder(latent, cond)
+                for name, residual in self.planner.condition_residuals(trajectory, cond).items():
+                    errors[f"{name}_{control}"] = _rms(residual)
         return errors
 
     def _replan(self, due: Tensor, state: Tensor, goal: Tensor | None) -> None:
-        all_due = len(due) == self._slots
+        all_due = len(due) == self._episodes
         if not all_due:
             state, goal = state[due], None if goal is None else goal[due]
         remaining = self.normalizer.returns(self._remaining[due].to(self.device))
@@ -162,13 +181,11 @@ class RecedingHorizonPolicy:
         if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
             self._history.push(state, age)
             past = self._history.past()
-        returns, plan = self._plan_fn(Cond(state, remaining, goal, time=age, past=past), self._rng)
+        target_return, plan = self._plan_fn(Cond(state, remaining, goal, time=age, past=past), self._rng)
         if self._history is not None:
-            self._history.record_return(returns)
-        is_first = self._remaining[due].isnan()
-        self._remaining[due] = torch.where(
-            is_first, self.normalizer.returns.inverse(returns).cpu(), self._remaining[due]
-        )
+            self._history.record_return(target_return)
+        first = self.normalizer.returns.inverse(target_return).cpu()
+        self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
         if all_due or self._plan is None:
             self._plan = plan
         else:
@@ -177,11 +194,10 @@ class RecedingHorizonPolicy:
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
         key, goal_key = self.space.state_key, self.space.goal_key
         if isinstance(observation, list) and observation and isinstance(observation[0], dict):
-            observation = {name: np.stack([one[name] for one in observation]) for name in observation[0]}
+            observation = {name: np.stack([row[name] for row in observation]) for name in observation[0]}
         if (key or goal_key) and not isinstance(observation, dict):
             raise TrajgenError(
-                "The policy was trained on dictionary observations.",
-                expected=f"a dictionary with {key!r}" + (f" and {goal_key!r}" if goal_key else ""),
+                f"The policy expects a dictionary with {key!r}" + (f" and {goal_key!r}." if goal_key else "."),
                 got=type(observation).__name__,
                 fix="pass what env.step returns, unwrapped",
             )
@@ -195,9 +211,12 @@ class RecedingHorizonPolicy:
         tensor = torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.device)
         if tensor.shape[-1:] != (width,):
             raise TrajgenError(
-                "An observation is as wide as those of the training data.",
-                expected=f"(…, {width})",
-                got=tuple(tensor.shape),
+                f"The policy expects observations of {width} values.",
+                got=f"shape {tuple(tensor.shape)}",
                 fix="pass what env.step returns, unwrapped",
             )
         return tensor.reshape(-1, width)
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
