@@ -18,7 +18,7 @@ from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.samplers.autoregressive import greedy
-from trajgen.samplers.beam import Beam, drawn, likeliest, repeated
+from trajgen.samplers.beam import Beam, is_repeated, likeliest, sample_candidates
 from trajgen.samplers.value import PlanValue
 from trajgen.views import FieldView
 
@@ -136,9 +136,9 @@ class Spy(Beam):
 
     plans: Any
 
-    def _worth(self, plans: Any, *rest: Any) -> Tensor:
+    def _scores(self, plans: Any, *rest: Any) -> Tensor:
         self.plans = plans
-        return super()._worth(plans, *rest)
+        return super()._scores(plans, *rest)
 
 
 def worths(cond: Cond, points: int = TOKENS) -> Tensor:
@@ -285,16 +285,16 @@ def test_the_likeliest_joint_choices_are_exact() -> None:
 
 def test_draws_of_a_token_differ_and_hold_the_likeliest() -> None:
     logits = torch.randn(500, 1, 6)
-    ids = drawn(logits, 3, torch.Generator().manual_seed(0))[..., 0]
+    ids = sample_candidates(logits, 3, torch.Generator().manual_seed(0))[..., 0]
     assert all(len(set(row)) == 3 for row in ids.tolist())
     assert torch.equal(ids[:, 0], logits[:, 0].argmax(-1))
-    assert drawn(logits, 9, None).shape == (500, 6, 1)
+    assert sample_candidates(logits, 9, None).shape == (500, 6, 1)
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_a_single_draw_is_distributed_as_softmax(tokens: int) -> None:
     logits = torch.tensor([1.5, 0.0, -1.0, 0.5]).expand(40_000, tokens, 4)
-    ids = drawn(logits, 1, torch.Generator().manual_seed(0))
+    ids = sample_candidates(logits, 1, torch.Generator().manual_seed(0))
     shares = torch.bincount(ids[:, 0, -1], minlength=4) / 40_000
     assert ids.shape == (40_000, 1, tokens)
     assert (shares - logits[0, 0].softmax(0)).abs().max() < 0.01  # 4 standard errors
@@ -302,14 +302,14 @@ def test_a_single_draw_is_distributed_as_softmax(tokens: int) -> None:
 
 def test_joint_draws_hold_the_likeliest_and_others() -> None:
     logits = torch.randn(50, 3, 4)
-    ids = drawn(logits, 6, torch.Generator().manual_seed(0))
+    ids = sample_candidates(logits, 6, torch.Generator().manual_seed(0))
     assert ids.shape == (50, 6, 3) and torch.equal(ids[:, 0], logits.argmax(-1))
     assert (ids[:, 1:] != ids[:, :1]).any(-1).float().mean() > 0.5
 
 
 def test_a_candidate_that_came_before_is_no_choice() -> None:
     ids = torch.tensor([[[1, 2], [2, 1], [1, 2], [1, 2]], [[0, 0], [0, 0], [0, 1], [0, 2]]])
-    assert repeated(ids).tolist() == [[False, False, True, True], [False, True, False, False]]
+    assert is_repeated(ids).tolist() == [[False, False, True, True], [False, True, False, False]]
 
 
 def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
@@ -371,7 +371,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
         beam_width=4, expansions=3, select_every=every, score="likelihood", temperature=3.0,
     )  # fmt: skip
     found = made(prior, tokenizer, cond, torch.Generator().manual_seed(0))
-    codes, each = made.plans.codes, made.plans.each
+    codes, each = made.plans.codes, made.plans.rows_per_cond
     assert each == 12 and len({tuple(row) for row in codes[:each].tolist()}) > 4
     vectors = tokenizer.vectors(codes)
     seen = [tokenizer.scale_input(vectors[:, : span.start], k) for k, span in enumerate(lengths.spans) if k]

@@ -1,4 +1,4 @@
-"""Beam search over codes: the plans that promise most among those that the prior holds likely."""
+"""Beam search over codes: the plans of the highest value among those that the prior finds likely."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from trajgen.samplers.value import PlanValue
 
 @runtime_checkable
 class Selectable(Protocol):
-    """The state of a stepwise prediction (what ``prior.start`` returns) whose plans can be chosen anew.
+    """The state of a stepwise prediction (what ``prior.start`` returns) whose rows can be selected.
 
-    A prior whose state lacks it can be searched as well: its steps are then taken again after every choice.
+    A prior whose state lacks it can be searched as well: its steps are then repeated after every selection.
     """
 
     def rows(self, index: Tensor) -> Selectable:
-        """The state of the plans ``index`` (R,), in that order; a plan may be chosen more than once, or not at all."""
+        """The state of the rows ``index`` (R,), in that order; a row may be selected more than once, or not at all."""
         ...
 
 
 @register("sampler", "beam")
 class Beam:
-    """Beam search: W partial plans are each continued in E ways, and the best W of them are kept.
+    """Beam search: W partial plans are each expanded E times, and the best W of them are kept.
 
     Follows Trajectory Transformer (arXiv 2106.02039, section 2.3) and TAP (arXiv 2208.10291, section 3.3), for any
     schedule: the codes of a scale of several tokens are independent of each other given the coarser scales, and are
-    continued as one. A plan is expanded at its first scale after each choice, into W · E candidates in all; scales
-    until the next choice continue each candidate in one way. No two candidates are the same; where E is above 1, the
+    expanded jointly. A plan is expanded at its first scale after each selection, into W · E candidates in all; scales
+    until the next selection continue each candidate once. No two candidates are the same; where E is above 1, the
     likeliest is among them.
 
-    A plan costs, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
-    before anything is free; W · E decodings per choice; and one or two copies of the prior's cache per choice.
+    Cost of a plan, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
+    for leading scales that are known; W · E decodings per selection; one or two copies of the prior's cache per
+    selection.
 
     Args:
         prior: what is searched, scale by scale.
         vocabulary: V.
-        decoder: partial_latent to trajectory, for what partial plans promise.
+        decoder: partial latent to trajectory, for the value of partial plans.
         view: features of a window.
         normalizer: of the data.
         horizon: T.
@@ -56,9 +57,9 @@ class Beam:
         temperature: of the draws of candidates; null takes the E likeliest, exactly, instead of drawing.
         top_k: candidates are among the k likeliest codes; null for all.
         score: what is kept: plans of the highest return, or of the highest likelihood.
-        select_every: scales between two choices; null chooses after each scale that decides further points, or all of
-            them more finely; with score=likelihood after each scale.
-        prob_threshold: β; a plan less likely than β to the power of L is worth less by α per unit of log likelihood
+        select_every: scales between two selections; null selects after each scale that makes more points final, or
+            refines all of them; with score=likelihood after each scale.
+        prob_threshold: β; a plan less likely than β to the power of L ranks lower by α per unit of log likelihood
             that it lacks (TAP, section 3.3); null judges plans by their return alone.
         prob_weight: α, above the range of returns.
 
@@ -129,24 +130,26 @@ class Beam:
         known_codes: KnownCodes | None = None,
     ) -> Plan:
         """The best codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
-        steps, scales = _Steps(prior, cond), tokenizer.schedule.scales
-        known = [False] * scales if known_codes is None else _known(known_codes, tokenizer)
-        plans = _Plans.none(tokenizer, cond)
-        fresh = True  # since the last choice, nothing has been expanded
+        steps, scales = _PriorSteps(prior, cond), tokenizer.schedule.scales
+        is_known = [False] * scales if known_codes is None else _known_scales(known_codes, tokenizer)
+        plans = _Beam.empty(tokenizer, cond)
+        may_expand = True  # nothing has been expanded since the last selection
         for k, span in enumerate(tokenizer.schedule.spans):
-            logits = steps(tokenizer.layout.scale_input(plans.partial_latent, k) if k else None, k, plans.take_moves())
-            fixed = None if known_codes is None else plans.spread(known_codes, span)
-            expanding = fresh and not known[k]
-            ways = max(1, self.beam_width * self.expansions // plans.each) if expanding else 1
-            plans = plans.extended(tokenizer, k, *self._candidates(logits.float(), fixed, ways, rng))
-            fresh = fresh and not expanding
-            if k + 1 == scales or (not fresh and self._chooses(tokenizer, k)):
-                plans = plans.best(self._worth(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
-                fresh = True
+            logits = steps(
+                tokenizer.layout.scale_input(plans.partial_latent, k) if k else None, k, plans.take_selection()
+            )
+            fixed = None if known_codes is None else plans.known_rows(known_codes, span)
+            expands = may_expand and not is_known[k]
+            ways = max(1, self.beam_width * self.expansions // plans.rows_per_cond) if expands else 1
+            plans = plans.expanded(tokenizer, k, *self._candidates(logits.float(), fixed, ways, rng))
+            may_expand = may_expand and not expands
+            if k + 1 == scales or (not may_expand and self._selects_after(tokenizer, k)):
+                plans = plans.select(self._scores(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
+                may_expand = True
         return Plan(plans.codes, plans.partial_latent)
 
-    def _chooses(self, tokenizer: Tokenizer, k: int) -> bool:
-        """Whether plans are chosen after scale k."""
+    def _selects_after(self, tokenizer: Tokenizer, k: int) -> bool:
+        """Whether plans are selected after scale k."""
         if self.select_every is not None:
             return (k + 1) % self.select_every == 0
         if self.value is None:
@@ -155,100 +158,108 @@ class Beam:
         return now > before or now == self.horizon
 
     def _points(self, tokenizer: Tokenizer, k: int) -> int:
-        """How many points are wholly decided once scale k is drawn."""
+        """How many points are final once scale k is sampled."""
         return math.floor(tokenizer.layout.decoded_fraction(k) * self.horizon + 1e-6)
 
     def _candidates(
         self, logits: Tensor, fixed: KnownCodes | None, ways: int, rng: Generator | None
     ) -> tuple[Tensor, Tensor]:
-        """Ids (R, E, n) with which R plans may go on, and their log likelihoods (R, E); -inf for what is no choice."""
+        """Ids (R, E, n) that continue R plans, and their log likelihoods (R, E), -inf for impossible ones."""
         likelihood = logits.log_softmax(-1)
         shaped = likelihood if self.top_k is None else keep_top_k(likelihood, self.top_k)
         shaped = shaped if self.temperature is None else shaped / self.temperature
         if fixed is not None:
             only = torch.zeros_like(shaped).scatter_(-1, fixed.codes.unsqueeze(-1), 1).log()
             shaped = torch.where(fixed.mask.unsqueeze(-1), only, shaped)
-        ids = likeliest(shaped, ways) if self.temperature is None else drawn(shaped, ways, rng)
+        ids = likeliest(shaped, ways) if self.temperature is None else sample_candidates(shaped, ways, rng)
         wide = ids.transpose(1, 2)  # (R, n, E)
-        possible = shaped.gather(-1, wide).isfinite().all(1) & ~repeated(ids)
+        possible = shaped.gather(-1, wide).isfinite().all(1) & ~is_repeated(ids)
         return ids, likelihood.gather(-1, wide).sum(1).masked_fill(~possible, -torch.inf)
 
-    def _worth(self, plans: _Plans, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
-        """By what the plans are ranked after scale k, (R,)."""
+    def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
+        """The scores (R,) by which plans are selected after scale k."""
         points = self._points(tokenizer, k)
         if self.value is None or points == 0:
             return plans.likelihood
-        decoded = self.decoder(plans.partial_latent, cond.map(lambda values: values.repeat_interleave(plans.each, 0)))
-        worth = self.value(decoded, points)
+        decoded = self.decoder(
+            plans.partial_latent, cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))
+        )
+        scores = self.value(decoded, points)
         if self.prob_threshold is not None:
             lowest = math.log(self.prob_threshold) * tokenizer.schedule.tokens
-            worth = worth + self.prob_weight * (plans.likelihood - lowest).clamp(max=0)
-        return worth.masked_fill(plans.likelihood == -torch.inf, -torch.inf)
+            scores = scores + self.prob_weight * (plans.likelihood - lowest).clamp(max=0)
+        return scores.masked_fill(plans.likelihood == -torch.inf, -torch.inf)
 
 
 @dataclass
-class _Plans:
-    """Partial plans of a batch, R = B · ``each`` rows: those of one condition lie side by side."""
+class _Beam:
+    """Partial plans of a batch, R = B · ``rows_per_cond`` rows: those of one condition are adjacent."""
 
     codes: Tensor  # (R, tokens so far)
     partial_latent: Tensor  # (R, ·, C)
     likelihood: Tensor  # (R,) log
-    each: int
-    moves: Tensor | None = None  # (R,) the rows that these were when the prior last saw them; None: the same
+    rows_per_cond: int
+    selection: Tensor | None = None  # (R,) rows of the prior's state; None for the same rows
 
     @classmethod
-    def none(cls, tokenizer: Tokenizer, cond: Cond) -> _Plans:
+    def empty(cls, tokenizer: Tokenizer, cond: Cond) -> _Beam:
         """One empty plan for each condition."""
         empty = cond.state.new_zeros(len(cond), 0, dtype=torch.int64)
         return cls(empty, tokenizer.layout.start(len(cond)), cond.state.new_zeros(len(cond)), 1)
 
-    def take_moves(self) -> Tensor | None:
-        """What the prior has to follow before its next step, which is then done."""
-        moves, self.moves = self.moves, None
-        return moves
+    def take_selection(self) -> Tensor | None:
+        """The selection that the prior's state has to follow before its next step; it is then cleared."""
+        selection, self.selection = self.selection, None
+        return selection
 
-    def spread(self, known_codes: KnownCodes, span: slice) -> KnownCodes:
+    def known_rows(self, known_codes: KnownCodes, span: slice) -> KnownCodes:
         """The known codes of a span for each of the rows."""
-        return KnownCodes(*(v[:, span].repeat_interleave(self.each, 0) for v in (known_codes.codes, known_codes.mask)))
+        return KnownCodes(
+            *(v[:, span].repeat_interleave(self.rows_per_cond, 0) for v in (known_codes.codes, known_codes.mask))
+        )
 
-    def extended(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor) -> _Plans:
+    def expanded(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor) -> _Beam:
         """Each plan continued in E ways by ids (R, E, n)."""
         ways = ids.shape[1]
-        plans = self if ways == 1 else self._rows(_every(self.codes).repeat_interleave(ways), self.each * ways)
+        plans = (
+            self if ways == 1 else self._rows(_indices(self.codes).repeat_interleave(ways), self.rows_per_cond * ways)
+        )
         new = ids.flatten(0, 1)
         partial_latent = tokenizer.layout.extend(plans.partial_latent, tokenizer.vectors(new), k)
         codes = torch.cat([plans.codes, new], dim=1)
-        return _Plans(codes, partial_latent, plans.likelihood + likelihood.flatten(), plans.each, plans.moves)
+        return _Beam(
+            codes, partial_latent, plans.likelihood + likelihood.flatten(), plans.rows_per_cond, plans.selection
+        )
 
-    def best(self, worth: Tensor, count: int) -> _Plans:
-        """For each condition the ``count`` plans of the highest worth (R,)."""
-        if self.each <= count:
+    def select(self, scores: Tensor, count: int) -> _Beam:
+        """For each condition the ``count`` plans of the highest scores (R,)."""
+        if self.rows_per_cond <= count:
             return self
-        places = worth.view(-1, self.each).topk(count, dim=1).indices
-        first = torch.arange(len(places), device=places.device).unsqueeze(1) * self.each
+        places = scores.view(-1, self.rows_per_cond).topk(count, dim=1).indices
+        first = torch.arange(len(places), device=places.device).unsqueeze(1) * self.rows_per_cond
         return self._rows((places + first).flatten(), count)
 
-    def _rows(self, index: Tensor, each: int) -> _Plans:
-        moves = index if self.moves is None else self.moves[index]
-        return _Plans(self.codes[index], self.partial_latent[index], self.likelihood[index], each, moves)
+    def _rows(self, index: Tensor, rows_per_cond: int) -> _Beam:
+        selection = index if self.selection is None else self.selection[index]
+        return _Beam(self.codes[index], self.partial_latent[index], self.likelihood[index], rows_per_cond, selection)
 
 
-class _Steps:
-    """The steps of a prior, for rows that are chosen anew between them."""
+class _PriorSteps:
+    """The steps of a prior whose rows are selected between them."""
 
     def __init__(self, prior: Autoregressive, cond: Cond) -> None:
         self.prior, self.cond, self.state = prior, cond, prior.start(cond)
         self.inputs: list[Tensor | None] = []
 
-    def __call__(self, x: Tensor | None, k: int, moves: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor | None, k: int, selection: Tensor | None) -> Tensor:
         """The prediction of scale k, once the rows are those that ``moves`` names."""
-        if moves is not None:
-            self._move(moves)
+        if selection is not None:
+            self._select(selection)
         if not isinstance(self.state, Selectable):
             self.inputs.append(x)
         return self.prior.step(x, k, self.state)
 
-    def _move(self, index: Tensor) -> None:
+    def _select(self, index: Tensor) -> None:
         if isinstance(self.state, Selectable):
             self.state = self.state.rows(index)
             return
@@ -282,8 +293,8 @@ def likeliest(logits: Tensor, count: int) -> Tensor:
     return ids
 
 
-def drawn(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
-    """Ids (R, E, n) drawn from softmax(logits (R, n, V)); of more than one, the likeliest is the first.
+def sample_candidates(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
+    """Ids (R, E, n) sampled from softmax(logits (R, n, V)); of more than one, the likeliest is the first.
 
     A single token is drawn without replacement: the E largest of logits plus Gumbel noise (arXiv 1903.06059). Joint
     draws of several tokens may repeat.
@@ -298,17 +309,17 @@ def drawn(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
     return perturbed.topk(min(count, logits.shape[-1]), dim=-1).indices.unsqueeze(-1)
 
 
-def repeated(ids: Tensor) -> Tensor:
-    """Which of the candidates (R, E, n) have come before, (R, E)."""
+def is_repeated(ids: Tensor) -> Tensor:
+    """Whether a candidate (R, E, n) equals an earlier one, (R, E)."""
     same = (ids.unsqueeze(1) == ids.unsqueeze(2)).all(-1)
     return same.tril(-1).any(-1)
 
 
-def _known(known_codes: KnownCodes, tokenizer: Tokenizer) -> list[bool]:
+def _known_scales(known_codes: KnownCodes, tokenizer: Tokenizer) -> list[bool]:
     """For each scale, whether all its codes are known for all conditions, so that there is nothing to search."""
-    known = known_codes.mask.all(0).tolist()
-    return [all(known[span]) for span in tokenizer.schedule.spans]
+    known_tokens = known_codes.mask.all(0).tolist()
+    return [all(known_tokens[span]) for span in tokenizer.schedule.spans]
 
 
-def _every(rows: Tensor) -> Tensor:
+def _indices(rows: Tensor) -> Tensor:
     return torch.arange(len(rows), device=rows.device)
