@@ -5,16 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from trajgen.bench.timing import Timing, synchronize
+from trajgen import experiments
+from trajgen.bench.request import BenchRequest, load
+from trajgen.bench.timing import Timing, report, synchronize
 from trajgen.core.protocols import Source
-from trajgen.core.types import Stage
+from trajgen.core.types import Batch, Stage
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
 from trajgen.engine.runtime import autocast, prefer_fast_matmul, seed_step
+from trajgen.viz.tables import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PARTS = ("data", "forward", "backward", "optimizer")
 WARM_UP = 5
@@ -22,7 +29,7 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class StageTiming:
-    """A stage's steps: each part of them, and windows per second of the median step."""
+    """A stage's steps, part by part."""
 
     name: str
     batch: int
@@ -30,22 +37,35 @@ class StageTiming:
 
     @property
     def step(self) -> float:
-        """Milliseconds of a step: the medians of its parts."""
+        """Milliseconds of a step: the sum of the medians of its parts."""
         return sum(timing.median for timing in self.parts.values())
 
-    @property
-    def windows_per_second(self) -> float:
-        return 1e3 * self.batch / self.step
 
-    def share(self, part: str) -> float:
-        """Of the step."""
-        return self.parts[part].median / self.step
+def bench_training(request: BenchRequest, console: Console) -> None:
+    """Times training steps of each stage."""
+    config, device = load(request)
+    planner, source, _ = experiments.prepare(config, device, console)
+    with console.status("timing"):
+        timings = list(time_stages(planner, source, config.engine, device, request.repeats))
+    rows = []
+    for stage in timings:
+        medians = [stage.parts[part].median for part in PARTS]
+        ends = f"{stage.step:.3g}", f"{100 * medians[0] / stage.step:.1f}", f"{1e3 * stage.batch / stage.step:,.0f}"
+        rows.append([stage.name, str(stage.batch), *(f"{median:.3g}" for median in medians), *ends])
+    table = Table(["stage", "batch", *PARTS, "step", "data %", "windows/s"], rows)
+    figures = [
+        {"name": stage.name, "batch": stage.batch, "part": part, **stage.parts[part].to_dict()}
+        for stage in timings
+        for part in PARTS
+    ]
+    title = f"{config.recipe} on {config.data.id}: a training step, median ms"
+    report(console, title, table, figures, device, out=request.out, command=request.command)
 
 
-def stages_timed(
+def time_stages(
     planner: Any, source: Source, options: EngineOptions, device: torch.device, steps: int
 ) -> Iterator[StageTiming]:
-    """Times steps of each stage, as the engine takes them, with a wait after each part; trains the planner by that.
+    """Times steps of each stage as the engine takes them, with a wait after each part; this trains the planner.
 
     Args:
         planner: on its device.
@@ -59,43 +79,30 @@ def stages_timed(
     for stage, settings in zip(stages, options.of(stages), strict=True):
         if not stage.parameters:
             continue
-        stage.begin(planner)
+        stage.begin()
         optimization = Optimization(planner, stage, settings, steps + WARM_UP)
-        values: dict[str, list[float]] = {part: [] for part in PARTS}
-        for number in range(steps + WARM_UP):
-            for part, milliseconds in _step(stage, source, optimization, options, settings.batch_size, number, device):
-                if number >= WARM_UP:
-                    values[part].append(milliseconds)
-        yield StageTiming(stage.name, settings.batch_size, {k: Timing(tuple(v)) for k, v in values.items()})
+        times = []
+        for step in range(steps + WARM_UP):
+            optimization.forget()
+            batch, data = _timed(device, source.batch, step, settings.batch_size)
+            loss, forward = _timed(device, _loss, stage, batch, step, options.precision)
+            _, backward = _timed(device, loss.backward)
+            _, optimizer = _timed(device, optimization.follow, step)
+            times.append((data, forward, backward, optimizer))
+        parts = {part: Timing(values) for part, values in zip(PARTS, zip(*times[WARM_UP:], strict=True), strict=True)}
+        yield StageTiming(stage.name, settings.batch_size, parts)
 
 
-def _step(
-    stage: Stage,
-    source: Source,
-    optimization: Optimization,
-    options: EngineOptions,
-    size: int,
-    number: int,
-    device: torch.device,
-) -> Iterator[tuple[str, float]]:
-    def timed(call: Callable[[], Any]) -> tuple[Any, float]:
-        start = time.perf_counter()
-        result = call()
-        synchronize(device)
-        return result, 1e3 * (time.perf_counter() - start)
+def _loss(stage: Stage, batch: Batch, step: int, precision: str) -> Tensor:
+    seed_step(0, step)
+    with autocast(batch.states.device, precision):
+        return stage.module(batch)["total"]
 
-    def forward() -> Any:
-        seed_step(0, number)
-        with autocast(device, options.precision):
-            return stage.loss(batch)["total"]
 
-    optimization.forget()
+def _timed(device: torch.device, call: Callable[..., Any], *args: Any) -> tuple[Any, float]:
+    """What a call returns, and its milliseconds."""
     synchronize(device)
-    batch, spent = timed(lambda: source.batch(number, size))
-    yield "data", spent
-    loss, spent = timed(forward)
-    yield "forward", spent
-    _, spent = timed(loss.backward)
-    yield "backward", spent
-    _, spent = timed(lambda: optimization.follow(number))
-    yield "optimizer", spent
+    start = time.perf_counter()
+    result = call(*args)
+    synchronize(device)
+    return result, 1e3 * (time.perf_counter() - start)

@@ -19,7 +19,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """What is told about a sample of n scores; ``ci95`` is the bootstrap interval of the mean."""
+    """A sample of n scores; ``ci95`` is the bootstrap interval of the mean."""
 
     mean: float
     iqm: float

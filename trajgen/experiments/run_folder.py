@@ -290,7 +290,7 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    from trajgen.viz.plots import read_metrics
+    from trajgen.viz.training import read_metrics
 
     try:
         lines = read_metrics(path)

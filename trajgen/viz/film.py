@@ -1,48 +1,330 @@
-"""Frames as a film: an animated GIF by Pillow, or an MP4 where imageio-ffmpeg is installed."""
+"""An episode as a film: over the map or as rendered, with the plan that is followed drawn in, as a GIF or an MP4."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from trajgen.core.errors import ConfigError, nearest
-from trajgen.viz.episode import Frame
+from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.observations import Key, entry
+from trajgen.evaluation.rollout import rollout
+from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
+from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states
+from trajgen.viz.record_plans import record_plans
 
-KINDS = (".gif", ".mp4")
-COLOURS = 255
-MODELS = 8
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from trajgen.envs.eval_env import EvalEnv
+    from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+    from trajgen.viz.run import Run
+
+Frame = NDArray[np.uint8]  # (height, width, 3)
+Update = Callable[[int], object]
+"""Changes a figure to what it shows at a step."""
+
+DPI = 100
+MAP = 4.6, 5.2  # inches of a frame with a map
+SCENE = 4.2  # inches of a rendered frame's side
+CURVES = 3.6  # inches of the curves beside it
+MOST_CURVES = 4
+COLORS = 255
+PALETTE_FRAMES = 8
 """Frames from which the colors of a GIF are chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRequest:
+    """The film that ``trajgen video`` makes."""
+
+    seed: int = 0
+    """Of the episode."""
+    steps: int | None = None
+    """The most that are played; None for the whole episode."""
+    every: int = 4
+    """Steps of the episode from one frame to the next."""
+    rate: float = 15.0
+    """Frames per second."""
+
+    def __post_init__(self) -> None:
+        for name, valid, expected in (
+            ("seed", self.seed >= 0, "0 or more"),
+            ("steps", self.steps is None or self.steps >= 1, "1 or more"),
+            ("every", self.every >= 1, "1 or more"),
+            ("rate", 0 < self.rate <= 50, "more than 0 and at most 50"),
+        ):
+            if not valid:
+                fix = f"{name}={getattr(VideoRequest, name) or 200}"
+                raise ConfigError(f"'{name}' must be {expected}.", got=f"{name}={getattr(self, name)}", fix=fix)
+
+
+def film_path(run: Run, out: object, seed: int) -> Path:
+    """Where a film goes: to ``out``, else to a new file in the run's videos/."""
+    from trajgen.experiments.run_folder import free_path
+
+    return free_path(run.folder / "videos", f"episode_{seed}-{{}}.gif") if out is None else Path(str(out))
+
+
+def make_video(run: Run, path: Path, request: VideoRequest, console: Console) -> None:
+    """Plays an episode of a run, writes it as a film and prints its return.
+
+    Raises:
+        ConfigError: if the film could not be written, or the environment cannot be rendered on this machine.
+        TrajgenError: if the episode fails.
+    """
+    check_film(path)
+    env = run.eval_env
+    with console.status("playing the episode"):
+        episode = play(run.policy, env, request.seed, steps=request.steps, every=request.every)
+    if not episode.plans:
+        planner = run.config.components["planner"]["name"]
+        console.print(f"Planner '{planner}' makes no plans of states: the film shows the episode alone.", markup=False)
+    with console.status("drawing"):
+        stride, limits = run.config.data.stride, None if env.walls is not None or run.data is None else run.data.limits
+        frames = film_frames(episode, request.every, walls=env.walls, stride=stride, limits=limits)
+        count = write_film(path, frames, request.rate)
+    text = f"return {episode.rewards.sum():.1f} in {len(episode.rewards)} steps, {count} frames: {path}"
+    console.print(text, markup=False, soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan made at a step of the episode: the states (T, S) after each scale, coarse to fine."""
+
+    step: int
+    scales: list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """An episode of m steps."""
+
+    states: NDArray[np.float32]  # (m + 1, S)
+    rewards: NDArray[np.float64]  # (m,)
+    goal: NDArray[np.float32] | None  # (G,)
+    plans: list[TimedPlan]
+    frames: list[Frame] = field(repr=False)  # of steps 0, every, 2 every, …; none where nothing was rendered
+
+    def plan_at(self, step: int) -> TimedPlan | None:
+        """The plan that is followed at a step."""
+        return next((plan for plan in reversed(self.plans) if plan.step <= step), None)
+
+
+class Recorder(gymnasium.Wrapper):
+    """Keeps states, rewards and, every so many steps, a frame of an environment."""
+
+    def __init__(self, env: gymnasium.Env, state_key: Key, every: int, render: bool) -> None:
+        super().__init__(env)
+        self.state_key, self.every, self.rendering = state_key, every, render
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts a new record."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.states: list[NDArray[np.float32]] = []
+        self.rewards: list[float] = []
+        self.frames: list[Frame] = []
+        self._record(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes a step, and records its outcome."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.rewards.append(float(reward))
+        self._record(observation)
+        return observation, reward, terminated, truncated, info
+
+    def _record(self, observation: Any) -> None:
+        if self.rendering and len(self.states) % self.every == 0:
+            frame: Any = self.env.render()
+            self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
+        self.states.append(np.array(entry(observation, self.state_key), dtype=np.float32))
+
+
+def play(
+    policy: RecedingHorizonPolicy, eval_env: EvalEnv, seed: int, *, steps: int | None = None, every: int = 4
+) -> PlayedEpisode:
+    """Plays one episode, and keeps what a film of it needs.
+
+    Args:
+        policy: that plays.
+        eval_env: frames are rendered where it has no map.
+        seed: of the episode.
+        steps: the most that are played; None for the whole episode.
+        every: steps between rendered frames.
+
+    Raises:
+        ConfigError: if the environment cannot be rendered on this machine; before anything is played.
+        TrajgenError: if the episode fails.
+    """
+    render = eval_env.walls is None
+    env = Recorder(_rendering_env(eval_env) if render else eval_env.make_env(), policy.space.state_key, every, render)
+    short = replace(eval_env, max_steps=min(steps or eval_env.max_steps, eval_env.max_steps))
+    planner = policy.planner
+    try:
+        with record_plans(planner, decode=True) as records:
+            rollouts = rollout(policy, short, [seed], batch=1, envs=[env])
+    finally:
+        env.close()
+    if rollouts.errors:
+        step, error = rollouts.errors[0]["step"], rollouts.errors[0]["error"]
+        raise TrajgenError(
+            f"The episode of seed {seed} failed at step {step}: {error}",
+            fix=f"seed=N of another, or its beginning alone: steps={max(1, step)}",
+        )
+    plans = []
+    for number, (cond, plan) in enumerate(records):
+        states = planned_states(policy, eval_env, planner.refinements(plan, cond))
+        plans.append(TimedPlan(number * policy.options.replan_interval, [x[0] for x in states.values()]))
+    plans = [plan for plan in plans if plan.scales]
+    return PlayedEpisode(np.stack(env.states), np.array(env.rewards), rollouts.goals[0], plans, env.frames)
+
+
+def _rendering_env(eval_env: EvalEnv) -> gymnasium.Env:
+    """An environment that renders pictures, tried once."""
+    env: Any = None
+    try:
+        env = eval_env.make_env()
+        if env.spec is not None and env.render_mode != "rgb_array":
+            spec = env.spec
+            env.close()
+            env = gymnasium.make(spec, render_mode="rgb_array")
+        env.reset(seed=0)
+        frame: Any = env.render()
+        if np.ndim(frame) != 3:
+            raise ValueError(f"render() returned {type(frame).__name__}, not a picture")
+    except Exception as error:  # graphics drivers raise all kinds of errors
+        if env is not None:
+            with suppress(Exception):
+                env.close()
+        raise ConfigError(
+            f"{eval_env.name} has no map and cannot render itself, which for MuJoCo needs OpenGL.",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            fix="MUJOCO_GL=egl before the command, with the system's libegl1 and libgl1-mesa-dri; or MUJOCO_GL=osmesa; "
+            "'trajgen plot what=plans' needs neither",
+        ) from error
+    return env  # type: ignore[no-any-return]
+
+
+def film_frames(
+    episode: PlayedEpisode, every: int, *, walls: Walls | None = None, stride: int = 1, limits: Limits | None = None
+) -> Iterator[Frame]:
+    """Frames of an episode: over the map, or as rendered with the states until now and the planned ones beside it.
+
+    Args:
+        episode: with positions as its first two states where there are walls, else with rendered frames.
+        every: steps of the episode between frames.
+        walls: of the map.
+        stride: steps between the points of a plan.
+        limits: of the data, drawn behind the curves.
+    """
+    returns = np.concatenate([[0.0], episode.rewards.cumsum()])
+    size = MAP
+    if walls is None:
+        height = SCENE * episode.frames[0].shape[0] / episode.frames[0].shape[1]
+        size = SCENE + CURVES * bool(episode.plans), max(height, 3.0) + 0.4
+    with new_figure(*size) as figure:
+        if walls is not None:
+            ax, update = _map_view(figure, episode, walls)
+        else:
+            ax, update = _scene_view(figure, episode, every, stride, limits)
+        figure.set_dpi(DPI)
+        canvas: Any = figure.canvas
+        for step in range(0, len(episode.states), every):
+            ax.set_title(f"step {step:4d}   return {returns[step]:.1f}", loc="left", fontfamily="monospace")
+            update(step)
+            canvas.draw()
+            pixels = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)
+            height, width = (side // 2 * 2 for side in pixels.shape[:2])  # even, as codecs of films require
+            yield pixels[:height, :width, :3].copy()
+
+
+def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any, Update]:
+    ax = figure.subplots()
+    draw_maze(ax, walls)
+    (trail,) = ax.plot([], [], color=LINES[0], lw=2.4, solid_capstyle="round", zorder=3, label="path")
+    (now,) = ax.plot([], [], "o", color="white", mec=INK, mew=1.5, ms=8, zorder=6, label="now")
+    (line,) = ax.plot([], [], color=INK, lw=0.9, alpha=0.7, zorder=4, label="plan")
+    (coarse,) = ax.plot([], [], color=SOFT, lw=1.2, ls=(0, (2, 1.6)), zorder=2, label="plan, coarser scales")
+    fine = ax.scatter([], [], s=17, linewidths=0, zorder=5)
+    handles = [trail, now, line, coarse] if episode.plans else [trail, now]
+    if episode.goal is not None:
+        handles.append(draw_goal(ax, episode.goal, 15))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
+    colors, gap = time_colors(), np.full((1, 2), np.nan)
+
+    def update(step: int) -> None:
+        trail.set_data(*episode.states[: step + 1, :2].T)
+        now.set_data(*episode.states[step : step + 1, :2].T)
+        if (plan := episode.plan_at(step)) is not None:
+            points = plan.scales[-1][:, :2]
+            line.set_data(*points.T)
+            fine.set_offsets(points)
+            fine.set_facecolor(colors(np.linspace(0, 1, len(points))))
+            coarse.set_data(*np.concatenate([gap, *(p for scale in plan.scales[:-1] for p in (scale[:, :2], gap))]).T)
+
+    return ax, update
+
+
+def _scene_view(
+    figure: Figure, episode: PlayedEpisode, every: int, stride: int, limits: Limits | None
+) -> tuple[Any, Update]:
+    features = most_varied(episode.states, MOST_CURVES)
+    names = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
+    axes = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
+    scene = axes.pop("scene")
+    scene.axis("off")
+    image = scene.imshow(episode.frames[0])
+    steps = np.arange(len(episode.states))
+    updates: list[Update] = []
+    for (name, ax), feature in zip(axes.items(), features, strict=False):
+        if limits is not None:
+            draw_limits(ax, limits, feature)
+        (past,) = ax.plot([], [], color=LINES[0], lw=1.8, label="visited")
+        (future,) = ax.plot([], [], color=LINES[4], lw=1.3, marker=".", ms=3, label="plan")
+        now = ax.axvline(0, color=INK, lw=0.8)
+        values = np.concatenate([episode.states[:, feature], *(p.scales[-1][:, feature] for p in episode.plans)])
+        room = 0.05 * max(float(np.ptp(values)), 1e-6)
+        ax.set(ylim=(values.min() - room, values.max() + room), ylabel=name)
+        ax.set_xlim(0, len(steps) - 1 + (max(len(plan.scales[-1]) for plan in episode.plans) - 1) * stride)
+        ax.tick_params(labelbottom=feature == features[-1])
+
+        def update(step: int, past: Any = past, future: Any = future, now: Any = now, feature: int = feature) -> None:
+            past.set_data(steps[: step + 1], episode.states[: step + 1, feature])
+            now.set_xdata([step, step])
+            if (plan := episode.plan_at(step)) is not None:
+                points = plan.scales[-1][:, feature]
+                future.set_data(plan.step + stride * np.arange(len(points)), points)
+
+        updates.append(update)
+    if updates:
+        ax.set_xlabel("step")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    return scene, lambda step: (image.set_data(episode.frames[step // every]), [update(step) for update in updates])
 
 
 def check_film(path: Path) -> None:
     """Refuses a film that could not be written, before it is made.
 
     Raises:
-        ConfigError: for another kind of file, one that exists, or an MP4 without what encodes it.
+        ConfigError: for another kind of file, one that exists, or an MP4 without its encoder.
     """
-    if path.suffix not in KINDS:
-        raise ConfigError(
-            "A film is a GIF or an MP4.",
-            expected="out=FILE.gif or out=FILE.mp4",
-            got=f"out={path}",
-            fix=nearest(path.suffix, KINDS),
-        )
+    if path.suffix not in (".gif", ".mp4"):
+        raise ConfigError("A film is a GIF or an MP4.", got=f"out={path}", fix="out=FILE.gif or out=FILE.mp4")
     if path.exists():
-        raise ConfigError(
-            "No file is overwritten unasked.",
-            expected="a new file",
-            got=f"{path} exists",
-            fix="out=ANOTHER, or remove that file first",
-        )
+        raise ConfigError(f"{path} exists, and no file is overwritten.", fix="out=ANOTHER, or remove that file first")
     if path.suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
         raise ConfigError(
-            "An MP4 is encoded by the package imageio-ffmpeg.",
-            expected="imageio-ffmpeg installed",
-            got=f"out={path}, and no such package",
+            "An MP4 needs the package imageio-ffmpeg, which is not installed.",
             fix="pip install 'trajgen[video]', or out=FILE.gif, which needs nothing more",
         )
 
@@ -59,40 +341,38 @@ def write_film(path: Path, frames: Iterable[Frame], rate: float) -> int:
         How many frames there were.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    partial = path.with_name(f".partial-{path.name}")
     try:
-        count = (_write_gif if path.suffix == ".gif" else _write_mp4)(unfinished, frames, rate)
-        unfinished.replace(path)
+        count = (_write_gif if path.suffix == ".gif" else _write_mp4)(partial, frames, rate)
+        partial.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return count
 
 
 def _write_gif(path: Path, frames: Iterable[Frame], rate: float) -> int:
     from PIL import Image
 
-    pictures = [Image.fromarray(frame) for frame in frames]
-    some = pictures[:: max(1, len(pictures) // MODELS)]
-    together = Image.fromarray(np.concatenate([np.asarray(picture) for picture in some]))
-    palette = together.quantize(COLOURS)  # one for all frames, so that nothing flickers
-    first, *others = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    first.save(
-        path, format="GIF", save_all=True, append_images=others, duration=round(100 / rate) * 10, loop=0, optimize=True
-    )
-    return len(pictures)
+    images = [Image.fromarray(frame) for frame in frames]
+    sample = np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // PALETTE_FRAMES)]])
+    palette = Image.fromarray(sample).quantize(COLORS)  # one for all frames, so that nothing flickers
+    first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
+    duration = round(100 / rate) * 10
+    first.save(path, format="GIF", save_all=True, append_images=others, duration=duration, loop=0, optimize=True)
+    return len(images)
 
 
 def _write_mp4(path: Path, frames: Iterable[Frame], rate: float) -> int:
     from imageio_ffmpeg import write_frames
 
-    moving = iter(frames)
-    first = next(moving)
+    iterator = iter(frames)
+    first = next(iterator)
     height, width = first.shape[:2]
     writer = write_frames(str(path), (width, height), fps=rate, codec="libx264", macro_block_size=2, quality=8)
     writer.send(None)
     count = 0
     try:
-        for frame in chain([first], moving):
+        for frame in chain([first], iterator):
             writer.send(np.ascontiguousarray(frame))
             count += 1
     finally:
