@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from trajgen.bench.floor import Cost, Rates, counted
+from trajgen.bench.request import BenchRequest
+from trajgen.bench.roofline import Cost, Rates, count_cost
 from trajgen.bench.timing import Timing, timed
 from trajgen.cli import main
 from trajgen.cli.bench import read
@@ -32,14 +33,14 @@ def test_a_function_is_called_to_warm_up_and_then_as_often_as_asked() -> None:
 
 def test_operations_and_bytes_of_a_product_by_hand() -> None:
     left, right = torch.randn(2, 3), torch.randn(3, 5)
-    cost = counted(lambda: (left @ right).t())
+    cost = count_cost(lambda: (left @ right).t())
     assert cost == Cost(operations=2 * 2 * 3 * 5, bytes=4 * (2 * 3 + 3 * 5), launches=1)  # a view computes nothing
 
 
-def test_the_floor_is_the_dearer_of_operations_and_bytes() -> None:
+def test_the_roofline_is_the_larger_of_operations_and_bytes() -> None:
     cost = Cost(operations=1000, bytes=100, launches=1)
-    assert cost.floor(Rates(operations=1e6, bytes=1e9)) == pytest.approx(1.0)
-    assert cost.floor(Rates(operations=1e9, bytes=1e5)) == pytest.approx(1.0)
+    assert cost.roofline(Rates(operations=1e6, bytes=1e9)) == pytest.approx(1.0)
+    assert cost.roofline(Rates(operations=1e9, bytes=1e5)) == pytest.approx(1.0)
 
 
 def test_a_decision_is_timed_beside_a_decision_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,10 +49,10 @@ def test_a_decision_is_timed_beside_a_decision_transformer(tmp_path: Path, capsy
     main(["bench", "decision", "recipe=mage", *SMALL, *words])
     figures = json.loads(out.read_text())
     named = [(line["name"], line["batch"]) for line in figures["lines"]]
-    assert named == [("eager", 1), ("eager", 3), ("DT (transformers)", 1), ("DT (transformers)", 3), ("floor", 1)]
+    assert named == [("eager", 1), ("eager", 3), ("DT (transformers)", 1), ("DT (transformers)", 3), ("roofline", 1)]
     assert all(line["median_ms"] > 0 and line["repeats"] == 2 for line in figures["lines"][:-1])
     assert figures["lines"][-1]["operations"] > 0 and figures["machine"]["threads"] == torch.get_num_threads()
-    assert "floor at batch 1" in capsys.readouterr().out
+    assert "roofline at batch 1" in capsys.readouterr().out
 
 
 def test_figures_are_never_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 from trajgen.core.errors import ConfigError
 from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.envs.pointmaze import MAZES
-from trajgen.evaluation.rollout import rollout
+from trajgen.evaluation.rollout import first_observations, rollout
 from trajgen.experiments import load_policy
 from trajgen.experiments.run_folder import load_config
-from trajgen.viz.plans import draw_plans, first_observations
+from trajgen.viz.plans import draw_plans
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 EPISODES = 24

@@ -11,7 +11,7 @@ from pages import DOCS, commands
 from trajgen import cli
 from trajgen.cli.plot import PLOT_HELP
 from trajgen.engine.loggers import PACKAGES
-from trajgen.viz.draw import PICTURES
+from trajgen.viz.plot import PICTURES
 
 PAGE = DOCS / "pictures.md"
 

@@ -19,7 +19,6 @@ from trajgen.evaluation.evaluate import (
     RandomPolicy,
     evaluate,
     plain,
-    write_evaluation,
 )
 from trajgen.viz.summary import score_rows
 
@@ -102,18 +101,9 @@ def test_random_actions_fill_the_box_and_are_seeded() -> None:
     assert not np.array_equal(actions, draw(1))
 
 
-def test_the_file_is_whole_and_has_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "run" / "evaluation.json"
-    write_evaluation(path, {"a": np.float32(1.5), "b": float("nan"), "c": (np.arange(2), np.bool_(True))})
-    assert json.loads(path.read_text()) == {"a": 1.5, "b": None, "c": [[0, 1], True]}
-    monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_evaluation(path, {"a": 2})
-    assert json.loads(path.read_text())["a"] == 1.5
-    assert [file.name for file in path.parent.iterdir()] == ["evaluation.json"]
-
-
-def test_plain_keeps_whole_numbers_whole() -> None:
+def test_plain_values_are_those_of_json() -> None:
+    values = {"a": np.float32(1.5), "b": float("nan"), "c": (np.arange(2), np.bool_(True))}
+    assert plain(values) == {"a": 1.5, "b": None, "c": [[0, 1], True]}
     assert plain({1: np.int64(3), "x": [float("inf"), None, "y"]}) == {"1": 3, "x": [None, None, "y"]}
     assert isinstance(plain(np.int64(3)), int)
 

@@ -98,9 +98,9 @@ def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
 
 def test_environments_are_used_again() -> None:
     eval_env = walk_env()
-    with environments(eval_env, 3) as opened:
-        first = rollout(Constant(0.2), eval_env, range(3), opened=opened)
-        second = rollout(Constant(0.2), eval_env, range(3), opened=opened)
+    with environments(eval_env, 3) as envs:
+        first = rollout(Constant(0.2), eval_env, range(3), envs=envs)
+        second = rollout(Constant(0.2), eval_env, range(3), envs=envs)
     np.testing.assert_array_equal(first.returns, second.returns)
     assert len(eval_env.made) == 3
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import make_run, write_evaluation, write_metrics
+from run_folders import make_run, write_evaluation, write_metrics
 
 from trajgen.cli import main
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.evaluation.figures import saved_figure
 from trajgen.evaluation.statistics import bootstrap_interval, mean_difference
+from trajgen.viz.figure import new_figure
 from trajgen.viz.report import charts, facts
-from trajgen.viz.report.compare import option_differences, paired_differences, version_differences
+from trajgen.viz.report.compare import option_differences, paired_difference, version_differences
 from trajgen.viz.report.facts import read_facts
-from trajgen.viz.report.page import figure, grouped, page, signed, write_report
+from trajgen.viz.report.page import interval_bar, page, write_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
@@ -54,7 +54,7 @@ def pair(tmp_path: Path) -> list[Path]:
     write_metrics(second, "prior", scale=2.0)
     write_evaluation(first, [1.0, 2.0, 3.0, 4.0])
     write_evaluation(second, [2.0, 2.5, None, 5.0])
-    with saved_figure(first / "plots" / "plan_episode_0.png", 4, 1) as drawing:
+    with new_figure(4, 1, first / "plots" / "plan_episode_0.png") as drawing:
         drawing.subplots().plot([0, 1])
     return [first, second]
 
@@ -84,20 +84,21 @@ def test_the_page_says_what_there_is_to_know(pair: list[Path]) -> None:
         f"trajgen evaluate run={pair[0]}",
     ):
         assert said in shown, said
-    assert "prior: total loss" in shown and "tokenizer: part" in shown
+    assert "prior: total loss" in shown and "tokenizer: part loss" in shown
     assert "10.0 tokenizer 5.0, prior 5.0" in " ".join(shown.split())  # minutes: 6 · 50 s a stage
     assert f"trajgen plot run={pair[1]}" in shown  # where there are no pictures, how to draw them
 
 
 def test_differences_are_paired_on_the_episodes_that_both_ended(pair: list[Path]) -> None:
-    (found,) = paired_differences(read_facts(pair))
-    own, other = [2.0, 2.5, 5.0], [1.0, 2.0, 4.0]
-    assert found.difference == pytest.approx(np.mean(own) - np.mean(other)) and found.episodes == 3
-    assert found.ci95 == bootstrap_interval(mean_difference, own, other) and found.clear
+    first, second = read_facts(pair)
+    paired = paired_difference(second, first)
+    returns, reference = [2.0, 2.5, 5.0], [1.0, 2.0, 4.0]
+    assert paired.difference == pytest.approx(np.mean(returns) - np.mean(reference)) and paired.episodes == 3
+    assert paired.ci95 == bootstrap_interval(mean_difference, returns, reference) and paired.clear
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [
         ({"env": "run"}, "another environment"),
         ({"seeds": [4, 7]}, "another seed"),
@@ -109,19 +110,20 @@ def test_differences_are_paired_on_the_episodes_that_both_ended(pair: list[Path]
     ],
 )
 @pytest.mark.usefixtures("no_charts")
-def test_other_episodes_are_not_paired(pair: list[Path], change: dict, why: str) -> None:
+def test_other_episodes_are_not_paired(pair: list[Path], change: dict, reason: str) -> None:
     write_evaluation(pair[0], [1.0, 2.0, None, 4.0])
     write_evaluation(pair[1], [2.0, 2.5, 3.0, 5.0], **change)
-    (found,) = paired_differences(read_facts(pair))
-    assert found.difference is None and why in found.why and not found.clear
-    assert why in Page(page(read_facts(pair), title="", command="")).text
+    first, second = read_facts(pair)
+    paired = paired_difference(second, first)
+    assert paired.difference is None and reason in paired.reason and not paired.clear
+    assert reason in Page(page([first, second], title="", command="")).text
 
 
 def test_options_that_differ_stand_apart_from_those_that_are_missing(pair: list[Path]) -> None:
     differing, missing = option_differences(read_facts(pair))
-    assert dict(differing)["seed"] == ["0", "7"] and dict(differing)["recipe"] == ["mage", "bc"]
-    assert dict(missing)["tokenizer.name"] == ["multiscale_vq", "–"]
-    names = {name for name, _ in (*differing, *missing)}
+    assert differing["seed"] == ["0", "7"] and differing["recipe"] == ["mage", "bc"]
+    assert missing["tokenizer.name"] == ["multiscale_vq", "–"]
+    names = {*differing, *missing}
     assert "data.id" not in names and not any(name.startswith(("space", "run_dir")) for name in names)
 
 
@@ -130,13 +132,12 @@ def test_options_of_many_runs_are_grouped_by_value(tmp_path: Path) -> None:
     runs = read_facts([make_run(tmp_path / f"run-{seed}", seed=seed // 5) for seed in range(10)])
     shown = " ".join(Page(page(runs, title="", command="")).text.split())
     assert re.search(r"seed\s*0 run-0, run-1, run-2, run-3, run-4\s*1 run-5, run-6", shown)
-    assert grouped(["a", "b", "a"], ["x", "y", "z"]) == [("a", ["x", "z"]), ("b", ["y"])]
 
 
 def test_versions_that_differ(pair: list[Path]) -> None:
     (pair[1] / "versions.json").write_text('{"torch": "2.10", "trajgen": "0.1.0"}')
     same, differing = version_differences(read_facts(pair))
-    assert same == {"trajgen": "0.1.0"} and differing == [("torch", ["2.9", "2.10"])]
+    assert same == {"trajgen": "0.1.0"} and differing == {"torch": ["2.9", "2.10"]}
 
 
 def test_weights_are_counted_without_loading_them(pair: list[Path]) -> None:
@@ -241,14 +242,9 @@ def test_a_curve_takes_its_colours_from_the_page(pair: list[Path]) -> None:
 
 
 def test_an_interval_lies_where_it_belongs() -> None:
-    bar = charts.interval_bar(5.0, (0.0, 10.0), 0.0, 10.0)
-    assert 'x1="4.0" x2="196.0"' in bar and 'cx="100.0"' in bar
-    assert charts.interval_bar(None, None, 0.0, 1.0) == ""
-
-
-def test_numbers() -> None:
-    assert [figure(None), figure(1234.56), figure(-0.5, 3), figure(12, 0)] == ["–", "1,234.6", "−0.500", "12"]
-    assert [signed(1.0), signed(-1.0), signed(0.0)] == ["+1.0", "−1.0", "0.0"]
+    bar = interval_bar(0, 5.0, (0.0, 10.0), 0.0, 10.0)
+    assert 'x1="4.0" x2="196.0" y1="8" y2="8" class="whisker"' in bar and 'cx="100.0"' in bar
+    assert interval_bar(0, None, None, 0.0, 1.0) == ""
 
 
 @pytest.mark.usefixtures("no_charts")

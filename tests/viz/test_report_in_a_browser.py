@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 from browser import Seen, find_browser, look
-from made import make_run, write_evaluation, write_metrics
+from run_folders import make_run, write_evaluation, write_metrics
 
-from trajgen.evaluation.figures import saved_figure
+from trajgen.viz.figure import new_figure
 from trajgen.viz.report.page import write_report
 
 BROWSER = find_browser()
@@ -29,7 +29,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_metrics(folder, "tokenizer", "prior", scale=1.0 + number)
         write_evaluation(folder, [100.0 * number + i for i in range(6)], protocol="a-word-without-a-break" * 9)
         for name, width in (("plan_episode_0", 9.0), ("control", 4.0)):
-            with saved_figure(folder / "plots" / f"{name}.png", width, 3.0) as figure:
+            with new_figure(width, 3.0, folder / "plots" / f"{name}.png") as figure:
                 figure.subplots().plot([0, 1])
         folders.append(folder)
     write_report(place / "report.html", folders)

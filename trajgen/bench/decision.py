@@ -42,8 +42,8 @@ def bench_decision(request: BenchRequest, console: Console) -> None:
         lines = list(time_decisions(planner, space, request.batch, backends, request.repeats))
         if request.against:
             prior = config.components.get("prior", {})
-            sizes = [int(prior.get(name, size)) for name, size in (("width", 128), ("depth", 4), ("heads", 4))]
-            lines += time_decision_transformer(space, *sizes, device, request.batch, request.repeats)
+            sizes = {name: int(prior.get(name, size)) for name, size in (("width", 128), ("depth", 4), ("heads", 4))}
+            lines += time_decision_transformer(space, device, request.batch, request.repeats, **sizes)
         cond = random_conditions(space, 1, device)
         cost, rates = count_cost(lambda: Planning(planner).draw(cond)), measure_rates(device)
     medians = {batch: timing.median for name, batch, timing in lines if name == DT}
@@ -117,7 +117,7 @@ def random_conditions(space: Space, batch: int, device: torch.device) -> Tensors
 
 
 def time_decision_transformer(
-    space: Space, width: int, depth: int, heads: int, device: torch.device, batches: Sequence[int], repeats: int
+    space: Space, device: torch.device, batches: Sequence[int], repeats: int, *, width: int, depth: int, heads: int
 ) -> Iterator[Line]:
     """Times transformers' DecisionTransformerModel, eager, with random weights.
 

@@ -49,7 +49,9 @@ def describe(eval_env: EvalEnv, options: EvaluationOptions, *, reports_success: 
     if resets := eval_env.resets:
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in resets[0].items()}
         first = ", ".join(f"{name} {value}" for name, value in values.items())
-        starts = f"reset with {first}" if len(resets) == 1 else f"reset by {len(resets)} options in turn, first {first}"
+        starts = (
+            f"reset with {first}" if len(resets) == 1 else f"reset by {len(resets)} options in turn, the first {first}"
+        )
     else:
         starts = "start and goal are" if eval_env.goal_key else "starts are"
         starts += " drawn by the environment from the seed" + ", the goal always in one cell" * eval_env.one_goal

@@ -75,7 +75,7 @@ def log_scale(ax: Axes) -> None:
     from matplotlib.ticker import LogFormatter
 
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(LogFormatter())
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.yaxis.set_minor_formatter(LogFormatter())
     ax.grid(True, which="major", axis="y")
 

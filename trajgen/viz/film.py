@@ -212,7 +212,8 @@ def _rendering_env(eval_env: EvalEnv) -> gymnasium.Env:
             fix="MUJOCO_GL=egl before the command, with the system's libegl1 and libgl1-mesa-dri; or MUJOCO_GL=osmesa; "
             "'trajgen plot what=plans' needs neither",
         ) from error
-    return env  # type: ignore[no-any-return]
+    rendering: gymnasium.Env = env
+    return rendering
 
 
 def film_frames(
@@ -269,7 +270,7 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
             points = plan.scales[-1][:, :2]
             line.set_data(*points.T)
             fine.set_offsets(points)
-            fine.set_facecolor(colors(np.linspace(0, 1, len(points))))
+            fine.set_facecolor([tuple(color) for color in colors(np.linspace(0, 1, len(points)))])
             coarse.set_data(*np.concatenate([gap, *(p for scale in plan.scales[:-1] for p in (scale[:, :2], gap))]).T)
 
     return ax, update
@@ -279,8 +280,8 @@ def _scene_view(
     figure: Figure, episode: PlayedEpisode, every: int, stride: int, limits: Limits | None
 ) -> tuple[Any, Update]:
     features = most_varied(episode.states, MOST_CURVES)
-    names = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
-    axes = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
+    names: list[Any] = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
+    axes: dict[str, Any] = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
     scene = axes.pop("scene")
     scene.axis("off")
     image = scene.imshow(episode.frames[0])
@@ -306,10 +307,11 @@ def _scene_view(
                 future.set_data(plan.step + stride * np.arange(len(points)), points)
 
         updates.append(update)
-    if updates:
+    if episode.plans:
         ax.set_xlabel("step")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
-    return scene, lambda step: (image.set_data(episode.frames[step // every]), [update(step) for update in updates])
+    updates.append(lambda step: image.set_data(episode.frames[step // every]))
+    return scene, lambda step: [update(step) for update in updates]
 
 
 def check_film(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of run folders, made up."""
+"""Run folders with invented files."""
 
 from __future__ import annotations
 
