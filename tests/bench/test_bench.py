@@ -9,7 +9,6 @@ import pytest
 import tiny
 import torch
 
-from trajgen.bench.request import BenchRequest
 from trajgen.bench.roofline import Cost, Rates, count_cost
 from trajgen.bench.timing import Timing, timed
 from trajgen.cli import main

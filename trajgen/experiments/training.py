@@ -55,8 +55,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world()} processes" if world() > 1 else ""
-        said = f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
-        console.print(said)
+        said = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
+        console.print(said, markup=False)
         stages = planner.stages()
         val_source = windows_of(config, episodes, planner, device, "val") if config.data.val_fraction else None
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)
@@ -69,7 +69,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         if first and acts:
             evaluate(folder, console, device=config.device, imports=config.imports)
         elif first:
-            console.print(f"{config.data.id} names no world, so the policy is not evaluated: data.env_id=ID names one.")
+            said = f"{config.data.id} names no environment, so the policy is not evaluated: data.env_id=ID names one."
+            console.print(said, markup=False)
     return folder
 
 
