@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.experiments.run_folder import write_json
+from trajgen.core.files import write_file, write_json
 from trajgen.experiments.studies.results import RATIO
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
@@ -137,7 +137,7 @@ def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[t
     from trajgen.viz.study import draw_study
 
     write_json(folder / "results.json", results)
-    (folder / "table.md").write_text(markdown(results), encoding="utf-8")
+    write_file(folder / "table.md", markdown(results))
     unit = "mean return / controller's" if results["unit"] == RATIO else "mean return"
     title, reference = results["study"], results["reference"]
     draw_study(folder / "plot.png", results["rows"], title=title, reference=reference, unit=unit)
