@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import subprocess
@@ -24,7 +23,7 @@ from trajgen.viz.returns import draw_returns
 from trajgen.viz.study import draw_study
 from trajgen.viz.summary import print_evaluation, summary_markdown
 from trajgen.viz.tables import Table, interval, number, percent
-from trajgen.viz.training import curves, draw_losses, draw_usage, read_metrics
+from trajgen.viz.training import curves, draw_losses, draw_usage
 
 WALLS = [(0, 0, 4, 1), (0, 3, 4, 1), (0, 1, 1, 2), (3, 1, 1, 2)]
 
@@ -93,9 +92,6 @@ def test_training_has_a_panel_a_stage(tmp_path: Path) -> None:
         for stage in ("tokenizer", "prior")
         for step in range(5)
     ]
-    metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"stage": "pri')
-    assert read_metrics(metrics) == rows
     assert draw_losses(tmp_path / "two.png", rows) and draw_losses(tmp_path / "one.png", rows[:5])
     assert size(tmp_path / "two.png")[0] == 2 * size(tmp_path / "one.png")[0]
     assert not draw_losses(tmp_path / "none.png", []) and not (tmp_path / "none.png").exists()

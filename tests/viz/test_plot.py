@@ -223,7 +223,7 @@ def test_the_weights_are_those_that_the_prior_attends_with(monkeypatch: pytest.M
     cond, tokenizer, prior = tiny.cond(3), planner.tokenizer, planner.prior
     tokens = tokenizer.schedule.tokens
     plan = planner.plan(cond)
-    inputs = tokenizer.inputs(tokenizer.vectors(plan.codes))
+    inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
     expected = []
 
     def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

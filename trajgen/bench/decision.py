@@ -15,10 +15,10 @@ from trajgen.bench.request import BenchRequest, load
 from trajgen.bench.roofline import count_cost, measure_rates
 from trajgen.bench.timing import TIMES, Timing, report, timed
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import PlanFn, plan_step
 from trajgen.core.types import Cond, Space
 from trajgen.experiments.run_folder import load_config
-from trajgen.export.backends import Backend, Plans, plans_by
-from trajgen.export.planning import Planning, Tensors, flattened, plan_of
+from trajgen.export.backends import Backend, plan_fn
 from trajgen.viz.tables import Table
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def bench_decision(request: BenchRequest, console: Console) -> None:
             sizes = {name: int(prior.get(name, size)) for name, size in (("width", 128), ("depth", 4), ("heads", 4))}
             lines += time_decision_transformer(space, device, request.batch, request.repeats, **sizes)
         cond = random_conditions(space, 1, device)
-        cost, rates = count_cost(lambda: Planning(planner).draw(cond)), measure_rates(device)
+        cost, rates = count_cost(lambda: plan_step(planner, cond)), measure_rates(device)
     medians = {batch: timing.median for name, batch, timing in lines if name == DT}
     rows = []
     for name, batch, timing in lines:
@@ -92,28 +92,28 @@ def time_decisions(
         planner: in evaluation mode, on its device.
         space: of the environment it is for.
         batches: how many plans at once.
-        backends: of `trajgen.export.backends.plans_by`.
+        backends: of `trajgen.export.backends.plan_fn`.
         repeats: of each.
     """
     device = next(planner.parameters()).device
     for batch in batches:
         cond = random_conditions(space, batch, device)
         for backend in backends:
-            call = partial(_decide, planner, plans_by(backend, planner), torch.Generator(device), cond)
+            call = partial(_decide, planner, plan_fn(backend, planner), torch.Generator(device), cond)
             yield backend, batch, timed(call, device, repeats)
 
 
 @torch.inference_mode()
-def _decide(planner: Any, plans: Plans, rng: torch.Generator, cond: Tensors) -> None:
-    _, plan = plan_of(plans(cond, rng))
-    planner.action(plan, cond["state"].unsqueeze(1), cond["time"].unsqueeze(1))
+def _decide(planner: Any, plan: PlanFn, rng: torch.Generator, cond: Cond) -> None:
+    _, plans = plan(cond, rng)
+    planner.action(plans, cond.state.unsqueeze(1), torch.zeros_like(cond.returns, dtype=torch.long).unsqueeze(1))
 
 
-def random_conditions(space: Space, batch: int, device: torch.device) -> Tensors:
+def random_conditions(space: Space, batch: int, device: torch.device) -> Cond:
     """Conditions for as many plans, in normalized units, their returns left to the return target."""
     goal = torch.randn(batch, space.goal_dim, device=device) if space.goal_dim else None
     state, returns = torch.randn(batch, space.state_dim, device=device), torch.full((batch,), torch.nan, device=device)
-    return flattened(Cond(state, returns, goal, time=torch.zeros(batch, dtype=torch.long, device=device)))
+    return Cond(state, returns, goal, time=torch.zeros(batch, dtype=torch.long, device=device))
 
 
 def time_decision_transformer(

@@ -79,7 +79,7 @@ def time_stages(
     for stage, settings in zip(stages, options.of(stages), strict=True):
         if not stage.parameters:
             continue
-        stage.begin()
+        stage.begin(planner)
         optimization = Optimization(planner, stage, settings, steps + WARM_UP)
         times = []
         for step in range(steps + WARM_UP):
@@ -96,7 +96,7 @@ def time_stages(
 def _loss(stage: Stage, batch: Batch, step: int, precision: str) -> Tensor:
     seed_step(0, step)
     with autocast(batch.states.device, precision):
-        return stage.module(batch)["total"]
+        return stage.loss(batch)["total"]
 
 
 def _timed(device: torch.device, call: Callable[..., Any], *args: Any) -> tuple[Any, float]:

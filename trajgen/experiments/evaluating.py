@@ -11,6 +11,7 @@ import numpy as np
 
 from trajgen.config import Config, merged
 from trajgen.core.errors import ConfigError
+from trajgen.core.files import write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.experiments.loading import load_policy
@@ -19,7 +20,6 @@ from trajgen.experiments.run_folder import (
     free_path,
     load_config,
     trained_stages,
-    write_json,
     write_summary,
 )
 

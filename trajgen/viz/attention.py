@@ -73,7 +73,7 @@ def attention_between_scales(planner: Any, cond: Cond, plan: Plan) -> NDArray[np
         Rows are the scales that attend, columns those attended to; a row sums to 1.
     """
     tokenizer, prior = planner.tokenizer, planner.prior
-    inputs = tokenizer.inputs(tokenizer.vectors(plan.codes))
+    inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
     weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), tokenizer.schedule)
     return by_scale(weights, tokenizer.schedule)
 

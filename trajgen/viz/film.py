@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.files import replacing
 from trajgen.core.observations import Key, entry
 from trajgen.evaluation.rollout import rollout
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
@@ -342,14 +343,8 @@ def write_film(path: Path, frames: Iterable[Frame], rate: float) -> int:
     Returns:
         How many frames there were.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        count = (_write_gif if path.suffix == ".gif" else _write_mp4)(partial, frames, rate)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    with replacing(path) as partial:
+        return (_write_gif if path.suffix == ".gif" else _write_mp4)(partial, frames, rate)
 
 
 def _write_gif(path: Path, frames: Iterable[Frame], rate: float) -> int:

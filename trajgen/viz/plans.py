@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trajgen.core.files import read_metrics
 from trajgen.core.observations import entry
 from trajgen.evaluation.rollout import first_observations
 from trajgen.viz.figure import GOAL, INK, LINES, SOFT, WALL, most_varied, new_figure, time_colors
 from trajgen.viz.returns import draw_returns
-from trajgen.viz.training import draw_losses, read_metrics
+from trajgen.viz.training import draw_losses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def draw_run(
     if controller is not None:
         pictures.append(plots / "returns.png")
         draw_returns(pictures[-1], rollouts.returns, controller.returns)
-    if metrics.exists() and draw_losses(plots / "training.png", read_metrics(metrics)):
+    if draw_losses(plots / "training.png", read_metrics(metrics)):
         pictures.append(plots / "training.png")
     return [str(path.relative_to(folder)) for path in pictures]
 

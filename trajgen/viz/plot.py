@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest
+from trajgen.core.files import read_metrics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,20 +87,17 @@ def plot(run: Run, folder: Path, request: PlotRequest, console: Console) -> list
 
 
 def _learning(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    from trajgen.viz.training import draw_losses, read_metrics
+    from trajgen.viz.training import draw_losses
 
     path = folder / "training.png"
-    if not run.metrics.exists():
-        return f"there is no {run.metrics.name} in the run folder"
-    return [path] if draw_losses(path, read_metrics(run.metrics)) else "no losses were logged"
+    return [path] if draw_losses(path, read_metrics(run.metrics)) else "this run has no losses in its metrics.jsonl"
 
 
 def _usage(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    from trajgen.viz.training import draw_usage, read_metrics
+    from trajgen.viz.training import draw_usage
 
     path = folder / "usage.png"
-    rows = read_metrics(run.metrics) if run.metrics.exists() else []
-    return [path] if draw_usage(path, rows) else "this run has no codebook whose use was logged"
+    return [path] if draw_usage(path, read_metrics(run.metrics)) else "this run has no codebook whose use was logged"
 
 
 def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,24 +24,13 @@ Curves = dict[str, list[tuple[float, float]]]
 """By name, points (step, value)."""
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that was cut off is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [row for row in rows if isinstance(row, dict)]
-
-
 def curves(rows: Iterable[Mapping[str, Any]], group: str = "") -> dict[str, Curves]:
     """For each stage the curves of its losses, or those of a group of figures: ``group/NAME``.
 
     Losses that are not positive are left out, since they are drawn on a logarithmic axis.
     """
     stages: dict[str, Curves] = {}
-    for row in (row for row in rows if "stage" in row and "step" in row):
+    for row in rows:
         for key, value in row.items():
             prefix, _, name = key.rpartition("/")
             is_figure = prefix == group and key not in NOT_LOSSES and isinstance(value, int | float)

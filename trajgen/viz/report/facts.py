@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.experiments.run_folder import read_config, read_json, refuse_links, trained_stages
+from trajgen.core.files import read_json, read_metrics
+from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
 from trajgen.viz.summary import Row, score_rows
-from trajgen.viz.training import read_metrics
 
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_PICTURE = 2 * 2**20

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen import __version__
 from trajgen.core.errors import ConfigError
+from trajgen.core.files import write_file
 from trajgen.viz.figure import LINES
 from trajgen.viz.report.charts import learning_charts
 from trajgen.viz.report.compare import Values, option_differences, paired_difference, version_differences
@@ -54,13 +55,7 @@ def write_report(path: Path, folders: Sequence[Path], *, title: str = "Runs comp
         raise ConfigError(f"{path} exists, and no file is overwritten.", fix="out=ANOTHER, or remove that file first")
     runs = read_facts(folders)
     text = page(runs, title=title, command=shlex.join(["trajgen", "report", *map(str, folders)]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(path, text)
     return runs
 
 
