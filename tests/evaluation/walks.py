@@ -1,4 +1,4 @@
-"""Small worlds without physics, for tests."""
+"""Small environments without physics, for tests."""
 
 from __future__ import annotations
 
@@ -56,8 +56,18 @@ class Walk(gymnasium.Env):
         self.closed = True
 
 
+class Silent(Walk):
+    """A walk that does not report success."""
+
+    def reset(self, **keywords: Any) -> tuple:
+        return super().reset(**keywords)[0], {}
+
+    def step(self, action: np.ndarray) -> tuple:
+        return (*super().step(action)[:4], {})
+
+
 class Constant:
-    """A policy that always takes the same action, and keeps what it was told."""
+    """A policy that always takes the same action, and keeps what it observes."""
 
     def __init__(self, value: float) -> None:
         self.value, self.batch, self.told, self.seen = value, 0, [], []
@@ -75,13 +85,13 @@ class Constant:
 
 @dataclass(frozen=True)
 class WalkEnv(EvalEnv):
-    """A world that keeps the environments it made."""
+    """Keeps the environments it made."""
 
     made: list[Any] = field(default_factory=list)
 
 
 def walk_env(make_env: Any = Walk, **changes: Any) -> WalkEnv:
-    """A world of walks whose controller always takes the action 1."""
+    """Walks with a controller that always takes the action 1."""
     made: list[Any] = []
 
     def make() -> gymnasium.Env:

@@ -86,15 +86,7 @@ def _available_backends(device: torch.device) -> list[Backend]:
 def time_decisions(
     planner: Any, space: Space, batches: Sequence[int], backends: Sequence[Backend], repeats: int
 ) -> Iterator[Line]:
-    """Times plans: the return target, all scales, the latent, and the action head.
-
-    Args:
-        planner: in evaluation mode, on its device.
-        space: of the environment it is for.
-        batches: how many plans at once.
-        backends: of `trajgen.export.backends.plan_fn`.
-        repeats: of each.
-    """
+    """Times plans by each of the backends: the return target, all scales, the latent, and the action head."""
     device = next(planner.parameters()).device
     for batch in batches:
         cond = random_conditions(space, batch, device)
@@ -119,11 +111,7 @@ def random_conditions(space: Space, batch: int, device: torch.device) -> Cond:
 def time_decision_transformer(
     space: Space, device: torch.device, batches: Sequence[int], repeats: int, *, width: int, depth: int, heads: int
 ) -> Iterator[Line]:
-    """Times transformers' DecisionTransformerModel, eager, with random weights.
-
-    Raises:
-        ConfigError: if the package is missing.
-    """
+    """Times transformers' DecisionTransformerModel with random weights; raises a ConfigError without the package."""
     try:
         from transformers import DecisionTransformerConfig, DecisionTransformerModel
         from transformers.utils import logging

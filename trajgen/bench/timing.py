@@ -59,13 +59,7 @@ class Timing:
 
 
 def timed(call: Callable[[], object], device: torch.device, repeats: int) -> Timing:
-    """Times a function, each call until the device has finished its work.
-
-    Args:
-        call: the function.
-        device: that it runs on.
-        repeats: how often; fewer where that would take longer than `LONGEST`.
-    """
+    """Times a function, each call until the device has finished; fewer repeats if they take longer than `LONGEST`."""
     for _ in range(min(WARM_UP, repeats)):
         call()
     values: list[float] = []

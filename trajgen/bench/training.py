@@ -65,15 +65,7 @@ def bench_training(request: BenchRequest, console: Console) -> None:
 def time_stages(
     planner: Any, source: Source, options: EngineOptions, device: torch.device, steps: int
 ) -> Iterator[StageTiming]:
-    """Times steps of each stage as the engine takes them, with a wait after each part; this trains the planner.
-
-    Args:
-        planner: on its device.
-        source: of batches.
-        options: of the engine.
-        device: of both.
-        steps: of each stage.
-    """
+    """Times steps of each stage as the engine takes them, with a wait after each part; this trains the planner."""
     prefer_fast_matmul(device)
     stages = planner.stages()
     for stage, settings in zip(stages, options.of(stages), strict=True):

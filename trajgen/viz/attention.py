@@ -29,13 +29,7 @@ MOST_NAMES = 12
 def draw_attention(path: Path, run: Run, seeds: range) -> bool:
     """Draws the attention between scales, read from plans for the first states of some episodes.
 
-    Args:
-        path: of the picture.
-        run: whose plans they are.
-        seeds: of the episodes.
-
-    Returns:
-        Whether the run has a prior of adaptive blocks over several scales.
+    Returns whether the run has a prior of adaptive blocks over several scales.
     """
     planners = dict(scale_planners(run.policy.planner))
     if not planners:
@@ -62,16 +56,7 @@ def scale_planners(planner: Any) -> Iterator[tuple[str, Any]]:
 
 @torch.inference_mode()
 def attention_between_scales(planner: Any, cond: Cond, plan: Plan) -> NDArray[np.float64]:
-    """The share (K, K) of its attention that each scale gives to each, over layers, heads and plans.
-
-    Args:
-        planner: with a tokenizer and an autoregressive prior.
-        cond: B conditions.
-        plan: the plans made for them.
-
-    Returns:
-        Rows are the scales that attend, columns those attended to; a row sums to 1.
-    """
+    """The share (K, K) of its attention that each scale (row) gives to each (column), over layers, heads and plans."""
     tokenizer, prior = planner.tokenizer, planner.prior
     inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
     weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), tokenizer.schedule)
@@ -83,12 +68,8 @@ def attention_weights(
 ) -> Tensor:
     """The attention (L, L) of all tokens to all, averaged over plans, layers and heads.
 
-    The weights are computed from the blocks' own projections, so that the models need no code for it.
-
-    Args:
-        blocks: of the prior.
-        forward: lets the prior predict all tokens at once.
-        schedule: of the tokens, which decides which may attend to which.
+    The weights are computed from the blocks' own projections while ``forward`` predicts all tokens at once, so that
+    the models need no code for it.
     """
     projections: list[Tensor] = []
     hooks = [block.qkv.register_forward_hook(lambda *call: projections.append(call[2])) for block in blocks]
@@ -119,13 +100,7 @@ def even_attention(schedule: ScaleSchedule) -> NDArray[np.float64]:
 
 
 def attention_figure(path: Path, shares: dict[str, NDArray[np.float64]], schedules: dict[str, ScaleSchedule]) -> None:
-    """Draws attention between scales, a row of panels a planner: the share, and its ratio to even attention.
-
-    Args:
-        path: of the picture.
-        shares: (K, K) by the planner's name.
-        schedules: of the planners.
-    """
+    """Draws attention (K, K) by planner, a row of panels each: the share, and its ratio to even attention."""
     from matplotlib.colors import TwoSlopeNorm
 
     with new_figure(2 * PANEL + 1.5, (PANEL + 0.35) * len(shares), path) as figure:

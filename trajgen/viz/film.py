@@ -77,12 +77,7 @@ def film_path(run: Run, out: object, seed: int) -> Path:
 
 
 def make_video(run: Run, path: Path, request: VideoRequest, console: Console) -> None:
-    """Plays an episode of a run, writes it as a film and prints its return.
-
-    Raises:
-        ConfigError: if the film could not be written, or the environment cannot be rendered on this machine.
-        TrajgenError: if the episode fails.
-    """
+    """Plays an episode of a run, writes it as a film and prints its return; raises as `check_film` and `play`."""
     check_film(path)
     env = run.eval_env
     with console.status("playing the episode"):
@@ -154,14 +149,7 @@ class Recorder(gymnasium.Wrapper):
 def play(
     policy: RecedingHorizonPolicy, eval_env: EvalEnv, seed: int, *, steps: int | None = None, every: int = 4
 ) -> PlayedEpisode:
-    """Plays one episode, and keeps what a film of it needs.
-
-    Args:
-        policy: that plays.
-        eval_env: frames are rendered where it has no map.
-        seed: of the episode.
-        steps: the most that are played; None for the whole episode.
-        every: steps between rendered frames.
+    """Plays one episode of at most ``steps``, and renders each ``every``-th where there is no map.
 
     Raises:
         ConfigError: if the environment cannot be rendered on this machine; before anything is played.
@@ -225,9 +213,7 @@ def film_frames(
     Args:
         episode: with positions as its first two states where there are walls, else with rendered frames.
         every: steps of the episode between frames.
-        walls: of the map.
         stride: steps between the points of a plan.
-        limits: of the data, drawn behind the curves.
     """
     returns = np.concatenate([[0.0], episode.rewards.cumsum()])
     size = MAP
@@ -316,11 +302,7 @@ def _scene_view(
 
 
 def check_film(path: Path) -> None:
-    """Refuses a film that could not be written, before it is made.
-
-    Raises:
-        ConfigError: for another kind of file, one that exists, or an MP4 without its encoder.
-    """
+    """Raises a ConfigError for another kind of file, one that exists, or an MP4 without its encoder."""
     if path.suffix not in (".gif", ".mp4"):
         raise ConfigError("A film is a GIF or an MP4.", got=f"out={path}", fix="out=FILE.gif or out=FILE.mp4")
     if path.exists():
@@ -333,16 +315,7 @@ def check_film(path: Path) -> None:
 
 
 def write_film(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    """Writes frames (height, width, 3) of one size as a film; whole, or not at all.
-
-    Args:
-        path: ends in .gif or .mp4.
-        frames: in order, at least one.
-        rate: frames per second; a GIF keeps it to a hundredth of a second.
-
-    Returns:
-        How many frames there were.
-    """
+    """Writes frames of one size as a GIF or MP4 of so many frames per second, atomically; returns their number."""
     with replacing(path) as partial:
         return (_write_gif if path.suffix == ".gif" else _write_mp4)(partial, frames, rate)
 

@@ -50,15 +50,10 @@ def draw_run(
     *,
     stride: int = 1,
 ) -> list[str]:
-    """Draws learning curves, returns, and the first plans of some episodes into ``plots/``.
+    """Draws learning curves, returns, and the first plans of some episodes of an evaluation into ``plots/``.
 
     Args:
-        folder: that gets the pictures.
-        metrics: of the training; no curves where the file is missing.
-        policy: that was evaluated.
-        eval_env: in which it was.
-        evaluation: its result.
-        first_seed: of its episodes.
+        first_seed: of the evaluation's episodes.
         stride: environment steps between the points of a plan.
 
     Returns:
@@ -96,14 +91,9 @@ def draw_plans(
     """Draws plans after each scale, coarse to fine: over the map where there is one, else as curves.
 
     Args:
-        path: of the picture.
-        policy: that made the plans.
-        eval_env: with or without a map.
-        observation: from which they were made.
-        refinements: by title, the plans (n, T, D) decoded after each scale, normalized; nothing is drawn of none.
+        refinements: by title, the plans (n, T, D) decoded after each scale, normalized.
         executed: the states (m, S) that were then visited, one a step of the environment.
         stride: environment steps between the points of a plan.
-        limits: drawn behind the curves.
 
     Returns:
         Whether there was a plan of states to draw.
@@ -172,14 +162,7 @@ def plan_maps(
     executed: NDArray[Any] | None,
     titles: Sequence[str],
 ) -> None:
-    """Draws plans over the maze, one panel a scale from coarse to fine, and the executed path last.
-
-    Args:
-        plans: positions (K, n, T, 2) of n plans, decoded after each of the K scales.
-        start, goal: positions (2,).
-        executed: positions (m, 2) that were visited.
-        titles: of the K panels.
-    """
+    """Draws planned positions (K, n, T, 2) over the maze, one panel a scale, and the executed path (m, 2) last."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
 
@@ -239,13 +222,9 @@ def plan_curves(
     executed: NDArray[Any] | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Draws planned states over time: a row for each of the features that vary most, a column a scale.
+    """Draws planned states (K, n, T, S) over time: a row for each of the features that vary most, a column a scale.
 
-    Args:
-        plans: states (K, n, T, S) of n plans, decoded after each scale.
-        titles: of the K columns.
-        executed: states (T, S) that followed, at the plan's points in time.
-        limits: drawn as a band.
+    ``executed`` are the states (T, S) that followed, at the plan's points in time.
     """
     features = most_varied(plans[-1], MOST_FEATURES)
     with new_figure(max(4.0, 2.1 * len(plans) + 0.6), 1.25 * len(features) + 0.9, path) as figure:

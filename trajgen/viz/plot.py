@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest
 from trajgen.core.files import read_metrics
+from trajgen.evaluation.rollout import first_observations
+from trajgen.experiments.run_folder import free_path
+from trajgen.viz.plans import draw_plans
+from trajgen.viz.returns import default_targets, depends_on_return, draw_control, measure_control
+from trajgen.viz.training import draw_losses, draw_usage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,23 +53,12 @@ class PlotRequest:
 
 def plots_folder(run: Run, out: object, *, changed: bool) -> Path:
     """Where pictures go: into ``out``, else into the run's plots/, or, of other options, a new folder in it."""
-    from trajgen.experiments.run_folder import free_path
-
     plots = run.folder / "plots"
     return Path(str(out)) if out is not None else free_path(plots) if changed else plots
 
 
 def plot(run: Run, folder: Path, request: PlotRequest, console: Console) -> list[Path]:
-    """Draws the requested pictures into a folder, and prints in one line why one does not apply.
-
-    Args:
-        run: whose pictures they are.
-        folder: that gets them; a picture of the same name is replaced.
-        request: which pictures, and of what.
-        console: where each picture's path is printed.
-
-    Returns:
-        The pictures' paths.
+    """Draws the requested pictures into a folder, and prints their paths or in one line why one does not apply.
 
     Raises:
         TrajgenError: if a picture that was requested by name cannot be drawn; else the error is only printed.
@@ -87,23 +81,16 @@ def plot(run: Run, folder: Path, request: PlotRequest, console: Console) -> list
 
 
 def _learning(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    from trajgen.viz.training import draw_losses
-
     path = folder / "training.png"
     return [path] if draw_losses(path, read_metrics(run.metrics)) else "this run has no losses in its metrics.jsonl"
 
 
 def _usage(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    from trajgen.viz.training import draw_usage
-
     path = folder / "usage.png"
     return [path] if draw_usage(path, read_metrics(run.metrics)) else "this run has no codebook whose use was logged"
 
 
 def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    from trajgen.evaluation.rollout import first_observations
-    from trajgen.viz.plans import draw_plans
-
     paths = []
     seeds = range(request.seed, request.seed + PLANNED)
     limits = run.data.limits if run.eval_env.walls is None and run.data is not None else None
@@ -117,8 +104,6 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
 
 
 def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    from trajgen.viz.returns import default_targets, depends_on_return, draw_control, measure_control
-
     targets = list(request.returns) or default_targets(run)
     low, high = min(targets), max(targets)
     if not depends_on_return(run, low, high if high > low else low + 1.0):

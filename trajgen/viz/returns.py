@@ -26,12 +26,7 @@ DEVIATIONS = (-1.0, 0.0, 1.0, 2.0)
 
 
 def draw_returns(path: Path, returns: ArrayLike, reference: ArrayLike) -> None:
-    """Draws each episode's return against the controller's return on the same episode.
-
-    Args:
-        path: of the picture.
-        returns, reference: (n,), in the order of the same seeds; NaN where an episode failed.
-    """
+    """Draws each episode's return (n,) against the controller's on the same episode; NaN where one failed."""
     pairs = np.stack([np.asarray(returns, dtype=float), np.asarray(reference, dtype=float)])
     own, other = pairs[:, np.isfinite(pairs).all(0)]
     with new_figure(4.4, 4.4, path) as figure:
@@ -106,7 +101,7 @@ def measure_control(run: Run, targets: Sequence[float], seeds: range) -> Control
     """Plays the same episodes once for each target return, and once with the run's own target.
 
     Raises:
-        TrajgenError: if an episode fails, or the run cannot be conditioned on a return.
+        TrajgenError: if an episode fails.
     """
     import torch
 

@@ -34,17 +34,11 @@ class DataRange:
 
 @dataclass
 class Run:
-    """A run folder whose pictures are drawn.
-
-    Args:
-        folder: of the run.
-        config: of the run, with the options that are to be different from its training.
-        load: loads the run's policy, some of its options replaced.
-    """
+    """A run folder whose pictures are drawn."""
 
     folder: Path
-    config: Config
-    load: Callable[[Mapping[str, Any]], RecedingHorizonPolicy]
+    config: Config  # of the run, some options replaced
+    load: Callable[[Mapping[str, Any]], RecedingHorizonPolicy]  # its policy, more options replaced
 
     @property
     def metrics(self) -> Path:
@@ -53,20 +47,12 @@ class Run:
 
     @cached_property
     def policy(self) -> RecedingHorizonPolicy:
-        """Its policy, ready to act.
-
-        Raises:
-            CheckpointError: if the folder holds no weights that fit.
-        """
+        """Its policy, ready to act; raises a CheckpointError if the folder holds no weights that fit."""
         return self.load({})
 
     @cached_property
     def eval_env(self) -> EvalEnv:
-        """The environment in which it is evaluated.
-
-        Raises:
-            DataError: if its data set, which names the environment, is not on this machine.
-        """
+        """Its evaluation environment; raises a DataError if its data set, which names it, is not on this machine."""
         from trajgen.envs.eval_env import make_eval_env
 
         return make_eval_env(self.config.data)
@@ -92,13 +78,7 @@ class Run:
 def open_run(
     folder: Path, *, device: str = "auto", imports: tuple[str, ...] = (), overrides: Mapping[str, Any] | None = None
 ) -> Run:
-    """Opens a run folder; nothing of it is executed or loaded yet.
-
-    Args:
-        folder: of the run.
-        device: auto, cpu, cuda or cuda:N.
-        imports: modules that register components.
-        overrides: plain values that replace those of the run, as for `trajgen.load_policy`.
+    """Opens a run folder with the arguments of `trajgen.load_policy`; nothing of it is executed or loaded yet.
 
     Raises:
         CheckpointError: if the folder is not that of a run.

@@ -15,13 +15,8 @@ MARKS = {"steps": ("o", LINES[0], -0.14), "time": ("D", LINES[1], 0.14)}
 def draw_study(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, reference: str, unit: str) -> None:
     """Draws each variant's mean and 95 % interval over seeds and episodes, and small marks for single seeds.
 
-    Args:
-        path: of the picture.
-        rows: with ``variant``, ``equal`` ("steps" or "time"), ``reference`` (whether it is), ``mean``, ``ci95`` and
-            ``by_seed`` (mean by seed), where there is a mean.
-        title: the study's name.
-        reference: the name of the variant that is printed in bold.
-        unit: of the means.
+    ``rows`` have ``variant``, ``equal`` ("steps" or "time"), ``reference`` (a boolean), ``mean`` or None, ``ci95`` and
+    ``by_seed``; the variant called ``reference`` is printed in bold.
     """
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     rows = [row for row in rows if row["mean"] is not None]

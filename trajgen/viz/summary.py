@@ -73,12 +73,9 @@ def summary_markdown(
     """A run on one page: scores, what was run, training, pictures, and the command that repeats it.
 
     Args:
-        config: the resolved configuration; ``recipe``, ``seed`` and ``data.id`` are named where present.
-        evaluation: figures as of `evaluate`.
-        stages: for each, ``name``, ``steps``, ``minutes``, ``parts`` (of a step, to minutes), ``losses`` (name to last
-            value), and, where it has a codebook, ``usage`` (scale or name to the share of codes in use, 0 to 1).
+        stages: ``name``, ``steps``, ``minutes``, ``parts`` (of a step, to minutes), ``losses`` (name to last value),
+            and, where there is a codebook, ``usage`` (scale to the share of codes in use, 0 to 1) of each.
         plots: paths of pictures, relative to the page.
-        versions: of the packages, by name.
         command: that repeats the run; put together from the configuration if not given.
     """
     recipe, data, hardware = config.get("recipe"), config.get("data"), evaluation.get("hardware") or {}

@@ -61,15 +61,7 @@ def draw_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def draw_usage(path: Path, rows: list[dict[str, Any]]) -> bool:
-    """Draws the share of codes in use and the perplexity, a line a scale, a row of panels a stage.
-
-    Args:
-        path: of the picture.
-        rows: of metrics, with keys ``usage/SCALE`` and ``perplexity/SCALE``.
-
-    Returns:
-        Whether there was anything to draw.
-    """
+    """Draws the share of codes in use and the perplexity, a line a scale, a row of panels a stage; False if none is."""
     used, perplexity = curves(rows, "usage"), curves(rows, "perplexity")
     if not used:
         return False

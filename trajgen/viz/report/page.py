@@ -37,15 +37,7 @@ def report(path: Path, folders: Sequence[Path], console: Console, *, title: str 
 
 
 def write_report(path: Path, folders: Sequence[Path], *, title: str = "Runs compared") -> list[Facts]:
-    """Writes one HTML page that compares runs and needs no other file.
-
-    Args:
-        path: of the page; it must not exist.
-        folders: of the runs, the first of which the others are compared to, or of studies.
-        title: of the page.
-
-    Returns:
-        The facts of each run.
+    """Writes one HTML page that compares runs, or those of studies, to the first of them; returns their facts.
 
     Raises:
         ConfigError: if the page exists.
