@@ -14,11 +14,12 @@ import tiny
 import torch
 import torch.nn.functional as F
 from run_folders import write_metrics
-from walks import walk_env
+from walks import Constant, walk_env
 
 from trajgen.cli import main
 from trajgen.core.errors import TrajgenError
 from trajgen.core.schedule import ScaleSchedule
+from trajgen.evaluation.rollout import rollout
 from trajgen.nn import attention as blocks
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.viz.attention import (
@@ -32,7 +33,7 @@ from trajgen.viz.attention import (
 from trajgen.viz.plans import draw_plans
 from trajgen.viz.plot import PICTURES
 from trajgen.viz.record_plans import record_plans
-from trajgen.viz.returns import DiscountedReturns, default_targets, depends_on_return, measure_control
+from trajgen.viz.returns import default_targets, depends_on_return, discounted_sum, measure_control
 from trajgen.viz.run import Run, open_run
 
 FreshRun = Callable[..., Path]
@@ -125,22 +126,9 @@ def test_missing_data_cost_only_the_pictures_that_need_them(
 
 
 def test_achieved_returns_are_discounted_as_the_targets_are() -> None:
-    class Inner:
-        rewards: tuple = ()
-
-        def reset(self, **_: object) -> None: ...
-
-        def observe(self, reward: np.ndarray, done: object) -> None:
-            self.rewards += (float(reward[0]),)
-
-    policy: Any = DiscountedReturns(Inner(), 0.5)  # type: ignore[arg-type]
-    policy.reset(batch=2)
-    for reward in ([1.0, 0.0], [0.0, 2.0], [1.0, 0.0]):
-        policy.observe(np.array(reward), np.zeros(2, bool))
-    np.testing.assert_allclose(policy.returns, [1.25, 1.0])
-    assert policy.policy.rewards == (1.0, 0.0, 1.0)
-    policy.reset(batch=2)
-    assert not policy.returns.any()
+    rewards = rollout(Constant(0.5), walk_env(), [0, 1]).rewards
+    assert [discounted_sum(each, 0.5) for each in rewards] == [0.5 + 0.25 + 0.125, 0.9375]
+    assert discounted_sum(np.array([1.0, 2.0, 3.0]), 0.5) == 1 + 1 + 0.75
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trajgen.cli.acting import run_arguments
 from trajgen.cli.words import key_values
 
@@ -36,7 +38,7 @@ def plot(words: list[str]) -> None:
     from rich.console import Console
 
     from trajgen.core.options import structure
-    from trajgen.viz.plot import PlotRequest, plot, plots_folder
+    from trajgen.viz.plot import PlotRequest, plot
     from trajgen.viz.run import open_run
 
     values = key_values(words)
@@ -47,4 +49,5 @@ def plot(words: list[str]) -> None:
     request = structure(PlotRequest, options, "")
     folder, device, imports = run_arguments(values)
     run = open_run(folder, device=device, imports=imports, overrides=values)
-    plot(run, plots_folder(run, out, changed=bool(values) or bool({*options} - {"what"})), request, Console())
+    changed = bool(values) or bool({*options} - {"what"})
+    plot(run, None if out is None else Path(str(out)), request, Console(), changed=changed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from trajgen.cli.acting import run_arguments
 from trajgen.cli.words import key_values
 
@@ -29,7 +31,7 @@ def video(words: list[str]) -> None:
     from rich.console import Console
 
     from trajgen.core.options import structure
-    from trajgen.viz.film import VideoRequest, film_path, make_video
+    from trajgen.viz.film import VideoRequest, make_video
     from trajgen.viz.run import open_run
 
     values = key_values(words)
@@ -38,4 +40,4 @@ def video(words: list[str]) -> None:
     request = structure(VideoRequest, options, "")
     folder, device, imports = run_arguments(values)
     run = open_run(folder, device=device, imports=imports, overrides=values)
-    make_video(run, film_path(run, out, request.seed), request, Console())
+    make_video(run, None if out is None else Path(str(out)), request, Console())

@@ -34,7 +34,8 @@ class Episode:
 
     def __init__(self, eval_env: EvalEnv, env: gymnasium.Env, seed: int, record: bool, watchdog: Watchdog) -> None:
         self.eval_env, self.env, self.seed, self.record, self.watchdog = eval_env, env, seed, record, watchdog
-        self.reward, self.total, self.steps, self.done = 0.0, 0.0, 0, False
+        self.reward, self.steps, self.done = 0.0, 0, False
+        self.rewards: list[float] = []
         self.successes: int | None = None  # steps at which the environment reported success, if it reports it
         self.first_success: int | None = None
         self.error: str | None = None
@@ -60,7 +61,7 @@ class Episode:
         if not math.isfinite(reward):
             raise ValueError(f"the reward is {reward}")
         self.reward = float(reward)
-        self.total += self.reward
+        self.rewards.append(self.reward)
         self.steps += 1
         self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
         self._receive(observation, info)
@@ -146,6 +147,7 @@ class Rollouts:
     hits: NDArray[np.int64]  # (n,) first step at which it reported success, 0 at the start; -1 if it never did
     states: list[NDArray[np.float32]] = field(repr=False)  # n arrays (steps + 1, S), or empty ones
     goals: list[NDArray[np.float32] | None] = field(repr=False)  # n arrays (G,), at the episode's start
+    rewards: list[NDArray[np.float64]] = field(repr=False)  # n arrays (steps,)
     errors: list[dict[str, Any]]  # seed, step and message of each failed episode
     decisions: int  # actions that an environment took
     act_seconds: NDArray[np.float64] = field(repr=False)  # (calls,) wall time of each call of act
@@ -284,12 +286,13 @@ def _collect(episodes: list[Episode], seconds: list[float]) -> Rollouts:
     success = [episode.success for episode in episodes]
     return Rollouts(
         seeds=np.array([e.seed for e in episodes]),
-        returns=np.array([np.nan if e.error else e.total for e in episodes]),
+        returns=np.array([np.nan if e.error else sum(e.rewards) for e in episodes]),
         lengths=np.array([e.steps for e in episodes]),
         success=None if all(s is None for s in success) else np.array([bool(s) for s in success]),
         hits=np.array([-1 if e.first_success is None else e.first_success for e in episodes]),
         states=[np.stack(e.states) if e.states else np.empty((0, 0), np.float32) for e in episodes],
         goals=[e.goal for e in episodes],
+        rewards=[np.array(e.rewards) for e in episodes],
         errors=[{"seed": e.seed, "step": e.steps, "error": e.error} for e in episodes if e.error],
         decisions=sum(e.steps for e in episodes),
         act_seconds=np.array(seconds),

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import replacing
-from trajgen.core.observations import Key, entry
 from trajgen.evaluation.rollout import rollout
+from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
 from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states
 from trajgen.viz.record_plans import record_plans
@@ -69,15 +69,14 @@ class VideoRequest:
                 raise ConfigError(f"'{name}' must be {expected}.", got=f"{name}={getattr(self, name)}", fix=fix)
 
 
-def film_path(run: Run, out: object, seed: int) -> Path:
-    """Where a film goes: to ``out``, else to a new file in the run's videos/."""
-    from trajgen.experiments.run_folder import free_path
+def make_video(run: Run, out: Path | None, request: VideoRequest, console: Console) -> None:
+    """Plays an episode of a run, and writes it as a film: to ``out``, else to a new file in the run's videos/.
 
-    return free_path(run.folder / "videos", f"episode_{seed}-{{}}.gif") if out is None else Path(str(out))
-
-
-def make_video(run: Run, path: Path, request: VideoRequest, console: Console) -> None:
-    """Plays an episode of a run, writes it as a film and prints its return; raises as `check_film` and `play`."""
+    Raises:
+        ConfigError: if the film could not be written, or the environment cannot be rendered on this machine.
+        TrajgenError: if the episode fails.
+    """
+    path = out or free_path(run.folder / "videos", f"episode_{request.seed}-{{}}.gif")
     check_film(path)
     env = run.eval_env
     with console.status("playing the episode"):
@@ -116,34 +115,32 @@ class PlayedEpisode:
         return next((plan for plan in reversed(self.plans) if plan.step <= step), None)
 
 
-class Recorder(gymnasium.Wrapper):
-    """Keeps states, rewards and, every so many steps, a frame of an environment."""
+class FrameRecorder(gymnasium.Wrapper):
+    """Renders an environment every so many steps."""
 
-    def __init__(self, env: gymnasium.Env, state_key: Key, every: int, render: bool) -> None:
+    def __init__(self, env: gymnasium.Env, every: int) -> None:
         super().__init__(env)
-        self.state_key, self.every, self.rendering = state_key, every, render
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Starts a new record."""
-        observation, info = self.env.reset(seed=seed, options=options)
-        self.states: list[NDArray[np.float32]] = []
-        self.rewards: list[float] = []
+        self.every, self.steps = every, 0
         self.frames: list[Frame] = []
-        self._record(observation)
-        return observation, info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Takes a step, and records its outcome."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.rewards.append(float(reward))
-        self._record(observation)
-        return observation, reward, terminated, truncated, info
+    def reset(self, **options: Any) -> Any:
+        """Starts a new record."""
+        result = self.env.reset(**options)
+        self.steps, self.frames = 0, []
+        self._record()
+        return result
 
-    def _record(self, observation: Any) -> None:
-        if self.rendering and len(self.states) % self.every == 0:
+    def step(self, action: Any) -> Any:
+        """Takes a step, and records what it looks like."""
+        result = self.env.step(action)
+        self.steps += 1
+        self._record()
+        return result
+
+    def _record(self) -> None:
+        if self.steps % self.every == 0:
             frame: Any = self.env.render()
             self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
-        self.states.append(np.array(entry(observation, self.state_key), dtype=np.float32))
 
 
 def play(
@@ -155,8 +152,7 @@ def play(
         ConfigError: if the environment cannot be rendered on this machine; before anything is played.
         TrajgenError: if the episode fails.
     """
-    render = eval_env.walls is None
-    env = Recorder(_rendering_env(eval_env) if render else eval_env.make_env(), policy.space.state_key, every, render)
+    env = FrameRecorder(_rendering_env(eval_env), every) if eval_env.walls is None else eval_env.make_env()
     short = replace(eval_env, max_steps=min(steps or eval_env.max_steps, eval_env.max_steps))
     planner = policy.planner
     try:
@@ -175,7 +171,8 @@ def play(
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
         plans.append(TimedPlan(number * policy.options.replan_interval, [x[0] for x in states.values()]))
     plans = [plan for plan in plans if plan.scales]
-    return PlayedEpisode(np.stack(env.states), np.array(env.rewards), rollouts.goals[0], plans, env.frames)
+    frames = env.frames if isinstance(env, FrameRecorder) else []
+    return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
 
 
 def _rendering_env(eval_env: EvalEnv) -> gymnasium.Env:

@@ -51,20 +51,18 @@ class PlotRequest:
                 raise ConfigError(f"'{name}' must be at least {least}.", got=f"{name}={value}", fix="or leave it out")
 
 
-def plots_folder(run: Run, out: object, *, changed: bool) -> Path:
-    """Where pictures go: into ``out``, else into the run's plots/, or, of other options, a new folder in it."""
-    plots = run.folder / "plots"
-    return Path(str(out)) if out is not None else free_path(plots) if changed else plots
+def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, changed: bool = False) -> list[Path]:
+    """Draws the requested pictures, and prints their paths or in one line why one does not apply.
 
-
-def plot(run: Run, folder: Path, request: PlotRequest, console: Console) -> list[Path]:
-    """Draws the requested pictures into a folder, and prints their paths or in one line why one does not apply.
+    They go into ``out``, else into the run's plots/, or, where options are ``changed``, into a new folder in it.
 
     Raises:
         TrajgenError: if a picture that was requested by name cannot be drawn; else the error is only printed.
     """
     from rich.text import Text
 
+    plots = run.folder / "plots"
+    folder = out or (free_path(plots) if changed else plots)
     paths: list[Path] = []
     for name in request.what or PICTURES:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from trajgen.evaluation.statistics import summarize
 from trajgen.viz.figure import INK, LINES, SOFT, new_figure, square_axes
 
 if TYPE_CHECKING:
-    from trajgen.core.protocols import Observation, Policy
+    from trajgen.core.protocols import Policy
     from trajgen.viz.run import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -48,30 +48,6 @@ class Control:
     run_targets: NDArray[np.float64]  # (n,) of the run's own return target
     run_achieved: NDArray[np.float64]  # (n,)
     data: NDArray[np.float32] | None = None  # returns-to-go of the data
-
-
-@dataclass
-class DiscountedReturns:
-    """A policy that adds up its rewards, discounted, as a return-to-go does."""
-
-    policy: Policy
-    discount: float
-    returns: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-
-    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
-        """Starts ``batch`` episodes."""
-        self.policy.reset(batch=batch, ids=ids)
-        self.returns, self.weight = np.zeros(batch or 1), 1.0
-
-    def act(self, observation: Observation) -> np.ndarray:
-        """The policy's action."""
-        return self.policy.act(observation)
-
-    def observe(self, reward: Any, done: Any) -> None:
-        """Takes the rewards; those of an ended episode are 0."""
-        self.returns += self.weight * np.asarray(reward, dtype=np.float64)
-        self.weight *= self.discount
-        self.policy.observe(reward, done)
 
 
 def depends_on_return(run: Run, low: float, high: float) -> bool:
@@ -115,13 +91,18 @@ def measure_control(run: Run, targets: Sequence[float], seeds: range) -> Control
 
 
 def _play(run: Run, policy: Policy, seeds: range) -> NDArray[np.float64]:
-    player = DiscountedReturns(policy, run.config.data.discount)
-    if errors := rollout(player, run.eval_env, seeds, record=False, batch=len(seeds)).errors:
+    rollouts = rollout(policy, run.eval_env, seeds, record=False, batch=len(seeds))
+    if errors := rollouts.errors:
         raise TrajgenError(
             f"The episode of seed {errors[0]['seed']} failed at step {errors[0]['step']}: {errors[0]['error']}",
             fix="seed=N of other episodes",
         )
-    return player.returns
+    return np.array([discounted_sum(rewards, run.config.data.discount) for rewards in rollouts.rewards])
+
+
+def discounted_sum(rewards: NDArray[np.float64], discount: float) -> float:
+    """The return-to-go at the start of an episode with these rewards (m,)."""
+    return float(rewards @ discount ** np.arange(len(rewards)))
 
 
 def draw_control(path: Path, control: Control) -> None:
