@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from trajgen import experiments
-from trajgen.bench.request import BenchRequest, load
-from trajgen.bench.timing import TIMES, report, timed
+from trajgen.bench.request import BenchRequest
+from trajgen.bench.timing import TIMES, timed
 from trajgen.viz.tables import Table
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-
-def bench_data(request: BenchRequest, console: Console) -> None:
+def run(request: BenchRequest, console: Console) -> None:
     """Times loading a data set and drawing batches of windows; makes the set first where it is not there yet."""
-    config, device = load(request)
+    config, device = request.load()
     stderr = Console(stderr=True)
     with console.status("timing"):
         experiments.load_episodes(config, stderr)  # makes the set if need be, and reads the disk into memory
@@ -34,9 +32,9 @@ def bench_data(request: BenchRequest, console: Console) -> None:
 
         timings = {size: timed(draw(size), device, request.repeats) for size in request.batch}
     rows = [[f"batch of {b}", *timing.cells(), f"{1e3 * b / timing.median:,.0f}"] for b, timing in timings.items()]
-    figures: list[dict[str, Any]] = [{"name": "batch", "batch": b, **t.to_dict()} for b, t in timings.items()]
+    figures: list[Mapping[str, Any]] = [{"name": "batch", "batch": b, **t.to_dict()} for b, t in timings.items()]
     figures.append({"name": "load", "seconds": seconds, "steps": episodes.steps})
     table = Table(["windows", *TIMES, "windows/s"], rows)
     title = f"{config.data.id}: {episodes.steps:,} steps"
-    report(console, title, table, figures, device, out=request.out, command=request.command)
+    request.report(console, title, table, figures, device)
     console.print(f"loaded in {seconds:.2f} s, {episodes.steps / seconds:,.0f} steps/s", highlight=False)

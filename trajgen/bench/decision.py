@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trajgen import experiments
-from trajgen.bench.request import BenchRequest, load
+from trajgen.bench.request import BenchRequest
 from trajgen.bench.roofline import count_cost, measure_rates
-from trajgen.bench.timing import TIMES, Timing, report, timed
+from trajgen.bench.timing import TIMES, Timing, timed
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import PlanFn, plan_step
 from trajgen.core.types import Cond, Space
@@ -34,7 +34,7 @@ Line = tuple[str, int, Timing]
 """Name, batch size and timing."""
 
 
-def bench_decision(request: BenchRequest, console: Console) -> None:
+def run(request: BenchRequest, console: Console) -> None:
     """Times one plan and its action, and prints the roofline of a single one."""
     planner, space, config, device = _load_planner(request)
     backends = request.backends or _available_backends(device)
@@ -53,11 +53,11 @@ def bench_decision(request: BenchRequest, console: Console) -> None:
         ratio = [f"{timing.median / medians[batch]:.2f}"] if medians else []
         rows.append([name, str(batch), *timing.cells(), rate, *ratio])
     columns = ["decision", "batch", *TIMES, "decisions/s", *(["of DT's"] if medians else [])]
-    figures: list[dict[str, Any]] = [{"name": n, "batch": b, **timing.to_dict()} for n, b, timing in lines]
+    figures: list[Mapping[str, Any]] = [{"name": n, "batch": b, **timing.to_dict()} for n, b, timing in lines]
     least = cost.roofline(rates)
     figures.append({"name": "roofline", "batch": 1, "milliseconds": least, **vars(cost)})
     title = f"{config.recipe}: one decision that plans"
-    report(console, title, Table(columns, rows), figures, device, out=request.out, command=request.command)
+    request.report(console, title, Table(columns, rows), figures, device)
     console.print(
         f"roofline at batch 1: {least:.2f} ms, from {cost.operations / 1e6:.0f} million operations at "
         f"{rates.operations / 1e9:.0f} a nanosecond and {cost.bytes / 1e6:.0f} MB of operands at "
@@ -72,7 +72,7 @@ def _load_planner(request: BenchRequest) -> tuple[Any, Space, Config, torch.devi
         policy = experiments.load_policy(request.run)
         config, space = load_config(Path(request.run))
         return policy.planner, space, config, policy.device
-    config, device = load(request)
+    config, device = request.load()
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     return experiments.build_planner(config, space).eval().to(device), space, config, device
 

@@ -1,19 +1,24 @@
-"""What ``trajgen bench`` measures."""
+"""What ``trajgen bench`` measures, and how it is shown and written."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.files import write_json
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from trajgen.config import Config
     from trajgen.export.backends import Backend
+    from trajgen.viz.tables import Table
 
 KINDS = ("decision", "train", "data")
 
@@ -45,58 +50,50 @@ class BenchRequest:
     command: str = ""
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("repeats", self.repeats),
-            ("threads", 1 if self.threads is None else self.threads),
-            ("batch", min(self.batch, default=0)),
-        ):
-            if least < 1:
-                raise ConfigError(f"'{name}' must be at least 1.", got=f"{name}={least}", fix=f"{name}=1")
+        threads = 1 if self.threads is None else self.threads
+        counts = {"repeats": self.repeats, "threads": threads, "batch": min(self.batch, default=0)}
+        for name, count in counts.items():
+            if count < 1:
+                raise ConfigError(f"'{name}' must be at least 1.", got=f"{name}={count}", fix=f"{name}=1")
         if self.against not in (None, "dt"):
-            raise ConfigError(
-                "Decisions are timed against one other model.", got=f"--against {self.against}", fix="--against dt"
-            )
+            raise ConfigError(f"There is no model '{self.against}' to measure against.", fix="--against dt")
         if self.run is not None and self.overrides:
-            raise ConfigError(
-                "A run is measured as it was trained.",
-                got=" ".join(self.overrides),
-                fix="leave out run=…, or the options",
-            )
+            raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(self.overrides)}")
+        if self.out is not None and self.out.exists():
+            raise ConfigError(f"{self.out} exists, and nothing is overwritten.", fix="out=ANOTHER, or remove it first")
+
+    def load(self) -> tuple[Config, torch.device]:
+        """The configuration of the overrides, and its device."""
+        from trajgen import experiments
+        from trajgen.config import compose
+        from trajgen.engine.runtime import choose_device
+
+        config = compose(list(self.overrides))
+        experiments.prepare_imports(config.imports)
+        return config, choose_device(config.device)
+
+    def report(
+        self, console: Console, title: str, table: Table, figures: list[Mapping[str, Any]], device: torch.device
+    ) -> None:
+        """Prints a table with the machine below it, and writes the figures as JSON if a file is named."""
+        from trajgen.bench.timing import machine
+
+        host = machine(device)
+        caption = f"{host['device']}, {host['threads']} of {host['cores']} threads, torch {host['torch']}"
+        if host["load"] > 1.5:  # such timings are worth nothing
+            caption += f"; load {host['load']:.1f}: other work was running"
+        console.print(table.rich(title, caption))
+        if self.out is not None:
+            date = datetime.datetime.now(datetime.UTC).date().isoformat()
+            write_json(self.out, {"command": self.command, "date": date, "machine": host, "lines": figures})
 
 
-def bench(kind: str, request: BenchRequest, console: Any = None) -> None:
-    """Measures decisions, training or data, and prints the timings.
-
-    Raises:
-        ConfigError: for another kind, or if the file for the figures exists.
-    """
-    import torch
-    from rich.console import Console
-
-    from trajgen.bench.timing import check_out
-    from trajgen.core.errors import nearest
-
+def bench(kind: str, request: BenchRequest, console: Console) -> None:
+    """Measures decisions, training ("train") or data, and prints the timings."""
     if kind not in KINDS:
-        raise ConfigError(f"There is no bench '{kind}'.", expected=", ".join(KINDS), fix=nearest(kind, KINDS))
-    check_out(request.out)
+        raise ConfigError(f"There is no bench '{kind}'.", fix=nearest(kind, KINDS))
+    import torch
+
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    console = console or Console()
-    if kind == "decision":
-        from trajgen.bench.decision import bench_decision as run
-    elif kind == "train":
-        from trajgen.bench.training import bench_training as run
-    else:
-        from trajgen.bench.data import bench_data as run
-    run(request, console)
-
-
-def load(request: BenchRequest) -> tuple[Config, torch.device]:
-    """The configuration of the request's words, and its device."""
-    from trajgen import experiments
-    from trajgen.config import compose
-    from trajgen.engine.runtime import choose_device
-
-    config = compose(list(request.overrides))
-    experiments.prepare_imports(config.imports)
-    return config, choose_device(config.device)
+    import_module(f"trajgen.bench.{kind}").run(request, console)

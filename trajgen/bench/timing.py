@@ -1,27 +1,18 @@
-"""Timings of a function, the machine they were measured on, and how they are shown and written."""
+"""Timings of a function, and the machine they were measured on."""
 
 from __future__ import annotations
 
-import datetime
-import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from trajgen.core.errors import ConfigError
 from trajgen.evaluation.hardware import hardware
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from trajgen.viz.tables import Table
 
 WARM_UP = 10
 LONGEST = 20.0
@@ -82,42 +73,7 @@ def synchronize(device: torch.device) -> None:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the timings were measured on: the device, the processor, threads, load and versions."""
     host = hardware()
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else host["cpu"],
-        "processor": host["cpu"],
-        "cores": host["cores"],
-        "threads": host["threads"],
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
-
-
-def report(
-    console: Console,
-    title: str,
-    table: Table,
-    figures: Sequence[Mapping[str, Any]],
-    device: torch.device,
-    *,
-    out: Path | None,
-    command: str,
-) -> None:
-    """Prints a table with the machine below it, and writes the figures as JSON into a new file if one is named."""
-    host = machine(device)
-    caption = f"{host['device']}, {host['threads']} of {host['cores']} threads, torch {host['torch']}"
-    if host["load"] is not None and host["load"] > 1.5:  # such timings are worth nothing
-        caption += f"; load {host['load']:.1f}: other work was running"
-    console.print(table.rich(title, caption))
-    if out is not None:
-        date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        result = {"command": command, "date": date, "machine": host, "lines": list(figures)}
-        with out.open("x", encoding="utf-8") as file:
-            file.write(json.dumps(result, indent=2) + "\n")
-
-
-def check_out(out: Path | None) -> None:
-    """Refuses to overwrite a file before anything is measured."""
-    if out is not None and out.exists():
-        raise ConfigError(f"{out} exists, and nothing is overwritten.", fix="out=ANOTHER, or remove that file first")
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "system": platform.system()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else host["cpu"]
+    return host | {"device": name, "load": load} | versions

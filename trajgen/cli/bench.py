@@ -30,9 +30,11 @@ def bench(words: list[str]) -> None:
     if not words or "--help" in words or "-h" in words:
         print(HELP)
         return
+    from rich.console import Console
+
     from trajgen.bench.request import bench
 
-    bench(words[0], read(words[1:], "trajgen bench " + " ".join(words)))
+    bench(words[0], read(words[1:], "trajgen bench " + " ".join(words)), Console())
 
 
 def read(words: list[str], command: str = "") -> BenchRequest:

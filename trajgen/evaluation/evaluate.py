@@ -6,6 +6,7 @@ import datetime
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -48,11 +49,8 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("batch", 1), ("seed", 0)):
             if (value := getattr(self, name)) < least:
-                raise ConfigError(
-                    f"evaluation.{name} must be at least {least}.",
-                    got=value,
-                    fix=f"evaluation.{name}={getattr(EvaluationOptions, name)}",
-                )
+                fix = f"evaluation.{name}={getattr(EvaluationOptions, name)}"
+                raise ConfigError(f"evaluation.{name} must be at least {least}.", got=value, fix=fix)
 
 
 class RandomPolicy:
@@ -64,11 +62,8 @@ class RandomPolicy:
 
     def __init__(self, low: Array, high: Array, seed: int = 0) -> None:
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise ConfigError(
-                "Random actions need a bounded action box.",
-                got=f"low {low}, high {high}",
-                fix="evaluation.reference=false",
-            )
+            got = f"low {low}, high {high}"
+            raise ConfigError("Random actions need a bounded action box.", got=got, fix="evaluation.reference=false")
         self.low, self.high = low, high
         self.rng = np.random.default_rng(seed)
         self.shape = np.shape(low)
@@ -122,22 +117,18 @@ def evaluate(
     with environments(eval_env, min(options.batch, options.episodes)) as envs:
         space: Any = envs[0].action_space
         if not hasattr(space, "low"):
-            raise ConfigError(
-                "A policy's actions are a box of real numbers.",
-                got=space,
-                fix="data.env_id=ID of an environment with such actions",
-            )
+            fix = "data.env_id=ID of an environment with such actions"
+            raise ConfigError("A policy's actions are a box of real numbers.", got=space, fix=fix)
         if options.protocol == "first_hit":
             require_goal(eval_env, envs[0])
-        policies: dict[str, Policy] = {"policy": policy}
+        references: dict[str, Policy] = {}
         if options.reference:
-            policies["random"] = RandomPolicy(space.low, space.high, options.seed)
+            references["random"] = RandomPolicy(space.low, space.high, options.seed)
             if eval_env.controller is not None:
-                policies["controller"] = eval_env.controller()
-        batch = options.batch
-        rollouts = {"policy": rollout(policy, eval_env, seeds, batch=batch, envs=envs, progress=progress)}
-        for name in [name for name in policies if name != "policy"]:
-            rollouts[name] = rollout(policies[name], eval_env, seeds, record=False, batch=batch, envs=envs)
+                references["controller"] = eval_env.controller()
+        play = partial(rollout, eval_env=eval_env, seeds=seeds, batch=options.batch, envs=envs)
+        rollouts = {"policy": play(policy, progress=progress)}
+        rollouts |= {name: play(reference, record=False) for name, reference in references.items()}
     if options.protocol == "first_hit":
         rollouts = {n: replace(r, returns=r.from_first_hit(eval_env.max_steps)) for n, r in rollouts.items()}
     played = rollouts["policy"]
@@ -168,7 +159,7 @@ def evaluate(
 def _scores(eval_env: EvalEnv, rollouts: Mapping[str, Rollouts]) -> dict[str, Any]:
     """The returns, normalized by named bounds, and over the controller's."""
     completed = {name: each.returns[each.completed] for name, each in rollouts.items()}
-    summaries = {name: summarize(returns).to_dict() for name, returns in completed.items() if returns.size}
+    summaries = {name: summarize(returns)._asdict() for name, returns in completed.items() if returns.size}
     bounds = dict(eval_env.bounds)
     if "controller" in summaries and "random" in summaries:
         bounds[MEASURED] = (summaries["random"]["mean"], summaries["controller"]["mean"])

@@ -34,7 +34,7 @@ class Episode:
 
     def __init__(self, eval_env: EvalEnv, env: gymnasium.Env, seed: int, record: bool, watchdog: Watchdog) -> None:
         self.eval_env, self.env, self.seed, self.record, self.watchdog = eval_env, env, seed, record, watchdog
-        self.reward, self.steps, self.done = 0.0, 0, False
+        self.done = False
         self.rewards: list[float] = []
         self.successes: int | None = None  # steps at which the environment reported success, if it reports it
         self.first_success: int | None = None
@@ -42,29 +42,29 @@ class Episode:
         self.states: list[NDArray[np.float32]] = []
         self.goal: NDArray[np.float32] | None = None
         self.observation: Observation = None
-        self._guarded(self._reset)
+        with self._guarded():
+            self._receive(*eval_env.reset(env, seed))
+            if eval_env.goal_key is not None:
+                self.goal = np.array(entry(self.observation, eval_env.goal_key), dtype=np.float32)
 
     def step(self, action: Any) -> float:
         """Takes one step; returns its reward."""
-        self.reward = 0.0
-        if not self.done:
-            self._guarded(lambda: self._step(action))
-        return self.reward
+        if self.done:
+            return 0.0
+        with self._guarded():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            if not math.isfinite(reward):
+                raise ValueError(f"the reward is {reward}")
+            self.rewards.append(float(reward))
+            self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
+            self._receive(observation, info)
+            return self.rewards[-1]
+        return 0.0
 
-    def _reset(self) -> None:
-        self._receive(*self.eval_env.reset(self.env, self.seed))
-        if self.eval_env.goal_key is not None:
-            self.goal = np.array(entry(self.observation, self.eval_env.goal_key), dtype=np.float32)
-
-    def _step(self, action: Any) -> None:
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if not math.isfinite(reward):
-            raise ValueError(f"the reward is {reward}")
-        self.reward = float(reward)
-        self.rewards.append(self.reward)
-        self.steps += 1
-        self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
-        self._receive(observation, info)
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return len(self.rewards)
 
     def _receive(self, observation: Observation, info: dict[str, Any]) -> None:
         _check_observation(observation, self.env.observation_space)
@@ -83,10 +83,11 @@ class Episode:
         """Whether it has succeeded so far; None if the environment does not report it."""
         return None if self.successes is None else self.successes >= self.eval_env.rule.steps
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
         self.watchdog.call = f"step {self.steps + 1} of the episode of seed {self.seed}", monotonic()
         try:
-            call()
+            yield
         except Exception as error:  # an environment may raise anything; its episode fails, the others go on
             self.error, self.done = f"{type(error).__name__}: {error}", True
         finally:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +13,9 @@ Statistic = Callable[..., Array]
 """Maps one or more samples (..., n) to one value each (...), along the last axis."""
 
 RESAMPLES = 2000
-CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
-class Summary:
+class Summary(NamedTuple):
     """A sample of n scores; ``ci95`` is the bootstrap interval of the mean."""
 
     mean: float
@@ -26,10 +23,6 @@ class Summary:
     ci95: tuple[float, float]
     std: float
     n: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same figures as plain values, ready for JSON."""
-        return asdict(self) | {"ci95": list(self.ci95)}
 
 
 def mean(values: ArrayLike) -> Array:
@@ -68,7 +61,7 @@ def bootstrap_interval(
     *samples: ArrayLike,
     draw_rows: bool = False,
     resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
+    confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
     """The percentile-bootstrap interval of ``statistic``.
@@ -78,11 +71,6 @@ def bootstrap_interval(
     al. 2021), which leaves the rows' weights as they are, and then pooled. With ``draw_rows`` the rows
     themselves are drawn first, with replacement, and then episodes within each row drawn (a hierarchical
     bootstrap, Davison & Hinkley 1997, section 3.8): the interval then speaks of other seeds too.
-
-    Args:
-        statistic: maps the samples, each (..., n), to values (...).
-        samples: arrays of one shape, (n,) or (seeds, n).
-        draw_rows: whether seeds are drawn as well as episodes.
 
     Raises:
         ValueError: if the samples' shapes differ, or they are empty.
@@ -114,12 +102,6 @@ def summarize(values: ArrayLike, *, seed: int = 0) -> Summary:
 
 
 def normalized(values: ArrayLike, bounds: tuple[float, float]) -> Array:
-    """The normalized score 100·(r - low)/(high - low) (D4RL, arXiv 2004.07219), element by element.
-
-    Raises:
-        ValueError: if the bounds coincide.
-    """
+    """The normalized score 100·(r - low)/(high - low) (D4RL, arXiv 2004.07219), element by element."""
     low, high = bounds
-    if high == low:
-        raise ValueError(f"the bounds of a normalized score must differ, got {low} and {high}")
     return 100.0 * (np.asarray(values, dtype=np.float64) - low) / (high - low)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trajgen import experiments
-from trajgen.bench.request import BenchRequest, load
-from trajgen.bench.timing import Timing, report, synchronize
+from trajgen.bench.request import BenchRequest
+from trajgen.bench.timing import Timing, synchronize
 from trajgen.core.protocols import Source
 from trajgen.core.types import Batch, Stage
 from trajgen.engine.optimization import Optimization
@@ -41,9 +41,9 @@ class StageTiming:
         return sum(timing.median for timing in self.parts.values())
 
 
-def bench_training(request: BenchRequest, console: Console) -> None:
+def run(request: BenchRequest, console: Console) -> None:
     """Times training steps of each stage."""
-    config, device = load(request)
+    config, device = request.load()
     planner, source, _ = experiments.prepare(config, device, console)
     with console.status("timing"):
         timings = list(time_stages(planner, source, config.engine, device, request.repeats))
@@ -53,13 +53,13 @@ def bench_training(request: BenchRequest, console: Console) -> None:
         ends = f"{stage.step:.3g}", f"{100 * medians[0] / stage.step:.1f}", f"{1e3 * stage.batch / stage.step:,.0f}"
         rows.append([stage.name, str(stage.batch), *(f"{median:.3g}" for median in medians), *ends])
     table = Table(["stage", "batch", *PARTS, "step", "data %", "windows/s"], rows)
-    figures = [
+    figures: list[Mapping[str, Any]] = [
         {"name": stage.name, "batch": stage.batch, "part": part, **stage.parts[part].to_dict()}
         for stage in timings
         for part in PARTS
     ]
     title = f"{config.recipe} on {config.data.id}: a training step, median ms"
-    report(console, title, table, figures, device, out=request.out, command=request.command)
+    request.report(console, title, table, figures, device)
 
 
 def time_stages(
