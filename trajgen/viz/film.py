@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +38,6 @@ MAP = 4.6, 5.2  # inches of a frame with a map
 SCENE = 4.2  # inches of a rendered frame's side
 CURVES = 3.6  # inches of the curves beside it
 MOST_CURVES = 4
-COLORS = 255
-PALETTE_FRAMES = 8
-"""Frames from which the colors of a GIF are chosen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +82,8 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
         console.print(f"Planner '{planner}' makes no plans of states: the film shows the episode alone.", markup=False)
     with console.status("drawing"):
         stride, limits = run.config.data.stride, None if env.walls is not None or run.data is None else run.data.limits
-        frames = film_frames(episode, request.every, walls=env.walls, stride=stride, limits=limits)
-        count = write_film(path, frames, request.rate)
+        every, rate = request.every, request.rate
+        count = write_film(path, episode, every=every, rate=rate, walls=env.walls, stride=stride, limits=limits)
     text = f"return {episode.rewards.sum():.1f} in {len(episode.rewards)} steps, {count} frames: {path}"
     console.print(text, markup=False, soft_wrap=True, highlight=False)
 
@@ -202,17 +198,30 @@ def _rendering_env(eval_env: EvalEnv) -> gymnasium.Env:
     return rendering
 
 
-def film_frames(
-    episode: PlayedEpisode, every: int, *, walls: Walls | None = None, stride: int = 1, limits: Limits | None = None
-) -> Iterator[Frame]:
-    """Frames of an episode: over the map, or as rendered with the states until now and the planned ones beside it.
+def write_film(
+    path: Path,
+    episode: PlayedEpisode,
+    *,
+    every: int,
+    rate: float,
+    walls: Walls | None = None,
+    stride: int = 1,
+    limits: Limits | None = None,
+) -> int:
+    """Draws an episode over the map, or as rendered with its states and the planned ones beside it, into a film.
 
     Args:
+        path: ends in .gif or .mp4; written atomically.
         episode: with positions as its first two states where there are walls, else with rendered frames.
         every: steps of the episode between frames.
+        rate: frames per second.
         stride: steps between the points of a plan.
+
+    Returns:
+        How many frames there are.
     """
     returns = np.concatenate([[0.0], episode.rewards.cumsum()])
+    steps = range(0, len(episode.states), every)
     size = MAP
     if walls is None:
         height = SCENE * episode.frames[0].shape[0] / episode.frames[0].shape[1]
@@ -222,15 +231,24 @@ def film_frames(
             ax, update = _map_view(figure, episode, walls)
         else:
             ax, update = _scene_view(figure, episode, every, stride, limits)
-        figure.set_dpi(DPI)
-        canvas: Any = figure.canvas
-        for step in range(0, len(episode.states), every):
-            ax.set_title(f"step {step:4d}   return {returns[step]:.1f}", loc="left", fontfamily="monospace")
-            update(step)
-            canvas.draw()
-            pixels = np.asarray(canvas.buffer_rgba(), dtype=np.uint8)
-            height, width = (side // 2 * 2 for side in pixels.shape[:2])  # even, as codecs of films require
-            yield pixels[:height, :width, :3].copy()
+        with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
+            for step in steps:
+                ax.set_title(f"step {step:4d}   return {returns[step]:.1f}", loc="left", fontfamily="monospace")
+                update(step)
+                writer.grab_frame()
+    return len(steps)
+
+
+def _writer(path: Path, fps: Any) -> Any:
+    import matplotlib
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    if path.suffix == ".gif":
+        return PillowWriter(fps=fps)
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    matplotlib.rcParams["animation.ffmpeg_path"] = get_ffmpeg_exe()  # within the context of the figure
+    return FFMpegWriter(fps=fps, codec="h264")
 
 
 def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any, Update]:
@@ -309,39 +327,3 @@ def check_film(path: Path) -> None:
             "An MP4 needs the package imageio-ffmpeg, which is not installed.",
             fix="pip install 'trajgen[video]', or out=FILE.gif, which needs nothing more",
         )
-
-
-def write_film(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    """Writes frames of one size as a GIF or MP4 of so many frames per second, atomically; returns their number."""
-    with replacing(path) as partial:
-        return (_write_gif if path.suffix == ".gif" else _write_mp4)(partial, frames, rate)
-
-
-def _write_gif(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    from PIL import Image
-
-    images = [Image.fromarray(frame) for frame in frames]
-    sample = np.concatenate([np.asarray(image) for image in images[:: max(1, len(images) // PALETTE_FRAMES)]])
-    palette = Image.fromarray(sample).quantize(COLORS)  # one for all frames, so that nothing flickers
-    first, *others = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
-    duration = round(100 / rate) * 10
-    first.save(path, format="GIF", save_all=True, append_images=others, duration=duration, loop=0, optimize=True)
-    return len(images)
-
-
-def _write_mp4(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    from imageio_ffmpeg import write_frames
-
-    iterator = iter(frames)
-    first = next(iterator)
-    height, width = first.shape[:2]
-    writer = write_frames(str(path), (width, height), fps=rate, codec="libx264", macro_block_size=2, quality=8)
-    writer.send(None)
-    count = 0
-    try:
-        for frame in chain([first], iterator):
-            writer.send(np.ascontiguousarray(frame))
-            count += 1
-    finally:
-        writer.close()
-    return count
