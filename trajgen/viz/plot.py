@@ -116,9 +116,7 @@ def _attention(run: Run, folder: Path, request: PlotRequest) -> Pictures:
 
     path = folder / "attention.png"
     seeds = range(request.seed, request.seed + request.episodes)
-    return (
-        [path] if draw_attention(path, run, seeds) else "this run has no prior of adaptive blocks over several scales"
-    )
+    return [path] if draw_attention(path, run, seeds) else "this run has no prior that attends from scale to scale"
 
 
 PICTURES: dict[str, Callable[[Run, Path, PlotRequest], Pictures]] = {

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import read_json, read_metrics
 from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
@@ -23,7 +25,7 @@ MOST_PICTURES = 4
 """Of each kind, a run."""
 PICTURES = ("plan_episode_*.png", "plans_seed_*.png", "usage.png", "control.png", "attention.png")
 """The pictures that the page shows, in this order."""
-DAMAGED = (TrajgenError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, OSError)
+DAMAGED = (TrajgenError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError)
 """What reading a file raises that no command of ours wrote."""
 
 
@@ -144,13 +146,11 @@ def _read(folder: Path, label: str) -> Facts:
 
 def _read_evaluation(facts: Facts, path: Path) -> None:
     evaluation = read_json(path)
-    facts.scores = score_rows(evaluation)
-    facts.evaluation = evaluation
+    facts.scores, facts.evaluation = score_rows(evaluation), evaluation
 
 
 def _read_training(facts: Facts, path: Path) -> None:
-    facts.stages = trained_stages(path)
-    facts.metrics = read_metrics(path)
+    facts.stages, facts.metrics = trained_stages(path), read_metrics(path)
 
 
 def _read_versions(facts: Facts, path: Path) -> None:
@@ -158,14 +158,9 @@ def _read_versions(facts: Facts, path: Path) -> None:
 
 
 def _read_weights(facts: Facts, path: Path) -> None:
-    """Counts them from the header of the final checkpoint; nothing of it is loaded."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="numpy") as file:
-            facts.weights = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    """Counts the numbers of the final checkpoint from its header; nothing of it is loaded."""
+    with safe_open(path, framework="numpy") as file:
+        facts.weights = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dict
 
 
 def _read_pictures(facts: Facts, folder: Path) -> None:

@@ -167,7 +167,7 @@ def _costs(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
         if len(run.stages) > 1:
             parts = ", ".join(f"{stage['name'].replace('_', ' ')} {number(stage['minutes'])}" for stage in run.stages)
             minutes = _html('{} <span class="note">{}</span>', minutes, parts)
-        decision = [number(run.number("decision_ms", f"batch_{size}", "median")) for size in (1, 64)]
+        decisions = [number(run.number("decision_ms", f"batch_{size}", "median")) for size in (1, 64)]
         hardware = run.evaluation.get("hardware")
         hardware = hardware if isinstance(hardware, dict) else {}
         threads = hardware.get("threads") and f"{hardware['threads']} thread" + "s" * (hardware["threads"] != 1)
@@ -178,7 +178,7 @@ def _costs(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
                 minutes,
                 number(run.total("steps"), 0),
                 number(run.weights, 0),
-                f"{decision[0]} ({decision[1]})",
+                "{} ({})".format(*decisions),
                 number(run.number("decisions_per_second"), 0),
                 ", ".join(str(part) for part in machine if part) or NOTHING,
             )
