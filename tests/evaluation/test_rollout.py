@@ -20,16 +20,16 @@ def test_one_episode_for_every_seed(batch: int) -> None:
     lengths = [3 + seed % 5 for seed in range(10)]
     assert rollouts.lengths.tolist() == lengths and rollouts.decisions == sum(lengths) and not rollouts.errors
     np.testing.assert_allclose(rollouts.returns, 0.5 * np.array(lengths))
-    assert sorted(seed for env in eval_env.made for seed in env.given) == list(range(10))
-    assert len(eval_env.made) == min(batch, 10) and all(env.closed for env in eval_env.made)
+    assert sorted(seed for env in eval_env.envs for seed in env.seeds) == list(range(10))
+    assert len(eval_env.envs) == min(batch, 10) and all(env.closed for env in eval_env.envs)
     assert progress[-1] == (10, 10) and progress == sorted(progress)
 
 
 def test_nothing_is_rewarded_after_the_end() -> None:
     policy = Constant(1.0)
     rollout(policy, walk_env(), [0, 4])  # 3 and 7 steps
-    rewards = np.array([reward for reward, _ in policy.told])
-    done = np.array([done for _, done in policy.told])
+    rewards = np.array([reward for reward, _ in policy.outcomes])
+    done = np.array([done for _, done in policy.outcomes])
     np.testing.assert_array_equal(rewards[:, 0], [1, 1, 1, 0, 0, 0, 0])
     np.testing.assert_array_equal(done[:, 0], [0, 0, 1, 0, 0, 0, 0])  # reported once
     np.testing.assert_array_equal(done[:, 1], [0, 0, 0, 0, 0, 0, 1])
@@ -64,7 +64,7 @@ def test_an_episode_that_raises_is_reported_and_the_rest_go_on(on_reset: bool) -
     message = "RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged"
     assert rollouts.errors == [{"seed": 3, "step": 0 if on_reset else 1, "error": message}]
     np.testing.assert_array_equal(np.delete(rollouts.returns, 3), np.delete(3 + np.arange(8) % 5, 3))
-    assert len(eval_env.made) == 5 and all(env.closed for env in eval_env.made)  # the one that raised was replaced
+    assert len(eval_env.envs) == 5 and all(env.closed for env in eval_env.envs)  # the one that raised was replaced
 
 
 def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
@@ -81,7 +81,7 @@ def test_environments_are_used_again_and_batched_as_gymnasium_does() -> None:
     with environments(eval_env, 3) as envs:
         first, second = (rollout(Constant(0.2), eval_env, range(3), envs=envs) for _ in range(2))
     np.testing.assert_array_equal(first.returns, second.returns)
-    assert len(eval_env.made) == 3
+    assert len(eval_env.envs) == 3
     vector = gymnasium.vector.SyncVectorEnv([Walk, Walk, Walk])
     expected, _ = vector.reset(seed=[7, 8, 9])
     batch = stack(vector.single_observation_space, [Walk().reset(seed=seed)[0] for seed in (7, 8, 9)])
@@ -102,4 +102,4 @@ def test_decision_time_is_that_of_fresh_episodes() -> None:
     policy = Constant(1.0)
     times = decision_ms(policy, walk_env(), 4, repeats=3, warm_up=1)
     assert 0 < times["median"] <= times["p95"]
-    assert len(policy.seen) == 4 and policy.seen[0]["observation"].shape == (4, 2)
+    assert len(policy.observations) == 4 and policy.observations[0]["observation"].shape == (4, 2)

@@ -16,9 +16,9 @@ import tiny
 from trajgen import experiments
 from trajgen.assemble import assemble
 from trajgen.config import compose
+from trajgen.core.files import write_json
 from trajgen.core.types import Space
 from trajgen.engine.checkpoint import Checkpoints
-from trajgen.experiments import run_folder
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -43,8 +43,8 @@ def fresh_run(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         folder = tmp_path / (name or recipe)
         folder.mkdir(parents=True)
         plain = {**config.to_plain(), "space": dataclasses.asdict(tiny.SPACE), "command": f"trajgen train {recipe}"}
-        run_folder.write_json(folder / "config.json", plain)
-        run_folder.write_json(folder / "versions.json", {"trajgen": "0.1.0", "torch": "2.9"})
+        write_json(folder / "config.json", plain)
+        write_json(folder / "versions.json", {"trajgen": "0.1.0", "torch": "2.9"})
         planner: Any = experiments.build_planner(config, tiny.SPACE)
         Checkpoints(folder / "checkpoints").save_final(tiny.shake(planner, 0.1))
         return folder

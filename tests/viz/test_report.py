@@ -68,21 +68,21 @@ def pair(tmp_path: Path) -> list[Path]:
 def test_the_page_tells_its_facts_without_another_file_or_a_script(pair: list[Path], tmp_path: Path) -> None:
     write_report(tmp_path / "page.html", pair, title="Two runs")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    found = Page(text)
-    tags = {tag for tag, _ in found.elements}
+    rendered = Page(text)
+    tags = {tag for tag, _ in rendered.elements}
     assert {"svg", "img", "table", "style"} <= tags and not {"script", "link", "iframe", "object"} & tags
-    for tag, attributes in found.elements:
+    for tag, attributes in rendered.elements:
         assert not any(name.startswith("on") for name in attributes), tag
         for value in (attributes[name] for name in ("src", "href", "xlink:href") if name in attributes):
             assert value and value.startswith(("data:image/png;base64,", "#"))
     assert "url(http" not in text
     for words in ("Two runs", "2.5 [", "3.2 [", "a walk for each seed", "a processor, 1 thread, 2026-01-02", "1,234"):
-        assert words in found.text, words
+        assert words in rendered.text, words
     for command in ("train recipe=mage", "train recipe=bc", f"report {pair[0]} {pair[1]}", f"evaluate run={pair[0]}"):
-        assert f"trajgen {command}" in found.text, command
-    assert "prior: total loss" in found.text and "tokenizer: part loss" in found.text
-    assert "10.0 tokenizer 5.0, prior 5.0" in found.text  # minutes: 6 · 50 s a stage
-    assert f"trajgen plot run={pair[1]}" in found.text  # where there are no pictures, how to draw them
+        assert f"trajgen {command}" in rendered.text, command
+    assert "prior: total loss" in rendered.text and "tokenizer: part loss" in rendered.text
+    assert "10.0 tokenizer 5.0, prior 5.0" in rendered.text  # minutes: 6 · 50 s a stage
+    assert f"trajgen plot run={pair[1]}" in rendered.text  # where there are no pictures, how to draw them
     assert read_facts(pair)[0].weights == 2 * 3 + 4
 
 
@@ -161,10 +161,10 @@ def test_everything_of_a_stranger_s_is_escaped(pair: list[Path]) -> None:
     changes = dict.fromkeys(("env", "protocol", "date"), HOSTILE)
     changes |= {"hardware": {"cpu": HOSTILE, "threads": 1, "cuda": HOSTILE}}
     write_evaluation(folder, [1.0, 2.0], **changes, normalized={HOSTILE: {"mean": 1, "ci95": [0, 1], "bounds": [0, 1]}})
-    found = shown([pair[0], folder], HOSTILE)
-    assert {tag for tag, _ in found.elements} == {tag for tag, _ in plain.elements}
-    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
-    assert found.text.count("<script>alert(1)</script>") > 10 and "<b onclick=alert(3)>&amp;" in found.text
+    rendered = shown([pair[0], folder], HOSTILE)
+    assert {tag for tag, _ in rendered.elements} == {tag for tag, _ in plain.elements}
+    assert not any(name.startswith("on") for _, attributes in rendered.elements for name in attributes)
+    assert rendered.text.count("<script>alert(1)</script>") > 10 and "<b onclick=alert(3)>&amp;" in rendered.text
 
 
 @pytest.mark.parametrize(

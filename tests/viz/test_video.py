@@ -63,7 +63,7 @@ def test_what_cannot_be_played_is_refused(walker: RecedingHorizonPolicy) -> None
     eval_env = walk_env(Dark)
     with pytest.raises(ConfigError, match="OpenGL platform library") as error:
         play(walker, eval_env, 0)
-    assert "MUJOCO_GL" in str(error.value.fix) and [env.time for env in eval_env.made] == [0]  # not played
+    assert "MUJOCO_GL" in str(error.value.fix) and [env.time for env in eval_env.envs] == [0]  # not played
     with pytest.raises(TrajgenError, match="the simulation diverged") as failure:
         play(walker, walk_env(lambda: Painted(fails_at=3)), 3)
     assert "steps=1" in str(failure.value.fix)

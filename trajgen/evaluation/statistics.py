@@ -79,11 +79,11 @@ def bootstrap_interval(
     if not arrays or arrays[0].size == 0 or any(a.shape != arrays[0].shape or a.ndim > 2 for a in arrays):
         raise ValueError(f"samples must share one shape (n,) or (seeds, n), got {[a.shape for a in arrays]}")
     rows, n = arrays[0].shape
-    drawn = np.random.default_rng(seed).integers(n, size=(resamples, rows, n))
+    indices = np.random.default_rng(seed).integers(n, size=(resamples, rows, n))
     strata = np.arange(rows)[:, None]
     if draw_rows:
         strata = np.random.default_rng([seed, 1]).integers(rows, size=(resamples, rows, 1))
-    values = statistic(*(array[strata, drawn].reshape(resamples, rows * n) for array in arrays))
+    values = statistic(*(array[strata, indices].reshape(resamples, rows * n) for array in arrays))
     tail = 50 * (1 - confidence)
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -28,14 +28,14 @@ DEVIATIONS = (-1.0, 0.0, 1.0, 2.0)
 def draw_returns(path: Path, returns: ArrayLike, reference: ArrayLike) -> None:
     """Draws each episode's return (n,) against the controller's on the same episode; NaN where one failed."""
     pairs = np.stack([np.asarray(returns, dtype=float), np.asarray(reference, dtype=float)])
-    own, other = pairs[:, np.isfinite(pairs).all(0)]
+    policy, controller = pairs[:, np.isfinite(pairs).all(0)]
     with new_figure(4.4, 4.4, path) as figure:
         ax = figure.subplots()
-        square_axes(ax, [0.0, *own, *other])
-        ax.scatter(other, own, s=34, color=LINES[0], alpha=0.7, edgecolors="white", linewidths=0.6, zorder=3)
+        square_axes(ax, [0.0, *policy, *controller])
+        ax.scatter(controller, policy, s=34, color=LINES[0], alpha=0.7, edgecolors="white", linewidths=0.6, zorder=3)
         ax.set(xlabel="return of the controller", ylabel="return of the policy")
-        if own.size:
-            text = f"{own.size} episodes\nmean {own.mean():.1f} against {other.mean():.1f}"
+        if policy.size:
+            text = f"{policy.size} episodes\nmean {policy.mean():.1f} against {controller.mean():.1f}"
             ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top")
 
 
