@@ -94,12 +94,18 @@ def test_pictures_of_other_options_do_not_replace_the_run_s_own(fresh_run: Fresh
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["what=attentoin"], "attention"),
-        (["what=[plans,usag]"], "usage"),
-        (["episodes=0"], "episodes"),
-        (["plans=many"], "plans"),
-        (["smapler=greedy"], "sampler"),
-        (["run=nowhere"], "There is no such run folder"),
+        (["plot", "what=attentoin"], "attention"),
+        (["plot", "what=[plans,usag]"], "usage"),
+        (["plot", "episodes=0"], "episodes"),
+        (["plot", "plans=many"], "plans"),
+        (["plot", "smapler=greedy"], "sampler"),
+        (["plot", "run=nowhere"], "There is no such run folder"),
+        *(
+            (["video", f"{name}={value}"], name)
+            for name, value in (("every", 0), ("rate", 0), ("steps", 0), ("seed", -1))
+        ),
+        (["video", "evry=3"], "evry"),
+        (["video", "out=film.avi"], "GIF or an MP4"),
     ],
 )
 def test_mistakes_are_refused_before_anything_is_drawn(
@@ -107,9 +113,10 @@ def test_mistakes_are_refused_before_anything_is_drawn(
 ) -> None:
     folder = fresh_run("mage")
     with pytest.raises(SystemExit):
-        plot(folder, *words)
+        main([words[0], f"run={folder}", "device=cpu", *words[1:]])
     error = capsys.readouterr().err
-    assert message in error and "fix:" in error and not (folder / "plots").exists()
+    assert message in error and "fix:" in error
+    assert not (folder / "plots").exists() and not (folder / "videos").exists()
 
 
 def test_missing_data_cost_only_the_pictures_that_need_them(
