@@ -50,7 +50,7 @@ MAY: dict[str, set[str]] = {
         "export",
         "bench",
     },
-    "bench": {"core", "engine", "export", "experiments"},
+    "bench": {"core", "config", "engine", "evaluation", "export", "experiments", "viz"},
     "": {"core", "experiments"},  # the package itself: public names
     "__main__": {"cli"},
 }

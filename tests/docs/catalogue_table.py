@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trajgen.cli.data import catalogue
 from trajgen.data.catalogue import Task, facts
+from trajgen.viz.tables import Table
 
 ENVS = "environments"
 
@@ -23,7 +24,7 @@ def _tasks(tasks: list[Task]) -> str:
         steps = str(data.max_episode_steps or "by the set")
         windows, returns = f"{data.horizon} × {data.stride}", f"{data.discount:g}, {data.return_power:g}"
         rows.append((f"`{task.name}`", f"`{data.id}`", steps, windows, returns, task.success, bounds))
-    return _table(heads, rows)
+    return Table(heads, rows, numeric=False).markdown()
 
 
 def _envs(tasks: list[Task]) -> str:
@@ -33,9 +34,4 @@ def _envs(tasks: list[Task]) -> str:
         shown = facts(task)
         key = (task.eval_env, shown["reward"], shown["ends"], shown["differs"])
         alike.setdefault(key, []).append(f"`{task.name}`")
-    return _table(heads, [(", ".join(names), *key) for key, names in alike.items()])
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return Table(heads, [(", ".join(names), *key) for key, names in alike.items()], numeric=False).markdown()

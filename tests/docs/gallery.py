@@ -13,52 +13,41 @@ from pathlib import Path
 import numpy as np
 
 from trajgen.core.errors import ConfigError
-from trajgen.envs.eval_env import EvalEnv, make_eval_env
+from trajgen.envs.eval_env import EvalEnv
 from trajgen.envs.pointmaze import MAZES
-from trajgen.evaluation.rollout import rollout
-from trajgen.experiments import load_policy
-from trajgen.experiments.run_folder import load_config
-from trajgen.viz.plans import draw_plans, first_observations
+from trajgen.evaluation.rollout import first_observations, rollout
+from trajgen.viz.plans import draw_plans
+from trajgen.viz.run import open_run
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 EPISODES = 24
 """Episodes of which one is drawn."""
 
 
-def draw(run: Path, out: Path) -> Path:
+def draw(folder: Path, out: Path) -> Path:
     """Draws the plan for one episode of a run, and the path that followed.
 
     Raises:
-        ConfigError: if the run's world is no maze, or it plans no states.
+        ConfigError: if the run's environment is no maze, or it plans no states.
     """
-    config, _ = load_config(run)
-    eval_env = make_eval_env(config.data)
-    maze = next((name for name, maze in MAZES.items() if maze.env_id == eval_env.name), None)
+    run = open_run(folder, device="cpu")
+    maze = next((name for name, maze in MAZES.items() if maze.env_id == run.eval_env.name), None)
     if maze is None:
-        raise ConfigError(
-            "The gallery shows mazes.", expected=", ".join(MAZES), got=f"{run}: {eval_env.name}", fix="a run in a maze"
-        )
-    policy = load_policy(run, device="cpu")
-    seed, observation = farthest(eval_env)
-    executed = rollout(policy, eval_env, [seed]).states[0]
-    _, _, refinements = policy.preview([observation])
-    path = out / f"gallery_{maze}.png"
-    if not draw_plans(path, policy, eval_env, observation, refinements, executed, stride=config.data.stride):
-        raise ConfigError(
-            "The gallery shows plans of states.",
-            expected="a run that plans states",
-            got=f"{run}: recipe {config.recipe}",
-            fix="a run of recipe mage",
-        )
+        raise ConfigError("The gallery shows mazes.", got=f"{folder}: {run.eval_env.name}", fix="a run in a maze")
+    seed, observation = farthest(run.eval_env)
+    executed = rollout(run.policy, run.eval_env, [seed]).states[0]
+    _, _, refinements = run.policy.preview([observation])
+    path, stride = out / f"gallery_{maze}.png", run.config.data.stride
+    if not draw_plans(path, run.policy, run.eval_env, observation, refinements, executed, stride=stride):
+        raise ConfigError("The gallery shows plans of states.", got=f"{folder}", fix="a run of recipe mage")
     return path
 
 
 def farthest(eval_env: EvalEnv) -> tuple[int, dict[str, np.ndarray]]:
     """Of the first episodes, the seed and the first observation of the one with the farthest goal."""
-    seen = first_observations(eval_env, range(EPISODES))
-    ways = [float(np.linalg.norm(each["desired_goal"] - each["achieved_goal"])) for each in seen]
-    seed = int(np.argmax(ways))
-    return seed, seen[seed]
+    observations = first_observations(eval_env, range(EPISODES))
+    seed = int(np.argmax([np.linalg.norm(each["desired_goal"] - each["achieved_goal"]) for each in observations]))
+    return seed, observations[seed]
 
 
 def main(words: Sequence[str]) -> None:

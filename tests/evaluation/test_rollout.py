@@ -7,7 +7,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 import pytest
-from walks import Constant, Walk, walk_env
+from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import TrajgenError
 from trajgen.evaluation.rollout import decision_ms, environments, rollout, stack
@@ -15,24 +15,23 @@ from trajgen.evaluation.rollout import decision_ms, environments, rollout, stack
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_one_episode_for_every_seed(batch: int) -> None:
-    eval_env = walk_env()
-    played = rollout(Constant(0.5), eval_env, range(10), batch=batch)
+    eval_env, progress = walk_env(), []
+    rollouts = rollout(Constant(0.5), eval_env, range(10), batch=batch, progress=lambda *n: progress.append(n))
     lengths = [3 + seed % 5 for seed in range(10)]
-    assert played.lengths.tolist() == lengths
-    np.testing.assert_allclose(played.returns, 0.5 * np.array(lengths))
-    assert played.decisions == sum(lengths)
-    assert sorted(seed for made in eval_env.made for seed in made.given) == list(range(10))
-    assert len(eval_env.made) == min(batch, 10) and all(made.closed for made in eval_env.made)
-    assert not played.errors
+    assert rollouts.lengths.tolist() == lengths and rollouts.decisions == sum(lengths) and not rollouts.errors
+    np.testing.assert_allclose(rollouts.returns, 0.5 * np.array(lengths))
+    assert sorted(seed for env in eval_env.envs for seed in env.seeds) == list(range(10))
+    assert len(eval_env.envs) == min(batch, 10) and all(env.closed for env in eval_env.envs)
+    assert progress[-1] == (10, 10) and progress == sorted(progress)
 
 
 def test_nothing_is_rewarded_after_the_end() -> None:
     policy = Constant(1.0)
     rollout(policy, walk_env(), [0, 4])  # 3 and 7 steps
-    rewards = np.array([reward for reward, _ in policy.told])
-    done = np.array([done for _, done in policy.told])
+    rewards = np.array([reward for reward, _ in policy.outcomes])
+    done = np.array([done for _, done in policy.outcomes])
     np.testing.assert_array_equal(rewards[:, 0], [1, 1, 1, 0, 0, 0, 0])
-    np.testing.assert_array_equal(done[:, 0], [0, 0, 1, 0, 0, 0, 0])  # said once
+    np.testing.assert_array_equal(done[:, 0], [0, 0, 1, 0, 0, 0, 0])  # reported once
     np.testing.assert_array_equal(done[:, 1], [0, 0, 0, 0, 0, 0, 1])
 
 
@@ -46,44 +45,26 @@ def test_policies_meet_the_same_episodes() -> None:
     assert len({float(states[0, 0]) for states in first.states}) == 7  # seeds differ from one another
 
 
-def test_states_are_what_was_visited() -> None:
-    played = rollout(Constant(0.5), walk_env(), [1])
-    assert played.states[0].dtype == np.float32
-    np.testing.assert_array_equal(played.states[0][:, 1], [0, 1, 2, 3, 4])
-    np.testing.assert_allclose(np.diff(played.states[0][:, 0]), 0.5, atol=1e-6)
+def test_states_and_success_are_those_of_the_episode() -> None:
+    (states,) = rollout(Constant(0.5), walk_env(), [1]).states
+    assert states.dtype == np.float32
+    np.testing.assert_array_equal(states[:, 1], [0, 1, 2, 3, 4])
+    np.testing.assert_allclose(np.diff(states[:, 0]), 0.5, atol=1e-6)
     assert rollout(Constant(0.5), walk_env(), [1], record=False).states[0].size == 0
-
-
-def test_success_is_success_at_any_step() -> None:
     assert rollout(Constant(0.0), walk_env(), [0, 1, 2]).success.tolist() == [True, False, True]
-
-
-def test_a_world_that_reports_no_success() -> None:
-    class Silent(Walk):
-        def reset(self, **keywords: object) -> tuple:
-            return super().reset(**keywords)[0], {}
-
-        def step(self, action: np.ndarray) -> tuple:
-            return (*super().step(action)[:4], {})
-
     assert rollout(Constant(0.0), walk_env(Silent), [0, 1]).success is None
-
-
-def test_the_step_limit_ends_an_episode() -> None:
     assert rollout(Constant(1.0), walk_env(max_steps=4), [4]).lengths.tolist() == [4]
 
 
 @pytest.mark.parametrize("on_reset", [False, True])
 def test_an_episode_that_raises_is_reported_and_the_rest_go_on(on_reset: bool) -> None:
     eval_env = walk_env(partial(Walk, fails_at=3, fails_on_reset=on_reset))
-    played = rollout(Constant(1.0), eval_env, range(8), batch=4)
-    assert played.completed.tolist() == [seed != 3 for seed in range(8)]
-    assert np.isnan(played.returns[3])
-    (error,) = played.errors
-    assert error["seed"] == 3 and error["step"] == (0 if on_reset else 1)
-    assert error["error"] == ("RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged")
-    np.testing.assert_array_equal(np.delete(played.returns, 3), np.delete(3 + np.arange(8) % 5, 3))
-    assert len(eval_env.made) == 5 and all(made.closed for made in eval_env.made)  # what raised was replaced
+    rollouts = rollout(Constant(1.0), eval_env, range(8), batch=4)
+    assert rollouts.completed.tolist() == [seed != 3 for seed in range(8)]
+    message = "RuntimeError: no start" if on_reset else "RuntimeError: the simulation diverged"
+    assert rollouts.errors == [{"seed": 3, "step": 0 if on_reset else 1, "error": message}]
+    np.testing.assert_array_equal(np.delete(rollouts.returns, 3), np.delete(3 + np.arange(8) % 5, 3))
+    assert len(eval_env.envs) == 5 and all(env.closed for env in eval_env.envs)  # the one that raised was replaced
 
 
 def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
@@ -92,25 +73,20 @@ def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
             observation, _, *rest = super().step(action)
             return observation, float("nan"), *rest
 
-    played = rollout(Constant(1.0), walk_env(Broken), [0])
-    assert "reward is nan" in played.errors[0]["error"]
+    assert "reward is nan" in rollout(Constant(1.0), walk_env(Broken), [0]).errors[0]["error"]
 
 
-def test_environments_are_used_again() -> None:
+def test_environments_are_used_again_and_batched_as_gymnasium_does() -> None:
     eval_env = walk_env()
-    with environments(eval_env, 3) as opened:
-        first = rollout(Constant(0.2), eval_env, range(3), opened=opened)
-        second = rollout(Constant(0.2), eval_env, range(3), opened=opened)
+    with environments(eval_env, 3) as envs:
+        first, second = (rollout(Constant(0.2), eval_env, range(3), envs=envs) for _ in range(2))
     np.testing.assert_array_equal(first.returns, second.returns)
-    assert len(eval_env.made) == 3
-
-
-def test_batches_are_those_of_gymnasium() -> None:
+    assert len(eval_env.envs) == 3
     vector = gymnasium.vector.SyncVectorEnv([Walk, Walk, Walk])
     expected, _ = vector.reset(seed=[7, 8, 9])
-    found = stack(vector.single_observation_space, [Walk().reset(seed=seed)[0] for seed in (7, 8, 9)])
+    batch = stack(vector.single_observation_space, [Walk().reset(seed=seed)[0] for seed in (7, 8, 9)])
     for name in expected:
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(batch[name], expected[name])
 
 
 def test_a_policy_with_the_wrong_batch_is_named() -> None:
@@ -122,14 +98,8 @@ def test_a_policy_with_the_wrong_batch_is_named() -> None:
         rollout(policy, walk_env(), [])
 
 
-def test_progress_ends_complete() -> None:
-    told: list[tuple[int, int]] = []
-    rollout(Constant(1.0), walk_env(), range(5), batch=2, progress=lambda *news: told.append(news))
-    assert told[-1] == (5, 5) and told == sorted(told)
-
-
 def test_decision_time_is_that_of_fresh_episodes() -> None:
     policy = Constant(1.0)
     times = decision_ms(policy, walk_env(), 4, repeats=3, warm_up=1)
     assert 0 < times["median"] <= times["p95"]
-    assert len(policy.seen) == 4 and policy.seen[0]["observation"].shape == (4, 2)
+    assert len(policy.observations) == 4 and policy.observations[0]["observation"].shape == (4, 2)

@@ -1,4 +1,4 @@
-"""Small worlds without physics, for tests."""
+"""Small environments without physics, for tests."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Walk(gymnasium.Env):
         self.observation_space = Dict({"observation": plain, "desired_goal": Box(-10, 10, (1,), np.float32)})
         self.action_space = Box(-1, 1, (1,), np.float32)
         self.fails_at, self.fails_on_reset, self.closed = fails_at, fails_on_reset, False
-        self.given: list[int | None] = []
+        self.seeds: list[int | None] = []
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        self.given.append(seed)
+        self.seeds.append(seed)
         self.seed, self.time = seed or 0, 0
         if self.fails_on_reset and seed == self.fails_at:
             raise RuntimeError("no start")
@@ -56,37 +56,47 @@ class Walk(gymnasium.Env):
         self.closed = True
 
 
+class Silent(Walk):
+    """A walk that does not report success."""
+
+    def reset(self, **keywords: Any) -> tuple:
+        return super().reset(**keywords)[0], {}
+
+    def step(self, action: np.ndarray) -> tuple:
+        return (*super().step(action)[:4], {})
+
+
 class Constant:
-    """A policy that always takes the same action, and keeps what it was told."""
+    """A policy that always takes the same action, and keeps what it observes."""
 
     def __init__(self, value: float) -> None:
-        self.value, self.batch, self.told, self.seen = value, 0, [], []
+        self.value, self.batch, self.outcomes, self.observations = value, 0, [], []
 
     def reset(self, *, batch: int | None = None, ids: Any = None) -> None:
         self.batch = batch or 0
 
     def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        self.seen.append({name: value.copy() for name, value in observation.items()})
+        self.observations.append({name: value.copy() for name, value in observation.items()})
         return np.full((self.batch, 1), self.value, dtype=np.float32)
 
     def observe(self, reward: Any, done: Any) -> None:
-        self.told.append((reward, done))
+        self.outcomes.append((reward, done))
 
 
 @dataclass(frozen=True)
 class WalkEnv(EvalEnv):
-    """A world that keeps the environments it made."""
+    """Keeps the environments it made."""
 
-    made: list[Any] = field(default_factory=list)
+    envs: list[Any] = field(default_factory=list)
 
 
 def walk_env(make_env: Any = Walk, **changes: Any) -> WalkEnv:
-    """A world of walks whose controller always takes the action 1."""
-    made: list[Any] = []
+    """Walks with a controller that always takes the action 1."""
+    envs: list[Any] = []
 
     def make() -> gymnasium.Env:
-        made.append(make_env())
-        return made[-1]
+        envs.append(make_env())
+        return envs[-1]
 
     settings: dict[str, Any] = {
         "name": "walk",
@@ -95,6 +105,6 @@ def walk_env(make_env: Any = Walk, **changes: Any) -> WalkEnv:
         "bounds": {"two to six": (2.0, 6.0)},
         "controller": lambda: Constant(1.0),
         "goal_key": "desired_goal",
-        "made": made,
+        "envs": envs,
     }
     return WalkEnv(**settings | changes)

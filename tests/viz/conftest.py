@@ -1,4 +1,4 @@
-"""What the tests of pictures share: run folders of several recipes with fresh weights, and a policy without one."""
+"""Fixtures of pictures: run folders of several recipes with fresh weights, and a policy without one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import tiny
 from trajgen import experiments
 from trajgen.assemble import assemble
 from trajgen.config import compose
+from trajgen.core.files import write_json
 from trajgen.core.types import Space
 from trajgen.engine.checkpoint import Checkpoints
-from trajgen.experiments import run_folder
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -27,7 +27,7 @@ OPTIONS = ("width", "depth", "heads", "codebook_size", "timesteps", "steps", "ex
 """Options that are set to the small sizes of `tiny` wherever a component has them."""
 WALK = Space(state_dim=2, action_dim=1, goal_dim=1, state_key="observation", goal_key="desired_goal",
              action_low=(-1.0,), action_high=(1.0,))  # fmt: skip
-"""What the world of ``walks.py`` looks like."""
+"""Of the environment of ``walks.py``."""
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def fresh_run(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                       config.components.items()}  # fmt: skip
         config = dataclasses.replace(config, components=components)
         folder = tmp_path / (name or recipe)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         plain = {**config.to_plain(), "space": dataclasses.asdict(tiny.SPACE), "command": f"trajgen train {recipe}"}
-        run_folder.write_json(folder / "config.json", plain)
-        run_folder.write_json(folder / "versions.json", {"trajgen": "0.1.0", "torch": "2.9"})
+        write_json(folder / "config.json", plain)
+        write_json(folder / "versions.json", {"trajgen": "0.1.0", "torch": "2.9"})
         planner: Any = experiments.build_planner(config, tiny.SPACE)
         Checkpoints(folder / "checkpoints").save_final(tiny.shake(planner, 0.1))
         return folder
@@ -54,7 +54,7 @@ def fresh_run(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def walker() -> RecedingHorizonPolicy:
-    """A policy for the world of ``walks.py``, with fresh weights."""
+    """A policy for the environment of ``walks.py``, with fresh weights."""
     planner: Any = assemble(tiny.nodes(), WALK, dataclasses.replace(tiny.WINDOW, goal_state=(0,)))
     options = PolicyOptions(replan_interval=2)
     return RecedingHorizonPolicy(planner, planner.normalizer, WALK, options, discount=0.9, chunk=tiny.CHUNK)

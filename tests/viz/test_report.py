@@ -1,4 +1,4 @@
-"""``trajgen report``: what the page says of runs, and that nothing of a stranger's gets onto it unescaped."""
+"""``trajgen report``: what the page tells of runs, and that nothing of a stranger's gets onto it unescaped."""
 
 from __future__ import annotations
 
@@ -10,34 +10,40 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import make_run, write_evaluation, write_metrics
+from run_folders import make_run, write_evaluation, write_metrics
 
 from trajgen.cli import main
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.evaluation.figures import saved_figure
 from trajgen.evaluation.statistics import bootstrap_interval, mean_difference
-from trajgen.viz.report import charts, facts
-from trajgen.viz.report.compare import option_differences, paired_differences, version_differences
+from trajgen.viz.figure import new_figure
+from trajgen.viz.report import facts
+from trajgen.viz.report.charts import learning_charts
+from trajgen.viz.report.compare import option_differences, paired_difference, version_differences
 from trajgen.viz.report.facts import read_facts
-from trajgen.viz.report.page import figure, grouped, page, signed, write_report
+from trajgen.viz.report.page import interval_bar, page, write_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 
 class Page(HTMLParser):
-    """The elements of a page, and its text."""
+    """The elements of a page, and its text with single spaces."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
         self.feed(text)
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def shown(folders: list[Path], title: str = "") -> Page:
+    return Page(page(read_facts(folders), title=title, command=title))
 
 
 @pytest.fixture
@@ -54,50 +60,42 @@ def pair(tmp_path: Path) -> list[Path]:
     write_metrics(second, "prior", scale=2.0)
     write_evaluation(first, [1.0, 2.0, 3.0, 4.0])
     write_evaluation(second, [2.0, 2.5, None, 5.0])
-    with saved_figure(first / "plots" / "plan_episode_0.png", 4, 1) as drawing:
-        drawing.subplots().plot([0, 1])
+    with new_figure(4, 1, first / "plots" / "plan_episode_0.png") as figure:
+        figure.subplots().plot([0, 1])
     return [first, second]
 
 
-def test_the_page_needs_no_other_file_and_no_script(pair: list[Path], tmp_path: Path) -> None:
-    write_report(tmp_path / "page.html", pair)
-    found = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
-    tags = {tag for tag, _ in found.elements}
+def test_the_page_tells_its_facts_without_another_file_or_a_script(pair: list[Path], tmp_path: Path) -> None:
+    write_report(tmp_path / "page.html", pair, title="Two runs")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    rendered = Page(text)
+    tags = {tag for tag, _ in rendered.elements}
     assert {"svg", "img", "table", "style"} <= tags and not {"script", "link", "iframe", "object"} & tags
-    for tag, attributes in found.elements:
-        for name, value in attributes.items():
-            assert not name.startswith("on"), tag
-            if name in ("src", "href", "xlink:href"):
-                assert value and value.startswith(("data:image/png;base64,", "#"))
-    assert "url(http" not in (tmp_path / "page.html").read_text()
+    for tag, attributes in rendered.elements:
+        assert not any(name.startswith("on") for name in attributes), tag
+        for value in (attributes[name] for name in ("src", "href", "xlink:href") if name in attributes):
+            assert value and value.startswith(("data:image/png;base64,", "#"))
+    assert "url(http" not in text
+    for words in ("Two runs", "2.5 [", "3.2 [", "a walk for each seed", "a processor, 1 thread, 2026-01-02", "1,234"):
+        assert words in rendered.text, words
+    for command in ("train recipe=mage", "train recipe=bc", f"report {pair[0]} {pair[1]}", f"evaluate run={pair[0]}"):
+        assert f"trajgen {command}" in rendered.text, command
+    assert "prior: total loss" in rendered.text and "tokenizer: part loss" in rendered.text
+    assert "10.0 tokenizer 5.0, prior 5.0" in rendered.text  # minutes: 6 · 50 s a stage
+    assert f"trajgen plot run={pair[1]}" in rendered.text  # where there are no pictures, how to draw them
+    assert read_facts(pair)[0].weights == 2 * 3 + 4
 
 
-def test_the_page_says_what_there_is_to_know(pair: list[Path]) -> None:
-    text = page(read_facts(pair), title="Two runs", command="trajgen report a b")
-    shown = Page(text).text
-    for said in ("Two runs", "2.5 [", "3.2 [", "a walk for each seed", "a processor, 1 thread, 2026-01-02", "1,234"):
-        assert said in shown, said
-    for said in (
-        "trajgen train recipe=mage",
-        "trajgen train recipe=bc",
-        "trajgen report a b",
-        f"trajgen evaluate run={pair[0]}",
-    ):
-        assert said in shown, said
-    assert "prior: total loss" in shown and "tokenizer: part" in shown
-    assert "10.0 tokenizer 5.0, prior 5.0" in " ".join(shown.split())  # minutes: 6 · 50 s a stage
-    assert f"trajgen plot run={pair[1]}" in shown  # where there are no pictures, how to draw them
-
-
-def test_differences_are_paired_on_the_episodes_that_both_ended(pair: list[Path]) -> None:
-    (found,) = paired_differences(read_facts(pair))
-    own, other = [2.0, 2.5, 5.0], [1.0, 2.0, 4.0]
-    assert found.difference == pytest.approx(np.mean(own) - np.mean(other)) and found.episodes == 3
-    assert found.ci95 == bootstrap_interval(mean_difference, own, other) and found.clear
+def test_differences_are_paired_on_the_episodes_that_both_completed(pair: list[Path]) -> None:
+    first, second = read_facts(pair)
+    paired = paired_difference(second, first)
+    returns, reference = [2.0, 2.5, 5.0], [1.0, 2.0, 4.0]
+    assert paired.difference == pytest.approx(np.mean(returns) - np.mean(reference)) and paired.episodes == 3
+    assert paired.ci95 == bootstrap_interval(mean_difference, returns, reference) and paired.clear
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "reason"),
     [
         ({"env": "run"}, "another environment"),
         ({"seeds": [4, 7]}, "another seed"),
@@ -109,85 +107,64 @@ def test_differences_are_paired_on_the_episodes_that_both_ended(pair: list[Path]
     ],
 )
 @pytest.mark.usefixtures("no_charts")
-def test_other_episodes_are_not_paired(pair: list[Path], change: dict, why: str) -> None:
+def test_other_episodes_are_not_paired(pair: list[Path], change: dict, reason: str) -> None:
     write_evaluation(pair[0], [1.0, 2.0, None, 4.0])
     write_evaluation(pair[1], [2.0, 2.5, 3.0, 5.0], **change)
-    (found,) = paired_differences(read_facts(pair))
-    assert found.difference is None and why in found.why and not found.clear
-    assert why in Page(page(read_facts(pair), title="", command="")).text
-
-
-def test_options_that_differ_stand_apart_from_those_that_are_missing(pair: list[Path]) -> None:
-    differing, missing = option_differences(read_facts(pair))
-    assert dict(differing)["seed"] == ["0", "7"] and dict(differing)["recipe"] == ["mage", "bc"]
-    assert dict(missing)["tokenizer.name"] == ["multiscale_vq", "–"]
-    names = {name for name, _ in (*differing, *missing)}
-    assert "data.id" not in names and not any(name.startswith(("space", "run_dir")) for name in names)
+    first, second = read_facts(pair)
+    paired = paired_difference(second, first)
+    assert paired.difference is None and reason in paired.reason and not paired.clear
+    assert reason in shown(pair).text
 
 
 @pytest.mark.usefixtures("no_charts")
-def test_options_of_many_runs_are_grouped_by_value(tmp_path: Path) -> None:
-    runs = read_facts([make_run(tmp_path / f"run-{seed}", seed=seed // 5) for seed in range(10)])
-    shown = " ".join(Page(page(runs, title="", command="")).text.split())
-    assert re.search(r"seed\s*0 run-0, run-1, run-2, run-3, run-4\s*1 run-5, run-6", shown)
-    assert grouped(["a", "b", "a"], ["x", "y", "z"]) == [("a", ["x", "z"]), ("b", ["y"])]
-
-
-def test_versions_that_differ(pair: list[Path]) -> None:
+def test_options_and_versions_that_differ(pair: list[Path], tmp_path: Path) -> None:
     (pair[1] / "versions.json").write_text('{"torch": "2.10", "trajgen": "0.1.0"}')
-    same, differing = version_differences(read_facts(pair))
-    assert same == {"trajgen": "0.1.0"} and differing == [("torch", ["2.9", "2.10"])]
+    runs = read_facts(pair)
+    differing, missing = option_differences(runs)
+    assert differing["seed"] == ["0", "7"] and differing["recipe"] == ["mage", "bc"]
+    assert missing["tokenizer.name"] == ["multiscale_vq", "–"]
+    assert not any(name.startswith(("space", "run_dir", "data.id")) for name in (*differing, *missing))
+    assert version_differences(runs) == ({"trajgen": "0.1.0"}, {"torch": ["2.9", "2.10"]})
+    many = [make_run(tmp_path / f"run-{seed}", seed=seed // 5) for seed in range(10)]  # grouped by value
+    assert re.search(r"seed ?0 run-0, run-1, run-2, run-3, run-4 ?1 run-5, run-6", shown(many).text)
 
 
-def test_weights_are_counted_without_loading_them(pair: list[Path]) -> None:
-    assert read_facts(pair)[0].weights == 2 * 3 + 4
-
-
-def test_a_study_stands_for_its_cells_and_no_run_is_told_twice(pair: list[Path], tmp_path: Path) -> None:
+def test_runs_are_told_apart_and_a_study_stands_for_its_cells(pair: list[Path], tmp_path: Path) -> None:
     study = tmp_path / "study"
     (study / "cells").mkdir(parents=True)
     for folder in pair:
         folder.rename(study / "cells" / folder.name)
-    found = read_facts([study, study / "cells" / "a"])
-    assert [run.label for run in found] == ["a", "b"]
-
-
-def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    folders = [make_run(tmp_path / place / "run") for place in ("here", "there")]
+    assert [run.label for run in read_facts([study, study / "cells" / "a"])] == ["a", "b"]
+    folders = [make_run(tmp_path / parent / "run") for parent in ("here", "there")]
     assert [run.label for run in read_facts(folders)] == ["here/run", "there/run"]
 
 
-def test_a_run_that_is_not_done_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
+def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     (folder / "checkpoints" / "final.safetensors").unlink()
-    (run,) = read_facts([folder])
-    assert run.problems == ["not evaluated", "no metrics of its training", "not trained to its end"]
-    shown = Page(page([run], title="", command="")).text
-    assert "not evaluated; no metrics" in shown and "No metrics of a training are there." in shown
+    text = shown([folder]).text
+    assert "not evaluated; no metrics of its training; not trained to its end." in text
+    assert "No metrics of a training are there." in text
 
 
-def plant(folder: Path) -> None:
-    """Writes hostile text wherever a stranger could."""
+def test_everything_of_a_stranger_s_is_escaped(pair: list[Path]) -> None:
+    """Hostile text wherever a stranger could write it."""
+    plain = shown(pair[:1], HOSTILE)
+    folder = pair[1].with_name("<b onclick=alert(3)>&amp;")
+    pair[1].rename(folder)
     config = json.loads((folder / "config.json").read_text())
     config |= {"recipe": HOSTILE, "command": HOSTILE, HOSTILE: {"deep": [HOSTILE]}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "versions.json").write_text(json.dumps({HOSTILE: HOSTILE}))
     row = {"stage": HOSTILE, "stage_index": 0, "step": 1, "seconds": 1.0, "total": 1.0, HOSTILE.replace("/", ""): 2.0}
     (folder / "metrics.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"step": 2}))
-    hardware = {"cpu": HOSTILE, "threads": 1, "cuda": HOSTILE}
-    changes = {"env": HOSTILE, "protocol": HOSTILE, "date": HOSTILE, "hardware": hardware}
+    changes = dict.fromkeys(("env", "protocol", "date"), HOSTILE)
+    changes |= {"hardware": {"cpu": HOSTILE, "threads": 1, "cuda": HOSTILE}}
     write_evaluation(folder, [1.0, 2.0], **changes, normalized={HOSTILE: {"mean": 1, "ci95": [0, 1], "bounds": [0, 1]}})
-
-
-def test_everything_of_a_stranger_s_is_escaped(pair: list[Path]) -> None:
-    plant(pair[1])
-    hostile = pair[1].with_name("<b onclick=alert(3)>&amp;")
-    pair[1].rename(hostile)
-    plain = Page(page(read_facts(pair[:1]), title=HOSTILE, command=HOSTILE))
-    found = Page(page(read_facts([pair[0], hostile]), title=HOSTILE, command=HOSTILE))
-    assert {tag for tag, _ in found.elements} == {tag for tag, _ in plain.elements}
-    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
-    assert found.text.count("<script>alert(1)</script>") > 10 and "<b onclick=alert(3)>&amp;" in found.text
+    rendered = shown([pair[0], folder], HOSTILE)
+    assert {tag for tag, _ in rendered.elements} == {tag for tag, _ in plain.elements}
+    assert not any(name.startswith("on") for _, attributes in rendered.elements for name in attributes)
+    assert rendered.text.count("<script>alert(1)</script>") > 10 and "<b onclick=alert(3)>&amp;" in rendered.text
 
 
 @pytest.mark.parametrize(
@@ -202,21 +179,20 @@ def test_everything_of_a_stranger_s_is_escaped(pair: list[Path]) -> None:
         ("versions.json", "null"),
         ("checkpoints/final.safetensors", "no tensors"),
         ("plots/plan_episode_0.png", "<svg onload=alert(1)>"),
+        ("plots/plan_episode_0.png", "\x89PNG" * 60),  # too large
     ],
 )
 @pytest.mark.usefixtures("no_charts")
-def test_a_damaged_file_is_said_and_the_rest_is_shown(name: str, text: str, pair: list[Path]) -> None:
+def test_a_damaged_file_is_reported_and_the_rest_is_shown(
+    name: str, text: str, pair: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "LARGEST_PICTURE", 200)
     (pair[0] / name).write_text(text)
-    runs = read_facts(pair)
-    assert len(runs[0].problems) == 1 and not runs[1].problems
-    assert name.rpartition("/")[2].partition(".")[0] in runs[0].problems[0] or "checkpoints" in runs[0].problems[0]
-    assert runs[0].problems[0] in Page(page(runs, title="", command="")).text
-
-
-def test_a_large_picture_is_left_out(pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "LARGEST_PICTURE", 100)
-    (run, _) = read_facts(pair)
-    assert run.pictures == [] and "too large" in run.problems[0]
+    if not name.startswith("plots"):
+        (pair[0] / "plots" / "plan_episode_0.png").unlink()
+    first, second = read_facts(pair)
+    assert len(first.problems) == 1 and not second.problems
+    assert first.problems[0].startswith(name.removeprefix("plots/")) and first.problems[0] in shown(pair).text
 
 
 def test_a_link_out_of_a_run_folder_is_refused(pair: list[Path], tmp_path: Path) -> None:
@@ -226,29 +202,20 @@ def test_a_link_out_of_a_run_folder_is_refused(pair: list[Path], tmp_path: Path)
         read_facts(pair)
 
 
-def test_a_curve_takes_its_colours_from_the_page(pair: list[Path]) -> None:
-    drawn = charts.learning_charts(read_facts(pair))
-    assert [(chart.stage, chart.loss) for chart in drawn] == [
-        ("tokenizer", "total"), ("prior", "total"), ("tokenizer", "part"), ("prior", "part"),
-    ]  # fmt: skip
-    prior = drawn[1].svg
-    assert prior.startswith("<svg") and "var(--line-0)" in prior and "var(--line-1)" in prior and "var(--ink)" in prior
-    assert "var(--line-1)" not in drawn[0].svg
-    every = "".join(chart.svg for chart in drawn)
-    identifiers = re.findall(r'\bid="([^"]+)"', every)
+def test_a_chart_takes_its_colors_from_the_page(pair: list[Path]) -> None:
+    charts = learning_charts(read_facts(pair))
+    names = [(chart.stage, chart.loss) for chart in charts]
+    assert names == [("tokenizer", "total"), ("prior", "total"), ("tokenizer", "part"), ("prior", "part")]
+    prior = charts[1].svg
+    assert prior.startswith("<svg") and all(f"var(--{name})" in prior for name in ("line-0", "line-1", "ink"))
+    assert "var(--line-1)" not in charts[0].svg
+    svg = "".join(chart.svg for chart in charts)
+    identifiers = re.findall(r'\bid="([^"]+)"', svg)
     assert len(identifiers) == len({*identifiers})
-    assert {*re.findall(r'(?:url\(|href=")#([^")]+)', every)} <= {*identifiers}
-
-
-def test_an_interval_lies_where_it_belongs() -> None:
-    bar = charts.interval_bar(5.0, (0.0, 10.0), 0.0, 10.0)
-    assert 'x1="4.0" x2="196.0"' in bar and 'cx="100.0"' in bar
-    assert charts.interval_bar(None, None, 0.0, 1.0) == ""
-
-
-def test_numbers() -> None:
-    assert [figure(None), figure(1234.56), figure(-0.5, 3), figure(12, 0)] == ["–", "1,234.6", "−0.500", "12"]
-    assert [signed(1.0), signed(-1.0), signed(0.0)] == ["+1.0", "−1.0", "0.0"]
+    assert {*re.findall(r'(?:url\(|href=")#([^")]+)', svg)} <= {*identifiers}
+    bar = interval_bar(0, 5.0, (0.0, 10.0), 0.0, 10.0)
+    assert 'x1="4.0" x2="196.0" y1="8" y2="8" class="whisker"' in bar and 'cx="100.0"' in bar
+    assert interval_bar(0, None, None, 0.0, 1.0) == ""
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -265,11 +232,11 @@ def test_the_command_writes_a_page_and_never_over_another(
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("words", "message"),
     [([], "Which runs?"), (["nowhere"], "no folder nowhere"), (["ouut=x.html", "."], "did you mean 'out'")],
 )
-def test_mistakes_are_said(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["report", *words])
     error = capsys.readouterr().err
-    assert expected in error and "fix:" in error
+    assert message in error and "fix:" in error

@@ -2,58 +2,39 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
-import torch
+from rich.console import Console
 
-from trajgen.bench.timing import Timing, timed
-
-
-@dataclass(frozen=True)
-class DataTiming:
-    """Seconds to load, memory before and after, and milliseconds a batch."""
-
-    steps: int
-    seconds: float
-    megabytes: float
-    batches: dict[int, Timing]
+from trajgen import experiments
+from trajgen.bench.request import BenchRequest
+from trajgen.bench.timing import TIMES, timed
+from trajgen.viz.tables import Table
 
 
-def data_timed(config: Any, sizes: list[int], repeats: int, device: torch.device) -> DataTiming:
-    """Times the data of a configuration; makes them first where they are not there yet.
+def run(request: BenchRequest, console: Console) -> None:
+    """Times loading a data set and drawing batches of windows; makes the set first where it is not there yet."""
+    config, device = request.load()
+    stderr = Console(stderr=True)
+    with console.status("timing"):
+        experiments.load_episodes(config, stderr)  # makes the set if need be, and reads the disk into memory
+        start = time.perf_counter()
+        episodes = experiments.load_episodes(config, stderr)
+        seconds = time.perf_counter() - start
+        _, windows = experiments.ready(config, episodes, device)
+        steps = count()
 
-    Args:
-        config: of a run.
-        sizes: of batches.
-        repeats: of each.
-        device: that the windows are on.
-    """
-    from rich.console import Console
+        def draw(size: int) -> Callable[[], object]:
+            return lambda: windows.batch(next(steps), size)
 
-    from trajgen import experiments
-
-    experiments.load_episodes(config, Console(stderr=True))  # makes them if need be, and reads the disk into memory
-    before, start = _peak(), time.perf_counter()
-    episodes = experiments.load_episodes(config, Console(stderr=True))
-    seconds = time.perf_counter() - start
-    _, windows = experiments.ready(config, episodes, device)
-    number = count()
-    batches: dict[int, Timing] = {}
-    for size in sizes:
-
-        def draw(size: int = size) -> object:
-            return windows.batch(next(number), size)
-
-        batches[size] = timed(draw, device, repeats)
-    return DataTiming(episodes.steps, seconds, _peak() - before, batches)
-
-
-def _peak() -> float:
-    """The most memory that this process has held, in MB."""
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        timings = {size: timed(draw(size), device, request.repeats) for size in request.batch}
+    rows = [[f"batch of {b}", *timing.cells(), f"{1e3 * b / timing.median:,.0f}"] for b, timing in timings.items()]
+    figures: list[Mapping[str, Any]] = [{"name": "batch", "batch": b, **t.to_dict()} for b, t in timings.items()]
+    figures.append({"name": "load", "seconds": seconds, "steps": episodes.steps})
+    table = Table(["windows", *TIMES, "windows/s"], rows)
+    title = f"{config.data.id}: {episodes.steps:,} steps"
+    request.report(console, title, table, figures, device)
+    console.print(f"loaded in {seconds:.2f} s, {episodes.steps / seconds:,.0f} steps/s", highlight=False)

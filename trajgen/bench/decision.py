@@ -2,49 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trajgen.bench.timing import Timing, timed
+from trajgen import experiments
+from trajgen.bench.request import BenchRequest
+from trajgen.bench.roofline import count_cost, measure_rates
+from trajgen.bench.timing import TIMES, Timing, timed
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import PlanFn
+from trajgen.core.planning import PlanFn, plan_step
 from trajgen.core.types import Cond, Space
+from trajgen.experiments.run_folder import load_config
 from trajgen.export.backends import Backend, plan_fn
+from trajgen.viz.tables import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trajgen.config import Config
 
 CONTEXT = 20
 """Steps that the Decision Transformer looks back on, as in its paper."""
+DT = "DT (transformers)"
+
+Line = tuple[str, int, Timing]
+"""Name, batch size and timing."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """One measurement."""
+def run(request: BenchRequest, console: Console) -> None:
+    """Times one plan and its action, and prints the roofline of a single one."""
+    planner, space, config, device = _load_planner(request)
+    backends = request.backends or _available_backends(device)
+    with console.status("timing"):
+        lines = list(time_decisions(planner, space, request.batch, backends, request.repeats))
+        if request.against:
+            prior = config.components.get("prior", {})
+            sizes = {name: int(prior.get(name, size)) for name, size in (("width", 128), ("depth", 4), ("heads", 4))}
+            lines += time_decision_transformer(space, device, request.batch, request.repeats, **sizes)
+        cond = random_conditions(space, 1, device)
+        cost, rates = count_cost(lambda: plan_step(planner, cond)), measure_rates(device)
+    medians = {batch: timing.median for name, batch, timing in lines if name == DT}
+    rows = []
+    for name, batch, timing in lines:
+        rate = f"{1e3 * batch / timing.median:,.0f}"
+        ratio = [f"{timing.median / medians[batch]:.2f}"] if medians else []
+        rows.append([name, str(batch), *timing.cells(), rate, *ratio])
+    columns = ["decision", "batch", *TIMES, "decisions/s", *(["of DT's"] if medians else [])]
+    figures: list[Mapping[str, Any]] = [{"name": n, "batch": b, **timing.to_dict()} for n, b, timing in lines]
+    least = cost.roofline(rates)
+    figures.append({"name": "roofline", "batch": 1, "milliseconds": least, **vars(cost)})
+    title = f"{config.recipe}: one decision that plans"
+    request.report(console, title, Table(columns, rows), figures, device)
+    console.print(
+        f"roofline at batch 1: {least:.2f} ms, from {cost.operations / 1e6:.0f} million operations at "
+        f"{rates.operations / 1e9:.0f} a nanosecond and {cost.bytes / 1e6:.0f} MB of operands at "
+        f"{rates.bytes / 1e9:.0f} GB/s; {cost.launches} operations are called one by one (eager)",
+        highlight=False,
+    )
 
-    name: str
-    batch: int
-    timing: Timing
-    note: str = ""
+
+def _load_planner(request: BenchRequest) -> tuple[Any, Space, Config, torch.device]:
+    """The planner of a run, or of a recipe with fresh weights for an environment of 4 states, 2 actions and 2 goals."""
+    if request.run is not None:
+        policy = experiments.load_policy(request.run)
+        config, space = load_config(Path(request.run))
+        return policy.planner, space, config, policy.device
+    config, device = request.load()
+    space = Space(state_dim=4, action_dim=2, goal_dim=2)
+    return experiments.build_planner(config, space).eval().to(device), space, config, device
 
 
-def decisions(planner: Any, space: Space, batches: list[int], backends: list[Backend], repeats: int) -> Iterator[Line]:
-    """Times plans: the return that is asked for, all scales, the latent, and the action head.
+def _available_backends(device: torch.device) -> list[Backend]:
+    if device.type == "cuda":
+        return ["eager", "cuda_graph"]
+    return ["eager", "onnx"] if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")) else ["eager"]
 
-    Args:
-        planner: in evaluation mode, on its device.
-        space: of the world it is for.
-        batches: how many plans at once.
-        backends: of `trajgen.export.backends.plan_fn`.
-        repeats: of each.
-    """
+
+def time_decisions(
+    planner: Any, space: Space, batches: Sequence[int], backends: Sequence[Backend], repeats: int
+) -> Iterator[Line]:
+    """Times plans by each of the backends: the return target, all scales, the latent, and the action head."""
     device = next(planner.parameters()).device
     for batch in batches:
         cond = random_conditions(space, batch, device)
         for backend in backends:
-            decide = partial(_decide, planner, plan_fn(backend, planner), torch.Generator(device), cond)
-            yield Line(backend, batch, timed(decide, device, repeats))
+            call = partial(_decide, planner, plan_fn(backend, planner), torch.Generator(device), cond)
+            yield backend, batch, timed(call, device, repeats)
 
 
 @torch.inference_mode()
@@ -54,40 +102,29 @@ def _decide(planner: Any, plan: PlanFn, rng: torch.Generator, cond: Cond) -> Non
 
 
 def random_conditions(space: Space, batch: int, device: torch.device) -> Cond:
-    """Conditions of an episode's first plan, in normalized units."""
+    """Conditions for as many plans, in normalized units, their returns left to the return target."""
     goal = torch.randn(batch, space.goal_dim, device=device) if space.goal_dim else None
-    state, unknown = torch.randn(batch, space.state_dim, device=device), torch.full((batch,), torch.nan, device=device)
-    time = torch.zeros(batch, dtype=torch.long, device=device)
-    return Cond(state, unknown, goal, time=time)
+    state, returns = torch.randn(batch, space.state_dim, device=device), torch.full((batch,), torch.nan, device=device)
+    return Cond(state, returns, goal, time=torch.zeros(batch, dtype=torch.long, device=device))
 
 
-def decision_transformer(
-    space: Space, width: int, depth: int, heads: int, device: torch.device, batches: list[int], repeats: int
+def time_decision_transformer(
+    space: Space, device: torch.device, batches: Sequence[int], repeats: int, *, width: int, depth: int, heads: int
 ) -> Iterator[Line]:
-    """Times transformers' DecisionTransformerModel, eager, with random weights.
-
-    Raises:
-        ConfigError: if the package is missing.
-    """
+    """Times transformers' DecisionTransformerModel with random weights; raises a ConfigError without the package."""
     try:
         from transformers import DecisionTransformerConfig, DecisionTransformerModel
         from transformers.utils import logging
     except ImportError as error:
         raise ConfigError(
-            "The Decision Transformer that is measured is that of the package transformers.",
-            expected="transformers",
-            got="it is not installed",
+            "The Decision Transformer is that of the package transformers, which is not installed.",
             fix="pip install transformers, or leave out --against",
         ) from error
     logging.set_verbosity_error()
     config = DecisionTransformerConfig(
-        state_dim=space.state_dim,
-        act_dim=space.action_dim,
-        hidden_size=width,
-        n_layer=depth,
-        n_head=heads,
+        state_dim=space.state_dim, act_dim=space.action_dim, hidden_size=width, n_layer=depth, n_head=heads,
         max_ep_len=1000,
-    )
+    )  # fmt: skip
     model = DecisionTransformerModel(config).eval().to(device)
     for batch in batches:
         inputs = {
@@ -98,6 +135,4 @@ def decision_transformer(
             "timesteps": torch.arange(CONTEXT, device=device).expand(batch, -1),
             "attention_mask": torch.ones(batch, CONTEXT, device=device),
         }
-
-        decide = torch.inference_mode()(partial(model, **inputs))
-        yield Line("DT (transformers)", batch, timed(decide, device, repeats), f"context {CONTEXT}")
+        yield DT, batch, timed(torch.inference_mode()(partial(model, **inputs)), device, repeats)

@@ -1,4 +1,4 @@
-"""Timings of a function, and the machine that they are of."""
+"""Timings of a function, and the machine they were measured on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
+from trajgen.evaluation.hardware import hardware
+
 WARM_UP = 10
 LONGEST = 20.0
 """Seconds after which no more repetitions begin."""
+TIMES = ("median ms", "p95 ms", "spread ms")
 
 
 @dataclass(frozen=True)
@@ -36,24 +40,22 @@ class Timing:
         low, high = np.percentile(self.values, [25, 75])
         return float(high - low)
 
+    def cells(self) -> list[str]:
+        """The cells under `TIMES`."""
+        return [f"{self.median:.3g}", f"{self.p95:.3g}", f"{self.spread:.2g}"]
+
     def to_dict(self) -> dict[str, float | int]:
         names = {"median_ms": self.median, "p95_ms": self.p95, "spread_ms": self.spread}
         return {**names, "fastest_ms": min(self.values), "repeats": len(self.values)}
 
 
 def timed(call: Callable[[], object], device: torch.device, repeats: int) -> Timing:
-    """Times a function that waits for nothing, each call until the device has done its work.
-
-    Args:
-        call: the function.
-        device: that it keeps busy.
-        repeats: how often; fewer where that would take longer than `LONGEST`.
-    """
+    """Times a function, each call until the device has finished; fewer repeats if they take longer than `LONGEST`."""
     for _ in range(min(WARM_UP, repeats)):
         call()
     values: list[float] = []
-    begun = time.perf_counter()
-    while len(values) < repeats and (not values or time.perf_counter() - begun < LONGEST):
+    began = time.perf_counter()
+    while len(values) < repeats and (not values or time.perf_counter() - began < LONGEST):
         synchronize(device)
         start = time.perf_counter()
         call()
@@ -63,33 +65,15 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int) -> Tim
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that was asked of it."""
+    """Waits until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def machine(device: torch.device) -> dict[str, object]:
-    """What the timings are of: the device, the processor, threads, load and versions."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "device": named,
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": load,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the timings were measured on: the device, the processor, threads, load and versions."""
+    host = hardware()
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "system": platform.system()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else host["cpu"]
+    return host | {"device": name, "load": load} | versions

@@ -86,16 +86,16 @@ def _import(modules: tuple[str, ...]) -> None:
 
 
 def _print(console: Any, report: Any) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        "outcome", "check", title=f"{report.kind}/{report.name} in {report.composition}", title_justify="left"
-    )
+    from trajgen.viz.tables import Table
+
+    rows = []
     for result in report.results:
         note = f" ({result.said})" if result.outcome == "not applicable" else ""
-        table.add_row(Text(result.outcome, style=MARKS[result.outcome]), Text(result.words) + Text(note, style="dim"))
-    console.print(table)
+        rows.append((Text(result.outcome, MARKS[result.outcome]), Text.assemble(result.words, (note, "dim"))))
+    table = Table(("outcome", "check"), rows, numeric=False)
+    console.print(table.rich(f"{report.kind}/{report.name} in {report.composition}"))
     for result in report.failed:
         console.print(Text(f"\n✗ {result.words}", style="bold red"))
         console.print(Text("\n".join(f"  {line}" for line in result.said.splitlines())))

@@ -85,18 +85,15 @@ def data(words: list[str]) -> None:
 
 def _list_data() -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from trajgen.data import store
+    from trajgen.viz.tables import Table
 
     local = store.local_sets()
     console = Console()
-    table = Table("id", "episodes", "steps", "MB", "", title=f"On this machine ({store.root()})", title_justify="left")
-    for found in local:
-        table.add_row(
-            found.id, *(_cell(v) for v in (found.episodes, found.steps, found.megabytes)), found.problem or ""
-        )
-    console.print(table)
+    rows = [(each.id, *map(_cell, (each.episodes, each.steps, each.megabytes)), each.problem or "") for each in local]
+    table = Table(("id", "episodes", "steps", "MB", ""), rows, numeric=False)
+    console.print(table.rich(f"On this machine ({store.root()})"))
     here = [found.id for found in local]
     lines = [("task", "id", "here", "get")]
     for task in catalogue().values():
@@ -138,13 +135,11 @@ def _print_task(task: Task) -> None:
 
 def _print_info(about: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table("field", "value", show_header=False)
-    for key, value in about.items():
-        table.add_row(key, Text(str(value)))
-    Console().print(table)
+    from trajgen.viz.tables import Table
+
+    rows = [(key, str(value)) for key, value in about.items()]
+    Console().print(Table(("", ""), rows, numeric=False).rich())
 
 
 def _cell(value: object) -> str:

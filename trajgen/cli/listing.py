@@ -62,15 +62,14 @@ def _signature(found: Any) -> str:
 
 def _print_component(console: Any, found: Any, modules: Sequence[str]) -> None:
     from rich.markup import escape
-    from rich.table import Table
+
+    from trajgen.viz.tables import Table
 
     about = _explained(found)
     console.print(f"[bold]{found.kind}={found.name}[/]  ({found.module}.{found.attribute})\n{escape(found.summary)}\n")
-    table = Table("option", "type", "default", "what it is")
-    for option in found.options:
-        cells = (f"{found.kind}.{option.name}", option.annotation, repr(option.default), about.get(option.name, ""))
-        table.add_row(*map(escape, cells))
-    console.print(table if found.options else "It has no options.")
+    rows = [(f"{found.kind}.{o.name}", o.annotation, repr(o.default), about.get(o.name, "")) for o in found.options]
+    table = Table(("option", "type", "default", "what it is"), rows, numeric=False)
+    console.print(table.rich() if rows else "It has no options.")
     if found.wiring:
         console.print(f"\nGiven by the composition: {', '.join(found.wiring)}")
         for name in (name for name in found.wiring if name in about):

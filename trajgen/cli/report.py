@@ -29,21 +29,12 @@ def report(words: list[str]) -> None:
             "Which runs?", expected="trajgen report DIR …", got="no folder", fix="trajgen report runs/* for all runs"
         )
     from rich.console import Console
-    from rich.markup import escape
 
     from trajgen.experiments.run_folder import free_path
-    from trajgen.viz.report.page import write_report
+    from trajgen.viz.report.page import report
 
     path = Path(own["out"]) if "out" in own else free_path(Path(), "report-{}.html")
-    console = Console()
-    with console.status("reading"):
-        runs = write_report(path, folders, title=own.get("title", "Runs compared"))
-    for run in runs:
-        if run.problems:
-            console.print(escape(f"{run.label}: {'; '.join(run.problems)}"), soft_wrap=True, highlight=False)
-    size = path.stat().st_size / 2**20
-    said = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    console.print(f"{said} on one page of {size:.1f} MiB: {escape(str(path))}", soft_wrap=True, highlight=False)
+    report(path, folders, Console(), title=own.get("title", "Runs compared"))
 
 
 def _sorted(words: list[str]) -> tuple[list[Path], dict[str, str]]:

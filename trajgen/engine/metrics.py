@@ -94,5 +94,5 @@ class StageProgress:
         self.bar.update(self.task, completed=step, figures=text)
         tenth = self.steps / 10
         if not self.console.is_terminal and int(step / tenth) > int(self.done / tenth):
-            self.console.print(f"{self.name} {step}/{self.steps}  {text}", highlight=False)
+            self.console.print(f"{self.name} {step}/{self.steps}  {text}", markup=False, highlight=False)
         self.done = step

@@ -1,1 +1,1 @@
-"""Rollouts with paired seeds, statistics, pictures and reports; knows policies and worlds, no method."""
+"""Rollouts with paired seeds, and their statistics; knows policies and environments, no method."""

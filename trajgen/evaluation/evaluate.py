@@ -1,21 +1,19 @@
-"""A policy's scores in a world, beside those of its controller and of random actions on the same episodes."""
+"""A policy's scores in an environment, beside those of its controller and of random actions on the same episodes."""
 
 from __future__ import annotations
 
 import datetime
-import json
 import math
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.evaluation.protocol import by_reset, goals_of, in_words, require_goal
+from trajgen.evaluation.hardware import hardware
+from trajgen.evaluation.protocol import describe, goal_kind, require_goal, success_by_reset
 from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, environments, rollout
 from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalized, summarize
 
@@ -38,7 +36,7 @@ class EvaluationOptions:
         protocol: what an episode's return is: "return", the sum of its rewards, or "first_hit", the steps from the
             first at the goal on, as if it stayed there (so CleanDiffuser scores Maze2D, arXiv 2406.09509).
         latency: whether the time of a decision is measured too.
-        reference: whether the world's controller and random actions play the same episodes.
+        reference: whether the environment's controller and random actions play the same episodes.
     """
 
     episodes: int = 48
@@ -49,21 +47,10 @@ class EvaluationOptions:
     reference: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("episodes", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"An evaluation's {name} must be at least 1.",
-                    expected=f"evaluation.{name} >= 1",
-                    got=getattr(self, name),
-                    fix=f"evaluation.{name}={getattr(EvaluationOptions, name)}",
-                )
-        if self.seed < 0:
-            raise ConfigError(
-                "An evaluation's seed must not be negative.",
-                expected="evaluation.seed >= 0",
-                got=self.seed,
-                fix="evaluation.seed=0",
-            )
+        for name, least in (("episodes", 1), ("batch", 1), ("seed", 0)):
+            if (value := getattr(self, name)) < least:
+                fix = f"evaluation.{name}={getattr(EvaluationOptions, name)}"
+                raise ConfigError(f"evaluation.{name} must be at least {least}.", got=value, fix=fix)
 
 
 class RandomPolicy:
@@ -75,28 +62,23 @@ class RandomPolicy:
 
     def __init__(self, low: Array, high: Array, seed: int = 0) -> None:
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise ConfigError(
-                "Random actions need a bounded action box.",
-                expected="finite bounds",
-                got=f"low {low}, high {high}",
-                fix="evaluation.reference=false",
-            )
-        self.low, self.high, self.seed = low, high, seed
-        self.generator = np.random.default_rng(seed)
-        self.batch: int | None = None
+            got = f"low {low}, high {high}"
+            raise ConfigError("Random actions need a bounded action box.", got=got, fix="evaluation.reference=false")
+        self.low, self.high = low, high
+        self.rng = np.random.default_rng(seed)
+        self.shape = np.shape(low)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
         """Starts ``batch`` episodes; the stream of actions goes on."""
         if ids is None:
-            self.batch = batch
+            self.shape = (*(() if batch is None else (batch,)), *np.shape(self.low))
 
     def act(self, observation: Observation) -> np.ndarray:
         """Actions (B, A), or (A,) if not batched."""
-        shape = np.shape(self.low) if self.batch is None else (self.batch, *np.shape(self.low))
-        return self.generator.uniform(self.low, self.high, shape).astype(np.float32)
+        return self.rng.uniform(self.low, self.high, self.shape).astype(np.float32)
 
     def observe(self, reward: Any, done: Any) -> None:
-        """Learns nothing."""
+        """Uses nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -120,97 +102,81 @@ def evaluate(
     extra: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Rolls out a policy, the world's controller and random actions on the same episodes.
+    """Rolls out a policy, the environment's controller and random actions on the same episodes.
 
     Args:
         extra: further figures to be written with these, such as ``condition_error``.
-        progress: told after every step of ``policy`` how many episodes have ended.
+        progress: called after every step of ``policy`` with how many episodes have ended.
 
     Raises:
-        ConfigError: if the actions are not a box, or the protocol asks for a goal that the world does not speak of.
+        ConfigError: if the actions are not a box, or the protocol needs a goal that the environment does not report.
         TrajgenError: if every episode failed.
     """
     options = options or EvaluationOptions()
     seeds = range(options.seed, options.seed + options.episodes)
-    with environments(eval_env, min(options.batch, options.episodes)) as opened:
-        space: Any = opened[0].action_space
+    with environments(eval_env, min(options.batch, options.episodes)) as envs:
+        space: Any = envs[0].action_space
         if not hasattr(space, "low"):
-            raise ConfigError(
-                "A policy's actions are a box of real numbers.",
-                expected="a Box",
-                got=space,
-                fix="data.env_id=ID of a world with such actions",
-            )
+            fix = "data.env_id=ID of an environment with such actions"
+            raise ConfigError("A policy's actions are a box of real numbers.", got=space, fix=fix)
         if options.protocol == "first_hit":
-            require_goal(eval_env, opened[0])
-        policies: dict[str, Policy] = {"policy": policy}
+            require_goal(eval_env, envs[0])
+        references: dict[str, Policy] = {}
         if options.reference:
-            policies["random"] = RandomPolicy(space.low, space.high, options.seed)
+            references["random"] = RandomPolicy(space.low, space.high, options.seed)
             if eval_env.controller is not None:
-                policies["controller"] = eval_env.controller()
-        played = {
-            name: rollout(
-                player,
-                eval_env,
-                seeds,
-                record=name == "policy",
-                batch=options.batch,
-                opened=opened,
-                progress=progress if name == "policy" else None,
-            )
-            for name, player in policies.items()
-        }
+                references["controller"] = eval_env.controller()
+        play = partial(rollout, eval_env=eval_env, seeds=seeds, batch=options.batch, envs=envs)
+        rollouts = {"policy": play(policy, progress=progress)}
+        rollouts |= {name: play(reference, record=False) for name, reference in references.items()}
     if options.protocol == "first_hit":
-        played = {n: replace(r, returns=r.from_first_hit(eval_env.max_steps)) for n, r in played.items()}
-    own, controller = played["policy"], played.get("controller")
-    if not own.completed.any():
-        raise TrajgenError(
-            "Every episode of the evaluation failed.",
-            expected=f"{options.episodes} episodes of {eval_env.name}",
-            got=own.errors[0]["error"],
-        )
+        rollouts = {n: replace(r, returns=r.from_first_hit(eval_env.max_steps)) for n, r in rollouts.items()}
+    played = rollouts["policy"]
+    if not played.completed.any():
+        raise TrajgenError("Every episode of the evaluation failed.", got=played.errors[0]["error"])
+    sizes = LATENCY_BATCHES if options.latency else ()
     figures: dict[str, Any] = {
         "env": eval_env.name,
         "episodes": options.episodes,
         "seeds": [seeds[0], seeds[-1]],
-        "protocol": in_words(eval_env, options, said=own.success is not None),
+        "protocol": describe(eval_env, options, reports_success=played.success is not None),
         "protocol_name": options.protocol,
-        "goals": goals_of(eval_env),
-        **_scores(eval_env, played),
-        "episode_returns": {name: rollouts.returns for name, rollouts in played.items()},
-        "success": None if own.success is None else own.success[own.completed].mean(),
-        "success_by_reset": by_reset(eval_env, own),
-        "steps_per_episode": own.lengths[own.completed].mean(),
-        "decisions_per_second": own.decisions_per_second,
-        "decision_ms": {
-            f"batch_{size}": decision_ms(policy, eval_env, size) for size in LATENCY_BATCHES if options.latency
-        },
-        "errors": own.errors,
+        "goals": goal_kind(eval_env),
+        **_scores(eval_env, rollouts),
+        "episode_returns": {name: each.returns for name, each in rollouts.items()},
+        "success": None if played.success is None else played.success[played.completed].mean(),
+        "success_by_reset": success_by_reset(eval_env, played),
+        "steps_per_episode": played.lengths[played.completed].mean(),
+        "decisions_per_second": played.decisions_per_second,
+        "decision_ms": {f"batch_{size}": decision_ms(policy, eval_env, size) for size in sizes},
+        "errors": played.errors,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": hardware(),
     }
-    return Evaluation(figures | dict(extra or {}), own, controller)
+    return Evaluation(figures | dict(extra or {}), played, rollouts.get("controller"))
 
 
-def _scores(eval_env: EvalEnv, played: Mapping[str, Rollouts]) -> dict[str, Any]:
-    """The returns and what they are worth: against named bounds, and against the controller."""
-    own = played["policy"].returns[played["policy"].completed]
-    scores: dict[str, Any] = {"return": summarize(own).to_dict()}
+def _scores(eval_env: EvalEnv, rollouts: Mapping[str, Rollouts]) -> dict[str, Any]:
+    """The returns, normalized by named bounds, and over the controller's."""
+    completed = {name: each.returns[each.completed] for name, each in rollouts.items()}
+    summaries = {name: summarize(returns)._asdict() for name, returns in completed.items() if returns.size}
     bounds = dict(eval_env.bounds)
-    for name in ("controller", "random"):
-        other = played.get(name)
-        done = other is not None and other.completed.any()
-        scores[name] = summarize(other.returns[other.completed]).to_dict() if other and done else None
-    if scores["controller"] and scores["random"]:
-        bounds[MEASURED] = (scores["random"]["mean"], scores["controller"]["mean"])
-    named = {name: _normalized(own, pair) for name, pair in bounds.items() if pair[0] != pair[1]}
-    first = next(iter(named), None)
-    scores["normalized"] = named | ({"name": first, **named[first]} if first else {})
-    scores["normalized_to_controller"] = named.get(MEASURED)
-    scores["ratio_to_controller"] = scores["ratio_to_controller_ci95"] = None
-    if scores["controller"]:
-        both = played["policy"].completed & played["controller"].completed
-        pair = played["policy"].returns[both], played["controller"].returns[both]
+    if "controller" in summaries and "random" in summaries:
+        bounds[MEASURED] = (summaries["random"]["mean"], summaries["controller"]["mean"])
+    by_bounds = {name: _normalized(completed["policy"], pair) for name, pair in bounds.items() if pair[0] != pair[1]}
+    first = next(iter(by_bounds), None)
+    scores: dict[str, Any] = {
+        "return": summaries["policy"],
+        "controller": summaries.get("controller"),
+        "random": summaries.get("random"),
+        "normalized": by_bounds | ({"name": first, **by_bounds[first]} if first else {}),
+        "normalized_to_controller": by_bounds.get(MEASURED),
+        "ratio_to_controller": None,
+        "ratio_to_controller_ci95": None,
+    }
+    if "controller" in summaries:
+        both = rollouts["policy"].completed & rollouts["controller"].completed
+        pair = rollouts["policy"].returns[both], rollouts["controller"].returns[both]
         if both.any() and pair[1].mean() > 0:
             scores["ratio_to_controller"] = mean_ratio(*pair)
             scores["ratio_to_controller_ci95"] = bootstrap_interval(mean_ratio, *pair)
@@ -222,19 +188,6 @@ def _normalized(returns: Array, bounds: tuple[float, float]) -> dict[str, Any]:
     return {"mean": summary.mean, "iqm": summary.iqm, "ci95": summary.ci95, "bounds": bounds}
 
 
-def hardware() -> dict[str, Any]:
-    """What the figures were measured on: processor, threads, and the CUDA device if there is one."""
-    import torch
-
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = information.read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "cuda": cuda}
-
-
 def plain(value: Any) -> Any:
     """``value`` as JSON holds it: plain containers and numbers; what is not finite becomes None."""
     if isinstance(value, Mapping):
@@ -243,22 +196,4 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_evaluation(path: str | Path, figures: Mapping[str, Any]) -> None:
-    """Writes figures as JSON, all or nothing: a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(plain(figures), file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

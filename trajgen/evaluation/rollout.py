@@ -26,85 +26,86 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 """Called after every step with the number of ended episodes and of all episodes."""
 PATIENCE = 60.0
-"""Seconds after which a step that has not returned is said to hang."""
+"""Seconds after which a step that has not returned is reported as hanging."""
 
 
 class Episode:
-    """One seed's episode in one environment; stands still, and pays nothing, once it has ended."""
+    """One seed's episode in one environment; once it has ended, its observation stays and its reward is 0."""
 
-    def __init__(self, eval_env: EvalEnv, environment: gymnasium.Env, seed: int, record: bool, watch: Watch) -> None:
-        self.watch = watch
-        self.eval_env, self.environment, self.seed, self.record = eval_env, environment, seed, record
-        self.reward, self.total, self.steps, self.done = 0.0, 0.0, 0, False
-        self.good: int | None = None  # steps at which the world said success, if it says
-        self.hit: int | None = None  # the first of them
+    def __init__(self, eval_env: EvalEnv, env: gymnasium.Env, seed: int, record: bool, watchdog: Watchdog) -> None:
+        self.eval_env, self.env, self.seed, self.record, self.watchdog = eval_env, env, seed, record, watchdog
+        self.done = False
+        self.rewards: list[float] = []
+        self.successes: int | None = None  # steps at which the environment reported success, if it reports it
+        self.first_success: int | None = None
         self.error: str | None = None
         self.states: list[NDArray[np.float32]] = []
         self.goal: NDArray[np.float32] | None = None
         self.observation: Observation = None
-        self._guarded(self._start)
+        with self._guarded():
+            self._receive(*eval_env.reset(env, seed))
+            if eval_env.goal_key is not None:
+                self.goal = np.array(entry(self.observation, eval_env.goal_key), dtype=np.float32)
 
     def step(self, action: Any) -> float:
         """Takes one step; returns its reward."""
-        self.reward = 0.0
-        if not self.done:
-            self._guarded(lambda: self._step(action))
-        return self.reward
+        if self.done:
+            return 0.0
+        with self._guarded():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            if not math.isfinite(reward):
+                raise ValueError(f"the reward is {reward}")
+            self.rewards.append(float(reward))
+            self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
+            self._receive(observation, info)
+            return self.rewards[-1]
+        return 0.0
 
-    def _start(self) -> None:
-        self._arrive(*self.eval_env.reset(self.environment, self.seed))
-        if self.eval_env.goal_key is not None:
-            self.goal = np.array(entry(self.observation, self.eval_env.goal_key), dtype=np.float32)
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return len(self.rewards)
 
-    def _step(self, action: Any) -> None:
-        observation, reward, terminated, truncated, info = self.environment.step(action)
-        if not math.isfinite(reward):
-            raise ValueError(f"the reward is {reward}")
-        self.reward = float(reward)
-        self.total += self.reward
-        self.steps += 1
-        self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
-        self._arrive(observation, info)
-
-    def _arrive(self, observation: Observation, info: dict[str, Any]) -> None:
-        _require_usable(observation, self.environment.observation_space)
+    def _receive(self, observation: Observation, info: dict[str, Any]) -> None:
+        _check_observation(observation, self.env.observation_space)
         self.observation = observation
-        reached = self.eval_env.success(observation, info)
-        if reached is not None:
-            self.good = (self.good or 0) + bool(reached)
-            if reached and self.hit is None:
-                self.hit = self.steps
+        success = self.eval_env.success(observation, info)
+        if success is not None:
+            self.successes = (self.successes or 0) + bool(success)
+            if success and self.first_success is None:
+                self.first_success = self.steps
         state = self.eval_env.state(observation) if self.record else None
         if state is not None:
             self.states.append(np.array(state, dtype=np.float32))
 
     @property
     def success(self) -> bool | None:
-        """Whether it has succeeded so far; None if the world does not say."""
-        return None if self.good is None else self.good >= self.eval_env.rule.steps
+        """Whether it has succeeded so far; None if the environment does not report it."""
+        return None if self.successes is None else self.successes >= self.eval_env.rule.steps
 
-    def _guarded(self, change: Callable[[], None]) -> None:
-        self.watch.begin(f"step {self.steps + 1} of the episode of seed {self.seed}")
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        self.watchdog.call = f"step {self.steps + 1} of the episode of seed {self.seed}", monotonic()
         try:
-            change()
-        except Exception as error:  # a world may raise anything; its episode fails, the others go on
+            yield
+        except Exception as error:  # an environment may raise anything; its episode fails, the others go on
             self.error, self.done = f"{type(error).__name__}: {error}", True
         finally:
-            self.watch.end()
+            self.watchdog.call = None
 
 
-def _require_usable(observation: Any, space: Any) -> None:
+def _check_observation(observation: Any, space: Any) -> None:
     """Raises a ValueError for an observation that would spoil the batch it is put into."""
-    for name, own in getattr(space, "spaces", {"": space}).items():
+    for name, subspace in getattr(space, "spaces", {"": space}).items():
         value = np.asarray(observation[name] if name else observation)
-        if own.shape is not None and value.shape != own.shape:
-            raise ValueError(f"the observation {name} has shape {value.shape}, not {own.shape}")
+        if subspace.shape is not None and value.shape != subspace.shape:
+            raise ValueError(f"the observation {name} has shape {value.shape}, not {subspace.shape}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise ValueError(f"the observation {name} is not finite")
 
 
-class Watch:
-    """Says on the standard error when an environment's step hangs; nothing within a process can end such a step.
+class Watchdog:
+    """Reports on standard error when an environment's step hangs; nothing within a process can end such a step.
 
     Args:
         patience: seconds that a step may take.
@@ -112,34 +113,25 @@ class Watch:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._now: tuple[str, float] | None = None
-        self._over = threading.Event()
+        self.call: tuple[str, float] | None = None
+        """The step that is being taken, and when it began."""
+        self._stop = threading.Event()
 
-    def begin(self, what: str) -> None:
-        """A step begins."""
-        self._now = what, monotonic()
-
-    def end(self) -> None:
-        """It has returned."""
-        self._now = None
-
-    def __enter__(self) -> Watch:
-        threading.Thread(target=self._look, daemon=True).start()
+    def __enter__(self) -> Watchdog:
+        threading.Thread(target=self._run, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
 
-    def _look(self) -> None:
-        said = None
-        while not self._over.wait(self.patience / 4):
-            now = self._now
-            if now is not None and now is not said and monotonic() - now[1] > self.patience:
-                said = now
-                took = f"has not returned for {self.patience:.0f} s"
-                print(
-                    f"The environment hangs: {now[0]} {took}; Ctrl-C ends the evaluation.", file=sys.stderr, flush=True
-                )
+    def _run(self) -> None:
+        reported = None
+        while not self._stop.wait(self.patience / 4):
+            call = self.call
+            if call is not None and call is not reported and monotonic() - call[1] > self.patience:
+                reported = call
+                text = f"The environment hangs: {call[0]} has not returned for {self.patience:.0f} s; "
+                print(text + "Ctrl-C ends the evaluation.", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -152,10 +144,11 @@ class Rollouts:
     seeds: NDArray[np.int64]  # (n,)
     returns: NDArray[np.float64]  # (n,) undiscounted sums of rewards
     lengths: NDArray[np.int64]  # (n,) steps
-    success: NDArray[np.bool_] | None  # (n,) or None if the world does not report it
+    success: NDArray[np.bool_] | None  # (n,) or None if the environment does not report it
     hits: NDArray[np.int64]  # (n,) first step at which it reported success, 0 at the start; -1 if it never did
     states: list[NDArray[np.float32]] = field(repr=False)  # n arrays (steps + 1, S), or empty ones
     goals: list[NDArray[np.float32] | None] = field(repr=False)  # n arrays (G,), at the episode's start
+    rewards: list[NDArray[np.float64]] = field(repr=False)  # n arrays (steps,)
     errors: list[dict[str, Any]]  # seed, step and message of each failed episode
     decisions: int  # actions that an environment took
     act_seconds: NDArray[np.float64] = field(repr=False)  # (calls,) wall time of each call of act
@@ -178,19 +171,25 @@ class Rollouts:
 
 @contextmanager
 def environments(eval_env: EvalEnv, count: int) -> Iterator[list[gymnasium.Env]]:
-    """Opens ``count`` environments of a world, to be used by several rollouts, and closes them in the end."""
-    opened: list[gymnasium.Env] = []
+    """Makes ``count`` environments, to be used by several rollouts, and closes them in the end."""
+    envs: list[gymnasium.Env] = []
     try:
-        opened.extend(eval_env.make_env() for _ in range(count))
-        yield opened
+        envs.extend(eval_env.make_env() for _ in range(count))
+        yield envs
     finally:
-        for environment in opened:
-            _close(environment)
+        for env in envs:
+            _close(env)
 
 
-def _close(environment: gymnasium.Env) -> None:
-    with suppress(Exception):  # what an environment does when it is closed must not cost what it was played for
-        environment.close()
+def _close(env: gymnasium.Env) -> None:
+    with suppress(Exception):  # an environment that raises when it is closed must not cost the episodes
+        env.close()
+
+
+def first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> list[Any]:
+    """The first observations of the episodes of these seeds."""
+    with environments(eval_env, 1) as (env,):
+        return [eval_env.reset(env, seed)[0] for seed in seeds]
 
 
 def rollout(
@@ -200,7 +199,7 @@ def rollout(
     *,
     record: bool = True,
     batch: int = 64,
-    opened: list[gymnasium.Env] | None = None,
+    envs: list[gymnasium.Env] | None = None,
     progress: Progress | None = None,
 ) -> Rollouts:
     """Rolls out one episode for every seed.
@@ -212,46 +211,42 @@ def rollout(
     Args:
         record: whether to keep the visited states.
         batch: the most episodes played at once.
-        opened: environments to use instead of new ones, at least min(batch, len(seeds)).
-        progress: told after every step how many episodes have ended.
+        envs: environments to use instead of new ones, at least min(batch, len(seeds)).
+        progress: called after every step with how many episodes have ended.
     """
     if not len(seeds) or batch < 1:
         raise TrajgenError(
-            "A rollout needs at least one episode.",
-            expected="episodes >= 1 and batch >= 1",
-            got=f"{len(seeds)} seeds, batch {batch}",
-            fix="evaluation.episodes=48",
+            "A rollout needs at least one episode.", got=f"{len(seeds)} seeds, batch {batch}", fix="at least 1 of both"
         )
-    if opened is None:
-        with environments(eval_env, min(batch, len(seeds))) as opened:
-            return rollout(policy, eval_env, seeds, record=record, batch=batch, opened=opened, progress=progress)
+    if envs is None:
+        with environments(eval_env, min(batch, len(seeds))) as envs:
+            return rollout(policy, eval_env, seeds, record=record, batch=batch, envs=envs, progress=progress)
     episodes: list[Episode] = []
     seconds: list[float] = []
     for first in range(0, len(seeds), batch):
-        chunk = seeds[first : first + batch]
-        with Watch(PATIENCE) as watch:
-            pairs = zip(opened, chunk, strict=False)
-            slots = [Episode(eval_env, environment, int(seed), record, watch) for environment, seed in pairs]
-            episodes += slots
-            for taken in _play(policy, slots):
-                seconds.append(taken)
+        with Watchdog(PATIENCE) as watchdog:
+            pairs = zip(envs, seeds[first : first + batch], strict=False)
+            slots = [Episode(eval_env, env, int(seed), record, watchdog) for env, seed in pairs]
+            for duration in _play(policy, slots):
+                seconds.append(duration)
                 if progress:
                     progress(first + sum(slot.done for slot in slots), len(seeds))
+        episodes += slots
         for index, slot in enumerate(slots):
-            if slot.error:  # what raised once may be in any state
-                opened[index] = eval_env.make_env()
-                _close(slot.environment)
+            if slot.error:  # an environment that raised may be in any state
+                envs[index] = eval_env.make_env()
+                _close(slot.env)
     return _collect(episodes, seconds)
 
 
 def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
     """Plays all slots to their end; gives the seconds of each decision once its step is taken."""
-    space = slots[0].environment.observation_space
-    known = next((slot.observation for slot in slots if slot.observation is not None), None)
-    if known is None:
+    space = slots[0].env.observation_space
+    filler = next((slot.observation for slot in slots if slot.observation is not None), None)
+    if filler is None:
         return
     for slot in slots:
-        slot.observation = known if slot.observation is None else slot.observation
+        slot.observation = filler if slot.observation is None else slot.observation
     policy.reset(batch=len(slots))
     while not all(slot.done for slot in slots):
         observation = stack(space, [slot.observation for slot in slots])
@@ -262,12 +257,11 @@ def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
             if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
                 raise
             raise TrajgenError(
-                "Decisions for all episodes of a batch must fit into the memory of the device.",
-                expected=f"room for {len(slots)} episodes at once",
+                f"Decisions for {len(slots)} episodes at once do not fit into the memory of the device.",
                 got=str(error).splitlines()[0],
                 fix=f"evaluation.batch={max(1, len(slots) // 2)}, or device=cpu",
             ) from error
-        taken = perf_counter() - start
+        duration = perf_counter() - start
         if actions.shape[:1] != (len(slots),):
             raise TrajgenError(
                 "A policy returns one action for every observation of the batch.",
@@ -276,9 +270,9 @@ def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
             )
         before = np.array([slot.done for slot in slots])
         rewards = [slot.step(action) for slot, action in zip(slots, actions, strict=True)]
-        # An end is said once: a policy that heard it again at every step would plan anew at every step.
+        # An end is reported once: a policy would plan anew at every step after it.
         policy.observe(np.array(rewards), np.array([slot.done for slot in slots]) & ~before)
-        yield taken
+        yield duration
 
 
 def stack(space: gymnasium.Space, observations: list[Observation]) -> Observation:
@@ -290,17 +284,18 @@ def stack(space: gymnasium.Space, observations: list[Observation]) -> Observatio
 
 
 def _collect(episodes: list[Episode], seconds: list[float]) -> Rollouts:
-    reported = [episode.success for episode in episodes]
+    success = [episode.success for episode in episodes]
     return Rollouts(
-        seeds=np.array([episode.seed for episode in episodes]),
-        returns=np.array([np.nan if episode.error else episode.total for episode in episodes]),
-        lengths=np.array([episode.steps for episode in episodes]),
-        success=np.array([bool(s) for s in reported]) if any(s is not None for s in reported) else None,
-        hits=np.array([-1 if episode.hit is None else episode.hit for episode in episodes]),
+        seeds=np.array([e.seed for e in episodes]),
+        returns=np.array([np.nan if e.error else sum(e.rewards) for e in episodes]),
+        lengths=np.array([e.steps for e in episodes]),
+        success=None if all(s is None for s in success) else np.array([bool(s) for s in success]),
+        hits=np.array([-1 if e.first_success is None else e.first_success for e in episodes]),
         states=[np.stack(e.states) if e.states else np.empty((0, 0), np.float32) for e in episodes],
-        goals=[episode.goal for episode in episodes],
+        goals=[e.goal for e in episodes],
+        rewards=[np.array(e.rewards) for e in episodes],
         errors=[{"seed": e.seed, "step": e.steps, "error": e.error} for e in episodes if e.error],
-        decisions=sum(episode.steps for episode in episodes),
+        decisions=sum(e.steps for e in episodes),
         act_seconds=np.array(seconds),
     )
 
@@ -312,14 +307,12 @@ def decision_ms(
 
     Each repeat starts new episodes, since the first decision of an episode always plans.
     """
-    with environments(eval_env, 1) as (environment,):
-        seen = [eval_env.reset(environment, seed)[0] for seed in range(batch)]
-        observation = stack(environment.observation_space, seen)
-    seconds = []
+    with environments(eval_env, 1) as (env,):
+        observation = stack(env.observation_space, [eval_env.reset(env, seed)[0] for seed in range(batch)])
+    times = []
     for _ in range(warm_up + repeats):
         policy.reset(batch=batch)
         start = perf_counter()
         policy.act(observation)
-        seconds.append(perf_counter() - start)
-    timed = 1000 * np.array(seconds[warm_up:])
-    return {"median": float(np.median(timed)), "p95": float(np.percentile(timed, 95))}
+        times.append(1000 * (perf_counter() - start))
+    return {"median": float(np.median(times[warm_up:])), "p95": float(np.percentile(times[warm_up:], 95))}

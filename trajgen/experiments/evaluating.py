@@ -11,6 +11,7 @@ import numpy as np
 
 from trajgen.config import Config, merged
 from trajgen.core.errors import ConfigError
+from trajgen.core.files import write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.experiments.loading import load_policy
@@ -71,8 +72,8 @@ def evaluate(
     """
     from trajgen.envs.eval_env import make_eval_env
     from trajgen.evaluation.evaluate import evaluate as play
-    from trajgen.evaluation.evaluate import write_evaluation
-    from trajgen.viz import draw_run
+    from trajgen.evaluation.evaluate import plain
+    from trajgen.viz.plans import draw_run
     from trajgen.viz.summary import print_evaluation
 
     prepare_imports(imports)
@@ -90,12 +91,12 @@ def evaluate(
         figures["overrides"] = overrides
     out = out or (free_path(folder / "evaluations") if overrides else folder)
     out.mkdir(parents=True, exist_ok=True)
-    write_evaluation(out / "evaluation.json", figures)
+    write_json(out / "evaluation.json", plain(figures))
     seed, stride = config.evaluation.seed, config.data.stride
     plots = draw_run(out, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
     write_summary(folder, out, config, figures, plots)
     print_evaluation(figures, console)
-    console.print(f"{out / 'summary.md'}", style="bold")
+    console.print(f"{out / 'summary.md'}", style="bold", markup=False)
     return figures
 
 
@@ -111,7 +112,7 @@ def sample(
     """Draws plans from one state into a new ``plots/sample-N.png``, and returns and prints their condition error."""
     from trajgen.envs.eval_env import make_eval_env
     from trajgen.evaluation.rollout import environments
-    from trajgen.viz import draw_plans
+    from trajgen.viz.plans import draw_plans
 
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
@@ -130,14 +131,14 @@ def sample(
             observation = put(observation, key, np.asarray(values, dtype=np.float32))
     cond, plan, refinements = policy.preview([observation] * request.plans, request.returns)
     if plan.trajectory is None:
-        console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory that could be drawn.")
+        console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory to draw.", markup=False)
         return {}
     errors = policy.condition_error(cond, plan)
     path = free_path(folder / "plots", "sample-{}.png")
     path.parent.mkdir(exist_ok=True)
     draw_plans(path, policy, eval_env, observation, refinements)
     own = float(policy.normalizer.returns.inverse(cond.returns[:1]))
-    console.print(f"{request.plans} plans, asked for a return-to-go of {own:.1f}: {path}")
+    console.print(f"{request.plans} plans, asked for a return-to-go of {own:.1f}: {path}", markup=False)
     for name in ("state", "return"):
         if name in errors:
             console.print(

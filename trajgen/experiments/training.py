@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import DataError
+from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, windows_of
-from trajgen.experiments.run_folder import (
-    find_folder,
-    read_json,
-    require_free,
-    versions,
-    write_config,
-    write_json,
-)
-from trajgen.experiments.run_lock import locked
+from trajgen.experiments.run_folder import LOCK, find_folder, require_free, versions, write_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +48,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world()} processes" if world() > 1 else ""
-        said = f"[bold]{config.recipe}[/] on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
-        console.print(said)
+        said = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
+        console.print(said, markup=False)
         stages = planner.stages()
         val_source = windows_of(config, episodes, planner, device, "val") if config.data.val_fraction else None
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)
@@ -69,7 +62,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         if first and acts:
             evaluate(folder, console, device=config.device, imports=config.imports)
         elif first:
-            console.print(f"{config.data.id} names no world, so the policy is not evaluated: data.env_id=ID names one.")
+            said = f"{config.data.id} names no environment, so the policy is not evaluated: data.env_id=ID names one."
+            console.print(said, markup=False)
     return folder
 
 
@@ -121,7 +115,7 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
 def _begun(folder: Path, config: Config, data: Mapping[str, Any], space: Space, command: str | None) -> Iterator[None]:
     """Holds the folder of a run, and writes down what is to be trained in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with file_lock(folder / LOCK):
         require_free(folder, config)  # another process may have been faster
         write_json(folder / "data.json", data)
         write_config(folder, config, space, command)

@@ -1,8 +1,8 @@
-"""Who attends to whom: how much the tokens of each scale look at those of every other."""
+"""Attention between scales: how much the tokens of each scale attend to those of every other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, Plan
-from trajgen.evaluation.figures import INK, saved_figure
+from trajgen.evaluation.rollout import first_observations
 from trajgen.nn.attention import AdaptiveBlock, block_causal_mask
-from trajgen.viz.overheard import overheard
-from trajgen.viz.plans import first_observations
+from trajgen.viz.figure import INK, new_figure
+from trajgen.viz.record_plans import record_plans
 from trajgen.viz.run import Run
 
 PANEL = 2.7  # inches
@@ -27,142 +27,113 @@ MOST_NAMES = 12
 
 
 def draw_attention(path: Path, run: Run, seeds: range) -> bool:
-    """Draws the attention between scales while plans for the first states of some episodes are read again.
+    """Draws the attention between scales, read from plans for the first states of some episodes.
 
-    Args:
-        path: of the picture.
-        run: whose plans they are.
-        seeds: of the episodes.
-
-    Returns:
-        Whether the run has a prior of adaptive blocks over several scales.
+    Returns whether the run has a prior of adaptive blocks over several scales.
     """
-    named = dict(levels(run.policy.planner))
-    if not named:
+    planners = dict(scale_planners(run.policy.planner))
+    if not planners:
         return False
     observations = first_observations(run.eval_env, seeds)
     shares = {}
-    for name, level in named.items():
-        with overheard(level) as heard:
+    for name, planner in planners.items():
+        with record_plans(planner) as plans:
             run.policy.preview(observations)
-        shares[name] = between_scales(level, *heard[0])
-    attention_figure(path, shares, {name: level.tokenizer.schedule for name, level in named.items()})
+        shares[name] = attention_between_scales(planner, *plans[0])
+    attention_figure(path, shares, {name: planner.tokenizer.schedule for name, planner in planners.items()})
     return True
 
 
-def levels(planner: Any) -> Iterator[tuple[str, Any]]:
-    """The planners within a planner, itself among them, whose prior attends from scale to scale."""
+def scale_planners(planner: Any) -> Iterator[tuple[str, Any]]:
+    """By name, the planners within a planner (itself among them) whose prior attends from scale to scale."""
     for name, module in planner.named_modules():
         prior, tokenizer = getattr(module, "prior", None), getattr(module, "tokenizer", None)
         blocks = getattr(prior, "blocks", ())
-        stepwise = hasattr(prior, "logits") and len(blocks) and all(isinstance(b, AdaptiveBlock) for b in blocks)
-        if stepwise and tokenizer is not None and hasattr(module, "plan") and tokenizer.schedule.scales > 1:
+        adaptive = hasattr(prior, "logits") and len(blocks) and all(isinstance(b, AdaptiveBlock) for b in blocks)
+        if adaptive and tokenizer is not None and hasattr(module, "plan") and tokenizer.schedule.scales > 1:
             yield name, module
 
 
 @torch.inference_mode()
-def between_scales(level: Any, cond: Cond, plan: Plan) -> NDArray[np.float64]:
-    """The share (K, K) of its attention that each scale gives to each, over layers, heads and plans.
-
-    Args:
-        level: a planner with a tokenizer and an autoregressive prior.
-        cond: B conditions.
-        plan: the plans made for them.
-
-    Returns:
-        Rows are the scales that look, columns those looked at; a row sums to 1.
-    """
-    inputs = level.tokenizer.layout.inputs(level.tokenizer.vectors(plan.codes))
-    every = attention_weights(level.prior.blocks, lambda: level.prior.logits(inputs, cond), level.tokenizer.schedule)
-    return by_scale(every, level.tokenizer.schedule)
+def attention_between_scales(planner: Any, cond: Cond, plan: Plan) -> NDArray[np.float64]:
+    """The share (K, K) of its attention that each scale (row) gives to each (column), over layers, heads and plans."""
+    tokenizer, prior = planner.tokenizer, planner.prior
+    inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
+    weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), tokenizer.schedule)
+    return by_scale(weights, tokenizer.schedule)
 
 
-def attention_weights(blocks: Sequence[AdaptiveBlock], forward: Any, schedule: ScaleSchedule) -> Tensor:
+def attention_weights(
+    blocks: Sequence[AdaptiveBlock], forward: Callable[[], object], schedule: ScaleSchedule
+) -> Tensor:
     """The attention (L, L) of all tokens to all, averaged over plans, layers and heads.
 
-    The weights are computed from the blocks' own projections, so that nothing is added to where models are trained.
-
-    Args:
-        blocks: of the prior.
-        forward: lets the prior predict all tokens at once.
-        schedule: of the tokens, which says who may look at whom.
+    The weights are computed from the blocks' own projections while ``forward`` predicts all tokens at once, so that
+    the models need no code for it.
     """
-    seen: list[Tensor] = []
-    hooks = [block.qkv.register_forward_hook(lambda *call: seen.append(call[2])) for block in blocks]
+    projections: list[Tensor] = []
+    hooks = [block.qkv.register_forward_hook(lambda *call: projections.append(call[2])) for block in blocks]
     try:
         forward()
     finally:
         for hook in hooks:
             hook.remove()
-    mask = block_causal_mask(schedule).to(seen[0].device)
+    mask = block_causal_mask(schedule).to(projections[0].device)
     layers = []
-    for block, projected in zip(blocks, seen, strict=True):
-        q, k, _ = projected.float().unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
+    for block, qkv in zip(blocks, projections, strict=True):
+        q, k, _ = qkv.float().unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         layers.append(scores.masked_fill(~mask, -torch.inf).softmax(-1).mean((0, 1)))
     return torch.stack(layers).mean(0)
 
 
 def by_scale(weights: Tensor, schedule: ScaleSchedule) -> NDArray[np.float64]:
-    """Attention (L, L) between tokens as attention (K, K) between scales: summed over those seen, averaged over those
-    that look."""
-    rows = [[weights[own, other].sum(1).mean() for other in schedule.spans] for own in schedule.spans]
+    """Attention (L, L) between tokens as attention (K, K) between scales: summed over keys, averaged over queries."""
+    rows = [[weights[queries, keys].sum(1).mean() for keys in schedule.spans] for queries in schedule.spans]
     return np.array([[float(value) for value in row] for row in rows])
 
 
-def even(schedule: ScaleSchedule) -> NDArray[np.float64]:
-    """What `by_scale` would be if every token looked at all that it may see alike."""
+def even_attention(schedule: ScaleSchedule) -> NDArray[np.float64]:
+    """What `by_scale` would be if every token attended alike to all that it may."""
     mask = block_causal_mask(schedule).float()
     return by_scale(mask / mask.sum(1, keepdim=True), schedule)
 
 
 def attention_figure(path: Path, shares: dict[str, NDArray[np.float64]], schedules: dict[str, ScaleSchedule]) -> None:
-    """Draws attention between scales, a row of panels a level: the share, and the share against even attention.
-
-    Args:
-        path: of the picture.
-        shares: (K, K) by level.
-        schedules: of the levels.
-    """
+    """Draws attention (K, K) by planner, a row of panels each: the share, and its ratio to even attention."""
     from matplotlib.colors import TwoSlopeNorm
 
-    with saved_figure(path, 2 * PANEL + 1.5, (PANEL + 0.35) * len(shares)) as figure:
+    with new_figure(2 * PANEL + 1.5, (PANEL + 0.35) * len(shares), path) as figure:
         panels = figure.subplots(len(shares), 2, squeeze=False)
         for (left, right), (name, matrix) in zip(panels, shares.items(), strict=True):
-            base = even(schedules[name])
-            ratio = np.divide(matrix, base, out=np.full_like(matrix, np.nan), where=base > 0)
-            allowed = np.where(base > 0, matrix, np.nan)
-            image = left.imshow(allowed, cmap="Blues", vmin=0, vmax=1)
-            figure.colorbar(image, ax=left, fraction=0.05, label="share of the attention")
-            most = max(2.0, float(np.nanmax(ratio)))
-            image = right.imshow(ratio, cmap="PuOr_r", norm=TwoSlopeNorm(1.0, 0.0, most))
-            figure.colorbar(image, ax=right, fraction=0.05, label="times even attention")
-            _numbers(left, allowed, lambda v: v > 0.55)
-            _numbers(right, ratio, lambda v, most=most: v > 1 + 0.7 * (most - 1) or v < 0.25)
-            left.set_title(f"{name}: attention" if name else "attention between scales", loc="left", parse_math=False)
+            even = even_attention(schedules[name])
+            ratio = np.divide(matrix, even, out=np.full_like(matrix, np.nan), where=even > 0)
+            share = np.where(even > 0, matrix, np.nan)
+            top = max(2.0, float(np.nanmax(ratio)))
+            for ax, values, dark, label, image in (
+                (left, share, share > 0.55, "share of the attention", {"cmap": "Blues", "vmin": 0, "vmax": 1}),
+                (right, ratio, (ratio > 0.3 + 0.7 * top) | (ratio < 0.25), "times even attention",
+                 {"cmap": "PuOr_r", "norm": TwoSlopeNorm(1.0, 0.0, top)}),
+            ):  # fmt: skip
+                figure.colorbar(ax.imshow(values, **image), ax=ax, fraction=0.05, label=label)
+                _label_scales(ax, schedules[name], values, dark)
+            left.set_title(f"{name}: attention" if name else "attention between scales", loc="left")
             right.set_title("more or less than even", loc="left")
-            for ax in (left, right):
-                _axes(ax, schedules[name])
-            left.set_ylabel("scale that looks (its tokens)")
+            left.set_ylabel("scale that attends (its tokens)")
 
 
-def _axes(ax: Any, schedule: ScaleSchedule) -> None:
+def _label_scales(ax: Any, schedule: ScaleSchedule, values: NDArray[np.float64], dark: NDArray[np.bool_]) -> None:
+    """Names the scales on the axes and writes the values into their squares, where there is room."""
     names = [f"{k + 1} ({n})" for k, n in enumerate(schedule.lengths)]
     if len(names) <= MOST_NAMES:
-        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 5 else {}
-        ax.set_xticks(range(len(names)), names, **turned)
+        rotation: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 5 else {}
+        ax.set_xticks(range(len(names)), names, **rotation)
         ax.set_yticks(range(len(names)), names)
-    ax.set_xlabel("scale looked at")
+    ax.set_xlabel("scale attended to")
     ax.tick_params(length=0)
-    for side in ax.spines.values():
-        side.set_visible(False)
-
-
-def _numbers(ax: Any, matrix: NDArray[np.float64], dark: Any) -> None:
-    if len(matrix) > MOST_NUMBERS:
-        return
-    for (row, column), value in np.ndenumerate(matrix):
-        if np.isfinite(value):
-            color = "white" if dark(value) else INK
-            size = 8 if len(matrix) <= 5 else 6.5
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=size, color=color)
+    ax.spines[:].set_visible(False)
+    if len(names) <= MOST_NUMBERS:
+        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if len(names) <= 5 else 6.5}
+        for row, column in zip(*np.nonzero(np.isfinite(values)), strict=True):
+            color = "white" if dark[row, column] else INK
+            ax.text(column, row, f"{values[row, column]:.2f}", color=color, **style)

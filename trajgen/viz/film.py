@@ -1,100 +1,329 @@
-"""Frames as a film: an animated GIF by Pillow, or an MP4 where imageio-ffmpeg is installed."""
+"""An episode as a film: over the map or as rendered, with the plan that is followed drawn in, as a GIF or an MP4."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
-from trajgen.core.errors import ConfigError, nearest
-from trajgen.viz.episode import Frame
+from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.files import replacing
+from trajgen.evaluation.rollout import rollout
+from trajgen.experiments.run_folder import free_path
+from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
+from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states
+from trajgen.viz.record_plans import record_plans
 
-KINDS = (".gif", ".mp4")
-COLOURS = 255
-MODELS = 8
-"""Frames from which the colors of a GIF are chosen."""
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from trajgen.envs.eval_env import EvalEnv
+    from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+    from trajgen.viz.run import Run
+
+Frame = NDArray[np.uint8]  # (height, width, 3)
+Update = Callable[[int], object]
+"""Changes a figure to what it shows at a step."""
+
+DPI = 100
+MAP = 4.6, 5.2  # inches of a frame with a map
+SCENE = 4.2  # inches of a rendered frame's side
+CURVES = 3.6  # inches of the curves beside it
+MOST_CURVES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRequest:
+    """The film that ``trajgen video`` makes."""
+
+    seed: int = 0
+    """Of the episode."""
+    steps: int | None = None
+    """The most that are played; None for the whole episode."""
+    every: int = 4
+    """Steps of the episode from one frame to the next."""
+    rate: float = 15.0
+    """Frames per second."""
+
+    def __post_init__(self) -> None:
+        for name, valid, expected in (
+            ("seed", self.seed >= 0, "0 or more"),
+            ("steps", self.steps is None or self.steps >= 1, "1 or more"),
+            ("every", self.every >= 1, "1 or more"),
+            ("rate", 0 < self.rate <= 50, "more than 0 and at most 50"),
+        ):
+            if not valid:
+                fix = f"{name}={getattr(VideoRequest, name) or 200}"
+                raise ConfigError(f"'{name}' must be {expected}.", got=f"{name}={getattr(self, name)}", fix=fix)
+
+
+def make_video(run: Run, out: Path | None, request: VideoRequest, console: Console) -> None:
+    """Plays an episode of a run, and writes it as a film: to ``out``, else to a new file in the run's videos/.
+
+    Raises:
+        ConfigError: if the film could not be written, or the environment cannot be rendered on this machine.
+        TrajgenError: if the episode fails.
+    """
+    path = out or free_path(run.folder / "videos", f"episode_{request.seed}-{{}}.gif")
+    check_film(path)
+    env = run.eval_env
+    with console.status("playing the episode"):
+        episode = play(run.policy, env, request.seed, steps=request.steps, every=request.every)
+    if not episode.plans:
+        planner = run.config.components["planner"]["name"]
+        console.print(f"Planner '{planner}' makes no plans of states: the film shows the episode alone.", markup=False)
+    with console.status("drawing"):
+        stride, limits = run.config.data.stride, None if env.walls is not None or run.data is None else run.data.limits
+        every, rate = request.every, request.rate
+        count = write_film(path, episode, every=every, rate=rate, walls=env.walls, stride=stride, limits=limits)
+    text = f"return {episode.rewards.sum():.1f} in {len(episode.rewards)} steps, {count} frames: {path}"
+    console.print(text, markup=False, soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True)
+class TimedPlan:
+    """A plan made at a step of the episode: the states (T, S) after each scale, coarse to fine."""
+
+    step: int
+    scales: list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PlayedEpisode:
+    """An episode of m steps."""
+
+    states: NDArray[np.float32]  # (m + 1, S)
+    rewards: NDArray[np.float64]  # (m,)
+    goal: NDArray[np.float32] | None  # (G,)
+    plans: list[TimedPlan]
+    frames: list[Frame] = field(repr=False)  # of steps 0, every, 2 every, …; none where nothing was rendered
+
+    def plan_at(self, step: int) -> TimedPlan | None:
+        """The plan that is followed at a step."""
+        return next((plan for plan in reversed(self.plans) if plan.step <= step), None)
+
+
+class FrameRecorder(gymnasium.Wrapper):
+    """Renders an environment every so many steps."""
+
+    def __init__(self, env: gymnasium.Env, every: int) -> None:
+        super().__init__(env)
+        self.every, self.steps = every, 0
+        self.frames: list[Frame] = []
+
+    def reset(self, **options: Any) -> Any:
+        """Starts a new record."""
+        result = self.env.reset(**options)
+        self.steps, self.frames = 0, []
+        self._record()
+        return result
+
+    def step(self, action: Any) -> Any:
+        """Takes a step, and records what it looks like."""
+        result = self.env.step(action)
+        self.steps += 1
+        self._record()
+        return result
+
+    def _record(self) -> None:
+        if self.steps % self.every == 0:
+            frame: Any = self.env.render()
+            self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
+
+
+def play(
+    policy: RecedingHorizonPolicy, eval_env: EvalEnv, seed: int, *, steps: int | None = None, every: int = 4
+) -> PlayedEpisode:
+    """Plays one episode of at most ``steps``, and renders each ``every``-th where there is no map.
+
+    Raises:
+        ConfigError: if the environment cannot be rendered on this machine; before anything is played.
+        TrajgenError: if the episode fails.
+    """
+    env = FrameRecorder(_rendering_env(eval_env), every) if eval_env.walls is None else eval_env.make_env()
+    short = replace(eval_env, max_steps=min(steps or eval_env.max_steps, eval_env.max_steps))
+    planner = policy.planner
+    try:
+        with record_plans(planner, decode=True) as records:
+            rollouts = rollout(policy, short, [seed], batch=1, envs=[env])
+    finally:
+        env.close()
+    if rollouts.errors:
+        step, error = rollouts.errors[0]["step"], rollouts.errors[0]["error"]
+        raise TrajgenError(
+            f"The episode of seed {seed} failed at step {step}: {error}",
+            fix=f"seed=N of another, or its beginning alone: steps={max(1, step)}",
+        )
+    plans = []
+    for number, (cond, plan) in enumerate(records):
+        states = planned_states(policy, eval_env, planner.refinements(plan, cond))
+        plans.append(TimedPlan(number * policy.options.replan_interval, [x[0] for x in states.values()]))
+    plans = [plan for plan in plans if plan.scales]
+    frames = env.frames if isinstance(env, FrameRecorder) else []
+    return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
+
+
+def _rendering_env(eval_env: EvalEnv) -> gymnasium.Env:
+    """An environment that renders pictures, tried once."""
+    env: Any = None
+    try:
+        env = eval_env.make_env()
+        if env.spec is not None and env.render_mode != "rgb_array":
+            spec = env.spec
+            env.close()
+            env = gymnasium.make(spec, render_mode="rgb_array")
+        env.reset(seed=0)
+        frame: Any = env.render()
+        if np.ndim(frame) != 3:
+            raise ValueError(f"render() returned {type(frame).__name__}, not a picture")
+    except Exception as error:  # graphics drivers raise all kinds of errors
+        if env is not None:
+            with suppress(Exception):
+                env.close()
+        raise ConfigError(
+            f"{eval_env.name} has no map and cannot render itself, which for MuJoCo needs OpenGL.",
+            got=f"{type(error).__name__}: {str(error)[:200]}",
+            fix="MUJOCO_GL=egl before the command, with the system's libegl1 and libgl1-mesa-dri; or MUJOCO_GL=osmesa; "
+            "'trajgen plot what=plans' needs neither",
+        ) from error
+    rendering: gymnasium.Env = env
+    return rendering
+
+
+def write_film(
+    path: Path,
+    episode: PlayedEpisode,
+    *,
+    every: int,
+    rate: float,
+    walls: Walls | None = None,
+    stride: int = 1,
+    limits: Limits | None = None,
+) -> int:
+    """Draws an episode over the map, or as rendered with its states and the planned ones beside it, into a film.
+
+    Args:
+        path: ends in .gif or .mp4; written atomically.
+        episode: with positions as its first two states where there are walls, else with rendered frames.
+        every: steps of the episode between frames.
+        rate: frames per second.
+        stride: steps between the points of a plan.
+
+    Returns:
+        How many frames there are.
+    """
+    returns = np.concatenate([[0.0], episode.rewards.cumsum()])
+    steps = range(0, len(episode.states), every)
+    size = MAP
+    if walls is None:
+        height = SCENE * episode.frames[0].shape[0] / episode.frames[0].shape[1]
+        size = SCENE + CURVES * bool(episode.plans), max(height, 3.0) + 0.4
+    with new_figure(*size) as figure:
+        if walls is not None:
+            ax, update = _map_view(figure, episode, walls)
+        else:
+            ax, update = _scene_view(figure, episode, every, stride, limits)
+        with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
+            for step in steps:
+                ax.set_title(f"step {step:4d}   return {returns[step]:.1f}", loc="left", fontfamily="monospace")
+                update(step)
+                writer.grab_frame()
+    return len(steps)
+
+
+def _writer(path: Path, fps: Any) -> Any:
+    import matplotlib
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+
+    if path.suffix == ".gif":
+        return PillowWriter(fps=fps)
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    matplotlib.rcParams["animation.ffmpeg_path"] = get_ffmpeg_exe()  # within the context of the figure
+    return FFMpegWriter(fps=fps, codec="h264")
+
+
+def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any, Update]:
+    ax = figure.subplots()
+    draw_maze(ax, walls)
+    (trail,) = ax.plot([], [], color=LINES[0], lw=2.4, solid_capstyle="round", zorder=3, label="path")
+    (now,) = ax.plot([], [], "o", color="white", mec=INK, mew=1.5, ms=8, zorder=6, label="now")
+    (line,) = ax.plot([], [], color=INK, lw=0.9, alpha=0.7, zorder=4, label="plan")
+    (coarse,) = ax.plot([], [], color=SOFT, lw=1.2, ls=(0, (2, 1.6)), zorder=2, label="plan, coarser scales")
+    fine = ax.scatter([], [], s=17, linewidths=0, zorder=5)
+    handles = [trail, now, line, coarse] if episode.plans else [trail, now]
+    if episode.goal is not None:
+        handles.append(draw_goal(ax, episode.goal, 15))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
+    colors, gap = time_colors(), np.full((1, 2), np.nan)
+
+    def update(step: int) -> None:
+        trail.set_data(*episode.states[: step + 1, :2].T)
+        now.set_data(*episode.states[step : step + 1, :2].T)
+        if (plan := episode.plan_at(step)) is not None:
+            points = plan.scales[-1][:, :2]
+            line.set_data(*points.T)
+            fine.set_offsets(points)
+            fine.set_facecolor([tuple(color) for color in colors(np.linspace(0, 1, len(points)))])
+            coarse.set_data(*np.concatenate([gap, *(p for scale in plan.scales[:-1] for p in (scale[:, :2], gap))]).T)
+
+    return ax, update
+
+
+def _scene_view(
+    figure: Figure, episode: PlayedEpisode, every: int, stride: int, limits: Limits | None
+) -> tuple[Any, Update]:
+    features = most_varied(episode.states, MOST_CURVES)
+    names: list[Any] = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
+    axes: dict[str, Any] = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
+    scene = axes.pop("scene")
+    scene.axis("off")
+    image = scene.imshow(episode.frames[0])
+    steps = np.arange(len(episode.states))
+    updates: list[Update] = []
+    for (name, ax), feature in zip(axes.items(), features, strict=False):
+        if limits is not None:
+            draw_limits(ax, limits, feature)
+        (past,) = ax.plot([], [], color=LINES[0], lw=1.8, label="visited")
+        (future,) = ax.plot([], [], color=LINES[4], lw=1.3, marker=".", ms=3, label="plan")
+        now = ax.axvline(0, color=INK, lw=0.8)
+        values = np.concatenate([episode.states[:, feature], *(p.scales[-1][:, feature] for p in episode.plans)])
+        room = 0.05 * max(float(np.ptp(values)), 1e-6)
+        ax.set(ylim=(values.min() - room, values.max() + room), ylabel=name)
+        ax.set_xlim(0, len(steps) - 1 + (max(len(plan.scales[-1]) for plan in episode.plans) - 1) * stride)
+        ax.tick_params(labelbottom=feature == features[-1])
+
+        def update(step: int, past: Any = past, future: Any = future, now: Any = now, feature: int = feature) -> None:
+            past.set_data(steps[: step + 1], episode.states[: step + 1, feature])
+            now.set_xdata([step, step])
+            if (plan := episode.plan_at(step)) is not None:
+                points = plan.scales[-1][:, feature]
+                future.set_data(plan.step + stride * np.arange(len(points)), points)
+
+        updates.append(update)
+    if episode.plans:
+        ax.set_xlabel("step")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    updates.append(lambda step: image.set_data(episode.frames[step // every]))
+    return scene, lambda step: [update(step) for update in updates]
 
 
 def check_film(path: Path) -> None:
-    """Refuses a film that could not be written, before it is made.
-
-    Raises:
-        ConfigError: for another kind of file, one that exists, or an MP4 without what encodes it.
-    """
-    if path.suffix not in KINDS:
-        raise ConfigError(
-            "A film is a GIF or an MP4.",
-            expected="out=FILE.gif or out=FILE.mp4",
-            got=f"out={path}",
-            fix=nearest(path.suffix, KINDS),
-        )
+    """Raises a ConfigError for another kind of file, one that exists, or an MP4 without its encoder."""
+    if path.suffix not in (".gif", ".mp4"):
+        raise ConfigError("A film is a GIF or an MP4.", got=f"out={path}", fix="out=FILE.gif or out=FILE.mp4")
     if path.exists():
-        raise ConfigError(
-            "No file is overwritten unasked.",
-            expected="a new file",
-            got=f"{path} exists",
-            fix="out=ANOTHER, or remove that file first",
-        )
+        raise ConfigError(f"{path} exists, and no file is overwritten.", fix="out=ANOTHER, or remove that file first")
     if path.suffix == ".mp4" and find_spec("imageio_ffmpeg") is None:
         raise ConfigError(
-            "An MP4 is encoded by the package imageio-ffmpeg.",
-            expected="imageio-ffmpeg installed",
-            got=f"out={path}, and no such package",
+            "An MP4 needs the package imageio-ffmpeg, which is not installed.",
             fix="pip install 'trajgen[video]', or out=FILE.gif, which needs nothing more",
         )
-
-
-def write_film(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    """Writes frames (height, width, 3) of one size as a film; whole, or not at all.
-
-    Args:
-        path: ends in .gif or .mp4.
-        frames: in order, at least one.
-        rate: frames per second; a GIF keeps it to a hundredth of a second.
-
-    Returns:
-        How many frames there were.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        count = (_write_gif if path.suffix == ".gif" else _write_mp4)(unfinished, frames, rate)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
-
-
-def _write_gif(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    from PIL import Image
-
-    pictures = [Image.fromarray(frame) for frame in frames]
-    some = pictures[:: max(1, len(pictures) // MODELS)]
-    together = Image.fromarray(np.concatenate([np.asarray(picture) for picture in some]))
-    palette = together.quantize(COLOURS)  # one for all frames, so that nothing flickers
-    first, *others = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
-    first.save(
-        path, format="GIF", save_all=True, append_images=others, duration=round(100 / rate) * 10, loop=0, optimize=True
-    )
-    return len(pictures)
-
-
-def _write_mp4(path: Path, frames: Iterable[Frame], rate: float) -> int:
-    from imageio_ffmpeg import write_frames
-
-    moving = iter(frames)
-    first = next(moving)
-    height, width = first.shape[:2]
-    writer = write_frames(str(path), (width, height), fps=rate, codec="libx264", macro_block_size=2, quality=8)
-    writer.send(None)
-    count = 0
-    try:
-        for frame in chain([first], moving):
-            writer.send(np.ascontiguousarray(frame))
-            count += 1
-    finally:
-        writer.close()
-    return count

@@ -1,4 +1,4 @@
-"""A run as pictures see it: its model, its world and the range of its data, each opened when it is first asked for."""
+"""A run whose pictures are drawn: its model, its environment and the range of its data, each loaded on first use."""
 
 from __future__ import annotations
 
@@ -11,66 +11,48 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajgen.config import Config
 from trajgen.core.errors import TrajgenError
 
 if TYPE_CHECKING:
+    from trajgen.config import Config
     from trajgen.envs.eval_env import EvalEnv
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 WINDOWS = 4096
 """Windows of the data from which its range is read."""
-USUAL = (1.0, 99.0)
-"""Percentiles between which a state counts as usual."""
-
-Load = Callable[[Mapping[str, Any]], "RecedingHorizonPolicy"]
-"""Loads the run's policy, some of its options replaced."""
+PERCENTILES = (1.0, 99.0)
+"""Between which a state counts as usual."""
 
 
 @dataclass(frozen=True)
 class DataRange:
     """What is usual in a data set, in its own units."""
 
-    low: NDArray[np.float32]  # (S,)
-    high: NDArray[np.float32]  # (S,)
+    limits: tuple[NDArray[np.float32], NDArray[np.float32]]  # (S,), (S,) lowest and highest
     returns: NDArray[np.float32]  # (W,) returns-to-go of W windows, ascending
 
 
 @dataclass
 class Run:
-    """A run folder whose pictures are drawn.
-
-    Args:
-        folder: of the run.
-        config: of the run, with whatever is to be different from its training.
-        load: loads its policy.
-    """
+    """A run folder whose pictures are drawn."""
 
     folder: Path
-    config: Config
-    load: Load
+    config: Config  # of the run, some options replaced
+    load: Callable[[Mapping[str, Any]], RecedingHorizonPolicy]  # its policy, more options replaced
 
     @property
     def metrics(self) -> Path:
-        """The lines that its training wrote; perhaps not there."""
+        """The metrics of its training; the file may be missing."""
         return self.folder / "metrics.jsonl"
 
     @cached_property
     def policy(self) -> RecedingHorizonPolicy:
-        """Its policy, ready to act.
-
-        Raises:
-            CheckpointError: if the folder holds no weights that fit.
-        """
+        """Its policy, ready to act; raises a CheckpointError if the folder holds no weights that fit."""
         return self.load({})
 
     @cached_property
     def eval_env(self) -> EvalEnv:
-        """The world in which it is evaluated.
-
-        Raises:
-            DataError: if its data set, which names the world, is not on this machine.
-        """
+        """Its evaluation environment; raises a DataError if its data set, which names it, is not on this machine."""
         from trajgen.envs.eval_env import make_eval_env
 
         return make_eval_env(self.config.data)
@@ -89,5 +71,27 @@ class Run:
             return None
         states = norm.state.inverse(batch.states)[batch.mask].cpu().numpy()
         returns = norm.returns.inverse(batch.returns[:, 0]).cpu().numpy()
-        low, high = np.percentile(states, USUAL, axis=0).astype(np.float32)
-        return DataRange(low, high, np.sort(returns))
+        low, high = np.percentile(states, PERCENTILES, axis=0).astype(np.float32)
+        return DataRange((low, high), np.sort(returns))
+
+
+def open_run(
+    folder: Path, *, device: str = "auto", imports: tuple[str, ...] = (), overrides: Mapping[str, Any] | None = None
+) -> Run:
+    """Opens a run folder with the arguments of `trajgen.load_policy`; nothing of it is executed or loaded yet.
+
+    Raises:
+        CheckpointError: if the folder is not that of a run.
+    """
+    from trajgen import experiments
+    from trajgen.config import Config, merged
+    from trajgen.experiments.run_folder import load_config
+
+    changes = dict(overrides or {})
+    experiments.prepare_imports(imports)
+    config = Config.from_plain(merged(load_config(folder)[0].to_plain(), changes))
+
+    def load(more: Mapping[str, Any]) -> Any:
+        return experiments.load_policy(folder, device=device, imports=imports, overrides=merged(changes, more) or None)
+
+    return Run(folder, config, load)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.evaluation.evaluate import hardware, plain
+from trajgen.evaluation.evaluate import plain
+from trajgen.evaluation.hardware import hardware
 from trajgen.evaluation.statistics import (
     Array,
     bootstrap_interval,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import ROOT, Config, explain, from_hydra
 from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.files import write_json
 from trajgen.experiments.run_folder import ROOT as RUNS
-from trajgen.experiments.run_folder import free_path, identity, read_evaluation, run_name, write_json
+from trajgen.experiments.run_folder import free_path, identity, read_evaluation, run_name
 from trajgen.experiments.studies.definition import key_of, slug
 from trajgen.experiments.studies.jobs import Launcher, launch
 from trajgen.experiments.studies.run import choose_launcher, make_data
-from trajgen.viz.summary import NOTHING, interval, number
+from trajgen.viz.tables import Table, interval, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -188,17 +189,17 @@ def _outcome(job: Job) -> dict[str, Any]:
 
 
 def _print(results: Mapping[str, Any], console: Console) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("run", "ratio", "95 % interval", "return", "success"):
-        table.add_column(head, justify="left" if head == "run" else "right", overflow="fold")
-    for name, figures in results["runs"].items():
-        success = NOTHING if figures["success"] is None else f"{figures['success']:.0%}"
-        cells = (number(figures["ratio"], 3), interval(figures["ratio_ci95"], 3), number(figures["return"]), success)
-        table.add_row(*map(Text, (Path(name).name, *cells)))
-    console.print(table)
+    columns = ("run", "ratio", "95 % interval", "return", "success")
+    rows = [
+        (
+            Path(name).name,
+            number(f["ratio"], 3),
+            interval(f["ratio_ci95"], 3),
+            number(f["return"]),
+            percent(f["success"]),
+        )
+        for name, f in results["runs"].items()
+    ]
+    console.print(Table(columns, rows).rich(edges=False))
     for name, reason in results["failed"].items():
         console.print(f"{name} failed: {reason}", style="red", markup=False, highlight=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.experiments.run_folder import write_json
+from trajgen.core.files import write_file, write_json
 from trajgen.experiments.studies.results import RATIO
-from trajgen.viz.summary import NOTHING, interval, number
+from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,12 +31,12 @@ def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
         "difference": [_difference(row, digits) for row in rows],
         "its 95 % interval": [interval(row["difference_ci95"], digits) for row in rows],
         "score": [number(row["normalized"]) for row in rows],
-        "success": [NOTHING if row["success"] is None else f"{row['success']:.0%}" for row in rows],
+        "success": [percent(row["success"]) for row in rows],
         "state error": [number(row["condition_state"], 3) for row in rows],
         "return error": [number(row["condition_return"], 3) for row in rows],
         "minutes": [number(row["minutes"]) for row in rows],
         "decision ms": [number(row["decision_ms"]) for row in rows],
-        "parameters": [NOTHING if row["parameters"] is None else f"{row['parameters']:,}" for row in rows],
+        "parameters": [number(row["parameters"], 0) for row in rows],
     }
     if any(len(row["seeds"]) < seeds for row in rows):
         table["seeds"] = [f"{len(row['seeds'])} of {seeds}" for row in rows]
@@ -78,34 +78,14 @@ def _by_reason(failed: Mapping[str, str]) -> dict[str, str]:
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
     """Prints the table in two halves, scores and costs, and what failed below them."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     title = f"{results['study']}: {results['question']}".removesuffix(": ")
     cells = columns(results)
     halves = [head for head in cells if head not in COSTS], ["variant", *(head for head in COSTS if head in cells)]
     for heads in halves:
-        table = Table(
-            show_edge=False,
-            title=Text(title) if title else None,
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
-        for head in heads:
-            table.add_column(head, justify="left" if head == "variant" else "right")
-        for line in zip(*(cells[head] for head in heads), strict=True):
-            table.add_row(*map(Text, line))
-        console.print(table, "")
+        console.print(Table.of({head: cells[head] for head in heads}).rich(title, edges=False), "")
         title = ""
     if means := published_columns(results):
-        table = Table(show_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for head in means:
-            table.add_column(head, justify="left" if head == "published mean" else "right")
-        for line in zip(*means.values(), strict=True):
-            table.add_row(*map(Text, line))
-        console.print(table, "")
+        console.print(Table.of(means).rich(edges=False), "")
         for note in published_notes(results):
             console.print(note, markup=False, highlight=False)
     for reason, name in _by_reason(results["failed"]).items():
@@ -118,9 +98,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, results["seeds"]))
     lines = [f"# {results['study']}", ""]
     lines += [results["question"], ""] if results["question"] else []
-    lines += _table(cells, zip(*cells.values(), strict=True))
+    lines += [Table.of(cells).markdown()]
     if means := published_columns(results):
-        lines += ["", *_table(means, zip(*means.values(), strict=True)), ""]
+        lines += ["", Table.of(means).markdown(), ""]
         lines += [f"- {note}" for note in published_notes(results)]
     lines += ["", f"![means and 95 % intervals of {results['study']}](plot.png)", ""]
     unit = "mean return over the controller's on the same episodes" if results["unit"] == RATIO else "mean return"
@@ -137,10 +117,9 @@ def markdown(results: Mapping[str, Any]) -> str:
     lines += [f"- {fact}" for fact in facts if fact]
     if len({row["equal"] for row in results["rows"]}) > 1 or any(row["equal"] == "time" for row in results["rows"]):
         lines += ["", "## Steps", ""]
-        lines += _table(
-            ("variant", "steps of each stage"),
-            ((row["name"], ", ".join(f"{k} {n}" for k, n in row["steps"].items())) for row in results["rows"]),
-        )
+        steps = [", ".join(f"{k} {n}" for k, n in row["steps"].items()) for row in results["rows"]]
+        names = [row["name"] for row in results["rows"]]
+        lines += [Table.of({"variant": names, "steps of each stage": steps}).markdown()]
     if results["failed"]:
         lines += ["", "## Failed", ""]
         lines += [f"- {name}: {' '.join(reason.split())}" for reason, name in _by_reason(results["failed"]).items()]
@@ -149,23 +128,19 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [[*heads], *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    lines.insert(1, ["---", *["---:"] * (len(lines[0]) - 1)])
-    return ["| " + " | ".join(line) + " |" for line in lines]
-
-
 def _hardware(hardware: Mapping[str, Any]) -> str:
     return hardware["cuda"] or f"{hardware['cpu']}, {hardware['cores']} cores"
 
 
 def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[tuple[str, str | None]]) -> None:
     """Writes results.json, table.md, plot.png and commands.sh into a study's folder."""
-    from trajgen.viz.study import draw_results
+    from trajgen.viz.study import draw_study
 
     write_json(folder / "results.json", results)
-    (folder / "table.md").write_text(markdown(results), encoding="utf-8")
-    draw_results(folder / "plot.png", results)
+    write_file(folder / "table.md", markdown(results))
+    unit = "mean return / controller's" if results["unit"] == RATIO else "mean return"
+    title, reference = results["study"], results["reference"]
+    draw_study(folder / "plot.png", results["rows"], title=title, reference=reference, unit=unit)
     pairs = list(commands)
     each = list(dict.fromkeys([train for train, _ in pairs]))
     each += [evaluate for _, evaluate in pairs if evaluate]

@@ -8,28 +8,27 @@ from typing import Any
 
 from trajgen.evaluation.statistics import bootstrap_interval, mean_difference
 from trajgen.viz.report.facts import Facts
+from trajgen.viz.tables import NOTHING
 
-ASIDE = ("run_dir", "resume", "space")
-"""Entries of a configuration that say nothing of what was trained."""
+IGNORED = ("run_dir", "resume", "space")
+"""Entries of a configuration that do not change what is trained."""
 DEEPEST = 12
 LONGEST = 160
 """Characters of an option's value that are shown."""
 MOST_ROWS = 200
-ABSENT = "–"
 
-Compared = tuple[str, list[str]]
-"""What is compared, and its value for each run."""
+Values = dict[str, list[str]]
+"""By name, the value for each run."""
 
 
 @dataclass(frozen=True)
 class Paired:
     """The mean difference of two runs' returns on the same episodes."""
 
-    label: str
     difference: float | None = None
     ci95: tuple[float, float] | None = None
     episodes: int = 0
-    why: str = ""
+    reason: str = ""
     """Why there is none."""
 
     @property
@@ -38,51 +37,48 @@ class Paired:
         return self.ci95 is not None and not self.ci95[0] <= 0 <= self.ci95[1]
 
 
-def paired_differences(runs: Sequence[Facts]) -> list[Paired]:
-    """Each run's returns less the first run's, episode by episode, with intervals that draw episodes together."""
-    first, *others = runs
-    return [_paired(run, first) for run in others]
-
-
-def _paired(run: Facts, reference: Facts) -> Paired:
-    own, other = run.episode_returns(), reference.episode_returns()
-    if not own or not other:
-        return Paired(run.label, why="returns of single episodes are missing")
-    for key, name in (("env", "environment"), ("seeds", "seed")):
+def paired_difference(run: Facts, reference: Facts) -> Paired:
+    """A run's returns less the reference's, episode by episode, with an interval that draws episodes together."""
+    returns, other = run.episode_returns(), reference.episode_returns()
+    if not returns or not other:
+        return Paired(reason="returns of single episodes are missing")
+    for name, key in (("environment", "env"), ("seed", "seeds")):
         if run.evaluation.get(key) != reference.evaluation.get(key):
-            return Paired(run.label, why=f"another {name}: the episodes are not the same")
-    if _longest_episode(run) != _longest_episode(reference):
-        return Paired(run.label, why="episodes of another length")
-    shared = sorted({*own} & {*other})
-    if not shared:
-        return Paired(run.label, why="no episode that both came to the end of")
-    a, b = [own[s] for s in shared], [other[s] for s in shared]
-    return Paired(
-        run.label, float(mean_difference(a, b)), bootstrap_interval(mean_difference, a, b), episodes=len(shared)
-    )
+            return Paired(reason=f"another {name}: the episodes are not the same")
+    lengths = [data.get("max_episode_steps") if isinstance(data := r.config.get("data"), Mapping) else None
+               for r in (run, reference)]  # fmt: skip
+    if lengths[0] != lengths[1]:
+        return Paired(reason="episodes of another length")
+    seeds = sorted({*returns} & {*other})
+    if not seeds:
+        return Paired(reason="no episode that both completed")
+    pair = [returns[seed] for seed in seeds], [other[seed] for seed in seeds]
+    return Paired(float(mean_difference(*pair)), bootstrap_interval(mean_difference, *pair), len(seeds))
 
 
-def _longest_episode(run: Facts) -> Any:
-    data = run.config.get("data")
-    return data.get("max_episode_steps") if isinstance(data, Mapping) else None
-
-
-def option_differences(runs: Sequence[Facts]) -> tuple[list[Compared], list[Compared]]:
+def option_differences(runs: Sequence[Facts]) -> tuple[Values, Values]:
     """The options that differ between runs that have them, and those that only some runs have."""
-    flat = [dict(_flatten({k: v for k, v in run.config.items() if k not in ASIDE})) for run in runs]
-    keys = dict.fromkeys(key for values in flat for key in values)
-    rows = [(key, [values.get(key, ABSENT) for values in flat]) for key in keys]
-    differing = [row for row in rows if len({*row[1]} - {ABSENT}) > 1]
-    missing = [row for row in rows if len({*row[1]} - {ABSENT}) == 1 and ABSENT in row[1]]
-    return differing[:MOST_ROWS], missing[:MOST_ROWS]
+    flat = [dict(_flatten({k: v for k, v in run.config.items() if k not in IGNORED})) for run in runs]
+    differing, missing = {}, {}
+    for key, values in _across(flat).items():
+        kinds = {*values} - {NOTHING}
+        if len(kinds) > 1:
+            differing[key] = values
+        elif kinds and NOTHING in values:
+            missing[key] = values
+    return dict([*differing.items()][:MOST_ROWS]), dict([*missing.items()][:MOST_ROWS])
 
 
-def version_differences(runs: Sequence[Facts]) -> tuple[dict[str, str], list[Compared]]:
+def version_differences(runs: Sequence[Facts]) -> tuple[dict[str, str], Values]:
     """The versions that all runs share, and those in which they differ."""
-    names = dict.fromkeys(name for run in runs for name in run.versions)
-    rows = [(name, [run.versions.get(name, ABSENT) for run in runs]) for name in names]
-    same = {name: values[0] for name, values in rows if len({*values}) == 1}
-    return same, [(name, values) for name, values in rows if len({*values}) > 1]
+    rows = _across([run.versions for run in runs])
+    same = {name: values[0] for name, values in rows.items() if len({*values}) == 1}
+    return same, {name: values for name, values in rows.items() if name not in same}
+
+
+def _across(values: Sequence[Mapping[str, str]]) -> Values:
+    keys = dict.fromkeys(key for each in values for key in each)
+    return {key: [each.get(key, NOTHING) for each in values] for key in keys}
 
 
 def _flatten(value: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:

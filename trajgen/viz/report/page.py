@@ -4,153 +4,184 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trajgen import __version__
 from trajgen.core.errors import ConfigError
-from trajgen.viz.report.charts import color_of, interval_bar, learning_charts
-from trajgen.viz.report.compare import option_differences, paired_differences, version_differences
+from trajgen.core.files import write_file
+from trajgen.viz.figure import LINES
+from trajgen.viz.report.charts import learning_charts
+from trajgen.viz.report.compare import Values, option_differences, paired_difference, version_differences
 from trajgen.viz.report.facts import Facts, read_facts
+from trajgen.viz.tables import NOTHING, Table, interval, number, percent
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from rich.console import Console
 
 HERE = Path(__file__).parent
-NOTHING = "–"
-MOST_ACROSS = 8
+MOST_COLUMNS = 8
 """Runs up to which each has a column of its own where options are compared."""
 
 
+def report(path: Path, folders: Sequence[Path], console: Console, *, title: str = "Runs compared") -> None:
+    """Writes a page as `write_report`, and prints where it is and what of the runs could not be read."""
+    with console.status("reading"):
+        runs = write_report(path, folders, title=title)
+    lines = [f"{run.label}: {'; '.join(run.problems)}" for run in runs if run.problems]
+    size = path.stat().st_size / 2**20
+    lines.append(f"{len(runs)} run{'s' * (len(runs) > 1)} on one page of {size:.1f} MiB: {path}")
+    console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)
+
+
 def write_report(path: Path, folders: Sequence[Path], *, title: str = "Runs compared") -> list[Facts]:
-    """Writes one HTML page that compares runs and needs no other file.
-
-    Args:
-        path: of the page; it must not exist.
-        folders: of the runs, the first of which the others are compared to, or of studies.
-        title: of the page.
-
-    Returns:
-        What is known of each run.
+    """Writes one HTML page that compares runs, or those of studies, to the first of them; returns their facts.
 
     Raises:
         ConfigError: if the page exists.
         CheckpointError: if a folder holds no run, or leads out of itself.
     """
     if path.exists():
-        raise ConfigError(
-            "No file is overwritten unasked.",
-            expected="a new file",
-            got=f"{path} exists",
-            fix="out=ANOTHER, or remove that file first",
-        )
+        raise ConfigError(f"{path} exists, and no file is overwritten.", fix="out=ANOTHER, or remove that file first")
     runs = read_facts(folders)
     text = page(runs, title=title, command=shlex.join(["trajgen", "report", *map(str, folders)]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_file(path, text)
     return runs
 
 
 def page(runs: Sequence[Facts], *, title: str, command: str) -> str:
     """The page as text."""
-    from jinja2 import Environment
-    from markupsafe import Markup
+    from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(autoescape=True, keep_trailing_newline=True)
-    filters: dict[str, Callable[..., str]] = {
-        "figure": figure,
-        "ends": ends,
-        "signed": signed,
-        "share": share,
-        "spaced": lambda text: str(text).replace("_", " "),
-        "quoted": shlex.quote,
-        "machine": machine,
-    }
-    labels = [run.label for run in runs]
-    environment.filters["grouped"] = lambda values: grouped(values, labels)
-    environment.filters.update(filters)
-    low, high = _reach(runs)
-    same, differing = version_differences(runs)
-    differing_options, missing_options = option_differences(runs)
-    bars = {run.label: interval_bar(*_mean(run), low, high) for run in runs}
-    return environment.from_string((HERE / "page.html").read_text(encoding="utf-8")).render(
+    templates = Environment(loader=FileSystemLoader(HERE), autoescape=True, keep_trailing_newline=True)
+    templates.filters["quoted"] = shlex.quote
+    names = {run.label: _name(index, run.label) for index, run in enumerate(runs)}
+    protocols = [p if isinstance(p := run.evaluation.get("protocol"), str) else "" for run in runs]
+    options, missing = option_differences(runs)
+    same, versions = version_differences(runs)
+    return templates.get_template("page.html").render(
         title=title,
         command=command,
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         date=datetime.date.today().isoformat(),
         version=__version__,
         runs=runs,
-        most_across=MOST_ACROSS,
-        color={run.label: color_of(number) for number, run in enumerate(runs)},
-        low=low,
-        high=high,
-        bars={label: Markup(bar) for label, bar in bars.items()},
-        protocols=_protocols(runs),
-        differences=paired_differences(runs),
-        options=differing_options,
-        missing=missing_options,
+        names=names,
+        scores=_scores(runs, names),
+        protocols=[(protocol, labels) for protocol, labels in _grouped(protocols, runs) if protocol],
+        differences=_differences(runs, names),
+        options=_compared("option", options, runs, names),
+        missing=_compared("option", missing, runs, names),
         charts=learning_charts(runs),
-        same=same,
-        differing=differing,
+        costs=_costs(runs, names),
+        versions=_compared("package", versions, runs, names),
+        same=", ".join(f"{package} {number}" for package, number in same.items()),
+        figures=lambda run: Table(("figure", "value", "95 % interval"), run.scores),
     )
 
 
-def figure(value: Any, digits: int = 1) -> str:
-    """A number with so many decimals and its thousands apart, or a dash."""
-    return NOTHING if value is None else f"{value:,.{digits}f}".replace("-", "−")
+def _html(template: str, *values: Any) -> Markup:
+    """HTML with values filled in, which are escaped."""
+    from markupsafe import Markup
+
+    return Markup(template).format(*values)
 
 
-def ends(value: tuple[float, float] | None, digits: int = 1) -> str:
-    """An interval as "[low, high]", or nothing."""
-    return "" if value is None else f"[{figure(value[0], digits)}, {figure(value[1], digits)}]"
+def _name(index: int, label: str) -> Markup:
+    return _html('<span class="run of-{}">{}</span>', index % len(LINES), label)
 
 
-def signed(value: float) -> str:
-    """A difference with its sign."""
-    return ("+" if value > 0 else "") + figure(value)
+def _scores(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
+    returns = [(run.number("return", "mean"), run.interval("return", "ci95")) for run in runs]
+    values = [0.0, *(value for mean, ends in returns for value in (mean, *(ends or ())) if value is not None)]
+    low, high = min(values), max(values)
+    columns = ("run", "environment", "mean return, 95 % interval", f"{number(low)} to {number(high)}")
+    rows = [
+        (
+            names[run.label],
+            str(run.evaluation.get("env", NOTHING)),
+            _with_interval(mean, ends),
+            interval_bar(index, mean, ends, low, high),
+            _with_interval(run.number("ratio_to_controller"), run.interval("ratio_to_controller_ci95"), 3),
+            percent(run.number("success")),
+            number(run.number("episodes"), 0),
+        )
+        for index, (run, (mean, ends)) in enumerate(zip(runs, returns, strict=True))
+    ]
+    return Table((*columns, "over the controller's", "success", "episodes"), rows)
 
 
-def share(value: float | None) -> str:
-    """A share in per cent, or a dash."""
-    return NOTHING if value is None else f"{value:.0%}"
+def _with_interval(value: float | None, ends: tuple[float, float] | None, digits: int = 1) -> str:
+    return number(value, digits) + (f" {interval(ends, digits)}" if ends else "")
 
 
-def grouped(values: Sequence[str], labels: Sequence[str]) -> list[tuple[str, list[str]]]:
+def interval_bar(index: int, mean: float | None, ends: Sequence[float] | None, low: float, high: float) -> str:
+    """A mean and its interval on an axis from ``low`` to ``high``, as an SVG element; empty where there is no mean."""
+    if mean is None:
+        return ""
+    x, start, stop = (4 + 192 * (value - low) / max(high - low, 1e-9) for value in (mean, *(ends or (mean, mean))))
+    return _html(
+        '<svg class="bar of-{}" viewBox="0 0 200 16" role="img" aria-label="mean and its 95 % interval">'
+        '<line x1="4" x2="196" y1="8" y2="8" class="axis"/>'
+        '<line x1="{:.1f}" x2="{:.1f}" y1="8" y2="8" class="whisker"/>'
+        '<circle cx="{:.1f}" cy="8" r="4.5" class="mean"/></svg>',
+        index % len(LINES), start, stop, x,
+    )  # fmt: skip
+
+
+def _differences(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
+    rows = []
+    for run in runs[1:]:
+        paired = paired_difference(run, runs[0])
+        text: str = f"none: {paired.reason}" if paired.difference is None else f"{paired.difference:+,.1f}"
+        if paired.clear:
+            text = _html('<span class="clear">{}</span>', text)
+        rows.append((names[run.label], text, interval(paired.ci95) if paired.ci95 else "", str(paired.episodes)))
+    return Table(("run", "difference", "95 % interval", "episodes shared"), rows)
+
+
+def _compared(corner: str, values: Values, runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
+    """A column for each run; of many runs, each value once with the labels of the runs that have it."""
+    if len(runs) <= MOST_COLUMNS:
+        return Table((corner, *names.values()), [(key, *row) for key, row in values.items()])
+    rows = []
+    for key, row in values.items():
+        groups = [_html('<div>{} <span class="note">{}</span></div>', v, ", ".join(g)) for v, g in _grouped(row, runs)]
+        rows.append((key, _html("<div>{}</div>", _html("{}" * len(groups), *groups))))
+    return Table((corner, "values, and the runs that have them"), rows)
+
+
+def _grouped(values: Iterable[str], runs: Sequence[Facts]) -> list[tuple[str, list[str]]]:
     """Each value once, with the labels of the runs that have it."""
-    found: dict[str, list[str]] = {}
-    for value, label in zip(values, labels, strict=True):
-        found.setdefault(value, []).append(label)
-    return list(found.items())
+    groups: dict[str, list[str]] = {}
+    for value, run in zip(values, runs, strict=True):
+        groups.setdefault(value, []).append(run.label)
+    return list(groups.items())
 
 
-def machine(evaluation: Mapping[str, Any]) -> str:
-    """What an evaluation was measured on, and when."""
-    hardware = evaluation.get("hardware")
-    known = hardware if isinstance(hardware, Mapping) else {}
-    threads = known.get("threads")
-    parts = [known.get("cuda"), known.get("cpu"), threads and f"{threads} thread" + "s" * (threads != 1)]
-    return ", ".join(str(part) for part in (*parts, evaluation.get("date")) if part) or NOTHING
-
-
-def _mean(run: Facts) -> tuple[float | None, tuple[float, float] | None]:
-    return run.number("return", "mean"), run.interval("return", "ci95")
-
-
-def _reach(runs: Sequence[Facts]) -> tuple[float, float]:
-    """From where to where the axis of returns goes: zero, all means and all intervals lie on it."""
-    values = [0.0]
+def _costs(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
+    rows = []
     for run in runs:
-        mean, interval = _mean(run)
-        values += [*(interval or ()), *([] if mean is None else [mean])]
-    return min(values), max(values)
-
-
-def _protocols(runs: Sequence[Facts]) -> list[tuple[str, list[str]]]:
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        if isinstance(protocol := run.evaluation.get("protocol"), str):
-            found.setdefault(protocol, []).append(run.label)
-    return list(found.items())
+        minutes = number(run.total("minutes"))
+        if len(run.stages) > 1:
+            parts = ", ".join(f"{stage['name'].replace('_', ' ')} {number(stage['minutes'])}" for stage in run.stages)
+            minutes = _html('{} <span class="note">{}</span>', minutes, parts)
+        decisions = [number(run.number("decision_ms", f"batch_{size}", "median")) for size in (1, 64)]
+        hardware = run.evaluation.get("hardware")
+        hardware = hardware if isinstance(hardware, dict) else {}
+        threads = hardware.get("threads") and f"{hardware['threads']} thread" + "s" * (hardware["threads"] != 1)
+        machine = (hardware.get("cuda"), hardware.get("cpu"), threads, run.evaluation.get("date"))
+        rows.append(
+            (
+                names[run.label],
+                minutes,
+                number(run.total("steps"), 0),
+                number(run.weights, 0),
+                "{} ({})".format(*decisions),
+                number(run.number("decisions_per_second"), 0),
+                ", ".join(str(part) for part in machine if part) or NOTHING,
+            )
+        )
+    columns = ("run", "training, minutes", "steps", "weights", "a decision that plans, ms (64 at once)")
+    return Table((*columns, "decisions per second", "measured on"), rows)

@@ -1,4 +1,5 @@
-"""What a computation must cost at least: its operations and bytes over the rates that this device reaches."""
+"""The least time of a computation: its operations and bytes over the rates that this device reaches (the roofline
+model, Williams et al. 2009)."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from trajgen.bench.timing import timed
 SIDE = 1024
 """Of the matrices whose product measures operations per second."""
 STREAM = 2**24
-"""Bytes whose sum measures how fast they are read: what a small model's weights take."""
+"""Bytes whose sum measures how fast they are read: the size of a small model's weights."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a computation does.
+    """The work of a computation.
 
     ``operations`` are those of matrix products, two for each multiply-add; ``bytes`` are read by them, each operand
     once for each product; ``launches`` are the calls of operations that compute something.
@@ -30,7 +31,7 @@ class Cost:
     bytes: int
     launches: int
 
-    def floor(self, rates: Rates) -> float:
+    def roofline(self, rates: Rates) -> float:
         """Milliseconds that it takes at least."""
         return 1e3 * max(self.operations / rates.operations, self.bytes / rates.bytes)
 
@@ -43,29 +44,28 @@ class Rates:
     bytes: float
 
 
-class _Counting(TorchDispatchMode):
+class _CostCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations = self.bytes = self.launches = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not func.is_view:
-            self.launches += 1
         result = func(*args, **(kwargs or {}))
+        self.launches += not func.is_view
         if func.overloadpacket in flop_registry:
             self.operations += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
             self.bytes += sum(a.numel() * a.element_size() for a in args if isinstance(a, torch.Tensor))
         return result
 
 
-def counted(call: Callable[[], object]) -> Cost:
-    """Counts what a function does when it is called once."""
-    with torch.no_grad(), _Counting() as counting:
+def count_cost(call: Callable[[], object]) -> Cost:
+    """Counts the work of a function by calling it once."""
+    with torch.no_grad(), _CostCounter() as counter:
         call()
-    return Cost(counting.operations, counting.bytes, counting.launches)
+    return Cost(counter.operations, counter.bytes, counter.launches)
 
 
-def measured(device: torch.device) -> Rates:
+def measure_rates(device: torch.device) -> Rates:
     """The rates of a device in float32, with as many threads as torch has."""
     square = torch.randn(SIDE, SIDE, device=device)
     stream = torch.ones(STREAM // 4, device=device)

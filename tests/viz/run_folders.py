@@ -1,4 +1,4 @@
-"""Files of run folders, made up."""
+"""Run folders with invented files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_evaluation(folder: Path, returns: list[float | None], first_seed: int 
         "episodes": len(returns),
         "seeds": [first_seed, first_seed + len(returns) - 1],
         "protocol": "a walk for each seed",
-        "return": summarize(np.array(done)).to_dict(),
+        "return": summarize(done)._asdict(),
         "episode_returns": {"policy": returns},
         "success": 0.5,
         "decision_ms": {"batch_1": {"median": 3.0, "p95": 4.0}, "batch_64": {"median": 5.0, "p95": 6.0}},

@@ -1,0 +1,104 @@
+"""The look of all pictures: colors, type, and how a figure becomes a file, by Agg without pyplot or a display."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+INK, SOFT, GRID, WALL, GOAL = "#22272e", "#8b949e", "#e6e9ec", "#d5d9de", "#e0245e"
+LINES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#5c6b7a", "#8a6d00")
+"""Told apart by color-blind eyes too: those of Okabe and Ito, without yellow and black, and two more."""
+DASHED: Any = (0, (4, 3))
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "text.color": INK,
+    "text.parse_math": False,  # names of runs, stages and losses may hold dollar signs
+    "savefig.dpi": 150,
+}
+
+
+@contextmanager
+def new_figure(
+    width: float,
+    height: float,
+    path: Path | None = None,
+    layout: Literal["constrained", "compressed"] = "constrained",
+) -> Iterator[Figure]:
+    """A figure of this size in inches, written to ``path`` in the end if one is given."""
+    backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may not be installed here, and its import would fail
+    try:
+        matplotlib = import_module("matplotlib")
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout=layout)
+        FigureCanvasAgg(figure)
+        yield figure
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path)
+
+
+def log_scale(ax: Axes) -> None:
+    """Makes the y axis logarithmic, with labels that are no formulas."""
+    from matplotlib.ticker import LogFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(LogFormatter())
+    ax.grid(True, which="major", axis="y")
+
+
+def square_axes(ax: Axes, values: ArrayLike, margin: float = 0.05, **identity: Any) -> None:
+    """Gives both axes the range of the values, and draws the line on which they are equal."""
+    low, high = float(np.min(values)), float(np.max(values))
+    room = margin * max(high - low, 1e-6)
+    ends = (low - room, high + room)
+    ax.plot(ends, ends, color=SOFT, lw=1, ls=DASHED, zorder=1, **identity)
+    ax.set(xlim=ends, ylim=ends, aspect="equal")
+    ax.grid(True)
+
+
+def most_varied(states: np.ndarray, count: int) -> np.ndarray:
+    """The indices of the features (…, S) that vary most, ascending."""
+    spread = states.reshape(-1, states.shape[-1]).std(0)
+    return np.sort(np.argsort(-spread, kind="stable")[:count])
+
+
+def time_colors() -> Colormap:
+    """Dark to light along time; the palest end of the map is left out, since it vanishes on white."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("time", colormaps["viridis"](np.linspace(0.0, 0.88, 128)))

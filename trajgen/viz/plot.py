@@ -1,0 +1,129 @@
+"""The pictures of a run by name, and the drawing of those that apply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajgen.core.errors import ConfigError, TrajgenError, nearest
+from trajgen.core.files import read_metrics
+from trajgen.evaluation.rollout import first_observations
+from trajgen.experiments.run_folder import free_path
+from trajgen.viz.plans import draw_plans
+from trajgen.viz.returns import default_targets, depends_on_return, draw_control, measure_control
+from trajgen.viz.training import draw_losses, draw_usage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from trajgen.viz.run import Run
+
+PLANNED = 3
+"""Episodes from whose first states plans are drawn."""
+
+Pictures = list[Path] | str
+"""The pictures that were drawn, or why there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotRequest:
+    """Which pictures ``trajgen plot`` draws."""
+
+    what: tuple[str, ...] = ()
+    """Names of pictures; none for all that apply."""
+    seed: int = 0
+    """Of the first episode."""
+    plans: int = 4
+    """Plans drawn from one state."""
+    episodes: int = 8
+    """Played for each target return; and those whose first plans are read for the attention."""
+    returns: tuple[float, ...] = ()
+    """Target returns-to-go, discounted, in the data's units; by default quantiles of the data's."""
+
+    def __post_init__(self) -> None:
+        for name in self.what:
+            if name not in PICTURES:
+                raise ConfigError(f"There is no picture '{name}'.", got=f"what={name}", fix=nearest(name, PICTURES))
+        for name, least in (("seed", 0), ("plans", 1), ("episodes", 1)):
+            if (value := getattr(self, name)) < least:
+                raise ConfigError(f"'{name}' must be at least {least}.", got=f"{name}={value}", fix="or leave it out")
+
+
+def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, changed: bool = False) -> list[Path]:
+    """Draws the requested pictures, and prints their paths or in one line why one does not apply.
+
+    They go into ``out``, else into the run's plots/, or, where options are ``changed``, into a new folder in it.
+
+    Raises:
+        TrajgenError: if a picture that was requested by name cannot be drawn; else the error is only printed.
+    """
+    from rich.text import Text
+
+    plots = run.folder / "plots"
+    folder = out or (free_path(plots) if changed else plots)
+    paths: list[Path] = []
+    for name in request.what or PICTURES:
+        try:
+            with console.status(f"drawing {name}"):
+                pictures = PICTURES[name](run, folder, request)
+        except TrajgenError as error:
+            if request.what:
+                raise
+            pictures = " ".join(str(error).split())
+        for line in [pictures] if isinstance(pictures, str) else pictures:
+            console.print(Text.assemble((name, "bold"), f": {line}"), soft_wrap=True, highlight=False)
+        paths += [] if isinstance(pictures, str) else pictures
+    return paths
+
+
+def _learning(run: Run, folder: Path, request: PlotRequest) -> Pictures:
+    path = folder / "training.png"
+    return [path] if draw_losses(path, read_metrics(run.metrics)) else "this run has no losses in its metrics.jsonl"
+
+
+def _usage(run: Run, folder: Path, request: PlotRequest) -> Pictures:
+    path = folder / "usage.png"
+    return [path] if draw_usage(path, read_metrics(run.metrics)) else "this run has no codebook whose use was logged"
+
+
+def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
+    paths = []
+    seeds = range(request.seed, request.seed + PLANNED)
+    limits = run.data.limits if run.eval_env.walls is None and run.data is not None else None
+    target = request.returns[0] if request.returns else None
+    for seed, observation in zip(seeds, first_observations(run.eval_env, seeds), strict=True):
+        _, _, refinements = run.policy.preview([observation] * request.plans, target)
+        paths.append(folder / f"plans_seed_{seed}.png")
+        if not draw_plans(paths[-1], run.policy, run.eval_env, observation, refinements, limits=limits):
+            return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
+    return paths
+
+
+def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
+    targets = list(request.returns) or default_targets(run)
+    low, high = min(targets), max(targets)
+    if not depends_on_return(run, low, high if high > low else low + 1.0):
+        return "what this run plans does not depend on the target return"
+    path = folder / "control.png"
+    draw_control(path, measure_control(run, targets, range(request.seed, request.seed + request.episodes)))
+    return [path]
+
+
+def _attention(run: Run, folder: Path, request: PlotRequest) -> Pictures:
+    from trajgen.viz.attention import draw_attention
+
+    path = folder / "attention.png"
+    seeds = range(request.seed, request.seed + request.episodes)
+    return [path] if draw_attention(path, run, seeds) else "this run has no prior that attends from scale to scale"
+
+
+PICTURES: dict[str, Callable[[Run, Path, PlotRequest], Pictures]] = {
+    "learning": _learning,
+    "usage": _usage,
+    "plans": _plans,
+    "control": _control,
+    "attention": _attention,
+}
+"""What draws each picture."""

@@ -1,0 +1,91 @@
+"""How a training went: losses, and how many codes of a codebook are used, scale by scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trajgen.viz.figure import DASHED, INK, LINES, log_scale, new_figure, time_colors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
+"""Entries of a line of metrics.jsonl that are neither losses nor figures of a group ("usage/scale_1")."""
+ALL_SCALES = "all"
+"""What the tokenizers call all scales together."""
+MOST_COLUMNS = 3
+
+Curves = dict[str, list[tuple[float, float]]]
+"""By name, points (step, value)."""
+
+
+def curves(rows: Iterable[Mapping[str, Any]], group: str = "") -> dict[str, Curves]:
+    """For each stage the curves of its losses, or those of a group of figures: ``group/NAME``.
+
+    Losses that are not positive are left out, since they are drawn on a logarithmic axis.
+    """
+    stages: dict[str, Curves] = {}
+    for row in rows:
+        for key, value in row.items():
+            prefix, _, name = key.rpartition("/")
+            is_figure = prefix == group and key not in NOT_LOSSES and isinstance(value, int | float)
+            if is_figure and math.isfinite(value) and (group or value > 0):
+                stages.setdefault(str(row["stage"]), {}).setdefault(name, []).append((row["step"], value))
+    return stages
+
+
+def draw_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Draws all losses over steps, a panel a stage; returns whether there were any."""
+    stages = curves(rows)
+    if not stages:
+        return False
+    columns = min(len(stages), MOST_COLUMNS)
+    lines = -(-len(stages) // columns)
+    with new_figure(4.6 * columns, 3.7 * lines, path) as figure:
+        axes = figure.subplots(lines, columns, squeeze=False).ravel()
+        for ax in axes[len(stages) :]:
+            ax.axis("off")
+        for ax, (stage, losses) in zip(axes, stages.items(), strict=False):
+            styles = {name: {"color": LINES[i % len(LINES)], "lw": 1.3} for i, name in enumerate(losses)}
+            _panel(ax, stage, losses, styles | {"total": {"color": INK, "lw": 2.4}})
+            log_scale(ax)
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, columnspacing=1.2)
+        for ax in axes[::columns]:
+            ax.set_ylabel("loss")
+    return True
+
+
+def draw_usage(path: Path, rows: list[dict[str, Any]]) -> bool:
+    """Draws the share of codes in use and the perplexity, a line a scale, a row of panels a stage; False if none is."""
+    used, perplexity = curves(rows, "usage"), curves(rows, "perplexity")
+    if not used:
+        return False
+    with new_figure(7.6, 2.6 * len(used) + 0.2, path) as figure:
+        panels = figure.subplots(len(used), 2, squeeze=False)
+        for (left, right), (stage, shares) in zip(panels, used.items(), strict=True):
+            scales = [name for name in shares if name != ALL_SCALES]
+            colors = time_colors()(np.linspace(0, 1, len(scales)))
+            styles: dict[str, dict[str, Any]] = {s: {"color": c} for s, c in zip(scales, colors, strict=True)}
+            styles[ALL_SCALES] = {"color": INK, "ls": DASHED if len(scales) > 1 else "-"}
+            in_percent = {name: [(step, 100 * value) for step, value in line] for name, line in shares.items()}
+            _panel(left, f"{stage}: codes in use", in_percent, styles)
+            _panel(right, f"{stage}: perplexity", perplexity.get(stage, {}), styles)
+            left.set(ylim=(0, 104), ylabel="share of the codebook, %")
+            right.set_ylim(bottom=0)
+            right.set_ylabel("codes, if all were used alike")
+            for ax in (left, right):
+                ax.grid(True, axis="y")
+            right.legend(*left.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return True
+
+
+def _panel(ax: Axes, title: str, lines: Curves, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, points in lines.items():
+        ax.plot(*zip(*points, strict=True), label=name.replace("_", " "), **{"lw": 1.5, **styles.get(name, {})})
+    ax.set_title(title.replace("_", " "), loc="left", fontweight="bold")
+    ax.set_xlabel("step")
