@@ -36,10 +36,10 @@ def test_the_last_two_are_kept_in_order(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
     for position in (Position(0, 9), Position(0, 10), Position(0, 100), Position(1, 0), Position(1, 9)):
         kept.save(position, tensors())
-    assert [read_tensors(p, CPU)[1] for p in kept.on_the_way()] == [Position(1, 0), Position(1, 9)]
+    assert [read_tensors(p, CPU)[1] for p in kept.intermediate()] == [Position(1, 0), Position(1, 9)]
     assert read_tensors(kept.newest(), CPU)[1] == Position(1, 9) and not kept.finished
     kept.save_final(Toy())
-    assert kept.finished and kept.on_the_way() == [] and kept.newest().name == "final.safetensors"
+    assert kept.finished and kept.intermediate() == [] and kept.newest().name == "final.safetensors"
 
 
 def test_a_write_that_breaks_off_never_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ import torch
 import toys
 from rich.console import Console
 from torch import Tensor
+from trajgen.engine.shares import share
 
 from trajgen import cli, experiments
 from trajgen.core.errors import ConfigError, TrainingError
@@ -35,7 +36,6 @@ from trajgen.engine.distributed import join, leads, leave, rank
 from trajgen.engine.launch import ElsewhereError, Launch, first_node, read_launch
 from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import EngineOptions, StageOptions
-from trajgen.engine.shares import share
 from trajgen.engine.storage import read_tensors
 from trajgen.tokenizers.codebook import SharedCodes
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from trajgen.engine.metrics import MetricsLog
 
 from trajgen.core.errors import ConfigError
 from trajgen.engine import loggers
 from trajgen.engine.loggers import check_loggers, opened
-from trajgen.engine.metrics import MetricsLog
 
 LINES: list[dict[str, object]] = [
     {"stage": stage, "stage_index": index, "step": step, "seconds": 0.5, "total": 1.0 / step, "usage/scale_1": 0.5}

@@ -18,10 +18,9 @@ from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metr
 
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Losses, Stage
-from trajgen.engine.clock import PARTS
+from trajgen.engine.device import PARTS, check_compiler
 from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import EngineOptions, StageOptions
-from trajgen.engine.runtime import check_compiler
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(step: int, tmp_path: Path)
     assert f"stage '{stage}'" in said and f"engine.stages.{stage}.lr" in said and "total" in said
     at = step - FIRST if stage == "two" else step
     assert f"step {at + 1}" in said or f"step {at + 2}" in said  # looked at every second step
-    kept = training(tmp_path).checkpoints.on_the_way()
+    kept = training(tmp_path).checkpoints.intermediate()
     assert bool(kept) == (stage == "two")
     for path in kept:
         assert str(kept[-1]) in said
@@ -173,7 +172,7 @@ def test_a_gradient_that_is_not_finite_stops_it_before_a_checkpoint_is_spoilt(tm
     )  # fmt: skip
     with pytest.raises(TrainingError, match="gradient_norm"):
         setup.run()
-    assert setup.checkpoints.on_the_way() == []
+    assert setup.checkpoints.intermediate() == []
 
 
 def test_metrics_are_one_object_a_line(whole: Path) -> None:

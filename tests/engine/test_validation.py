@@ -17,10 +17,10 @@ from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Losses, Stage
 from trajgen.engine.checkpoint import Checkpoints
+from trajgen.engine.device import seed_step
+from trajgen.engine.loop import VAL_BATCHES as BATCHES
 from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import StageOptions
-from trajgen.engine.runtime import seed_step
-from trajgen.engine.validation import BATCHES
 from trajgen.experiments import dry_run
 
 

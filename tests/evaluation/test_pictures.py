@@ -47,7 +47,7 @@ def test_curves_show_what_varies_most(tmp_path: Path) -> None:
 
 def test_training_has_a_panel_a_stage(tmp_path: Path) -> None:
     rows = [
-        {"stage": stage, "step": step, "total": 1 / (step + 1), "seconds": 0.1}
+        {"stage": stage, "stage_index": 0, "step": step, "total": 1 / (step + 1), "seconds": 0.1}
         for stage in ("tokenizer", "prior")
         for step in range(5)
     ]

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from trajgen.core.types import Batch
+from trajgen.engine.device import choose_device
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
-from trajgen.engine.runtime import choose_device
 from trajgen.export.backends import plan_fn
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")

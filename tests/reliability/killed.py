@@ -26,7 +26,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trajgen.engine import checkpoint, loop, metrics, storage
+from trajgen.core import files
+from trajgen.engine import checkpoint, loggers, loop
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
@@ -74,19 +75,14 @@ def make(kind: str, folder: Path) -> Training:
 
 def keep_ends() -> None:
     """Keeps optimizer and average of the end of each stage, which a finished run has no more."""
-    stage, finish = Training._stage, loop.Optimization.finish
-    now: dict[str, Any] = {}
+    end_stage = Training._end_stage
 
-    def staged(self: Training, index: int, *rest: Any) -> Any:
-        now.update(path=self.folder / f"end-{index}.safetensors")
-        return stage(self, index, *rest)
+    def save_end(self: Training, optimization: Any) -> None:
+        index = self.stages.index(optimization.stage)
+        save_file({k: v.clone() for k, v in optimization.state().items()}, self.folder / f"end-{index}.safetensors")
+        end_stage(self, optimization)
 
-    def finished(self: Any) -> None:
-        average = {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
-        save_file({k: v.clone() for k, v in (self.tensors() | average).items()}, now["path"])
-        finish(self)
-
-    Training._stage, loop.Optimization.finish = staged, finished
+    Training._end_stage = save_end
 
 
 def die() -> None:
@@ -140,22 +136,22 @@ def in_a_write(number: int) -> None:
         file = usual(path, mode, **rest)
         return Half(file) if mode == "wb" else file
 
-    storage.open = opened
+    files.open = opened
 
 
 def in_a_line(number: int) -> None:
     """Kills this process when half of the ``number``-th line of metrics is written."""
-    write, left = metrics.MetricsLog.write, [number]
+    write, left = loggers.MetricsLog.write, [number]
 
-    def half(self: Any, values: Any) -> None:
+    def half(self: Any, values: Any, *rest: Any) -> None:
         left[0] -= 1
         if left[0] == 0:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(values))[:20])
             die()
-        write(self, values)
+        write(self, values, *rest)
 
-    metrics.MetricsLog.write = half
+    loggers.MetricsLog.write = half
 
 
 POINTS: dict[str, tuple[Callable[[int], None], int]] = {

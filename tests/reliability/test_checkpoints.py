@@ -92,7 +92,7 @@ def test_a_damaged_newest_falls_back_and_says_so(tmp_path: Path) -> None:
     assert position == Position(0, 1) and found.name in said.getvalue() and path.name in said.getvalue()
     assert len(said.getvalue().splitlines()) == 1
     assert float(tensors["model.weight"][0, 0]) == 1.0
-    assert kept.on_the_way() == [found] and path.with_name(path.name + ".damaged").exists()
+    assert kept.intermediate() == [found] and path.with_name(path.name + ".damaged").exists()
 
 
 def test_none_that_is_whole_is_an_error(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_none_that_is_whole_is_an_error(tmp_path: Path) -> None:
     kept.save(Position(0, 1), state()).write_bytes(b"")
     with pytest.raises(DamagedError, match="step0000001"):
         kept.read_newest(Model(), CPU, Console(quiet=True))
-    assert len(kept.on_the_way()) == 1
+    assert len(kept.intermediate()) == 1
 
 
 def test_another_model_is_not_passed_over(tmp_path: Path) -> None:
@@ -124,16 +124,16 @@ def test_order_is_that_of_numbers(tmp_path: Path) -> None:
     places = [Position(2, 9_999_999), Position(2, 10_000_000), Position(10, 1)]
     for position in places:
         kept.save(position, state())
-    assert [read_tensors(path, CPU)[1] for path in kept.on_the_way()] == places[1:]
+    assert [read_tensors(path, CPU)[1] for path in kept.intermediate()] == places[1:]
     (tmp_path / "stagex-step1.safetensors").write_text("")
-    assert len(kept.on_the_way()) == 2
+    assert len(kept.intermediate()) == 2
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     kept = Checkpoints(tmp_path)
     kept.save(Position(0, 1), state())
     (tmp_path / ".stage0-step0000002.safetensors.partial").write_bytes(b"half")
-    kept.tidy()
+    kept.clean()
     assert [path.name for path in tmp_path.iterdir()] == ["stage0-step0000001.safetensors"]
 
 

@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from toys import FIRST, Numbers, Toy, metrics, training
+from trajgen.engine.metrics import MetricsLog
 
 from trajgen import experiments
 from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
@@ -32,8 +33,7 @@ from trajgen.core.files import file_lock
 from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
-from trajgen.engine.metrics import MetricsLog
-from trajgen.engine.runtime import allocating_at_most
+from trajgen.engine.device import allocating_at_most
 from trajgen.experiments import run_folder
 
 
@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     full = training(tmp_path / "full", Numbers(FIRST + 6, lambda: limits.enter_context(largest_file(size))))
     with pytest.raises(TrainingError) as caught, limits:
         full.run()
-    kept = full.checkpoints.on_the_way()
+    kept = full.checkpoints.intermediate()
     assert [path.name for path in full.checkpoints.folder.iterdir()] == [path.name for path in kept]  # nothing half
     assert str(kept[-1]) in str(caught.value) and "File too large" in str(caught.value)
     assert "resume=true" in str(caught.value.fix)
@@ -380,7 +380,7 @@ def test_what_no_optimiser_keeps_is_refused(change: dict[str, torch.Tensor], tmp
     setup = training(tmp_path, Numbers(3, lambda: os.kill(os.getpid(), signal.SIGTERM)))
     with pytest.raises(Exception, match="is whole"):
         setup.run()
-    (path,) = setup.checkpoints.on_the_way()
+    (path,) = setup.checkpoints.intermediate()
     tensors, position = storage.read_tensors(path, torch.device("cpu"))
     storage.write_tensors(path, tensors | change, position)
     with pytest.raises(CheckpointError, match="belongs to another"):

@@ -12,9 +12,9 @@ import torch
 from trajgen.bench.timing import Timing, synchronize
 from trajgen.core.protocols import Source
 from trajgen.core.types import Stage
+from trajgen.engine.device import autocast, prefer_fast_matmul, seed_step
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
-from trajgen.engine.runtime import autocast, prefer_fast_matmul, seed_step
 
 PARTS = ("data", "forward", "backward", "optimizer")
 WARM_UP = 5
@@ -89,7 +89,7 @@ def _step(
         with autocast(device, options.precision):
             return stage.loss(batch)["total"]
 
-    optimization.forget()
+    optimization.zero_grad()
     synchronize(device)
     batch, spent = timed(lambda: source.batch(number, size))
     yield "data", spent
@@ -97,5 +97,5 @@ def _step(
     yield "forward", spent
     _, spent = timed(loss.backward)
     yield "backward", spent
-    _, spent = timed(lambda: optimization.follow(number))
+    _, spent = timed(lambda: optimization.step(number))
     yield "optimizer", spent

@@ -211,7 +211,7 @@ def _data(asked: Words, command: str) -> None:
 def _config(asked: Words) -> tuple[Config, torch.device]:
     from trajgen import experiments
     from trajgen.config import compose
-    from trajgen.engine.runtime import choose_device
+    from trajgen.engine.device import choose_device
 
     config = compose(asked.overrides)
     experiments.prepare_imports(config.imports)
