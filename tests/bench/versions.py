@@ -53,7 +53,9 @@ def work(compiled: bool) -> None:
             seed_step(0, number)
             with autocast(device, config.engine.precision):
                 loss = stage.loss(batch)["total"]
-            optimization.step(loss, min(number, 900))
+            optimization.zero_grad()
+            loss.backward()
+            optimization.step(min(number, 900))
         print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
 
 

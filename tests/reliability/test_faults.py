@@ -25,7 +25,6 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from toys import FIRST, Numbers, Toy, metrics, training
-from trajgen.engine.metrics import MetricsLog
 
 from trajgen import experiments
 from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
@@ -34,6 +33,7 @@ from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
 from trajgen.engine.device import allocating_at_most
+from trajgen.engine.loggers import MetricsLog
 from trajgen.experiments import run_folder
 
 
