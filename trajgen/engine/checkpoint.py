@@ -135,9 +135,9 @@ class Checkpoints:
             except DamagedError as error:
                 damaged.append((path, error))
                 continue
-            for bad, error in damaged:
+            for bad, cause in damaged:
                 os.replace(bad, bad.with_name(f"{bad.name}.damaged"))
-                message = f"A checkpoint is damaged ({error.got}); going on from {path.name}."
+                message = f"A checkpoint is damaged ({cause.got}); going on from {path.name}."
                 console.print(message, markup=False, soft_wrap=True)
             return path, tensors, position
         raise damaged[0][1]
