@@ -101,7 +101,7 @@ def test_the_moving_average_is_timm_s() -> None:
         take_step(optimization, model(torch.randn(5, 3)).square().sum(), step)
         reference.update(model, step=step)
     assert optimization.ema is not None
-    averages, expected = optimization.ema.averages, reference.module.state_dict()
+    averages, expected = {**model.state_dict(), **optimization.ema.averages}, reference.module.state_dict()
     assert averages["2.num_batches_tracked"] == 9 and not torch.equal(averages["0.weight"], model[0].weight)
     assert averages.keys() == expected.keys() and all(torch.equal(averages[name], expected[name]) for name in expected)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,7 +72,8 @@ class Optimization:
             warmup_prefix=False,
             t_in_epochs=False,
         )
-        self.ema = EMA(model, options.ema_decay) if options.ema_decay else None
+        moved = None if stage.after_step is not None else self.parameters
+        self.ema = EMA(model, options.ema_decay, moved) if options.ema_decay else None
 
     def zero_grad(self) -> None:
         """Drops the gradients of the step before."""
@@ -127,29 +128,33 @@ class Optimization:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.ema is not None:
             averages = under("ema", tensors)
-            check_state(self.ema.averages, averages, path)
+            check_state(self.ema.averages, {k: v for k, v in averages.items() if k not in self.ema.constant}, path)
             self.ema.averages = {name: averages[name].clone() for name in self.ema.averages}
 
 
 class EMA:
-    """The exponential moving average of a model's whole state, so of target networks and codebooks too.
+    """The exponential moving average of what a stage changes in a model's state; the rest stays as it is.
 
-    Updated by torch's own function; timm's ModelEmaV3 keeps a second model and builds two state dictionaries in every
-    step for it. The decay rises with the step as in timm, so that the average forgets its start.
+    By torch's own function: timm's ModelEmaV3 keeps a second model, and in every step looks up and averages all of its
+    state. The decay rises with the step as in timm, so that the average forgets its start.
 
     Args:
-        model: whose state is averaged.
+        model: whose buffers and parameters are averaged.
         decay: reached in the end.
+        parameters: those that change; None for all, where ``after_step`` may move any (target networks).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, parameters: Iterable[nn.Parameter] | None = None) -> None:
         self.decay = decay
-        self.averages = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        parameters = dict(model.named_parameters(remove_duplicate=False))
+        changing = None if parameters is None else {id(p) for p in parameters}
+        named = dict(model.named_parameters(remove_duplicate=False))
+        state = model.state_dict()
+        self.constant = {name for name, p in named.items() if changing is not None and id(p) not in changing}
+        self.averages = {name: value.clone() for name, value in state.items() if name not in self.constant}
+        self._parameters = {name: p for name, p in named.items() if name in self.averages}
         # Buffers are looked up at each step: a module may assign another tensor.
-        owners = {n: (model.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2]) for n in self.averages}
-        self._parameters = {name: parameters[name] for name in self.averages if name in parameters}
-        self._buffers = {name: owner for name, owner in owners.items() if name not in parameters}
+        names = {name: name.rpartition(".") for name in self.averages if name not in named}
+        self._buffers = {name: (model.get_submodule(module), buffer) for name, (module, _, buffer) in names.items()}
 
     def _state(self) -> dict[str, Tensor]:
         return {**self._parameters, **{name: getattr(*owner) for name, owner in self._buffers.items()}}
