@@ -134,11 +134,11 @@ def test_a_target_network_is_averaged_and_kept() -> None:
         decay = (0.0, 0.0, 1 - 2 ** (-2 / 3), 1 - 3 ** (-2 / 3))[step]  # below 0.6: the average forgets its start
         online = decay * online + (1 - decay) * (step + 1.0)
         target = decay * target + (1 - decay) * (0.5, 1.25, 2.125, 3.0625)[step]
-    assert float(model.target.weight) == 3.0625
+    assert model.target.weight.item() == 3.0625
     optimization.swap_ema()
-    assert float(model.online.weight) == pytest.approx(online) and float(model.target.weight) == pytest.approx(target)
+    assert model.online.weight.item() == pytest.approx(online) and model.target.weight.item() == pytest.approx(target)
     optimization.swap_ema()  # and the trained values come back, to go on with
-    assert float(model.online.weight) == 4.0 and float(model.target.weight) == 3.0625
+    assert model.online.weight.item() == 4.0 and model.target.weight.item() == 3.0625
     names = {"ema.online.weight", "ema.target.weight"}
     assert names <= optimization.state().keys()
 

@@ -77,7 +77,7 @@ def before_batch(monkeypatch: pytest.MonkeyPatch, number: int, call: Callable[[]
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     training(tmp_path / "whole").run()
-    size, limits = 1500, ExitStack()
+    size, limits = 1000, ExitStack()
     full = training(tmp_path / "full", Numbers(FIRST + 6, lambda: limits.enter_context(largest_file(size))))
     with pytest.raises(TrainingError) as caught, limits:
         full.run()

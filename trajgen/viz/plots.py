@@ -181,7 +181,7 @@ def training_figure(path: str | Path, metrics: str | Path, *, losses: Sequence[s
         losses: the keys to draw; by default "total" and those that begin or end with "loss".
     """
     stages: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
-    for row in read_metrics(metrics):
+    for row in read_metrics(Path(metrics)):
         for key, value in row.items():
             if "stage" in row and "step" in row and _is_loss(key, losses) and _positive(value):
                 stages[str(row["stage"])][key].append((row["step"], value))
