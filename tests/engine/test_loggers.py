@@ -15,7 +15,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.engine import loggers
 from trajgen.engine.loggers import MetricsLog, check_loggers, open_loggers
 
-LINES: list[dict[str, object]] = [
+LINES: list[dict[str, Any]] = [
     {"stage": stage, "stage_index": index, "step": step, "seconds": 0.5, "total": 1.0 / step, "usage/scale_1": 0.5}
     for index, stage in enumerate(("first", "second"))
     for step in (5, 10)
@@ -68,10 +68,9 @@ def test_unknown_loggers_and_missing_packages_are_refused(monkeypatch: pytest.Mo
 
 
 def test_wandb_gets_each_figure_over_the_steps_of_its_stage(tmp_path: Path, wandb: Wandb) -> None:
-    with open_loggers(["wandb_offline"], tmp_path / "run", {"seed": 3}) as (logger,):
-        for line in LINES:
-            logger.write(line)
-        logger.write({"stage": "first", "step": 1, "a": float("nan"), "b": "text", "c": True, "d": 2})
+    with open_loggers(["wandb_offline"], tmp_path / "run", {"seed": 3}) as opened:
+        for line in [*LINES, {"stage": "first", "stage_index": 0, "step": 1, "a": float("nan"), "d": 2}]:
+            MetricsLog(tmp_path / "metrics.jsonl").write(line, opened)
         assert not wandb.finished
     assert wandb.finished
     assert wandb.options["mode"] == "offline" and wandb.options["name"] == "run"
@@ -123,8 +122,8 @@ def test_tensorboard_holds_what_metrics_jsonl_holds(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("wandb") is None, reason="the extra 'log' is not installed: wandb is missing")
 def test_wandb_writes_offline_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with open_loggers(["wandb_offline"], tmp_path, {"seed": 0}) as (logger,):
+    with open_loggers(["wandb_offline"], tmp_path, {"seed": 0}) as opened:
         for line in LINES:
-            logger.write(line)
+            MetricsLog(tmp_path / "metrics.jsonl").write(line, opened)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     assert file.stat().st_size > 500

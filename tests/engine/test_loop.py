@@ -97,7 +97,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
 def test_a_finished_training_is_not_trained_again(tmp_path: Path, whole: Path) -> None:
     training(tmp_path).run()
     source, model = Numbers(), Toy(seed=99)
-    assert training(tmp_path, source, model=model).run(resume=True) == []
+    training(tmp_path, source, model=model).run(resume=True)
     assert source.requests == []
     assert torch.equal(model.one.weight, weights(whole)["model.one.weight"])
     check_same(tmp_path, whole)
@@ -214,11 +214,9 @@ def test_metrics_are_one_object_a_line(whole: Path) -> None:
 def test_each_step_of_all_stages_has_its_own_batch(budget: float, steps: tuple[int, int], tmp_path: Path) -> None:
     """The budget multiplies their number."""
     source = Numbers()
-    reports = training(tmp_path, source, budget=budget).run()
+    training(tmp_path, source, budget=budget).run()
     one, two = steps
     assert source.requests == [(s, 8) for s in range(one)] + [(one + s, 4) for s in range(two)]
-    assert [(r.name, r.steps) for r in reports] == [("one", one), ("two", two)]
-    assert all(r.windows_per_second > 0 and "total" in r.figures for r in reports)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -255,7 +253,8 @@ def test_a_stage_without_parameters_is_passed_over(tmp_path: Path, whole: Path) 
     setup = training(tmp_path)
     setup.stages.insert(1, Stage("empty", lambda batch: {}, []))
     setup.settings.insert(1, StageOptions(steps=SECOND))
-    assert [report.name for report in setup.run()] == ["one", "two"]
+    setup.run()
+    assert {line["stage"] for line in metrics(tmp_path)} == {"one", "two"}
     assert torch.equal(weights(tmp_path)["model.one.weight"], weights(whole)["model.one.weight"])
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,26 +23,15 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "wandb_offline": "wa
 """For each logger, the package that it needs."""
 KEYS = ("stage", "stage_index", "step")
 """Entries of a line of metrics that say what the others are figures of."""
-
-
 VAL_TOTAL = "val/total"
 """The figure by which the best weights of a stage are chosen."""
 
-
-class Logger(Protocol):
-    """Gets every line that goes to metrics.jsonl: ``stage``, ``step``, and figures by name."""
-
-    def write(self, values: Mapping[str, object]) -> None:
-        """Logs a line."""
-        ...
-
-    def close(self) -> None:
-        """Is called in the end, however the training ended."""
-        ...
+Logger = Callable[[str, int, dict[str, float]], None]
+"""Logs the finite figures of a stage's step."""
 
 
 class MetricsLog:
-    """metrics.jsonl of a run folder.
+    """metrics.jsonl of a run folder, whose lines are handed on to loggers.
 
     Args:
         path: of the file.
@@ -52,11 +40,12 @@ class MetricsLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, values: Mapping[str, object], loggers: Sequence[Logger] = ()) -> None:
-        """Appends a line, and hands it on to loggers."""
-        append_json(self.path, values)
+    def write(self, line: Mapping[str, Any], loggers: Sequence[Logger] = ()) -> None:
+        """Appends a line: ``stage``, ``stage_index``, ``step``, and figures by name."""
+        append_json(self.path, line)
+        numbers = {k: float(v) for k, v in line.items() if k not in KEYS and math.isfinite(v)}
         for logger in loggers:
-            logger.write(values)
+            logger(line["stage"], line["step"], numbers)
 
     def flush(self) -> None:
         """Waits until the lines are on the disk."""
@@ -76,73 +65,11 @@ class MetricsLog:
         return min((row[VAL_TOTAL] for row in rows if VAL_TOTAL in row), default=math.inf)
 
 
-class TensorBoardLogger:
-    """Event files in ``tensorboard/`` of the run folder; a figure is named STAGE/NAME, over the steps of its stage.
-
-    Args:
-        folder: of the run.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.writer: Any = SummaryWriter(log_dir=str(folder / "tensorboard"))
-        self.close = self.writer.close
-
-    def write(self, values: Mapping[str, object]) -> None:
-        """Adds the figures of one line."""
-        for name, value in _figures(values).items():
-            self.writer.add_scalar(f"{values['stage']}/{name}", value, values["step"])
-
-
-class WandbLogger:
-    """A run of Weights & Biases, named like the folder; a resumed training goes on with it.
-
-    Args:
-        folder: of the run, which gets the files in ``wandb/``.
-        config: plain values that are shown with the run.
-        offline: whether nothing is sent; ``wandb sync`` sends it later. WANDB_MODE=offline does the same.
-    """
-
-    def __init__(self, folder: Path, config: Mapping[str, Any], offline: bool = False) -> None:
-        import wandb
-
-        self.run: Any = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "trajgen"),
-            name=folder.name,
-            id=sha256(str(folder.absolute()).encode()).hexdigest()[:16],
-            resume="allow",
-            dir=str(folder),
-            config=dict(config),
-            mode="offline" if offline else None,
-        )
-        self.close = self.run.finish
-        self.stages: set[object] = set()
-
-    def write(self, values: Mapping[str, object]) -> None:
-        """Logs the figures of one line, over the steps of their stage."""
-        stage = values["stage"]
-        if stage not in self.stages:
-            self.stages.add(stage)
-            self.run.define_metric(f"{stage}/step", hidden=True)
-            self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-        figures = {f"{stage}/{name}": value for name, value in _figures(values).items()}
-        self.run.log({f"{stage}/step": values["step"], **figures})
-
-
-def _figures(values: Mapping[str, object]) -> dict[str, float]:
-    """The finite figures of a line."""
-    numbers = {k: float(v) for k, v in values.items() if k not in KEYS and type(v) in (int, float)}  # type: ignore[arg-type]
-    return {k: v for k, v in numbers.items() if math.isfinite(v)}
-
-
 def check_loggers(names: Sequence[str]) -> None:
     """Raises a `ConfigError` for a logger that is not known or whose package is missing."""
     for name in names:
         if name not in PACKAGES:
-            raise ConfigError(
-                f"There is no logger '{name}'.", expected=", ".join(PACKAGES), fix=nearest(name, PACKAGES)
-            )
+            raise ConfigError(f"There is no logger '{name}'.", fix=nearest(name, PACKAGES))
         if find_spec(PACKAGES[name]) is None:
             raise ConfigError(
                 f"Logger '{name}' needs the package {PACKAGES[name]}, which is not installed.",
@@ -152,7 +79,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 @contextmanager
 def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[list[Logger]]:
-    """Opens loggers by name for the time of a training.
+    """Opens loggers for the time of a training, and closes them however it ends.
 
     Args:
         names: any of `PACKAGES`.
@@ -163,14 +90,14 @@ def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any] |
         ConfigError: as `check_loggers`, or if a logger cannot be opened (no account, no network).
     """
     check_loggers(names)
-    loggers: list[Logger] = []
-    try:
+    with ExitStack() as stack:
+        loggers: list[Logger] = []
         for name in dict.fromkeys(names):
             try:
                 if name == "tensorboard":
-                    loggers.append(TensorBoardLogger(folder))
+                    loggers.append(_tensorboard(folder, stack))
                 else:
-                    loggers.append(WandbLogger(folder, config or {}, offline=name == "wandb_offline"))
+                    loggers.append(_wandb(folder, stack, config or {}, "offline" if name == "wandb_offline" else None))
             except Exception as error:  # another service's errors have no common class
                 raise ConfigError(
                     f"Logger '{name}' cannot be opened.",
@@ -178,50 +105,72 @@ def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any] |
                     fix="engine.log=[wandb_offline], or leave it out" if name == "wandb" else "leave it out",
                 ) from error
         yield loggers
-    finally:
-        for logger in loggers:
-            logger.close()
 
 
-class StageProgress:
-    """A progress bar on a terminal, else ten lines a stage.
+def _tensorboard(folder: Path, stack: ExitStack) -> Logger:
+    """Event files in ``tensorboard/`` of the run folder; a figure is named STAGE/NAME, over the steps of its stage."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    Args:
-        console: where it is shown.
-        name: of the stage.
-        steps: of the stage.
-        done: steps before this process.
-    """
+    writer: Any = SummaryWriter(log_dir=str(folder / "tensorboard"))
+    stack.callback(writer.close)
 
-    def __init__(self, console: Console, name: str, steps: int, done: int) -> None:
-        self.console, self.name, self.steps, self.done = console, name, steps, done
-        self.bar = Progress(
-            TextColumn("[bold]{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.bar.add_task(name, total=steps, completed=done, figures="")
+    def log(stage: str, step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(f"{stage}/{name}", value, step)
 
-    def __enter__(self) -> StageProgress:
-        self.bar.start()
-        return self
+    return log
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
 
-    def show(self, step: int, figures: Mapping[str, float]) -> None:
-        """Moves the bar to ``step`` and shows figures beside it."""
-        text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
-        self.bar.update(self.task, completed=step, figures=text)
-        tenth = self.steps / 10
-        if not self.console.is_terminal and int(step / tenth) > int(self.done / tenth):
-            self.console.print(f"{self.name} {step}/{self.steps}  {text}", highlight=False)
-        self.done = step
+def _wandb(folder: Path, stack: ExitStack, config: Mapping[str, Any], mode: str | None) -> Logger:
+    """A run of Weights & Biases with files in ``wandb/`` of the run folder; a resumed training goes on with it."""
+    import wandb
+
+    run: Any = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "trajgen"),
+        name=folder.name,
+        id=sha256(str(folder.absolute()).encode()).hexdigest()[:16],
+        resume="allow",
+        dir=str(folder),
+        config=dict(config),
+        mode=mode,
+    )
+    stack.callback(run.finish)
+    stages: set[str] = set()
+
+    def log(stage: str, step: int, figures: dict[str, float]) -> None:
+        if stage not in stages:
+            stages.add(stage)
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in figures.items()}})
+
+    return log
+
+
+@contextmanager
+def stage_progress(
+    console: Console, name: str, steps: int, done: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Yields a function that shows a step and figures: on a progress bar on a terminal, else ten times a stage."""
+    columns = (
+        TextColumn("[bold]{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    tenths = 10 * done // steps
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=steps, completed=done, figures="")
+
+        def show(step: int, figures: Mapping[str, float]) -> None:
+            nonlocal tenths
+            text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+            bar.update(task, completed=step, figures=text)
+            if not console.is_terminal and 10 * step // steps > tenths:
+                console.print(f"{name} {step}/{steps}  {text}", highlight=False)
+            tenths = 10 * step // steps
+
+        yield show

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError
 from trajgen.core.protocols import Source
-from trajgen.core.types import Batch, Losses, Stage
+from trajgen.core.types import Stage
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
 from trajgen.engine.device import Timer, autocast, is_out_of_memory, prefer_fast_matmul, seed_step
 from trajgen.engine.distributed import (
@@ -29,10 +28,11 @@ from trajgen.engine.distributed import (
     is_main_process,
     lost_peers,
     raise_together,
+    rank,
     world_size,
 )
-from trajgen.engine.loggers import VAL_TOTAL, Logger, MetricsLog, StageProgress, open_loggers
-from trajgen.engine.optimization import Optimization, micro_batches
+from trajgen.engine.loggers import VAL_TOTAL, Logger, MetricsLog, open_loggers, stage_progress
+from trajgen.engine.optimization import Optimization, split
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
@@ -41,17 +41,6 @@ VAL_BATCHES = 4
 
 class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt
     """Ctrl-C or SIGTERM ended the training; the checkpoint that it names is whole."""
-
-
-@dataclass
-class StageReport:
-    """The length, the cost and the last figures of a stage."""
-
-    name: str
-    steps: int
-    seconds: float
-    windows_per_second: float
-    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -85,12 +74,14 @@ class Training:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.settings = self.options.of(self.stages)
-        self.options.check_batch_sizes(self.stages, world_size())
+        self.world_size, self.rank = world_size(), rank()
+        self.options.check_batch_sizes(self.stages, self.world_size)
+        self.autocast = autocast(self.device, self.options.precision)
         if not is_main_process():
             self.console = Console(quiet=True)
 
-    def run(self, *, resume: bool = False) -> list[StageReport]:
-        """Trains all stages, or goes on from the last whole checkpoint; returns a report of those trained now.
+    def run(self, *, resume: bool = False) -> None:
+        """Trains all stages, or goes on from the last whole checkpoint.
 
         Of several processes, rank 0 alone reads and writes; each has the same model and the same batches.
 
@@ -105,19 +96,17 @@ class Training:
         with disk_errors(self.folder, self.checkpoints), lost_peers(lambda: self.checkpoints.last):
             if broadcast_decision(lambda: self._load_finished(resume)):
                 broadcast_model(self.model)
-                return []
+                return
             start, state = self._resume(resume)
             self.counters = SyncedCounters(self.model)
-            reports = []
             names = self.options.log if is_main_process() else ()
             with catch_signals() as stop, open_loggers(names, self.folder) as loggers:
                 for index in range(start.stage, len(self.stages)):
                     if self.stages[index].parameters:
                         first_step = start.step if index == start.stage else 0
-                        reports.append(self._stage(index, first_step, state if first_step else {}, stop, loggers))
+                        self._stage(index, first_step, state if first_step else {}, stop, loggers)
                 stop.finish()
             broadcast_decision(self._finish)
-            return reports
 
     def _load_finished(self, resume: bool) -> bool:
         """Removes what a killed process left; loads the weights of a training that came to its end."""
@@ -159,24 +148,25 @@ class Training:
 
     def _stage(
         self, index: int, first_step: int, state: dict[str, Tensor], signals: StopSignal, loggers: list[Logger]
-    ) -> StageReport:
+    ) -> None:
         """Trains one stage from its step ``first_step`` on."""
         stage, settings = self.stages[index], self.settings[index]
         steps = self.options.steps(settings)
         offset = sum(self.options.steps(s) for s in self.settings[:index])  # no two stages have a batch in common
         stage.begin(self.model)
-        loss = torch.compile(stage.loss, dynamic=False) if self.options.compile else stage.loss
+        if self.options.compile:
+            stage = replace(stage, loss=torch.compile(stage.loss, dynamic=False))
         optimization = Optimization(self.model, stage, settings, steps)
         if state:
             optimization.load_state(state, self.checkpoints.folder)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
-        timer, figures = Timer(self.device), dict[str, float]()
+        timer = Timer(self.device)
         start = last_time = time.perf_counter()
         last_step = first_step
-        with StageProgress(self.console, stage.name, steps, first_step) as progress:
+        with stage_progress(self.console, stage.name, steps, first_step) as show:
             for step in range(first_step, steps):
                 try:
-                    values = self._step(loss, optimization, settings.batch_size, offset + step, step, timer)
+                    values = self._step(stage, optimization, settings.batch_size, offset + step, step, timer)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
@@ -202,7 +192,7 @@ class Training:
                         place = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
                         if is_main_process():
                             self.metrics.write({**place, "seconds": now - start, **timer.read(), **figures}, loggers)
-                        progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
+                        show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                     if save:
                         path = self._save(Position(index, done), optimization)
                 if stop:
@@ -210,13 +200,10 @@ class Training:
         self._end_stage(optimization)
         if index + 1 < len(self.stages):
             self._save(Position(index + 1, 0), None)
-        seconds = time.perf_counter() - start
-        rate = (steps - first_step) * settings.batch_size / max(seconds, 1e-9)
-        return StageReport(stage.name, steps, seconds, rate, figures)
 
     def _step(
         self,
-        loss: Callable[[Batch], Losses],
+        stage: Stage,
         optimization: Optimization,
         batch_size: int,
         number: int,
@@ -227,20 +214,21 @@ class Training:
         with timer.part("data"):
             batch = self.source.batch(number, batch_size)
         values: dict[str, Tensor] = {}
-        count = self.options.accumulate
+        count = self.world_size * self.options.accumulate
         optimization.zero_grad()
-        for index, micro_batch in micro_batches(batch, count):
+        for index in range(self.rank, count, self.world_size):
             seed_step(self.seed, number, index)
-            with timer.part("forward"), autocast(self.device, self.options.precision):
-                losses = loss(micro_batch)
+            with timer.part("forward"), self.autocast:
+                losses = stage.loss(split(batch, index, count))
             with timer.part("backward"):
-                (losses["total"] / (count * world_size())).backward()
+                (losses["total"] / count).backward()
             values = {k: v.detach() + values[k] if values else v.detach() for k, v in losses.items()}
-        if count > 1:
-            values = {k: v / count for k, v in values.items()}
+        if self.options.accumulate > 1:
+            values = {k: v / self.options.accumulate for k, v in values.items()}
         with timer.part("optimizer"):
-            all_reduce_sum(optimization.gradients())
-            if optimization.stage.after_step is not None:
+            if self.world_size > 1:
+                all_reduce_sum(optimization.gradients())
+            if stage.after_step is not None:
                 seed_step(self.seed, number)  # whatever it draws is the same on all processes
             return {**values, "gradient_norm": optimization.step(step)}
 
@@ -277,7 +265,7 @@ class Training:
         for number in range(VAL_BATCHES):
             batch = source.batch(number, batch_size)
             seed_step(self.seed, number)
-            with autocast(self.device, self.options.precision):
+            with self.autocast:
                 losses = stage.loss(batch)
             for name, value in losses.items():
                 figures[f"val/{name}"] = figures.get(f"val/{name}", 0.0) + float(value) / VAL_BATCHES
@@ -297,7 +285,7 @@ class Training:
         return self.metrics.best(index)
 
     def _out_of_memory(self, stage: Stage, settings: StageOptions, step: int, error: RuntimeError) -> TrainingError:
-        windows = settings.batch_size // (self.options.accumulate * world_size())
+        windows = settings.batch_size // (self.options.accumulate * self.world_size)
         return TrainingError(
             "A step needs more memory than the device has.",
             expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",

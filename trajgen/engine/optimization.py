@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -15,13 +15,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Stage
-from trajgen.engine.distributed import rank, world_size
 from trajgen.engine.options import StageOptions
 from trajgen.engine.storage import check_state, under
 
-T = TypeVar("T")
 FULL_BATCH = "full_batch"
-"""The field of a batch in which its micro-batches find it."""
 FLOOR = 1e-2
 """Of the peak learning rate: where warm-up begins and the cosine ends."""
 
@@ -184,23 +181,12 @@ class EMA:
             self.averages[name].copy_(before)
 
 
-def micro_batches(batch: T, accumulate: int) -> Iterator[tuple[int, T]]:
-    """The micro-batches of this process, each with its index among those of all processes.
-
-    Index i of n has the windows i, i + n, i + 2n, … of the batch, so that the batch of a step does not depend on how it
-    is split, and its first m windows are the first m / n of each micro-batch.
-
-    Args:
-        batch: of all processes.
-        accumulate: micro-batches on each process.
-    """
-    for k in range(accumulate):
-        index = k * world_size() + rank()
-        yield index, split(batch, index, accumulate * world_size())
-
-
 def split(batch: Any, index: int, count: int) -> Any:
-    """Every ``count``-th window of a batch from ``index`` on: of a tensor, or of all tensors of a dataclass."""
+    """Micro-batch ``index`` of ``count``: the windows index, index + count, … of a batch.
+
+    So the first m windows of a batch are the first m / count of each micro-batch. Of a dataclass all tensors are split;
+    its field ``full_batch`` gets the batch.
+    """
     if count == 1:
         return batch
     if torch.is_tensor(batch):
