@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch, ParameterGroup, Stage
 from trajgen.engine.device import autocast, choose_device, seed_step
-from trajgen.engine.optimization import EMA, Optimization, split
+from trajgen.engine.optimization import Optimization, split
 from trajgen.engine.options import EngineOptions, StageOptions
 
 
@@ -143,12 +143,6 @@ def test_a_target_network_is_averaged_and_kept() -> None:
     assert names <= optimization.state().keys()
 
 
-def test_young_averages_forget_faster() -> None:
-    ema = EMA(nn.Linear(1, 1), 0.9)
-    decays = [ema.decay_at(step) for step in range(100)]
-    assert decays[:2] == [0.0, 0.0] and decays == sorted(decays) and decays[-1] == 0.9
-
-
 def test_a_restored_optimizer_goes_on_as_if_nothing_had_been(tmp_path: Any) -> None:
     results = []
     for stop in (None, 3):
@@ -171,11 +165,8 @@ def test_optimizers_of_timm(name: str) -> None:
     before = model.weight.clone()
     take_step(optimization, model(torch.ones(1, 3)).square().sum(), 3)
     assert not torch.equal(model.weight, before)
-
-
-def test_an_unknown_optimizer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="adamm"):
-        make(optimizer="adamm")
+    with pytest.raises(ConfigError, match=f"{name}m"):
+        make(optimizer=f"{name}m")
 
 
 def test_random_numbers_depend_on_seed_and_step_alone() -> None:

@@ -6,7 +6,6 @@ Prints what was done to each run as JSON; the runs lie in PLACE, ``whole`` is th
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import random
@@ -27,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trajgen.core import files
-from trajgen.engine import checkpoint, loggers, loop
+from trajgen.engine import checkpoint, loggers, loop, storage
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
@@ -106,52 +105,33 @@ def at_call(place: Any, name: str, number: int, *, after: bool = False) -> None:
 
 
 def in_a_write(number: int) -> None:
-    """Kills this process when half of the bytes of the ``number``-th file are written."""
-    left = [number]
+    """Kills this process when half of the bytes of the ``number``-th checkpoint are written."""
+    write, left = storage.write_file, [number]
 
-    class Half:
-        def __init__(self, file: Any) -> None:
-            self.file = file
+    def half(path: Path, content: bytes) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(files.PARTIAL + path.name).write_bytes(content[: len(content) // 2])
+            die()
+        write(path, content)
 
-        def __enter__(self) -> Half:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def write(self, content: bytes) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                self.file.write(content[: len(content) // 2])
-                self.file.flush()
-                die()
-            self.file.write(content)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    usual = builtins.open
-
-    def opened(path: Any, mode: str = "r", **rest: Any) -> Any:
-        file = usual(path, mode, **rest)
-        return Half(file) if mode == "wb" else file
-
-    files.open = opened
+    storage.write_file = half
 
 
 def in_a_line(number: int) -> None:
     """Kills this process when half of the ``number``-th line of metrics is written."""
-    write, left = loggers.MetricsLog.write, [number]
+    append, left = loggers.append_json, [number]
 
-    def half(self: Any, values: Any, *rest: Any) -> None:
+    def half(path: Path, values: Any) -> None:
         left[0] -= 1
         if left[0] == 0:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(values))[:20])
             die()
-        write(self, values, *rest)
+        append(path, values)
 
-    loggers.MetricsLog.write = half
+    loggers.append_json = half
 
 
 POINTS: dict[str, tuple[Callable[[int], None], int]] = {

@@ -202,13 +202,7 @@ class Training:
             self._save(Position(index + 1, 0), None)
 
     def _step(
-        self,
-        stage: Stage,
-        optimization: Optimization,
-        batch_size: int,
-        number: int,
-        step: int,
-        timer: Timer,
+        self, stage: Stage, optimization: Optimization, batch_size: int, number: int, step: int, timer: Timer
     ) -> dict[str, Tensor]:
         """Takes step ``step`` of the stage, step ``number`` of all; returns losses and the norm of the gradient."""
         with timer.part("data"):
@@ -291,8 +285,7 @@ class Training:
             expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",
             got=f"stage '{stage.name}', step {step + 1}, {self.device}: {str(error).splitlines()[0]}",
             fix=f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
-            f"{max(1, settings.batch_size // 2)} or a smaller model in a new run; or end what else is on the device, "
-            "then resume=true",
+            f"{max(1, settings.batch_size // 2)} or a smaller model in a new run",
         )
 
     def _save(self, position: Position, optimization: Optimization | None) -> Path:
