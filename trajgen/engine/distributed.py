@@ -152,7 +152,9 @@ def lost_peers(last_checkpoint: Callable[[], str]) -> Iterator[None]:
         yield
     except RuntimeError as error:
         message = str(error)  # gloo has no class of its own for it
-        lost = isinstance(error, dist.DistError) or any(w in message.lower() for w in ("gloo", "connection", "nccl"))
+        lost = issubclass(type(error), dist.DistError) or any(
+            w in message.lower() for w in ("gloo", "connection", "nccl")
+        )
         if world_size() == 1 or not lost:
             raise
         raise_together(

@@ -191,8 +191,9 @@ def split(batch: Any, index: int, count: int) -> Any:
         return batch
     if torch.is_tensor(batch):
         return batch[index::count]
-    if is_dataclass(batch) and not isinstance(batch, type):
+    if is_dataclass(batch):
         names = [f.name for f in fields(batch)]
         parts = {name: split(getattr(batch, name), index, count) for name in names if name != FULL_BATCH}
-        return replace(batch, **parts, **({FULL_BATCH: batch} if FULL_BATCH in names else {}))
+        replaced: Any = replace  # its annotation does not accept what is_dataclass does
+        return replaced(batch, **parts, **({FULL_BATCH: batch} if FULL_BATCH in names else {}))
     return batch
