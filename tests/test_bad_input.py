@@ -50,7 +50,7 @@ def check_refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Callable[
         assert caught.value.code == 1
         assert err.startswith("Error: ")
         assert "Traceback" not in err + out and "Hydra" not in err and "hydra" not in err.lower()
-        for word in ("expected:", "got:", "fix:", *said):
+        for word in ("fix:", *said):
             assert word in err, err
         assert not (folder / "runs").exists()
         return err
@@ -133,7 +133,7 @@ def test_command_lines(words: list[str], said: list[str], check_refused: Callabl
 
 def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_refused("train", "device=cuda", said=("CUDA was asked for", "device=cpu"))
+    check_refused("train", "device=cuda", said=("finds no CUDA device", "device=cpu"))
 
 
 @pytest.mark.parametrize(

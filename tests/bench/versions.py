@@ -26,8 +26,8 @@ def work(compiled: bool) -> None:
     from trajgen import experiments
     from trajgen.config import compose
     from trajgen.data.windows import Windows, fit_normalizer
+    from trajgen.engine.device import autocast, seed_step
     from trajgen.engine.optimization import Optimization
-    from trajgen.engine.runtime import autocast, seed_step
 
     config, device = compose(WORDS), torch.device("cpu")
     episodes = experiments.load_episodes(config, Console(quiet=True))
@@ -53,7 +53,9 @@ def work(compiled: bool) -> None:
             seed_step(0, number)
             with autocast(device, config.engine.precision):
                 loss = stage.loss(batch)["total"]
-            optimization.step(loss, min(number, 900))
+            optimization.zero_grad()
+            loss.backward()
+            optimization.step(min(number, 900))
         print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
 
 

@@ -96,15 +96,15 @@ def test_a_stage_trains_its_own_parameters_alone(make: Any) -> None:
         stage.begin(made)
         losses = stage.loss(windows())
         assert all(v.ndim == 0 and torch.isfinite(v) for v in losses.values())
-        if stage.parameters:
+        if stage.trained:
             losses["total"].backward()
-            own = {id(p) for p in stage.parameters}
+            own = {id(p) for p in stage.trained}
             reached = {id(p) for p in made.parameters() if p.grad is not None}
             silent = {name for name, p in made.named_parameters() if id(p) in own - reached}
             assert reached and reached <= own
             assert all(".missing." in name for name in silent)  # what stands for a field that is withheld
         assert all(isinstance(v, float) for v in stage.report().values())
-    trained = {id(p) for stage in stages for p in stage.parameters}
+    trained = {id(p) for stage in stages for p in stage.trained}
     assert trained == {id(p) for p in made.parameters()}
 
 
@@ -326,7 +326,7 @@ def taught(made: Any, lesson: Any, *, steps: int, lr: float) -> float:
     """The loss, on windows not seen, of a planner whose last stage was trained on what ``lesson`` makes of windows."""
     stage = made.stages()[-1]
     stage.begin(made)
-    optimizer = torch.optim.Adam(stage.parameters, lr=lr)
+    optimizer = torch.optim.Adam(stage.trained, lr=lr)
     for step in range(steps):
         optimizer.zero_grad()
         stage.loss(lesson(step))["total"].backward()

@@ -32,12 +32,12 @@ def trains_and_acts(config: Config) -> None:
     assert trained
     for stage in trained:
         stage.begin(planner)
-        before = [p.detach().clone() for p in stage.parameters]
+        before = [p.detach().clone() for p in stage.trained]
         total = stage.loss(known)["total"]
         assert torch.isfinite(total)
         total.backward()
-        torch.optim.SGD(stage.parameters, 1e-3).step()
-        assert any(not torch.equal(old, new) for old, new in zip(before, stage.parameters, strict=True))
+        torch.optim.SGD(stage.trained, 1e-3).step()
+        assert any(not torch.equal(old, new) for old, new in zip(before, stage.trained, strict=True))
     planner.eval()
     policy = RecedingHorizonPolicy(
         planner, planner.normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk

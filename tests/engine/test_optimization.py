@@ -1,155 +1,185 @@
-"""The learning rate, the running average, clipping, and random numbers that depend on the step alone."""
+"""The learning rate, parameter groups, clipping, the moving average, micro-batches, and seeds by step."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.types import Stage
-from trajgen.engine.optimization import Optimization
-from trajgen.engine.options import StageOptions
-from trajgen.engine.runtime import autocast, choose_device, seed_step
+from trajgen.core.types import Batch, ParameterGroup, Stage
+from trajgen.engine.device import autocast, choose_device, seed_step
+from trajgen.engine.optimization import Optimization, split
+from trajgen.engine.options import EngineOptions, StageOptions
 
 
-def make(steps: int = 100, **changes: Any) -> tuple[nn.Linear, Optimization]:
+def make(steps: int = 100, model: nn.Module | None = None, **changes: Any) -> tuple[Any, Optimization]:
     torch.manual_seed(0)
-    model = nn.Linear(3, 2)
-    stage = Stage("one", model, list(model.parameters()))
+    model = model or nn.Linear(3, 2)
+    stage = Stage("one", lambda batch: {}, list(model.parameters()))
     return model, Optimization(model, stage, StageOptions(**{"lr": 0.1, "ema_decay": 0.0, **changes}), steps)
 
 
+def take_step(optimization: Optimization, loss: Tensor, number: int) -> Tensor:
+    optimization.zero_grad()
+    loss.backward()
+    return optimization.step(number)
+
+
 def rate(optimization: Optimization, step: int) -> float:
-    optimization.rate.step_update(step)
+    optimization.scheduler.step_update(step)
     (value,) = {group["lr"] for group in optimization.optimizer.param_groups}
     return float(value)
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
-    _, made = make(100, warmup=0.1)
-    assert rate(made, 0) == pytest.approx(0.001)  # a hundredth of the peak
-    assert rate(made, 5) == pytest.approx(0.001 + 0.5 * 0.099)
-    peak = rate(made, 10)
+    _, optimization = make(100, warmup=0.1)
+    assert rate(optimization, 0) == pytest.approx(0.001)  # a hundredth of the peak
+    assert rate(optimization, 5) == pytest.approx(0.001 + 0.5 * 0.099)
+    peak = rate(optimization, 10)
     assert peak == pytest.approx(0.001 + 0.099 * (1 + math.cos(math.pi * 10 / 100)) / 2)
-    assert max(rate(made, step) for step in range(100)) == pytest.approx(peak, rel=0.1)
-    assert rate(made, 50) == pytest.approx(0.001 + 0.099 / 2)
-    assert rate(made, 99) == pytest.approx(0.001, rel=0.05)
-    falling = [rate(made, step) for step in range(10, 100)]
+    assert rate(optimization, 50) == pytest.approx(0.001 + 0.099 / 2)
+    falling = [rate(optimization, step) for step in range(10, 100)]
     assert falling == sorted(falling, reverse=True)
-
-
-def test_the_rate_is_a_function_of_the_step_alone() -> None:
-    (_, one), (_, other) = make(50), make(50)
-    for step in range(30):
-        rate(one, step)
-    assert rate(one, 31) == rate(other, 31)
-
-
-def test_without_warm_up_the_rate_starts_at_its_peak() -> None:
-    _, made = make(10, warmup=0.0)
-    assert rate(made, 0) == pytest.approx(0.1)
+    assert rate(optimization, 31) == rate(make(100, warmup=0.1)[1], 31)  # a function of the step alone
+    assert rate(make(10, warmup=0.0)[1], 0) == pytest.approx(0.1)
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
-    model, made = make(weight_decay=0.5, warmup=0.0)
+    model, optimization = make(weight_decay=0.5, warmup=0.0)
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    made.step(sum(p.sum() * 0 for p in model.parameters()), 0)
+    take_step(optimization, sum(p.sum() * 0 for p in model.parameters()), 0)
     torch.testing.assert_close(model.weight, before["weight"] * (1 - 0.1 * 0.5))
     torch.testing.assert_close(model.bias, before["bias"])
 
 
+def test_groups_have_rates_of_their_own() -> None:
+    """By plain gradient descent: a gradient of 1 moves each weight by its rate, at each step of the schedule."""
+    model = nn.ParameterList(torch.zeros(1) for _ in range(3))
+    groups = [model[0], ParameterGroup([model[1]], lr_scale=0.5), ParameterGroup([model[2]], lr_scale=0.0)]
+    stage = Stage("one", lambda batch: {}, groups)
+    settings = StageOptions(lr=0.1, optimizer="sgd", warmup=0.0, ema_decay=0.0, grad_clip=0.0, weight_decay=0.0)
+    optimization = Optimization(model, stage, settings, 10)
+    for number, expected in ((0, 0.1), (5, 0.1 + 0.001 + 0.099 / 2)):
+        optimization.zero_grad()
+        for parameter in model:
+            parameter.grad = torch.ones(1)
+        for group in optimization.optimizer.param_groups:
+            group.update(momentum=0.0, nesterov=False)
+        optimization.step(number)
+        assert [p.item() for p in model] == pytest.approx([-expected, -expected / 2, 0.0])
+    assert len(stage.trained) == 3 and [group.lr_scale for group in stage.groups] == [1.0, 0.5, 0.0]
+
+
 def test_the_norm_is_that_of_the_gradient_before_clipping() -> None:
-    model, made = make(grad_clip=1e-3, optimizer="sgd", weight_decay=0.0, warmup=0.0)
+    model, optimization = make(grad_clip=1e-3, optimizer="sgd", weight_decay=0.0, warmup=0.0)
     before = model.bias.clone()
-    norm = made.step((model.bias * torch.tensor([3.0, 4.0])).sum(), 0)
+    norm = take_step(optimization, (model.bias * torch.tensor([3.0, 4.0])).sum(), 0)
     assert float(norm) == pytest.approx(5.0)
     assert float(torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()) < 1.1e-3
     assert (model.bias - before).norm() < 1e-3
-
-
-def test_no_clipping_at_zero() -> None:
-    model, made = make(grad_clip=0.0)
-    made.step((model.bias * torch.tensor([300.0, 400.0])).sum(), 0)
+    model, optimization = make(grad_clip=0.0)
+    take_step(optimization, (model.bias * torch.tensor([300.0, 400.0])).sum(), 0)
     assert float(model.bias.grad.norm()) == pytest.approx(500)
 
 
-def test_the_running_average_by_hand() -> None:
-    model, made = make(ema_decay=0.9)
-    assert made.ema is not None
-    averages = []
-    for step in range(4):
-        before = made.ema.module.bias.clone()
-        made.step(model.bias.sum(), step)
-        decay = min(0.9, made.ema.get_decay(step))
-        averages.append(decay)
-        torch.testing.assert_close(made.ema.module.bias, decay * before + (1 - decay) * model.bias)
-    assert averages == sorted(averages)  # young averages forget faster
-    average = made.ema.module.bias.clone()
-    assert not torch.equal(model.bias, average)
-    made.finish()
-    assert torch.equal(model.bias, average)
-
-
-def test_averaging_what_a_stage_changes_is_averaging_everything() -> None:
-    """Bit for bit, with weights of another stage, a buffer with a fraction, one that is replaced, and a count."""
+def test_the_moving_average_is_timm_s() -> None:
+    """Bit for bit, with frozen weights, a buffer with a fraction, one that is replaced, and a count."""
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.BatchNorm1d(3))
-    model.register_buffer("place", torch.zeros(2))
-    stage = Stage("first", model, [*model[0].parameters(), *model[2].parameters()])
-    made = Optimization(model, stage, StageOptions(lr=0.1, ema_decay=0.9), 9)
-    whole = ModelEmaV3(model, decay=0.9, use_warmup=True)
+    model.register_buffer("position", torch.zeros(2))
+    stage = Stage("first", lambda batch: {}, [*model[0].parameters(), *model[2].parameters()])
+    optimization = Optimization(model, stage, StageOptions(lr=0.1, ema_decay=0.9), 9)
+    reference = ModelEmaV3(model, decay=0.9, use_warmup=True)
     for step in range(9):
-        model.place = torch.full((2,), float(step))
-        made.step(model(torch.randn(5, 3)).square().sum(), step)
-        whole.update(model, step=step)
-    assert made.ema is not None
-    own, all_of_it = made.ema.module.state_dict(), whole.module.state_dict()
-    assert own["2.num_batches_tracked"] == 9 and not torch.equal(own["0.weight"], model[0].weight)
-    assert own.keys() == all_of_it.keys() and all(torch.equal(own[name], all_of_it[name]) for name in own)
+        model.position = torch.full((2,), float(step))
+        take_step(optimization, model(torch.randn(5, 3)).square().sum(), step)
+        reference.update(model, step=step)
+    assert optimization.ema is not None
+    averages, expected = {**model.state_dict(), **optimization.ema.averages}, reference.module.state_dict()
+    assert averages["2.num_batches_tracked"] == 9 and not torch.equal(averages["0.weight"], model[0].weight)
+    assert averages.keys() == expected.keys() and all(torch.equal(averages[name], expected[name]) for name in expected)
 
 
-def test_a_restored_optimiser_goes_on_as_if_nothing_had_been() -> None:
+class WithTarget(nn.Module):
+    """A weight, and a target network that follows it halfway in each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online, self.target = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+        self.target.requires_grad_(False)
+        with torch.no_grad():
+            self.online.weight.fill_(0.0), self.target.weight.fill_(0.0)
+
+    def follow(self) -> None:
+        self.target.weight.lerp_(self.online.weight, 0.5)
+
+
+def test_a_target_network_is_averaged_and_kept() -> None:
+    """By hand: the weight takes the values 1, 2, 3, 4 and its target 0.5, 1.25, 2.125, 3.0625."""
+    model = WithTarget()
+    stage = Stage("one", lambda batch: {}, [model.online.weight], frozen=[model.target], after_step=model.follow)
+    optimization = Optimization(model, stage, StageOptions(lr=1.0, optimizer="sgd", ema_decay=0.6, grad_clip=0.0), 4)
+    online, target = 0.0, 0.0
+    for step in range(4):
+        with torch.no_grad():
+            model.online.weight.fill_(step + 1.0)
+        optimization.zero_grad()
+        optimization.step(step)
+        decay = (0.0, 0.0, 1 - 2 ** (-2 / 3), 1 - 3 ** (-2 / 3))[step]  # below 0.6: the average forgets its start
+        online = decay * online + (1 - decay) * (step + 1.0)
+        target = decay * target + (1 - decay) * (0.5, 1.25, 2.125, 3.0625)[step]
+    assert model.target.weight.item() == 3.0625
+    optimization.swap_ema()
+    assert model.online.weight.item() == pytest.approx(online) and model.target.weight.item() == pytest.approx(target)
+    optimization.swap_ema()  # and the trained values come back, to go on with
+    assert model.online.weight.item() == 4.0 and model.target.weight.item() == 3.0625
+    names = {"ema.online.weight", "ema.target.weight"}
+    assert names <= optimization.state().keys()
+
+
+def test_a_restored_optimizer_goes_on_as_if_nothing_had_been(tmp_path: Any) -> None:
     results = []
     for stop in (None, 3):
-        model, made = make()
+        model, optimization = make(ema_decay=0.9)
         for step in range(6):
             if step == stop:
-                kept, weights = made.tensors(), {k: v.clone() for k, v in model.state_dict().items()}
-                model, made = make()
+                state = {k: v.clone() for k, v in optimization.state().items()}
+                weights = {k: v.clone() for k, v in model.state_dict().items()}
+                model, optimization = make(ema_decay=0.9)
                 model.load_state_dict(weights)
-                made.restore({k: v.clone() for k, v in kept.items()})
-            made.step((model.bias - step).square().sum() + model.weight.square().sum(), step)
-        results.append(model.weight.clone())
-    assert torch.equal(*results)
+                optimization.load_state(state, tmp_path)
+            take_step(optimization, (model.bias - step).square().sum() + model.weight.square().sum(), step)
+        results.append(optimization.state() | model.state_dict())
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "muon"])
-def test_optimisers_of_timm(name: str) -> None:
-    model, made = make(optimizer=name)
+def test_optimizers_of_timm(name: str) -> None:
+    model, optimization = make(optimizer=name)
     before = model.weight.clone()
-    made.step(model(torch.ones(1, 3)).square().sum(), 3)
+    take_step(optimization, model(torch.ones(1, 3)).square().sum(), 3)
     assert not torch.equal(model.weight, before)
-
-
-def test_an_unknown_optimiser_is_refused() -> None:
-    with pytest.raises(ConfigError, match="adamm"):
-        make(optimizer="adamm")
+    with pytest.raises(ConfigError, match=f"{name}m"):
+        make(optimizer=f"{name}m")
 
 
 def test_random_numbers_depend_on_seed_and_step_alone() -> None:
-    def draw(seed: int, step: int) -> list[float]:
-        seed_step(seed, step)
+    def draw(seed: int, step: int, index: int = 0) -> list[float]:
+        seed_step(seed, step, index)
         return torch.rand(3).tolist()
 
     first = draw(1, 5)
     draw(1, 6)
     assert draw(1, 5) == first
-    drawn = {tuple(draw(seed, step)) for seed in range(8) for step in range(-1, 40)}
-    assert len(drawn) == 8 * 41
+    assert (
+        len({tuple(draw(seed, step, i)) for seed in range(4) for step in range(-1, 20) for i in (0, 1)}) == 4 * 21 * 2
+    )
 
 
 def test_devices_and_precision() -> None:
@@ -157,7 +187,48 @@ def test_devices_and_precision() -> None:
     with pytest.raises(ConfigError, match="device=gpu"):
         choose_device("gpu")
     x = torch.randn(4, 4)
-    with autocast(torch.device("cpu"), "bfloat16"):
-        assert (x @ x).dtype == torch.bfloat16
-    with autocast(torch.device("cpu"), "float32"):
-        assert (x @ x).dtype == torch.float32
+    for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        with autocast(torch.device("cpu"), name):
+            assert (x @ x).dtype == dtype
+
+
+# --- micro-batches --------------------------------------------------------------------------------------------------
+
+
+def test_micro_batches_make_up_the_batch() -> None:
+    batch = tiny.batch(12)
+    parts = [split(batch, index, 3) for index in range(3)]
+    assert all(len(part) == 4 and part.full_batch is batch for part in parts)
+    for name in ("states", "mask", "goals", "time"):
+        joined = torch.stack([getattr(part, name) for part in parts], 1).flatten(0, 1)
+        assert torch.equal(joined, getattr(batch, name))
+    assert split(batch, 0, 1) is batch
+    assert batch.first(4) == 4 and [part.first(4) for part in parts] == [2, 2, 2]  # rounded up
+
+
+def test_means_of_micro_batches_make_up_the_mean_of_the_batch() -> None:
+    """Of all real points, of the first windows', and of a mapped batch, though they differ in padding."""
+    batch = tiny.batch(12)
+    batch = replace(batch, mask=torch.arange(tiny.HORIZON) <= torch.arange(12).unsqueeze(1) % tiny.HORIZON)
+    errors = torch.rand(12, tiny.HORIZON)
+
+    def real(batch: Batch) -> Tensor:
+        return batch.mask
+
+    def means(batch: Batch, errors: Tensor) -> Tensor:
+        mapped = batch.map(lambda b: replace(b, mask=b.mask[:, ::2]))
+        first = errors[: len(errors) // 2]
+        return torch.stack([batch.mean(errors, real), batch.mean(first, real), mapped.mean(errors[:, ::2], real)])
+
+    parts = torch.stack([means(split(batch, index, 3), errors[index::3]) for index in range(3)])
+    torch.testing.assert_close(parts.mean(0), means(batch, errors))
+    torch.testing.assert_close(batch.mean(errors, real), errors[batch.mask].mean())
+
+
+def test_a_batch_that_cannot_be_split_is_refused() -> None:
+    stages = [Stage(name, lambda batch: {}, [nn.Parameter(torch.zeros(1))]) for name in ("tokenizer", "prior")]
+    options = EngineOptions(stages={"prior": StageOptions(batch_size=250), "tokenizer": StageOptions(batch_size=90)})
+    options.check_batch_sizes(stages, 2)
+    with pytest.raises(ConfigError, match=r"prior\.batch_size=250") as caught:
+        options.check_batch_sizes(stages, 3)
+    assert "prior.batch_size=249" in str(caught.value.fix)

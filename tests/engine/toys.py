@@ -1,4 +1,4 @@
-"""A model of two parts and its two stages, which know nothing of trajectories: all that the engine may ask for."""
+"""A model of two parts and its two stages, which know nothing of trajectories: all that the engine needs."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Numbers:
 
     at: int | None = None
     happens: Callable[[], Any] = lambda: None
-    asked: list[tuple[int, int]] = field(default_factory=list)
+    requests: list[tuple[int, int]] = field(default_factory=list)
     poison: int | None = None
 
     def batch(self, step: int, size: int, rank: int = 0) -> Any:
-        self.asked.append((step, size))
+        self.requests.append((step, size))
         if step == self.at:
             self.happens()
         values = torch.randn(size, 4, generator=torch.Generator().manual_seed(step))
@@ -88,12 +88,9 @@ def options(**changes: Any) -> EngineOptions:
 
 
 def training(folder: Path, source: Any = None, *, model: Toy | None = None, **changes: Any) -> Training:
-    model = model or Toy()
+    model, device, console = model or Toy(), torch.device("cpu"), Console(quiet=True)
     folder.mkdir(exist_ok=True)
-    console = Console(quiet=True)
-    return Training(
-        model, model.stages(), source or Numbers(), options(**changes), folder, 7, torch.device("cpu"), console
-    )
+    return Training(model, model.stages(), source or Numbers(), options(**changes), folder, 7, device, console)
 
 
 def metrics(folder: Path, *, timed: bool = False) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from trajgen.core.types import Batch
+from trajgen.engine.device import choose_device
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
-from trajgen.engine.runtime import choose_device
 from trajgen.export.backends import plan_fn
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
@@ -59,8 +59,7 @@ def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
     stages = {name: StageOptions(steps=3, batch_size=32) for name in ("tokenizer", "prior")}
     options = EngineOptions(stages=stages, precision=precision, log_every=1, checkpoint_every=2)
     device, console = torch.device("cuda"), Console(quiet=True)
-    reports = Training(made, made.stages(), Source(), options, tmp_path, 0, device, console).run()
-    assert [report.steps for report in reports] == [3, 3]
+    Training(made, made.stages(), Source(), options, tmp_path, 0, device, console).run()
     after = made.state_dict()
     assert all(v.isfinite().all() for v in after.values() if v.is_floating_point())
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("prior."))

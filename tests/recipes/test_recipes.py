@@ -68,7 +68,7 @@ def works(composed: Composition) -> ConfigError | None:
     assert trained
     for stage in trained:
         stage.begin(made)
-        optimizer = torch.optim.SGD(stage.parameters, 1e-3)
+        optimizer = torch.optim.SGD(stage.trained, 1e-3)
         total = stage.loss(known)["total"]
         assert torch.isfinite(total)
         total.backward()

@@ -20,6 +20,8 @@ def test_one_step_of_the_running_averages() -> None:
     x = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [9.0, 1.0]]])  # two near code 0, one near code 1, none near 2
     made.train()
     loss = made.learn(x)
+    torch.testing.assert_close(made.table, table)
+    made.after_step()
     counts = [0.9 + 0.1 * n for n in (2, 1, 0)]
     averages = [
         [0.1 * 1, 0.1 * 2],
@@ -39,6 +41,7 @@ def test_codes_out_of_use_are_revived_with_vectors_of_the_batch() -> None:
     x = torch.randn(1, 64, 2)
     for _ in range(3):
         made.learn(x)
+        made.after_step()
     assert (torch.cdist(made.table, x[0]).min(1).values < 1.0).all()
     assert len(made.nearest(x).unique()) == 4
 
@@ -56,6 +59,7 @@ def test_nothing_moves_in_evaluation() -> None:
     made.learn(torch.randn(1, 30, 2))
     before = made.table.clone()
     made.eval().learn(torch.randn(1, 30, 2) + 3)
+    made.after_step()
     assert torch.equal(made.table, before)
 
 

@@ -6,7 +6,6 @@ Prints what was done to each run as JSON; the runs lie in PLACE, ``whole`` is th
 
 from __future__ import annotations
 
-import builtins
 import json
 import os
 import random
@@ -26,7 +25,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trajgen.engine import checkpoint, loop, metrics, storage
+from trajgen.core import files
+from trajgen.engine import checkpoint, loggers, loop, storage
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
@@ -74,19 +74,14 @@ def make(kind: str, folder: Path) -> Training:
 
 def keep_ends() -> None:
     """Keeps optimizer and average of the end of each stage, which a finished run has no more."""
-    stage, finish = Training._stage, loop.Optimization.finish
-    now: dict[str, Any] = {}
+    end_stage = Training._end_stage
 
-    def staged(self: Training, index: int, *rest: Any) -> Any:
-        now.update(path=self.folder / f"end-{index}.safetensors")
-        return stage(self, index, *rest)
+    def save_end(self: Training, optimization: Any) -> None:
+        index = self.stages.index(optimization.stage)
+        save_file({k: v.clone() for k, v in optimization.state().items()}, self.folder / f"end-{index}.safetensors")
+        end_stage(self, optimization)
 
-    def finished(self: Any) -> None:
-        average = {f"ema.{k}": v for k, v in self.ema.module.state_dict().items()}
-        save_file({k: v.clone() for k, v in (self.tensors() | average).items()}, now["path"])
-        finish(self)
-
-    Training._stage, loop.Optimization.finish = staged, finished
+    Training._end_stage = save_end
 
 
 def die() -> None:
@@ -110,52 +105,33 @@ def at_call(place: Any, name: str, number: int, *, after: bool = False) -> None:
 
 
 def in_a_write(number: int) -> None:
-    """Kills this process when half of the bytes of the ``number``-th file are written."""
-    left = [number]
+    """Kills this process when half of the bytes of the ``number``-th checkpoint are written."""
+    write, left = storage.write_file, [number]
 
-    class Half:
-        def __init__(self, file: Any) -> None:
-            self.file = file
+    def half(path: Path, content: bytes) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            path.parent.mkdir(exist_ok=True)
+            path.with_name(files.PARTIAL + path.name).write_bytes(content[: len(content) // 2])
+            die()
+        write(path, content)
 
-        def __enter__(self) -> Half:
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            self.file.close()
-
-        def write(self, content: bytes) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                self.file.write(content[: len(content) // 2])
-                self.file.flush()
-                die()
-            self.file.write(content)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    usual = builtins.open
-
-    def opened(path: Any, mode: str = "r", **rest: Any) -> Any:
-        file = usual(path, mode, **rest)
-        return Half(file) if mode == "wb" else file
-
-    storage.open = opened
+    storage.write_file = half
 
 
 def in_a_line(number: int) -> None:
     """Kills this process when half of the ``number``-th line of metrics is written."""
-    write, left = metrics.MetricsLog.write, [number]
+    append, left = loggers.append_json, [number]
 
-    def half(self: Any, values: Any) -> None:
+    def half(path: Path, values: Any) -> None:
         left[0] -= 1
         if left[0] == 0:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(dict(values))[:20])
             die()
-        write(self, values)
+        append(path, values)
 
-    metrics.MetricsLog.write = half
+    loggers.append_json = half
 
 
 POINTS: dict[str, tuple[Callable[[int], None], int]] = {

@@ -109,7 +109,7 @@ def test_a_newer_folder_is_refused_and_stays_as_it_is(
 @pytest.mark.parametrize("written", STRANGE)
 def test_a_format_that_is_none_is_a_damaged_file(written: object, folder: Path) -> None:
     altered(folder, lambda plain: plain.update(format=written))
-    with pytest.raises(CheckpointError, match="plain JSON") as caught:
+    with pytest.raises(CheckpointError, match="not as trajgen wrote it") as caught:
         load_config(folder)
     assert caught.value.expected and "format" in str(caught.value.got) and caught.value.fix
 

@@ -20,8 +20,8 @@ SCRIPT = Path(__file__).with_name("killed.py")
 def disturbed(place: Path, kind: str, runs: int) -> dict[str, list[str]]:
     """Where each run was killed."""
     words = [sys.executable, str(SCRIPT), str(place), kind, str(runs)]
-    rooms = [str(SCRIPT.parents[1]), str(SCRIPT.parents[1] / "engine")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(rooms)}
+    paths = [str(SCRIPT.parents[1]), str(SCRIPT.parents[1] / "engine"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])

@@ -19,7 +19,6 @@ from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import LARGEST_FILE, read_json
 from trajgen.engine.checkpoint import Checkpoints
-from trajgen.engine.storage import write_whole
 from trajgen.experiments.run_folder import load_config, trained_stages, write_summary
 from trajgen.viz import summary
 
@@ -246,7 +245,7 @@ def test_a_line_that_was_cut_off_is_left_out(stranger: Path) -> None:
 
 
 def test_weights_that_do_not_fit_the_configuration_are_refused(stranger: Path) -> None:
-    write_whole(stranger / "checkpoints" / "final.safetensors", b"")
+    (stranger / "checkpoints" / "final.safetensors").write_bytes(b"")
     assert "damaged" in check_refused(stranger)
     Checkpoints(stranger / "checkpoints").save_final(torch.nn.Linear(2, 2))
     assert "another model" in check_refused(stranger)

@@ -75,11 +75,11 @@ def time_stages(
         optimization = Optimization(planner, stage, settings, steps + WARM_UP)
         times = []
         for step in range(steps + WARM_UP):
-            optimization.forget()
+            optimization.zero_grad()
             batch, data = _timed(device, source.batch, step, settings.batch_size)
             loss, forward = _timed(device, _loss, stage, batch, step, options.precision)
             _, backward = _timed(device, loss.backward)
-            _, optimizer = _timed(device, optimization.follow, step)
+            _, optimizer = _timed(device, optimization.step, step)
             times.append((data, forward, backward, optimizer))
         parts = {part: Timing(values) for part, values in zip(PARTS, zip(*times[WARM_UP:], strict=True), strict=True)}
         yield StageTiming(stage.name, settings.batch_size, parts)

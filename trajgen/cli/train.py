@@ -61,19 +61,19 @@ def _from_anywhere(word: str) -> str:
 @contextmanager
 def _one_of_many(swept: bool) -> Iterator[None]:
     """Has one process speak for all that a launcher started; another one says in a line what it alone met."""
-    from trajgen.engine.launch import ElsewhereError, read_launch
+    from trajgen.engine.launch import PeerError, read_launch
 
     launch = read_launch()
     try:
-        if swept and launch.world > 1:
+        if swept and launch.world_size > 1:
             raise ConfigError(
                 "Processes that train together train one run.",
                 expected="no -m under torchrun or srun",
-                got=f"-m, and {launch.world} processes",
+                got=f"-m, and {launch.world_size} processes",
                 fix="one torchrun per run; or without torchrun, with hydra/launcher=submitit_slurm",
             )
         yield
-    except ElsewhereError:
+    except PeerError:
         raise SystemExit(1) from None  # the first process has said why
     except TrajgenError as error:
         if launch.rank == 0:

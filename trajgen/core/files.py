@@ -126,8 +126,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            row.setdefault("stage_index", 0)
             numbers = [value for key, value in row.items() if key != "stage"]
-            if not (isinstance(row["stage"], str) and min(row["step"], row["seconds"], row.get("stage_index", 0)) >= 0):
+            if not (isinstance(row["stage"], str) and min(row["step"], row["seconds"], row["stage_index"]) >= 0):
                 raise ValueError(f"a line that no training wrote: {line[:60]}")
             if not all(isinstance(value, float) or abs(value) <= LARGEST_NUMBER for value in numbers):
                 raise ValueError(f"a number out of range: {line[:60]}")

@@ -192,6 +192,14 @@ class Plan:
             self.noise[rows] = other.noise
 
 
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with a learning rate of their own: ``lr_scale`` times that of the stage."""
+
+    parameters: Sequence[nn.Parameter]
+    lr_scale: float = 1.0
+
+
 @dataclass
 class Stage:
     """One stage of training: a loss, and the weights that it trains.
@@ -202,7 +210,8 @@ class Stage:
     Args:
         name: of the stage, unique within its planner.
         loss: from a batch to named scalars, of which ``total`` is minimized.
-        parameters: the weights that are trained; all others of the model need no gradients meanwhile.
+        parameters: the weights that are trained, or groups of them; all others of the model need no gradients
+            meanwhile.
         frozen: modules that stay in evaluation mode.
         after_step: called once after each optimizer step, outside of the graph: updates of a codebook by moving
             averages, target networks.
@@ -212,15 +221,27 @@ class Stage:
 
     name: str
     loss: Callable[[Batch], Losses]
-    parameters: list[nn.Parameter]
+    parameters: Sequence[nn.Parameter | ParameterGroup]
     frozen: Sequence[nn.Module] = ()
     after_step: Callable[[], None] | None = None
     report: Callable[[], dict[str, float]] = dict
     options_of: str | None = None
 
+    @property
+    def groups(self) -> list[ParameterGroup]:
+        """The groups, the first of them that of the parameters which are in no other."""
+        single = [p for p in self.parameters if isinstance(p, nn.Parameter)]
+        groups = [group for group in self.parameters if isinstance(group, ParameterGroup)]
+        return [ParameterGroup(single), *groups] if single else groups
+
+    @property
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters of all groups."""
+        return [p for group in self.groups for p in group.parameters]
+
     def begin(self, model: nn.Module) -> None:
         """Puts the model into training mode, with gradients for the stage's parameters alone."""
-        trained = {id(p) for p in self.parameters}
+        trained = {id(p) for p in self.trained}
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in trained)
         model.train()

@@ -1,178 +1,178 @@
-"""Processes that train together: joining and leaving, what they agree on, and what they add up.
+"""Data-parallel training: the process group, collectives, and stopping together.
 
-With one process nothing happens here: nothing is joined, and every function gives back what it was given.
+With one process every function here returns what it was given.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar, cast
+from types import FrameType
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError, TrainingError, TrajgenError
-from trajgen.engine.launch import ElsewhereError, Launch, read_launch
-from trajgen.engine.runtime import choose_device
+from trajgen.engine.device import choose_device
+from trajgen.engine.launch import Launch, PeerError, read_launch
 from trajgen.engine.storage import unsaved_buffers
 
 T = TypeVar("T")
 HOST = torch.device("cpu")
 
 
-def world() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """The number of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def leads() -> bool:
-    """Whether this process is the one that reads, decides and writes."""
+def is_main_process() -> bool:
+    """Whether this process is the one that reads, decides and writes: rank 0."""
     return rank() == 0
 
 
-def join(device: str) -> torch.device:
-    """Joins the other processes, if the launcher started several; before any model is built.
+def init_process_group(device: str) -> torch.device:
+    """Joins the processes that a launcher started, if it started several; call it before a model is built.
 
     Args:
         device: auto, cpu, cuda or, for a single process, cuda:N.
 
     Returns:
-        The device of this process: with several on a machine, each takes the one of its local number.
+        The device of this process: with several on a machine, the one of its local rank.
 
     Raises:
-        ConfigError: if there are fewer devices than processes, or the launcher's words are incomplete.
-        TrainingError: if the processes do not find each other.
+        ConfigError: if there are fewer devices than processes, or the launcher's variables are incomplete.
+        TrainingError: if the processes do not reach each other.
     """
     launch = read_launch()
-    if launch.world == 1:
+    if launch.world_size == 1:
         return choose_device(device)
-    own = own_device(device, launch)
-    if own.type == "cuda":
-        torch.cuda.set_device(own)
-    # What is decided passes between hosts by gloo, so that no device has to be waited for.
-    backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+    chosen = local_device(device, launch)
+    cuda = chosen.type == "cuda"
+    if cuda:
+        torch.cuda.set_device(chosen)
     if not dist.is_initialized():
         try:
             dist.init_process_group(
-                backend, init_method=launch.meeting, rank=launch.rank, world_size=launch.world,
-                device_id=own if own.type == "cuda" else None,
-            )  # fmt: skip
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",  # decisions go by gloo, so that no device is waited for
+                init_method=launch.init_method,
+                rank=launch.rank,
+                world_size=launch.world_size,
+                device_id=chosen if cuda else None,
+            )
         except (RuntimeError, ValueError) as error:
             raise TrainingError(
-                "The processes that train together find each other.",
-                expected=f"{launch.world} processes that reach each other over the network",
-                got=f"process {launch.rank}: {str(error).splitlines()[0]}",
+                f"Process {launch.rank} does not reach the {launch.world_size - 1} others.",
+                got=str(error).splitlines()[0],
                 fix="check the launcher's address and port, and GLOO_SOCKET_IFNAME where a machine has many networks",
             ) from error
-    return own
+    return chosen
 
 
-def own_device(name: str, launch: Launch) -> torch.device:
+def local_device(name: str, launch: Launch) -> torch.device:
     """The device of one process among several; a `ConfigError` if there is none for it."""
     chosen = choose_device(name)
     if chosen.type != "cuda":
         return chosen
     count = torch.cuda.device_count()
     # Some launchers show each process its own device alone.
-    own = 0 if count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ else launch.local
-    if chosen.index is not None or own >= count:
+    index = 0 if count == 1 and "CUDA_VISIBLE_DEVICES" in os.environ else launch.local_rank
+    if chosen.index is not None or index >= count:
         raise ConfigError(
-            "Each process takes a device of its own.",
+            "Each process needs a device of its own.",
             expected=f"device=cuda, and at most {count} processes on this machine",
-            got=f"device={name} for process {launch.rank}, the {launch.local + 1}. on its machine",
+            got=f"device={name} for local rank {launch.local_rank}",
             fix="device=cuda with --nproc-per-node=gpu",
         )
-    return torch.device("cuda", own)
+    return torch.device("cuda", index)
 
 
-def leave() -> None:
-    """Waits for the other processes, and parts from them: what follows may take its time on one of them."""
+def destroy_process_group() -> None:
+    """Waits for the other processes, and parts from them, so that rank 0 can go on alone for long."""
     if dist.is_initialized():
         dist.all_reduce(torch.zeros(1))
         dist.destroy_process_group()
 
 
-def agree(decide: Callable[[], T]) -> T:
-    """What rank 0 decides; it alone does, the others wait for it.
+# --- decisions and failures -----------------------------------------------------------------------------------------
+
+
+def broadcast_decision(decide: Callable[[], T]) -> T:
+    """What ``decide`` returns on rank 0, where alone it is called.
 
     Raises:
-        ElsewhereError: on the others, if ``decide`` raised an error; on rank 0 the error itself.
+        PeerError: on the other ranks, if ``decide`` raised an error; rank 0 raises the error itself.
     """
-    if world() == 1:
+    if world_size() == 1:
         return decide()
-    answer: list[T | None] = [None]
-    words: list[str | None] = [None]
-    failed: BaseException | None = None
-    if leads():
+    answer: list[Any] = [None, None]
+    failure: BaseException | None = None
+    if is_main_process():
         try:
             answer[0] = decide()
         except BaseException as error:  # whatever it is, the others must not wait for ever
-            failed, words[0] = error, f"{type(error).__name__}: {error}"
-    told = [answer[0], words[0]]
-    dist.broadcast_object_list(told, src=0, device=HOST)
-    if failed is not None:
-        raise failed
-    if told[1] is not None:
-        raise _elsewhere(str(told[1]))
-    return cast(T, told[0])
+            failure, answer[1] = error, f"{type(error).__name__}: {error}"
+    dist.broadcast_object_list(answer, src=0, device=HOST)
+    if failure is not None:
+        raise failure
+    if answer[1] is not None:
+        raise _peer_error(str(answer[1]))
+    return cast(T, answer[0])
 
 
-def in_turn(do: Callable[[], T]) -> T:
-    """Has rank 0 do something first, then the others: what the first had to make, they find."""
-    made: list[T] = []
-    agree(lambda: made.append(do()))
-    return made[0] if made else do()
+def main_process_first(call: Callable[[], T]) -> T:
+    """Calls something on rank 0 and then on the others, which find what rank 0 had to make."""
+    results: list[T] = []
+    broadcast_decision(lambda: results.append(call()))
+    return results[0] if results else call()
 
 
-def fail(error: TrajgenError) -> NoReturn:
-    """Raises an error that all processes have met, in words on rank 0 alone."""
-    raise error if leads() else _elsewhere(error.rule)
+def raise_together(error: TrajgenError) -> NoReturn:
+    """Raises an error that all processes have met: itself on rank 0, a `PeerError` on the others."""
+    raise error if is_main_process() else _peer_error(error.rule)
 
 
-def _elsewhere(words: str) -> ElsewhereError:
-    return ElsewhereError(
-        "Processes that train together end together.",
-        expected=f"{world()} processes that go on",
-        got=words,
-        fix="see what the first process says",
-    )
+def _peer_error(message: str) -> PeerError:
+    return PeerError("Another process cannot go on.", got=message, fix="see what the first process says")
 
 
 @contextmanager
-def together(last: Callable[[], str]) -> Iterator[None]:
-    """Turns the loss of a process into a `TrainingError`; ``last`` names the last good checkpoint."""
+def lost_peers(last_checkpoint: Callable[[], str]) -> Iterator[None]:
+    """Turns the loss of another process into a `TrainingError` that names the last checkpoint."""
     try:
         yield
     except RuntimeError as error:
-        if world() == 1 or not _lost(error):
+        message = str(error)  # gloo has no class of its own for it
+        lost = issubclass(type(error), dist.DistError) or any(
+            w in message.lower() for w in ("gloo", "connection", "nccl")
+        )
+        if world_size() == 1 or not lost:
             raise
-        fail(
+        raise_together(
             TrainingError(
                 "Processes that train together end together.",
-                expected=f"{world()} processes; the last good checkpoint is {last()}",
-                got=f"one of them is gone: {str(error).splitlines()[0][:200]}",
+                expected=f"{world_size()} processes; the last good checkpoint is {last_checkpoint()}",
+                got=f"one of them is gone: {message.splitlines()[0][:200]}",
                 fix="see above why it ended, then the same command with resume=true",
             )
         )
 
 
-def _lost(error: RuntimeError) -> bool:
-    """Whether an error says that another process is gone; gloo has no class for it."""
-    said = str(error).lower()
-    return issubclass(type(error), dist.DistError) or any(w in said for w in ("gloo", "connection", "nccl"))
+# --- tensors --------------------------------------------------------------------------------------------------------
 
 
-def add_up(tensors: Sequence[Tensor]) -> None:
+def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
     """Replaces tensors of one type by their sums over all processes, in one message."""
-    if world() == 1 or not tensors:
+    if world_size() == 1 or not tensors:
         return
     message = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(message)
@@ -180,55 +180,112 @@ def add_up(tensors: Sequence[Tensor]) -> None:
         tensor.copy_(total.view_as(tensor))
 
 
-def mean(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """The mean over all processes; not finite on all of them if it is not on one."""
-    if world() == 1:
-        return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / world()
+    total = [values.clone()]
+    all_reduce_sum(total)
+    return total[0] / world_size()
 
 
 @torch.no_grad()
-def same_everywhere(model: nn.Module) -> None:
+def broadcast_model(model: nn.Module) -> None:
     """Gives all processes the weights and buffers of rank 0."""
-    if world() > 1:
+    if world_size() > 1:
         for value in [*model.state_dict().values(), *unsaved_buffers(model).values()]:
             dist.broadcast(value, src=0)
 
 
-def everywhere(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def broadcast(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The tensors of rank 0, on the device of each process."""
-    if world() == 1:
+    if world_size() == 1:
         return dict(tensors)
-    about = agree(lambda: {name: (value.shape, value.dtype) for name, value in tensors.items()})
-    held = dict(tensors) if leads() else {n: torch.empty(s, dtype=t, device=device) for n, (s, t) in about.items()}
-    for name in about:
-        dist.broadcast(held[name], src=0)
-    return held
+    specs = broadcast_decision(lambda: {name: (value.shape, value.dtype) for name, value in tensors.items()})
+    received = {name: torch.empty(shape, dtype=dtype, device=device) for name, (shape, dtype) in specs.items()}
+    if is_main_process():
+        received = dict(tensors)
+    for name in specs:
+        dist.broadcast(received[name], src=0)
+    return received
 
 
-class Tally:
-    """Adds up what each process counted: the buffers that a model's state leaves out grow by what all of them saw.
+class SyncedCounters:
+    """Sums what each process counts in the buffers outside a model's state.
 
     Args:
-        model: whose buffers they are; the same on all processes.
+        model: with equal buffers on all processes.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.counts = {k: v for k, v in unsaved_buffers(model).items() if v.dtype != torch.bool}
+        self.counters = {k: v for k, v in unsaved_buffers(model).items() if v.dtype != torch.bool}
         self.mark()
 
     @torch.no_grad()
     def mark(self) -> None:
-        """From here on all processes count."""
-        self.before = {k: v.clone() for k, v in self.counts.items()} if world() > 1 else {}
+        """Remembers the counters, which are equal now."""
+        self.before = {k: v.clone() for k, v in self.counters.items()} if world_size() > 1 else {}
 
     @torch.no_grad()
-    def add(self) -> None:
-        """Makes each count that of all processes."""
+    def sync(self) -> None:
+        """Makes each counter that of all processes."""
         for name, before in self.before.items():
-            grown = self.counts[name] - before
-            dist.all_reduce(grown)
-            self.counts[name].copy_(before + grown)
+            increase = self.counters[name] - before
+            dist.all_reduce(increase)
+            self.counters[name].copy_(before + increase)
         self.mark()
+
+
+# --- stopping -------------------------------------------------------------------------------------------------------
+
+
+class StopSignal:
+    """Whether SIGINT or SIGTERM came to any of the processes.
+
+    The processes sum their flags: the sum is begun at one step and read at the next, so that all stop after the same
+    step, no device is waited for, and the message has a whole step to arrive.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+        self._pending: tuple[dist.Work, Tensor] | None = None
+
+    def should_stop(self) -> bool:
+        """Whether a signal came to this process or, a step later, to any of them; called once per step."""
+        if world_size() == 1:
+            return bool(self.received)
+        stop, flag = self.finish(), torch.tensor([len(self.received)])
+        work = dist.all_reduce(flag, async_op=True)
+        self._pending = None if work is None else (work, flag)
+        return stop
+
+    def finish(self) -> bool:
+        """Reads the sum that was begun last."""
+        if self._pending is None:
+            return False
+        (work, flag), self._pending = self._pending, None
+        work.wait()
+        return bool(flag)
+
+
+@contextmanager
+def catch_signals() -> Iterator[StopSignal]:
+    """Collects SIGINT and SIGTERM; in a single process a second one raises KeyboardInterrupt at once.
+
+    Launchers of several processes pass on what the terminal has sent already, so there a second signal is as the first.
+    """
+    stop = StopSignal()
+
+    def receive(number: int, _: FrameType | None) -> None:
+        if stop.received and world_size() == 1:
+            raise KeyboardInterrupt
+        stop.received.append(number)
+
+    try:
+        handlers = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, where alone signals can be handled
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What torchrun or SLURM says about the processes that train together; read without importing torch."""
+"""The environment variables by which torchrun or SLURM describe a process; read without importing torch."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from trajgen.core.errors import ConfigError, TrajgenError
 
 PORTS = range(20_000, 30_000)
-"""Where the processes of a SLURM job meet; which one follows from the job's number."""
+"""Where the processes of a SLURM job meet; the job's number chooses one."""
 
 
-class ElsewhereError(TrajgenError):
-    """This process ends because another one cannot go on; that one says why."""
+class PeerError(TrajgenError):
+    """This process ends because another one cannot go on, which says why."""
 
 
 @dataclass(frozen=True)
@@ -21,48 +21,48 @@ class Launch:
     """One process among those that train together; by default the only one."""
 
     rank: int = 0
-    world: int = 1
-    local: int = 0
-    """Its number on its own machine, which is that of the device it takes."""
-    meeting: str = "env://"
-    """Where the processes find each other, as torch.distributed writes it."""
+    world_size: int = 1
+    local_rank: int = 0
+    """Its number on its own machine, which is that of its device."""
+    init_method: str = "env://"
+    """Where the processes meet, as torch.distributed writes it."""
 
 
 def read_launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """This process, as its launcher describes it: torchrun (or submitit's export of the same names), or srun.
+    """This process as its launcher describes it: torchrun (or submitit's export of the same variables), or srun.
 
     A batch script of SLURM that is not started by srun is one process, however many tasks the job has.
 
     Raises:
-        ConfigError: if what the launcher says is incomplete.
+        ConfigError: if the variables are incomplete.
     """
     try:
         if "RANK" in environment and "WORLD_SIZE" in environment:
-            rank, world = int(environment["RANK"]), int(environment["WORLD_SIZE"])
-            if world > 1:
+            rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+            if size > 1:
                 _ = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
-            found = Launch(rank, world, int(environment["LOCAL_RANK"]) if world > 1 else 0)
+            launch = Launch(rank, size, int(environment["LOCAL_RANK"]) if size > 1 else 0)
         elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-            job = int(environment["SLURM_JOB_ID"])
             nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-            found = Launch(
+            port = PORTS[int(environment["SLURM_JOB_ID"]) % len(PORTS)]
+            launch = Launch(
                 int(environment["SLURM_PROCID"]),
                 int(environment["SLURM_STEP_NUM_TASKS"]),
                 int(environment["SLURM_LOCALID"]),
-                f"tcp://{first_node(nodes)}:{PORTS[job % len(PORTS)]}",
+                f"tcp://{first_node(nodes)}:{port}",
             )
         else:
             return Launch()
-        if not 0 <= found.rank < found.world:
-            raise ValueError(f"rank {found.rank} of {found.world}")
+        if not 0 <= launch.rank < launch.world_size:
+            raise ValueError(f"rank {launch.rank} of {launch.world_size}")
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            "Processes that train together are told apart by their environment.",
+            "The launcher's environment variables are incomplete.",
             expected="RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, or what srun sets",
             got=f"{type(error).__name__}: {error}",
-            fix="start them with torchrun --nproc-per-node=N -m trajgen train …, or with srun",
+            fix="start the processes with torchrun --nproc-per-node=N -m trajgen train …, or with srun",
         ) from error
-    return found
+    return launch
 
 
 def first_node(nodes: str) -> str:

@@ -1,131 +1,85 @@
-"""Where the lines of a training go besides metrics.jsonl: TensorBoard and Weights & Biases, by one option."""
+"""Where the figures of a training go: metrics.jsonl, TensorBoard, Weights & Biases, and a progress bar."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
-from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.files import append_json, flush, read_metrics, write_file
+from trajgen.engine.storage import Position
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "wandb_offline": "wandb"}
 """For each logger, the package that it needs."""
-ASIDE = ("stage", "stage_index", "step")
-"""Entries of a line that say what the others are figures of."""
+KEYS = ("stage", "stage_index", "step")
+"""Entries of a line of metrics that say what the others are figures of."""
+VAL_TOTAL = "val/total"
+"""The figure by which the best weights of a stage are chosen."""
+
+Logger = Callable[[str, int, dict[str, float]], None]
+"""Logs the finite figures of a stage's step."""
 
 
-class Logger(Protocol):
-    """Is told every line that goes to metrics.jsonl: ``stage``, ``step``, and figures by name."""
-
-    def write(self, values: Mapping[str, object]) -> None:
-        """Is told a line."""
-        ...
-
-    def close(self) -> None:
-        """Is told that no more follow, however the training ended."""
-        ...
-
-
-class TensorBoardLog:
-    """Event files in ``tensorboard/`` of the run folder; a figure is called STAGE/NAME, over the steps of its stage.
+class MetricsLog:
+    """metrics.jsonl of a run folder, whose lines are handed on to loggers.
 
     Args:
-        folder: of the run.
+        path: of the file.
     """
 
-    def __init__(self, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
-        self.writer: Any = SummaryWriter(log_dir=str(folder / "tensorboard"))
+    def write(self, line: Mapping[str, Any], loggers: Sequence[Logger] = ()) -> None:
+        """Appends a line: ``stage``, ``stage_index``, ``step``, and figures by name."""
+        append_json(self.path, line)
+        numbers = {k: float(v) for k, v in line.items() if k not in KEYS and math.isfinite(v)}
+        for logger in loggers:
+            logger(line["stage"], line["step"], numbers)
 
-    def write(self, values: Mapping[str, object]) -> None:
-        """Adds the figures of one line."""
-        stage, step, figures = _parts(values)
-        for name, value in figures.items():
-            self.writer.add_scalar(f"{stage}/{name}", value, step)
+    def flush(self) -> None:
+        """Waits until the lines are on the disk."""
+        if self.path.exists():
+            flush(self.path)
 
-    def close(self) -> None:
-        """Writes what is still held back."""
-        self.writer.close()
+    def truncate(self, position: Position) -> None:
+        """Drops the lines that a training which goes on from a position will write again, and torn ones."""
+        if self.path.exists():
+            last = (position.stage, position.step)
+            rows = [row for row in read_metrics(self.path) if (row["stage_index"], row["step"]) <= last]
+            write_file(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
-
-class WandbLog:
-    """A run of Weights & Biases, named like the folder; a resumed training goes on with it.
-
-    Args:
-        folder: of the run, which gets the files in ``wandb/``.
-        config: plain values to be shown with the run.
-        offline: whether nothing is sent; ``wandb sync`` sends it later. WANDB_MODE=offline does the same.
-    """
-
-    def __init__(self, folder: Path, config: Mapping[str, Any], offline: bool = False) -> None:
-        import wandb
-
-        self.run: Any = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "trajgen"),
-            name=folder.name,
-            id=sha256(str(folder.absolute()).encode()).hexdigest()[:16],
-            resume="allow",
-            dir=str(folder),
-            config=dict(config),
-            mode="offline" if offline else None,
-        )
-        self.stages: set[str] = set()
-
-    def write(self, values: Mapping[str, object]) -> None:
-        """Logs the figures of one line, over the steps of their stage."""
-        stage, step, figures = _parts(values)
-        if stage not in self.stages:
-            self.stages.add(stage)
-            self.run.define_metric(f"{stage}/step", hidden=True)
-            self.run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
-        self.run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in figures.items()}})
-
-    def close(self) -> None:
-        """Ends the run."""
-        self.run.finish()
-
-
-def _parts(values: Mapping[str, object]) -> tuple[str, int, dict[str, float]]:
-    """A line's stage, step and finite figures."""
-    figures = {}
-    for name, value in values.items():
-        if name not in ASIDE and (type(value) is int or type(value) is float) and isfinite(value):
-            figures[name] = float(value)
-    return str(values["stage"]), int(str(values["step"])), figures
+    def best(self, stage_index: int) -> float:
+        """The lowest validation loss of a stage so far."""
+        rows = [row for row in read_metrics(self.path) if row["stage_index"] == stage_index]
+        return min((row[VAL_TOTAL] for row in rows if VAL_TOTAL in row), default=math.inf)
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuses loggers that are not known or whose package is missing, before anything is trained.
-
-    Raises:
-        ConfigError: with what to install.
-    """
+    """Raises a `ConfigError` for a logger that is not known or whose package is missing."""
     for name in names:
         if name not in PACKAGES:
-            raise ConfigError(
-                f"There is no logger '{name}'.",
-                expected=", ".join(PACKAGES),
-                got=f"engine.log={list(names)}",
-                fix=f"{nearest(name, PACKAGES)} metrics.jsonl is always written.",
-            )
+            raise ConfigError(f"There is no logger '{name}'.", fix=nearest(name, PACKAGES))
         if find_spec(PACKAGES[name]) is None:
             raise ConfigError(
-                f"Logger '{name}' needs the package {PACKAGES[name]}.",
-                expected=f"{PACKAGES[name]} installed",
-                got=f"engine.log={list(names)}, and no such package",
+                f"Logger '{name}' needs the package {PACKAGES[name]}, which is not installed.",
                 fix="pip install 'trajgen[log]', or leave it out: metrics.jsonl is always written",
             )
 
 
 @contextmanager
-def opened(names: Sequence[str], folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[list[Logger]]:
-    """Opens loggers by name for the time of a training, and closes them however it ends.
+def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[list[Logger]]:
+    """Opens loggers for the time of a training, and closes them however it ends.
 
     Args:
         names: any of `PACKAGES`.
@@ -136,25 +90,87 @@ def opened(names: Sequence[str], folder: Path, config: Mapping[str, Any] | None 
         ConfigError: as `check_loggers`, or if a logger cannot be opened (no account, no network).
     """
     check_loggers(names)
-    loggers: list[Logger] = []
-    try:
+    with ExitStack() as stack:
+        loggers: list[Logger] = []
         for name in dict.fromkeys(names):
             try:
-                loggers.append(_open(name, folder, config or {}))
-            except Exception as error:  # another service's errors have no common kind
+                if name == "tensorboard":
+                    loggers.append(_tensorboard(folder, stack))
+                else:
+                    loggers.append(_wandb(folder, stack, config or {}, "offline" if name == "wandb_offline" else None))
+            except Exception as error:  # another service's errors have no common class
                 raise ConfigError(
                     f"Logger '{name}' cannot be opened.",
-                    expected=f"{PACKAGES[name]} ready to write for {folder}",
                     got=f"{type(error).__name__}: {str(error)[:200]}",
                     fix="engine.log=[wandb_offline], or leave it out" if name == "wandb" else "leave it out",
                 ) from error
         yield loggers
-    finally:
-        for logger in loggers:
-            logger.close()
 
 
-def _open(name: str, folder: Path, config: Mapping[str, Any]) -> Logger:
-    if name == "tensorboard":
-        return TensorBoardLog(folder)
-    return WandbLog(folder, config, offline=name == "wandb_offline")
+def _tensorboard(folder: Path, stack: ExitStack) -> Logger:
+    """Event files in ``tensorboard/`` of the run folder; a figure is named STAGE/NAME, over the steps of its stage."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter(log_dir=str(folder / "tensorboard"))
+    stack.callback(writer.close)
+
+    def log(stage: str, step: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            writer.add_scalar(f"{stage}/{name}", value, step)
+
+    return log
+
+
+def _wandb(folder: Path, stack: ExitStack, config: Mapping[str, Any], mode: str | None) -> Logger:
+    """A run of Weights & Biases with files in ``wandb/`` of the run folder; a resumed training goes on with it."""
+    import wandb
+
+    run: Any = wandb.init(
+        project=os.environ.get("WANDB_PROJECT", "trajgen"),
+        name=folder.name,
+        id=sha256(str(folder.absolute()).encode()).hexdigest()[:16],
+        resume="allow",
+        dir=str(folder),
+        config=dict(config),
+        mode=mode,
+    )
+    stack.callback(run.finish)
+    stages: set[str] = set()
+
+    def log(stage: str, step: int, figures: dict[str, float]) -> None:
+        if stage not in stages:
+            stages.add(stage)
+            run.define_metric(f"{stage}/step", hidden=True)
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        run.log({f"{stage}/step": step, **{f"{stage}/{name}": value for name, value in figures.items()}})
+
+    return log
+
+
+@contextmanager
+def stage_progress(
+    console: Console, name: str, steps: int, done: int
+) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """Yields a function that shows a step and figures: on a progress bar on a terminal, else ten times a stage."""
+    columns = (
+        TextColumn("[bold]{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    tenths = 10 * done // steps
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=steps, completed=done, figures="")
+
+        def show(step: int, figures: Mapping[str, float]) -> None:
+            nonlocal tenths
+            text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items())
+            bar.update(task, completed=step, figures=text)
+            if not console.is_terminal and 10 * step // steps > tenths:
+                console.print(f"{name} {step}/{steps}  {text}", highlight=False)
+            tenths = 10 * step // steps
+
+        yield show

@@ -1,13 +1,11 @@
-"""The training loop: for each stage, for each batch, optimize ``losses["total"]``, log, keep checkpoints."""
+"""The training loop: minimizes ``losses["total"]`` of each stage in turn, logs, validates, and keeps checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,62 +13,51 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError
 from trajgen.core.protocols import Source
-from trajgen.core.types import Batch, Losses, Stage
-from trajgen.engine.checkpoint import Checkpoints, load_buffers, load_state, load_weights, on_disk
-from trajgen.engine.clock import Clock
+from trajgen.core.types import Stage
+from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
+from trajgen.engine.device import Timer, autocast, is_out_of_memory, prefer_fast_matmul, seed_step
 from trajgen.engine.distributed import (
-    Tally,
-    add_up,
-    agree,
-    everywhere,
-    fail,
-    leads,
-    mean,
-    same_everywhere,
-    together,
-    world,
+    StopSignal,
+    SyncedCounters,
+    all_reduce_mean,
+    all_reduce_sum,
+    broadcast,
+    broadcast_decision,
+    broadcast_model,
+    catch_signals,
+    is_main_process,
+    lost_peers,
+    raise_together,
+    rank,
+    world_size,
 )
-from trajgen.engine.loggers import opened
-from trajgen.engine.metrics import MetricsLog, StageProgress, forget_after, read_lines
-from trajgen.engine.optimization import Optimization, restore
+from trajgen.engine.loggers import VAL_TOTAL, Logger, MetricsLog, open_loggers, stage_progress
+from trajgen.engine.optimization import Optimization, split
 from trajgen.engine.options import EngineOptions, StageOptions
-from trajgen.engine.runtime import autocast, out_of_memory, prefer_fast_matmul, seed_step
-from trajgen.engine.shares import Shares
-from trajgen.engine.signals import Stop, stopping
-from trajgen.engine.storage import Position, flush, part, unsaved_buffers
-from trajgen.engine.validation import TOTAL, Validation, lowest
+from trajgen.engine.storage import Position, under, unsaved_buffers
+
+VAL_BATCHES = 4
 
 
-class Interrupted(Exception):  # noqa: N818 - like KeyboardInterrupt, no error
-    """Ctrl-C or SIGTERM came; the checkpoint named is whole."""
-
-
-@dataclass
-class StageReport:
-    """What became of a stage: its length, its cost, and its last figures."""
-
-    name: str
-    steps: int
-    seconds: float
-    windows_per_second: float
-    figures: dict[str, float] = field(default_factory=dict)
+class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt
+    """Ctrl-C or SIGTERM ended the training; the checkpoint that it names is whole."""
 
 
 @dataclass
 class Training:
-    """Trains a model in place, stage by stage, and leaves checkpoints and metrics in a folder.
+    """Trains a model in place, stage by stage, and writes checkpoints and metrics into a folder.
 
     Args:
         model: whose weights the checkpoints hold; the stages train parts of it.
         stages: in order.
         source: gives the batch of a step.
-        options: see `EngineOptions`.
+        options: of the engine.
         folder: of the run.
         seed: of the batches and of every random number drawn while training.
         device: of the model and the source.
         console: where progress is shown.
-        val_source: gives windows that are not trained on; their losses are logged, and the best weights kept, whenever
-            there is a checkpoint, and at the end of a stage.
+        val_source: gives held-out windows; their losses are logged, and the weights with the lowest kept, at each
+            checkpoint and at the end of a stage.
     """
 
     model: nn.Module
@@ -87,208 +74,172 @@ class Training:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.settings = self.options.of(self.stages)
-        self.options.check_shares(self.stages, world())
-        if not leads():
+        self.world_size, self.rank = world_size(), rank()
+        self.options.check_batch_sizes(self.stages, self.world_size)
+        self.autocast = autocast(self.device, self.options.precision)
+        if not is_main_process():
             self.console = Console(quiet=True)
-        self.validation = None
-        if self.val_source is not None:
-            given = self.model, self.val_source, self.seed, self.device, self.options.precision
-            self.validation = Validation(*given)
 
-    def run(self, *, resume: bool = False) -> list[StageReport]:
-        """Trains all stages, or goes on from the last whole checkpoint; returns a report of those trained now.
+    def run(self, *, resume: bool = False) -> None:
+        """Trains all stages, or goes on from the last whole checkpoint.
 
-        Of several processes the first one alone reads and writes; each is given the same model and the same batches.
+        Of several processes, rank 0 alone reads and writes; each has the same model and the same batches.
 
         Raises:
             TrainingError: if a loss or a gradient is not finite, the device's memory is too small, or the disk refuses
                 to be written; the last good checkpoint stays.
-            CheckpointError: if what is to be resumed is damaged, or of another training.
+            CheckpointError: if the checkpoint to resume is damaged, or of another training.
             Interrupted: after Ctrl-C or SIGTERM, when a checkpoint has been written.
-            ElsewhereError: on the other processes, where the first one raises an error.
+            PeerError: on the other ranks, where rank 0 raises an error.
         """
         prefer_fast_matmul(self.device)
-        with on_disk(self.folder, self.checkpoints), together(lambda: self.checkpoints.last):
-            if agree(lambda: self._finished(resume)):
-                same_everywhere(self.model)
-                return []
-            start, tensors = self._begin(resume)
-            self.tally = Tally(self.model)
-            reports = []
-            with stopping() as stop, opened(self.options.log if leads() else (), self.folder) as self.loggers:
+        with disk_errors(self.folder, self.checkpoints), lost_peers(lambda: self.checkpoints.last):
+            if broadcast_decision(lambda: self._load_finished(resume)):
+                broadcast_model(self.model)
+                return
+            start, state = self._resume(resume)
+            self.counters = SyncedCounters(self.model)
+            names = self.options.log if is_main_process() else ()
+            with catch_signals() as stop, open_loggers(names, self.folder) as loggers:
                 for index in range(start.stage, len(self.stages)):
-                    if not self.stages[index].parameters:
-                        continue
-                    begun = start.step if index == start.stage else 0
-                    reports.append(self._stage(index, begun, tensors if begun else {}, stop))
-                stop.heard()
-            agree(self._finish)
-            return reports
+                    if self.stages[index].parameters:
+                        first_step = start.step if index == start.stage else 0
+                        self._stage(index, first_step, state if first_step else {}, stop, loggers)
+                stop.finish()
+            broadcast_decision(self._finish)
 
-    def _finished(self, resume: bool) -> bool:
-        """Clears away what a killed process left; loads the weights of a training that came to its end."""
-        self.checkpoints.tidy()
+    def _load_finished(self, resume: bool) -> bool:
+        """Removes what a killed process left; loads the weights of a training that came to its end."""
+        self.checkpoints.clean()
         if not (resume and self.checkpoints.finished):
             return False
         load_weights(self.model, self.checkpoints.newest())
         return True
 
     def _finish(self) -> None:
-        flush(self.metrics.path)
+        self.metrics.flush()
         self.checkpoints.save_final(self.model)
 
-    def _begin(self, resume: bool) -> tuple[Position, dict[str, Tensor]]:
-        """The position to start from, with the model as it was there, and what the checkpoint has for the optimizer."""
-        tensors: dict[str, Tensor] = {}
+    def _resume(self, resume: bool) -> tuple[Position, dict[str, Tensor]]:
+        """The position to start from, with the model as it was there, and the state of the optimization."""
+        state: dict[str, Tensor] = {}
 
-        def take_up() -> Position:
+        def read() -> Position:
             start = Position()
-            if resume and self.checkpoints.on_the_way():
-                start, read = self._take_up()
-                tensors.update({k: v for k, v in read.items() if k.startswith(("optimizer.", "ema."))})
-            forget_after(self.metrics.path, start)
+            if resume and self.checkpoints.intermediate():
+                path, tensors, start = self.checkpoints.read_newest(self.model, self.device, self.console)
+                steps = [self.options.steps(settings) for settings in self.settings]
+                if start.stage >= len(steps) or start.step > steps[start.stage]:
+                    raise CheckpointError(
+                        "The checkpoint belongs to another training.",
+                        expected=f"a position within {steps} steps of {len(steps)} stages",
+                        got=f"{path}: step {start.step} of stage {start.stage}",
+                        fix="delete it to go on from the one before, or train again",
+                    )
+                load_state(self.model, under("model", tensors), path)
+                load_buffers(self.model, under("buffer", tensors))
+                state.update({k: v for k, v in tensors.items() if k.startswith(("optimizer.", "ema."))})
+            self.metrics.truncate(start)
             return start
 
-        start = agree(take_up)
-        same_everywhere(self.model)
-        return start, everywhere(tensors, self.device)
+        start = broadcast_decision(read)
+        broadcast_model(self.model)
+        return start, broadcast(state, self.device)
 
-    def _take_up(self) -> tuple[Position, dict[str, Tensor]]:
-        """Reads the last whole checkpoint into the model; returns its position, and all that it holds."""
-        path, tensors, start = self.checkpoints.read_newest(self.model, self.device, self.console)
-        steps = [self.options.steps(settings) for settings in self.settings]
-        if start.stage >= len(steps) or start.step > steps[start.stage]:
-            raise CheckpointError(
-                "The checkpoint belongs to another training.",
-                expected=f"a position within {steps} steps of {len(steps)} stages",
-                got=f"{path}: step {start.step} of stage {start.stage}",
-                fix="delete it to go on from the one before, or train again",
-            )
-        load_state(self.model, part(tensors, "model"), path)
-        load_buffers(self.model, part(tensors, "buffer"))
-        return start, tensors
-
-    def _stage(self, index: int, begun: int, tensors: dict[str, Tensor], stop: Stop) -> StageReport:
+    def _stage(
+        self, index: int, first_step: int, state: dict[str, Tensor], signals: StopSignal, loggers: list[Logger]
+    ) -> None:
+        """Trains one stage from its step ``first_step`` on."""
         stage, settings = self.stages[index], self.settings[index]
         steps = self.options.steps(settings)
-        first = sum(self.options.steps(s) for s in self.settings[:index])  # of all stages, so that none shares batches
+        offset = sum(self.options.steps(s) for s in self.settings[:index])  # no two stages have a batch in common
         stage.begin(self.model)
-        loss = torch.compile(stage.loss, dynamic=False) if self.options.compile else stage.loss
+        if self.options.compile:
+            stage = replace(stage, loss=torch.compile(stage.loss, dynamic=False))
         optimization = Optimization(self.model, stage, settings, steps)
-        if tensors:
-            restore(optimization, tensors, self.checkpoints.folder)
-        began = last = time.perf_counter()
-        clock, logged = Clock(self.device), begun
-        figures: dict[str, float] = {}
-        progress = StageProgress(self.console, stage.name, steps, begun)
-        best = self._to_beat(index, begun)
-        shares = Shares(self.model, self.options.accumulate)
-        with progress:
-            for step in range(begun, steps):
+        if state:
+            optimization.load_state(state, self.checkpoints.folder)
+        self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
+        timer = Timer(self.device)
+        start = last_time = time.perf_counter()
+        last_step = first_step
+        with stage_progress(self.console, stage.name, steps, first_step) as show:
+            for step in range(first_step, steps):
                 try:
-                    values = self._step(stage, loss, settings, optimization, shares, clock, first + step, step)
+                    values = self._step(stage, optimization, settings.batch_size, offset + step, step, timer)
                 except RuntimeError as error:
-                    if not out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
-                    raise self._too_large(stage, settings, step, error) from error
-                done, stopped = step + 1, stop.asked()
-                kept = done % self.options.checkpoint_every == 0
-                saves = stopped or (kept and done < steps)
-                validation = self.validation if kept or done == steps else None
-                logs = validation is not None or done % self.options.log_every == 0 or done == steps
-                if not (logs or saves):
+                    raise self._out_of_memory(stage, settings, step, error) from error
+                done, stop = step + 1, signals.should_stop()
+                is_checkpoint = done % self.options.checkpoint_every == 0
+                save = stop or (is_checkpoint and done < steps)
+                val_source = self.val_source if is_checkpoint or done == steps else None
+                log = val_source is not None or done % self.options.log_every == 0 or done == steps
+                if not (log or save):
                     continue
-                numbers = self._numbers(stage, values, done)
-                with clock.part("logging"):
-                    if validation is not None:
-                        numbers |= validation.look(stage, optimization, settings.batch_size)
-                        if numbers[TOTAL] < best:
-                            best = numbers[TOTAL]
-                            with optimization.averaged():
-                                agree(lambda: self.checkpoints.save_best(self.model))
-                    self.tally.add()
-                    if logs:
-                        figures = numbers | stage.report()
-                        self.tally.mark()
+                means = self._finite_means(stage, values, done)
+                with timer.part("logging"):
+                    if val_source is not None:
+                        means |= self._validate(stage, optimization, val_source, settings.batch_size)
+                    self.counters.sync()
+                    if log:
+                        figures = means | stage.report()
+                        self.counters.mark()
                         now = time.perf_counter()
-                        rate = (done - logged) * settings.batch_size / (now - last)
-                        last, logged = now, done
-                        where = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
-                        self._log({**where, "seconds": now - began, **clock.read(), **figures})
-                        progress.show(done, {k: figures[k] for k in values if k != "gradient_norm"})
-                    if saves:
-                        path = self._keep(Position(index, done), optimization)
-                if stopped:
+                        rate = (done - last_step) * settings.batch_size / (now - last_time)
+                        last_time, last_step = now, done
+                        place = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
+                        if is_main_process():
+                            self.metrics.write({**place, "seconds": now - start, **timer.read(), **figures}, loggers)
+                        show(done, {k: figures[k] for k in values if k != "gradient_norm"})
+                    if save:
+                        path = self._save(Position(index, done), optimization)
+                if stop:
                     raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
-        optimization.finish()
-        self.model.eval()
+        self._end_stage(optimization)
         if index + 1 < len(self.stages):
-            self._keep(Position(index + 1, 0), None)
-        seconds = time.perf_counter() - began
-        rate = (steps - begun) * settings.batch_size / max(seconds, 1e-9)
-        return StageReport(stage.name, steps, seconds, rate, figures)
+            self._save(Position(index + 1, 0), None)
 
     def _step(
-        self,
-        stage: Stage,
-        loss: Callable[[Batch], Losses],
-        settings: StageOptions,
-        optimization: Optimization,
-        shares: Shares,
-        clock: Clock,
-        number: int,
-        step: int,
+        self, stage: Stage, optimization: Optimization, batch_size: int, number: int, step: int, timer: Timer
     ) -> dict[str, Tensor]:
-        """Takes one step; returns the losses of this process, and the norm of the gradient that was followed."""
-        with clock.part("data"):
-            batch = self.source.batch(number, settings.batch_size)
+        """Takes step ``step`` of the stage, step ``number`` of all; returns losses and the norm of the gradient."""
+        with timer.part("data"):
+            batch = self.source.batch(number, batch_size)
         values: dict[str, Tensor] = {}
-        optimization.forget()
-        for share, windows in shares.of(batch):
-            seed_step(self.seed, number, share)
-            with clock.part("forward"), autocast(self.device, self.options.precision):
-                losses = loss(windows)
-            with clock.part("backward"):
-                (losses["total"] / shares.parts).backward()
+        count = self.world_size * self.options.accumulate
+        optimization.zero_grad()
+        for index in range(self.rank, count, self.world_size):
+            seed_step(self.seed, number, index)
+            with timer.part("forward"), self.autocast:
+                losses = stage.loss(split(batch, index, count))
+            with timer.part("backward"):
+                (losses["total"] / count).backward()
             values = {k: v.detach() + values[k] if values else v.detach() for k, v in losses.items()}
-        if shares.held:
-            seed_step(self.seed, number)
-            with clock.part("forward"), autocast(self.device, self.options.precision):
-                shares.learn_held()
-        if shares.micro > 1:
-            values = {k: v / shares.micro for k, v in values.items()}
-        with clock.part("optimizer"):
-            add_up(optimization.gradients())
-            values["gradient_norm"] = optimization.follow(step)
-        if stage.after_step is not None:
-            seed_step(self.seed, number)
-            with clock.part("optimizer"), torch.no_grad():
-                stage.after_step()
-        return values
+        if self.options.accumulate > 1:
+            values = {k: v / self.options.accumulate for k, v in values.items()}
+        with timer.part("optimizer"):
+            if self.world_size > 1:
+                all_reduce_sum(optimization.gradients())
+            if stage.after_step is not None:
+                seed_step(self.seed, number)  # whatever it draws is the same on all processes
+            return {**values, "gradient_norm": optimization.step(step)}
 
-    def _to_beat(self, index: int, begun: int) -> float:
-        """The lowest held-out loss so far of a stage; the best weights of an earlier one are no policy yet."""
-        if not begun:
-            agree(self.checkpoints.forget_best)
-        return agree(lambda: lowest(read_lines(self.metrics.path), index))
+    def _end_stage(self, optimization: Optimization) -> None:
+        """Leaves the averaged weights in the model."""
+        optimization.swap_ema()
+        self.model.eval()
 
-    def _log(self, line: dict[str, Any]) -> None:
-        """Writes a line of metrics, by one of the processes."""
-        if leads():
-            self.metrics.write(line)
-            for logger in self.loggers:
-                logger.write(line)
+    def _finite_means(self, stage: Stage, values: dict[str, Tensor], step: int) -> dict[str, float]:
+        """The means over all processes; a `TrainingError` on all of them if one is not finite.
 
-    def _numbers(self, stage: Stage, values: dict[str, Tensor], step: int) -> dict[str, float]:
-        """The means over all processes; raises a `TrainingError` on all of them if one is not finite.
-
-        A gradient that is not finite has spoilt the weights, though the loss before it was fine.
+        A gradient that is not finite has spoilt the weights, though the loss before it was finite.
         """
-        means = mean(torch.stack([v.float() for v in values.values()])).tolist()
-        numbers = dict(zip(values, means, strict=True))
-        bad = ", ".join(k for k, v in numbers.items() if not math.isfinite(v))
-        if bad:
-            fail(
+        means = all_reduce_mean(torch.stack([v.float() for v in values.values()])).tolist()
+        figures = dict(zip(values, means, strict=True))
+        if bad := ", ".join(k for k, v in figures.items() if not math.isfinite(v)):
+            raise_together(
                 TrainingError(
                     "A loss or its gradient is not finite.",
                     got=f"{bad} in stage '{stage.name}' at or before step {step}",
@@ -296,36 +247,54 @@ class Training:
                     fix=f"engine.stages.{stage.name}.lr smaller, or engine.stages.{stage.name}.grad_clip=1",
                 )
             )
-        return numbers
+        return figures
 
-    def _too_large(self, stage: Stage, settings: StageOptions, step: int, error: RuntimeError) -> TrainingError:
-        windows = settings.batch_size // (self.options.accumulate * world())
+    @torch.no_grad()
+    def _validate(self, stage: Stage, optimization: Optimization, source: Source, batch_size: int) -> dict[str, float]:
+        """The losses of the averaged weights on held-out windows, always the same ones; keeps the best weights."""
+        counters = {name: value.clone() for name, value in unsaved_buffers(self.model).items()}
+        figures: dict[str, float] = {}
+        optimization.swap_ema()
+        self.model.eval()
+        for number in range(VAL_BATCHES):
+            batch = source.batch(number, batch_size)
+            seed_step(self.seed, number)
+            with self.autocast:
+                losses = stage.loss(batch)
+            for name, value in losses.items():
+                figures[f"val/{name}"] = figures.get(f"val/{name}", 0.0) + float(value) / VAL_BATCHES
+        if figures[VAL_TOTAL] < self.best:
+            self.best = figures[VAL_TOTAL]
+            broadcast_decision(lambda: self.checkpoints.save_weights(self.model, BEST))
+        optimization.swap_ema()
+        stage.begin(self.model)
+        for name, value in unsaved_buffers(self.model).items():  # validation counts nothing
+            value.copy_(counters[name])
+        return figures
+
+    def _best_so_far(self, index: int, first_step: int) -> float:
+        """The lowest validation loss of a stage so far; the best weights of an earlier stage are removed."""
+        if not first_step:
+            self.checkpoints.remove_best()
+        return self.metrics.best(index)
+
+    def _out_of_memory(self, stage: Stage, settings: StageOptions, step: int, error: RuntimeError) -> TrainingError:
+        windows = settings.batch_size // (self.options.accumulate * self.world_size)
         return TrainingError(
-            "A step must fit into the memory of the device.",
+            "A step needs more memory than the device has.",
             expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",
             got=f"stage '{stage.name}', step {step + 1}, {self.device}: {str(error).splitlines()[0]}",
             fix=f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
-            f"{max(1, settings.batch_size // 2)} or a smaller model in a new run; or end what else is on the device, "
-            "then resume=true",
+            f"{max(1, settings.batch_size // 2)} or a smaller model in a new run",
         )
 
-    def _keep(self, position: Position, optimization: Optimization | None) -> Path:
-        """Writes a checkpoint, after the metrics that it stands for."""
+    def _save(self, position: Position, optimization: Optimization | None) -> Path:
+        """Writes all that a resumed training needs, after the metrics up to there."""
 
         def save() -> Path:
-            if self.metrics.path.exists():
-                flush(self.metrics.path)
-            return self.checkpoints.save(position, self._tensors(optimization))
+            self.metrics.flush()
+            tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+            tensors |= {f"buffer.{k}": v for k, v in unsaved_buffers(self.model).items()}
+            return self.checkpoints.save(position, tensors | (optimization.state() if optimization else {}))
 
-        return agree(save)
-
-    def _tensors(self, optimization: Optimization | None) -> dict[str, Tensor]:
-        """Everything that a resumed training needs, and the averaged weights to act with."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"buffer.{k}": v for k, v in unsaved_buffers(self.model).items()}
-        if optimization is None:
-            return tensors
-        tensors |= {f"optimizer.{k}": v for k, v in optimization.tensors().items()}
-        if optimization.ema is not None:
-            tensors |= {f"ema.{k}": v for k, v in optimization.ema.module.state_dict().items()}
-        return tensors
+        return broadcast_decision(save)

@@ -1,49 +1,53 @@
-"""The optimizer of one stage, its learning rate, and the running average of the weights: all from timm."""
+"""One stage's optimizer, learning rate and moving average of weights, and the micro-batches of its gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Stage
-from trajgen.engine.checkpoint import load_state
 from trajgen.engine.options import StageOptions
-from trajgen.engine.storage import part
+from trajgen.engine.storage import check_state, under
+
+FULL_BATCH = "full_batch"
+FLOOR = 1e-2
+"""Of the peak learning rate: where warm-up begins and the cosine ends."""
 
 
 class Optimization:
-    """Optimizes the parameters of a stage; its learning rate is a function of the step alone.
+    """Optimizes the parameters of a stage, with a learning rate that is a function of the step alone.
 
     Args:
         model: whose weights are averaged.
-        stage: what is trained.
-        options: how.
-        steps: how many steps the stage takes.
+        stage: whose parameters are optimized.
+        options: of the stage.
+        steps: of the stage.
 
     Raises:
-        ConfigError: if timm knows no optimizer of this name.
+        ConfigError: if timm has no optimizer of this name.
     """
 
     def __init__(self, model: nn.Module, stage: Stage, options: StageOptions, steps: int) -> None:
-        self.model, self.parameters, self.clip = model, stage.parameters, options.grad_clip
-        groups = [
-            {"params": [p for p in stage.parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-            {"params": [p for p in stage.parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        self.stage, self.parameters = stage, stage.trained
+        self.max_norm = options.grad_clip or float("inf")
+        groups: list[dict[str, Any]] = []
+        for group in stage.groups:  # timm's scheduler multiplies the rate of each group by its lr_scale
+            matrices, vectors = ([p for p in group.parameters if (p.ndim > 1) == large] for large in (True, False))
+            groups.append({"params": matrices, "weight_decay": options.weight_decay, "lr_scale": group.lr_scale})
+            groups.append({"params": vectors, "weight_decay": 0.0, "lr_scale": group.lr_scale})
         extra: dict[str, Any] = {"fused": True} if options.optimizer == "adamw" else {}
         try:
             self.optimizer = create_optimizer_v2(
-                [g for g in groups if g["params"]],
+                [group for group in groups if group["params"]],
                 opt=options.optimizer,
                 lr=options.lr,
                 weight_decay=options.weight_decay,
@@ -56,122 +60,140 @@ class Optimization:
                 got=f"optimizer={options.optimizer}: {error}",
                 fix=f"engine.stages.{stage.name}.optimizer=adamw",
             ) from error
-        self.rate = CosineLRScheduler(
+        self.scheduler = CosineLRScheduler(
             self.optimizer,
             t_initial=max(steps, 1),
-            lr_min=options.lr * 1e-2,
+            lr_min=options.lr * FLOOR,
             warmup_t=round(options.warmup * steps),
-            warmup_lr_init=options.lr * 1e-2,
+            warmup_lr_init=options.lr * FLOOR,
             warmup_prefix=False,
             t_in_epochs=False,
         )
-        self.ema = ModelEmaV3(model, decay=options.ema_decay, use_warmup=True) if options.ema_decay else None
-        self.moving = Moving(model, self.ema.module, stage.parameters) if self.ema else None
+        moved = None if stage.after_step is not None else self.parameters
+        self.ema = EMA(model, options.ema_decay, moved) if options.ema_decay else None
 
-    def step(self, loss: Tensor, number: int) -> Tensor:
-        """Takes step ``number`` down the gradient of ``loss``; returns the gradient's norm."""
-        self.forget()
-        loss.backward()
-        return self.follow(number)
-
-    def forget(self) -> None:
-        """Drops the gradient of the step before."""
+    def zero_grad(self) -> None:
+        """Drops the gradients of the step before."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradients(self) -> list[Tensor]:
-        """The gradients that have come about."""
+        """The gradients of the parameters that have one."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def follow(self, number: int) -> Tensor:
-        """Takes step ``number`` down the gradient that has come about; returns its norm."""
-        self.rate.step_update(number)
-        limit = self.clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit)
+    def step(self, number: int) -> Tensor:
+        """Takes step ``number`` of the stage: optimizer, ``after_step``, EMA; returns the gradient's norm."""
+        self.scheduler.step_update(number)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.optimizer.step()
-        if self.ema is not None and self.moving is not None:
-            self.moving.average(self.ema.get_decay(number))
+        if self.stage.after_step is not None:
+            with torch.no_grad():
+                self.stage.after_step()
+        if self.ema is not None:
+            self.ema.update(number)
         return norm
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within it, the model has the running average of its weights."""
-        own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.finish()
-        yield
-        self.model.load_state_dict(own)
-
-    def finish(self) -> None:
-        """Replaces the trained weights by their running average."""
+    def swap_ema(self) -> None:
+        """Exchanges the model's state and its moving average, where there is one."""
         if self.ema is not None:
-            self.model.load_state_dict(self.ema.module.state_dict())
+            self.ema.swap()
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The state of the optimizer, for a checkpoint."""
+    def state(self) -> dict[str, Tensor]:
+        """The state of the optimizer and the moving average, as ``optimizer.INDEX.KEY`` and ``ema.NAME``."""
         state = self.optimizer.state_dict()["state"]
-        return {f"{i}.{k}": torch.as_tensor(v) for i, values in state.items() for k, v in values.items()}
+        tensors = {f"optimizer.{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+        averages = self.ema.averages if self.ema is not None else {}
+        return tensors | {f"ema.{name}": value for name, value in averages.items()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Takes up the state that `tensors` gave."""
+    def load_state(self, tensors: Mapping[str, Tensor], path: Path) -> None:
+        """Loads what `state` returned.
+
+        Raises:
+            CheckpointError: naming ``path``, if it is the state of another model or another optimizer.
+        """
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            index, key = name.split(".", 1)
+        for name, value in under("optimizer", tensors).items():
+            index, _, key = name.partition(".")
+            parameter = parameters[int(index)] if index in map(str, range(len(parameters))) and key else None
+            if parameter is None or (value.ndim >= parameter.ndim and value.shape != parameter.shape):
+                raise CheckpointError(
+                    "The checkpoint belongs to another training.",
+                    got=f"{path}: optimizer.{name} of shape {tuple(value.shape)}",
+                    fix="delete it to go on from the one before, or train again",
+                )
             state.setdefault(int(index), {})[key] = value
-        whole = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**whole, "state": state})
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        if self.ema is not None:
+            averages = under("ema", tensors)
+            check_state(self.ema.averages, {k: v for k, v in averages.items() if k not in self.ema.constant}, path)
+            self.ema.averages = {name: averages[name].clone() for name in self.ema.averages}
 
 
-class Moving:
-    """What changes in a stage, beside its running average: the stage's parameters, and buffers wherever they are.
+class EMA:
+    """The exponential moving average of what a stage changes in a model's state; the rest stays as it is.
 
-    All else is equal to its average, so that averaging it, as timm does, would cost time and change nothing.
+    By torch's own function: timm's ModelEmaV3 keeps a second model, and in every step looks up and averages all of its
+    state. The decay rises with the step as in timm, so that the average forgets its start.
 
     Args:
-        model: that is trained.
-        average: a copy of it.
-        parameters: of the stage.
+        model: whose buffers and parameters are averaged.
+        decay: reached in the end.
+        parameters: those that change; None for all, where ``after_step`` may move any (target networks).
     """
 
-    def __init__(self, model: nn.Module, average: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-        trained, kept = {id(p) for p in parameters}, average.state_dict(keep_vars=True)
-        self.parameters = [(kept[name], p) for name, p in model.named_parameters() if id(p) in trained]
-        self.buffers = []
-        for name in kept.keys() & dict(model.named_buffers()).keys():
-            place, _, own = name.rpartition(".")
-            self.buffers.append((kept[name], model.get_submodule(place), own))
+    def __init__(self, model: nn.Module, decay: float, parameters: Iterable[nn.Parameter] | None = None) -> None:
+        self.decay = decay
+        changing = None if parameters is None else {id(p) for p in parameters}
+        named = dict(model.named_parameters(remove_duplicate=False))
+        state = model.state_dict()
+        self.constant = {name for name, p in named.items() if changing is not None and id(p) not in changing}
+        self.averages = {name: value.clone() for name, value in state.items() if name not in self.constant}
+        self._parameters = {name: p for name, p in named.items() if name in self.averages}
+        # Buffers are looked up at each step: a module may assign another tensor.
+        names = {name: name.rpartition(".") for name in self.averages if name not in named}
+        self._buffers = {name: (model.get_submodule(module), buffer) for name, (module, _, buffer) in names.items()}
+
+    def _state(self) -> dict[str, Tensor]:
+        return {**self._parameters, **{name: getattr(*owner) for name, owner in self._buffers.items()}}
+
+    def decay_at(self, step: int) -> float:
+        """The decay of step ``step``: 1 - step^(-2/3), up to ``decay``."""
+        return min(self.decay, 1 - step ** -(2 / 3)) if step > 1 else 0.0
 
     @torch.no_grad()
-    def average(self, decay: float) -> None:
-        """Moves the averages of all that has a fraction towards it; whole numbers are copied."""
-        # Buffers are looked up each time: a module may put another tensor in a buffer's place.
-        pairs = self.parameters + [(average, getattr(module, name)) for average, module, name in self.buffers]
-        averages = [average for average, _ in pairs if average.is_floating_point()]
-        get_ema_multi_avg_fn(decay)(averages, [now for average, now in pairs if average.is_floating_point()], 0)
-        for average, now in pairs:
-            if not average.is_floating_point():
-                average.copy_(now)
+    def update(self, step: int) -> None:
+        """Moves the averages towards the state; integers are copied."""
+        averages, values = [], []
+        for name, value in self._state().items():
+            if value.is_floating_point():
+                averages.append(self.averages[name])
+                values.append(value)
+            else:
+                self.averages[name].copy_(value)
+        get_ema_multi_avg_fn(self.decay_at(step))(averages, values, 0)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges state and averages in place."""
+        for name, value in self._state().items():
+            before = value.clone()
+            value.copy_(self.averages[name])
+            self.averages[name].copy_(before)
 
 
-def restore(optimization: Optimization, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Takes up the state of an optimizer and of the running average.
+def split(batch: Any, index: int, count: int) -> Any:
+    """Micro-batch ``index`` of ``count``: the windows index, index + count, … of a batch.
 
-    Raises:
-        CheckpointError: if they are those of another model or another optimizer.
+    So the first m windows of a batch are the first m / count of each micro-batch. Of a dataclass all tensors are split;
+    its field ``full_batch`` gets the batch.
     """
-    parameters = [p for group in optimization.optimizer.param_groups for p in group["params"]]
-    state = part(tensors, "optimizer")
-    wrong = []
-    for name, value in state.items():
-        number, _, key = name.partition(".")
-        own = parameters[int(number)] if number in map(str, range(len(parameters))) and key else None
-        if own is None or (value.ndim >= own.ndim and value.shape != own.shape):
-            wrong.append(f"optimizer.{name} of shape {tuple(value.shape)}")
-    if wrong:
-        raise CheckpointError(
-            "The checkpoint belongs to another training.",
-            expected="what the optimizer of this stage keeps",
-            got=f"{path}: {', '.join(wrong[:3])}",
-            fix="delete it to go on from the one before, or train again",
-        )
-    optimization.restore(state)
-    if optimization.ema is not None:
-        load_state(optimization.ema.module, part(tensors, "ema"), path)
+    if count == 1:
+        return batch
+    if torch.is_tensor(batch):
+        return batch[index::count]
+    if is_dataclass(batch):
+        names = [f.name for f in fields(batch)]
+        parts = {name: split(getattr(batch, name), index, count) for name in names if name != FULL_BATCH}
+        replaced: Any = replace  # its annotation does not accept what is_dataclass does
+        return replaced(batch, **parts, **({FULL_BATCH: batch} if FULL_BATCH in names else {}))
+    return batch

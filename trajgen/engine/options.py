@@ -25,13 +25,13 @@ class StageOptions:
     weight_decay: float = 0.01
     """Of matrices; vectors are not decayed."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises; then it falls along a cosine."""
+    """Fraction of the steps over which the learning rate rises; then it falls along a cosine."""
     optimizer: str = "adamw"
-    """Any optimizer that timm knows."""
+    """Any optimizer of timm."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = 0.999
-    """Decay of the running average of the weights that is kept in the end; 0 for none."""
+    """Decay of the moving average of the weights, which replaces them at the end of the stage; 0 for none."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -42,13 +42,13 @@ class StageOptions:
             "ema_decay": (0 <= self.ema_decay < 1, "at least 0 and below 1"),
             "grad_clip": (self.grad_clip >= 0, "at least 0, which is no limit"),
         }
-        for name, (holds, range) in limits.items():
+        for name, (holds, limit) in limits.items():
             if not holds:
+                default = StageOptions.__dataclass_fields__[name].default
                 raise ConfigError(
-                    f"A stage's {name} is out of range.",
-                    expected=range,
+                    f"A stage's {name} is {limit}.",
                     got=f"{name}={getattr(self, name)}",
-                    fix=f"engine.stages.STAGE.{name}={StageOptions.__dataclass_fields__[name].default}",
+                    fix=f"engine.stages.STAGE.{name}={default}",
                 )
 
 
@@ -61,54 +61,52 @@ class EngineOptions:
     budget: float = 1.0
     """Multiplies the steps of every stage."""
     accumulate: int = 1
-    """Micro-batches into which each process cuts its share of a batch, so that it fits the device."""
+    """Micro-batches into which each process splits its share of a batch, so that it fits the device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward pass; auto is bfloat16 where the device gains by it (CUDA since Ampere), else float32."""
+    """Of the forward pass; auto is bfloat16 where the device is faster in it (CUDA since Ampere), else float32."""
     compile: bool = False
-    """Whether torch.compile translates the losses of each stage first: minutes that long trainings earn back."""
+    """Whether the losses are compiled by torch.compile, which takes minutes and makes long trainings faster."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl; losses are checked for being finite at the same time."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the last two are kept."""
     log: tuple[str, ...] = ()
-    """Where the lines of metrics.jsonl go besides: tensorboard, wandb, wandb_offline."""
+    """Loggers besides metrics.jsonl: tensorboard, wandb, wandb_offline."""
 
     def __post_init__(self) -> None:
-        if self.budget <= 0 or min(self.accumulate, self.log_every, self.checkpoint_every) < 1:
-            raise ConfigError(
-                "The numbers of a training are positive.",
-                expected="engine.budget above 0; engine.accumulate, log_every and checkpoint_every of at least 1",
-                got=f"{self.budget}; {self.accumulate}, {self.log_every}, {self.checkpoint_every}",
-                fix="leave out the one that is not: engine.budget=1, engine.accumulate=1, engine.log_every=50, "
-                "engine.checkpoint_every=500",
-            )
+        if self.budget <= 0:
+            raise ConfigError("engine.budget is above 0.", got=f"{self.budget}", fix="engine.budget=1")
+        for name in ("accumulate", "log_every", "checkpoint_every"):
+            if (value := getattr(self, name)) < 1:
+                default = EngineOptions.__dataclass_fields__[name].default
+                raise ConfigError(f"engine.{name} is at least 1.", got=f"{value}", fix=f"engine.{name}={default}")
 
     def of(self, stages: Sequence[Stage]) -> list[StageOptions]:
-        """The options of each stage: its own, or those of the stage that it trains like.
+        """The options of each stage: its own, or those of its ``options_of``.
 
         Raises:
             ConfigError: if options name a stage that the planner does not have.
         """
-        known = [stage.name for stage in stages] + [stage.options_of for stage in stages if stage.options_of]
-        for other in self.stages:
-            if other not in known:
+        names = [stage.name for stage in stages] + [stage.options_of for stage in stages if stage.options_of]
+        for name in self.stages:
+            if name not in names:
                 raise ConfigError(
-                    f"The planner has no stage '{other}'.",
-                    expected=", ".join(dict.fromkeys(known)),
-                    got=f"engine.stages.{other}",
-                    fix=nearest(other, known),
+                    f"The planner has no stage '{name}'.",
+                    expected=", ".join(dict.fromkeys(names)),
+                    got=f"engine.stages.{name}",
+                    fix=nearest(name, names),
                 )
-        usual = StageOptions()
-        return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", usual)) for stage in stages]
+        default = StageOptions()
+        return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]
 
-    def check_shares(self, stages: Sequence[Stage], processes: int) -> None:
-        """Raises a `ConfigError` unless the batch of each stage can be cut into equal shares."""
-        parts = processes * self.accumulate
+    def check_batch_sizes(self, stages: Sequence[Stage], processes: int) -> None:
+        """Raises a `ConfigError` unless the batch of each stage can be split into equal shares."""
+        count = processes * self.accumulate
         for stage, options in zip(stages, self.of(stages), strict=True):
-            if stage.parameters and options.batch_size % parts:
-                fitting = parts * max(1, round(options.batch_size / parts))
+            if stage.parameters and options.batch_size % count:
+                fitting = count * max(1, round(options.batch_size / count))
                 raise ConfigError(
-                    "A batch is cut into equal shares, one for each process and micro-batch.",
+                    "A batch is split into equal shares, one for each process and micro-batch.",
                     expected=f"a multiple of {processes} processes times engine.accumulate={self.accumulate}",
                     got=f"engine.stages.{stage.name}.batch_size={options.batch_size}",
                     fix=f"engine.stages.{stage.name}.batch_size={fitting}, or another number of processes",

@@ -53,7 +53,7 @@ def load_policy(
         ConfigError: if an override does not fit.
     """
     from trajgen.engine.checkpoint import Checkpoints, load_weights
-    from trajgen.engine.runtime import choose_device
+    from trajgen.engine.device import choose_device
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
     folder = Path(run)
@@ -73,7 +73,7 @@ def load_policy(
 
 def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
     """The planner of a run folder, refused while it is built if it grows far beyond the checkpoint it belongs to."""
-    from trajgen.engine.runtime import allocating_at_most
+    from trajgen.engine.device import allocating_at_most
     from trajgen.engine.storage import read_header
 
     _, shapes = read_header(checkpoint)

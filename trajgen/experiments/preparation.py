@@ -26,7 +26,7 @@ def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any
 def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Windows]:
     """A fresh planner that knows the units of these episodes, and their windows."""
     from trajgen.data.windows import fit_normalizer
-    from trajgen.engine.runtime import seed_step
+    from trajgen.engine.device import seed_step
 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
@@ -73,11 +73,11 @@ def build_planner(config: Config, space: Space) -> nn.Module:
 
 def dry_run(config: Config) -> None:
     """Builds the composition at made-up dimensions, so that what cannot work is refused before data are made."""
-    from trajgen.engine.distributed import world
+    from trajgen.engine.distributed import world_size
 
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
-    config.engine.check_shares(planner.stages(), world())
+    config.engine.check_batch_sizes(planner.stages(), world_size())
     config.policy.check(config.data.chunk, planner.history)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(

@@ -32,33 +32,40 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     Raises:
         TrajgenError: for anything that the person can mend, before training where it can be known.
     """
-    from trajgen.engine.checkpoint import Checkpoints, on_disk
-    from trajgen.engine.distributed import agree, in_turn, join, leads, leave, world
+    from trajgen.engine.checkpoint import Checkpoints, disk_errors
+    from trajgen.engine.distributed import (
+        broadcast_decision,
+        destroy_process_group,
+        init_process_group,
+        is_main_process,
+        main_process_first,
+        world_size,
+    )
     from trajgen.engine.loop import Interrupted, Training
     from trajgen.envs.eval_env import has_eval_env
 
-    device = join(config.device)
-    first = leads()
+    device = init_process_group(config.device)
+    first = is_main_process()
     console = console if first else _silent()
     prepare_imports(config.imports)
-    folder = agree(lambda: _checked_folder(config))
-    episodes = in_turn(lambda: load_episodes(config, console))
+    folder = broadcast_decision(lambda: _checked_folder(config))
+    episodes = main_process_first(lambda: load_episodes(config, console))
     data, acts = _same_data(folder, episodes), has_eval_env(config.data)
     planner, source = ready(config, episodes, device)
-    with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
-        agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
-        company = f", {world()} processes" if world() > 1 else ""
-        said = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
-        console.print(said, markup=False)
+    with disk_errors(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
+        broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
+        company = f", {world_size()} processes" if world_size() > 1 else ""
+        title = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
+        console.print(title, markup=False)
         stages = planner.stages()
         val_source = windows_of(config, episodes, planner, device, "val") if config.data.val_fraction else None
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)
         try:
             training.run(resume=config.resume)
         except Interrupted:  # all of them, at the same step
-            leave()
+            destroy_process_group()
             raise
-        leave()
+        destroy_process_group()
         if first and acts:
             evaluate(folder, console, device=config.device, imports=config.imports)
         elif first:
@@ -75,8 +82,8 @@ def _silent() -> Console:
 
 def _checked_folder(config: Config) -> Path:
     """The folder of a run whose composition has been tried."""
+    from trajgen.engine.device import check_compiler
     from trajgen.engine.loggers import check_loggers
-    from trajgen.engine.runtime import check_compiler
 
     check_loggers(config.engine.log)
     if config.engine.compile:
@@ -92,7 +99,7 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
         DataError: if it is not.
     """
     from trajgen.data.fingerprint import fingerprint, require_same
-    from trajgen.engine.distributed import agree, rank
+    from trajgen.engine.distributed import broadcast_decision, rank
 
     data = fingerprint(episodes)
 
@@ -101,7 +108,7 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
             require_same(read_json(folder / "data.json"), data)
         return data
 
-    if agree(compared) != data:
+    if broadcast_decision(compared) != data:
         raise DataError(
             "Processes that train together read the same data.",
             expected="the data set of the first process",

@@ -109,7 +109,7 @@ class Bench:
         made = self.build(seed, goals=goals)
         with contextlib.suppress(Exception):  # what a stage cannot do is said where training is tried
             for stage in made.stages():
-                if stage.parameters:
+                if stage.trained:
                     stage.begin(made)
                     stage.loss(self.batch(32, goals=goals))
                     if stage.after_step is not None:

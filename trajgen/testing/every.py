@@ -243,10 +243,10 @@ def weights_are_trained(bench: Bench) -> None:
         raise NotApplicableError("it has no weights")
     left = dict(own)
     for stage in planner.stages():
-        if stage.parameters:
+        if stage.trained:
             stage.begin(planner)
             stage.loss(bench.batch(32))["total"].backward()
-            mine = {id(p) for p in stage.parameters}
+            mine = {id(p) for p in stage.trained}
             left = {k: p for k, p in left.items() if p.grad is None or id(p) not in mine}
     usual = respond(bench, planner.eval(), bench.batch()) if left else {}
     for name, p in left.items():

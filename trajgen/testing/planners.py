@@ -43,11 +43,11 @@ def stages(bench: Bench) -> None:
     for stage in trained:
         planner.zero_grad(set_to_none=True)
         stage.begin(planner)
-        before = _frozen(planner, stage.parameters)
+        before = _frozen(planner, stage.trained)
         losses = stage.loss(batch)
         check_losses(losses)
         losses["total"].backward()
-        own = {id(p) for p in stage.parameters}
+        own = {id(p) for p in stage.trained}
         if own - set(named):
             raise ContractError(
                 f"Stage '{stage.name}' trains weights that the planner does not hold: they would not be saved.",
@@ -84,7 +84,7 @@ def stages(bench: Bench) -> None:
 @contract("every weight is trained by a stage", "planner")
 def coverage(bench: Bench) -> None:
     planner = bench.component
-    listed = {id(p) for stage in planner.stages() for p in stage.parameters}
+    listed = {id(p) for stage in planner.stages() for p in stage.trained}
     left = [name for name, p in planner.named_parameters() if id(p) not in listed]
     if left:
         raise ContractError(

@@ -159,7 +159,7 @@ class Codebook(_Unbounded):
         )
         self.quantizer._codebook.__class__ = SharedCodes
         self._started = False
-        self._held: list[Tensor] | None = None
+        self._collected: list[Tensor] = []
 
     @property
     def started(self) -> bool:
@@ -173,25 +173,20 @@ class Codebook(_Unbounded):
         return self.quantizer.codebook
 
     def learn(self, x: Tensor) -> Tensor:
-        """Moves the codes towards x (B, n, C) once, and returns the commitment loss.
+        """The commitment loss of x (B, n, C), towards which ``after_step`` moves the codes.
 
-        The codes of the very first call are the k-means centers of x.
+        The very first call makes its k-means centers the codes.
         """
-        if self._held is None or not (self.training and self.started):
+        if not (self.training and self.started):
             return self.quantizer(x)[2].sum()
-        self._held.append(x.detach())
+        self._collected.append(x.detach())
         return self.quantizer(x, freeze_codebook=True)[2].sum()
 
-    def hold(self) -> None:
-        """From here on micro-batches come: what is to be learnt is kept until they make a batch."""
-        self._held = []
-
-    @torch.no_grad()
-    def learn_held(self) -> None:
-        """Moves the codes once, by all that was kept, in the order of the whole batch: windows alternate."""
-        kept, self._held = self._held, None
-        if kept:
-            self.quantizer(torch.stack(kept, 1).flatten(0, 1))
+    def after_step(self) -> None:
+        """Moves the codes once, by the vectors of all micro-batches in the order of the batch: windows alternate."""
+        if self._collected:
+            self.quantizer(torch.stack(self._collected, 1).flatten(0, 1))
+            self._collected = []
 
 
 class FiniteScalars(nn.Module):

@@ -82,7 +82,9 @@ class LatentTokenizer(nn.Module):
         }
 
     def after_step(self) -> None:
-        """Nothing: the codes move in the loss."""
+        """Moves the codes, where they learn by themselves."""
+        if isinstance(self.codebook, Codebook):
+            self.codebook.after_step()
 
     def usage(self) -> dict[str, float]:
         """Per scale, the share of codes in use and their perplexity since the last call."""

@@ -1,0 +1,174 @@
+"""The device: its choice and precision, the time that parts of a step take on it, and random numbers by step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from trajgen.core.errors import ConfigError
+
+SEED_RANGE = 2**63
+INDEX_STRIDE = 3_266_489_917
+"""Distance of the seeds of two micro-batches; 256 of them have no seed in common in 10^7 steps."""
+PARTS = ("data", "forward", "backward", "optimizer", "logging")
+"""Parts of a step that are timed; logging includes validation and checkpoints."""
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ConfigError: if torch does not know the name, or finds no CUDA device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"torch knows no device={name}.", expected="auto, cpu, cuda or cuda:N", fix="device=auto"
+        ) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={name}, and torch finds no CUDA device.",
+            got=f"torch {torch.__version__}, built for CUDA {torch.version.cuda}",
+            fix="device=cpu, or device=auto; CUDA takes an NVIDIA GPU with its driver, and a torch built for it",
+        )
+    return device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context in which losses are computed; ``auto`` is bfloat16 where the device computes faster in it."""
+    if precision == "auto":
+        precision = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@cache
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether there are instructions for matrix products: CUDA since Ampere, x86 with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def prefer_fast_matmul(device: torch.device) -> None:
+    """Lets float32 matrix products use TF32 on CUDA; the CPU keeps full precision."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def check_compiler() -> None:
+    """Raises a `ConfigError` if there is no C++ compiler, which torch.compile needs on every device."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"engine.compile=true needs a C++ compiler, and there is no {compiler}.",
+            fix="install one (environment variable CXX names it), or engine.compile=false",
+        )
+
+
+def seed_step(seed: int, step: int, index: int = 0) -> None:
+    """Makes all random numbers of a micro-batch a function of seed, step and its index, so that no state is saved."""
+    number = (seed * 1_000_003 + step * 7_919 + 12_345 + index * INDEX_STRIDE) % SEED_RANGE
+    torch.default_generator.manual_seed(number)  # torch.manual_seed takes 0.7 ms where CUDA is not initialized
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has no memory left; torch has a class for it on CUDA alone."""
+    return type(error) is torch.OutOfMemoryError or "can't allocate memory" in str(error)
+
+
+class Timer:
+    """Sums up the seconds of the parts of steps without waiting for the device.
+
+    On CUDA the host runs ahead, so parts are marked by events in the device's queue, and read when a line is logged,
+    where the losses are waited for anyway. Logging is measured on the host's clock.
+
+    Args:
+        device: that computes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self._cuda = device.type == "cuda"
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Counts what is done within it as ``name``, one of `PARTS`."""
+        if self._cuda and name != "logging":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            yield
+            end.record()
+            self._events.append((name, begin, end))
+        else:
+            start = time.perf_counter()
+            yield
+            self.seconds[name] += time.perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        """Seconds so far, as ``seconds/PART``."""
+        for name, begin, end in self._events:
+            end.synchronize()
+            self.seconds[name] += begin.elapsed_time(end) / 1e3
+        self._events.clear()
+        return {f"seconds/{name}": value for name, value in self.seconds.items()}
+
+
+class _Allocations(TorchDispatchMode):
+    """Computes on the meta device what each operation will allocate, before it does."""
+
+    def __init__(self, size: int, count: int) -> None:
+        super().__init__()
+        self.size, self.count = size, count
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        self.count -= 1
+        if not func.is_view and not func._schema.is_mutable:
+            self.size -= _result_size(func, args, kwargs)
+        if self.size < 0 or self.count < 0:
+            raise ValueError("the model is far larger than its weights")
+        return func(*args, **kwargs)
+
+
+def _result_size(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
+    """Bytes of what an operation will return; 0 where that depends on values, which are small then."""
+    if "device" in kwargs:
+        kwargs = {**kwargs, "device": torch.device("meta")}
+    try:
+        result = func(*tree_map_only(torch.Tensor, _on_meta, args), **tree_map_only(torch.Tensor, _on_meta, kwargs))
+    except RuntimeError:  # meta tensors have no values
+        return 0
+    return sum(value.numel() * value.element_size() for value in tree_leaves(result) if torch.is_tensor(value))
+
+
+def _on_meta(value: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(value, device="meta")
+
+
+@contextmanager
+def allocating_at_most(size: int, count: int) -> Iterator[None]:
+    """Raises a ValueError within it before more than ``size`` bytes are allocated, or after ``count`` operations.
+
+    For building a model whose sizes a stranger chose.
+    """
+    with _Allocations(size, count):
+        yield
