@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 from walks import Constant, walk_env
 
+from trajgen.core.files import read_metrics
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
-from trajgen.viz.plots import curves_figure, plan_figure, read_metrics, returns_figure, training_figure
+from trajgen.viz.plots import curves_figure, plan_figure, returns_figure, training_figure
 from trajgen.viz.summary import print_evaluation, summary_markdown
 
 WALLS = [(0, 0, 4, 1), (0, 3, 4, 1), (0, 1, 1, 2), (3, 1, 1, 2)]
@@ -46,7 +47,7 @@ def test_curves_show_what_varies_most(tmp_path: Path) -> None:
 
 def test_training_has_a_panel_a_stage(tmp_path: Path) -> None:
     rows = [
-        {"stage": stage, "step": step, "total": 1 / (step + 1), "rate": 0.1, "note": "x"}
+        {"stage": stage, "step": step, "total": 1 / (step + 1), "seconds": 0.1}
         for stage in ("tokenizer", "prior")
         for step in range(5)
     ]

@@ -23,12 +23,13 @@ from torch import nn
 from trajgen import experiments
 from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import TrajgenError
+from trajgen.core.files import read_json, write_json
 from trajgen.data import minari, store
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.data.windows import Windows, fit_normalizer
 from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, write_tensors
 from trajgen.envs.eval_env import make_eval_env
-from trajgen.experiments.run_folder import identity, read_json, require_free, trained_stages, write_json
+from trajgen.experiments.run_folder import identity, require_free, trained_stages
 from trajgen.experiments.studies.cells import Cell, Row, rows_of
 from trajgen.experiments.studies.definition import Study, Variant, read_study
 from trajgen.experiments.studies.results import gather

@@ -18,8 +18,8 @@ from rich.console import Console
 
 from trajgen import experiments
 from trajgen.config import Config, compose
+from trajgen.core.files import write_json
 from trajgen.engine.checkpoint import Checkpoints
-from trajgen.experiments import run_folder
 
 
 @pytest.fixture(scope="session")
@@ -33,8 +33,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     received = place / "received"
     received.mkdir()
     space = dataclasses.replace(tiny.SPACE, action_low=(-float("inf"),) * 2, action_high=(float("inf"),) * 2)
-    run_folder.write_json(received / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
-    run_folder.write_json(received / "versions.json", {})
+    write_json(received / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
+    write_json(received / "versions.json", {})
     Checkpoints(received / "checkpoints").save_final(experiments.build_planner(config, space))
     return place
 

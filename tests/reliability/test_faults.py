@@ -28,13 +28,13 @@ from toys import FIRST, Numbers, Toy, metrics, training
 
 from trajgen import experiments
 from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
+from trajgen.core.files import file_lock
 from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
 from trajgen.engine.metrics import MetricsLog
 from trajgen.engine.runtime import allocating_at_most
 from trajgen.experiments import run_folder
-from trajgen.experiments.run_lock import LOCK, locked
 
 
 @contextmanager
@@ -305,8 +305,8 @@ def test_allocations_are_refused_before_they_are_made(make: Callable[[], Any]) -
 HOLD = """
 import sys, time
 from pathlib import Path
-from trajgen.experiments.run_lock import locked
-with locked(Path(sys.argv[1])):
+from trajgen.core.files import file_lock
+with file_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -315,27 +315,31 @@ with locked(Path(sys.argv[1])):
 def test_a_held_folder_is_refused_and_a_dead_holder_lets_go(train: Callable[..., Path], lab: Path) -> None:
     place = lab / "run"
     place.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(place)], stdout=subprocess.PIPE, text=True)
+
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(place / run_folder.LOCK)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         for word in ("resume=false", "resume=true"):
             with pytest.raises(TrainingError) as caught:
                 train("run_dir=run", word)
             assert f"held by process {holder.pid} on " in str(caught.value) and "run_dir=ANOTHER" in str(caught.value)
-        assert [path.name for path in place.iterdir()] == [LOCK]
+        assert sorted(path.name for path in place.iterdir()) == [run_folder.LOCK, f"{run_folder.LOCK}.holder"]
     finally:
         holder.kill()
         holder.wait()
     train("run_dir=run")  # the lock file of the dead is no obstacle
-    assert not (place / LOCK).exists()
+    assert not (place / run_folder.LOCK).exists()
 
 
 def test_a_lock_is_one_process_s(tmp_path: Path) -> None:
-    with locked(tmp_path):
-        with pytest.raises(TrainingError, match=f"process {os.getpid()} "), locked(tmp_path):
+    path = tmp_path / "lock"
+    with file_lock(path):
+        with pytest.raises(TrainingError, match=f"process {os.getpid()} "), file_lock(path):
             pass
-        assert (tmp_path / LOCK).exists()
-    with locked(tmp_path):
+        assert path.exists()
+    with file_lock(path):
         pass
     assert list(tmp_path.iterdir()) == []
 

@@ -17,9 +17,10 @@ from rich.console import Console
 from trajgen import experiments, load_policy
 from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.files import LARGEST_FILE, read_json
 from trajgen.engine.checkpoint import Checkpoints
 from trajgen.engine.storage import write_whole
-from trajgen.experiments.run_folder import LARGEST_FILE, load_config, read_json, trained_stages, write_summary
+from trajgen.experiments.run_folder import load_config, trained_stages, write_summary
 from trajgen.viz import summary
 
 TRACE = "executed"

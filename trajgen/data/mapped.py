@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import DataError
-from trajgen.core.locks import lock
+from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import Key
 from trajgen.core.types import Space
 from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes
@@ -71,7 +71,7 @@ def laid_out(
     found = _opened(folder, stamp, name, space)
     if found is not None:
         return found
-    with _writing(folder.parent, rows, space), _locked(folder.parent):
+    with _writing(folder.parent, rows, space), file_lock(folder.parent / ".lock", wait=True):
         found = _opened(folder, stamp, name, space)  # another process may have been faster
         if found is not None:
             return found
@@ -82,7 +82,7 @@ def laid_out(
             whole.mkdir()
             made = _written(whole, read, rows, name, space)
             about = {**stamp, "arrays": fingerprint(made)["arrays"]}
-            (whole / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+            write_json(whole / ABOUT, about)
             if folder.exists():
                 folder.rename(Path(place) / "replaced")
             whole.rename(folder)
@@ -117,7 +117,7 @@ def mapped_returns(
             return values
     with (
         _writing(folder, len(episodes.rewards), Space(0, 0)),
-        _locked(folder.parent),
+        file_lock(folder.parent / ".lock", wait=True),
         tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as place,
     ):
         made = _allocated(Path(place) / path.name, shape)
@@ -125,7 +125,7 @@ def mapped_returns(
             compute(episodes, discount, made, part)
             let_go(made, episodes.rewards)
         made.flush()
-        note.write_text(checksum(made), encoding="utf-8")
+        write_file(note, checksum(made))
         (Path(place) / path.name).replace(path)
     return _mapped(path, shape)
 
@@ -239,14 +239,6 @@ def _writing(folder: Path, rows: int, space: Space) -> Iterator[None]:
             got=f"{folder}: {error.strerror}",
             fix="data.memory_map=false if it fits into memory, or a copy of the set elsewhere: MINARI_DATASETS_PATH=…",
         ) from error
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Waits until no other process lays out arrays in the folder: all ranks of a training come here at once."""
-    with open(folder / ".lock", "a") as file:
-        lock(file, wait=True)
-        yield
 
 
 def _limits() -> Iterator[int]:

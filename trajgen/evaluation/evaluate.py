@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import os
 import platform
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.files import write_json
 from trajgen.evaluation.protocol import by_reset, goals_of, in_words, require_goal
 from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, environments, rollout
 from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalized, summarize
@@ -249,16 +249,5 @@ def plain(value: Any) -> Any:
 
 
 def write_evaluation(path: str | Path, figures: Mapping[str, Any]) -> None:
-    """Writes figures as JSON, all or nothing: a reader sees the old file or the new one, never a part."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(plain(figures), file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Writes figures as JSON, atomically."""
+    write_json(Path(path), plain(figures))

@@ -5,7 +5,6 @@ A folder may come from a stranger: its files are plain values, are checked befor
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -21,19 +20,17 @@ from typing import Any
 
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
+from trajgen.core.files import LARGEST_NUMBER, damaged, file_lock, read_json, read_metrics, write_file, write_json
 from trajgen.core.formats import FORMAT, current
 from trajgen.core.options import convert, structure
 from trajgen.core.types import Space
-from trajgen.experiments.run_lock import LOCK, locked
 
 ROOT = Path("runs")
+LOCK = "run.lock"
 HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
 NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
 """Entries of a line of metrics.jsonl that are neither losses nor usage."""
-LARGEST_FILE = 16 * 2**20
-"""Bytes of the largest JSON file that is read; a configuration has a few thousand."""
-LARGEST_NUMBER = 2**53
 LARGEST_SIZE = 2**24
 """Largest whole number among the options of components and data in a folder whose model is rebuilt."""
 Summary = dict[str, str | float | list[float | None] | None]
@@ -92,7 +89,7 @@ def find_folder(config: Config) -> Path:
     require_free(folder, config)
     require_writable(folder)
     if folder.exists():
-        with locked(folder):
+        with file_lock(folder / LOCK):
             pass
     return folder
 
@@ -118,7 +115,7 @@ def require_free(folder: Path, config: Config) -> None:
             got=f"another {', '.join(differing)}",
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
-    held = sorted(p.name for p in folder.iterdir() if p.name != LOCK) if folder.exists() else []
+    held = sorted(p.name for p in folder.iterdir() if not p.name.startswith(LOCK)) if folder.exists() else []
     if held and not (config.resume and found is not None):
         raise ConfigError(
             "A run folder is empty, or is a run to go on with.",
@@ -171,7 +168,7 @@ def load_config(folder: Path) -> tuple[Config, Space]:
     except TrajgenError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
-        raise _not_written(folder / "config.json", error) from error
+        raise damaged(folder / "config.json", error) from error
     if env_id is not None and ":" in env_id and env_id.partition(":")[0] not in sys.modules:
         raise CheckpointError(
             "A run folder does not have modules imported unasked.",
@@ -193,7 +190,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         return current("config", plain, path)
     except ValueError as error:
-        raise _not_written(path, error) from error
+        raise damaged(path, error) from error
 
 
 def write_config(folder: Path, config: Config, space: Space, command: str | None) -> None:
@@ -259,7 +256,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         versions=read_json(folder / "versions.json"),
         command=read_config(folder).get("command"),
     )
-    _write_whole(out / "summary.md", text)
+    write_file(out / "summary.md", text)
 
 
 def trained_stages(path: Path) -> list[dict[str, Any]]:
@@ -269,7 +266,7 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
         CheckpointError: if a line is not one that a training wrote.
     """
     stages = []
-    for name, group in groupby(_read_metrics(path) if path.exists() else [], key=lambda line: line["stage"]):
+    for name, group in groupby(read_metrics(path), key=lambda line: line["stage"]):
         lines = list(group)
         # The last line of each process that worked at the stage: its clock began anew.
         ends = [a for a, b in zip(lines, [*lines[1:], {"seconds": 0.0}], strict=True) if b["seconds"] < a["seconds"]]
@@ -289,21 +286,6 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
     return stages
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    from trajgen.viz.plots import read_metrics
-
-    try:
-        lines = read_metrics(path)
-        for line in lines:
-            numbers = [v for k, v in line.items() if k != "stage"]
-            known = isinstance(line["stage"], str) and {"step", "seconds"} <= set(line)
-            if not known or not all(isinstance(v, float) or abs(v) <= LARGEST_NUMBER for v in numbers):
-                raise ValueError(f"a line that no training wrote: {str(line)[:60]}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _not_written(path, error) from error
-    return lines
-
-
 def versions() -> dict[str, str]:
     """The packages that a result depends on, and Python."""
     found = {"python": platform.python_version()}
@@ -313,42 +295,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes plain values, whole or not at all."""
-    _write_whole(path, json.dumps(values, indent=2) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A link in the file's place is replaced, not followed."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run folder as a dictionary.
-
-    Raises:
-        CheckpointError: if it is missing or damaged, far too large or too deep, or has a key twice.
-    """
-    try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise ValueError(f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _not_written(path, error) from error
-    if not isinstance(values, dict):
-        raise _not_written(path, f"{type(values).__name__}, not a dictionary")
-    return values
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
@@ -365,23 +311,5 @@ def read_evaluation(path: Path) -> dict[str, Any]:
         if len({len(values) for values in returns.values()}) > 1:
             raise ValueError("the policy and those that it is compared with played as many episodes")
     except (TrajgenError, ValueError) as error:
-        raise _not_written(path, error) from error
+        raise damaged(path, error) from error
     return figures
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands there twice")
-    return values
-
-
-def _not_written(path: Path, cause: object) -> CheckpointError:
-    """The error for a file that no command of ours wrote."""
-    return CheckpointError(
-        "The files of a run folder are plain JSON, and whole.",
-        expected=f"{path.name}, as 'trajgen train' wrote it",
-        got=f"{path}: {str(cause)[:200] or type(cause).__name__}",
-        fix="run=DIR of a run that 'trajgen train' made",
-    )

@@ -9,18 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import DataError
+from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, windows_of
-from trajgen.experiments.run_folder import (
-    find_folder,
-    read_json,
-    require_free,
-    versions,
-    write_config,
-    write_json,
-)
-from trajgen.experiments.run_lock import locked
+from trajgen.experiments.run_folder import LOCK, find_folder, require_free, versions, write_config
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -121,7 +114,7 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
 def _begun(folder: Path, config: Config, data: Mapping[str, Any], space: Space, command: str | None) -> Iterator[None]:
     """Holds the folder of a run, and writes down what is to be trained in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with file_lock(folder / LOCK):
         require_free(folder, config)  # another process may have been faster
         write_json(folder / "data.json", data)
         write_config(folder, config, space, command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.files import write_file, write_json
 from trajgen.core.formats import FORMAT
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Cond, Space
@@ -141,11 +141,11 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     for name, (program, _, _) in programs.items():
         path = out / f"{name}{SUFFIX[format]}"
         if onnx:
-            path.write_bytes(onnx[name])
+            write_file(path, onnx[name])
         else:
             torch.export.save(program, path)
-    (out / "policy.py").write_text(Path(exported_policy.__file__).read_text(encoding="utf-8"), encoding="utf-8")
-    (out / "policy.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_file(out / "policy.py", Path(exported_policy.__file__).read_text(encoding="utf-8"))
+    write_json(out / "policy.json", description)
     return out
 
 

@@ -94,11 +94,11 @@ def _learning(run: Run, folder: Path, request: PlotRequest) -> Drawn:
 
 
 def _usage(run: Run, folder: Path, request: PlotRequest) -> Drawn:
-    from trajgen.viz.plots import read_metrics
+    from trajgen.core.files import read_metrics
     from trajgen.viz.usage import usage_figure
 
     path = folder / "usage.png"
-    rows = read_metrics(run.metrics) if run.metrics.exists() else []
+    rows = read_metrics(run.metrics)
     return [path] if usage_figure(path, rows) else "this run has no codebook whose use was logged"
 
 

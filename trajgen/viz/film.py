@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.files import replacing
 from trajgen.viz.episode import Frame
 
 KINDS = (".gif", ".mp4")
@@ -58,14 +59,8 @@ def write_film(path: Path, frames: Iterable[Frame], rate: float) -> int:
     Returns:
         How many frames there were.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        count = (_write_gif if path.suffix == ".gif" else _write_mp4)(unfinished, frames, rate)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return count
+    with replacing(path) as temporary:
+        return (_write_gif if path.suffix == ".gif" else _write_mp4)(temporary, frames, rate)
 
 
 def _write_gif(path: Path, frames: Iterable[Frame], rate: float) -> int:

@@ -140,7 +140,7 @@ def planned_states(
 
 
 def _losses(path: Path) -> set[str]:
-    from trajgen.viz.plots import read_metrics
+    from trajgen.core.files import read_metrics
 
     aside = {"stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm"}
     rows: list[dict[str, Any]] = read_metrics(path)

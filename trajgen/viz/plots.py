@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trajgen.core.files import read_metrics
 from trajgen.evaluation.figures import GOAL, INK, LINES, SOFT, WALL, saved_figure, time_colours
 
 if TYPE_CHECKING:
@@ -171,17 +171,6 @@ def curves_figure(
             ax.set_xlabel("point of the plan")
         if executed is not None or limits is not None:
             figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower right", ncols=3, fontsize=8)
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that was cut off is left out."""
-    rows = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return [row for row in rows if isinstance(row, dict)]
 
 
 def training_figure(path: str | Path, metrics: str | Path, *, losses: Sequence[str] | None = None) -> None:

@@ -13,7 +13,8 @@ import yaml
 
 from trajgen.config import Config, compose, merged
 from trajgen.core.errors import ConfigError
-from trajgen.experiments.run_folder import load_config, read_json
+from trajgen.core.files import read_json
+from trajgen.experiments.run_folder import load_config
 from trajgen.experiments.studies.definition import Study, joined, slug
 
 ASIDE = ("seed", "run_dir", "resume", "device")

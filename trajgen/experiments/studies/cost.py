@@ -76,10 +76,10 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     Raises:
         TrajgenError: as `trajgen.experiments.training.train`.
     """
+    from trajgen.core.files import read_metrics
     from trajgen.engine.loop import Training
     from trajgen.engine.runtime import choose_device
     from trajgen.experiments import prepare
-    from trajgen.viz.plots import read_metrics
 
     device = choose_device(config.device)
     planner, source, _ = prepare(config, device, console)

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import TrajgenError
-from trajgen.experiments.run_folder import read_json, write_json
+from trajgen.core.files import read_json, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console

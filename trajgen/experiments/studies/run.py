@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
+from trajgen.core.files import read_json, write_json
 from trajgen.core.types import Space
-from trajgen.experiments.run_folder import read_json, write_json
 from trajgen.experiments.studies.cells import ASIDE, BY_TIME, Cell, Row, check_evaluation, rows_of
 from trajgen.experiments.studies.cost import Cost, equal_steps
 from trajgen.experiments.studies.definition import Study, slug

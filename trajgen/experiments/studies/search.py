@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config, compose
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
-from trajgen.experiments.run_folder import read_json, write_json
+from trajgen.core.files import read_json, write_json
 from trajgen.experiments.studies.cells import Cell, Row
 from trajgen.experiments.studies.definition import Study, Variant
 from trajgen.experiments.studies.jobs import Launcher, launch

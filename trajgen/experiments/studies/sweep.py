@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import ROOT, Config, explain, from_hydra
 from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.files import write_json
 from trajgen.experiments.run_folder import ROOT as RUNS
-from trajgen.experiments.run_folder import free_path, identity, read_evaluation, run_name, write_json
+from trajgen.experiments.run_folder import free_path, identity, read_evaluation, run_name
 from trajgen.experiments.studies.definition import key_of, slug
 from trajgen.experiments.studies.jobs import Launcher, launch
 from trajgen.experiments.studies.run import choose_launcher, make_data

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.experiments.run_folder import write_json
+from trajgen.core.files import write_file, write_json
 from trajgen.experiments.studies.results import RATIO
 from trajgen.viz.summary import NOTHING, interval, number
 
@@ -164,7 +164,7 @@ def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[t
     from trajgen.viz.study import draw_results
 
     write_json(folder / "results.json", results)
-    (folder / "table.md").write_text(markdown(results), encoding="utf-8")
+    write_file(folder / "table.md", markdown(results))
     draw_results(folder / "plot.png", results)
     pairs = list(commands)
     each = list(dict.fromkeys([train for train, _ in pairs]))

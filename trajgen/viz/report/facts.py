@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.experiments.run_folder import read_config, read_json, refuse_links, trained_stages
+from trajgen.core.files import read_json
+from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
 from trajgen.viz.summary import Row, score_rows
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -156,7 +157,7 @@ def _read_evaluation(facts: Facts) -> None:
 
 
 def _read_training(facts: Facts) -> None:
-    from trajgen.viz.plots import read_metrics
+    from trajgen.core.files import read_metrics
 
     path = facts.folder / "metrics.jsonl"
     if not path.exists():

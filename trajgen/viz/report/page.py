@@ -10,6 +10,7 @@ from typing import Any
 
 from trajgen import __version__
 from trajgen.core.errors import ConfigError
+from trajgen.core.files import write_file
 from trajgen.viz.report.charts import color_of, interval_bar, learning_charts
 from trajgen.viz.report.compare import option_differences, paired_differences, version_differences
 from trajgen.viz.report.facts import Facts, read_facts
@@ -44,13 +45,7 @@ def write_report(path: Path, folders: Sequence[Path], *, title: str = "Runs comp
         )
     runs = read_facts(folders)
     text = page(runs, title=title, command=shlex.join(["trajgen", "report", *map(str, folders)]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_file(path, text)
     return runs
 
 
