@@ -15,9 +15,9 @@ from trajgen.cli.data import catalogue
 from trajgen.cli.study import _asked
 from trajgen.config import data_files, study_files
 from trajgen.core.errors import ConfigError
-from trajgen.experiments.studies.definition import Study, read_study
-from trajgen.experiments.studies.published import beside
-from trajgen.experiments.studies.table import published_columns, published_notes
+from trajgen.experiments.definition import Study, read_study
+from trajgen.experiments.published import add_reached
+from trajgen.experiments.table import published_columns, published_notes
 
 PAPER = study_files()["paper_table"]
 TASKS = list(yaml.safe_load(PAPER.read_text(encoding="utf-8"))["tasks"])
@@ -33,7 +33,7 @@ FIGURES = {
 
 def results(study: Study, scores: dict[str, float | None]) -> dict[str, Any]:
     rows = [{"variant": name, "normalized": score} for name, score in scores.items()]
-    return {"published": beside(study.published, rows), "seeds": list(study.seeds)}
+    return {"published": add_reached(study.published, rows), "seeds": list(study.seeds)}
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -14,9 +14,8 @@ from tiny import TRAIN
 from trajgen.cli import main
 from trajgen.config import Config, compose, search_files
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.experiments.studies import search as searches
-from trajgen.experiments.studies.search import STARTUP, Trial, propose
-from trajgen.experiments.studies.space import Search, Span, read_search
+from trajgen.experiments import search as searches
+from trajgen.experiments.search import STARTUP, Search, Span, Trial, propose, read_search
 
 pytest.importorskip("optuna", reason="of the extra 'sweep'")
 
@@ -74,7 +73,7 @@ def test_a_shipped_search_is_one_screen_and_every_corner_of_it_can_be_built(name
         config = compose(found.words(chosen))
         assert config.evaluation.seed == 10000
         experiments.dry_run(config)
-        assert found.inside(config) == chosen
+        assert found.params_of(config) == chosen
 
 
 def test_the_best_comes_first_and_all_are_compared_to_the_base(own: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,7 +200,7 @@ def test_proposals_follow_the_scores() -> None:
         chosen = propose(asked, number, trials)
         assert chosen == propose(asked, number, trials)
         trials.append(Trial(number, chosen, score=-chosen["prior.dropout"]))
-    values = [trial.chosen["prior.dropout"] for trial in trials]
+    values = [trial.params["prior.dropout"] for trial in trials]
     assert sum(values[STARTUP:]) / len(values[STARTUP:]) < 0.25
     under_way = [*trials, Trial(31, propose(asked, 31, trials))]
     assert propose(asked, 32, under_way) != propose(asked, 31, trials)
@@ -223,4 +222,4 @@ def test_two_trials_are_trained(tiny_place: Path, tmp_path: Path, monkeypatch: p
     assert len(found["rows"]) == 3 and not found["failed"] and found["best"]["score"] is not None
     assert "seed 10000 to 10001" in found["protocol"]
     with pytest.raises(TrajgenError):
-        searches.kept(tmp_path, Search(name="own", space={"prior.depth": Span(low=1, high=2)}))
+        searches.load_trials(tmp_path, Search(name="own", space={"prior.depth": Span(low=1, high=2)}))

@@ -103,7 +103,7 @@ def test_the_cost_of_a_step_is_measured_and_nothing_is_left(place: Path) -> None
     from rich.console import Console
 
     from trajgen.config import compose
-    from trajgen.experiments.studies.cost import measure
+    from trajgen.experiments.equal_time import measure
 
     config = compose(["recipe=mage", *TRAIN])
     cost = measure(config, 10, Console(quiet=True))

@@ -13,10 +13,10 @@ from made_up import Returns, evaluation
 from rich.console import Console
 
 from trajgen.evaluation.statistics import bootstrap_interval, mean, mean_difference, ratio_difference
-from trajgen.experiments.studies.cells import Cell, Row
-from trajgen.experiments.studies.definition import Study, Variant
-from trajgen.experiments.studies.results import RATIO, RETURN, complete, differences, gather, scores
-from trajgen.experiments.studies.table import columns, markdown, print_results, write_results
+from trajgen.experiments.cells import Cell, Row
+from trajgen.experiments.definition import Study, Variant
+from trajgen.experiments.results import RATIO, RETURN, complete, differences, gather, scores
+from trajgen.experiments.table import columns, markdown, print_results, write_results
 
 
 def by_seed(*returns: Returns, controller: Returns | None = (4.0, 4.0)) -> dict[int, dict[str, Any]]:
@@ -104,7 +104,7 @@ def cells_of(folder: Path, **figures: Any) -> list[Cell]:
 
 @pytest.fixture(autouse=True)
 def _no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajgen.experiments.studies.results._parameters", lambda folder: 1234)
+    monkeypatch.setattr("trajgen.experiments.results._parameters", lambda folder: 1234)
 
 
 FULL = {

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from made_up import SMALL, Made
+from trajgen.experiments.studies import sweep as sweeps
+from trajgen.experiments.studies.sweep import expand, placed, score
 
 from trajgen import experiments
 from trajgen.cli import main
 from trajgen.config import Config, compose, recipe_files
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.experiments.studies import sweep as sweeps
-from trajgen.experiments.studies.sweep import expand, placed, score
 
 BASE = ["recipe=mage", *SMALL]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trajgen.evaluation.figures import INK, LINES, SOFT, saved_figure
-from trajgen.experiments.studies.results import RATIO
+from trajgen.experiments.results import RATIO
 
 MARKS = {"steps": ("o", LINES[0]), "time": ("D", LINES[1])}
 

@@ -1,4 +1,4 @@
-"""What a study asks: its variants, their reference and the seeds, from a file or from axes on the command line."""
+"""The definition of a study: variants, reference and seeds, from a file or from axes on the command line."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from trajgen.config import read_yaml
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import convert, refuse_unknown
 from trajgen.core.registry import KINDS
-from trajgen.experiments.studies.published import Published, chosen_task, read_published
+from trajgen.experiments.published import Published, read_published, select_task
 
-EQUALITIES = ("steps", "time")
-OWN_WORDS = {
+CELL_OPTIONS = {
     "seed": "seeds=[0,1,2] gives the seeds of a study",
     "run_dir": "out=DIR gives the folder of a study",
-    "resume": "a study goes on by itself",
+    "resume": "a study resumes by itself",
 }
-"""Options of a single run that a study sets for each of its cells."""
+"""Options of a single run that a study sets for each of its cells, and what to write instead."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One answer that is compared: what it is trained with, and what of its evaluation differs, as overrides."""
+    """Overrides of the training, and further ones of the evaluation alone."""
 
     train: tuple[str, ...] = ()
     evaluate: tuple[str, ...] = ()
@@ -37,20 +36,20 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A question, and the grid of runs that answers it.
+    """Variants that are trained with the same seeds and compared.
 
     Args:
         name: of its folder.
-        question: in a line.
+        question: one line.
         base: overrides that all variants share.
         variants: by name, at least one.
         reference: the variant to which the others are compared; the first if empty.
         seeds: of the trainings.
         equal: what the variants have in common: "steps" as their overrides say, "time" of training, or both in turn.
-        published: figures of a paper that stand beside the results; variants are then tasks, and are not compared.
+        published: a paper's scores beside the results; variants are then tasks, and are not compared.
 
     Raises:
-        ConfigError: for anything in it that does not fit.
+        ConfigError: if one of them is invalid.
     """
 
     name: str
@@ -65,8 +64,7 @@ class Study:
     def __post_init__(self) -> None:
         if not self.variants:
             raise ConfigError(
-                "A study compares variants.",
-                expected="at least one variant",
+                "A study compares variants, at least one.",
                 got=f"none in '{self.name}'",
                 fix="variants: {small: [prior.depth=2], large: [prior.depth=6]}",
             )
@@ -78,54 +76,36 @@ class Study:
                 got=f"reference={self.reference}",
                 fix=nearest(self.reference, self.variants),
             )
-        if not self.seeds or min(self.seeds) < 0 or len({*self.seeds}) < len(self.seeds):
-            raise ConfigError(
-                "A study's seeds are different whole numbers from 0 on, at least one.",
-                expected="seeds=[0,1,2]",
-                got=f"seeds={list(self.seeds)}",
-                fix="name each seed once",
-            )
-        if not self.equal or not {*self.equal} <= {*EQUALITIES}:
+        check_seeds(self.seeds)
+        if not self.equal or not {*self.equal} <= {"steps", "time"}:
             raise ConfigError(
                 "Variants are compared at equal steps, at equal time, or both.",
-                expected="equal=[steps], equal=[time] or equal=[steps,time]",
                 got=f"equal={list(self.equal)}",
-                fix="equal=[steps,time]",
+                fix="equal=[steps], equal=[time] or equal=[steps,time]",
             )
-        folders = [slug(name) for name in self.variants]
-        if twice := {name for name in folders if folders.count(name) > 1}:
+        slugs = [slug(name) for name in self.variants]
+        if same := [name for name in self.variants if slugs.count(slug(name)) > 1]:
             raise ConfigError(
-                "Variants have names that make different folders.",
-                expected="names that differ in letters and digits",
-                got=", ".join(name for name in self.variants if slug(name) in twice),
-                fix="rename one of them",
+                "Variants have names that make different folders.", got=", ".join(same), fix="rename one of them"
             )
-        for word in [*self.base, *(word for v in self.variants.values() for word in (*v.train, *v.evaluate))]:
-            if key_of(word) in OWN_WORDS:
-                raise ConfigError(
-                    "A study sets seed and folder of each cell itself.",
-                    got=word,
-                    expected="overrides of recipe, data, components, engine, policy and evaluation",
-                    fix=OWN_WORDS[key_of(word)],
-                )
+        refuse_cell_options([*self.base, *(word for v in self.variants.values() for word in (*v.train, *v.evaluate))])
 
-    def with_words(self, words: Sequence[str]) -> Study:
+    def with_overrides(self, overrides: Sequence[str]) -> Study:
         """The study with further overrides for all variants.
 
         Raises:
-            ConfigError: if a variant sets one of them itself, so that it would not be heard.
+            ConfigError: if a variant sets one of them itself, so that it would have no effect.
         """
         for name, variant in self.variants.items():
-            own = {key_of(word): word for word in (*variant.train, *variant.evaluate)}
-            for word in words:
-                if key_of(word) in own:
+            varied = {option_of(word): word for word in (*variant.train, *variant.evaluate)}
+            for word in overrides:
+                if option_of(word) in varied:
                     raise ConfigError(
                         "What a study varies is not set for all of its variants.",
-                        expected="an option that no variant sets; engine.budget=0.1 shortens all trainings",
-                        got=f"{word}, but variant '{name}' has {own[key_of(word)]}",
+                        got=f"{word}, but variant '{name}' has {varied[option_of(word)]}",
                         fix="leave it out, or change the variants; those of a shipped study in a copy: study=FILE.yaml",
                     )
-        return replace(self, base=joined(self.base, words))
+        return replace(self, base=merge_overrides(self.base, overrides))
 
     def to_plain(self) -> dict[str, Any]:
         """The definition as plain values."""
@@ -136,22 +116,41 @@ class Study:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
-def key_of(word: str) -> str:
-    """The option that an override speaks of: "sampler" of ``~sampler`` and of ``sampler=greedy``."""
-    return word.lstrip("+~").partition("=")[0].strip()
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises a `ConfigError` unless there is a seed, and all are different integers from 0 on."""
+    if not seeds or min(seeds) < 0 or len({*seeds}) < len(seeds):
+        raise ConfigError(
+            "Seeds are different integers from 0 on, at least one.",
+            got=f"seeds={list(seeds)}",
+            fix="seeds=[0,1,2]",
+        )
 
 
-def joined(*parts: Iterable[str]) -> tuple[str, ...]:
-    """Overrides one after the other; of two that speak of the same option the later one counts.
+def refuse_cell_options(overrides: Iterable[str]) -> None:
+    """Raises a `ConfigError` for an override of seed or folder, which each cell gets by itself."""
+    for word in overrides:
+        if option_of(word) in CELL_OPTIONS:
+            raise ConfigError(
+                "Seed and folder of each cell are set by the study.", got=word, fix=CELL_OPTIONS[option_of(word)]
+            )
 
-    A component that a later part names anew takes its options from there alone, as everywhere.
+
+def option_of(override: str) -> str:
+    """The option that an override sets: "sampler" of ``~sampler`` and of ``sampler=greedy``."""
+    return override.lstrip("+~").partition("=")[0].strip()
+
+
+def merge_overrides(*parts: Iterable[str]) -> tuple[str, ...]:
+    """Overrides one after the other; of two that set the same option the later one counts.
+
+    Where a later part names a component, options of that component in earlier parts are dropped.
     """
     words: list[str] = []
     for part in map(list, parts):
-        swapped = tuple(f"{key_of(word)}." for word in part if key_of(word) in KINDS)
-        words = [word for word in words if not key_of(word).startswith(swapped)] + part
-    last = {key_of(word): number for number, word in enumerate(words)}
-    return tuple(word for number, word in enumerate(words) if last[key_of(word)] == number)
+        swapped = tuple(f"{option_of(word)}." for word in part if option_of(word) in KINDS)
+        words = [word for word in words if not option_of(word).startswith(swapped)] + part
+    last = {option_of(word): number for number, word in enumerate(words)}
+    return tuple(word for number, word in enumerate(words) if last[option_of(word)] == number)
 
 
 def slug(name: str) -> str:
@@ -164,27 +163,25 @@ def read_study(path: Path, task: str | None = None) -> Study:
 
     Args:
         path: of the file.
-        task: one of those under its key ``tasks``, whose values stand beside the file's own.
+        task: one of those under its key ``tasks``, whose values replace those of the file.
 
     Raises:
-        ConfigError: for a key that studies do not have, a value of another type, or a task that it does not have.
+        ConfigError: for an unknown key, a value of the wrong type, or an unknown task.
     """
-    plain = chosen_task(read_yaml(path), task, path)
-    known = ("base", "variants", "reference", "seeds", "equal", "published")
-    refuse_unknown(plain, dict.fromkeys(known), "")
-    variants = plain.pop("variants", None) or {}
+    plain = select_task(read_yaml(path), task, path)
+    refuse_unknown(plain, dict.fromkeys(("base", "variants", "reference", "seeds", "equal", "published")), "")
+    variants = plain.get("variants") or {}
     if not isinstance(variants, Mapping):
         raise ConfigError(
             "The variants of a study have names.",
-            expected="variants: {name: [overrides], …}",
             got=f"{path}: variants: {variants!r}",
             fix="variants: {small: [prior.depth=2], large: [prior.depth=6]}",
         )
     return Study(
         name=path.stem if task is None else f"{path.stem}-{slug(task)}",
-        question=question_of(path),
-        base=words_of(plain.get("base", []), "base"),
-        variants={str(name): _variant(value, f"variants.{name}") for name, value in variants.items()},
+        question=read_question(path),
+        base=read_overrides(plain.get("base", []), "base"),
+        variants={str(name): _read_variant(value, f"variants.{name}") for name, value in variants.items()},
         reference=str(plain.get("reference", "")),
         seeds=convert(plain.get("seeds", [0, 1, 2]), tuple[int, ...], "seeds"),
         equal=convert(plain.get("equal", ["steps"]), tuple[str, ...], "equal"),
@@ -192,21 +189,21 @@ def read_study(path: Path, task: str | None = None) -> Study:
     )
 
 
-def _variant(value: Any, where: str) -> Variant:
+def _read_variant(value: Any, where: str) -> Variant:
     if not isinstance(value, Mapping):
-        return Variant(words_of(value or [], where))
+        return Variant(read_overrides(value or [], where))
     refuse_unknown(value, dict.fromkeys(("train", "evaluate")), where)
-    return Variant(*(words_of(value.get(key) or [], f"{where}.{key}") for key in ("train", "evaluate")))
+    return Variant(*(read_overrides(value.get(key) or [], f"{where}.{key}") for key in ("train", "evaluate")))
 
 
-def question_of(path: Path) -> str:
-    """What the first line of a file asks, if it is a comment."""
+def read_question(path: Path) -> str:
+    """The first line of a file, if it is a comment."""
     first = path.read_text(encoding="utf-8").split("\n", 1)[0]
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 
-def words_of(value: Any, where: str) -> tuple[str, ...]:
-    """Overrides from plain values; ``where`` is their place in the file, for messages.
+def read_overrides(value: Any, where: str) -> tuple[str, ...]:
+    """Overrides from plain values; ``where`` is their position in the file, for messages.
 
     Raises:
         ConfigError: if one of them is not written as on the command line.
@@ -216,9 +213,9 @@ def words_of(value: Any, where: str) -> tuple[str, ...]:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(
                 "Overrides are written key=value, as on the command line.",
-                expected="for example [prior.depth=2, sampler=greedy]",
                 got=f"{where}: {word!r}",
-                fix="one text for each override; quotes around one that holds a comma: 'view.fields=[state,action]'",
+                fix="for example [prior.depth=2, sampler=greedy]; quotes around what holds a comma: "
+                "'view.fields=[state,action]'",
             )
     return words
 
@@ -234,40 +231,31 @@ def read_axis(text: str, *, evaluate: bool = False) -> dict[str, Variant]:
         evaluate: whether the overrides are those of an evaluation, without a new training.
 
     Raises:
-        ConfigError: if there is nothing in it, or it is not such a list.
+        ConfigError: if the list is empty or not a list of overrides.
     """
     word = f"{'evaluate' if evaluate else 'axis'}={text}"
     parts = _split(text.strip()[1:-1]) if text.strip()[:1] == "[" and text.strip()[-1:] == "]" else []
-    if not parts:
-        raise ConfigError(
-            "An axis is a list of overrides, at least one.",
-            expected="for example 'axis=[prior.depth=2,prior.depth=4]'",
-            got=word,
-            fix="write the variants between the brackets, and put the whole into quotes",
-        )
     variants: dict[str, Variant] = {}
     key = ""
     for part in parts:
         if "=" not in part and not part.startswith("~"):
-            if not key:
-                raise ConfigError(
-                    "The first variant of an axis says which option it sets.",
-                    expected="for example 'axis=[prior.depth=2,4]'",
-                    got=word,
-                    fix=f"KEY={part} in place of {part}",
-                )
-            part = f"{key}={part}"
+            part = f"{key}={part}" if key else ""
         key = part.partition("=")[0] if " " not in part else ""
-        if part in variants:
-            raise ConfigError(
-                "The variants of an axis differ.",
-                expected="each of them once",
-                got=f"{word}, with {part} twice",
-                fix=f"leave one {part} out",
-            )
+        if not part or part in variants:
+            raise _not_an_axis(f"{word}, with {part} twice" if part else f"{word}, whose first value has no option")
         words = tuple(part.split())
         variants[part] = Variant(evaluate=words) if evaluate else Variant(train=words)
+    if not variants:
+        raise _not_an_axis(word)
     return variants
+
+
+def _not_an_axis(got: str) -> ConfigError:
+    return ConfigError(
+        "An axis is a list of different overrides, at least one.",
+        got=got,
+        fix="for example 'axis=[prior.depth=2,4]' or 'axis=[schedule=single, schedule=linear schedule.scales=3]'",
+    )
 
 
 def _split(text: str) -> list[str]:
@@ -295,7 +283,7 @@ def grid(axes: Sequence[Mapping[str, Variant]]) -> dict[str, Variant]:
     return combined
 
 
-def name_of(axes: Sequence[Mapping[str, Variant]]) -> str:
+def grid_name(axes: Sequence[Mapping[str, Variant]]) -> str:
     """A name for a study that has none: the options along its axes."""
-    keys = [key_of(word) for axis in axes for v in axis.values() for word in (*v.train, *v.evaluate)]
-    return slug("-".join(dict.fromkeys(keys)))
+    options = [option_of(word) for axis in axes for v in axis.values() for word in (*v.train, *v.evaluate)]
+    return slug("-".join(dict.fromkeys(options)))

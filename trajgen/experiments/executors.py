@@ -1,0 +1,429 @@
+"""Executors: where the jobs of a study run. All have the interface of `concurrent.futures.Executor`.
+
+`InlineExecutor` runs jobs in this process, `LokyExecutor` in processes of this machine, `SubmititExecutor` on SLURM and
+`RayExecutor` on a Ray cluster. All processes need the study's folder and the data sets under the same paths.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trajgen.core.errors import ConfigError, TrajgenError, nearest
+
+EXTRAS = {"loky": ("joblib", "sweep"), "submitit": ("submitit", "sweep"), "ray": ("ray", "ray")}
+"""For each executor, the package that it needs, and the extra that installs it."""
+NAMES = ("inline", *EXTRAS)
+STOPPED = "it was stopped"
+
+
+class JobExecutor(Executor):
+    """An executor whose running jobs can be asked to stop.
+
+    Args:
+        workers: how many jobs run at a time; on a cluster, how many trials a search has under way.
+        description: in words, for the console.
+    """
+
+    inline = False
+    """Whether jobs run in this process."""
+
+    def __init__(self, workers: int, description: str) -> None:
+        self.workers, self.description = workers, description
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Runs a call, which can be pickled, and returns its future."""
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Asks running jobs to stop as Ctrl-C does: a training ends after it has written a checkpoint."""
+
+    def sequential(self) -> JobExecutor:
+        """The executor for jobs whose time is measured; on one machine it runs one at a time."""
+        return self
+
+
+class InlineExecutor(JobExecutor):
+    """Runs each call in this process, while it is submitted."""
+
+    inline = True
+
+    def __init__(self, description: str = "one at a time") -> None:
+        super().__init__(1, description)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class LokyExecutor(JobExecutor):
+    """Runs each call in a new process, with a CUDA context of its own; a process that dies fails its own call alone.
+
+    Args:
+        workers: processes at a time.
+        threads: of each process (``OMP_NUM_THREADS``).
+    """
+
+    def __init__(self, workers: int, threads: int) -> None:
+        each = "one thread" if threads == 1 else f"{threads} threads"
+        super().__init__(workers, f"{workers} at a time, each on {each}")
+        self.threads = threads
+        self._pool = ThreadPoolExecutor(workers)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._pool.submit(self._run, partial(fn, *args, **kwargs))
+
+    def _run(self, call: Callable[[], Any]) -> Any:
+        from joblib.externals import loky
+
+        with loky.ProcessPoolExecutor(1, env={"OMP_NUM_THREADS": str(self.threads)}) as process:
+            return process.submit(_run_in_child, os.getpid(), call).result()
+
+    def interrupt(self) -> None:
+        for process in multiprocessing.active_children():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid or 0, signal.SIGINT)
+
+    def sequential(self) -> JobExecutor:
+        return LokyExecutor(1, self.threads)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def _run_in_child(parent: int, call: Callable[[], Any]) -> Any:
+    """Runs a call in a child process, and interrupts it when the parent process has ended.
+
+    Ctrl-C reaches all processes of a terminal's group, and a second signal ends a training without a checkpoint; so the
+    child leaves the group, and gets its one signal from the parent.
+    """
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    finished = threading.Event()
+
+    def follow() -> None:
+        while not finished.wait(0.5):
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    threading.Thread(target=follow, daemon=True).start()
+    try:
+        return call()
+    finally:
+        finished.set()
+        if os.getppid() != parent:
+            os._exit(1)  # nobody is there to take the result
+
+
+class SubmititExecutor(JobExecutor):
+    """Submits each call to SLURM.
+
+    Args:
+        workers: trials of a search at a time.
+        options: of ``submitit.AutoExecutor.update_parameters``; ``cluster``, such as local, is for trials.
+        folder: for submitit's files.
+
+    Raises:
+        ConfigError: for an option that submitit does not know.
+    """
+
+    def __init__(self, workers: int, options: Mapping[str, Any], folder: Path) -> None:
+        import submitit
+
+        super().__init__(workers, "submitted to SLURM")
+        parameters = dict(options)
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
+            self._executor.update_parameters(**parameters)
+        except (NameError, ValueError, RuntimeError, TypeError) as error:
+            raise _refused_options("submitit", options, error) from error
+        self._jobs: list[Any] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        job = self._executor.submit(fn, *args, **kwargs)
+        self._jobs.append(job)
+        future: Future[Any] = Future()
+
+        def follow() -> None:
+            try:
+                future.set_result(job.result())
+            except BaseException as error:  # whatever it is, the future passes it on
+                future.set_exception(error)
+
+        future.set_running_or_notify_cancel()
+        threading.Thread(target=follow, daemon=True).start()
+        return future
+
+    def interrupt(self) -> None:
+        for job in self._jobs:
+            if not job.done():
+                job.cancel(check=False)
+
+
+class RayExecutor(JobExecutor):
+    """Runs each call as a Ray task: on the cluster at ``address``, or on a Ray that it starts on this machine.
+
+    Args:
+        workers: trials of a search at a time.
+        options: ``address`` for ``ray.init``; all others for ``ray.remote``, such as num_cpus, num_gpus, resources.
+        on_gpu: whether a task takes a GPU where ``num_gpus`` does not say it.
+
+    Raises:
+        ConfigError: for an option that Ray does not know, or an address without a cluster.
+    """
+
+    def __init__(self, workers: int, options: Mapping[str, Any], on_gpu: bool) -> None:
+        import ray
+
+        self._ray, self._refs, self._owned = ray, list[Any](), not ray.is_initialized()
+        task_options = {**({"num_gpus": 1} if on_gpu else {}), **options}
+        address = task_options.pop("address", None)
+        super().__init__(workers, f"tasks of Ray at {address}" if address else "tasks of Ray on this machine")
+        try:
+            if self._owned:
+                ray.init(address=address, log_to_driver=False, logging_level="error")
+            self._remote = ray.remote(run_call).options(**task_options)
+        except (ValueError, TypeError, ConnectionError) as error:
+            raise _refused_options("ray", options, error) from error
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        ref = self._remote.remote(partial(fn, *args, **kwargs))
+        self._refs.append(ref)
+        future: Future[Any] = ref.future()
+        return future
+
+    def interrupt(self) -> None:
+        for ref in self._refs:
+            self._ray.cancel(ref)  # raises SIGINT's handler in the task
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._owned:
+            self._ray.shutdown()
+
+
+def run_call(call: Callable[[], Any]) -> Any:
+    """The one function that Ray is given, since a remote function is registered once."""
+    return call()
+
+
+def _refused_options(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
+    return ConfigError(
+        f"Executor '{name}' refused its options.",
+        got=f"{' '.join(f'executor.{k}={v}' for k, v in options.items())}: {error}",
+        fix="docs/studies.md shows some",
+    )
+
+
+def make_executor(
+    name: str | None, workers: int | None, options: Mapping[str, Any], *, device: str, folder: Path
+) -> JobExecutor:
+    """The executor of a study.
+
+    Args:
+        name: one of `NAMES`; None for loky where several jobs run at a time, and inline otherwise.
+        workers: jobs at a time; None for one a core (or as ``OMP_NUM_THREADS`` leaves room for), and one on a GPU.
+        options: of submitit or Ray.
+        device: on which the jobs run.
+        folder: for the executor's own files.
+
+    Raises:
+        ConfigError: for an unknown name or option, or if the executor's package is missing.
+    """
+    if name is not None and name not in NAMES:
+        raise ConfigError(
+            f"There is no executor '{name}'.",
+            expected=", ".join(NAMES),
+            got=f"executor={name}",
+            fix=nearest(name, NAMES),
+        )
+    if options and name not in ("submitit", "ray"):
+        raise ConfigError(
+            "Only the executors submitit and ray have options.",
+            got=" ".join(f"executor.{key}={value}" for key, value in options.items()),
+            fix="executor=submitit or executor=ray, or leave them out",
+        )
+    on_gpu = device.startswith("cuda")
+    if name is None or name == "loky":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        limit = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(limit) if limit.isdecimal() and int(limit) else None
+        default = workers is None
+        if workers is None:
+            workers = 1 if on_gpu or (device == "auto" and _has_cuda()) else max(1, cores // (threads or 1))
+        if name is None and workers == 1:
+            return InlineExecutor()
+        if name is None and default and not _installed("loky"):
+            return InlineExecutor("one at a time (pip install 'trajgen[sweep]' for several)")
+        _require("loky")
+        return LokyExecutor(workers, threads or max(1, cores // workers))
+    if name == "inline":
+        return InlineExecutor()
+    _require(name)
+    if name == "ray":
+        return RayExecutor(workers or 1, options, on_gpu)
+    return SubmititExecutor(workers or 1, options, folder)
+
+
+def read_executor_words(words: Iterable[str]) -> tuple[str | None, dict[str, Any], list[str]]:
+    """Takes ``executor=NAME`` and ``executor.KEY=VALUE`` out of the words of a command line.
+
+    Returns:
+        The executor's name, its options, and the other words.
+
+    Raises:
+        ConfigError: for a word that sets a launcher of Hydra.
+    """
+    name, options, rest = None, dict[str, Any](), list[str]()
+    for word in words:
+        key, _, value = word.partition("=")
+        if key == "executor":
+            name = value
+        elif key.startswith("executor."):
+            options[key.removeprefix("executor.")] = yaml.safe_load(value)
+        elif key.lstrip("+").startswith(("hydra/", "hydra.")):
+            raise ConfigError(
+                "Studies and searches run on an executor, not on a launcher of Hydra.",
+                got=word,
+                fix="executor=loky, or executor=submitit (SLURM) or executor=ray with options executor.KEY=VALUE",
+            )
+        else:
+            rest.append(word)
+    return name, options, rest
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(EXTRAS[name][0]) is not None
+
+
+def _require(name: str) -> None:
+    if not _installed(name):
+        package, extra = EXTRAS[name]
+        raise ConfigError(
+            f"Executor '{name}' needs the package {package}.",
+            got=f"executor={name} without {package}",
+            fix=f"pip install 'trajgen[{extra}]', or executor=inline",
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call ``function(console, **arguments)``, which can be pickled; it returns a value and a line to print."""
+
+    name: str
+    function: Callable[..., tuple[Any, str]]
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The value of a job, or why it failed."""
+
+    value: Any = None
+    message: str = ""
+    failed: bool = False
+
+
+def run_jobs(jobs: Sequence[Job], executor: JobExecutor, logs: Path) -> dict[str, Outcome]:
+    """Runs jobs, prints how each ended, and returns their outcomes by name.
+
+    Args:
+        jobs: with different names.
+        executor: where they run.
+        logs: the folder in which each job of another process logs to ``NAME.log``.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when all running jobs have stopped.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    futures: dict[str, Future[Any]] = {}
+    with _sigterm_as_interrupt():
+        try:
+            for job in jobs:
+                log = (logs / f"{job.name}.log").absolute()
+                futures[job.name] = executor.submit(run_job, job, log, os.getcwd(), executor.inline)
+                futures[job.name].add_done_callback(partial(_print_outcome, job.name))
+            wait(futures.values())
+        except KeyboardInterrupt:
+            for future in futures.values():
+                future.cancel()
+            if not executor.inline:
+                print("Stopping after the next checkpoint of each cell …", file=sys.stderr)
+            try:
+                executor.interrupt()
+                wait(futures.values())
+            except KeyboardInterrupt:  # a second one does not wait for checkpoints
+                executor.interrupt()
+            raise
+    return {name: _outcome(future) for name, future in futures.items()}
+
+
+def _outcome(future: Future[Any]) -> Outcome:
+    try:
+        outcome: Outcome = future.result()
+        return outcome
+    except (CancelledError, KeyboardInterrupt):
+        return Outcome(message=STOPPED, failed=True)
+    except Exception as error:
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        return Outcome(message=f"its process failed (out of memory?): {last}", failed=True)
+
+
+def _print_outcome(name: str, future: Future[Any]) -> None:
+    if not future.cancelled():
+        outcome = _outcome(future)
+        failed = "failed: " if outcome.failed and outcome.message != STOPPED else ""
+        print(f"{name}: {failed}{outcome.message}", file=sys.stderr if outcome.failed else sys.stdout, flush=True)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_job(job: Job, log: Path, folder: str, inline: bool) -> Outcome:
+    """Runs a job in the process that the executor chose; an error becomes its outcome, with a traceback in the log."""
+    from rich.console import Console
+
+    if not inline:
+        os.chdir(folder)
+    with log.open("a", encoding="utf-8") as file:
+        try:
+            value, message = job.function(Console() if inline else Console(file=file, width=120), **job.arguments)
+            return Outcome(value, message)
+        except Exception as error:  # a job that fails does not stop the others
+            traceback.print_exc(file=file)
+            reason = str(error) if isinstance(error, TrajgenError) else f"{type(error).__name__}: {error}"
+            return Outcome(message=reason, failed=True)

@@ -1,0 +1,83 @@
+"""Tables: the same rows for the terminal, for Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+NOTHING = "–"
+
+
+def number(value: Any, digits: int = 1) -> str:
+    """``value`` with so many decimals, or a dash if there is none."""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as "50%", or a dash if there is none."""
+    return NOTHING if value is None else f"{value:.0%}"
+
+
+def interval(ends: Sequence[float | None] | None, digits: int = 1) -> str:
+    """An interval as "[low, high]", or a dash if there is none."""
+    return f"[{', '.join(number(end, digits) for end in ends)}]" if ends and None not in ends else NOTHING
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under the heads of their columns; no cell is read as markup.
+
+    Args:
+        columns: their heads; empty ones for a table without a head.
+        rows: as many cells each; a cell that is a ``rich.text.Text`` keeps its style in the terminal.
+        numeric: whether all columns but the first hold numbers, which are aligned to the right.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | Text]]
+    numeric: bool = True
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[str]]) -> Table:
+        """The table of these columns by their heads."""
+        return cls(list(columns), list(zip(*columns.values(), strict=True)))
+
+    def rich(self, title: str = "", caption: str = "", *, edges: bool = True) -> RichTable:
+        """The table for a terminal; without edges it has a line below its head alone."""
+        from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        table = RichTable(
+            title=Text(title) if title else None,
+            title_justify="left",
+            caption=Text(caption) if caption else None,
+            show_header=any(self.columns),
+            show_edge=edges,
+            box=HEAVY_HEAD if edges else SIMPLE_HEAD,
+            padding=(0, 1) if edges else (0, 1, 0, 0),
+        )
+        for index, column in enumerate(self.columns):
+            table.add_column(Text(column), justify="right" if self.numeric and index else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+        return table
+
+    def markdown(self) -> str:
+        """The table in Markdown, without a line break at its end."""
+        rule = ["---", *["---:" if self.numeric else "---"] * (len(self.columns) - 1)]
+        rows = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(row)} |" for row in [list(self.columns), rule, *rows])
+
+    def csv(self) -> str:
+        """The table as comma-separated values."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.columns, *([str(c) for c in row] for row in self.rows)])
+        return text.getvalue()
