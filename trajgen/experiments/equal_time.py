@@ -112,7 +112,7 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     for stage in stages:
         clock = [line["seconds"] for line in lines if line["stage"] == stage.name]
         shortest = min(after - before for before, after in pairwise(clock))
-        name = stage.name if stage.name in config.engine.stages or not stage.like else stage.like
+        name = stage.name if stage.name in config.engine.stages or not stage.options_of else stage.options_of
         seconds[name] = seconds.get(name, 0.0) + shortest / interval
         configured[name] = options[stage.name].steps
     return Cost(seconds, configured, config.engine.budget)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import multiprocessing
 import os
 import signal
@@ -201,7 +202,7 @@ class RayExecutor(JobExecutor):
         super().__init__(workers, f"tasks of Ray at {address}" if address else "tasks of Ray on this machine")
         try:
             if self._owned:
-                ray.init(address=address, log_to_driver=False, logging_level="error")
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             self._remote = ray.remote(run_call).options(**task_options)
         except (ValueError, TypeError, ConnectionError) as error:
             raise _refused_options("ray", options, error) from error
