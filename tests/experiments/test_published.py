@@ -110,13 +110,18 @@ def test_a_study_prints_its_figures_beside_the_papers(fake_runs: FakeRuns, capsy
         "    variants: {one: [data=kitchen/complete], two: [data=kitchen/mixed]}\n"
         "    published:\n"
         "      source: a paper\n"
-        "      differs: the worlds.\n"
+        "      differs: the environments.\n"
         "      mean: {figures: {theirs: 60.0}, over: [one, two, three]}\n"
     )
     fake_runs.figures = {"normalized": {"name": "d4rl kitchen", "mean": 30.0}}
     main(["study", "study=own.yaml", "task=small", "seeds=[0,1]", "workers=1", "device=cpu"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "theirs" in shown and "60.0" in shown and "2 of 3" in shown and "What differs from it: the worlds." in shown
+    assert (
+        "theirs" in shown
+        and "60.0" in shown
+        and "2 of 3" in shown
+        and "What differs from it: the environments." in shown
+    )
     folder = Path("studies/own-small")
     results = json.loads((folder / "results.json").read_text())
     assert results["published"][0]["ours"] == 30.0 and results["normalized"] == "d4rl kitchen"

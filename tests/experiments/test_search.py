@@ -57,27 +57,27 @@ def test_a_shipped_search_is_one_screen_and_every_corner_of_it_can_be_built(name
     from trajgen import experiments
 
     path = search_files()[name]
-    found = read_search(path)
-    assert "?" in found.question and len(path.read_text(encoding="utf-8").splitlines()) <= 30
-    assert "evaluation.seed=10000" in found.base
+    shipped = read_search(path)
+    assert "?" in shipped.question and len(path.read_text(encoding="utf-8").splitlines()) <= 30
+    assert "evaluation.seed=10000" in shipped.base
     for end in (0, -1):
-        params = {k: (c.low, c.high)[end] if isinstance(c, Span) else c[end] for k, c in found.space.items()}
-        config = compose(found.overrides(params))
+        params = {k: (c.low, c.high)[end] if isinstance(c, Span) else c[end] for k, c in shipped.space.items()}
+        config = compose(shipped.overrides(params))
         assert config.evaluation.seed == 10000
         experiments.dry_run(config)
-        assert found.params_of(config) == params
+        assert shipped.params_of(config) == params
 
 
 def test_the_best_comes_first_and_all_are_compared(runs: FakeRuns, capsys: pytest.CaptureFixture[str]) -> None:
     assert search() == 0
     assert [name for name, _ in runs.trained] == ["as-it-is-s0", *(f"trial-{n:03d}-s0" for n in range(1, 5))]
-    found = results()
-    means = [row["mean"] for row in found["rows"]]
+    outcome = results()
+    means = [row["mean"] for row in outcome["rows"]]
     assert len(means) == 5 and means == sorted(means, reverse=True)
-    assert found["best"]["score"] == means[0] and found["best"]["name"] == found["rows"][0]["name"]
-    base_row = next(row for row in found["rows"] if row["name"] == "as it is")
-    assert base_row["reference"] and found["reference"] == "as it is"
-    assert all(row["difference"] is not None for row in found["rows"] if row is not base_row)
+    assert outcome["best"]["score"] == means[0] and outcome["best"]["name"] == outcome["rows"][0]["name"]
+    base_row = next(row for row in outcome["rows"] if row["name"] == "as it is")
+    assert base_row["reference"] and outcome["reference"] == "as it is"
+    assert all(row["difference"] is not None for row in outcome["rows"] if row is not base_row)
     out = capsys.readouterr().out
     assert "evaluation.seed=0" in out and "table.md" in out
     for name, _ in runs.trained:
@@ -111,9 +111,9 @@ def test_a_trial_that_fails_is_told_so_and_tried_again(runs: FakeRuns, capsys: p
     runs.failing = {"trial-001-s0"}
     assert search() == 1
     assert "1 of 5 cells failed" in capsys.readouterr().err
-    found = results()
-    assert len([row for row in found["rows"] if row["mean"] is not None]) == 4
-    assert "It does not work." in found["failed"]["trial-001-s0"]
+    outcome = results()
+    assert len([row for row in outcome["rows"] if row["mean"] is not None]) == 4
+    assert "It does not work." in outcome["failed"]["trial-001-s0"]
     runs.failing = set()
     before = len(runs.trained)
     assert search() == 0 and runs.trained[before:] == [("trial-001-s0", True)]
@@ -125,8 +125,8 @@ def test_a_composition_that_cannot_be_built_fails_alone(runs: FakeRuns) -> None:
     )
     words = [word for word in SMALL[1:] if word != "prior.heads=2"]
     assert exit_code("search", "search=odd.yaml", *words, "workers=1") == 1
-    found = results(Path("studies/odd"))
-    assert found["failed"] and "as-it-is-s0" not in found["failed"]
+    outcome = results(Path("studies/odd"))
+    assert outcome["failed"] and "as-it-is-s0" not in outcome["failed"]
 
 
 def test_the_score_is_the_mean_over_seeds(runs: FakeRuns) -> None:
@@ -184,7 +184,7 @@ def test_another_definition_is_refused(word: str, runs: FakeRuns, capsys: pytest
 
 
 def test_proposals_follow_the_scores() -> None:
-    """After trials in which a small x was better, small ones are proposed; and each is a function of what is known."""
+    """After trials in which a small x was better, small ones are proposed; and each is a function of the trials before it."""
     space = Search(name="a", space={"prior.dropout": Span(low=0.0, high=1.0)})
     trials: list[Trial] = []
     for number in range(1, 31):
@@ -209,8 +209,8 @@ def test_two_trials_are_trained(tiny_place: Path, tmp_path: Path, monkeypatch: p
     Path("own.yaml").write_text("base: [recipe=mage]\nspace: {sampler.temperature: {low: 0.1, high: 1.0}}\ntrials: 2\n")
     words = [word for word in TRAIN if not word.startswith("engine.budget")]
     main(["search", "search=own.yaml", *words, "engine.budget=0.05", "evaluation.latency=false", "workers=1"])
-    found = results()
-    assert len(found["rows"]) == 3 and not found["failed"] and found["best"]["score"] is not None
-    assert "seed 10000 to 10001" in found["protocol"]
+    outcome = results()
+    assert len(outcome["rows"]) == 3 and not outcome["failed"] and outcome["best"]["score"] is not None
+    assert "seed 10000 to 10001" in outcome["protocol"]
     with pytest.raises(TrajgenError):
         load_trials(tmp_path, Search(name="own", space={"prior.depth": Span(low=1, high=2)}))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_runs import SMALL, exit_code
 from tiny import TRAIN
 
 from trajgen.cli import main
@@ -95,6 +96,19 @@ def test_a_study_in_processes(place: Path, monkeypatch: pytest.MonkeyPatch, capf
     main(["study", *WORDS])
     assert "0 trainings to do" in capfd.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (STUDY / "cells").rglob("*")}
+
+
+@pytest.mark.parametrize(("executor", "options"), [("submitit", ["executor.cluster=local"]), ("ray", [])])
+def test_a_cell_fails_on_a_cluster_as_it_does_here(
+    executor: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(executor, reason="of an extra")
+    monkeypatch.chdir(tmp_path)
+    words = ["recipe=mage", *SMALL, "data.id=nobody/has-v0", "data.maker=null", "axis=[prior.depth=1]", "seeds=[0]"]
+    assert exit_code("study", *words, "out=there", f"executor={executor}", *options) == 1
+    failed = json.loads(Path("there/results.json").read_text())["failed"]
+    assert "must be on this machine" in failed["prior.depth-1-s0"]
+    assert "DataError" in Path("there/jobs/prior.depth-1-s0.log").read_text()
 
 
 def test_the_cost_of_a_step_is_measured_and_nothing_is_left(place: Path) -> None:

@@ -36,7 +36,7 @@ class JobExecutor(Executor):
     """An executor whose running jobs can be asked to stop.
 
     Args:
-        workers: how many jobs run at a time; on a cluster, how many trials a search has under way.
+        workers: how many jobs run at a time; on a cluster, how many trainings a search has under way.
         description: in words, for the console.
     """
 
@@ -46,16 +46,8 @@ class JobExecutor(Executor):
     def __init__(self, workers: int, description: str) -> None:
         self.workers, self.description = workers, description
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Runs a call, which can be pickled, and returns its future."""
-        raise NotImplementedError
-
     def interrupt(self) -> None:
         """Asks running jobs to stop as Ctrl-C does: a training ends after it has written a checkpoint."""
-
-    def sequential(self) -> JobExecutor:
-        """The executor for jobs whose time is measured; on one machine it runs one at a time."""
-        return self
 
 
 class InlineExecutor(JobExecutor):
@@ -103,9 +95,6 @@ class LokyExecutor(JobExecutor):
             with suppress(ProcessLookupError):
                 os.kill(process.pid or 0, signal.SIGINT)
 
-    def sequential(self) -> JobExecutor:
-        return LokyExecutor(1, self.threads)
-
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._pool.shutdown(wait, cancel_futures=cancel_futures)
 
@@ -140,12 +129,9 @@ class SubmititExecutor(JobExecutor):
     """Submits each call to SLURM.
 
     Args:
-        workers: trials of a search at a time.
-        options: of ``submitit.AutoExecutor.update_parameters``; ``cluster``, such as local, is for trials.
+        workers: trainings of a search at a time.
+        options: of ``submitit.AutoExecutor.update_parameters``; ``cluster=local`` runs without SLURM.
         folder: for submitit's files.
-
-    Raises:
-        ConfigError: for an option that submitit does not know.
     """
 
     def __init__(self, workers: int, options: Mapping[str, Any], folder: Path) -> None:
@@ -153,17 +139,15 @@ class SubmititExecutor(JobExecutor):
 
         super().__init__(workers, "submitted to SLURM")
         parameters = dict(options)
-        try:
-            self._executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
-            self._executor.update_parameters(**parameters)
-        except (NameError, ValueError, RuntimeError, TypeError) as error:
-            raise _refused_options("submitit", options, error) from error
+        self._executor = submitit.AutoExecutor(folder=folder, cluster=parameters.pop("cluster", None))
+        self._executor.update_parameters(**parameters)
         self._jobs: list[Any] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         job = self._executor.submit(fn, *args, **kwargs)
         self._jobs.append(job)
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
 
         def follow() -> None:
             try:
@@ -171,7 +155,6 @@ class SubmititExecutor(JobExecutor):
             except BaseException as error:  # whatever it is, the future passes it on
                 future.set_exception(error)
 
-        future.set_running_or_notify_cancel()
         threading.Thread(target=follow, daemon=True).start()
         return future
 
@@ -185,27 +168,20 @@ class RayExecutor(JobExecutor):
     """Runs each call as a Ray task: on the cluster at ``address``, or on a Ray that it starts on this machine.
 
     Args:
-        workers: trials of a search at a time.
-        options: ``address`` for ``ray.init``; all others for ``ray.remote``, such as num_cpus, num_gpus, resources.
-        on_gpu: whether a task takes a GPU where ``num_gpus`` does not say it.
-
-    Raises:
-        ConfigError: for an option that Ray does not know, or an address without a cluster.
+        workers: trainings of a search at a time.
+        options: ``address`` of ``ray.init``; all others of ``ray.remote``, such as num_cpus, num_gpus, resources.
     """
 
-    def __init__(self, workers: int, options: Mapping[str, Any], on_gpu: bool) -> None:
+    def __init__(self, workers: int, options: Mapping[str, Any]) -> None:
         import ray
 
-        self._ray, self._refs, self._owned = ray, list[Any](), not ray.is_initialized()
-        task_options = {**({"num_gpus": 1} if on_gpu else {}), **options}
-        address = task_options.pop("address", None)
+        address = options.get("address")
         super().__init__(workers, f"tasks of Ray at {address}" if address else "tasks of Ray on this machine")
-        try:
-            if self._owned:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-            self._remote = ray.remote(run_call).options(**task_options)
-        except (ValueError, TypeError, ConnectionError) as error:
-            raise _refused_options("ray", options, error) from error
+        self._ray, self._refs, self._started = ray, list[Any](), not ray.is_initialized()
+        if self._started:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        task_options = {key: value for key, value in options.items() if key != "address"}
+        self._remote = ray.remote(lambda call: call()).options(**task_options)  # a remote function is exported once
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         ref = self._remote.remote(partial(fn, *args, **kwargs))
@@ -215,24 +191,11 @@ class RayExecutor(JobExecutor):
 
     def interrupt(self) -> None:
         for ref in self._refs:
-            self._ray.cancel(ref)  # raises SIGINT's handler in the task
+            self._ray.cancel(ref)  # calls the handler of SIGINT in the task's process
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        if self._owned:
+        if self._started:
             self._ray.shutdown()
-
-
-def run_call(call: Callable[[], Any]) -> Any:
-    """The one function that Ray is given, since a remote function is registered once."""
-    return call()
-
-
-def _refused_options(name: str, options: Mapping[str, Any], error: Exception) -> ConfigError:
-    return ConfigError(
-        f"Executor '{name}' refused its options.",
-        got=f"{' '.join(f'executor.{k}={v}' for k, v in options.items())}: {error}",
-        fix="docs/studies.md shows some",
-    )
 
 
 def make_executor(
@@ -250,39 +213,40 @@ def make_executor(
     Raises:
         ConfigError: for an unknown name or option, or if the executor's package is missing.
     """
+    words = " ".join(f"executor.{key}={value}" for key, value in options.items())
     if name is not None and name not in NAMES:
-        raise ConfigError(
-            f"There is no executor '{name}'.",
-            expected=", ".join(NAMES),
-            got=f"executor={name}",
-            fix=nearest(name, NAMES),
-        )
+        raise ConfigError(f"There is no executor '{name}'.", expected=", ".join(NAMES), fix=nearest(name, NAMES))
     if options and name not in ("submitit", "ray"):
-        raise ConfigError(
-            "Only the executors submitit and ray have options.",
-            got=" ".join(f"executor.{key}={value}" for key, value in options.items()),
-            fix="executor=submitit or executor=ray, or leave them out",
-        )
-    on_gpu = device.startswith("cuda")
-    if name is None or name == "loky":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        limit = os.environ.get("OMP_NUM_THREADS", "")
-        threads = int(limit) if limit.isdecimal() and int(limit) else None
-        default = workers is None
-        if workers is None:
-            workers = 1 if on_gpu or (device == "auto" and _has_cuda()) else max(1, cores // (threads or 1))
-        if name is None and workers == 1:
-            return InlineExecutor()
-        if name is None and default and not _installed("loky"):
-            return InlineExecutor("one at a time (pip install 'trajgen[sweep]' for several)")
-        _require("loky")
-        return LokyExecutor(workers, threads or max(1, cores // workers))
+        raise ConfigError("Only executor=submitit and executor=ray have options.", got=words, fix="leave them out")
     if name == "inline":
         return InlineExecutor()
+    if name is None or name == "loky":
+        return _local_executor(name, workers, device)
     _require(name)
-    if name == "ray":
-        return RayExecutor(workers or 1, options, on_gpu)
-    return SubmititExecutor(workers or 1, options, folder)
+    try:
+        if name == "submitit":
+            return SubmititExecutor(workers or 1, options, folder)
+        return RayExecutor(workers or 1, {**({"num_gpus": 1} if device.startswith("cuda") else {}), **options})
+    except (NameError, ValueError, TypeError, RuntimeError, ConnectionError) as error:
+        raise ConfigError(
+            f"Executor '{name}' refused its options.", got=f"{words}: {error}", fix="docs/studies.md shows some"
+        ) from error
+
+
+def _local_executor(name: str | None, workers: int | None, device: str) -> JobExecutor:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(limit) if limit.isdecimal() and int(limit) else None
+    count = workers
+    if count is None:
+        on_gpu = device.startswith("cuda") or (device == "auto" and _has_cuda())
+        count = 1 if on_gpu else max(1, cores // (threads or 1))
+    if name is None and count == 1:
+        return InlineExecutor()
+    if name is None and workers is None and not _is_installed("loky"):
+        return InlineExecutor("one at a time (pip install 'trajgen[sweep]' for several)")
+    _require("loky")
+    return LokyExecutor(count, threads or max(1, cores // count))
 
 
 def read_executor_words(words: Iterable[str]) -> tuple[str | None, dict[str, Any], list[str]]:
@@ -318,17 +282,15 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(EXTRAS[name][0]) is not None
 
 
 def _require(name: str) -> None:
-    if not _installed(name):
+    if not _is_installed(name):
         package, extra = EXTRAS[name]
         raise ConfigError(
-            f"Executor '{name}' needs the package {package}.",
-            got=f"executor={name} without {package}",
-            fix=f"pip install 'trajgen[{extra}]', or executor=inline",
+            f"Executor '{name}' needs the package {package}.", fix=f"pip install 'trajgen[{extra}]', or executor=inline"
         )
 
 

@@ -210,7 +210,9 @@ def refuse_links(folder: Path) -> None:
     try:
         check_links(folder)
     except ValueError as error:
-        raise damaged(folder, error) from error
+        raise CheckpointError(
+            "The files of a run folder lie within it.", got=str(error), fix="put the file itself in the link's place"
+        ) from error
 
 
 def free_path(parent: Path, name: str = "{}") -> Path:

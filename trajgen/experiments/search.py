@@ -32,8 +32,7 @@ from trajgen.experiments.definition import (
 from trajgen.experiments.executors import Job, JobExecutor, make_executor, run_jobs
 from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import STUDY_LOCK
-from trajgen.experiments.study import ROOT, raise_failed, require_empty
-from trajgen.experiments.table import print_results, write_results
+from trajgen.experiments.study import ROOT, report, require_empty
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -238,9 +237,7 @@ def run_search(
             proposed = [trial.params for trial in trials if trial.number]
             write_json(folder / FILE, {**search.to_plain(), "proposed": proposed, "command": command})
             _run_trials(search, waiting, folder, pool, console)
-        results = _report(search, trials, folder, console, command)
-    raise_failed(results, folder)
-    return results
+        return _report(search, trials, folder, console, command)
 
 
 def _require_optuna() -> None:
@@ -387,15 +384,15 @@ def _report(
     labels = {trial.name: trial.label for trial in trials}
     for row in results["rows"]:
         row["name"] = labels[row["name"]]
-    results |= {"command": command, "reference": trials[0].label, "best": None}
     best = ranked[0]
+    results |= {"command": command, "reference": trials[0].label, "best": None}
+    epilogue: list[str] = []
     if best.row is not None and best.score is not None:
         results["best"] = {"name": best.label, "score": best.score, "words": list(best.row.words)}
-    write_results(folder, results, [cell.commands(f"repeat/{folder.name}") for cell in cells])
-    print_results(results, console)
-    if best.row is not None and best.score is not None:
         run = Cell(best.row, search.seeds[0], folder).run
-        console.print(f"Best: {best.label}. On the episodes that are reported:", markup=False, highlight=False)
-        console.print(f"  trajgen evaluate run={run} evaluation.seed=0", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{folder / 'table.md'}", style="bold")
+        epilogue = [
+            f"Best: {best.label}. On the episodes that are reported:",
+            f"  trajgen evaluate run={run} evaluation.seed=0",
+        ]
+    report(results, cells, console, epilogue)
     return results

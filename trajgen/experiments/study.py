@@ -13,7 +13,7 @@ from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
 from trajgen.experiments.equal_time import Cost, equal_steps, measure_cell
-from trajgen.experiments.executors import Job, JobExecutor, make_executor, run_jobs
+from trajgen.experiments.executors import Job, JobExecutor, LokyExecutor, make_executor, run_jobs
 from trajgen.experiments.results import gather
 from trajgen.experiments.run_folder import STUDY_LOCK, contents
 from trajgen.experiments.table import print_results, write_results
@@ -79,7 +79,9 @@ def run_study(
         # Variants whose cost could not be measured have no row of equal time.
         absent = {k: failed[k] for k in failed if k.endswith(BY_TIME) and k not in {row.name for row in rows}}
         failed = {**{k: v for k, v in reasons.items() if v is not None}, **absent}
-        return report(study, cells, failed, console, command)
+        results = gather(study, cells, failed) | {"command": command}
+        report(results, cells, console)
+    return results
 
 
 def run_cells(
@@ -110,33 +112,22 @@ def _reason(cell: Cell, failed: Mapping[str, str]) -> str | None:
     return next((failed[name] for name in names if name in failed), None)
 
 
-def report(
-    study: Study,
-    cells: Sequence[Cell],
-    failed: Mapping[str, str],
-    console: Console,
-    command: str | None,
-) -> dict[str, Any]:
-    """Writes and prints what the cells reached.
+def report(results: Mapping[str, Any], cells: Sequence[Cell], console: Console, epilogue: Sequence[str] = ()) -> None:
+    """Writes and prints results, and lines of text below them.
 
     Raises:
         TrajgenError: if cells failed.
     """
     folder = cells[0].folder
-    results = gather(study, cells, failed) | {"command": command}
     write_results(folder, results, [cell.commands(f"repeat/{folder.name}") for cell in cells])
     print_results(results, console)
-    console.print(f"{folder / 'table.md'}", style="bold")
-    raise_failed(results, folder)
-    return results
-
-
-def raise_failed(results: Mapping[str, Any], folder: Path) -> None:
-    """Raises a `TrajgenError` if there are failed cells."""
+    for line in epilogue:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{folder / 'table.md'}", style="bold", markup=False)
     if failed := results["failed"]:
-        cells = len(failed) + sum(len(row["seeds"]) for row in results["rows"])
+        count = len(failed) + sum(len(row["seeds"]) for row in results["rows"])
         raise TrajgenError(
-            f"{len(failed)} of {cells} cells failed; the table has the others.",
+            f"{len(failed)} of {count} cells failed; the table has the others.",
             got=", ".join(failed),
             fix=f"{folder / 'table.md'} has the reasons; the same command tries them again and keeps the others",
         )
@@ -229,8 +220,9 @@ def find_steps(
             config = replace(row.config, seed=study.seeds[0], run_dir=None).to_plain()
             jobs.setdefault(row.run, Job(f"probe-{slug(row.run)}", measure_cell, {"config": config, "steps": probe}))
     make_data((row.config for row in rows if jobs), console)
-    # One at a time, so that all are measured under the same load.
-    outcomes = run_jobs(list(jobs.values()), executor.sequential(), folder / "jobs")
+    if isinstance(executor, LokyExecutor):  # one at a time, so that all are measured under the same load
+        executor = LokyExecutor(1, executor.threads)
+    outcomes = run_jobs(list(jobs.values()), executor, folder / "jobs")
     unmeasured = {}
     for row in rows:
         if row.name in costs:
