@@ -184,7 +184,7 @@ def test_another_definition_is_refused(word: str, runs: FakeRuns, capsys: pytest
 
 
 def test_proposals_follow_the_scores() -> None:
-    """After trials in which a small x was better, small ones are proposed; and each is a function of the trials before it."""
+    """Where a small value was better, small ones are proposed; each is a function of the trials before it."""
     space = Search(name="a", space={"prior.dropout": Span(low=0.0, high=1.0)})
     trials: list[Trial] = []
     for number in range(1, 31):

@@ -80,6 +80,7 @@ class LokyExecutor(JobExecutor):
         super().__init__(workers, f"{workers} at a time, each on {each}")
         self.threads = threads
         self._pool = ThreadPoolExecutor(workers)
+        self._interrupted = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return self._pool.submit(self._run, partial(fn, *args, **kwargs))
@@ -87,13 +88,20 @@ class LokyExecutor(JobExecutor):
     def _run(self, call: Callable[[], Any]) -> Any:
         from joblib.externals import loky
 
-        with loky.ProcessPoolExecutor(1, env={"OMP_NUM_THREADS": str(self.threads)}) as process:
-            return process.submit(_run_in_child, os.getpid(), call).result()
+        if self._interrupted:
+            raise KeyboardInterrupt
+        with loky.ProcessPoolExecutor(1, env={"OMP_NUM_THREADS": str(self.threads)}) as pool:
+            future = pool.submit(_run_in_child, os.getpid(), call)
+            if self._interrupted:  # while the process was started
+                self.interrupt()
+            return future.result()
 
     def interrupt(self) -> None:
+        self._interrupted = True
         for process in multiprocessing.active_children():
             with suppress(ProcessLookupError):
-                os.kill(process.pid or 0, signal.SIGINT)
+                if process.pid is not None:
+                    os.kill(process.pid, signal.SIGINT)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._pool.shutdown(wait, cancel_futures=cancel_futures)

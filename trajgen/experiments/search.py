@@ -232,7 +232,8 @@ def run_search(
         file_lock(folder / STUDY_LOCK),
     ):
         make_data([base.config], console)
-        console.print(f"[bold]{search.name}[/]: {search.trials} trials and the base as it is, {pool.description}")
+        text = f"{search.name}: {search.trials} trials and the base as it is, {pool.description}"
+        console.print(text, markup=False, highlight=False)
         while waiting := _next_trials(search, trials, max(1, pool.workers // len(search.seeds))):
             proposed = [trial.params for trial in trials if trial.number]
             write_json(folder / FILE, {**search.to_plain(), "proposed": proposed, "command": command})

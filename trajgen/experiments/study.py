@@ -96,7 +96,8 @@ def run_cells(
                 trainings.setdefault(cell.run.name, cell)
         except TrajgenError as error:
             failed[cell.run.name] = str(error)
-    console.print(f"[bold]{name}[/]: {len(cells)} cells, {len(trainings)} trainings to do, {executor.description}")
+    text = f"{name}: {len(cells)} cells, {len(trainings)} trainings to do, {executor.description}"
+    console.print(text, markup=False, highlight=False)
     make_data((cell.row.config for cell in trainings.values()), console)
     logs = cells[0].folder / "jobs"
     outcomes = run_jobs([cell.training_job() for cell in trainings.values()], executor, logs)
