@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,12 +90,18 @@ def test_running_jobs_write_a_checkpoint_when_their_study_is_stopped(number: sig
 
 
 @pytest.mark.parametrize("executor", ["submitit", "ray"], indirect=True)
-def test_a_job_of_a_cluster_writes_a_checkpoint_when_it_is_interrupted(executor: JobExecutor, tmp_path: Path) -> None:
-    future = executor.submit(jobs.train, None, folder=tmp_path)
-    wait_for(tmp_path / "begun")
-    executor.interrupt()
-    wait_for(tmp_path / "checkpoint")
-    assert future.exception(timeout=30) is not None
+def test_a_job_of_a_cluster_writes_a_checkpoint_when_it_is_interrupted(
+    executor: JobExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        wait_for(tmp_path / "begun")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([Job("train", jobs.train, {"folder": tmp_path})], executor, tmp_path / "logs")
+    assert (tmp_path / "checkpoint").exists()
+    assert capsys.readouterr().err.endswith("train: it was stopped\n")
 
 
 @pytest.mark.parametrize(

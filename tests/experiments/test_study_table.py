@@ -12,10 +12,11 @@ import pytest
 from fake_runs import Returns, evaluation
 from rich.console import Console
 
+from trajgen.core.errors import CheckpointError
 from trajgen.evaluation.statistics import bootstrap_interval, mean, mean_difference, ratio_difference
 from trajgen.experiments.cells import Cell, Row
 from trajgen.experiments.definition import Study, Variant
-from trajgen.experiments.results import RATIO, RETURN, differences, drop_failed, gather, scores
+from trajgen.experiments.results import RATIO, RETURN, differences, drop_failed, gather, score, scores
 from trajgen.experiments.table import columns, markdown, print_results, write_results
 
 
@@ -83,6 +84,26 @@ def test_an_episode_that_failed_once_is_left_out_everywhere() -> None:
     samples = drop_failed(np.array([[1.0, np.nan]]), np.array([[2.0, 3.0]]))
     assert [sample.tolist() for sample in samples] == [[[1.0]], [[2.0]]]
     assert scores(by_seed((None, 1), (1, None)), RATIO)["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("figures", "value"),
+    [
+        ({"ratio_to_controller": 0.5, "return": {"mean": 7.0}}, 0.5),
+        ({"return": {"mean": 7.0}}, 7.0),
+        ({}, None),
+        ({"return": {"mean": None}}, None),
+        ({"ratio_to_controller": "high"}, None),
+        ({"return": 3}, None),
+    ],
+)
+def test_the_score_is_the_ratio_or_the_return(figures: dict[str, Any], value: float | None, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(json.dumps(figures))
+    if value is None:
+        with pytest.raises(CheckpointError):
+            score(tmp_path)
+    else:
+        assert score(tmp_path) == value
 
 
 STUDY = Study(name="fake", question="Which is best?", variants={"a|b": Variant(), "c": Variant()}, seeds=(0, 1))

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
@@ -133,6 +133,21 @@ def _run_in_child(parent: int, call: Callable[[], Any]) -> Any:
             os._exit(1)  # nobody is there to take the result
 
 
+def _future_of(wait_for_result: Callable[[], Any]) -> Future[Any]:
+    """A future of a call that runs elsewhere; it cannot be cancelled, so that a study waits for its end."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+
+    def follow() -> None:
+        try:
+            future.set_result(wait_for_result())
+        except BaseException as error:  # whatever it is, the future passes it on
+            future.set_exception(error)
+
+    threading.Thread(target=follow, daemon=True).start()
+    return future
+
+
 class SubmititExecutor(JobExecutor):
     """Submits each call to SLURM.
 
@@ -154,17 +169,7 @@ class SubmititExecutor(JobExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         job = self._executor.submit(fn, *args, **kwargs)
         self._jobs.append(job)
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
-
-        def follow() -> None:
-            try:
-                future.set_result(job.result())
-            except BaseException as error:  # whatever it is, the future passes it on
-                future.set_exception(error)
-
-        threading.Thread(target=follow, daemon=True).start()
-        return future
+        return _future_of(job.result)
 
     def interrupt(self) -> None:
         for job in self._jobs:
@@ -194,8 +199,7 @@ class RayExecutor(JobExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         ref = self._remote.remote(partial(fn, *args, **kwargs))
         self._refs.append(ref)
-        future: Future[Any] = ref.future()
-        return future
+        return _future_of(partial(self._ray.get, ref))
 
     def interrupt(self) -> None:
         for ref in self._refs:
@@ -333,18 +337,20 @@ def run_jobs(jobs: Sequence[Job], executor: JobExecutor, logs: Path) -> dict[str
     """
     logs.mkdir(parents=True, exist_ok=True)
     futures: dict[str, Future[Any]] = {}
+    stopping = threading.Event()
     with _sigterm_as_interrupt():
         try:
             for job in jobs:
                 log = (logs / f"{job.name}.log").absolute()
                 futures[job.name] = executor.submit(run_job, job, log, os.getcwd(), executor.inline)
-                futures[job.name].add_done_callback(partial(_print_outcome, job.name))
+                futures[job.name].add_done_callback(partial(_print_outcome, job.name, stopping))
             wait(futures.values())
         except KeyboardInterrupt:
+            stopping.set()
             for future in futures.values():
                 future.cancel()
             if not executor.inline:
-                print("Stopping after the next checkpoint of each cell …", file=sys.stderr)
+                _print("Stopping after the next checkpoint of each cell …", sys.stderr)
             try:
                 executor.interrupt()
                 wait(futures.values())
@@ -365,11 +371,19 @@ def _outcome(future: Future[Any]) -> Outcome:
         return Outcome(message=f"its process failed (out of memory?): {last}", failed=True)
 
 
-def _print_outcome(name: str, future: Future[Any]) -> None:
-    if not future.cancelled():
-        outcome = _outcome(future)
-        failed = "failed: " if outcome.failed and outcome.message != STOPPED else ""
-        print(f"{name}: {failed}{outcome.message}", file=sys.stderr if outcome.failed else sys.stdout, flush=True)
+def _print_outcome(name: str, stopping: threading.Event, future: Future[Any]) -> None:
+    if future.cancelled():
+        return
+    outcome = _outcome(future)
+    if not outcome.failed:
+        _print(f"{name}: {outcome.message}", sys.stdout)
+    else:
+        _print(f"{name}: {STOPPED if stopping.is_set() else f'failed: {outcome.message}'}", sys.stderr)
+
+
+def _print(line: str, stream: TextIO) -> None:
+    stream.write(line + "\n")  # in one piece, since futures end in several threads
+    stream.flush()
 
 
 @contextmanager
