@@ -194,7 +194,7 @@ class RayExecutor(JobExecutor):
         if self._started:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         task_options = {key: value for key, value in options.items() if key != "address"}
-        self._remote = ray.remote(lambda call: call()).options(**task_options)  # a remote function is exported once
+        self._remote: Any = ray.remote(lambda call: call()).options(**task_options)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         ref = self._remote.remote(partial(fn, *args, **kwargs))
