@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ CELL_OPTIONS = {
     "resume": "a study resumes by itself",
 }
 """Options of a single run that a study sets for each of its cells, and what to write instead."""
+EXAMPLE = "variants: {small: [prior.depth=2], large: [prior.depth=6]}"
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,7 @@ class Study:
 
     def __post_init__(self) -> None:
         if not self.variants:
-            raise ConfigError(
-                "A study compares variants, at least one.",
-                got=f"none in '{self.name}'",
-                fix="variants: {small: [prior.depth=2], large: [prior.depth=6]}",
-            )
+            raise ConfigError("A study compares variants, at least one.", got=f"none in '{self.name}'", fix=EXAMPLE)
         object.__setattr__(self, "reference", self.reference or next(iter(self.variants)))
         if self.reference not in self.variants:
             raise ConfigError(
@@ -108,12 +106,9 @@ class Study:
         return replace(self, base=merge_overrides(self.base, overrides))
 
     def to_plain(self) -> dict[str, Any]:
-        """The definition as plain values."""
-        plain = asdict(self)
-        plain["variants"] = {
-            name: {k: list(words) for k, words in asdict(variant).items()} for name, variant in self.variants.items()
-        }
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        """The definition as plain values of JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
@@ -175,7 +170,7 @@ def read_study(path: Path, task: str | None = None) -> Study:
         raise ConfigError(
             "The variants of a study have names.",
             got=f"{path}: variants: {variants!r}",
-            fix="variants: {small: [prior.depth=2], large: [prior.depth=6]}",
+            fix=EXAMPLE,
         )
     return Study(
         name=path.stem if task is None else f"{path.stem}-{slug(task)}",

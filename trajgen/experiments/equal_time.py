@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,9 +39,6 @@ class Cost:
 
     def stage_seconds(self, name: str) -> float:
         return self.seconds[name] * self.steps[name] * self.budget
-
-    def to_plain(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def equal_steps(cost: Cost, reference: Cost) -> dict[str, int]:

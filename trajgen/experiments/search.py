@@ -6,6 +6,7 @@ was stopped ends as one that was not.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -135,10 +136,9 @@ class Search:
         return params
 
     def to_plain(self) -> dict[str, Any]:
-        """The definition as plain values."""
-        plain = asdict(self)
-        plain["space"] = {k: asdict(v) if isinstance(v, Span) else list(v) for k, v in self.space.items()}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+        """The definition as plain values of JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def _text(value: Any) -> str:
@@ -205,20 +205,10 @@ def run_search(
 ) -> dict[str, Any]:
     """Trains and scores what Optuna proposes, writes a table with the best first, and returns the results.
 
-    Args:
-        search: its definition.
-        console: for the table.
-        folder: of the search; None for ``studies/NAME``.
-        executor: inline, loky, submitit or ray; None for what fits this machine.
-        workers: trainings at a time; None for as many as fit this machine.
-        executor_options: of submitit or Ray.
-        command: to be written beside the table.
+    Arguments and errors are those of `run_study`; ``workers`` is the number of trainings at a time.
 
     Raises:
-        ConfigError: if the base does not compose, Optuna is missing, or the folder is that of another search.
-        TrainingError: if another process runs a search in the folder.
-        TrajgenError: in the end, if trainings failed; the table names them.
-        KeyboardInterrupt: after Ctrl-C, when checkpoints have been written.
+        ConfigError: also if Optuna is missing.
     """
     _require_optuna()
     folder = folder or ROOT / search.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -232,7 +232,7 @@ def find_steps(
         if outcome.failed:
             unmeasured[row.name] = f"the cost of its steps could not be measured: {outcome.message}"
         else:
-            costs[row.name] = outcome.value.to_plain()
+            costs[row.name] = asdict(outcome.value)
     if study.reference not in costs:
         raise TrajgenError(
             "The training time of a study's reference could not be measured.",
