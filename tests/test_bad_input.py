@@ -243,7 +243,7 @@ def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callabl
 
 def test_nothing_to_resume(check_refused: Callable[..., str]) -> None:
     write(raw(300))
-    check_refused(*OWN, *SMALL, "resume=true", said=("a run to go on with", "none"))
+    check_refused(*OWN, *SMALL, "resume=true", said=("to resume", "none"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])

@@ -40,7 +40,6 @@ NOT_RUN = {
     "torchrun": "needs processes; `tests/engine/test_distributed.py` trains with two, and what each does is tried",
     "srun": "needs a cluster; what it starts is tried in one process",
     "trajgen data get": "downloads; `tests/data` tries it without a network",
-    "trajgen study study=levels hydra/launcher=submitit_slurm": "needs a cluster; the variants are tried here",
 }
 """How commands begin that no test runs as they stand, and why. `contributing.md` lists them."""
 RUN_ELSEWHERE = {

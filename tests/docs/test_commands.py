@@ -17,10 +17,10 @@ from trajgen import cli, experiments
 from trajgen.cli.data import DATA_HELP
 from trajgen.config import Config, compose
 from trajgen.envs import makers
-from trajgen.experiments.studies import run as studies
-from trajgen.experiments.studies import search as searches
-from trajgen.experiments.studies.definition import Study
-from trajgen.experiments.studies.space import Search
+from trajgen.experiments import cells as studies
+from trajgen.experiments import search as searches
+from trajgen.experiments.definition import Study
+from trajgen.experiments.search import Search
 
 RUN = "runs/mage-umaze-dwell-s0"
 """The run folder that the pages speak of."""
@@ -117,12 +117,12 @@ def test_study_commands_ask_for_variants_that_train(
     """Every variant can be built, and the last one trains; shipped studies are built in ``tests/experiments``."""
     prepare(page, folder)
     asked: list[Study] = []
-    monkeypatch.setattr(studies, "run", lambda study, *_, **__: asked.append(study))
+    monkeypatch.setattr(experiments, "run_study", lambda study, *_, **__: asked.append(study))
     cli.main(["study", *words])
-    rows = studies.rows_of(replace(asked[0], equal=("steps",)))
+    rows = studies.make_rows(replace(asked[0], equal=("steps",)))
     if not any(word.startswith("study=") and not word.endswith(".yaml") for word in words):
-        assert studies.dry_run(rows) == {}
-    trains_and_acts(rows[-1].trained)
+        assert studies.dry_run_rows(rows) == {}
+    trains_and_acts(rows[-1].config)
 
 
 @pytest.mark.parametrize(("page", "words"), called("search"))
@@ -132,11 +132,11 @@ def test_search_commands_propose_what_trains(
     """Whole searches, at debug size, are run in ``tests/experiments``."""
     prepare(page, folder)
     asked: list[Search] = []
-    monkeypatch.setattr(searches, "run", lambda search, *_, **__: asked.append(search))
+    monkeypatch.setattr(experiments, "run_search", lambda search, *_, **__: asked.append(search))
     cli.main(["search", *words])
     assert len(asked) == 1
     proposed = searches.propose(asked[0], 1, [])
-    trains_and_acts(compose(asked[0].words(proposed)))
+    trains_and_acts(compose(asked[0].overrides(proposed)))
 
 
 @pytest.mark.parametrize(("page", "words"), called("check"))

@@ -21,8 +21,8 @@ from trajgen.core import registry
 from trajgen.core.options import structure
 from trajgen.core.types import Batch, Cond, KnownCodes, Plan
 from trajgen.data.options import DataOptions
-from trajgen.experiments.studies.definition import read_study
-from trajgen.experiments.studies.space import read_search
+from trajgen.experiments.definition import read_study
+from trajgen.experiments.search import read_search
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"
@@ -74,7 +74,7 @@ def test_yaml_blocks_are_recipes_data_or_studies(page: str, folder: Path) -> Non
         elif "space" in values:
             (folder / "search_of_a_page.yaml").write_text(block, encoding="utf-8")
             search = read_search(folder / "search_of_a_page.yaml")
-            assert search.inside(compose(search.words({}))) is not None
+            assert search.params_of(compose(search.overrides({})))
         elif "data" in values:
             assert structure(DataOptions, values["data"], "data").id == values["data"]["id"]
         else:

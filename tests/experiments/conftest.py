@@ -1,3 +1,3 @@
 """What the tests of studies share."""
 
-from made_up import made as made
+from fake_runs import fake_runs as fake_runs

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import SMALL, Made, composed
+from fake_runs import SMALL, FakeRuns, exit_code
 from tiny import TRAIN
 
 from trajgen.cli import main
 from trajgen.config import Config, compose, search_files
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.experiments.studies import search as searches
-from trajgen.experiments.studies.search import STARTUP, Trial, propose
-from trajgen.experiments.studies.space import Search, Span, read_search
+from trajgen.experiments.search import STARTUP, Search, Span, Trial, load_trials, propose, read_search
 
 pytest.importorskip("optuna", reason="of the extra 'sweep'")
 
@@ -33,13 +31,11 @@ BETTER = {"latent": 0.0, "latent_state": 2.0}
 
 
 @pytest.fixture
-def own(made: Made, monkeypatch: pytest.MonkeyPatch) -> Made:
+def runs(fake_runs: FakeRuns) -> FakeRuns:
     """A search in own.yaml, whose returns say that latent_state and a deep prior are better."""
     Path("own.yaml").write_text(SPACE)
-    monkeypatch.setattr(searches, "make_data", lambda *_: None)
-    monkeypatch.setattr(searches, "compose", composed)
-    made.returns = lambda config: (quality(config), quality(config))
-    return made
+    fake_runs.returns = lambda config: (quality(config), quality(config))
+    return fake_runs
 
 
 def quality(config: Config) -> float:
@@ -47,13 +43,8 @@ def quality(config: Config) -> float:
 
 
 def search(*words: str) -> int:
-    """The exit code of ``trajgen search``."""
-    given = () if any(word.startswith("search=") for word in words) else ("search=own.yaml",)
-    try:
-        main(["search", *given, *SMALL[1:], "workers=1", *words])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    file = () if any(word.startswith("search=") for word in words) else ("search=own.yaml",)
+    return exit_code("search", *file, *SMALL[1:], "workers=1", *words)
 
 
 def results(folder: Path = FOLDER) -> dict[str, Any]:
@@ -66,30 +57,30 @@ def test_a_shipped_search_is_one_screen_and_every_corner_of_it_can_be_built(name
     from trajgen import experiments
 
     path = search_files()[name]
-    found = read_search(path)
-    assert "?" in found.question and len(path.read_text(encoding="utf-8").splitlines()) <= 30
-    assert "evaluation.seed=10000" in found.base
+    shipped = read_search(path)
+    assert "?" in shipped.question and len(path.read_text(encoding="utf-8").splitlines()) <= 30
+    assert "evaluation.seed=10000" in shipped.base
     for end in (0, -1):
-        chosen = {k: (c.low, c.high)[end] if isinstance(c, Span) else c[end] for k, c in found.space.items()}
-        config = compose(found.words(chosen))
+        params = {k: (c.low, c.high)[end] if isinstance(c, Span) else c[end] for k, c in shipped.space.items()}
+        config = compose(shipped.overrides(params))
         assert config.evaluation.seed == 10000
         experiments.dry_run(config)
-        assert found.inside(config) == chosen
+        assert shipped.params_of(config) == params
 
 
-def test_the_best_comes_first_and_all_are_compared_to_the_base(own: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_comes_first_and_all_are_compared(runs: FakeRuns, capsys: pytest.CaptureFixture[str]) -> None:
     assert search() == 0
-    assert [name for name, _ in own.trained] == ["as-it-is-s0", *(f"trial-{n:03d}-s0" for n in range(1, 5))]
-    found = results()
-    means = [row["mean"] for row in found["rows"]]
+    assert [name for name, _ in runs.trained] == ["as-it-is-s0", *(f"trial-{n:03d}-s0" for n in range(1, 5))]
+    outcome = results()
+    means = [row["mean"] for row in outcome["rows"]]
     assert len(means) == 5 and means == sorted(means, reverse=True)
-    assert found["best"]["score"] == means[0] and found["best"]["name"] == found["rows"][0]["name"]
-    base = next(row for row in found["rows"] if row["name"] == "as it is")
-    assert base["reference"] and found["reference"] == "as it is"
-    assert all(row["difference"] is not None for row in found["rows"] if row is not base)
-    said = capsys.readouterr().out
-    assert "evaluation.seed=0" in said and "table.md" in said
-    for name, _ in own.trained:
+    assert outcome["best"]["score"] == means[0] and outcome["best"]["name"] == outcome["rows"][0]["name"]
+    base_row = next(row for row in outcome["rows"] if row["name"] == "as it is")
+    assert base_row["reference"] and outcome["reference"] == "as it is"
+    assert all(row["difference"] is not None for row in outcome["rows"] if row is not base_row)
+    out = capsys.readouterr().out
+    assert "evaluation.seed=0" in out and "table.md" in out
+    for name, _ in runs.trained:
         config = json.loads((FOLDER / "cells" / name / "config.json").read_text())
         assert config["evaluation"]["seed"] == 10000  # never the episodes that are reported
     again = compose(shlex.split(config["command"])[2:])
@@ -101,14 +92,14 @@ def test_the_best_comes_first_and_all_are_compared_to_the_base(own: Made, capsys
     assert all(1e-4 <= each["engine.stages.prior.lr"] <= 1e-2 for each in proposed)
 
 
-def test_a_stopped_search_ends_as_one_that_was_not(own: Made) -> None:
+def test_a_stopped_search_ends_as_one_that_was_not(runs: FakeRuns) -> None:
     assert search("out=whole") == 0
-    own.stopping = {"trial-002-s0"}
+    runs.stopping = {"trial-002-s0"}
     assert search("out=cut") == 130
-    own.stopping = set()
-    before = len(own.trained)
+    runs.stopping = set()
+    before = len(runs.trained)
     assert search("out=cut") == 0
-    assert own.trained[before:] == [("trial-002-s0", True), ("trial-003-s0", False), ("trial-004-s0", False)]
+    assert runs.trained[before:] == [("trial-002-s0", True), ("trial-003-s0", False), ("trial-004-s0", False)]
     one, two = (json.loads(Path(place, "search.json").read_text())["proposed"] for place in ("whole", "cut"))
     assert one == two
     assert search("out=cut", "trials=6") == 0
@@ -116,39 +107,38 @@ def test_a_stopped_search_ends_as_one_that_was_not(own: Made) -> None:
     assert more[:4] == one and len(more) == 6
 
 
-def test_a_trial_that_fails_is_told_so_and_tried_again(own: Made, capsys: pytest.CaptureFixture[str]) -> None:
-    own.failing = {"trial-001-s0"}
+def test_a_trial_that_fails_is_told_so_and_tried_again(runs: FakeRuns, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.failing = {"trial-001-s0"}
     assert search() == 1
-    assert "1 trainings of the search failed" in capsys.readouterr().err
-    found = results()
-    assert len([row for row in found["rows"] if row["mean"] is not None]) == 4
-    assert "It does not work." in found["failed"]["trial-001-s0"]
-    own.failing = set()
-    before = len(own.trained)
-    assert search() == 0 and own.trained[before:] == [("trial-001-s0", True)]
+    assert "1 of 5 cells failed" in capsys.readouterr().err
+    outcome = results()
+    assert len([row for row in outcome["rows"] if row["mean"] is not None]) == 4
+    assert "It does not work." in outcome["failed"]["trial-001-s0"]
+    runs.failing = set()
+    before = len(runs.trained)
+    assert search() == 0 and runs.trained[before:] == [("trial-001-s0", True)]
 
 
-def test_a_composition_that_cannot_be_built_fails_alone(own: Made) -> None:
+def test_a_composition_that_cannot_be_built_fails_alone(runs: FakeRuns) -> None:
     Path("odd.yaml").write_text(
         "base: [recipe=mage, device=cpu]\nspace: {prior.heads: [2, 3], data.max_padding: [0.5, 2.0]}\ntrials: 4\n"
     )
     words = [word for word in SMALL[1:] if word != "prior.heads=2"]
-    with pytest.raises(SystemExit):
-        main(["search", "search=odd.yaml", *words, "workers=1"])
-    found = results(Path("studies/odd"))
-    assert found["failed"] and "as-it-is-s0" not in found["failed"]
+    assert exit_code("search", "search=odd.yaml", *words, "workers=1") == 1
+    outcome = results(Path("studies/odd"))
+    assert outcome["failed"] and "as-it-is-s0" not in outcome["failed"]
 
 
-def test_the_score_is_the_mean_over_seeds(own: Made) -> None:
+def test_the_score_is_the_mean_over_seeds(runs: FakeRuns) -> None:
     assert search("seeds=[0,2]", "trials=1") == 0
-    assert len(own.trained) == 4
+    assert len(runs.trained) == 4
     best = results()["rows"][0]
     assert {*best["by_seed"]} == {"0", "2"} and len({*best["by_seed"].values()}) == 2
     assert results()["best"]["score"] == pytest.approx(sum(best["by_seed"].values()) / 2)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["evaluation.seed=0"], "evaluation.seed >= 48"),
         (["prior.depth=2"], "in both"),
@@ -161,10 +151,10 @@ def test_the_score_is_the_mean_over_seeds(own: Made) -> None:
     ],
 )
 def test_what_cannot_be_searched_is_refused(
-    words: list[str], said: str, own: Made, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, runs: FakeRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert search(*words) == 1
-    assert said in capsys.readouterr().err and not own.trained and not FOLDER.exists()
+    assert message in capsys.readouterr().err and not runs.trained and not FOLDER.exists()
 
 
 @pytest.mark.parametrize(
@@ -187,31 +177,31 @@ CHANGES = ["prior.heads=1", "seeds=[0,1]"]
 
 
 @pytest.mark.parametrize("word", CHANGES)
-def test_another_definition_is_refused(word: str, own: Made, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_definition_is_refused(word: str, runs: FakeRuns, capsys: pytest.CaptureFixture[str]) -> None:
     assert search("trials=1") == 0
     assert search("trials=1", word) == 1
-    assert "out=ANOTHER" in capsys.readouterr().err and len(own.trained) == 2
+    assert "out=ANOTHER" in capsys.readouterr().err and len(runs.trained) == 2
 
 
 def test_proposals_follow_the_scores() -> None:
-    """After trials in which a small x was better, small ones are proposed; and each is a function of what is known."""
-    asked = Search(name="a", space={"prior.dropout": Span(low=0.0, high=1.0)})
+    """Where a small value was better, small ones are proposed; each is a function of the trials before it."""
+    space = Search(name="a", space={"prior.dropout": Span(low=0.0, high=1.0)})
     trials: list[Trial] = []
     for number in range(1, 31):
-        chosen = propose(asked, number, trials)
-        assert chosen == propose(asked, number, trials)
-        trials.append(Trial(number, chosen, score=-chosen["prior.dropout"]))
-    values = [trial.chosen["prior.dropout"] for trial in trials]
+        params = propose(space, number, trials)
+        assert params == propose(space, number, trials)
+        trials.append(Trial(number, params, score=-params["prior.dropout"]))
+    values = [trial.params["prior.dropout"] for trial in trials]
     assert sum(values[STARTUP:]) / len(values[STARTUP:]) < 0.25
-    under_way = [*trials, Trial(31, propose(asked, 31, trials))]
-    assert propose(asked, 32, under_way) != propose(asked, 31, trials)
+    under_way = [*trials, Trial(31, propose(space, 31, trials))]
+    assert propose(space, 32, under_way) != propose(space, 31, trials)
 
 
-def test_without_optuna_it_is_said(own: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_optuna_it_is_said(runs: FakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert search() == 1 and not own.trained
+    assert search() == 1 and not runs.trained
 
 
 def test_two_trials_are_trained(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,8 +209,8 @@ def test_two_trials_are_trained(tiny_place: Path, tmp_path: Path, monkeypatch: p
     Path("own.yaml").write_text("base: [recipe=mage]\nspace: {sampler.temperature: {low: 0.1, high: 1.0}}\ntrials: 2\n")
     words = [word for word in TRAIN if not word.startswith("engine.budget")]
     main(["search", "search=own.yaml", *words, "engine.budget=0.05", "evaluation.latency=false", "workers=1"])
-    found = results()
-    assert len(found["rows"]) == 3 and not found["failed"] and found["best"]["score"] is not None
-    assert "seed 10000 to 10001" in found["protocol"]
+    outcome = results()
+    assert len(outcome["rows"]) == 3 and not outcome["failed"] and outcome["best"]["score"] is not None
+    assert "seed 10000 to 10001" in outcome["protocol"]
     with pytest.raises(TrajgenError):
-        searches.kept(tmp_path, Search(name="own", space={"prior.depth": Span(low=1, high=2)}))
+        load_trials(tmp_path, Search(name="own", space={"prior.depth": Span(low=1, high=2)}))

@@ -7,47 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_up import SMALL, composed
+from fake_runs import SMALL, composed
 
 from trajgen.cli.words import key_values
 from trajgen.config import Config, compose, recipe_files, study_files
 from trajgen.core.errors import ConfigError
-from trajgen.experiments.studies import cells
-from trajgen.experiments.studies.cells import ASIDE, Cell, rows_of
-from trajgen.experiments.studies.definition import Study, Variant, read_study
-from trajgen.experiments.studies.run import dry_run
+from trajgen.experiments import cells
+from trajgen.experiments.cells import PER_CELL, Cell, dry_run_rows, make_rows
+from trajgen.experiments.definition import Study, Variant, read_study
 
-ISSUED = {
-    "num_scales",
-    "generation_scheme",
-    "return_condition",
-    "action_head",
-    "levels",
-    "sampler_temperature",
-    "replan",
+PROMISED = {
+    "num_scales", "generation_scheme", "return_condition", "action_head", "levels", "sampler_temperature", "replan",
     "recipes",
-}
+}  # fmt: skip
 
 
-def test_the_studies_that_were_promised_are_shipped() -> None:
-    assert set(study_files()) >= ISSUED
-    everything = read_study(study_files()["recipes"])
-    assert set(everything.variants) == set(recipe_files())
+def test_the_promised_studies_are_shipped() -> None:
+    assert set(study_files()) >= PROMISED
+    assert set(read_study(study_files()["recipes"]).variants) == set(recipe_files())
 
 
 @pytest.mark.parametrize("name", sorted({*study_files()} - {"paper_table"}))  # which is a study for each task
 def test_a_shipped_study_is_one_screen_and_can_be_run(name: str) -> None:
     path = study_files()[name]
     study = read_study(path)
-    assert study.question.endswith("?") or "?" in study.question
+    assert "?" in study.question and study.seeds == (0, 1, 2)
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 30
-    assert study.seeds == (0, 1, 2)
-    rows = rows_of(study)
+    rows = make_rows(study)
     assert [row.name for row in rows] == list(study.variants)
-    assert dry_run(rows) == {}
+    assert dry_run_rows(rows) == {}
     for row in rows:
-        assert row.trained.data.id == "trajgen/pointmaze/medium-dwell-v0"
-        assert (row.trained.evaluation.seed, row.trained.evaluation.episodes) == (0, 48)
+        assert row.config.data.id == "trajgen/pointmaze/medium-dwell-v0"
+        assert (row.config.evaluation.seed, row.config.evaluation.episodes) == (0, 48)
     assert len({row.run for row in rows}) == (1 if name in ("sampler_temperature", "replan") else len(rows))
 
 
@@ -57,7 +48,7 @@ def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plain(config: Config) -> dict[str, Any]:
-    return {k: v for k, v in config.to_plain().items() if k not in ASIDE[1:]}
+    return {k: v for k, v in config.to_plain().items() if k not in PER_CELL[1:]}
 
 
 STUDY = Study(
@@ -75,49 +66,38 @@ STUDY = Study(
 
 
 def test_commands_give_what_their_cell_is() -> None:
-    rows = rows_of(STUDY, {})
-    assert dry_run(rows) == {}
+    rows = make_rows(STUDY)
+    assert dry_run_rows(rows) == {}
     for row in rows:
         cell = Cell(row, 3, Path("studies/mixed"))
         train, evaluate = cell.commands("repeat/mixed")
         program, command, *words = shlex.split(train)
         assert (program, command) == ("trajgen", "train")
-        again = compose(words)
-        assert plain(again) == plain(cell.config) and again.seed == 3
-        assert again.run_dir == f"repeat/mixed/cells/{cell.run.name}"
+        config = compose(words)
+        assert plain(config) == plain(cell.config) and config.seed == 3
+        assert config.run_dir == f"repeat/mixed/cells/{cell.run.name}"
         assert (evaluate is None) == (not row.overrides)
         if evaluate is not None:
             program, command, *words = shlex.split(evaluate)
             assert (program, command) == ("trajgen", "evaluate")
             values = key_values(words)
-            assert values.pop("run") == again.run_dir and values.pop("out").startswith(again.run_dir)
+            assert values.pop("run") == config.run_dir and values.pop("out").startswith(config.run_dir)
             assert values.pop("device") == "cpu"
             assert values == row.overrides
 
 
 def test_steps_of_equal_time_are_part_of_the_commands() -> None:
     study = Study(name="time", variants={"carp": Variant(("recipe=carp",))}, equal=("time",))
-    (row,) = rows_of(
-        study, {"carp": {"prior": 77, "return_target": 5}}
-    )  # the recipe says nothing of a stage 'return_target'
-    assert {name: stage.steps for name, stage in row.trained.engine.stages.items()} == {
-        "tokenizer": 1000,
-        "prior": 77,
-        "return_target": 5,
-    }
+    (row,) = make_rows(study, {"carp": {"prior": 77, "return_target": 5}})  # the recipe names no stage 'return_target'
+    steps = {name: stage.steps for name, stage in row.config.engine.stages.items()}
+    assert steps == {"tokenizer": 1000, "prior": 77, "return_target": 5}
     train, _ = Cell(row, 0, Path("here")).commands("there")
-    assert compose(shlex.split(train)[2:]).engine == row.trained.engine
+    assert compose(shlex.split(train)[2:]).engine == row.config.engine
 
 
 def test_variants_with_equal_training_share_a_run() -> None:
-    rows = {row.name: row for row in rows_of(STUDY)}
-    assert {name: row.run for name, row in rows.items()} == {
-        "plain": "plain",
-        "deep": "deep",
-        "flat, greedy": "flat, greedy",
-        "cooler": "plain",
-        "longer": "longer",
-    }
+    rows = {row.name: row for row in make_rows(STUDY)}
+    assert {name: row.run for name, row in rows.items()} == {name: name for name in rows} | {"cooler": "plain"}
     assert rows["plain"].overrides == rows["deep"].overrides == {}
     assert rows["cooler"].overrides["evaluation"] == {"episodes": 12}
     assert rows["cooler"].overrides["sampler"]["temperature"] == 0.25
@@ -129,26 +109,26 @@ def test_variants_with_equal_training_share_a_run() -> None:
 def test_an_evaluation_cannot_change_what_is_trained(word: str) -> None:
     study = Study(name="wrong", variants={"one": Variant(evaluate=tuple(word.split()))})
     with pytest.raises(ConfigError, match="needs a training of its own"):
-        rows_of(study)
+        make_rows(study)
 
 
-@pytest.mark.parametrize("word", ["prior.depth=2", "action=latent", "return_target=constant"])
-def test_an_evaluation_with_parts_that_have_weights_is_refused_before_training(word: str) -> None:
+@pytest.mark.parametrize(
+    ("word", "has_weights"), [("prior.depth=2", True), ("action=latent", True), ("return_target=constant", False)]
+)
+def test_an_evaluation_with_components_that_have_weights_is_refused(word: str, has_weights: bool) -> None:
     study = Study(name="parts", base=tuple(SMALL), variants={"one": Variant(), "other": Variant(evaluate=(word,))})
-    refused = dry_run(rows_of(study))
-    if word == "return_target=constant":  # it has none
-        assert refused == {}
-    else:
-        assert "needs weights of its own" in refused["other"] and "one" not in refused
+    refused = dry_run_rows(make_rows(study))
+    assert list(refused) == (["other"] if has_weights else [])
+    assert not has_weights or "needs weights of its own" in refused["other"]
 
 
 def test_a_variant_that_does_not_compose_is_named() -> None:
     study = Study(name="wrong", variants={"good": Variant(), "bad": Variant(("prior.dpeth=2",))})
     with pytest.raises(ConfigError, match=r"Variant 'bad' of the study: Unknown option 'prior\.dpeth'"):
-        rows_of(study)
+        make_rows(study)
 
 
-def test_when_no_variant_can_work_the_first_reason_is_raised() -> None:
+def test_when_no_variant_can_work_an_error_is_raised() -> None:
     study = Study(name="wrong", variants={"bad": Variant(("prior.width=10", "prior.heads=3"))})
     with pytest.raises(ConfigError):
-        dry_run(rows_of(study))
+        dry_run_rows(make_rows(study))

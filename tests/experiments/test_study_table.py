@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up import Returns, evaluation
+from fake_runs import Returns, evaluation
 from rich.console import Console
 
+from trajgen.core.errors import CheckpointError
 from trajgen.evaluation.statistics import bootstrap_interval, mean, mean_difference, ratio_difference
-from trajgen.experiments.studies.cells import Cell, Row
-from trajgen.experiments.studies.definition import Study, Variant
-from trajgen.experiments.studies.results import RATIO, RETURN, complete, differences, gather, scores
-from trajgen.experiments.studies.table import columns, markdown, print_results, write_results
+from trajgen.experiments.cells import Cell, Row
+from trajgen.experiments.definition import Study, Variant
+from trajgen.experiments.results import RATIO, RETURN, differences, drop_failed, gather, score, scores
+from trajgen.experiments.table import columns, markdown, print_results, write_results
 
 
 def by_seed(*returns: Returns, controller: Returns | None = (4.0, 4.0)) -> dict[int, dict[str, Any]]:
@@ -37,12 +38,12 @@ def test_the_hierarchical_bootstrap_is_the_naive_loop() -> None:
     rows = generator.normal(generator.normal(0, 3, (4, 1)), 1.0, (4, 9))
     means = []
     for _ in range(4000):
-        drawn = [rows[generator.integers(4)] for _ in range(4)]
-        means.append(np.mean([row[generator.integers(9)] for row in drawn for _ in range(9)]))
+        sampled = [rows[generator.integers(4)] for _ in range(4)]
+        means.append(np.mean([row[generator.integers(9)] for row in sampled for _ in range(9)]))
     low, high = bootstrap_interval(mean, rows, draw_rows=True)
     assert [low, high] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=0.15)
-    kept = bootstrap_interval(mean, rows)
-    assert high - low > 2 * (kept[1] - kept[0])
+    narrow = bootstrap_interval(mean, rows)
+    assert high - low > 2 * (narrow[1] - narrow[0])
 
 
 def test_pairs_are_drawn_together() -> None:
@@ -54,10 +55,10 @@ def test_pairs_are_drawn_together() -> None:
 
 
 def test_scores_by_hand() -> None:
-    found = scores(by_seed((1, 3), (2, 2)), RATIO)
-    assert found["mean"] == pytest.approx(0.5)  # 8 / 16
-    assert found["iqm"] == pytest.approx(0.5)  # (2 + 2) / 2 of the middle half, over 4
-    assert found["by_seed"] == {0: 0.5, 1: 0.5}
+    result = scores(by_seed((1, 3), (2, 2)), RATIO)
+    assert result["mean"] == pytest.approx(0.5)  # 8 / 16
+    assert result["iqm"] == pytest.approx(0.5)  # (2 + 2) / 2 of the middle half, over 4
+    assert result["by_seed"] == {0: 0.5, 1: 0.5}
     skewed = scores(by_seed((0, 0), (2, 20)), RATIO)
     assert skewed["mean"] == pytest.approx(22 / 16) and skewed["iqm"] == pytest.approx(1 / 4)
     assert skewed["ci95"][0] == 0.0 and skewed["ci95"][1] == pytest.approx(
@@ -80,12 +81,32 @@ def test_differences_by_hand() -> None:
 
 def test_an_episode_that_failed_once_is_left_out_everywhere() -> None:
     assert scores(by_seed((1, 3), (None, 2)), RATIO)["mean"] == pytest.approx(5 / 8)
-    samples = complete(np.array([[1.0, np.nan]]), np.array([[2.0, 3.0]]))
+    samples = drop_failed(np.array([[1.0, np.nan]]), np.array([[2.0, 3.0]]))
     assert [sample.tolist() for sample in samples] == [[[1.0]], [[2.0]]]
     assert scores(by_seed((None, 1), (1, None)), RATIO)["mean"] is None
 
 
-STUDY = Study(name="made_up", question="Which is best?", variants={"a|b": Variant(), "c": Variant()}, seeds=(0, 1))
+@pytest.mark.parametrize(
+    ("figures", "value"),
+    [
+        ({"ratio_to_controller": 0.5, "return": {"mean": 7.0}}, 0.5),
+        ({"return": {"mean": 7.0}}, 7.0),
+        ({}, None),
+        ({"return": {"mean": None}}, None),
+        ({"ratio_to_controller": "high"}, None),
+        ({"return": 3}, None),
+    ],
+)
+def test_the_score_is_the_ratio_or_the_return(figures: dict[str, Any], value: float | None, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(json.dumps(figures))
+    if value is None:
+        with pytest.raises(CheckpointError):
+            score(tmp_path)
+    else:
+        assert score(tmp_path) == value
+
+
+STUDY = Study(name="fake", question="Which is best?", variants={"a|b": Variant(), "c": Variant()}, seeds=(0, 1))
 
 
 def cells_of(folder: Path, **figures: Any) -> list[Cell]:
@@ -96,15 +117,14 @@ def cells_of(folder: Path, **figures: Any) -> list[Cell]:
         for seed in STUDY.seeds:
             cell = Cell(row, seed, folder)
             cell.out.mkdir(parents=True)
-            made = evaluation(returns, **figures)
-            (cell.out / "evaluation.json").write_text(json.dumps(made))
+            (cell.out / "evaluation.json").write_text(json.dumps(evaluation(returns, **figures)))
             cells.append(cell)
     return cells
 
 
 @pytest.fixture(autouse=True)
 def _no_planner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajgen.experiments.studies.results._parameters", lambda folder: 1234)
+    monkeypatch.setattr("trajgen.experiments.results._count_parameters", lambda folder: 1234)
 
 
 FULL = {
@@ -120,28 +140,28 @@ def test_a_table_with_everything(tmp_path: Path) -> None:
     for cell in cells:
         lines = [{"stage": "one", "step": 5, "seconds": 60.0}, {"stage": "two", "step": 9, "seconds": 30.0 + cell.seed}]
         (cell.run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = gather(STUDY, cells, {})
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    table = columns(found)
+    result = gather(STUDY, cells, {})
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    table = columns(result)
     assert table["ratio"] == ["0.500", "0.750"] and table["IQM"] == ["0.500", "0.750"]
     assert table["difference"] == ["reference", "+0.250"] and table["its 95 % interval"] == ["–", "[0.250, 0.250]"]
     assert table["score"] == ["120.0", "120.0"] and table["success"] == ["50%", "50%"]
     assert table["state error"] == ["0.020"] * 2 and table["return error"] == ["0.030"] * 2
     assert table["minutes"] == ["1.5"] * 2 and table["decision ms"] == ["7.0"] * 2
     assert table["parameters"] == ["1,234"] * 2 and "seeds" not in table
-    assert found["rows"][0]["steps"] == {"one": 5, "two": 9}
+    assert result["rows"][0]["steps"] == {"one": 5, "two": 9}
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
     assert all(f"`{head}`" in page for head in table if head != "variant")
-    text = markdown(found)
+    text = markdown(result)
     assert "Which is best?" in text and "| a\\|b | 0.500 |" in text and "d4rl" in text
 
 
 def test_a_table_where_much_is_missing(tmp_path: Path) -> None:
-    found = gather(STUDY, cells_of(tmp_path, controller=None), {"c-s1": "It broke.", "c-s0": "It broke."})
-    table = columns(found)
+    result = gather(STUDY, cells_of(tmp_path, controller=None), {"c-s1": "It broke.", "c-s0": "It broke."})
+    table = columns(result)
     assert table["return"] == ["2.0", "–"] and table["seeds"] == ["2 of 2", "0 of 2"]
     assert not {"ratio", "success", "state error", "score", "decision ms", "minutes"} & set(table)
-    write_results(tmp_path, found, [("trajgen train seed=0", None), ("trajgen train seed=0", "trajgen evaluate")])
+    write_results(tmp_path, result, [("trajgen train seed=0", None), ("trajgen train seed=0", "trajgen evaluate")])
     assert "- c-s1, c-s0: It broke." in (tmp_path / "table.md").read_text()
     assert (tmp_path / "plot.png").stat().st_size > 3000
     lines = (tmp_path / "commands.sh").read_text().splitlines()
@@ -153,13 +173,13 @@ def test_a_table_where_much_is_missing(tmp_path: Path) -> None:
 def test_the_table_on_the_screen_has_every_figure(width: int, tmp_path: Path) -> None:
     console = Console(width=width, file=io.StringIO())
     print_results(gather(STUDY, cells_of(tmp_path, **FULL), {"c-s1": "[oddly] it broke"}), console)
-    said = console.file.getvalue()
-    assert "0.500" in said and "+0.250" in said and "7.0" in said and "a|b" in said and "[oddly] it broke" in said
-    assert max(map(len, said.splitlines())) <= width
+    text = console.file.getvalue()
+    assert "0.500" in text and "+0.250" in text and "7.0" in text and "a|b" in text and "[oddly] it broke" in text
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_nothing_finished_still_makes_a_page(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)
-    found = gather(STUDY, cells, {cell.name: "It broke." for cell in cells})
-    write_results(tmp_path, found, [])
+    result = gather(STUDY, cells, {cell.name: "It broke." for cell in cells})
+    write_results(tmp_path, result, [])
     assert "It broke." in (tmp_path / "table.md").read_text() and (tmp_path / "plot.png").exists()

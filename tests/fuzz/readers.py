@@ -29,15 +29,13 @@ from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.data.windows import Windows, fit_normalizer
 from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, write_tensors
 from trajgen.envs.eval_env import make_eval_env
+from trajgen.experiments.cells import Cell, Row, make_rows
+from trajgen.experiments.definition import Study, Variant, read_study
+from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import identity, require_free, trained_stages
-from trajgen.experiments.studies.cells import Cell, Row, rows_of
-from trajgen.experiments.studies.definition import Study, Variant, read_study
-from trajgen.experiments.studies.results import gather
-from trajgen.experiments.studies.run import check_folder
-from trajgen.experiments.studies.search import kept
-from trajgen.experiments.studies.space import read_search
-from trajgen.experiments.studies.sweep import score
-from trajgen.experiments.studies.table import columns, markdown
+from trajgen.experiments.search import load_trials, read_search
+from trajgen.experiments.study import check_folder
+from trajgen.experiments.table import columns, markdown
 
 CPU = torch.device("cpu")
 Read = Callable[[Random], None]
@@ -232,7 +230,7 @@ class Readers:
         (cells[0].run / "evaluation.json").write_bytes(spoilt_json(self.figures, draw))
         if draw.random() < 0.3:
             score(cells[0].run)
-        if cells[0].finished():
+        if cells[0].is_finished():
             study = Study(name="a", variants={"one": Variant()}, seeds=(0, 1))
             results = gather(study, cells, {})
             columns(results)
@@ -252,8 +250,8 @@ class Readers:
         chosen = {"prior.depth": 3, "engine.stages.prior.lr": 1e-3, "sampler.temperature": 0.5, "action": "latent"}
         content = {**search.to_plain(), "proposed": [chosen, chosen], "command": "trajgen search"}
         (self.scratch / "search.json").write_bytes(spoilt_json(content, draw))
-        for trial in kept(self.scratch, search):
-            search.words(trial.chosen)
+        for trial in load_trials(self.scratch, search):
+            search.overrides(trial.params)
 
     def recipe(self, draw: Random) -> None:
         path = self.scratch / "given.yaml"
@@ -273,7 +271,7 @@ class Readers:
         path.write_bytes(spoilt_yaml((RECIPES / "study" / "levels.yaml").read_text(), draw))
         asked = read_study(path)
         if draw.random() < 0.2:
-            rows_of(replace(asked, equal=("steps",)))
+            make_rows(replace(asked, equal=("steps",)))
 
     def search(self, draw: Random) -> None:
         path = self.scratch / "given.yaml"

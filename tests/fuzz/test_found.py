@@ -18,10 +18,10 @@ from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.core.options import convert
 from trajgen.data import declared, minari, store
 from trajgen.envs.eval_env import make_eval_env
+from trajgen.experiments.definition import Study, Variant
+from trajgen.experiments.results import episode_returns
 from trajgen.experiments.run_folder import read_evaluation
-from trajgen.experiments.studies.definition import Study, Variant
-from trajgen.experiments.studies.results import returns_of
-from trajgen.experiments.studies.run import check_folder
+from trajgen.experiments.study import check_folder
 
 
 @pytest.fixture
@@ -142,11 +142,11 @@ def test_an_evaluation_of_other_types(figures: dict[str, Any], tmp_path: Path) -
 
 def test_seeds_with_other_numbers_of_episodes() -> None:
     with pytest.raises(CheckpointError, match="same episodes"):
-        returns_of(
+        episode_returns(
             {0: {"episode_returns": {"policy": [1.0]}}, 1: {"episode_returns": {"policy": [1.0, 2.0]}}}, "policy"
         )
     with pytest.raises(CheckpointError, match="same episodes"):
-        returns_of({0: {"episode_returns": {"policy": [1.0]}}}, "controller")
+        episode_returns({0: {"episode_returns": {"policy": [1.0]}}}, "controller")
 
 
 @pytest.mark.parametrize(

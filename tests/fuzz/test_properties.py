@@ -20,7 +20,7 @@ from trajgen.core.options import convert
 from trajgen.core.registry import KINDS, build
 from trajgen.core.types import Space
 from trajgen.data.episodes import Episode, Episodes
-from trajgen.experiments.studies.definition import joined, key_of, read_axis
+from trajgen.experiments.definition import merge_overrides, option_of, read_axis
 
 settings.register_profile("fuzz", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("fuzz")
@@ -94,9 +94,9 @@ def test_an_axis_is_read_or_refused(text: str) -> None:
     )
 )
 def test_of_overrides_of_one_option_the_last_one_stays(words: list[str]) -> None:
-    left = joined(words)
-    assert {key_of(word): word for word in words} == {key_of(word): word for word in left}
-    assert len({key_of(word) for word in left}) == len(left) and joined(left) == left
+    left = merge_overrides(words)
+    assert {option_of(word): word for word in words} == {option_of(word): word for word in left}
+    assert len({option_of(word) for word in left}) == len(left) and merge_overrides(left) == left
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------

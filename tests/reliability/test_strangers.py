@@ -157,7 +157,7 @@ def test_a_world_of_a_module_is_not_imported(stranger: Path, trap: Path) -> None
     """Gymnasium imports what stands before the colon of a world's id."""
     change(stranger, "data", "env_id", to="trap:World-v0")
     assert "imports=[trap]" in check_refused(stranger)
-    with pytest.raises(CheckpointError, match="unasked"):
+    with pytest.raises(CheckpointError, match="imported already"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")
     assert not trap.exists()
     load_policy(stranger, device="cpu", imports=("trap",))

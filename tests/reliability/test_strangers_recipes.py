@@ -12,8 +12,8 @@ from trajgen import experiments
 from trajgen.cli import main
 from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import ConfigError
-from trajgen.experiments.studies.definition import read_study
-from trajgen.experiments.studies.run import rows_of
+from trajgen.experiments.cells import make_rows
+from trajgen.experiments.definition import read_study
 
 TRACE = "executed"
 RECIPE = (RECIPES / "bc.yaml").read_text(encoding="utf-8")
@@ -109,7 +109,7 @@ def test_a_file_that_is_not_plain_is_refused(
 def test_a_study_that_is_not_plain_is_refused(word: str, place: Path) -> None:
     (place / "asked.yaml").write_text(f"base: ['{word}']\nvariants: {{one: [], two: [seed=1]}}\nseeds: [0]\n")
     with pytest.raises(ConfigError, match="plain values" if SECRET in word else None):
-        rows_of(read_study(place / "asked.yaml"))
+        make_rows(read_study(place / "asked.yaml"))
     assert not (place / TRACE).exists()
 
 

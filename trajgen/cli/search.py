@@ -18,7 +18,7 @@ SEARCH_HELP = """trajgen search search=NAME|FILE.yaml [key=value …]
   seeds=[0]                of the trainings of each trial; its score is their mean
   out=DIR                  where everything is kept (studies/NAME if not given)
   workers=N                trainings at a time (one a core; one on a GPU)
-  hydra/launcher=NAME      another launcher of Hydra's, such as submitit_slurm, and hydra.launcher.KEY=VALUE
+  executor=NAME            inline, loky (processes), submitit (SLURM) or ray; the last two: executor.KEY=VALUE
   key=value                any option of 'trajgen train', for all trials: engine.budget=0.1, device=cpu, …
 
 What is made large is the ratio to the controller, or the return where there is none, on tuning episodes:
@@ -30,8 +30,11 @@ def search(words: list[str]) -> None:
     if "--help" in words or "-h" in words:
         print(SEARCH_HELP)
         return
-    own, launcher, base = sorted_words(words, ("search", "trials", "seeds", "out", "workers"))
-    asked = _find(own.get("search")).with_words(base)
+    from trajgen.experiments.executors import read_executor_words
+
+    own, rest = sorted_words(words, ("search", "trials", "seeds", "out", "workers"))
+    executor, options, base = read_executor_words(rest)
+    asked = _find(own.get("search")).with_overrides(base)
     changes: dict[str, Any] = {}
     if "trials" in own:
         changes["trials"] = number("trials", own["trials"])
@@ -39,15 +42,16 @@ def search(words: list[str]) -> None:
         changes["seeds"] = seeds_of(own["seeds"])
     from rich.console import Console
 
-    from trajgen.experiments.studies.search import run
+    from trajgen import experiments
 
     try:
-        run(
+        experiments.run_search(
             replace(asked, **changes),
             Console(),
             folder=Path(own["out"]) if "out" in own else None,
             workers=number("workers", own["workers"]) if "workers" in own else None,
-            words=launcher,
+            executor=executor,
+            executor_options=options,
             command=shlex.join(["trajgen", "search", *words]),
         )
     except KeyboardInterrupt:
@@ -57,7 +61,7 @@ def search(words: list[str]) -> None:
 
 def _find(name: str | None) -> Any:
     from trajgen.config import search_files
-    from trajgen.experiments.studies.space import read_search
+    from trajgen.experiments.search import read_search
 
     files = search_files()
     if name is not None and name.endswith((".yaml", ".yml")):

@@ -26,7 +26,7 @@ STUDY_HELP = """trajgen study [study=NAME] [axis=[…]] [key=value …]
   out=DIR                  where everything is kept (studies/NAME if not given)
   workers=N                cells at a time (one a core; one on a GPU)
   probe=50                 steps of each stage that are timed for equal time
-  hydra/launcher=NAME      another launcher of Hydra's, such as submitit_slurm, and hydra.launcher.KEY=VALUE
+  executor=NAME            inline, loky (processes), submitit (SLURM) or ray; the last two: executor.KEY=VALUE
   key=value                any option of 'trajgen train', for all variants: engine.budget=0.1, device=cpu, …
 
 The same command goes on where it was stopped: finished cells are kept, failed ones are tried again.
@@ -40,22 +40,25 @@ def study(words: list[str]) -> None:
         return
     axes = [word.partition("=")[::2] for word in words if word.partition("=")[0] in AXES]
     others = [word for word in words if word.partition("=")[0] not in AXES]
-    own, launcher, base = sorted_words(
-        others, ("study", "task", "reference", "seeds", "equal", "out", "workers", "probe")
-    )
+    own, base = sorted_words(others, ("study", "task", "reference", "seeds", "equal", "out", "workers", "probe"))
+    from trajgen.experiments.executors import read_executor_words
+
+    executor, options, base = read_executor_words(base)
     asked = _asked(own, axes, base)
     from rich.console import Console
 
-    from trajgen.experiments.studies.run import PROBE, run
+    from trajgen import experiments
+    from trajgen.experiments.study import PROBE
 
     try:
-        run(
+        experiments.run_study(
             asked,
             Console(),
             folder=Path(own["out"]) if "out" in own else None,
             workers=number("workers", own["workers"]) if "workers" in own else None,
             probe=number("probe", own["probe"]) if "probe" in own else PROBE,
-            words=launcher,
+            executor=executor,
+            executor_options=options,
             command=shlex.join(["trajgen", "study", *words]),
         )
     except KeyboardInterrupt:
@@ -63,10 +66,9 @@ def study(words: list[str]) -> None:
         raise SystemExit(130) from None
 
 
-def sorted_words(words: list[str], keys: tuple[str, ...]) -> tuple[dict[str, str], list[str], list[str]]:
-    """The values of a command's own keys; the words that set Hydra's launcher; and the rest, which are overrides."""
+def sorted_words(words: list[str], keys: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """The values of a command's own keys, and the rest."""
     own: dict[str, str] = {}
-    launcher: list[str] = []
     base: list[str] = []
     for word in words:
         key, equals, value = word.partition("=")
@@ -76,16 +78,14 @@ def sorted_words(words: list[str], keys: tuple[str, ...]) -> tuple[dict[str, str
             raise ConfigError("Options are written key=value.", expected="key=value", got=word, fix=fix)
         if key in keys:
             own[key] = value
-        elif key.lstrip("+").startswith(("hydra/", "hydra.")):
-            launcher.append(word)
         else:
             base.append(word)
-    return own, launcher, base
+    return own, base
 
 
 def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) -> Any:
     """The study that the words ask for."""
-    from trajgen.experiments.studies.definition import Study, grid, name_of, read_axis
+    from trajgen.experiments.definition import Study, grid, grid_name, read_axis
 
     parts = [read_axis(text, evaluate=key == "evaluate") for key, text in axes]
     changes: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) ->
             first = [asked.reference, *(next(iter(part)) for part in parts)]
             asked = replace(asked, variants=together, reference=", ".join(first))
     elif parts:
-        asked = Study(name=name_of(parts), variants=grid(parts))
+        asked = Study(name=grid_name(parts), variants=grid(parts))
     else:
         from trajgen.config import study_files
 
@@ -112,12 +112,12 @@ def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) ->
         )
     if "reference" in own:
         changes["reference"] = own["reference"]
-    return replace(asked, **changes).with_words(base)
+    return replace(asked, **changes).with_overrides(base)
 
 
 def _find(name: str, task: str | None) -> Any:
     from trajgen.config import study_files
-    from trajgen.experiments.studies.definition import read_study
+    from trajgen.experiments.definition import read_study
 
     files = study_files()
     if name.endswith((".yaml", ".yml")):

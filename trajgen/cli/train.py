@@ -40,15 +40,8 @@ def train(words: list[str]) -> None:
     typed = dict(zip(words, again, strict=True))
     config.store_groups(own["recipe"], own["data"])
     config.check_choices(words, own["recipe"], own["data"])
-    # Other flags are for Hydra to answer, and so is a sweeper of somebody else's.
-    plain = [word for word in words if word not in MULTIRUN]
-    for_hydra = any(word.startswith(("-", "hydra/sweeper=", "hydra.sweeper.", "hydra.mode=")) for word in plain)
-    swept = len(plain) < len(words)
-    with _one_of_many(swept):
-        if swept and not for_hydra:
-            _sweep(plain, typed)
-        else:
-            _hydra_main(words, typed)
+    with _one_of_many(any(word in MULTIRUN for word in words)):
+        _hydra_main(words, typed)
 
 
 def _from_anywhere(word: str) -> str:
@@ -82,18 +75,6 @@ def _one_of_many(swept: bool) -> Iterator[None]:
         raise SystemExit(1) from None
 
 
-def _sweep(words: list[str], typed: dict[str, str]) -> None:
-    from rich.console import Console
-
-    from trajgen.experiments.studies.sweep import sweep
-
-    try:
-        sweep(words, Console(), typed)
-    except KeyboardInterrupt:
-        print("The sweep was stopped; the same command with resume=true goes on with it.", file=sys.stderr)
-        raise SystemExit(130) from None
-
-
 def _hydra_main(words: list[str], typed: dict[str, str]) -> None:
     """Runs Hydra's own main, so that sweeps, launchers, --cfg and completion stay; its errors become ours.
 
@@ -108,7 +89,7 @@ def _hydra_main(words: list[str], typed: dict[str, str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from trajgen import config
-    from trajgen.experiments.studies.sweep import score
+    from trajgen.experiments.results import score
 
     failed: list[TrajgenError] = []
 

@@ -1,4 +1,4 @@
-"""A trained policy in its world: evaluated, and asked for samples of its plans."""
+"""Evaluating the policy of a run folder, and drawing samples of its plans."""
 
 from __future__ import annotations
 
@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trajgen.config import Config, merged
 from trajgen.core.errors import ConfigError
 from trajgen.core.files import write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
-from trajgen.experiments.loading import load_policy
-from trajgen.experiments.preparation import prepare_imports
-from trajgen.experiments.run_folder import (
-    free_path,
-    load_config,
-    trained_stages,
-    write_summary,
-)
+from trajgen.experiments.loading import load_policy, load_run
+from trajgen.experiments.run_folder import free_path, load_config, trained_stages, write_summary
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,18 +29,18 @@ CONDITIONS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """Which plans ``trajgen sample`` draws."""
+    """The condition of the plans that ``trajgen sample`` draws."""
 
     seed: int = 0
-    """Episode of the world whose first state and goal the plans are made for."""
+    """Of the episode whose first state and goal are the condition."""
     state: tuple[float, ...] | None = None
     """Another state to plan from, (S,)."""
     goal: tuple[float, ...] | None = None
     """Another goal, (G,)."""
     returns: float | None = None
-    """Return-to-go to ask for, discounted, in the data's units; None for the policy's own target."""
+    """Return-to-go, discounted, in the data's units; None for the policy's own target."""
     plans: int = 8
-    """How many plans."""
+    """Number of plans."""
 
 
 def evaluate(
@@ -59,11 +52,11 @@ def evaluate(
     overrides: Mapping[str, Any] | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run in its world, and writes evaluation.json, plots/ and summary.md.
+    """Evaluates a run in its environment, and writes evaluation.json, plots/ and summary.md.
 
     Args:
         folder: of the run.
-        console: where figures are shown.
+        console: for the scores.
         device: auto, cpu, cuda or cuda:N.
         imports: own modules that register components.
         overrides: plain values that replace those of the run, as for `load_policy`.
@@ -76,11 +69,9 @@ def evaluate(
     from trajgen.viz.plans import draw_run
     from trajgen.viz.summary import print_evaluation
 
-    prepare_imports(imports)
-    config, _ = load_config(folder)
     overrides = nested((overrides or {}).items())
-    config = Config.from_plain(merged(config.to_plain(), overrides))
-    trained_stages(folder / "metrics.jsonl")  # refuses now what could not be drawn in the end
+    config, _ = load_run(folder, imports, overrides)
+    trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     eval_env = make_eval_env(config.data)
     with console.status("evaluating"):
@@ -120,12 +111,7 @@ def sample(
     with environments(eval_env, 1) as (environment,):
         observation = eval_env.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:
-        raise ConfigError(
-            "Only a run that plans for goals can be given one.",
-            expected="no goal=…",
-            got=f"goal={list(request.goal)}",
-            fix="leave it out",
-        )
+        raise ConfigError("The run was trained without goals.", got=f"goal={list(request.goal)}", fix="leave it out")
     for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
         if values is not None:
             observation = put(observation, key, np.asarray(values, dtype=np.float32))
@@ -137,8 +123,8 @@ def sample(
     path = free_path(folder / "plots", "sample-{}.png")
     path.parent.mkdir(exist_ok=True)
     draw_plans(path, policy, eval_env, observation, refinements)
-    own = float(policy.normalizer.returns.inverse(cond.returns[:1]))
-    console.print(f"{request.plans} plans, asked for a return-to-go of {own:.1f}: {path}", markup=False)
+    return_to_go = float(policy.normalizer.returns.inverse(cond.returns[:1]))
+    console.print(f"{request.plans} plans, asked for a return-to-go of {return_to_go:.1f}: {path}")
     for name in ("state", "return"):
         if name in errors:
             console.print(
@@ -149,10 +135,10 @@ def sample(
 
 
 def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range) -> dict[str, float]:
-    """How far decoded plans start from what was asked, over first states and goals of the world."""
+    """Distance of the plans' first state and return from the condition, over the first states of episodes."""
     from trajgen.evaluation.rollout import environments
 
     with environments(eval_env, 1) as (environment,):
-        seen = [eval_env.reset(environment, seed)[0] for seed in seeds]
-    cond, plan, _ = policy.preview(seen)
+        observations = [eval_env.reset(environment, seed)[0] for seed in seeds]
+    cond, plan, _ = policy.preview(observations)
     return policy.condition_error(cond, plan)

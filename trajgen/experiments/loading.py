@@ -1,4 +1,4 @@
-"""A trained policy, read from its run folder."""
+"""Loading a policy from a run folder."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.options import nested
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare_imports
-from trajgen.experiments.run_folder import (
-    load_config,
-)
+from trajgen.experiments.run_folder import load_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
 
 SLACK = 2**28
-"""Bytes that a model may need beyond its weights: masks, waves, tables."""
+"""Bytes that a model may need beyond its weights, for masks and tables."""
 
 
 def load_policy(
@@ -35,15 +33,14 @@ def load_policy(
 ) -> RecedingHorizonPolicy:
     """A trained policy, ready to act.
 
-    Nothing of the folder is executed: weights are read from safetensors, and the configuration can name only
-    registered components.
+    Nothing in the folder is executed: weights are safetensors, and the configuration names registered components alone.
 
     Args:
         run: the run folder.
         device: auto, cpu, cuda or cuda:N.
-        imports: own modules that register components; those that the folder names are not imported unasked.
-        overrides: plain values that replace those of the run, as on the command line: ``{"policy.replan_interval":
-            1}`` or ``{"sampler": "greedy"}``, nested or not; for what matters when acting.
+        imports: modules that register components; those that the folder names are not imported by themselves.
+        overrides: plain values that replace those of the run, nested or as on the command line:
+            ``{"policy.replan_interval": 1}`` or ``{"sampler": "greedy"}``.
 
     Returns:
         A policy with ``reset``, ``act`` and ``observe`` (`trajgen.core.protocols.Policy`).
@@ -57,24 +54,32 @@ def load_policy(
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
     folder = Path(run)
-    prepare_imports(imports)
-    config, space = load_config(folder)
-    if overrides:
-        config = Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
+    config, space = load_run(folder, imports, overrides)
     checkpoints = Checkpoints(folder / "checkpoints")
-    chosen = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
-    planner = _rebuild(config, space, chosen).to(choose_device(device))
-    load_weights(planner, chosen, without=_swapped(folder, config))
+    checkpoint = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
+    planner = _rebuild(config, space, checkpoint).to(choose_device(device))
+    load_weights(planner, checkpoint, without=_swapped(folder, config))
     normalizer: Any = planner.normalizer
     return RecedingHorizonPolicy(
         planner, normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
 
 
+def load_run(
+    folder: Path, imports: tuple[str, ...] = (), overrides: Mapping[str, Any] | None = None
+) -> tuple[Config, Space]:
+    """The configuration of a run folder with overrides, and its space; see `load_policy`."""
+    prepare_imports(imports)
+    config, space = load_config(folder)
+    if overrides:
+        config = Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
+    return config, space
+
+
 def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
-    """The planner of a run folder, refused while it is built if it grows far beyond the checkpoint it belongs to."""
-    from trajgen.engine.device import allocating_at_most
+    """Builds the planner of a run folder, and refuses it if it is much larger than the checkpoint."""
     from trajgen.engine.storage import read_header
+    from trajgen.security import allocating_at_most
 
     _, shapes = read_header(checkpoint)
     try:
@@ -82,16 +87,15 @@ def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
             return build_planner(config, space)
     except TrajgenError:
         raise
-    except Exception as error:  # a component may do anything with sizes that nobody ever tried
+    except Exception as error:  # a component may do anything with sizes that it was never tried with
         raise CheckpointError(
-            "The configuration and the checkpoint of a run folder belong together.",
-            expected=f"a model whose weights {checkpoint} holds",
+            f"The configuration of the run folder does not belong to {checkpoint}.",
             got=f"{type(error).__name__}: {str(error)[:200]}",
             fix="use the config.json of its own run folder",
         ) from error
 
 
 def _swapped(folder: Path, config: Config) -> tuple[str, ...]:
-    """The kinds of component that differ from those the run was trained with."""
+    """The kinds of component that differ from those that were trained."""
     trained = load_config(folder)[0].components
     return tuple(k for k, node in config.components.items() if k in trained and node["name"] != trained[k]["name"])

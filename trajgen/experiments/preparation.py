@@ -1,4 +1,4 @@
-"""What a training begins with: data, windows, and a fresh planner."""
+"""Preparing a training: the data set, its windows, and a planner with fresh weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
-    """What a training begins with: a fresh planner that knows its data's units, the windows, and their space."""
+    """A planner with fresh weights and the normalizer of its data, the windows to train on, and their space."""
     episodes = load_episodes(config, console)
     return (*ready(config, episodes, device), episodes.space)
 
 
 def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Windows]:
-    """A fresh planner that knows the units of these episodes, and their windows."""
+    """A planner with fresh weights and the normalizer of these episodes, and the windows to train on."""
     from trajgen.data.windows import fit_normalizer
     from trajgen.engine.device import seed_step
 
@@ -42,14 +42,14 @@ def windows_of(
     device: torch.device,
     part: Literal["training", "val"] = "training",
 ) -> Windows:
-    """The windows of the episodes that are trained on, or of those that are held out, in the planner's units."""
+    """The normalized windows of the training or of the validation episodes."""
     from trajgen.data.windows import Windows
 
     return Windows(episodes, config.data, planner.normalizer, device, config.seed, part)
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:
-    """Imports what registers components of the user's own."""
+    """Imports modules and entry points that register components."""
     load_entry_points()
     load_imports(modules)
 
@@ -72,7 +72,7 @@ def build_planner(config: Config, space: Space) -> nn.Module:
 
 
 def dry_run(config: Config) -> None:
-    """Builds the composition at made-up dimensions, so that what cannot work is refused before data are made."""
+    """Builds the planner at small dimensions, so that what cannot work is refused before data are loaded."""
     from trajgen.engine.distributed import world_size
 
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
@@ -81,15 +81,14 @@ def dry_run(config: Config) -> None:
     config.policy.check(config.data.chunk, planner.history)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(
-            "Which weights are best is seen on episodes that are not trained on.",
-            expected="a share of them, such as data.val_fraction=0.1",
+            "The best weights are chosen on validation episodes, of which there are none.",
             got="policy.weights=best and data.val_fraction=0",
             fix="data.val_fraction=0.1, or policy.weights=last",
         )
 
 
 def load_episodes(config: Config, console: Console) -> Any:
-    """The data set of a configuration, made first where a maker can."""
+    """The data set of a configuration, which is made first if it is missing and has a maker."""
     from trajgen.data import minari, store
     from trajgen.envs import makers
 

@@ -1,4 +1,4 @@
-"""Training a run: from a configuration to its folder, evaluated."""
+"""Training a run: from a configuration to an evaluated run folder."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def train(config: Config, console: Console, command: str | None = None) -> Path:
-    """Makes the data if need be, trains, evaluates, draws, and returns the run folder.
+    """Makes the data set if it is missing, trains, evaluates, draws, and returns the run folder.
 
     Of several processes that a launcher started, the first one alone decides, writes and evaluates.
 
     Args:
         config: of the run.
-        console: where progress is shown.
-        command: that asked for it, to be written into the summary.
+        console: for progress.
+        command: to be written into the summary.
 
     Raises:
-        TrajgenError: for anything that the person can mend, before training where it can be known.
+        TrajgenError: for anything that the user can mend, before training where possible.
     """
     from trajgen.engine.checkpoint import Checkpoints, disk_errors
     from trajgen.engine.distributed import (
@@ -81,7 +81,7 @@ def _silent() -> Console:
 
 
 def _checked_folder(config: Config) -> Path:
-    """The folder of a run whose composition has been tried."""
+    """The folder of a run whose configuration works."""
     from trajgen.engine.device import check_compiler
     from trajgen.engine.loggers import check_loggers
 
@@ -93,7 +93,7 @@ def _checked_folder(config: Config) -> Path:
 
 
 def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
-    """The fingerprint of the data, which is that of the run to go on with, and the same for all processes.
+    """The fingerprint of the data, which must be the resumed run's, and the same for all processes.
 
     Raises:
         DataError: if it is not.
@@ -120,11 +120,11 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
 
 @contextmanager
 def _begun(folder: Path, config: Config, data: Mapping[str, Any], space: Space, command: str | None) -> Iterator[None]:
-    """Holds the folder of a run, and writes down what is to be trained in it."""
+    """Locks the folder of a run, and writes its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / LOCK):
         require_free(folder, config)  # another process may have been faster
+        write_config(folder, config, space, command)  # the first file, so that a run that is killed here can be resumed
         write_json(folder / "data.json", data)
-        write_config(folder, config, space, command)
         write_json(folder / "versions.json", versions())
         yield

@@ -1,9 +1,9 @@
-"""Figures of a paper, to stand beside those of a study that follows its benchmark."""
+"""Scores of a paper beside those of a study that follows its benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import structure
 
 SHARED = ("source", "differs")
-"""What all figures of a benchmark can have in common."""
+"""Keys that may be given once for all means of a benchmark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,8 @@ class Published:
         name: of the mean.
         figures: normalized scores by method.
         over: the variants whose mean it is, by name; the study may have fewer of them.
-        source: where the figures stand.
-        differs: what of the paper's protocol is different here.
+        source: where the scores are published.
+        differs: how the paper's protocol differs from the one here.
     """
 
     name: str
@@ -34,28 +34,28 @@ class Published:
 
 
 def read_published(plain: Mapping[str, Any], where: str) -> tuple[Published, ...]:
-    """The published figures of a study's file: by name, with source and differences said once for all or for each.
+    """The published means of a study's file, by name; source and differences once for all or for each.
 
     Raises:
-        ConfigError: if one lacks what `Published` asks for.
+        ConfigError: if one lacks a field of `Published`.
     """
     shared = {key: plain[key] for key in SHARED if key in plain}
-    means = {name: value for name, value in plain.items() if name not in SHARED}
-    found = []
-    for name, value in means.items():
+    means = []
+    for name, value in plain.items():
+        if name in SHARED:
+            continue
         if not isinstance(value, Mapping):
             raise ConfigError(
                 "A published mean has figures, and the variants that it is over.",
-                expected=f"{where}.{name}: {{figures: {{METHOD: SCORE}}, over: [VARIANT, …]}}",
                 got=f"{where}.{name}: {value!r}",
-                fix="recipes/study/paper_table.yaml is an example",
+                fix=f"{where}.{name}: {{figures: {{METHOD: SCORE}}, over: [VARIANT, …]}}, as in paper_table.yaml",
             )
-        found.append(structure(Published, {"name": str(name), **shared, **value}, f"{where}.{name}"))
-    return tuple(found)
+        means.append(structure(Published, {"name": str(name), **shared, **value}, f"{where}.{name}"))
+    return tuple(means)
 
 
-def chosen_task(plain: dict[str, Any], task: str | None, path: Path) -> dict[str, Any]:
-    """The values of a study's file with those of one of its tasks laid over them.
+def select_task(plain: dict[str, Any], task: str | None, path: Path) -> dict[str, Any]:
+    """The values of a study's file, with those of one of its tasks in their place.
 
     Raises:
         ConfigError: if the study has tasks and none of them is named, or it has none and one is.
@@ -64,9 +64,8 @@ def chosen_task(plain: dict[str, Any], task: str | None, path: Path) -> dict[str
     if not isinstance(tasks, Mapping) or not all(isinstance(value, Mapping) for value in tasks.values()):
         raise ConfigError(
             "The tasks of a study have names, and keys of a study.",
-            expected="tasks: {name: {variants: …}, …}",
             got=f"{path}: tasks: {str(tasks)[:100]}",
-            fix="recipes/study/paper_table.yaml is an example",
+            fix="tasks: {name: {variants: …}, …}, as in paper_table.yaml",
         )
     if not tasks and task is None:
         return plain
@@ -80,29 +79,13 @@ def chosen_task(plain: dict[str, Any], task: str | None, path: Path) -> dict[str
     return {**plain, **tasks[task]}
 
 
-def beside(published: Sequence[Published], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each published mean with that of the rows of its variants.
-
-    Args:
-        published: of the study.
-        rows: of its results.
-
-    Returns:
-        Plain values: the published ones, ``ours``, and of how many of the tasks it is the mean.
-    """
+def add_reached(published: Sequence[Published], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each published mean with that of the study's rows: ``ours``, over how many ``tasks`` of the mean's ``of``."""
     scores = {row["variant"]: row["normalized"] for row in rows if row["normalized"] is not None}
-    result = []
+    means = []
     for mean in published:
-        own = [scores[name] for name in mean.over if name in scores]
-        result.append(
-            {
-                "name": mean.name,
-                "figures": dict(mean.figures),
-                "ours": sum(own) / len(own) if own else None,
-                "tasks": len(own),
-                "of": len(mean.over),
-                "source": mean.source,
-                "differs": mean.differs,
-            }
-        )
-    return result
+        values = [scores[name] for name in mean.over if name in scores]
+        plain = {k: v for k, v in asdict(mean).items() if k != "over"}
+        ours = sum(values) / len(values) if values else None
+        means.append({**plain, "ours": ours, "tasks": len(values), "of": len(mean.over)})
+    return means

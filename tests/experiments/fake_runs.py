@@ -1,4 +1,4 @@
-"""Trainings and evaluations that take no time, in place of the real ones: what they write is made up."""
+"""Trainings and evaluations that take no time, in place of the real ones."""
 
 from __future__ import annotations
 
@@ -15,54 +15,48 @@ import tiny
 from trajgen import experiments
 from trajgen.config import Config, compose
 from trajgen.core.errors import ConfigError
-from trajgen.experiments.studies import cells
-from trajgen.experiments.studies import run as study_run
+from trajgen.experiments import cells, search, study
 
 Returns = Sequence[float | None]
 SMALL = [
     "device=cpu",
-    "tokenizer.width=8",
-    "conditioner.width=8",
-    "prior.width=8",
+    *(f"{kind}.width=8" for kind in ("tokenizer", "conditioner", "prior", "decoder", "action", "return_target")),
     "prior.heads=2",
-    "decoder.width=8",
-    "action.width=8",
-    "return_target.width=8",
 ]
 """Overrides under which building a planner takes no time either."""
 
 
 def evaluation(
-    returns: Returns, controller: Returns | None = (4.0, 4.0), *, first: int = 0, **more: Any
+    returns: Returns, controller: Returns | None = (4.0, 4.0), *, first: int = 0, **figures: Any
 ) -> dict[str, Any]:
     """An evaluation.json whose figures follow from the returns of its episodes."""
-    known = [value for value in returns if value is not None]
-    figures: dict[str, Any] = {
-        "env": "made up",
-        "protocol": "made up",
+    finite = [value for value in returns if value is not None]
+    result: dict[str, Any] = {
+        "env": "fake",
+        "protocol": "fake",
         "seeds": [first, first + len(returns) - 1],
         "episode_returns": {"policy": list(returns)},
-        "return": {"mean": sum(known) / len(known)},
+        "return": {"mean": sum(finite) / len(finite)},
         "ratio_to_controller": None,
         "success": None,
         "condition_error": {},
     }
     if controller is not None:
-        figures["episode_returns"]["controller"] = list(controller)
-        figures["ratio_to_controller"] = sum(known) / len(known) / 4.0
-    return figures | more
+        result["episode_returns"]["controller"] = list(controller)
+        result["ratio_to_controller"] = sum(finite) / len(finite) / 4.0
+    return result | figures
 
 
 @dataclass
-class Made:
-    """What was asked of the stand-ins, and how they answer."""
+class FakeRuns:
+    """Records trainings and evaluations, and writes what they would write."""
 
     trained: list[tuple[str, bool]] = field(default_factory=list)
-    """Name of the run folder, and whether the training could go on from a checkpoint."""
+    """Name of the run folder, and whether the training could resume."""
     evaluated: list[str] = field(default_factory=list)
     returns: Callable[[Config], Returns] = lambda config: (float(config.seed), 2.0)
     figures: dict[str, Any] = field(default_factory=dict)
-    """What every evaluation says besides."""
+    """Further figures of every evaluation."""
     failing: set[str] = field(default_factory=set)
     stopping: set[str] = field(default_factory=set)
 
@@ -96,12 +90,25 @@ def composed(words: tuple[str, ...]) -> Config:
 
 
 @pytest.fixture
-def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
-    """Stand-ins for training and evaluation, in an empty current folder."""
-    stand_ins = Made()
+def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
+    """Fakes of training and evaluation, in an empty current folder."""
+    fakes = FakeRuns()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiments, "train", stand_ins.train)
-    monkeypatch.setattr(experiments, "evaluate", stand_ins.evaluate)
-    monkeypatch.setattr(study_run, "make_data", lambda *_: None)
-    monkeypatch.setattr(cells, "compose", composed)
-    return stand_ins
+    monkeypatch.setattr(experiments, "train", fakes.train)
+    monkeypatch.setattr(experiments, "evaluate", fakes.evaluate)
+    for module in (study, search):
+        monkeypatch.setattr(module, "make_data", lambda *_: None)
+    for module in (cells, search):
+        monkeypatch.setattr(module, "compose", composed)
+    return fakes
+
+
+def exit_code(*words: str) -> int:
+    """Of the command line."""
+    from trajgen.cli import main
+
+    try:
+        main(words)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0

@@ -1,4 +1,4 @@
-"""The results of a study to read: a table on the screen and in Markdown, the commands of each cell, and a plot."""
+"""The table of a study on the screen and in Markdown, its plot, and the commands of its cells."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.files import write_file, write_json
-from trajgen.experiments.studies.results import RATIO
+from trajgen.experiments.results import RATIO
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ COSTS = ("score", "success", "state error", "return error", "minutes", "decision
 def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
     """The columns of the table by their heads, a text for each row; those without any figure are left out."""
     rows: list[Mapping[str, Any]] = results["rows"]
-    digits = 3 if results["unit"] == RATIO else 1
+    is_ratio = results["unit"] == RATIO
+    digits = 3 if is_ratio else 1
     seeds = len(results["seeds"])
     table = {
         "variant": [row["name"] for row in rows],
-        "ratio" if results["unit"] == RATIO else "return": [number(row["mean"], digits) for row in rows],
+        "ratio" if is_ratio else "return": [number(row["mean"], digits) for row in rows],
         "95 % interval": [interval(row["ci95"], digits) for row in rows],
         "IQM": [number(row["iqm"], digits) for row in rows],
         "difference": [_difference(row, digits) for row in rows],
@@ -61,75 +62,71 @@ def published_columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def published_notes(results: Mapping[str, Any]) -> list[str]:
-    """Where published figures stand, and what differs from their protocol; each once."""
+    """The sources of published means, and how their protocols differ; each once."""
     means: list[Mapping[str, Any]] = results.get("published") or []
     if not means:
         return []
     notes = [f"Published: {mean['source']}." for mean in means]
     notes += [f"What differs from it: {mean['differs']}" for mean in means if mean["differs"]]
-    seeds = ", ".join(map(str, results["seeds"]))
-    return [*dict.fromkeys(notes), f"Here: mean normalized scores, training seeds {seeds}."]
+    return [*dict.fromkeys(notes), f"Here: mean normalized scores, training seeds {_seeds(results)}."]
+
+
+def _seeds(results: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, results["seeds"]))
 
 
 def _by_reason(failed: Mapping[str, str]) -> dict[str, str]:
-    """The names of cells that failed for the same reason, by it."""
+    """The names of cells that failed for the same reason, by reason."""
     return {reason: ", ".join(name for name, other in failed.items() if other == reason) for reason in failed.values()}
 
 
 def print_results(results: Mapping[str, Any], console: Console) -> None:
-    """Prints the table in two halves, scores and costs, and what failed below them."""
-    title = f"{results['study']}: {results['question']}".removesuffix(": ")
+    """Prints the table in two halves, scores and costs, and the failed cells."""
     cells = columns(results)
-    halves = [head for head in cells if head not in COSTS], ["variant", *(head for head in COSTS if head in cells)]
-    for heads in halves:
-        console.print(Table.of({head: cells[head] for head in heads}).rich(title, edges=False), "")
-        title = ""
+    title = f"{results['study']}: {results['question']}".removesuffix(": ")
+    first = Table.of({head: cells[head] for head in cells if head not in COSTS})
+    console.print(first.rich(title, edges=False), "")
+    console.print(Table.of({head: cells[head] for head in cells if head in ("variant", *COSTS)}).rich(edges=False), "")
     if means := published_columns(results):
         console.print(Table.of(means).rich(edges=False), "")
-        for note in published_notes(results):
-            console.print(note, markup=False, highlight=False)
-    for reason, name in _by_reason(results["failed"]).items():
-        console.print(f"{name} failed: {reason}", style="red", markup=False, highlight=False)
+    for note in published_notes(results):
+        console.print(note, markup=False, highlight=False)
+    for reason, names in _by_reason(results["failed"]).items():
+        console.print(f"{names} failed: {reason}", style="red", markup=False, highlight=False)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """The results as one page."""
-    cells = columns(results)
-    seeds = ", ".join(map(str, results["seeds"]))
     lines = [f"# {results['study']}", ""]
     lines += [results["question"], ""] if results["question"] else []
-    lines += [Table.of(cells).markdown()]
+    lines += [Table.of(columns(results)).markdown()]
     if means := published_columns(results):
-        lines += ["", Table.of(means).markdown(), ""]
-        lines += [f"- {note}" for note in published_notes(results)]
+        lines += ["", Table.of(means).markdown(), "", *(f"- {note}" for note in published_notes(results))]
     lines += ["", f"![means and 95 % intervals of {results['study']}](plot.png)", ""]
-    unit = "mean return over the controller's on the same episodes" if results["unit"] == RATIO else "mean return"
+    unit = "Mean return over the controller's on the same episodes" if results["unit"] == RATIO else "Mean return"
+    reference = "." if results.get("published") else f"; reference: {results['reference']}."
+    hardware = results["hardware"]
+    machine = hardware["cuda"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     facts = [
-        f"{unit[0].upper()}{unit[1:]}, training seeds {seeds}"
-        + ("." if results.get("published") else f"; reference: {results['reference']}."),
+        f"{unit}, training seeds {_seeds(results)}{reference}",
         "Intervals: hierarchical bootstrap over seeds and episodes; a difference draws the same ones for both.",
         f"Score: normalized by {results['normalized']}." if results["normalized"] else "",
         f"Episodes: {results['protocol']}." if results["protocol"] else "",
         "Errors of state and return: of the first planned point, in standard deviations of the data.",
-        f"{results['date']}, {_hardware(results['hardware'])}, trajgen {results['versions']['trajgen']}, "
+        f"{results['date']}, {machine}, trajgen {results['versions']['trajgen']}, "
         f"torch {results['versions']['torch']}.",
     ]
     lines += [f"- {fact}" for fact in facts if fact]
-    if len({row["equal"] for row in results["rows"]}) > 1 or any(row["equal"] == "time" for row in results["rows"]):
-        lines += ["", "## Steps", ""]
+    if any(row["equal"] == "time" for row in results["rows"]):
         steps = [", ".join(f"{k} {n}" for k, n in row["steps"].items()) for row in results["rows"]]
         names = [row["name"] for row in results["rows"]]
-        lines += [Table.of({"variant": names, "steps of each stage": steps}).markdown()]
+        lines += ["", "## Steps", "", Table.of({"variant": names, "steps of each stage": steps}).markdown()]
     if results["failed"]:
         lines += ["", "## Failed", ""]
-        lines += [f"- {name}: {' '.join(reason.split())}" for reason, name in _by_reason(results["failed"]).items()]
+        lines += [f"- {names}: {' '.join(reason.split())}" for reason, names in _by_reason(results["failed"]).items()]
     if results.get("command"):
         lines += ["", "## To repeat it", "", "```", results["command"], "```"]
     return "\n".join(lines) + "\n"
-
-
-def _hardware(hardware: Mapping[str, Any]) -> str:
-    return hardware["cuda"] or f"{hardware['cpu']}, {hardware['cores']} cores"
 
 
 def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[tuple[str, str | None]]) -> None:
@@ -142,13 +139,13 @@ def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[t
     title, reference = results["study"], results["reference"]
     draw_study(folder / "plot.png", results["rows"], title=title, reference=reference, unit=unit)
     pairs = list(commands)
-    each = list(dict.fromkeys([train for train, _ in pairs]))
-    each += [evaluate for _, evaluate in pairs if evaluate]
-    head = [
+    lines = [
         "#!/bin/sh",
         f"# Each cell of the study '{results['study']}' again, in new folders; any line can be run alone,",
+        "# an evaluation after the training of its run.",
+        "set -e",
+        *dict.fromkeys(train for train, _ in pairs),
+        *(evaluate for _, evaluate in pairs if evaluate),
     ]
-    head += ["# an evaluation after the training of its run."]
-    path = folder / "commands.sh"
-    path.write_text("\n".join([*head, "set -e", *each]) + "\n", encoding="utf-8")
-    os.chmod(path, 0o755)
+    write_file(folder / "commands.sh", "\n".join(lines) + "\n")
+    os.chmod(folder / "commands.sh", 0o755)

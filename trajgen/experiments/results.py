@@ -1,0 +1,211 @@
+"""The results of a study: scores of each variant over seeds and episodes, and differences from the reference."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.evaluation.evaluate import hardware, plain
+from trajgen.evaluation.statistics import (
+    Array,
+    bootstrap_interval,
+    interquartile_mean,
+    mean,
+    mean_difference,
+    mean_ratio,
+    ratio_difference,
+)
+from trajgen.experiments.cells import BY_TIME, Cell
+from trajgen.experiments.definition import Study
+from trajgen.experiments.published import add_reached
+from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages, versions
+
+RATIO, RETURN = "ratio to the controller", "return"
+Evaluations = Mapping[int, Mapping[str, Any]]
+"""The evaluation.json of each seed."""
+
+
+def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> dict[str, Any]:
+    """The results of all cells as plain values.
+
+    Args:
+        study: its definition.
+        cells: all of them, in the table's order.
+        failed: why cells failed, by name.
+    """
+    by_row: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.row.name, []).append(cell)
+    finished = {name: [c for c in row_cells if c.name not in failed] for name, row_cells in by_row.items()}
+    evaluations = {
+        name: {cell.seed: read_evaluation(cell.out / "evaluation.json") for cell in row_cells}
+        for name, row_cells in finished.items()
+    }
+    flat = [evaluation for by_seed in evaluations.values() for evaluation in by_seed.values()]
+    unit = RATIO if flat and all(e.get("ratio_to_controller") is not None for e in flat) else RETURN
+    reference = next((n for n in (study.reference, study.reference + BY_TIME) if evaluations.get(n)), None)
+    rows = []
+    for name, by_seed in evaluations.items():
+        row = by_row[name][0].row
+        is_reference = row.variant == study.reference
+        compared = reference is not None and not is_reference and not study.published
+        rows.append(
+            {
+                "name": name,
+                "variant": row.variant,
+                "equal": row.equal,
+                "reference": is_reference and not study.published,
+                "seeds": list(by_seed),
+                **scores(by_seed, unit),
+                **differences(by_seed, evaluations[reference or name] if compared else {}, unit),
+                **_means(by_seed.values()),
+                **_training([cell.run for cell in finished[name]]),
+            }
+        )
+    results: dict[str, Any] = plain(
+        {
+            "study": study.name,
+            "question": study.question,
+            "unit": unit,
+            "normalized": ", ".join(dict.fromkeys(n for e in flat if (n := _at(e, ("normalized", "name"))))) or None,
+            "reference": study.reference,
+            "seeds": study.seeds,
+            "protocol": next((e.get("protocol") for e in flat), None),
+            "rows": rows,
+            "published": add_reached(study.published, rows),
+            "failed": dict(failed),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "hardware": hardware(),
+            "versions": versions(),
+        }
+    )
+    return results
+
+
+def episode_returns(evaluations: Evaluations, player: str) -> Array:
+    """Returns (seeds, episodes) of the policy or the controller; NaN where an episode failed.
+
+    Raises:
+        CheckpointError: if a seed has none, or another number of episodes.
+    """
+    rows = [(evaluation.get("episode_returns") or {}).get(player) or [] for evaluation in evaluations.values()]
+    if len({len(row) for row in rows}) > 1 or not rows[0]:
+        raise CheckpointError(
+            f"All seeds of a variant need the returns of the {player} on the same episodes, at least one.",
+            got=", ".join(f"{len(row)} under seed {seed}" for seed, row in zip(evaluations, rows, strict=True)),
+            fix="remove the evaluation.json that differs, and give the same command again",
+        )
+    return np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+
+
+def drop_failed(*samples: Array) -> list[Array]:
+    """Samples (seeds, episodes) without the episodes that failed in any of them, under any seed."""
+    good = np.all([np.isfinite(sample).all(0) for sample in samples], axis=0)
+    return [sample[:, good] for sample in samples]
+
+
+def scores(evaluations: Evaluations, unit: str) -> dict[str, Any]:
+    """Mean, interquartile mean and interval of one variant, over seeds and episodes, in units of the controller."""
+    empty: dict[str, Any] = {"mean": None, "iqm": None, "ci95": None, "by_seed": {}}
+    if not evaluations:
+        return empty
+    returns = episode_returns(evaluations, "policy")
+    units = episode_returns(evaluations, "controller") if unit == RATIO else np.ones_like(returns)
+    samples = drop_failed(returns, units)
+    if samples[0].size == 0:
+        return empty
+    flat = [sample.ravel() for sample in samples]
+    by_seed = [mean_ratio(*pair) for pair in zip(*samples, strict=True)]
+    return {
+        "mean": mean_ratio(*flat),
+        "iqm": interquartile_mean(flat[0]) / mean(flat[1]),
+        "ci95": bootstrap_interval(mean_ratio, *samples, draw_rows=True),
+        "by_seed": dict(zip(evaluations, by_seed, strict=True)),
+    }
+
+
+def differences(evaluations: Evaluations, reference: Evaluations, unit: str) -> dict[str, Any]:
+    """The mean less the reference's, on the seeds that both have, and its interval; resamples are paired."""
+    empty = {"difference": None, "difference_ci95": None}
+    seeds = [seed for seed in evaluations if seed in reference]
+    if not seeds or any(evaluations[s].get("seeds") != reference[s].get("seeds") for s in seeds):
+        return empty
+    pair = [{seed: by_seed[seed] for seed in seeds} for by_seed in (evaluations, reference)]
+    samples = [episode_returns(by_seed, "policy") for by_seed in pair]
+    samples = drop_failed(*samples, *([episode_returns(pair[0], "controller")] if unit == RATIO else []))
+    if samples[0].size == 0:
+        return empty
+    statistic = ratio_difference if unit == RATIO else mean_difference
+    return {
+        "difference": statistic(*(sample.ravel() for sample in samples)),
+        "difference_ci95": bootstrap_interval(statistic, *samples, draw_rows=True),
+    }
+
+
+def score(folder: Path) -> float:
+    """What a search maximizes: the ratio of a run's return to the controller's, or its return without a controller.
+
+    Raises:
+        CheckpointError: if the evaluation of the run folder cannot be read, or has neither.
+    """
+    path = folder / "evaluation.json"
+    figures = read_evaluation(path)
+    ratio, mean_return = figures.get("ratio_to_controller"), (figures.get("return") or {}).get("mean")
+    value = mean_return if ratio is None else ratio
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError(
+            f"{path} has no mean return.",
+            got=f"ratio_to_controller {ratio}, mean return {mean_return}",
+            fix=f"trajgen evaluate run={folder} out={folder}",
+        )
+    return float(value)
+
+
+def _means(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds of figures that are not known by episode."""
+    paths = {
+        "normalized": ("normalized", "mean"),
+        "success": ("success",),
+        "condition_state": ("condition_error", "state"),
+        "condition_return": ("condition_error", "return"),
+        "decision_ms": ("decision_ms", "batch_1", "median"),
+    }
+    evaluations = list(evaluations)
+    return {name: _mean(_at(evaluation, path) for evaluation in evaluations) for name, path in paths.items()}
+
+
+def _at(values: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    numbers = [float(value) for value in values if isinstance(value, int | float)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def _training(folders: Sequence[Path]) -> dict[str, Any]:
+    """The cost of training: minutes, steps of each stage, and the number of parameters."""
+    stages = [trained_stages(folder / "metrics.jsonl") for folder in folders]
+    return {
+        "minutes": _mean(sum(s["minutes"] for s in each) for each in stages if each),
+        "steps": {s["name"]: s["steps"] for s in stages[0]} if stages else {},
+        "parameters": _count_parameters(folders[0]) if folders else None,
+    }
+
+
+def _count_parameters(folder: Path) -> int | None:
+    """How many numbers a run trains; None if its planner cannot be built any more."""
+    from trajgen.experiments import build_planner
+
+    try:
+        return sum(p.numel() for p in build_planner(*load_config(folder)).parameters())
+    except TrajgenError:
+        return None

@@ -1,0 +1,389 @@
+"""A search: Optuna proposes options, trainings score them on tuning episodes, and a table shows the best first.
+
+A proposal depends on its number and the scores before it alone, which are read from the folder, so that a search that
+was stopped ends as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajgen.config import Config, compose, read_yaml
+from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
+from trajgen.core.files import LARGEST_NUMBER, file_lock, read_json, write_json
+from trajgen.core.options import convert, refuse_unknown, structure
+from trajgen.core.registry import KINDS
+from trajgen.evaluation.evaluate import EvaluationOptions
+from trajgen.experiments.cells import Cell, Row, dry_run_rows, make_data, quote
+from trajgen.experiments.definition import (
+    Study,
+    Variant,
+    check_seeds,
+    merge_overrides,
+    option_of,
+    read_overrides,
+    read_question,
+    refuse_cell_options,
+)
+from trajgen.experiments.executors import Job, JobExecutor, make_executor, run_jobs
+from trajgen.experiments.results import gather, score
+from trajgen.experiments.run_folder import STUDY_LOCK
+from trajgen.experiments.study import ROOT, report, require_empty
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TUNING = "evaluation.seed=10000"
+"""The episodes by which a search chooses, unless others are named; never those that are reported."""
+STARTUP = 8
+"""Trials that are drawn evenly before any is proposed from the scores of others."""
+FILE = "search.json"
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Numbers from ``low`` to ``high``, both included: integers if both ends are, and drawn evenly in the logarithm
+    with ``log``."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @property
+    def is_integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+    def __contains__(self, value: object) -> bool:
+        kind = int if self.is_integer else (int, float)
+        return isinstance(value, kind) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A space of options, searched for the largest ratio to the controller.
+
+    Args:
+        name: of its folder.
+        space: for each option a span, or a tuple of values.
+        question: one line.
+        base: overrides that all trials share.
+        trials: how many, without the first one, which takes the base alone.
+        seeds: of the trainings of each trial.
+
+    Raises:
+        ConfigError: if one of them is invalid.
+    """
+
+    name: str
+    space: Mapping[str, Span | tuple[Value, ...]] = field(default_factory=dict)
+    question: str = ""
+    base: tuple[str, ...] = ()
+    trials: int = 20
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        for key, choices in self.space.items():
+            self._check(key, choices)
+        check_seeds(self.seeds)
+        fixed = [word for word in self.base if option_of(word) in self.space]
+        if not self.space or self.trials < 1 or fixed:
+            raise ConfigError(
+                "A search has options to choose, which the base does not set, and at least one trial.",
+                got=f"{', '.join(fixed)} in both" if fixed else f"trials={self.trials}, space: {dict(self.space)}",
+                fix="space: {prior.depth: {low: 2, high: 6}}; an option in space, or in base; trials=20",
+            )
+        refuse_cell_options([*self.base, *self.space])
+
+    def _check(self, key: str, choices: Span | tuple[Value, ...]) -> None:
+        if isinstance(choices, Span):
+            in_range = all(abs(end) <= LARGEST_NUMBER for end in (choices.low, choices.high))  # not so if it is NaN
+            good = in_range and choices.low < choices.high and not (choices.log and choices.low <= 0)
+        else:
+            good = len(choices) > 0 and len({repr(value) for value in choices}) == len(choices)
+        if not good or not key or key.startswith("evaluation"):
+            raise ConfigError(
+                "A search chooses each option, but none of the evaluation, from a span of numbers or different values.",
+                got=f"{key}: {choices}",
+                fix=f"{key}: {{low: 2, high: 6}}, {key}: {{low: 1.0e-4, high: 1.0e-2, log: true}} or {key}: [1, 2]",
+            )
+
+    def with_overrides(self, overrides: Sequence[str]) -> Search:
+        """The search with further overrides for all trials."""
+        return replace(self, base=merge_overrides(self.base, overrides))
+
+    def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
+        """The overrides of a trial; components that are chosen by name come before their options."""
+        words = [f"{key}={_text(params[key])}" for key in sorted(params, key=lambda key: key not in KINDS)]
+        return merge_overrides((TUNING,), self.base, words)
+
+    def params_of(self, config: Config) -> dict[str, Any]:
+        """The values that a configuration has for the options of the space; empty unless all are within it."""
+        params: dict[str, Any] = {}
+        for key, choices in self.space.items():
+            value: Any = config.to_plain()
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            value = value.get("name") if key in KINDS and isinstance(value, Mapping) else value
+            if value is None or isinstance(value, list | dict) or value not in choices:
+                return {}
+            params[key] = value
+        return params
+
+    def to_plain(self) -> dict[str, Any]:
+        """The definition as plain values of JSON."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else quote(str(value))
+
+
+def read_search(path: Path) -> Search:
+    """The search of a file.
+
+    Raises:
+        ConfigError: for an unknown key, or a value of the wrong type.
+    """
+    plain = read_yaml(path)
+    refuse_unknown(plain, dict.fromkeys(("base", "space", "trials", "seeds")), "")
+    space = convert(plain.get("space") or {}, dict[str, Any], "space")
+    return Search(
+        name=path.stem,
+        question=read_question(path),
+        base=read_overrides(plain.get("base") or [], "base"),
+        space={key: _read_choices(value, f"space.{key}") for key, value in space.items()},
+        trials=convert(plain.get("trials", 20), int, "trials"),
+        seeds=convert(plain.get("seeds", [0]), tuple[int, ...], "seeds"),
+    )
+
+
+def _read_choices(value: Any, where: str) -> Span | tuple[Value, ...]:
+    if isinstance(value, Mapping):
+        return structure(Span, value, where)
+    values: tuple[Value, ...] = convert(value, tuple[Value, ...], where)
+    return values
+
+
+@dataclass
+class Trial:
+    """One choice of options, and its result; trial 0 is the base without any."""
+
+    number: int
+    params: dict[str, Any]
+    row: Row | None = None
+    score: float | None = None
+    failed: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Of its run folders."""
+        return f"trial-{self.number:03d}" if self.number else "as-it-is"
+
+    @property
+    def label(self) -> str:
+        """In the table."""
+        values = (f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.params.items())
+        return f"{self.number}: " + ", ".join(values) if self.number else "as it is"
+
+
+def run_search(
+    search: Search,
+    console: Console,
+    *,
+    folder: Path | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    executor_options: Mapping[str, Any] | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Trains and scores what Optuna proposes, writes a table with the best first, and returns the results.
+
+    Arguments and errors are those of `run_study`; ``workers`` is the number of trainings at a time.
+
+    Raises:
+        ConfigError: also if Optuna is missing.
+    """
+    _require_optuna()
+    folder = folder or ROOT / search.name
+    base = _row(search, Trial(0, {}))
+    require_tuning(base.config)
+    dry_run_rows([base])
+    trials = [Trial(0, search.params_of(base.config)), *load_trials(folder, search)]
+    options, device = executor_options or {}, base.config.device
+    with (
+        make_executor(executor, workers, options, device=device, folder=folder / "jobs") as pool,
+        file_lock(folder / STUDY_LOCK),
+    ):
+        make_data([base.config], console)
+        text = f"{search.name}: {search.trials} trials and the base as it is, {pool.description}"
+        console.print(text, markup=False, highlight=False)
+        while waiting := _next_trials(search, trials, max(1, pool.workers // len(search.seeds))):
+            proposed = [trial.params for trial in trials if trial.number]
+            write_json(folder / FILE, {**search.to_plain(), "proposed": proposed, "command": command})
+            _run_trials(search, waiting, folder, pool, console)
+        return _report(search, trials, folder, console, command)
+
+
+def _require_optuna() -> None:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("A search needs Optuna.", got=str(error), fix="pip install 'trajgen[sweep]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def require_tuning(config: Config) -> None:
+    """Raises a `ConfigError` if a search would choose by episodes whose scores are reported."""
+    reported = EvaluationOptions()
+    if config.evaluation.seed < reported.seed + reported.episodes:
+        raise ConfigError(
+            "A search chooses by other episodes than those that are reported, or its score is biased upwards.",
+            expected=f"evaluation.seed >= {reported.seed + reported.episodes}",
+            got=f"evaluation.seed={config.evaluation.seed}",
+            fix=f"{TUNING}, or leave it out",
+        )
+
+
+def propose(search: Search, number: int, trials: Iterable[Trial]) -> dict[str, Any]:
+    """The options of a trial: a function of its number and of the other trials, some of which may be running.
+
+    Args:
+        search: with the space.
+        number: of the trial, from 1 on.
+        trials: all others; those without score and failure are running.
+    """
+    import warnings
+
+    import optuna
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.trial import TrialState, create_trial
+
+    space: dict[str, BaseDistribution] = {}
+    for key, choices in search.space.items():
+        if not isinstance(choices, Span):
+            space[key] = CategoricalDistribution(choices)
+        elif choices.is_integer:
+            space[key] = IntDistribution(int(choices.low), int(choices.high), log=choices.log)
+        else:
+            space[key] = FloatDistribution(choices.low, choices.high, log=choices.log)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for trial in trials:
+        if trial.params:
+            state = TrialState.FAIL if trial.failed is not None else TrialState.RUNNING
+            state = state if trial.score is None else TrialState.COMPLETE
+            study.add_trial(create_trial(state=state, value=trial.score, params=trial.params, distributions=space))
+    return dict(study.ask(space).params)
+
+
+def load_trials(folder: Path, search: Search) -> list[Trial]:
+    """The trials of a folder, without their scores.
+
+    Raises:
+        ConfigError: if the folder is that of another search, or of something else.
+        CheckpointError: if search.json is damaged.
+    """
+    path = folder / FILE
+    if not path.exists():
+        require_empty(folder, FILE)
+        return []
+    existing, plain = read_json(path), search.to_plain()
+    if differing := [key for key in ("base", "space", "seeds") if existing.get(key) != plain[key]]:
+        raise ConfigError(
+            "A search's folder belongs to one definition, to which only trials can be added.",
+            expected=f"the definition in {path}",
+            got=f"another {', '.join(differing)}",
+            fix="out=ANOTHER, or the options that the folder was made with",
+        )
+    proposed = existing.get("proposed")
+    if not isinstance(proposed, list) or not all(_is_in_space(search, params) for params in proposed):
+        raise CheckpointError(
+            f"{path} is not as 'trajgen search' wrote it: trials are outside of the space.",
+            got=str(proposed)[:200],
+            fix="out=ANOTHER, to search anew",
+        )
+    return [Trial(number, dict(params)) for number, params in enumerate(proposed[: search.trials], 1)]
+
+
+def _is_in_space(search: Search, params: object) -> bool:
+    return (
+        isinstance(params, Mapping)
+        and params.keys() == search.space.keys()
+        and all(isinstance(v, str | int | float) and v in search.space[k] for k, v in params.items())
+    )
+
+
+def _next_trials(search: Search, trials: list[Trial], count: int) -> list[Trial]:
+    """The trials that are to be trained next; new ones are proposed until there are ``count``."""
+    waiting = [trial for trial in trials if trial.score is None and trial.failed is None]
+    while len(waiting) < count and len(trials) <= search.trials:
+        trials.append(Trial(len(trials), propose(search, len(trials), trials)))
+        waiting.append(trials[-1])
+    return waiting
+
+
+def _row(search: Search, trial: Trial) -> Row:
+    words = search.overrides(trial.params if trial.number else {})
+    return Row(trial.name, trial.name, words, compose(words), {}, trial.name)
+
+
+def _run_trials(search: Search, trials: Sequence[Trial], folder: Path, executor: JobExecutor, console: Console) -> None:
+    """Trains and scores trials; one that cannot be composed, built or trained has failed."""
+    cells: dict[str, list[Cell]] = {}
+    jobs: list[Job] = []
+    for trial in trials:
+        try:
+            trial.row = _row(search, trial)
+            require_tuning(trial.row.config)
+            dry_run_rows([trial.row])
+            trial_cells = [Cell(trial.row, seed, folder) for seed in search.seeds]
+            jobs += [cell.training_job() for cell in trial_cells if not cell.is_trained()]
+            cells[trial.name] = trial_cells
+        except TrajgenError as error:
+            trial.failed = str(error)
+    outcomes = run_jobs(jobs, executor, folder / "jobs")
+    for trial in trials:
+        reasons = [o.message for cell in cells.get(trial.name, []) if (o := outcomes.get(cell.name)) and o.failed]
+        trial.failed = trial.failed or (reasons[0] if reasons else None)
+        if trial.failed is None:
+            values = [score(cell.run) for cell in cells[trial.name]]
+            trial.score = math.fsum(values) / len(values)
+        result = f"failed: {trial.failed}" if trial.score is None else f"{trial.score:.3f}"
+        console.print(f"{trial.label}: {result}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _report(
+    search: Search, trials: Sequence[Trial], folder: Path, console: Console, command: str | None
+) -> dict[str, Any]:
+    """The table of a study whose variants were proposed: the best first, each compared to the base."""
+    ranked = sorted(trials, key=lambda trial: -math.inf if trial.score is None else trial.score, reverse=True)
+    cells = [Cell(trial.row, seed, folder) for trial in ranked if trial.row is not None for seed in search.seeds]
+    failed = {cell.name: t.failed for t in trials if t.failed for cell in cells if cell.row is t.row}
+    failed |= {trial.name: trial.failed for trial in trials if trial.failed and trial.row is None}
+    variants = {trial.name: Variant() for trial in trials}
+    study = Study(name=search.name, question=search.question, variants=variants, seeds=search.seeds)
+    results = gather(study, cells, failed)
+    labels = {trial.name: trial.label for trial in trials}
+    for row in results["rows"]:
+        row["name"] = labels[row["name"]]
+    best = ranked[0]
+    results |= {"command": command, "reference": trials[0].label, "best": None}
+    epilogue: list[str] = []
+    if best.row is not None and best.score is not None:
+        results["best"] = {"name": best.label, "score": best.score, "words": list(best.row.words)}
+        run = Cell(best.row, search.seeds[0], folder).run
+        epilogue = [
+            f"Best: {best.label}. On the episodes that are reported:",
+            f"  trajgen evaluate run={run} evaluation.seed=0",
+        ]
+    report(results, cells, console, epilogue)
+    return results

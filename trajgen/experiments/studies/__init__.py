@@ -1,1 +1,0 @@
-"""Studies: a grid of trainings and evaluations over seeds, and one table of what came of it."""
