@@ -21,19 +21,20 @@ OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.op
 
 MAY: dict[str, set[str]] = {
     "core": set(),
+    "security": set(),
     "nn": {"core"},
     **{room: {"core", "nn"} for room in COMPONENTS},
     "planners": {"core", "nn", *COMPONENTS},
     "export": {"core"},
     "policies": {"core", "nn", *COMPONENTS, "planners", "export"},
-    "data": {"core", "envs"},
-    "envs": {"core", "data"},
-    "engine": {"core"},
+    "data": {"core", "security"},
+    "envs": {"core", "data", "security"},
+    "engine": {"core", "security"},
     "evaluation": {"core", "data", "envs"},
     "assemble": {"core", "nn", *COMPONENTS, "planners", "policies"},
-    "config": {"core", *OPTIONS},
+    "config": {"core", "security", *OPTIONS},
     "viz": {"", "core", "nn", "config", "data", "envs", "evaluation", "policies", "experiments"},
-    "experiments": {"core", "data", "envs", "engine", "evaluation", "policies", "assemble", "config", "viz"},
+    "experiments": {"core", "security", "data", "envs", "engine", "evaluation", "policies", "assemble", "config", "viz"},
     "testing": {"", "core", "assemble", "config"},
     "templates": {"", "core"},  # as a module of a person's own
     "cli": {

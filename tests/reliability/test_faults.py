@@ -32,7 +32,7 @@ from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
 from trajgen.engine.metrics import MetricsLog
-from trajgen.engine.runtime import allocating_at_most
+from trajgen.security import allocating_at_most
 from trajgen.experiments import run_folder
 from trajgen.experiments.run_lock import LOCK, locked
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trajgen.core.errors import ConfigError
 
@@ -96,44 +93,3 @@ def seed_step(seed: int, step: int, part: int = 0) -> None:
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that the memory of a device is used up; torch has a class for it on CUDA alone."""
     return type(error) is torch.OutOfMemoryError or "can't allocate memory" in str(error)
-
-
-class _Counting(TorchDispatchMode):
-    """Foresees, on the meta device, what each operation will allocate, before it does."""
-
-    def __init__(self, size: int, count: int) -> None:
-        super().__init__()
-        self.size, self.count = size, count
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = dict(kwargs or {})
-        self.count -= 1
-        if not func.is_view and not func._schema.is_mutable:
-            self.size -= _foreseen(func, args, given)
-        if self.size < 0 or self.count < 0:
-            raise ValueError("the model is far larger than its weights")
-        return func(*args, **given)
-
-
-def _foreseen(func: Any, args: Any, given: dict[str, Any]) -> int:
-    """Bytes of what an operation will return; 0 where that depends on values, which are small then."""
-    plan = {**given, "device": torch.device("meta")} if "device" in given else given
-    try:
-        made = func(*tree_map_only(torch.Tensor, _bare, args), **tree_map_only(torch.Tensor, _bare, plan))
-    except RuntimeError:  # meta tensors have no values to look at
-        return 0
-    return sum(value.numel() * value.element_size() for value in tree_leaves(made) if torch.is_tensor(value))
-
-
-def _bare(value: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(value, device="meta")
-
-
-@contextmanager
-def allocating_at_most(size: int, count: int) -> Iterator[None]:
-    """Raises a ValueError within it before more than ``size`` bytes are allocated, or after ``count`` operations.
-
-    For building a model whose sizes a stranger chose.
-    """
-    with _Counting(size, count):
-        yield

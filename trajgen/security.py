@@ -1,0 +1,217 @@
+"""What guards against files of strangers: what may be opened, what a file may declare, how much memory it may take.
+
+A file is measured before anything of it is read: a small file must not fill the memory, a name must not lead out of
+it, and nothing in it is unpickled or called.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RATIO, SLACK = 64, 2**26
+"""Bytes of memory that each byte of a file may take, and bytes beyond: packed data take a tenth of it."""
+OBJECT_BYTES = 1024
+"""What an object of an HDF5 file counts for: the same few may be named again and again."""
+MAX_DEPTH = 16
+MAX_EPISODES = 2**24
+MAX_SHAPE = 2**24
+"""Numbers in one entry of an observation."""
+HDF5_CACHE = 2**20
+"""Bytes of HDF5's cache of a file's objects, which takes forty times as many by default."""
+NUMBER_KINDS = "fiub"
+"""Kinds of numpy types that are numbers."""
+
+
+def require_regular(path: Path) -> None:
+    """Raises an OSError for a FIFO, a device or a socket, also behind a link: reading one may never end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(f"{path.name} is a FIFO, a device or a socket, not a file")
+
+
+def read_limited(path: Path, largest: int) -> str:
+    """The text of a regular file.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, is longer than ``largest`` bytes, or is no UTF-8.
+    """
+    require_regular(path)
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path.name} is larger than {largest:,} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def memory_limit(size: int) -> int:
+    """Bytes of memory that what is read of a file of ``size`` bytes may take."""
+    return RATIO * size + SLACK
+
+
+def open_hdf5(path: Path) -> Any:
+    """An HDF5 file for reading, an ``h5py.File``, with little memory beside what is read."""
+    import h5py
+
+    require_regular(path)
+    file = h5py.File(path, "r")
+    cache = file.id.get_mdc_config()
+    cache.set_initial_size, cache.initial_size = True, HDF5_CACHE
+    cache.min_size = cache.max_size = HDF5_CACHE
+    file.id.set_mdc_config(cache)
+    return file
+
+
+def check_hdf5(path: Path) -> None:
+    """Raises a ValueError if an HDF5 file leads out of itself, is too deep, or names more objects than it can hold."""
+    from h5py import h5g, h5l, h5o
+
+    most = memory_limit(path.stat().st_size) // OBJECT_BYTES
+
+    def count(group: Any, depth: int, objects: int) -> int:
+        for number in range(group.get_num_objs()):
+            name = group.get_objname_by_idx(number)
+            if group.links.get_info(name).type != h5l.TYPE_HARD or depth > MAX_DEPTH:
+                raise ValueError(f"{name.decode(errors='replace')[:80]!r} leads elsewhere")
+            item = h5o.open(group, name)
+            objects = count(item, depth + 1, objects + 1) if isinstance(item, h5g.GroupID) else objects + 1
+            if objects > most:
+                raise ValueError(f"it names more than {most:,} objects, which would fill the memory")
+        return objects
+
+    with open_hdf5(path) as file:
+        count(file.id, 0, 0)  # h5py's own objects would take four times as long
+
+
+def hdf5_array(group: Any, name: str) -> Any:
+    """A low-level array of numbers of a low-level group, whose size fits its file; not read yet.
+
+    Raises:
+        KeyError, TypeError, ValueError: if there is none, it holds no numbers, is too large, or lies in another file.
+    """
+    from h5py import h5d, h5i
+
+    array = h5d.open(group, name.encode())
+    stored = array.get_create_plist()
+    if stored.get_layout() == h5d.VIRTUAL or stored.get_external_count():
+        raise ValueError(f"{name!r} is kept in another file")
+    if array.dtype.kind not in NUMBER_KINDS:
+        raise TypeError(f"{name!r} holds {array.dtype}, not numbers")
+    size, limit = math.prod(array.shape or ()) * array.dtype.itemsize, memory_limit(h5i.get_file_id(array).get_filesize())
+    if size > limit:
+        raise ValueError(f"{name!r} would take more than {limit:,} bytes of memory")
+    return array
+
+
+def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], list[str]]:
+    """Shapes and types of the arrays of numbers in an ``.npz`` file, and the names of all else in it, which is not read.
+
+    Raises:
+        ValueError, SyntaxError, RecursionError, OSError, zipfile.BadZipFile: if it is no such file, is damaged, or
+            declares more than it holds.
+    """
+    arrays, others = {}, []
+    require_regular(path)
+    with zipfile.ZipFile(path) as file:
+        for info in file.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name == info.filename:
+                others.append(name)
+                continue
+            with file.open(info) as member:
+                shape, dtype = _npy_header(member)
+                length = member.tell()
+            if dtype.kind not in NUMBER_KINDS:
+                others.append(name)
+                continue
+            size = math.prod(shape) * dtype.itemsize
+            if size + length != info.file_size or info.file_size > memory_limit(info.compress_size):
+                raise ValueError(f"{name[:80]!r} declares {size:,} bytes and has {info.compress_size:,}")
+            arrays[name] = shape, dtype
+    return arrays, others
+
+
+def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    version = np.lib.format.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"an array of version {version}")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    return shape, dtype
+
+
+def check_parquet(path: Path, file: Any) -> None:
+    """Raises a ValueError if a ``pyarrow.parquet.ParquetFile`` declares more numbers than it can hold."""
+    groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+    values = sum(group.column(n).num_values for group in groups for n in range(group.num_columns))
+    if 8 * max(values, file.metadata.num_rows) > memory_limit(path.stat().st_size):
+        raise ValueError(f"{path.name} declares {values:,} numbers in {path.stat().st_size:,} bytes")
+
+
+def check_minari_metadata(content: Mapping[str, Any]) -> None:
+    """Raises a ValueError, TypeError, KeyError or RecursionError for metadata that Minari never wrote."""
+    for key, largest in (("total_episodes", MAX_EPISODES), ("total_steps", 2**53)):
+        if type(content[key]) is not int or not 0 <= content[key] <= largest:
+            raise ValueError(f"{key} is {str(content[key])[:80]}")
+    for key in ("dataset_id", "env_spec", "eval_env_spec", "minari_version"):
+        if not isinstance(content.get(key), str | None):
+            raise TypeError(f"{key} is {str(content[key])[:80]}")
+    for key in ("observation_space", "action_space"):
+        _check_space(json.loads(content[key]) if key in content else None)
+    for key in ("env_spec", "eval_env_spec"):
+        json.loads(content.get(key) or "null")
+
+
+def _check_space(space: Any) -> None:
+    if isinstance(space, Mapping):
+        shape = space.get("shape", space.get("n", 0) if space.get("type") == "MultiBinary" else 0)
+        if math.prod(shape if isinstance(shape, list) else [shape]) > MAX_SHAPE:
+            raise ValueError(f"a space of shape {str(shape)[:80]}")
+    for each in space.values() if isinstance(space, Mapping) else space if isinstance(space, list) else ():
+        if isinstance(each, Mapping | list):
+            _check_space(each)
+
+
+@contextmanager
+def allocating_at_most(size: int, count: int) -> Iterator[None]:
+    """Raises a ValueError within it before torch allocates more than ``size`` bytes, or after ``count`` operations.
+
+    For building a model whose sizes a stranger chose: each operation is tried on the meta device first.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves, tree_map_only
+
+    def meta(value: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(value, device="meta")
+
+    def result_bytes(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
+        """Bytes of what an operation will return; 0 where that depends on values, which are small then."""
+        kwargs = {**kwargs, "device": torch.device("meta")} if "device" in kwargs else kwargs
+        try:
+            result = func(*tree_map_only(torch.Tensor, meta, args), **tree_map_only(torch.Tensor, meta, kwargs))
+        except RuntimeError:  # meta tensors have no values to look at
+            return 0
+        return sum(value.numel() * value.element_size() for value in tree_leaves(result) if torch.is_tensor(value))
+
+    class Limit(TorchDispatchMode):
+        bytes_left, operations_left = size, count
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = dict(kwargs or {})
+            self.operations_left -= 1
+            if not func.is_view and not func._schema.is_mutable:
+                self.bytes_left -= result_bytes(func, args, kwargs)
+            if self.bytes_left < 0 or self.operations_left < 0:
+                raise ValueError("the model is far larger than its weights")
+            return func(*args, **kwargs)
+
+    with Limit():
+        yield
