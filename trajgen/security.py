@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -104,32 +103,35 @@ def hdf5_array(group: Any, name: str) -> Any:
         raise ValueError(f"{name!r} is kept in another file")
     if array.dtype.kind not in NUMBER_KINDS:
         raise TypeError(f"{name!r} holds {array.dtype}, not numbers")
-    size, limit = math.prod(array.shape or ()) * array.dtype.itemsize, memory_limit(h5i.get_file_id(array).get_filesize())
+    size, limit = (
+        math.prod(array.shape or ()) * array.dtype.itemsize,
+        memory_limit(h5i.get_file_id(array).get_filesize()),
+    )
     if size > limit:
         raise ValueError(f"{name!r} would take more than {limit:,} bytes of memory")
     return array
 
 
-def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], list[str]]:
-    """Shapes and types of the arrays of numbers in an ``.npz`` file, and the names of all else in it, which is not read.
+def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], dict[str, str]]:
+    """Shapes and types of the arrays of numbers in an ``.npz`` file, and what all else is, by name, which is not read.
 
     Raises:
         ValueError, SyntaxError, RecursionError, OSError, zipfile.BadZipFile: if it is no such file, is damaged, or
             declares more than it holds.
     """
-    arrays, others = {}, []
+    arrays, others = {}, {}
     require_regular(path)
     with zipfile.ZipFile(path) as file:
         for info in file.infolist():
             name = info.filename.removesuffix(".npy")
             if name == info.filename:
-                others.append(name)
+                others[name] = "no array"
                 continue
             with file.open(info) as member:
                 shape, dtype = _npy_header(member)
                 length = member.tell()
             if dtype.kind not in NUMBER_KINDS:
-                others.append(name)
+                others[name] = str(dtype)
                 continue
             size = math.prod(shape) * dtype.itemsize
             if size + length != info.file_size or info.file_size > memory_limit(info.compress_size):

@@ -13,8 +13,7 @@ from gymnasium.spaces import Box, Dict
 from trajgen.core.errors import ConfigError
 from trajgen.core.observations import entry, put
 from trajgen.data import minari
-from trajgen.data.options import DataOptions
-from trajgen.data.success import SuccessRule
+from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.evaluation.rollout import rollout
 

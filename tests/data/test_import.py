@@ -222,7 +222,7 @@ def test_the_world_is_named_and_must_fit(tmp_path: Path) -> None:
 
 
 def test_a_world_with_more_entries_than_the_data_fits() -> None:
-    from trajgen.data.importing.spaces import alike
+    from trajgen.envs.eval_env import _is_like as alike
 
     box = gymnasium.spaces.Box(-1, 1, (2,))
     own, more = gymnasium.spaces.Dict({"a": box}), gymnasium.spaces.Dict({"a": box, "b": box})

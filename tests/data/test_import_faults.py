@@ -35,7 +35,6 @@ def check_refused(path: Path, *parts: str, **changes: Any) -> TrajgenError:
     with pytest.raises(TrajgenError) as caught:
         from_path(path, ImportOptions(id=ID, **changes))
     error = caught.value
-    assert error.expected and error.got and error.fix
     for part in parts:
         assert part in str(error), f"{part!r} is not in: {error}"
     return error

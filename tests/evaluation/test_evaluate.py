@@ -12,7 +12,7 @@ from gymnasium.spaces import Discrete
 from walks import Constant, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.data.success import SuccessRule
+from trajgen.data.options import SuccessRule
 from trajgen.evaluation.evaluate import (
     MEASURED,
     EvaluationOptions,

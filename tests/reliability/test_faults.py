@@ -32,9 +32,9 @@ from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.engine import storage
 from trajgen.engine.metrics import MetricsLog
-from trajgen.security import allocating_at_most
 from trajgen.experiments import run_folder
 from trajgen.experiments.run_lock import LOCK, locked
+from trajgen.security import allocating_at_most
 
 
 @contextmanager
@@ -242,7 +242,7 @@ def test_one_changed_number_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         require_same(before, fingerprint(made))
     with pytest.raises(DataError, match="other"):
         require_same({**before, "arrays": "none"}, before)
-    monkeypatch.setattr(room, "WHOLE", 4096)
+    monkeypatch.setattr(room, "SAMPLED", 4096)
     before = fingerprint(made)
     made.states[-1, -1] += 1e-3  # of a large array, blocks are looked at, the last one among them
     with pytest.raises(DataError, match="other states"):

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-SMALLEST_SCALE = 1e-3
+SMALLEST_DEVIATION = 1e-6
+"""Least deviation of a feature, as a share of its largest value, that is not a rounding error of a constant."""
 
 
 class Affine(nn.Module):
@@ -27,9 +28,11 @@ class Affine(nn.Module):
 
     def fit(self, values: Tensor) -> None:
         """Sets mean and deviation from ``values`` (M, n); a constant feature keeps its own unit."""
-        self.mean.copy_(values.double().mean(0))
-        deviation = values.double().std(0, unbiased=False)
-        self.scale.copy_(torch.where(deviation > SMALLEST_SCALE, deviation, torch.ones_like(deviation)))
+        values = values.double()
+        self.mean.copy_(values.mean(0))
+        deviation = values.std(0, unbiased=False)
+        varies = deviation > SMALLEST_DEVIATION * values.abs().amax(0)
+        self.scale.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
 
     def part(self, features: Sequence[int]) -> Affine:
         """The map of some of the features, in this order."""

@@ -1,4 +1,4 @@
-"""Returns-to-go: of the stored rewards, or of those that follow from a window's goal."""
+"""Returns-to-go of the stored rewards, and the discounts of those that follow from a window's goal."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import is_mapped, mapped_returns
 from trajgen.data.options import DataOptions
 
-FADED = 1e-3
-"""A reward that is discounted below this share is no longer looked for."""
+NEGLIGIBLE = 1e-3
+"""Discount below which a reward is left out."""
 
 
 def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
@@ -24,21 +24,21 @@ def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
     return result
 
 
-def blocks_ahead(episodes: Episodes, options: DataOptions) -> int:
-    """How many strides a return-to-go looks ahead: until rewards have faded, or the longest episode ends."""
+def strides_ahead(episodes: Episodes, options: DataOptions) -> int:
+    """How many strides a return-to-go looks ahead: until rewards are negligible, or the longest episode ends."""
     longest = int(episodes.lengths.max())
-    faded = math.log(FADED) / math.log(options.discount) if options.discount < 1 else math.inf
-    return math.ceil(min(longest, faded) / options.stride)
+    steps = math.log(NEGLIGIBLE) / math.log(options.discount) if options.discount < 1 else math.inf
+    return math.ceil(min(longest, steps) / options.stride)
 
 
-def fade(options: DataOptions, blocks: int) -> np.ndarray:
+def stride_discounts(options: DataOptions, ahead: int) -> np.ndarray:
     """Weights (strides, T) of the reward of each stride in the return-to-go of each point."""
-    lag = np.arange(options.horizon + blocks - 1)[:, None] - np.arange(options.horizon)
+    lag = np.arange(options.horizon + ahead - 1)[:, None] - np.arange(options.horizon)
     weights = options.discount ** (options.stride * lag.astype(float))
-    return np.where((lag >= 0) & (lag < blocks), weights, 0.0).astype(np.float32)
+    return np.where((lag >= 0) & (lag < ahead), weights, 0.0).astype(np.float32)
 
 
 def _returns_into(episodes: Episodes, discount: float, result: np.ndarray, part: slice) -> None:
     for first, last in zip(episodes.starts[part], episodes.ends[part], strict=True):
         backwards = episodes.rewards[first : last + 1][::-1].tolist()
-        result[first : last + 1] = list(accumulate(backwards, lambda rest, now: now + discount * rest))[::-1]
+        result[first : last + 1] = list(accumulate(backwards, lambda rest, reward: reward + discount * rest))[::-1]

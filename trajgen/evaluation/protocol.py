@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import ConfigError
-from trajgen.data.success import SuccessRule
+from trajgen.data.options import SuccessRule
 
 if TYPE_CHECKING:
     from trajgen.envs.eval_env import EvalEnv

@@ -73,8 +73,8 @@ def load_policy(
 
 def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
     """The planner of a run folder, refused while it is built if it grows far beyond the checkpoint it belongs to."""
-    from trajgen.security import allocating_at_most
     from trajgen.engine.storage import read_header
+    from trajgen.security import allocating_at_most
 
     _, shapes = read_header(checkpoint)
     try:

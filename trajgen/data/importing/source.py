@@ -1,4 +1,4 @@
-"""What every format is turned into: sources of recorded episodes, with what is missing in them made up for."""
+"""Sources of recorded episodes, which every format is turned into, and what is missing in them filled in."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trajgen.core.errors import DataError
+from trajgen.core.errors import DataError, nearest
 from trajgen.data.episodes import Array, Episode
 from trajgen.data.importing.options import ImportOptions
 
-TERMINALS, TIMEOUTS = ("terminals", "terminations", "terminated"), ("timeouts", "truncations", "truncated")
-"""Names under which tables say that the task ended with a step, or that the recording did."""
+TERMINALS = ("terminals", "terminal", "terminations", "termination", "terminated", "is_terminal")
+"""Names of marks that the task ended with a step."""
+TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is_truncated")
+"""Names of marks that the recording ended with a step."""
+ENDS = ("episode_terminals", "episode_ends", "ends", "dones", "done", "is_last", "last")
+"""Names of marks that an episode ended, without the reason."""
 
 
 @dataclass(frozen=True)
 class Recorded:
     """An episode of n steps as its source holds it; observations have n or n+1 rows.
 
-    ``final`` is the observation after the last step, where the source keeps it elsewhere. ``names`` are what the
-    source calls the fields, for messages.
+    ``final`` is the observation after the last step, where the source has it in another array. ``names`` are the
+    source's names of the fields, for messages.
     """
 
     states: Array  # (n, S) or (n+1, S)
@@ -38,7 +42,7 @@ class Source(Protocol):
     """Episodes that can be read one by one, and again."""
 
     about: str
-    """What is known of the data beside the numbers, for the description of the set."""
+    """Facts beside the numbers, for the description of the set."""
 
     def __len__(self) -> int: ...
 
@@ -49,21 +53,97 @@ class Source(Protocol):
     def read(self, number: int) -> Recorded: ...
 
 
-def complete(raw: Recorded, options: ImportOptions, place: str, mend: str) -> Episode:
-    """An episode with a final observation, rewards and an end, as the options say.
+class Arrays:
+    """Episodes as mappings of arrays: observations, actions, rewards, marks of ends, next_observations.
+
+    Args:
+        episodes: one mapping for each.
+        options: names of other entries.
+        labels: where each is found.
+    """
+
+    about = ""
+
+    def __init__(
+        self, episodes: Sequence[Mapping[str, Any]], options: ImportOptions, labels: Sequence[str] | None = None
+    ) -> None:
+        self._episodes, self._options, self._labels = episodes, options, labels
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def label(self, number: int) -> str:
+        return self._labels[number] if self._labels else "from Python"
+
+    def read(self, number: int) -> Recorded:
+        arrays, options = self._episodes[number], self._options
+        place = self._labels[number] if self._labels else f"episode {number}"
+
+        def entry(name: str) -> Any:
+            if name not in arrays:
+                raise absent(name, list(arrays), place)
+            return arrays[name]
+
+        states = options.state_names or ("observations",)
+        action, reward = options.action or "actions", options.reward or "rewards"
+        actions = np.asarray(entry(action))
+        after = arrays.get("next_observations") if states == ("observations",) else None
+        if after is not None and len(after) != len(actions):
+            raise DataError(
+                "Each step leads to an observation.",
+                expected=f"{len(actions)} rows, as of {action!r}",
+                got=f"{place}, field 'next_observations': shape {np.shape(after)}",
+            )
+        return Recorded(
+            states=joined([entry(name) for name in states], states, place),
+            actions=actions,
+            rewards=np.asarray(arrays[reward]) if reward in arrays else None,
+            terminated=_terminated(arrays, len(actions), options, place),
+            final=None if after is None else np.asarray(after)[-1],
+            names={"states": "+".join(states), "actions": action, "rewards": reward, **options.goal_names},
+            **{field: np.asarray(entry(name)) for field, name in options.goal_names.items()},
+        )
+
+
+def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, place: str) -> bool:
+    """Whether the marks of one episode say that the task ended; one mark may stand for the episode."""
+    last: dict[str, bool] = {}
+    for kind, names in (("terminal", TERMINALS), ("timeout", TIMEOUTS), ("end", ENDS)):
+        for name in names:
+            if name not in arrays:
+                continue
+            marks = flags(np.atleast_1d(arrays[name]), f"{place}, field {name!r}")
+            if len(marks) not in (1, steps) or (
+                marks[:-1].any() and not (kind == "terminal" and options.cut != "auto")
+            ):
+                raise DataError(
+                    "An episode ends once.",
+                    expected=f"a mark for each of {steps} steps, set at the last one only; or one mark",
+                    got=f"{place}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
+                    fix="import a table of many episodes as one file; cut=timeouts takes terminals that stay set",
+                )
+            last[kind] = last.get(kind, False) or bool(marks[-1])
+    if last.get("end") and not (last.get("timeout") or "terminal" in last or options.ends != "data"):
+        if "timeout" not in last:
+            raise unknown_reason(place)
+        return True  # it ended, and not by a timeout
+    return last.get("terminal", False)
+
+
+def complete(raw: Recorded, options: ImportOptions, place: str, fix: str) -> Episode:
+    """An episode with a final observation, rewards and an end, according to the options.
 
     Raises:
-        DataError: naming place and field, if the numbers of rows do not fit, or rewards are missing.
+        DataError: naming place and field, if the numbers of rows do not fit, rewards are missing, or actions are
+            discrete.
     """
-    names, actions, rewards = raw.names, raw.actions, raw.rewards
+    names, actions, rewards = raw.names, np.asarray(raw.actions), raw.rewards
     actions = actions[:, None] if actions.ndim == 1 else actions
     rewards = rewards[:, 0] if rewards is not None and rewards.shape[1:] == (1,) else rewards
     steps = len(actions)
     if options.rewards == "data" and rewards is None:
         raise DataError(
-            "Training needs rewards.",
-            expected=f"an entry {names.get('rewards', 'rewards')!r}",
-            got=f"{place}: none",
+            f"Training needs rewards, and {place} has no {names.get('rewards', 'rewards')!r}.",
             fix="reward=ENTRY; or rewards=last for demonstrations that succeed; or rewards=zero for goals in hindsight",
         )
     if rewards is not None and len(np.atleast_1d(rewards)) != steps:
@@ -72,7 +152,7 @@ def complete(raw: Recorded, options: ImportOptions, place: str, mend: str) -> Ep
             expected=f"{steps} rewards for {steps} actions",
             got=f"{place}, field {names.get('rewards', 'rewards')!r}: shape {np.shape(rewards)}; "
             f"{names.get('actions', 'actions')!r}: shape {np.shape(raw.actions)}",
-            fix=mend,
+            fix=fix,
         )
     terminated = {"data": raw.terminated, "terminal": True, "timeout": False}[options.ends]
     parts: dict[str, Any] = {"states": raw.states, "goals": raw.goals, "achieved": raw.achieved}
@@ -84,72 +164,28 @@ def complete(raw: Recorded, options: ImportOptions, place: str, mend: str) -> Ep
                 "An episode of n steps has n observations, or n+1 with the final one.",
                 expected=f"shape ({steps} or {steps + 1}, ·) for {steps} actions",
                 got=f"{place}, field {names.get(name, name)!r}: shape {np.shape(values)}",
-                fix=mend,
+                fix=fix,
             )
     if parts["goals"] is not None and len(parts["goals"]) == steps:
-        parts["goals"] = _longer(parts["goals"])  # a goal holds on
+        parts["goals"] = _extended(parts["goals"])
     if len(parts["states"]) == steps and raw.final is not None:
-        parts["states"] = _longer(parts["states"], raw.final)
+        parts["states"] = _extended(parts["states"], raw.final)
         if isinstance(options.achieved, tuple):
             parts["achieved"] = _taken(parts["states"], options.achieved, place)
     short = {name for name, values in parts.items() if values is not None and len(values) == steps}
     if short and (options.final == "repeat" or (options.final == "auto" and terminated)):
-        parts |= {name: _longer(parts[name]) for name in short}
+        parts |= {name: _extended(parts[name]) for name in short}
     elif short:
         steps -= 1
         parts = {name: None if values is None else values[: steps + 1] for name, values in parts.items()}
         actions, rewards = actions[:-1], None if rewards is None else rewards[:-1]
-        terminated = options.ends == "terminal"  # the step that ended the task is not among them
+        terminated = options.ends == "terminal"  # the step that ended the task is dropped
     if parts["goals"] is None and parts["achieved"] is not None:
         parts["goals"] = np.repeat(parts["achieved"][-1:], steps + 1, axis=0)
     if options.rewards != "data" or rewards is None:
         rewards = np.zeros(steps)
         rewards[-1:] = options.rewards == "last"
     return Episode(actions=actions, rewards=rewards, terminated=terminated, **parts)
-
-
-def from_mapping(arrays: Mapping[str, Any], options: ImportOptions, place: str) -> Recorded:
-    """An episode from named arrays: observations, actions, rewards, terminals or terminations, next_observations."""
-    names = options.state_names or ("observations",)
-    wanted = {"actions": options.action or "actions", "rewards": options.reward or "rewards"}
-    states = joined([_of(arrays, name, place) for name in names], names, place)
-    actions = np.asarray(_of(arrays, wanted["actions"], place))
-    ended = False
-    for name in TERMINALS:
-        if name in arrays:
-            marks = flags(np.atleast_1d(arrays[name]), f"{place}, field {name!r}")
-            if len(marks) not in (1, len(actions)) or marks[:-1].any():
-                raise DataError(
-                    "An episode ends once.",
-                    expected=f"a mark for each of {len(actions)} steps, set at the last one only; or one mark",
-                    got=f"{place}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
-                    fix="a table of many episodes is imported as one file",
-                )
-            ended |= bool(marks[-1])
-    after = arrays.get("next_observations") if names == ("observations",) else None
-    if after is not None and len(after) != len(actions):
-        raise DataError(
-            "Each step leads to an observation.",
-            expected=f"{len(actions)} rows, as of {wanted['actions']!r}",
-            got=f"{place}, field 'next_observations': shape {np.shape(after)}",
-            fix="mend the source",
-        )
-    return Recorded(
-        states=states,
-        actions=actions,
-        rewards=np.asarray(arrays[wanted["rewards"]]) if wanted["rewards"] in arrays else None,
-        terminated=ended,
-        final=None if after is None else np.asarray(after)[-1],
-        goals=None if options.goal is None else np.asarray(_of(arrays, options.goal, place)),
-        achieved=np.asarray(_of(arrays, options.achieved, place)) if isinstance(options.achieved, str) else None,
-        names={"states": "+".join(names), **wanted, **goal_names(options)},
-    )
-
-
-def goal_names(options: ImportOptions) -> dict[str, str]:
-    """What the source calls goals and what is measured against them."""
-    named = {"goals": options.goal, "achieved": options.achieved}
-    return {field: name for field, name in named.items() if isinstance(name, str)}
 
 
 def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
@@ -179,44 +215,39 @@ def flags(values: Array, where: str) -> Array:
     values = np.asarray(values).reshape(len(values), -1)
     wrong = np.flatnonzero(((values != 0) & (values != 1)).any(1)) if values.shape[1] == 1 else np.array([0])
     if len(wrong):
-        raise DataError(
-            "Ends are marked by 0 and 1, one mark for each row.",
-            expected="0 or 1",
-            got=f"{where}, row {int(wrong[0])}: {values[wrong[0]]}",
-            fix="mend the source",
-        )
+        got = f"{where}, row {int(wrong[0])}: {values[wrong[0]]}"
+        raise DataError("Ends are marked by 0 and 1, one mark for each row.", got=got, fix="correct the source")
     return values[:, 0].astype(bool)
 
 
-def absent(name: str, known: Sequence[str], place: str) -> DataError:
+def absent(name: str, names: Sequence[str], place: str) -> DataError:
     """The error for an entry that is not in the source."""
-    from trajgen.core.errors import nearest
-
     return DataError(
-        "The entries that are asked for must be in the source.",
-        expected=f"{name!r} among {', '.join(sorted(known)[:30])}",
-        got=f"{place}: no {name!r}",
-        fix=f"state=…, action=…, reward=… or goal=… take other names; {nearest(name, known)}",
+        f"There is no {name!r} in {place}.",
+        expected=f"an entry among {', '.join(sorted(names)[:30])}",
+        fix=f"state=…, action=…, reward=… or goal=… take other names; {nearest(name, names)}",
     )
 
 
-def _of(arrays: Mapping[str, Any], name: str, place: str) -> Any:
-    if name not in arrays:
-        raise absent(name, list(arrays), place)
-    return arrays[name]
+def unknown_reason(place: str) -> DataError:
+    """The error for marks that episodes ended that leave open why."""
+    return DataError(
+        f"{place} marks where episodes end, and not why: the task was over, or the recording stopped.",
+        expected=f"one of {', '.join((TERMINALS[0], TIMEOUTS[0], *TERMINALS[1:], *TIMEOUTS[1:]))} beside it",
+        fix="ends=terminal, or ends=timeout",
+    )
 
 
-def _longer(values: Array, last: Array | None = None) -> Array:
+def _extended(values: Array, last: Array | None = None) -> Array:
     return np.concatenate([values, values[-1:] if last is None else np.asarray(last)[None]])
 
 
-def _taken(states: Array, places: tuple[int, ...], place: str) -> Array:
+def _taken(states: Array, indices: tuple[int, ...], place: str) -> Array:
     width = np.shape(states)[-1] if np.ndim(states) else 0
-    if any(not 0 <= each < width for each in places):
+    if any(not 0 <= index < width for index in indices):
         raise DataError(
             "What is measured against the goal is a part of the state.",
-            expected=f"places from 0 to {width - 1}",
-            got=f"{place}: achieved={list(places)}",
-            fix="achieved=[0,1], say",
+            expected=f"indices from 0 to {width - 1}",
+            got=f"{place}: achieved={list(indices)}",
         )
-    return states[..., list(places)]
+    return states[..., list(indices)]
