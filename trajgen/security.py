@@ -116,7 +116,7 @@ def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[An
     """Shapes and types of the arrays of numbers in an ``.npz`` file, and what all else is, by name, which is not read.
 
     Raises:
-        ValueError, SyntaxError, RecursionError, OSError, zipfile.BadZipFile: if it is no such file, is damaged, or
+        ValueError, OSError, zipfile.BadZipFile: if it is no such file, is damaged, or
             declares more than it holds.
     """
     arrays, others = {}, {}
@@ -145,7 +145,10 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(member)
+    try:
+        shape, _, dtype = read(member)
+    except Exception as error:  # it is parsed as Python, which may raise anything
+        raise ValueError("the header of an array cannot be read") from error
     return shape, dtype
 
 

@@ -161,7 +161,8 @@ class Table:
             return breaks
         if shapes[NEXT] != shapes["observations"]:
             raise DataError(
-                f"In {self._place}, {NEXT!r} have the shape {shapes[NEXT]}, and 'observations' {shapes['observations']}."
+                "Observations and next_observations have the same shape.",
+                got=f"{self._place}: {shapes['observations']} and {shapes[NEXT]}",
             )
         jumps, goes_on = np.zeros(self._total, bool), np.zeros(self._total, bool)
         for first in range(0, self._total - 1, BLOCK):
@@ -170,7 +171,7 @@ class Table:
             after, seen = (values.reshape(last - first, -1).astype(np.float64) for values in (after, seen))
             with np.errstate(invalid="ignore"):
                 difference, size = np.abs(after - seen), np.where(np.isfinite(seen), np.abs(seen), 0).max(0)
-                jumps[first:last] = (difference > TOLERANCE * size).any(1)
+                jumps[first:last] = ((difference > TOLERANCE * size) & np.isfinite(difference)).any(1)
                 goes_on[first:last] = (difference <= TOLERANCE * size).all(1)
         wrong = np.flatnonzero(marked & goes_on)
         if len(wrong):

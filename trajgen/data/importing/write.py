@@ -20,7 +20,7 @@ from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
 
 DAMAGE = (
-    *READ_ERRORS, EOFError, MemoryError, NotImplementedError, RecursionError, SyntaxError, zipfile.BadZipFile,
+    *READ_ERRORS, EOFError, MemoryError, NotImplementedError, RecursionError, zipfile.BadZipFile,
     zlib.error, struct.error,
 )  # fmt: skip
 """What reading a source raises that does not hold data of its format."""
