@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_written_is_said_with_the_ways_out() -> None:
     (store.folder(ID) / mapped.FOLDER).write_text("a file in its place")
     with pytest.raises(DataError) as caught:
         minari.load(ID, options())
-    assert "data.memory_map=false" in str(caught.value.fix) and mapped.FOLDER in str(caught.value.got)
+    assert "data.memory_map=false" in str(caught.value.fix) and mapped.FOLDER in str(caught.value)
 
 
 def test_a_full_disk_is_said_before_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,7 +232,7 @@ def test_sets_that_would_fill_half_of_the_memory_are_mapped(monkeypatch: pytest.
     size = mapped.size_of(93, Space(4, 3))
     assert size == 93 * 8 * 4
     for limit, expected in ((2 * size - 1, True), (2 * size, False)):
-        monkeypatch.setattr(mapped, "_limits", lambda limit=limit: iter([limit, 10 * GIB]))
+        monkeypatch.setattr(mapped, "_memory_limits", lambda limit=limit: iter([limit, 10 * GIB]))
         assert mapped.is_mapped(minari.load(ID, options(memory_map=None))) is expected
 
 

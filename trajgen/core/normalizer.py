@@ -28,10 +28,9 @@ class Affine(nn.Module):
 
     def fit(self, values: Tensor) -> None:
         """Sets mean and deviation from ``values`` (M, n); a constant feature keeps its own unit."""
-        values = values.double()
-        self.mean.copy_(values.mean(0))
-        deviation = values.std(0, unbiased=False)
-        varies = deviation > SMALLEST_DEVIATION * values.abs().amax(0)
+        self.mean.copy_(values.double().mean(0))
+        deviation = values.double().std(0, unbiased=False)
+        varies = deviation > SMALLEST_DEVIATION * torch.maximum(values.amax(0), -values.amin(0))
         self.scale.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
 
     def part(self, features: Sequence[int]) -> Affine:
