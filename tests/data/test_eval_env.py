@@ -1,4 +1,4 @@
-"""Worlds as a data set and its options describe them: success, goals, resets, and what of an observation is read."""
+"""Environments as a data set and its options describe them: success, goals, resets, entries of observations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import small_sets
 from gymnasium.spaces import Box, Dict
+from small_sets import episode
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.observations import entry, put
@@ -46,24 +48,15 @@ def observed(rows: int) -> dict[str, Any]:
     }
 
 
-def save(lengths: list[int], space: Any = ROOMS) -> None:
-    spec = gymnasium.spec("Pendulum-v1")
+def save(lengths: list[int]) -> None:
     episodes = [
-        {
-            "observations": observed(n + 1),
-            "actions": np.full((n, 2), 0.2 if n % 2 else -0.1, np.float32),
-            "rewards": np.zeros(n),
-            "terminations": np.arange(n) == n - 1,
-            "truncations": np.zeros(n, bool),
-        }
-        for n in lengths
+        episode(observed(n + 1), np.full((n, 2), 0.2 if n % 2 else -0.1, np.float32), terminated=True) for n in lengths
     ]
-    minari.save(ID, episodes, env_spec=spec, eval_env_spec=spec, observation_space=space, action_space=ACTIONS,
-                description="rooms", algorithm="none")  # fmt: skip
+    small_sets.save(ID, episodes, ROOMS, ACTIONS)
 
 
 class Tasks(gymnasium.Env):
-    """An episode of six steps, whose information is that of a benchmark's world."""
+    """An episode of six steps, whose information is that of a benchmark's environment."""
 
     observation_space, action_space = Box(-9, 9, (1,), np.float64), ACTIONS
 
@@ -100,7 +93,7 @@ class Still:
     ("say", "rule", "expected"),
     [
         ("success", SuccessRule(), True),
-        ("success", SuccessRule(steps=3), True),  # more than two good steps, as the hand's worlds count
+        ("success", SuccessRule(steps=3), True),  # more than two good steps, as Adroit counts
         ("success", SuccessRule(steps=4), False),
         ("tasks", SuccessRule(info="tasks", at_least=3), True),  # a list counts by its length, as the kitchen's does
         ("tasks", SuccessRule(info="tasks", at_least=4), False),
@@ -109,7 +102,7 @@ class Still:
         ("nothing", SuccessRule(), None),
     ],
 )
-def test_an_episode_succeeds_by_its_worlds_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
+def test_an_episode_succeeds_by_its_environments_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
     played = rollout(Still(), EvalEnv("tasks", lambda: Tasks(say), 6, rule=rule), [0, 1])
     assert expected is None if played.success is None else played.success.tolist() == [expected] * 2
 
@@ -168,7 +161,7 @@ def test_actions_are_clipped_where_those_of_the_data_end() -> None:
     np.testing.assert_allclose([narrow.action_low, narrow.action_high], [[-0.1] * 2, [0.2] * 2])
 
 
-def test_flags_of_the_world_and_bounds_of_the_task_come_first() -> None:
+def test_flags_of_the_environment_and_bounds_of_the_task_come_first() -> None:
     save([3])
     options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"continuing_task": False},
                           bounds={"mine": (0.0, 2.0)}, resets=({"goal_cell": (3, 1)},), **KEYS)  # fmt: skip

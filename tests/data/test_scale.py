@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import sizes
 import torch
+from small_sets import episode, save
 
 from trajgen.core.errors import DataError
 from trajgen.core.types import Space
@@ -43,34 +43,11 @@ def write(seed: int = 0, lengths: tuple[int, ...] = (50, 7, 33), **changes: Any)
     for number, steps in enumerate(lengths):
         here = np.cumsum(random.normal(0, 0.3, (steps + 1, 2)), 0)
         goal = np.where(np.arange(steps + 1)[:, None] < steps // 2, here[steps // 2], here[-1])
-        ends = np.arange(steps) == steps - 1
-        entry = {
-            "observations": {
-                "state": np.concatenate([here, random.normal(size=here.shape)], 1),
-                "goal": goal,
-                "here": here,
-            },
-            "actions": random.uniform(-1, 1, (steps, 3)).astype(np.float32),
-            "rewards": random.normal(size=steps),
-            "terminations": ends & (number % 2 == 0),
-            "truncations": ends & (number % 2 == 1),
-        }
-        episodes.append(entry | (changes if number == 1 else {}))
-    box, env_spec = gymnasium.spaces.Box, gymnasium.spec("Pendulum-v1")
-    two = box(-np.inf, np.inf, (2,), np.float64)
-    minari.save(
-        ID,
-        episodes,
-        env_spec=env_spec,
-        eval_env_spec=env_spec,
-        observation_space=gymnasium.spaces.Dict(
-            {"state": box(-np.inf, np.inf, (4,), np.float64), "goal": two, "here": two}
-        ),
-        action_space=box(-1.0, 1.0, (3,), np.float32),
-        description="walks",
-        algorithm="none",
-        force=True,
-    )
+        observations = {"state": np.concatenate([here, random.normal(size=here.shape)], 1), "goal": goal, "here": here}
+        actions, rewards = random.uniform(-1, 1, (steps, 3)).astype(np.float32), random.normal(size=steps)
+        whole = episode(observations, actions, rewards, terminated=number % 2 == 0)
+        episodes.append(whole | (changes if number == 1 else {}))
+    save(ID, episodes, {"state": 4, "goal": 2, "here": 2}, 3, force=True)
 
 
 def options(**changes: Any) -> DataOptions:
@@ -266,7 +243,7 @@ def under(limit: int, memory_map: str, batches: int) -> dict[str, Any]:
         capture_output=True,
         text=True,
         timeout=3000,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
