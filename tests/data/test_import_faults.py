@@ -65,7 +65,7 @@ def test_a_fault_of_a_table_is_named(changes: dict[str, Any], parts: list[str], 
 def test_options_that_do_not_fit_the_source(tmp_path: Path) -> None:
     path = formats.d4rl(tmp_path)
     check_refused(path, "no 'infos/gaol'", "infos/goal", goal="infos/gaol")
-    check_refused(path, "indices from 0 to 2", goal="infos/goal", achieved=(0, 3))
+    check_refused(path, "from 0 to 2", goal="infos/goal", achieved=(0, 3))
     check_refused(path, "numbers from 0 to 2", skip=(3,))
     check_refused(path, "not all of them", skip=(0, 1, 2))
     check_refused(formats.robomimic(tmp_path), "'obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))

@@ -91,39 +91,6 @@ def map_episodes(
     return episodes
 
 
-def mapped_returns(
-    episodes: Episodes, discount: float, compute: Callable[[Episodes, float, Array, slice], None]
-) -> Array:
-    """The returns-to-go (M,) of mapped episodes for a discount, which are written first where they are not there.
-
-    Args:
-        episodes: of `map_episodes`.
-        discount: per environment step.
-        compute: writes those of some of the episodes into an array of zeros.
-    """
-    states: Any = episodes.states  # a numpy.memmap, which knows its file
-    folder, shape = Path(str(states.filename)).parent, episodes.rewards.shape
-    path = folder / f"returns-{discount!r}.npy"
-    checksum_path = path.with_suffix(".sha256")
-    with contextlib.suppress(*DAMAGE):
-        values = _map(path, shape)
-        if checksum_path.read_text(encoding="utf-8") == checksum(values):
-            return values
-    with (
-        _writing(folder, len(episodes.rewards), Space(0, 0)),
-        FileLock(folder.parent / ".lock"),
-        tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as place,
-    ):
-        returns = _allocate(Path(place) / path.name, shape)
-        for part in _blocks(episodes):
-            compute(episodes, discount, returns, part)
-            drop_pages(returns, episodes.rewards)
-        returns.flush()
-        checksum_path.write_text(checksum(returns), encoding="utf-8")
-        (Path(place) / path.name).replace(path)
-    return _map(path, shape)
-
-
 def is_mapped(episodes: Episodes) -> bool:
     """Whether the episodes lie in files."""
     return isinstance(episodes.states, np.memmap)
@@ -188,16 +155,6 @@ def _write(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name:
         values.flush()
     np.save(folder / INDEX, np.stack([episodes.lengths, episodes.terminated.astype(np.int64)]))
     return episodes
-
-
-def _blocks(episodes: Episodes) -> Iterator[slice]:
-    """The episodes in parts that are not much longer than a block."""
-    first = 0
-    for number, start in enumerate(episodes.starts):
-        if start - episodes.starts[first] > BLOCK:
-            yield slice(first, number)
-            first = number
-    yield slice(first, len(episodes))
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

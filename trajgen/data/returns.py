@@ -8,7 +8,7 @@ from itertools import accumulate
 import numpy as np
 
 from trajgen.data.episodes import Episodes
-from trajgen.data.mapped import is_mapped, mapped_returns
+from trajgen.data.mapped import drop_pages
 from trajgen.data.options import DataOptions
 
 NEGLIGIBLE = 1e-3
@@ -16,12 +16,13 @@ NEGLIGIBLE = 1e-3
 
 
 def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
-    """Discounted sum of the stored rewards from each row (M,) to the end of its episode."""
-    if is_mapped(episodes):
-        return mapped_returns(episodes, discount, _returns_into)
-    result = np.zeros_like(episodes.rewards)
-    _returns_into(episodes, discount, result, slice(None))
-    return result
+    """Discounted sum of the stored rewards from each row (M,) to the end of its episode; in memory, also of files."""
+    returns = np.zeros(episodes.rewards.shape, np.float32)
+    for first, last in zip(episodes.starts, episodes.ends, strict=True):
+        backwards = episodes.rewards[first : last + 1][::-1].tolist()
+        returns[first : last + 1] = list(accumulate(backwards, lambda rest, reward: reward + discount * rest))[::-1]
+    drop_pages(episodes.rewards)
+    return returns
 
 
 def strides_ahead(episodes: Episodes, options: DataOptions) -> int:
@@ -36,9 +37,3 @@ def stride_discounts(options: DataOptions, ahead: int) -> np.ndarray:
     lag = np.arange(options.horizon + ahead - 1)[:, None] - np.arange(options.horizon)
     weights = options.discount ** (options.stride * lag.astype(float))
     return np.where((lag >= 0) & (lag < ahead), weights, 0.0).astype(np.float32)
-
-
-def _returns_into(episodes: Episodes, discount: float, result: np.ndarray, part: slice) -> None:
-    for first, last in zip(episodes.starts[part], episodes.ends[part], strict=True):
-        backwards = episodes.rewards[first : last + 1][::-1].tolist()
-        result[first : last + 1] = list(accumulate(backwards, lambda rest, reward: reward + discount * rest))[::-1]

@@ -50,9 +50,11 @@ class Demonstrations:
     """
 
     def __init__(self, path: Path, file: Any, options: ImportOptions) -> None:
-        self._place, self._data, self._options = path.name, file["data"], options
+        self._data = file["data"]
         self._names = sorted(self._data, key=lambda name: (len(name), name))  # demo_2 before demo_10
-        self._entries = options.state_names or self._vectors()
+        self._columns = options.columns(self._vectors(), "actions", "rewards")
+        self._reward_is_named = options.reward is not None
+        self._entries = self._columns["states"]
         self.about = f"state: {', '.join(self._entries)}"
 
     def __len__(self) -> int:
@@ -62,46 +64,34 @@ class Demonstrations:
         return self._names[number]
 
     def read(self, number: int) -> Recorded:
-        place, options = self._names[number], self._options
+        place = self._names[number]
         demo = self._data[place]
-
-        def part(name: str) -> Any:
-            if name not in demo:
-                raise absent(name, [*demo, *(f"obs/{each}" for each in demo.get("obs", ()))], place)
-            return read_array(demo.id, name)
-
-        def observed(group: str) -> Any:
-            names = [f"{group}/{name}" for name in self._entries]
-            return joined([part(name) for name in names], names, place)
-
         if "obs" not in demo:
             raise DataError(
                 f"A demonstration must hold observations, and {place} has no group 'obs'.",
                 fix="robomimic's script dataset_states_to_obs.py adds them",
             )
-        actions, reward = part(options.action or "actions"), options.reward or "rewards"
-        samples = demo.attrs.get("num_samples", len(actions))
-        if samples != len(actions):
-            raise DataError(
-                f"A demonstration has as many steps as its attribute num_samples says: {samples} steps.",
-                got=f"{place}, field 'actions': shape {actions.shape}",
-                fix=f"correct the source, or leave it out: skip=[{number}]",
-            )
-        dones = part("dones") if "dones" in demo else np.zeros(0)
-        return Recorded(
-            states=observed("obs"),
-            actions=actions,
-            rewards=part(reward) if reward in demo or options.reward else None,
-            terminated=bool(len(dones) and dones[-1]),
-            final=observed("next_obs")[-1] if "next_obs" in demo and len(actions) else None,
-            names={
-                "states": "obs/" + "+".join(self._entries),
-                "actions": "actions",
-                "rewards": reward,
-                **options.goal_names,
-            },
-            **{field: part(name) for field, name in options.goal_names.items()},
-        )
+
+        def get(name: str) -> Any:
+            if name not in demo:
+                raise absent(name, [*demo, *(f"obs/{each}" for each in demo["obs"])], place)
+            return read_array(demo.id, name)
+
+        def entries(group: str) -> tuple[str, ...]:
+            return tuple(f"{group}/{name}" for name in self._entries)
+
+        steps = len(get(self._columns["actions"][0]))
+        samples = demo.attrs.get("num_samples", steps)
+        if samples != steps:
+            rule = f"{place} has {samples} steps by its attribute num_samples, and {steps} actions."
+            raise DataError(rule, fix=f"correct the source, or leave it out: skip=[{number}]")
+        dones = get("dones") if "dones" in demo else np.zeros(0)
+        rest: dict[str, Any] = {"terminated": bool(len(dones) and dones[-1])}
+        if "next_obs" in demo and steps:
+            rest["final"] = joined([get(name) for name in entries("next_obs")], entries("next_obs"), place)[-1]
+        if self._columns["rewards"][0] not in demo and not self._reward_is_named:
+            rest["rewards"] = None
+        return Recorded.read(get, self._columns | {"states": entries("obs")}, place, **rest)
 
     def _vectors(self) -> tuple[str, ...]:
         first: Any = self._data[self._names[0]] if self._names else {}

@@ -19,7 +19,7 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import Recorded, absent, flags, joined
+from trajgen.data.importing.source import Recorded, absent, flags
 from trajgen.security import check_parquet, read_limited, require_regular
 
 INFO = Path("meta", "info.json")
@@ -45,8 +45,7 @@ class LeRobotFolder:
             raise ConfigError("Parquet files are read by pyarrow.", fix="pip install 'trajgen[lerobot]'")
         info = json.loads(read_limited(path / INFO, MAX_INFO))
         self._options, self._path = options, path
-        self._states = options.state_names or ("observation.state",)
-        self._action, self._reward = options.action or "action", options.reward or "next.reward"
+        self._names = options.columns(("observation.state",), "action", "next.reward")
         self._columns = lru_cache(maxsize=2)(_columns)  # a file of many episodes is read once
         self._index: list[tuple[Path, int, int, int]] = []  # file, first row, row after the last, episode
         for file in sorted((path / "data").glob("chunk-*/*.parquet")):
@@ -71,45 +70,29 @@ class LeRobotFolder:
 
     def read(self, number: int) -> Recorded:
         file, first, last, episode = self._index[number]
-        place, options = f"{file.name}, episode_index {episode}", self._options
+        place, options, names = f"{file.name}, episode_index {episode}", self._options, dict(self._names)
         columns_there = _open(file).schema_arrow.names
-        has_rewards = self._reward in columns_there and options.rewards == "data"
-        names = [*self._states, self._action, *options.goal_names.values()]
-        names += [self._reward] if has_rewards or options.reward else []
-        names += [name for name in (DONE, TRUNCATED, FRAME) if name in columns_there]
-        columns = self._columns(file, tuple(dict.fromkeys(names)))
+        if options.rewards != "data" or (names["rewards"][0] not in columns_there and options.reward is None):
+            names.pop("rewards")
+        wanted = [name for entries in names.values() for name in entries]
+        wanted += [name for name in (DONE, TRUNCATED, FRAME) if name in columns_there]
+        columns = self._columns(file, tuple(dict.fromkeys(wanted)))
 
         def part(name: str) -> Array:
             return columns[name][first:last]
 
+        skip = f"correct the source, or leave the episode out: skip=[{number}]"
         if FRAME in columns and (part(FRAME) != np.arange(last - first)).any():
             row = int(np.flatnonzero(part(FRAME) != np.arange(last - first))[0])
-            raise DataError(
-                f"The frames of an episode come one after the other: {FRAME} {row} is expected.",
-                got=f"{place}, row {first + row}: {FRAME} {part(FRAME)[row]}",
-                fix=f"correct the source, or leave the episode out: skip=[{number}]",
-            )
+            got = f"{place}, row {first + row}: {FRAME} {part(FRAME)[row]}"
+            raise DataError("The frames of an episode come one after the other.", got=got, fix=skip)
         ended = {name: flags(part(name), f"{place}, field {name!r}") for name in (DONE, TRUNCATED) if name in columns}
         for name, marks in ended.items():
             if marks[:-1].any():
-                raise DataError(
-                    "An episode ends with its last row.",
-                    got=f"{place}, field {name!r}: set in row {first + int(np.flatnonzero(marks)[0])}",
-                    fix=f"correct the source, or leave the episode out: skip=[{number}]",
-                )
-        return Recorded(
-            states=joined([part(name) for name in self._states], self._states, place),
-            actions=joined([part(self._action)], [self._action], place),
-            rewards=part(self._reward) if self._reward in columns else None,
-            terminated=bool(DONE in ended and ended[DONE][-1] and not (TRUNCATED in ended and ended[TRUNCATED][-1])),
-            names={
-                "states": "+".join(self._states),
-                "actions": self._action,
-                "rewards": self._reward,
-                **options.goal_names,
-            },
-            **{field: part(name) for field, name in options.goal_names.items()},
-        )
+                got = f"{place}, field {name!r}: set in row {first + int(np.flatnonzero(marks)[0])}"
+                raise DataError("An episode ends with its last row.", got=got, fix=skip)
+        terminated = DONE in ended and ended[DONE][-1] and not (TRUNCATED in ended and ended[TRUNCATED][-1])
+        return Recorded.read(part, names, place, terminated=bool(terminated))
 
     def _index_file(self, file: Path) -> None:
         """Finds the episodes of a file by their column."""
@@ -119,10 +102,7 @@ class LeRobotFolder:
         for first, last in zip(starts, [*starts[1:], len(numbers)], strict=True):
             episode = int(numbers[first])
             if episode in indexed:
-                raise DataError(
-                    "The rows of an episode lie together.",
-                    got=f"{file.name}, row {first}: {EPISODE} {episode} again",
-                )
+                raise DataError(f"{file.name}, row {first}: {EPISODE} {episode} again; its rows must lie together.")
             indexed.add(episode)
             self._index.append((file, int(first), int(last), episode))
 

@@ -16,8 +16,8 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import ENDS, TERMINALS, TIMEOUTS, Arrays
-from trajgen.data.importing.tables import NEXT, Table
+from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays
+from trajgen.data.importing.tables import Table
 from trajgen.security import npz_arrays
 
 
@@ -89,8 +89,8 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
             expected="a table with 'timeouts' or 'next_observations'",
             fix="leave out ends=terminal",
         )
-    used = {*(options.state_names or ("observations",)), options.action or "actions", options.reward or "rewards", NEXT}
-    for name in {*used, *options.goal_names.values(), *TERMINALS, *TIMEOUTS, *ENDS} & {*archive.others}:
+    used = [name for names in options.columns(("observations",), "actions", "rewards").values() for name in names]
+    for name in {*used, NEXT, *TERMINALS, *TIMEOUTS, *ENDS} & {*archive.others}:
         raise TypeError(f"{name!r} holds {archive.others[name]}, not numbers")
     about = f"left out, since they hold no numbers: {', '.join(archive.others)[:200]}" if archive.others else ""
     return Table(archive.shapes, rows, options, path.name, about=about, final_rows=has_final_rows)

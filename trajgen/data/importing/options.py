@@ -61,17 +61,17 @@ class ImportOptions:
             raise ConfigError(f"rewards={self.rewards} contradicts reward={self.reward}: leave out one of them.")
 
     @property
-    def state_names(self) -> tuple[str, ...] | None:
-        """The entries of the state, if any are named."""
-        return (self.state,) if isinstance(self.state, str) else self.state
-
-    @property
-    def goal_names(self) -> dict[str, str]:
-        """Names of the entries of goals and of what is measured against them, by field."""
-        names = {"goals": self.goal, "achieved": self.achieved}
-        return {field: name for field, name in names.items() if isinstance(name, str)}
-
-    @property
     def has_goals(self) -> bool:
         """Whether the new set has goals: the source's, or the positions where episodes ended."""
         return self.goal is not None or self.achieved is not None
+
+    def columns(self, states: tuple[str, ...], actions: str, rewards: str) -> dict[str, tuple[str, ...]]:
+        """Names of the entries of each field of an episode, with a format's defaults where the options name none."""
+        state = (self.state,) if isinstance(self.state, str) else self.state
+        goals = {"goals": self.goal, "achieved": self.achieved}
+        return {
+            "states": state or states,
+            "actions": (self.action or actions,),
+            "rewards": (self.reward or rewards,),
+            **{field: (name,) for field, name in goals.items() if isinstance(name, str)},
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is
 """Names of marks that the recording ended with a step."""
 ENDS = ("episode_terminals", "episode_ends", "ends", "dones", "done", "is_last", "last")
 """Names of marks that an episode ended, without the reason."""
+NEXT = "next_observations"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,20 @@ class Recorded:
     goals: Array | None = None  # (n, G) or (n+1, G)
     achieved: Array | None = None  # (n, G) or (n+1, G)
     names: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(
+        cls, get: Callable[[str], Any], columns: Mapping[str, tuple[str, ...]], place: str, **rest: Any
+    ) -> Recorded:
+        """An episode whose entries ``get`` reads by name; what is None in ``rest`` is left out."""
+        fields = {
+            name: joined([get(entry) for entry in entries], entries, place)
+            if name == "states"
+            else np.asarray(get(entries[0]))
+            for name, entries in columns.items()
+            if rest.get(name, ...) is not None
+        }
+        return cls(names={name: "+".join(entries) for name, entries in columns.items()}, **(fields | rest))
 
 
 class Source(Protocol):
@@ -78,31 +93,20 @@ class Arrays:
     def read(self, number: int) -> Recorded:
         arrays, options = self._episodes[number], self._options
         place = self._labels[number] if self._labels else f"episode {number}"
+        columns = options.columns(("observations",), "actions", "rewards")
 
-        def entry(name: str) -> Any:
+        def get(name: str) -> Any:
             if name not in arrays:
                 raise absent(name, list(arrays), place)
             return arrays[name]
 
-        states = options.state_names or ("observations",)
-        action, reward = options.action or "actions", options.reward or "rewards"
-        actions = np.asarray(entry(action))
-        after = arrays.get("next_observations") if states == ("observations",) else None
-        if after is not None and len(after) != len(actions):
-            raise DataError(
-                "Each step leads to an observation.",
-                expected=f"{len(actions)} rows, as of {action!r}",
-                got=f"{place}, field 'next_observations': shape {np.shape(after)}",
-            )
-        return Recorded(
-            states=joined([entry(name) for name in states], states, place),
-            actions=actions,
-            rewards=np.asarray(arrays[reward]) if reward in arrays else None,
-            terminated=_terminated(arrays, len(actions), options, place),
-            final=None if after is None else np.asarray(after)[-1],
-            names={"states": "+".join(states), "actions": action, "rewards": reward, **options.goal_names},
-            **{field: np.asarray(entry(name)) for field, name in options.goal_names.items()},
-        )
+        rest: dict[str, Any] = {} if columns["rewards"][0] in arrays else {"rewards": None}
+        steps = len(np.asarray(get(columns["actions"][0])))
+        after = arrays.get(NEXT) if columns["states"] == ("observations",) else None
+        if after is not None and len(after) != steps:
+            raise DataError(f"{place}, field {NEXT!r}: shape {np.shape(after)}, for {steps} steps.")
+        rest["final"] = None if after is None else np.asarray(after)[-1]
+        return Recorded.read(get, columns, place, terminated=_terminated(arrays, steps, options, place), **rest)
 
 
 def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, place: str) -> bool:
@@ -117,8 +121,7 @@ def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, p
                 marks[:-1].any() and not (kind == "terminal" and options.cut != "auto")
             ):
                 raise DataError(
-                    "An episode ends once.",
-                    expected=f"a mark for each of {steps} steps, set at the last one only; or one mark",
+                    f"An episode has one mark, or a mark for each of {steps} steps, set at the last one alone.",
                     got=f"{place}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
                     fix="import a table of many episodes as one file; cut=timeouts takes terminals that stay set",
                 )
@@ -147,25 +150,18 @@ def complete(raw: Recorded, options: ImportOptions, place: str, fix: str) -> Epi
             fix="reward=ENTRY; or rewards=last for demonstrations that succeed; or rewards=zero for goals in hindsight",
         )
     if rewards is not None and len(np.atleast_1d(rewards)) != steps:
-        raise DataError(
-            "Each step has an action and a reward.",
-            expected=f"{steps} rewards for {steps} actions",
-            got=f"{place}, field {names.get('rewards', 'rewards')!r}: shape {np.shape(rewards)}; "
-            f"{names.get('actions', 'actions')!r}: shape {np.shape(raw.actions)}",
-            fix=fix,
-        )
+        shapes = f"shape {np.shape(rewards)}; {names.get('actions', 'actions')!r}: shape {np.shape(raw.actions)}"
+        got = f"{place}, field {names.get('rewards', 'rewards')!r}: {shapes}"
+        raise DataError(f"There are {steps} rewards for {steps} actions.", got=got, fix=fix)
     terminated = {"data": raw.terminated, "terminal": True, "timeout": False}[options.ends]
     parts: dict[str, Any] = {"states": raw.states, "goals": raw.goals, "achieved": raw.achieved}
     if isinstance(options.achieved, tuple):
         parts["achieved"] = _taken(raw.states, options.achieved, place)
     for name, values in parts.items():
         if values is not None and (np.ndim(values) != 2 or len(values) not in (steps, steps + 1)):
-            raise DataError(
-                "An episode of n steps has n observations, or n+1 with the final one.",
-                expected=f"shape ({steps} or {steps + 1}, ·) for {steps} actions",
-                got=f"{place}, field {names.get(name, name)!r}: shape {np.shape(values)}",
-                fix=fix,
-            )
+            rule = f"Observations have the shape ({steps} or {steps + 1}, ·) for {steps} actions."
+            got = f"{place}, field {names.get(name, name)!r}: shape {np.shape(values)}"
+            raise DataError(rule, got=got, fix=fix)
     if parts["goals"] is not None and len(parts["goals"]) == steps:
         parts["goals"] = _extended(parts["goals"])
     if len(parts["states"]) == steps and raw.final is not None:
@@ -197,12 +193,9 @@ def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
     columns = [np.asarray(part)[:, None] if np.ndim(part) == 1 else np.asarray(part) for part in parts]
     for name, part in zip(names, columns, strict=True):
         if part.ndim != 2 or len(part) != len(columns[0]):
-            raise DataError(
-                "The entries of a state are vectors, one for each step.",
-                expected=f"shape ({len(columns[0])}, ·), as that of {names[0]!r}" if part.ndim == 2 else "shape (n, ·)",
-                got=f"{place}, field {name!r}: shape {part.shape}",
-                fix="name other entries: state=[…]",
-            )
+            got = f"{place}, field {name!r}: shape {part.shape}, beside {len(columns[0])} rows of {names[0]!r}"
+            fix = "name other entries: state=[…]"
+            raise DataError("The entries of a state are vectors, one for each step.", got=got, fix=fix)
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
 
@@ -233,8 +226,7 @@ def unknown_reason(place: str) -> DataError:
     """The error for marks that episodes ended that leave open why."""
     return DataError(
         f"{place} marks where episodes end, and not why: the task was over, or the recording stopped.",
-        expected=f"one of {', '.join((TERMINALS[0], TIMEOUTS[0], *TERMINALS[1:], *TIMEOUTS[1:]))} beside it",
-        fix="ends=terminal, or ends=timeout",
+        fix=f"ends=terminal or ends=timeout; or {TERMINALS[0]!r} or {TIMEOUTS[0]!r} beside them",
     )
 
 
@@ -245,9 +237,5 @@ def _extended(values: Array, last: Array | None = None) -> Array:
 def _taken(states: Array, indices: tuple[int, ...], place: str) -> Array:
     width = np.shape(states)[-1] if np.ndim(states) else 0
     if any(not 0 <= index < width for index in indices):
-        raise DataError(
-            "What is measured against the goal is a part of the state.",
-            expected=f"indices from 0 to {width - 1}",
-            got=f"{place}: achieved={list(indices)}",
-        )
+        raise DataError(f"{place}: achieved={list(indices)} are indices of the state, from 0 to {width - 1}.")
     return states[..., list(indices)]

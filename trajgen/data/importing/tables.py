@@ -10,11 +10,11 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import ENDS, TERMINALS, TIMEOUTS, Recorded, absent, flags, joined, unknown_reason
+from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Recorded, absent, flags, unknown_reason
 
 EPISODE_IDS = ("episode_index", "episode_id", "episode_ids", "traj_id", "traj_ids", "trajectory_id")
 """Names of columns that number the episodes."""
-NEXT, VALID = "next_observations", "valids"
+VALID = "valids"
 TOLERANCE = 1e-5
 """Difference of an observation from the one it should be, as a share of the largest, that is rounding."""
 BLOCK = 2**16
@@ -49,17 +49,17 @@ class Table:
     ) -> None:
         self._rows, self._options, self._place, self._final_rows = rows, options, place, final_rows
         self.about = about
-        self._states = options.state_names or ("observations",)
-        self._action, self._reward = options.action or "actions", options.reward or "rewards"
-        self._has_next = self._states == ("observations",) and NEXT in shapes
-        self._has_rewards = self._reward in shapes and options.rewards == "data"
-        columns = [*self._states, self._action, *options.goal_names.values(), *([NEXT] if self._has_next else [])]
-        columns += [self._reward] if self._has_rewards or options.reward else []
-        for name in columns:
+        self._columns = options.columns(("observations",), "actions", "rewards")
+        (action,), (reward,) = self._columns["actions"], self._columns["rewards"]
+        if options.rewards != "data" or (reward not in shapes and options.reward is None):
+            self._columns.pop("rewards")
+        self._has_next = self._columns["states"] == ("observations",) and NEXT in shapes
+        names = [name for names in self._columns.values() for name in names] + [NEXT] * self._has_next
+        for name in names:
             if name not in shapes:
                 raise absent(name, list(shapes), place)
-        self._total = shapes[self._action][0] if shapes[self._action] else 0
-        for name in columns:
+        self._total = shapes[action][0] if shapes[action] else 0
+        for name in names:
             if shapes[name][:1] != (self._total,):
                 raise self._wrong_length(name, shapes[name])
         self._terminal, ends = self._ends(shapes)
@@ -76,26 +76,16 @@ class Table:
 
     def read(self, number: int) -> Recorded:
         first, stop = int(self._first[number]), int(self._stop[number])
-
-        def part(name: str) -> Any:
-            return self._rows(name, first, stop)
-
         is_marked = bool(self._terminal[stop - 1])
-        steps = slice(None, -1 if self._final_rows and is_marked else None)
-        return Recorded(
-            states=joined([part(name) for name in self._states], self._states, self.label(number)),
-            actions=part(self._action)[steps],
-            rewards=part(self._reward)[steps] if self._has_rewards else None,
-            terminated=is_marked and not self._final_rows,
-            final=part(NEXT)[-1] if self._has_next else None,
-            names={
-                "states": "+".join(self._states),
-                "actions": self._action,
-                "rewards": self._reward,
-                **self._options.goal_names,
-            },
-            **{field: part(name) for field, name in self._options.goal_names.items()},
-        )
+        is_final = self._final_rows and is_marked
+
+        def get(name: str) -> Any:
+            is_step = name in (*self._columns["actions"], *self._columns.get("rewards", ()))
+            return self._rows(name, first, stop - (is_final and is_step))
+
+        final = self._rows(NEXT, stop - 1, stop)[-1] if self._has_next else None
+        terminated = is_marked and not self._final_rows
+        return Recorded.read(get, self._columns, self.label(number), terminated=terminated, final=final)
 
     def _ends(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Array, Array]:
         """Whether the task, and whether an episode, ended with each row."""
@@ -121,9 +111,8 @@ class Table:
                 ends[first + options.episode_steps - 1 : last : options.episode_steps] = True
         elif not ends.any() and options.cut == "auto":
             raise DataError(
-                "A table of many episodes must mark where they end.",
+                f"A table of many episodes must mark where they end, and {self._place} does not.",
                 expected=f"one of {', '.join((*TERMINALS, *TIMEOUTS, *ENDS))}, set in some rows",
-                got=f"{self._place}: none",
                 fix="episode_steps=1000, if all episodes have as many rows; cut=marks, if it is one episode",
             )
         return none if terminal is None else terminal, ends
@@ -193,8 +182,4 @@ class Table:
         )
 
     def _wrong_length(self, name: str, shape: tuple[int, ...]) -> DataError:
-        return DataError(
-            "All entries of a table have the same number of rows.",
-            expected=f"{self._total} rows, as {self._action!r} has",
-            got=f"{self._place}, field {name!r}: shape {shape}",
-        )
+        return DataError(f"{self._place}, field {name!r}: shape {shape}, beside {self._total} rows of the actions.")

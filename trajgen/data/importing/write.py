@@ -163,12 +163,9 @@ def _widths(episode: Episode, names: Mapping[str, str], place: str) -> Space:
     for field in ("states", "actions", "goals", "achieved"):
         values = getattr(episode, field)
         if values is not None and np.ndim(values) != 2:
-            raise DataError(
-                "States, actions and goals are vectors.",
-                expected="shape (n, ·)",
-                got=f"{place}, field {names.get(field, field)!r}: shape {np.shape(values)}",
-                fix="name other entries: state=…, action=…, goal=…",
-            )
+            got = f"{place}, field {names.get(field, field)!r}: shape {np.shape(values)}"
+            fix = "name other entries: state=…, action=…, goal=…"
+            raise DataError("States, actions and goals are vectors.", got=got, fix=fix)
         widths[field] = 0 if values is None else np.shape(values)[1]
     return Space(state_dim=widths["states"], action_dim=widths["actions"], goal_dim=widths["goals"])
 
@@ -181,7 +178,7 @@ def _all_of(errors: Mapping[int, DataError]) -> DataError:
         return error
     skip = f"correct the source, or leave all of them out: skip=[{','.join(map(str, errors))}]"
     more = ", ".join(map(str, others[:NAMED])) + (" …" if len(others) > NAMED else "")
-    got = f"{error.got}; {len(others)} more are wrong: episodes {more}"
+    got = "; ".join(filter(None, [str(error.got or ""), f"{len(others)} more are wrong: episodes {more}"]))
     return DataError(error.rule, expected=error.expected, got=got, fix=skip if error.fix == _fix(first) else error.fix)
 
 
