@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -220,3 +221,31 @@ def allocating_at_most(size: int, count: int) -> Iterator[None]:
 
     with Limit():
         yield
+
+
+def check_links(folder: Path) -> None:
+    """Raises a ValueError if a file in a folder is a link out of it: it might be written to."""
+    inside = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise ValueError(f"{path} is a link out of the folder, to {path.resolve()}")
+
+
+def check_numbers(values: Any, largest: int, kinds: Any = (int, float), where: str = "") -> None:
+    """Raises a ValueError for a number among plain values that is not finite or exceeds ``largest``.
+
+    Args:
+        values: numbers, lists and dictionaries of them; all else is skipped.
+        largest: absolute value.
+        kinds: types of the numbers that are checked.
+        where: name of the values, for the message.
+    """
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            check_numbers(value, largest, kinds, f"{where}.{key}" if where else str(key))
+    elif isinstance(values, list | tuple):
+        for value in values:
+            check_numbers(value, largest, kinds, where)
+    elif isinstance(values, kinds) and not (math.isfinite(values) and abs(values) <= largest):
+        raise ValueError(f"{where} is out of range: at most {largest:,}")
