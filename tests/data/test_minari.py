@@ -40,12 +40,7 @@ def write(episodes: Any, **changes: Any) -> None:
 
 
 def options(**changes: Any) -> DataOptions:
-    keys: dict[str, Any] = {
-        "state_key": "state",
-        "goal_key": "goal",
-        "achieved_key": "here",
-        "goals": "hindsight",
-    }
+    keys: dict[str, Any] = {"state_key": "state", "goal_key": "goal", "achieved_key": "here", "goals": "hindsight"}
     return DataOptions(id=ID, **(keys | changes))
 
 
@@ -189,11 +184,7 @@ def test_discrete_actions_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [
-        ({"state_key": "stat"}, "'state'"),
-        ({"state_key": None}, "choose one of"),
-        ({"goal_key": "gaol"}, "'goal'"),
-    ],
+    [({"state_key": "stat"}, "'state'"), ({"state_key": None}, "choose one of"), ({"goal_key": "gaol"}, "'goal'")],
 )
 def test_observation_keys_must_fit(changes: dict[str, Any], said: str) -> None:
     write([raw(3)])

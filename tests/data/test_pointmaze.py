@@ -17,11 +17,7 @@ from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.envs.makers import MAKERS, make
 from trajgen.envs.waypoints import Grid, WaypointController
 
-KEYS: dict[str, Any] = {
-    "state_key": "observation",
-    "goal_key": "desired_goal",
-    "achieved_key": "achieved_goal",
-}
+KEYS: dict[str, Any] = {"state_key": "observation", "goal_key": "desired_goal", "achieved_key": "achieved_goal"}
 
 CORNER = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
 

@@ -18,14 +18,7 @@ from trajgen.data.windows import Windows, fit_normalizer, returns_to_go
 
 
 def options(**changes: Any) -> DataOptions:
-    base: dict[str, Any] = {
-        "id": "set-v0",
-        "horizon": 3,
-        "stride": 2,
-        "chunk": 3,
-        "discount": 0.5,
-        "max_padding": 0.0,
-    }
+    base: dict[str, Any] = {"id": "set-v0", "horizon": 3, "stride": 2, "chunk": 3, "discount": 0.5, "max_padding": 0.0}
     return DataOptions(**(base | changes))
 
 
@@ -42,12 +35,7 @@ def line(lengths: list[int], terminated: list[bool] | None = None, seed: int | N
         ends = bool(terminated and terminated[number])
         raw.append(
             Episode(
-                states,
-                np.arange(1.0, steps + 1)[:, None],
-                np.arange(1.0, steps + 1),
-                ends,
-                achieved + 0.2,
-                achieved,
+                states, np.arange(1.0, steps + 1)[:, None], np.arange(1.0, steps + 1), ends, achieved + 0.2, achieved
             )
         )
     return Episodes.collect(raw, name="line", space=Space(2, 1, 2, "s", "d"))
@@ -165,11 +153,7 @@ def test_a_batch_is_a_function_of_seed_step_and_rank() -> None:
     assert same(first, source.batch(5, 32, rank=1))
     assert same(first, plain(episodes, choice, seed=7).batch(5, 32, rank=1))
     assert torch.equal(state, torch.get_rng_state())
-    for other in (
-        source.batch(5, 32),
-        source.batch(6, 32, rank=1),
-        plain(episodes, choice, 8).batch(5, 32, rank=1),
-    ):
+    for other in (source.batch(5, 32), source.batch(6, 32, rank=1), plain(episodes, choice, 8).batch(5, 32, rank=1)):
         assert not same(first, other)
 
 
@@ -178,11 +162,7 @@ def test_the_normalizer_makes_windows_standard_and_goes_back() -> None:
     choice = options(**GOALS, return_power=0.5, max_padding=0.0)
     norm = fit_normalizer(episodes, choice)
     standard, raw = Windows(episodes, choice, norm).batch(0, 512), plain(episodes, choice).batch(0, 512)
-    for values, of in (
-        (standard.states, (0, 1)),
-        (standard.returns, (0, 1)),
-        (standard.chunk_actions, (0, 1)),
-    ):
+    for values, of in ((standard.states, (0, 1)), (standard.returns, (0, 1)), (standard.chunk_actions, (0, 1))):
         assert torch.allclose(values.mean(of), torch.zeros(()), atol=0.1)
         assert torch.allclose(values.std(of), torch.ones(()), atol=0.1)
     assert torch.allclose(norm.state.inverse(standard.states), raw.states, atol=1e-4)

@@ -9,14 +9,7 @@ from trajgen.data.options import DataOptions
 
 ID = "fuzz/line-v0"
 DICT_OPTIONS = DataOptions(
-    id=ID,
-    state_key="state",
-    goal_key="goal",
-    achieved_key="here",
-    goals="hindsight",
-    horizon=3,
-    stride=2,
-    chunk=2,
+    id=ID, state_key="state", goal_key="goal", achieved_key="here", goals="hindsight", horizon=3, stride=2, chunk=2
 )
 
 

@@ -15,13 +15,7 @@ from trajgen.security import NUMBER_KINDS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WIDTHS = {
-    "states": "state_dim",
-    "actions": "action_dim",
-    "rewards": None,
-    "goals": "goal_dim",
-    "achieved": "goal_dim",
-}
+WIDTHS = {"states": "state_dim", "actions": "action_dim", "rewards": None, "goals": "goal_dim", "achieved": "goal_dim"}
 """For each field of an episode, the entry of `Space` that holds its width; a reward is a scalar."""
 STEPWISE = ("actions", "rewards")
 """Fields with a row per step; the others have one more, for the final observation."""

@@ -61,8 +61,7 @@ def map_episodes(
         folder: of the files.
         source: the file of the data set; when it changes, the arrays are written anew.
         read: its episodes, as a stream.
-        rows: M.
-        name, space: as for `Episodes.collect`.
+        rows, name, space: as for `Episodes.collect`.
 
     Raises:
         DataError: if the folder cannot be written, or the data are not valid.

@@ -78,11 +78,8 @@ def save(
     """Writes episodes as a Minari HDF5 data set, which appears under its name only when it is complete.
 
     Args:
-        id: the name.
         episodes: for each episode the entries of Minari's EpisodeBuffer; read once, as a stream.
         env_spec, eval_env_spec: Gymnasium specs of the recorded and of the evaluation environment, or None.
-        observation_space, action_space: Gymnasium spaces.
-        description, algorithm: for the metadata.
         force: replace a data set of the same name.
 
     Raises:
@@ -98,12 +95,7 @@ def save(
         data.mkdir(parents=True)
         storage = MinariStorage.new(data, observation_space, action_space, env_spec, data_format="hdf5")
         version = importlib.metadata.version("minari")
-        about = {
-            "dataset_id": id,
-            "minari_version": version,
-            "description": description,
-            "algorithm_name": algorithm,
-        }
+        about = {"dataset_id": id, "minari_version": version, "description": description, "algorithm_name": algorithm}
         if eval_env_spec is not None:
             about["eval_env_spec"] = eval_env_spec.to_json()
         storage.update_metadata(about)

@@ -42,7 +42,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     from trajgen.engine.checkpoint import Checkpoints, on_disk
     from trajgen.engine.distributed import agree, in_turn, join, leads, leave, world
     from trajgen.engine.loop import Interrupted, Training
-    from trajgen.envs.eval_env import has_eval_env
+    from trajgen.envs.eval_env import has_eval_env, make_eval_env
 
     device = join(config.device)
     first = leads()
@@ -51,6 +51,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     folder = agree(lambda: _checked_folder(config))
     episodes = in_turn(lambda: load_episodes(config, console))
     data, acts = _same_data(folder, episodes), has_eval_env(config.data)
+    if acts:
+        agree(lambda: make_eval_env(config.data).require_fits(episodes.space))
     planner, source = ready(config, episodes, device)
     with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
