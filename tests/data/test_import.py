@@ -282,6 +282,16 @@ def test_next_observations_show_timeouts_that_were_lost(tmp_path: Path) -> None:
     assert found.lengths.tolist() == [9, 6]
 
 
+def test_next_observations_show_more_than_one_episode() -> None:
+    rows = np.arange(10.0)[:, None] + 9 * (np.arange(10)[:, None] > 4)
+    after = rows[1:].copy()
+    episode = {"observations": rows[:-1], "actions": np.sin(rows[:-1]), "rewards": np.zeros(9)}
+    from_arrays(ID, [{**episode, "next_observations": after}])
+    after[4] = 5
+    with pytest.raises(DataError, match="episode 0, row 4"):
+        from_arrays(ID, [{**episode, "next_observations": after}], force=True)
+
+
 def test_a_table_without_ends_is_cut_by_a_number_of_rows(tmp_path: Path) -> None:
     path = formats.d4rl(tmp_path, final=False, timeouts=None, terminals=np.zeros(15))
     with pytest.raises(DataError, match="episode_steps"):

@@ -68,7 +68,7 @@ def test_options_that_do_not_fit_the_source(tmp_path: Path) -> None:
     check_refused(path, "from 0 to 2", goal="infos/goal", achieved=(0, 3))
     check_refused(path, "numbers from 0 to 2", skip=(3,))
     check_refused(path, "not all of them", skip=(0, 1, 2))
-    check_refused(formats.robomimic(tmp_path), "'obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
+    check_refused(formats.robomimic(tmp_path), "obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
 
 
 def test_all_episodes_that_are_wrong_are_named(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is
 ENDS = ("episode_terminals", "episode_ends", "ends", "dones", "done", "is_last", "last")
 """Names of marks that an episode ended, without the reason."""
 NEXT = "next_observations"
+ROUNDING = 1e-5
+"""Difference of an observation from the one that it should be, as a share of the largest, that is rounding."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,12 @@ class Arrays:
         after = arrays.get(NEXT) if columns["states"] == ("observations",) else None
         if after is not None and len(after) != steps:
             raise DataError(f"{place}, field {NEXT!r}: shape {np.shape(after)}, for {steps} steps.")
+        if after is not None and options.cut == "auto" and steps > 1:
+            jumps, _ = followed(np.asarray(after)[:-1], np.asarray(get("observations"))[1:steps])
+            if jumps.any():
+                row = int(np.flatnonzero(jumps)[0])
+                got = f"{place}, row {row}: the next row is not its {NEXT[:-1]}"
+                raise DataError("An episode goes on from row to row.", got=got, fix="cut it there; or cut=marks")
         rest["final"] = None if after is None else np.asarray(after)[-1]
         return Recorded.read(get, columns, place, terminated=_terminated(arrays, steps, options, place), **rest)
 
@@ -137,8 +145,7 @@ def complete(raw: Recorded, options: ImportOptions, place: str, fix: str) -> Epi
     """An episode with a final observation, rewards and an end, according to the options.
 
     Raises:
-        DataError: naming place and field, if the numbers of rows do not fit, rewards are missing, or actions are
-            discrete.
+        DataError: naming place and field, if the numbers of rows do not fit, or rewards are missing.
     """
     names, actions, rewards = raw.names, np.asarray(raw.actions), raw.rewards
     actions = actions[:, None] if actions.ndim == 1 else actions
@@ -197,6 +204,15 @@ def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
             fix = "name other entries: state=[…]"
             raise DataError("The entries of a state are vectors, one for each step.", got=got, fix=fix)
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+
+
+def followed(after: Array, seen: Array) -> tuple[Array, Array]:
+    """Whether the observations that steps led to surely differ from the next rows (n, ...), and surely are the same."""
+    after, seen = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (after, seen))
+    with np.errstate(invalid="ignore"):
+        difference, size = np.abs(after - seen), np.where(np.isfinite(seen), np.abs(seen), 0).max(0)
+        jumps = (difference > ROUNDING * size) & np.isfinite(difference)
+        return jumps.any(1), (difference <= ROUNDING * size).all(1)
 
 
 def flags(values: Array, where: str) -> Array:

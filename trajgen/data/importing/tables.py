@@ -10,13 +10,21 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Recorded, absent, flags, unknown_reason
+from trajgen.data.importing.source import (
+    ENDS,
+    NEXT,
+    TERMINALS,
+    TIMEOUTS,
+    Recorded,
+    absent,
+    flags,
+    followed,
+    unknown_reason,
+)
 
 EPISODE_IDS = ("episode_index", "episode_id", "episode_ids", "traj_id", "traj_ids", "trajectory_id")
 """Names of columns that number the episodes."""
 VALID = "valids"
-TOLERANCE = 1e-5
-"""Difference of an observation from the one it should be, as a share of the largest, that is rounding."""
 BLOCK = 2**16
 
 
@@ -54,7 +62,8 @@ class Table:
         if options.rewards != "data" or (reward not in shapes and options.reward is None):
             self._columns.pop("rewards")
         self._has_next = self._columns["states"] == ("observations",) and NEXT in shapes
-        names = [name for names in self._columns.values() for name in names] + [NEXT] * self._has_next
+        names = [name for names in self._columns.values() for name in names]
+        names += [NEXT, "observations"] if {NEXT, "observations"} <= shapes.keys() else []
         for name in names:
             if name not in shapes:
                 raise absent(name, list(shapes), place)
@@ -141,7 +150,7 @@ class Table:
             if shapes.get(name) == (self._total,):
                 numbers = self._rows(name, 0, self._total)
                 breaks[:-1] |= numbers[1:] != numbers[:-1]
-        if not self._has_next:
+        if not {NEXT, "observations"} <= shapes.keys():
             twice = np.flatnonzero(marked[1:] & marked[:-1])
             if len(twice) and not marked.all():
                 raise self._contradicted(
@@ -157,11 +166,7 @@ class Table:
         for first in range(0, self._total - 1, BLOCK):
             last = min(first + BLOCK, self._total - 1)
             after, seen = self._rows(NEXT, first, last), self._rows("observations", first + 1, last + 1)
-            after, seen = (values.reshape(last - first, -1).astype(np.float64) for values in (after, seen))
-            with np.errstate(invalid="ignore"):
-                difference, size = np.abs(after - seen), np.where(np.isfinite(seen), np.abs(seen), 0).max(0)
-                jumps[first:last] = ((difference > TOLERANCE * size) & np.isfinite(difference)).any(1)
-                goes_on[first:last] = (difference <= TOLERANCE * size).all(1)
+            jumps[first:last], goes_on[first:last] = followed(after, seen)
         wrong = np.flatnonzero(marked & goes_on)
         if len(wrong):
             raise self._contradicted(int(wrong[0]), f"the next row is its {NEXT[:-1]}: the episode goes on")
