@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import small_sets
 from gymnasium.spaces import Box, Dict
 from small_sets import episode
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.observations import entry, put
+from trajgen.core.types import Space
 from trajgen.data import minari
 from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.envs.eval_env import EvalEnv, make_eval_env
+from trajgen.envs.gym import spec
 from trajgen.evaluation.rollout import rollout
 
 PLACE, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)
@@ -188,3 +191,33 @@ def test_an_ant_in_a_maze_ends_on_arrival_and_has_a_map() -> None:
     _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
     assert reward == 1 and terminated and eval_env.success(observation, info)
     env.close()
+
+
+def test_an_environment_that_does_not_fit_the_data_is_refused() -> None:
+    eval_env = EvalEnv("tasks", lambda: Tasks("success"), 6)
+    low, high = (-1.0, -1.0), (1.0, 1.0)
+    eval_env.require_fits(Space(1, 2, action_low=low, action_high=high))
+    for space, message in (
+        (Space(3, 2, action_low=low, action_high=high), "other observations"),
+        (Space(1, 3, action_low=low * 2, action_high=high * 2), "other actions"),
+        (Space(1, 2, action_low=low, action_high=(1.0, 3.0)), "outside of the environment's box"),
+        (Space(1, 2, 2, "observation", "desired_goal"), "other observations"),
+    ):
+        with pytest.raises(DataError, match=message):
+            eval_env.require_fits(space)
+    save([3])
+    options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"no_such_maze": True}, **KEYS)
+    with pytest.raises(DataError, match=r"cannot be made: .*no_such_maze"):
+        make_eval_env(options)
+
+
+def test_another_maze_than_the_recorded_one_is_warned_of() -> None:
+    rows, walls = observed(4), [[1] * 5, [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1] * 5]
+    mirrored = [row[::-1] for row in walls]
+    for evaluated, count in ((walls, 0), (mirrored, 1)):
+        specs = [spec("PointMaze_UMaze-v3", maze_map=maze) for maze in (walls, evaluated)]
+        small_sets.save(ID, [episode(rows, np.zeros((3, 2), np.float32))], ROOMS, ACTIONS, force=True,
+                        env_spec=specs[0], eval_env_spec=specs[1])  # fmt: skip
+        with warnings.catch_warnings(record=True) as caught:
+            make_eval_env(DataOptions(id=ID, **KEYS))
+        assert sum("another maze" in str(each.message) for each in caught) == count
