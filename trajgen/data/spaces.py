@@ -27,8 +27,8 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
 
     def width(name: str, space: Any) -> int:
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise DataError(f"{name} must be vectors of real numbers.", got=f"data set {id!r}: {space}",
-                            expected="a one-dimensional Box")  # fmt: skip
+            got = f"data set {id!r}: {space}"
+            raise DataError(f"{name} must be vectors of real numbers.", got=got, fix="a set with continuous numbers")
         return int(space.shape[0])
 
     def observed(option: str) -> int:

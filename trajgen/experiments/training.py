@@ -51,9 +51,9 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     folder = agree(lambda: _checked_folder(config))
     episodes = in_turn(lambda: load_episodes(config, console))
     data, acts = _same_data(folder, episodes), has_eval_env(config.data)
+    planner, source = ready(config, episodes, device)
     if acts:
         agree(lambda: make_eval_env(config.data).require_fits(episodes.space))
-    planner, source = ready(config, episodes, device)
     with on_disk(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         agree(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world()} processes" if world() > 1 else ""
