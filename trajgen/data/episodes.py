@@ -101,13 +101,13 @@ class Episodes:
         rounding = Rounding()
         lengths, terminated, at = [], [], 0
         for number, episode in enumerate(raw):
-            place = f"data set {name!r}, episode {number}"
-            fields = checked(episode, space, place, rounding=rounding)
+            origin = f"data set {name!r}, episode {number}"
+            fields = checked(episode, space, origin, rounding=rounding)
             if number == 0:
                 make = allocate or (lambda _, shape: np.zeros(shape, np.float32))
                 arrays = {field: make(field, (rows, *values.shape[1:])) for field, values in fields.items()}
             if fields.keys() != arrays.keys():
-                got = f"{place}: {', '.join(fields)}"
+                got = f"{origin}: {', '.join(fields)}"
                 raise DataError(
                     "All episodes of a data set have the same fields.", expected=", ".join(arrays), got=got, fix=FIX
                 )
@@ -148,14 +148,14 @@ class Rounding:
         before = self._ranges.get(field, [low, high, error])
         self._ranges[field] = [np.minimum(before[0], low), np.maximum(before[1], high), np.maximum(before[2], error)]
 
-    def warn(self, place: str) -> None:
+    def warn(self, origin: str) -> None:
         """Warns of the features whose steps were lost."""
         for field, (low, high, worst) in self._ranges.items():
             size = np.maximum(np.abs(low), np.abs(high))
             lost = np.flatnonzero((high - low > 1e-10 * size) & (worst > ROUNDED * (high - low)))
             if len(lost):
                 warnings.warn(
-                    f"{place}, field {field!r}: 32-bit floats do not hold the steps of feature {lost[0]}, from "
+                    f"{origin}, field {field!r}: 32-bit floats do not hold the steps of feature {lost[0]}, from "
                     f"{np.atleast_1d(low)[lost[0]]:g} to {np.atleast_1d(high)[lost[0]]:g}"
                     + (f", and of {len(lost) - 1} more" if len(lost) > 1 else "")
                     + "; subtract an offset from it.",
@@ -166,7 +166,7 @@ class Rounding:
 def checked(
     episode: Episode,
     space: Space,
-    place: str,
+    origin: str,
     names: Mapping[str, str] | None = None,
     fix: str = FIX,
     rounding: Rounding | None = None,
@@ -176,23 +176,23 @@ def checked(
     Args:
         episode: as it was read.
         space: the widths that it must have.
-        place: what the episode is called in messages.
+        origin: what the episode is called in messages.
         names: what a field is called there, where it was read under another name.
         fix: the way out.
         rounding: is told what was rounded.
 
     Raises:
-        DataError: naming place and field, if something is wrong with it.
+        DataError: naming origin and field, if something is wrong with it.
     """
     steps = len(np.atleast_1d(episode.rewards))
     if not steps:
-        raise DataError("An episode must have at least one step.", got=f"{place}: no rewards", fix=fix)
+        raise DataError("An episode must have at least one step.", got=f"{origin}: no rewards", fix=fix)
     fields = {}
     for field, width in WIDTHS.items():
         values = getattr(episode, field)
         if values is None:
             continue
-        values, where = np.asarray(values), f"{place}, field {(names or {}).get(field, field)!r}"
+        values, where = np.asarray(values), f"{origin}, field {(names or {}).get(field, field)!r}"
         if values.dtype.kind not in NUMBER_KINDS:
             raise DataError("Data must be numbers.", got=f"{where}: {values.dtype}", fix=fix)
         shape: tuple[int, ...] = (steps + (field not in STEPWISE),)

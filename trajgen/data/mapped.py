@@ -76,14 +76,14 @@ def map_episodes(
             return episodes
         for left in folder.parent.glob(UNFINISHED + "*"):
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as place:
-            whole = Path(place) / "whole"
-            whole.mkdir()
-            about = {**stamp, "arrays": fingerprint(_write(whole, read, rows, name, space))["arrays"]}
-            (whole / ABOUT).write_text(json.dumps(about), encoding="utf-8")
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+            new_folder = Path(temporary) / "whole"
+            new_folder.mkdir()
+            about = {**stamp, "arrays": fingerprint(_write(new_folder, read, rows, name, space))["arrays"]}
+            (new_folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
             if folder.exists():
-                folder.rename(Path(place) / "replaced")
-            whole.rename(folder)
+                folder.rename(Path(temporary) / "replaced")
+            new_folder.rename(folder)
     episodes = _open(folder, stamp, name, space)
     if episodes is None:
         raise DataError(f"The data set {name!r} changed while it was read.", fix="try again when it is complete")

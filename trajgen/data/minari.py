@@ -56,8 +56,8 @@ def load(id: str, options: DataOptions) -> Episodes:
             raise ValueError("its arrays would take more memory than it can hold")
     arguments: dict[str, Any] = {"rows": rows, "name": id, "space": space}
     if is_large(rows, space) if options.memory_map is None else options.memory_map:
-        place = store.folder(id) / FOLDER / key_of(entries)
-        episodes = map_episodes(place, path, lambda: _stream(id, file.episodes()), **arguments)
+        folder = store.folder(id) / FOLDER / key_of(entries)
+        episodes = map_episodes(folder, path, lambda: _stream(id, file.episodes()), **arguments)
     else:
         episodes = Episodes.collect(_stream(id, file.episodes()), **arguments)
     return limit_actions(episodes, options)

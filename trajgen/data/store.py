@@ -80,8 +80,8 @@ def damaged(id: str, cause: object) -> DataError:
 
 def missing(id: str, maker: str | None) -> DataError:
     """The error for a data set that is not on this machine, with the command that brings it."""
-    own = OWN.fullmatch(id)
-    maker = maker or (own[1] if own else None)
+    match = OWN.fullmatch(id)
+    maker = maker or (match[1] if match else None)
     local = [each.id for each in local_sets()]
     return DataError(
         "The data set must be on this machine.",

@@ -56,17 +56,17 @@ class Windows:
         _require_goals(episodes, options)
         before, count = _window_counts(episodes, options, part == "val")
 
-        def place(values: np.ndarray) -> Tensor:
+        def to_device(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
 
         self.options, self.seed, self.device = options, seed, torch.device(device)
         self.normalizer = normalizer.to(device)
-        self._count, self._before = count, place(before)  # windows in all, and before each episode (E,)
-        self._first, self._last = place(episodes.starts), place(episodes.ends)  # (E,)
-        self._absorbs = place(episodes.terminated & options.absorbing_terminals)  # (E,)
+        self._count, self._before = count, to_device(before)  # windows in all, and before each episode (E,)
+        self._first, self._last = to_device(episodes.starts), to_device(episodes.ends)  # (E,)
+        self._absorbs = to_device(episodes.terminated & options.absorbing_terminals)  # (E,)
         fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
-            fields["goals"], self._goal_ends = episodes.goals, place(_goal_ends(episodes))
+            fields["goals"], self._goal_ends = episodes.goals, to_device(_goal_ends(episodes))
         if episodes.achieved is not None:
             fields["achieved"] = episodes.achieved
         self._points = torch.arange(options.horizon, device=device) * options.stride
@@ -78,7 +78,7 @@ class Windows:
             ahead = strides_ahead(episodes, options)
             strides += ahead - 1
             self._step_discounts = options.discount ** torch.arange(options.stride, device=device)
-            self._stride_discounts = place(stride_discounts(options, ahead))
+            self._stride_discounts = to_device(stride_discounts(options, ahead))
         self._ahead = torch.arange(strides * options.stride, device=device)
         stretches = {"actions": options.horizon * options.stride, "rewards": len(self._ahead)}
         if "achieved" in fields:

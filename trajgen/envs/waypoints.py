@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 WALL = 1
-NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
+NEIGHBORS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class Grid:
@@ -47,7 +47,7 @@ class Grid:
         queue, visited = deque([divmod(goal, self.columns)]), {divmod(goal, self.columns)}
         while queue:
             row, column = queue.popleft()
-            for down, right in NEIGHBOURS:
+            for down, right in NEIGHBORS:
                 near = (row + down, column + right)
                 inside = 0 <= near[0] < self.rows and 0 <= near[1] < self.columns
                 if inside and near not in visited and self.free[near]:

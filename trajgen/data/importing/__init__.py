@@ -87,14 +87,14 @@ def detect(path: Path) -> str:
         return "npz"
     if start != b"\x89HDF\r\n\x1a\n":
         raise _unknown(f"{path}: begins with {start!r}")
-    with _hdf5(path) as found:
+    with _hdf5(path) as file:
         import h5py
 
-        if isinstance(found.get("data"), h5py.Group):
+        if isinstance(file.get("data"), h5py.Group):
             return "robomimic"
-        if isinstance(found.get("observations"), h5py.Dataset):
+        if isinstance(file.get("observations"), h5py.Dataset):
             return "d4rl"
-        raise _unknown(f"{path}: an HDF5 file with {', '.join(sorted(found)[:10]) or 'nothing'}")
+        raise _unknown(f"{path}: an HDF5 file with {', '.join(sorted(file)[:10]) or 'nothing'}")
 
 
 @contextmanager

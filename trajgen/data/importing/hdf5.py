@@ -64,17 +64,17 @@ class Demonstrations:
         return self._names[number]
 
     def read(self, number: int) -> Recorded:
-        place = self._names[number]
-        demo = self._data[place]
+        origin = self._names[number]
+        demo = self._data[origin]
         if "obs" not in demo:
             raise DataError(
-                f"A demonstration must hold observations, and {place} has no group 'obs'.",
+                f"A demonstration must hold observations, and {origin} has no group 'obs'.",
                 fix="robomimic's script dataset_states_to_obs.py adds them",
             )
 
         def get(name: str) -> Any:
             if name not in demo:
-                raise absent(name, [*demo, *(f"obs/{each}" for each in demo["obs"])], place)
+                raise absent(name, [*demo, *(f"obs/{each}" for each in demo["obs"])], origin)
             return read_array(demo.id, name)
 
         def entries(group: str) -> tuple[str, ...]:
@@ -83,15 +83,15 @@ class Demonstrations:
         steps = len(get(self._columns["actions"][0]))
         samples = demo.attrs.get("num_samples", steps)
         if samples != steps:
-            rule = f"{place} has {samples} steps by its attribute num_samples, and {steps} actions."
+            rule = f"{origin} has {samples} steps by its attribute num_samples, and {steps} actions."
             raise DataError(rule, fix=f"correct the source, or leave it out: skip=[{number}]")
         dones = get("dones") if "dones" in demo else np.zeros(0)
         rest: dict[str, Any] = {"terminated": bool(len(dones) and dones[-1])}
         if "next_obs" in demo and steps:
-            rest["final"] = joined([get(name) for name in entries("next_obs")], entries("next_obs"), place)[-1]
+            rest["final"] = joined([get(name) for name in entries("next_obs")], entries("next_obs"), origin)[-1]
         if self._columns["rewards"][0] not in demo and not self._reward_is_named:
             rest["rewards"] = None
-        return Recorded.read(get, self._columns | {"states": entries("obs")}, place, **rest)
+        return Recorded.read(get, self._columns | {"states": entries("obs")}, origin, **rest)
 
     def _vectors(self) -> tuple[str, ...]:
         first: Any = self._data[self._names[0]] if self._names else {}

@@ -70,7 +70,7 @@ class LeRobotFolder:
 
     def read(self, number: int) -> Recorded:
         file, first, last, episode = self._index[number]
-        place, options, names = f"{file.name}, episode_index {episode}", self._options, dict(self._names)
+        origin, options, names = f"{file.name}, episode_index {episode}", self._options, dict(self._names)
         columns_there = _open(file).schema_arrow.names
         if options.rewards != "data" or (names["rewards"][0] not in columns_there and options.reward is None):
             names.pop("rewards")
@@ -84,15 +84,15 @@ class LeRobotFolder:
         skip = f"correct the source, or leave the episode out: skip=[{number}]"
         if FRAME in columns and (part(FRAME) != np.arange(last - first)).any():
             row = int(np.flatnonzero(part(FRAME) != np.arange(last - first))[0])
-            got = f"{place}, row {first + row}: {FRAME} {part(FRAME)[row]}"
+            got = f"{origin}, row {first + row}: {FRAME} {part(FRAME)[row]}"
             raise DataError("The frames of an episode come one after the other.", got=got, fix=skip)
-        ended = {name: flags(part(name), f"{place}, field {name!r}") for name in (DONE, TRUNCATED) if name in columns}
+        ended = {name: flags(part(name), f"{origin}, field {name!r}") for name in (DONE, TRUNCATED) if name in columns}
         for name, marks in ended.items():
             if marks[:-1].any():
-                got = f"{place}, field {name!r}: set in row {first + int(np.flatnonzero(marks)[0])}"
+                got = f"{origin}, field {name!r}: set in row {first + int(np.flatnonzero(marks)[0])}"
                 raise DataError("An episode ends with its last row.", got=got, fix=skip)
         terminated = DONE in ended and ended[DONE][-1] and not (TRUNCATED in ended and ended[TRUNCATED][-1])
-        return Recorded.read(part, names, place, terminated=bool(terminated))
+        return Recorded.read(part, names, origin, terminated=bool(terminated))
 
     def _index_file(self, file: Path) -> None:
         """Finds the episodes of a file by their column."""

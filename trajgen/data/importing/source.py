@@ -42,11 +42,11 @@ class Recorded:
 
     @classmethod
     def read(
-        cls, get: Callable[[str], Any], columns: Mapping[str, tuple[str, ...]], place: str, **rest: Any
+        cls, get: Callable[[str], Any], columns: Mapping[str, tuple[str, ...]], origin: str, **rest: Any
     ) -> Recorded:
         """An episode whose entries ``get`` reads by name; what is None in ``rest`` is left out."""
         fields = {
-            name: joined([get(entry) for entry in entries], entries, place)
+            name: joined([get(entry) for entry in entries], entries, origin)
             if name == "states"
             else np.asarray(get(entries[0]))
             for name, entries in columns.items()
@@ -94,58 +94,58 @@ class Arrays:
 
     def read(self, number: int) -> Recorded:
         arrays, options = self._episodes[number], self._options
-        place = self._labels[number] if self._labels else f"episode {number}"
+        origin = self._labels[number] if self._labels else f"episode {number}"
         columns = options.columns(("observations",), "actions", "rewards")
 
         def get(name: str) -> Any:
             if name not in arrays:
-                raise absent(name, list(arrays), place)
+                raise absent(name, list(arrays), origin)
             return arrays[name]
 
         rest: dict[str, Any] = {} if columns["rewards"][0] in arrays else {"rewards": None}
         steps = len(np.asarray(get(columns["actions"][0])))
         after = arrays.get(NEXT) if columns["states"] == ("observations",) else None
         if after is not None and len(after) != steps:
-            raise DataError(f"{place}, field {NEXT!r}: shape {np.shape(after)}, for {steps} steps.")
+            raise DataError(f"{origin}, field {NEXT!r}: shape {np.shape(after)}, for {steps} steps.")
         if after is not None and options.cut == "auto" and steps > 1:
-            jumps, _ = followed(np.asarray(after)[:-1], np.asarray(get("observations"))[1:steps])
+            jumps, _ = is_followed(np.asarray(after)[:-1], np.asarray(get("observations"))[1:steps])
             if jumps.any():
                 row = int(np.flatnonzero(jumps)[0])
-                got = f"{place}, row {row}: the next row is not its {NEXT[:-1]}"
+                got = f"{origin}, row {row}: the next row is not its {NEXT[:-1]}"
                 raise DataError("An episode goes on from row to row.", got=got, fix="cut it there; or cut=marks")
         rest["final"] = None if after is None else np.asarray(after)[-1]
-        return Recorded.read(get, columns, place, terminated=_terminated(arrays, steps, options, place), **rest)
+        return Recorded.read(get, columns, origin, terminated=_terminated(arrays, steps, options, origin), **rest)
 
 
-def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, place: str) -> bool:
+def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, origin: str) -> bool:
     """Whether the marks of one episode say that the task ended; one mark may stand for the episode."""
     last: dict[str, bool] = {}
     for kind, names in (("terminal", TERMINALS), ("timeout", TIMEOUTS), ("end", ENDS)):
         for name in names:
             if name not in arrays:
                 continue
-            marks = flags(np.atleast_1d(arrays[name]), f"{place}, field {name!r}")
+            marks = flags(np.atleast_1d(arrays[name]), f"{origin}, field {name!r}")
             if len(marks) not in (1, steps) or (
                 marks[:-1].any() and not (kind == "terminal" and options.cut != "auto")
             ):
                 raise DataError(
                     f"An episode has one mark, or a mark for each of {steps} steps, set at the last one alone.",
-                    got=f"{place}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
+                    got=f"{origin}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
                     fix="import a table of many episodes as one file; cut=timeouts takes terminals that stay set",
                 )
             last[kind] = last.get(kind, False) or bool(marks[-1])
     if last.get("end") and not (last.get("timeout") or "terminal" in last or options.ends != "data"):
         if "timeout" not in last:
-            raise unknown_reason(place)
+            raise unknown_reason(origin)
         return True  # it ended, and not by a timeout
     return last.get("terminal", False)
 
 
-def complete(raw: Recorded, options: ImportOptions, place: str, fix: str) -> Episode:
+def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> Episode:
     """An episode with a final observation, rewards and an end, according to the options.
 
     Raises:
-        DataError: naming place and field, if the numbers of rows do not fit, or rewards are missing.
+        DataError: naming origin and field, if the numbers of rows do not fit, or rewards are missing.
     """
     names, actions, rewards = raw.names, np.asarray(raw.actions), raw.rewards
     actions = actions[:, None] if actions.ndim == 1 else actions
@@ -153,28 +153,28 @@ def complete(raw: Recorded, options: ImportOptions, place: str, fix: str) -> Epi
     steps = len(actions)
     if options.rewards == "data" and rewards is None:
         raise DataError(
-            f"Training needs rewards, and {place} has no {names.get('rewards', 'rewards')!r}.",
+            f"Training needs rewards, and {origin} has no {names.get('rewards', 'rewards')!r}.",
             fix="reward=ENTRY; or rewards=last for demonstrations that succeed; or rewards=zero for goals in hindsight",
         )
     if rewards is not None and len(np.atleast_1d(rewards)) != steps:
         shapes = f"shape {np.shape(rewards)}; {names.get('actions', 'actions')!r}: shape {np.shape(raw.actions)}"
-        got = f"{place}, field {names.get('rewards', 'rewards')!r}: {shapes}"
+        got = f"{origin}, field {names.get('rewards', 'rewards')!r}: {shapes}"
         raise DataError(f"There are {steps} rewards for {steps} actions.", got=got, fix=fix)
     terminated = {"data": raw.terminated, "terminal": True, "timeout": False}[options.ends]
     parts: dict[str, Any] = {"states": raw.states, "goals": raw.goals, "achieved": raw.achieved}
     if isinstance(options.achieved, tuple):
-        parts["achieved"] = _taken(raw.states, options.achieved, place)
+        parts["achieved"] = _taken(raw.states, options.achieved, origin)
     for name, values in parts.items():
         if values is not None and (np.ndim(values) != 2 or len(values) not in (steps, steps + 1)):
             rule = f"Observations have the shape ({steps} or {steps + 1}, ·) for {steps} actions."
-            got = f"{place}, field {names.get(name, name)!r}: shape {np.shape(values)}"
+            got = f"{origin}, field {names.get(name, name)!r}: shape {np.shape(values)}"
             raise DataError(rule, got=got, fix=fix)
     if parts["goals"] is not None and len(parts["goals"]) == steps:
         parts["goals"] = _extended(parts["goals"])
     if len(parts["states"]) == steps and raw.final is not None:
         parts["states"] = _extended(parts["states"], raw.final)
         if isinstance(options.achieved, tuple):
-            parts["achieved"] = _taken(parts["states"], options.achieved, place)
+            parts["achieved"] = _taken(parts["states"], options.achieved, origin)
     short = {name for name, values in parts.items() if values is not None and len(values) == steps}
     if short and (options.final == "repeat" or (options.final == "auto" and terminated)):
         parts |= {name: _extended(parts[name]) for name in short}
@@ -191,7 +191,7 @@ def complete(raw: Recorded, options: ImportOptions, place: str, fix: str) -> Epi
     return Episode(actions=actions, rewards=rewards, terminated=terminated, **parts)
 
 
-def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
+def joined(parts: Sequence[Any], names: Sequence[str], origin: str) -> Array:
     """Arrays (n, ·) side by side; those of one number a step (n,) too.
 
     Raises:
@@ -200,17 +200,17 @@ def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
     columns = [np.asarray(part)[:, None] if np.ndim(part) == 1 else np.asarray(part) for part in parts]
     for name, part in zip(names, columns, strict=True):
         if part.ndim != 2 or len(part) != len(columns[0]):
-            got = f"{place}, field {name!r}: shape {part.shape}, beside {len(columns[0])} rows of {names[0]!r}"
+            got = f"{origin}, field {name!r}: shape {part.shape}, beside {len(columns[0])} rows of {names[0]!r}"
             fix = "name other entries: state=[…]"
             raise DataError("The entries of a state are vectors, one for each step.", got=got, fix=fix)
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
 
 
-def followed(after: Array, seen: Array) -> tuple[Array, Array]:
+def is_followed(after: Array, following: Array) -> tuple[Array, Array]:
     """Whether the observations that steps led to surely differ from the next rows (n, ...), and surely are the same."""
-    after, seen = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (after, seen))
+    after, following = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (after, following))
     with np.errstate(invalid="ignore"):
-        difference, size = np.abs(after - seen), np.where(np.isfinite(seen), np.abs(seen), 0).max(0)
+        difference, size = np.abs(after - following), np.where(np.isfinite(following), np.abs(following), 0).max(0)
         jumps = (difference > ROUNDING * size) & np.isfinite(difference)
         return jumps.any(1), (difference <= ROUNDING * size).all(1)
 
@@ -229,19 +229,19 @@ def flags(values: Array, where: str) -> Array:
     return values[:, 0].astype(bool)
 
 
-def absent(name: str, names: Sequence[str], place: str) -> DataError:
+def absent(name: str, names: Sequence[str], origin: str) -> DataError:
     """The error for an entry that is not in the source."""
     return DataError(
-        f"There is no {name!r} in {place}.",
+        f"There is no {name!r} in {origin}.",
         expected=f"an entry among {', '.join(sorted(names)[:30])}",
         fix=f"state=…, action=…, reward=… or goal=… take other names; {nearest(name, names)}",
     )
 
 
-def unknown_reason(place: str) -> DataError:
+def unknown_reason(origin: str) -> DataError:
     """The error for marks that episodes ended that leave open why."""
     return DataError(
-        f"{place} marks where episodes end, and not why: the task was over, or the recording stopped.",
+        f"{origin} marks where episodes end, and not why: the task was over, or the recording stopped.",
         fix=f"ends=terminal or ends=timeout; or {TERMINALS[0]!r} or {TIMEOUTS[0]!r} beside them",
     )
 
@@ -250,8 +250,8 @@ def _extended(values: Array, last: Array | None = None) -> Array:
     return np.concatenate([values, values[-1:] if last is None else np.asarray(last)[None]])
 
 
-def _taken(states: Array, indices: tuple[int, ...], place: str) -> Array:
+def _taken(states: Array, indices: tuple[int, ...], origin: str) -> Array:
     width = np.shape(states)[-1] if np.ndim(states) else 0
     if any(not 0 <= index < width for index in indices):
-        raise DataError(f"{place}: achieved={list(indices)} are indices of the state, from 0 to {width - 1}.")
+        raise DataError(f"{origin}: achieved={list(indices)} are indices of the state, from 0 to {width - 1}.")
     return states[..., list(indices)]

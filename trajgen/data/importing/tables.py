@@ -18,7 +18,7 @@ from trajgen.data.importing.source import (
     Recorded,
     absent,
     flags,
-    followed,
+    is_followed,
     unknown_reason,
 )
 
@@ -35,7 +35,7 @@ class Table:
         shapes: of all entries.
         rows: reads the rows [first, last) of an entry.
         options: names of entries, and how to cut.
-        place: name of the source in messages.
+        origin: name of the source in messages.
         about: facts beside the numbers.
         final_rows: whether the row that is marked as an end is the final observation of an episode that ran out of
             time, and no step, as in OGBench's files.
@@ -50,12 +50,12 @@ class Table:
         shapes: Mapping[str, tuple[int, ...]],
         rows: Callable[[str, int, int], Array],
         options: ImportOptions,
-        place: str,
+        origin: str,
         *,
         about: str = "",
         final_rows: bool = False,
     ) -> None:
-        self._rows, self._options, self._place, self._final_rows = rows, options, place, final_rows
+        self._rows, self._options, self._origin, self._final_rows = rows, options, origin, final_rows
         self.about = about
         self._columns = options.columns(("observations",), "actions", "rewards")
         (action,), (reward,) = self._columns["actions"], self._columns["rewards"]
@@ -66,7 +66,7 @@ class Table:
         names += [NEXT, "observations"] if {NEXT, "observations"} <= shapes.keys() else []
         for name in names:
             if name not in shapes:
-                raise absent(name, list(shapes), place)
+                raise absent(name, list(shapes), origin)
         self._total = shapes[action][0] if shapes[action] else 0
         for name in names:
             if shapes[name][:1] != (self._total,):
@@ -101,16 +101,16 @@ class Table:
         options, total = self._options, self._total
         terminal, timeout, end = (self._marks(names, shapes) for names in (TERMINALS, TIMEOUTS, ENDS))
         if self._final_rows and VALID in shapes:
-            terminal = end = ~flags(self._rows(VALID, 0, total), f"{self._place}, field {VALID!r}")
+            terminal = end = ~flags(self._rows(VALID, 0, total), f"{self._origin}, field {VALID!r}")
         none = np.zeros(total, bool)
         if terminal is None and end is not None:
             if timeout is None and options.ends == "data":
-                raise unknown_reason(self._place)
+                raise unknown_reason(self._origin)
             terminal = end & ~(none if timeout is None else timeout)
         marked = np.any([marks for marks in (terminal, timeout, end) if marks is not None] or [none], axis=0)
         if options.cut == "timeouts":
             if timeout is None:
-                raise absent(TIMEOUTS[0], list(shapes), self._place)
+                raise absent(TIMEOUTS[0], list(shapes), self._origin)
             ends = timeout
         else:
             ends = marked if options.cut == "marks" else marked | self._breaks(marked, shapes)
@@ -120,7 +120,7 @@ class Table:
                 ends[first + options.episode_steps - 1 : last : options.episode_steps] = True
         elif not ends.any() and options.cut == "auto":
             raise DataError(
-                f"A table of many episodes must mark where they end, and {self._place} does not.",
+                f"A table of many episodes must mark where they end, and {self._origin} does not.",
                 expected=f"one of {', '.join((*TERMINALS, *TIMEOUTS, *ENDS))}, set in some rows",
                 fix="episode_steps=1000, if all episodes have as many rows; cut=marks, if it is one episode",
             )
@@ -140,7 +140,7 @@ class Table:
                     values[stops - 1] = True
             if len(values) != self._total:
                 raise self._wrong_length(name, shapes[name])
-            marks.append(flags(values, f"{self._place}, field {name!r}"))
+            marks.append(flags(values, f"{self._origin}, field {name!r}"))
         return np.any(marks, axis=0) if marks else None
 
     def _breaks(self, marked: Array, shapes: Mapping[str, tuple[int, ...]]) -> Array:
@@ -160,13 +160,13 @@ class Table:
         if shapes[NEXT] != shapes["observations"]:
             raise DataError(
                 "Observations and next_observations have the same shape.",
-                got=f"{self._place}: {shapes['observations']} and {shapes[NEXT]}",
+                got=f"{self._origin}: {shapes['observations']} and {shapes[NEXT]}",
             )
         jumps, goes_on = np.zeros(self._total, bool), np.zeros(self._total, bool)
         for first in range(0, self._total - 1, BLOCK):
             last = min(first + BLOCK, self._total - 1)
-            after, seen = self._rows(NEXT, first, last), self._rows("observations", first + 1, last + 1)
-            jumps[first:last], goes_on[first:last] = followed(after, seen)
+            after, following = self._rows(NEXT, first, last), self._rows("observations", first + 1, last + 1)
+            jumps[first:last], goes_on[first:last] = is_followed(after, following)
         wrong = np.flatnonzero(marked & goes_on)
         if len(wrong):
             raise self._contradicted(int(wrong[0]), f"the next row is its {NEXT[:-1]}: the episode goes on")
@@ -174,7 +174,7 @@ class Table:
             row = int(np.flatnonzero(jumps & ~marked)[0])
             raise DataError(
                 "The rows of a table follow one another.",
-                got=f"{self._place}, row {row}: the next row is not its {NEXT[:-1]}, nor in most other rows",
+                got=f"{self._origin}, row {row}: the next row is not its {NEXT[:-1]}, nor in most other rows",
                 fix="import the rows in the order of their steps, or cut=marks",
             )
         return breaks | jumps
@@ -182,9 +182,9 @@ class Table:
     def _contradicted(self, row: int, why: str) -> DataError:
         return DataError(
             "A row that is marked as an end is the last of its episode.",
-            got=f"{self._place}, row {row}: {why}",
+            got=f"{self._origin}, row {row}: {why}",
             fix="cut=timeouts, if terminals stay set while an episode goes on; or cut=marks, to take them as they are",
         )
 
     def _wrong_length(self, name: str, shape: tuple[int, ...]) -> DataError:
-        return DataError(f"{self._place}, field {name!r}: shape {shape}, beside {self._total} rows of the actions.")
+        return DataError(f"{self._origin}, field {name!r}: shape {shape}, beside {self._total} rows of the actions.")

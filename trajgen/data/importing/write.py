@@ -42,11 +42,11 @@ class Imported:
     lines: tuple[str, ...]
 
 
-def unreadable(place: str, error: Exception) -> DataError:
+def unreadable(origin: str, error: Exception) -> DataError:
     """The error for a source, or a part of one, that cannot be read."""
     text = str(error).partition("\n")[0] or type(error).__name__
     fix = "copy it again, or name its format: format=…"
-    return DataError("A source must be readable, and hold what it declares.", got=f"{place}: {text}", fix=fix)
+    return DataError("A source must be readable, and hold what it declares.", got=f"{origin}: {text}", fix=fix)
 
 
 def write(source: Source, options: ImportOptions, name: str) -> Imported:
@@ -74,7 +74,7 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     def buffers() -> Iterator[dict[str, Any]]:
         for number in numbers:
             episode, names = _read(source, number, options, name)
-            yield _buffer(episode, checked(episode, space, _place(source, number, name), names, _fix(number)))
+            yield _buffer(episode, checked(episode, space, _origin(source, number, name), names, _fix(number)))
 
     minari.save(
         options.id,
@@ -105,13 +105,13 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, in
     errors: dict[int, DataError] = {}
     rounding, is_discrete = Rounding(), options.actions == "auto"
     for number in numbers:
-        place = _place(source, number, name)
+        origin = _origin(source, number, name)
         try:
             episode, names = _read(source, number, options, name)
             if space is None:
-                space = _widths(episode, names, place)
+                space = _widths(episode, names, origin)
                 low, high = np.full(space.action_dim, np.inf), np.full(space.action_dim, -np.inf)
-            fields = checked(episode, space, place, names, _fix(number), rounding)
+            fields = checked(episode, space, origin, names, _fix(number), rounding)
         except DataError as error:
             errors[number] = error
             continue
@@ -139,7 +139,7 @@ def _is_number_of_action(actions: Array) -> bool:
     return actions.shape[1] == 1 and bool(((actions >= 0) & (actions == np.floor(actions))).all())
 
 
-def _place(source: Source, number: int, name: str) -> str:
+def _origin(source: Source, number: int, name: str) -> str:
     return f"{name}, episode {number} ({source.label(number)})"
 
 
@@ -149,21 +149,21 @@ def _fix(number: int) -> str:
 
 def _read(source: Source, number: int, options: ImportOptions, name: str) -> tuple[Episode, Mapping[str, str]]:
     """A complete episode, and the source's names of its fields."""
-    place = _place(source, number, name)
+    origin = _origin(source, number, name)
     try:
         raw = source.read(number)
-        return complete(raw, options, place, _fix(number)), raw.names
+        return complete(raw, options, origin, _fix(number)), raw.names
     except DAMAGE as error:
-        raise unreadable(place, error) from error
+        raise unreadable(origin, error) from error
 
 
-def _widths(episode: Episode, names: Mapping[str, str], place: str) -> Space:
+def _widths(episode: Episode, names: Mapping[str, str], origin: str) -> Space:
     """The widths of the first episode, which all others must have."""
     widths = {}
     for field in ("states", "actions", "goals", "achieved"):
         values = getattr(episode, field)
         if values is not None and np.ndim(values) != 2:
-            got = f"{place}, field {names.get(field, field)!r}: shape {np.shape(values)}"
+            got = f"{origin}, field {names.get(field, field)!r}: shape {np.shape(values)}"
             fix = "name other entries: state=…, action=…, goal=…"
             raise DataError("States, actions and goals are vectors.", got=got, fix=fix)
         widths[field] = 0 if values is None else np.shape(values)[1]
@@ -238,7 +238,7 @@ def _env_spec(env: str, space: Space, observations: Any) -> tuple[Any, tuple[flo
     from trajgen.envs.gym import make_env, spec
 
     env_spec = spec(env)
-    made = make_env(env_spec)
-    made.close()
-    require_same_spaces(f"env={env}", made, observations, space)
-    return env_spec, *(tuple(map(float, bound)) for bound in (made.action_space.low, made.action_space.high))
+    made_env = make_env(env_spec)
+    made_env.close()
+    require_same_spaces(f"env={env}", made_env, observations, space)
+    return env_spec, *(tuple(map(float, bound)) for bound in (made_env.action_space.low, made_env.action_space.high))
