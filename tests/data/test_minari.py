@@ -155,6 +155,11 @@ def test_a_damaged_set_is_an_error_that_names_it(damage: Any, root: Path) -> Non
     assert repr(ID) in str(caught.value.got) and "force" in str(caught.value.fix)
 
 
+def test_rewards_may_be_a_column() -> None:
+    write([raw(3, rewards=np.array([[1.0], [2.0], [3.0]]))])
+    assert minari.load(ID, options()).rewards.tolist() == [1, 2, 3, 0]
+
+
 def test_only_hdf5_is_mapped(root: Path) -> None:
     write([raw(3)])
     remove_data(root)

@@ -205,7 +205,7 @@ def _stream(id: str, episodes: Iterator[Episode]) -> Iterator[Episode]:
 def _episode(raw: Any, entries: Mapping[str, Key]) -> Episode:
     return Episode(
         actions=raw.actions,
-        rewards=raw.rewards,
+        rewards=raw.rewards[:, 0] if raw.rewards.shape[1:] == (1,) else raw.rewards,
         terminated=bool(len(raw.terminations) and raw.terminations[-1]),
         **{field: entry(raw.observations, key) for field, key in entries.items()},
     )

@@ -64,7 +64,9 @@ def from_arrays(id: str, episodes: Iterable[Mapping[str, Any]], **options: Any) 
 
     structured = structure(ImportOptions, {"id": id, **options}, "")
     store.folder(id)
-    return write(Arrays(list(episodes), structured), structured, "arrays")
+    mappings = list(episodes)
+    labels = [f"episode {number}" for number in range(len(mappings))]
+    return write(Arrays(mappings.__getitem__, labels, structured), structured, "arrays")
 
 
 def detect(path: Path) -> str:

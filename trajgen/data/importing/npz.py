@@ -7,7 +7,7 @@ does not) is the final observation of an episode that ran out of time; its actio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,19 +52,6 @@ class Archive(Mapping[str, Array]):
         return len(self.shapes)
 
 
-class _Folder(Sequence[Archive]):
-    """The archives of a folder, opened one by one."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self._files = files
-
-    def __getitem__(self, number: Any) -> Any:
-        return Archive(self._files[number])
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
 def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
     """The episodes of a folder of files, in the order of their names, or of one file.
 
@@ -73,7 +60,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
     """
     if path.is_dir():
         files = sorted(path.glob("*.npz"))
-        return Arrays(_Folder(files), options, [file.name for file in files])
+        return Arrays(lambda number: Archive(files[number]), [file.name for file in files], options)
     archive = Archive(path)
     cache: dict[str, Array] = {}
 

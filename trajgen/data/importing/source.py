@@ -74,27 +74,26 @@ class Arrays:
     """Episodes as mappings of arrays: observations, actions, rewards, marks of ends, next_observations.
 
     Args:
-        episodes: one mapping for each.
+        episode: reads the mapping of an episode.
+        labels: where each episode is found.
         options: names of other entries.
-        labels: where each is found.
     """
 
     about = ""
 
     def __init__(
-        self, episodes: Sequence[Mapping[str, Any]], options: ImportOptions, labels: Sequence[str] | None = None
+        self, episode: Callable[[int], Mapping[str, Any]], labels: Sequence[str], options: ImportOptions
     ) -> None:
-        self._episodes, self._options, self._labels = episodes, options, labels
+        self._episode, self._labels, self._options = episode, labels, options
 
     def __len__(self) -> int:
-        return len(self._episodes)
+        return len(self._labels)
 
     def label(self, number: int) -> str:
-        return self._labels[number] if self._labels else "from Python"
+        return self._labels[number]
 
     def read(self, number: int) -> Recorded:
-        arrays, options = self._episodes[number], self._options
-        origin = self._labels[number] if self._labels else f"episode {number}"
+        arrays, options, origin = self._episode(number), self._options, self._labels[number]
         columns = options.columns(("observations",), "actions", "rewards")
 
         def get(name: str) -> Any:

@@ -140,7 +140,8 @@ def _is_number_of_action(actions: Array) -> bool:
 
 
 def _origin(source: Source, number: int, name: str) -> str:
-    return f"{name}, episode {number} ({source.label(number)})"
+    label, episode = source.label(number), f"episode {number}"
+    return f"{name}, {episode}" + (f" ({label})" if label != episode else "")
 
 
 def _fix(number: int) -> str:
