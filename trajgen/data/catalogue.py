@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajgen.core.options import structure
-from trajgen.data.options import DataOptions, SuccessRule
+from trajgen.data.options import DataOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """Notes for the reader of a preset, under ``about``; none of them is an option.
+    """What a preset tells its reader, under ``about``; nothing of it is an option.
 
     Args:
         reward: of a step.
         ends: when an episode of the evaluation ends.
-        bounds: source of the bounds of the normalized score.
-        return_target: the return-to-go that acting is conditioned on.
+        bounds: where the bounds of the normalized score come from.
+        return_target: which return-to-go is asked for when acting.
         differs: from the protocol of published scores.
         eval_env: the evaluation environment, where ``data.env_id`` does not name it.
-        get: how to get the data, where no single command fetches or makes them.
-        mage: overrides that recipe ``mage`` needs there, as in the results of the docs.
+        get: how the data are had, where no single command fetches or makes them.
+        mage: what recipe ``mage`` needs there besides, as overrides: those of the results in the docs.
     """
 
     reward: str = ""
@@ -48,8 +48,8 @@ class Task:
     @property
     def get(self) -> str:
         """The command that brings its data, or what else to do."""
-        make = f"trajgen data make {self.options.maker}" if self.options.maker else ""
-        return self.about.get or make or f"trajgen data get {self.options.id}"
+        made = f"trajgen data make {self.options.maker}" if self.options.maker else ""
+        return self.about.get or made or f"trajgen data get {self.options.id}"
 
     @property
     def train(self) -> str:
@@ -64,56 +64,64 @@ class Task:
     @property
     def success(self) -> str:
         """When an episode has succeeded, in words."""
-        if self.options.success != SuccessRule():
-            return self.options.success.words
-        radius = self.options.goal_radius
-        return "none is reported" if radius is None else f"within {radius:g} of the goal at any step"
+        goal = self.options.goal_radius
+        usual = self.options.success == type(self.options.success)()
+        if usual:
+            return "none is reported" if goal is None else f"within {goal:g} of the goal at any step"
+        return self.options.success.words
 
     def stand_ins(self, ids: Iterable[str]) -> list[str]:
-        """Those sets among ``ids`` that are of this task by their name, in another namespace.
+        """Those sets among ``ids`` that are of this task by their name, under another name space.
 
         ``data=adroit/door-human data.id=lab/adroit/door-human-v0`` trains on such a set by this task's protocol.
         """
-        return [id for id in ids if id != self.options.id and _is_named(id, self.name)]
+        return [id for id in ids if id != self.options.id and _named(id, self.name)]
 
 
 def read_task(name: str, what: str, preset: Mapping[str, Any]) -> Task:
-    """The task of a preset, with its name, a line that describes it, and its plain values.
+    """The task of a preset's plain values, those that it inherits among them.
+
+    Args:
+        name: of the preset.
+        what: it is, in a line.
+        preset: its values; those beside ``data`` and ``about`` are options of other sections.
 
     Raises:
         ConfigError: for an option that does not fit.
     """
-    options = structure(DataOptions, preset.get("data") or {}, "data")
-    return Task(name, what, options, structure(About, preset.get("about") or {}, "about"))
+    sections = {"data": DataOptions, "about": About}
+    return Task(name, what, *(structure(cls, preset.get(key) or {}, key) for key, cls in sections.items()))
 
 
 def facts(task: Task) -> dict[str, str]:
-    """All that the catalogue states of a task, by heading, in reading order."""
-    data = task.options
-    bounds = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in data.bounds.items())
+    """All that the catalogue says of a task, in the order in which it is read."""
+    data, about = task.options, task.about
+    bounds = [f"{name} {low:g} to {high:g}" for name, (low, high) in data.bounds.items()]
     goals = "" if data.goals == "none" else f"; goals: {data.goals}"
-    goals += f", {len(data.resets)} fixed for the evaluation" if data.resets else ""
-    table = {
+    if data.resets:
+        goals += f", {len(data.resets)} fixed for the evaluation"
+    limit = f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""
+    lines = {
         "what": task.what,
         "Minari id": data.id,
         "get": task.get,
         "train": task.train,
-        "environment": task.eval_env + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
+        "environment": task.eval_env + limit,
         "windows": f"{data.horizon} points, {data.stride} steps apart; actions of {data.chunk} steps{goals}",
         "returns": f"discount {data.discount:g}, power {data.return_power:g}",
-        "return_target": task.about.return_target,
-        "reward": task.about.reward,
-        "ends": task.about.ends,
+        "return_target": about.return_target,
+        "reward": about.reward,
+        "ends": about.ends,
         "success": task.success,
-        "bounds": "; ".join(filter(None, (bounds, task.about.bounds))),
-        "differs": task.about.differs,
+        "bounds": "; ".join(filter(None, (", ".join(bounds), about.bounds))),
+        "differs": about.differs,
     }
-    return {key: value for key, value in table.items() if value}
+    return {key: value for key, value in lines.items() if value}
 
 
-def _is_named(id: str, task: str) -> bool:
+def _named(id: str, task: str) -> bool:
     """Whether a set's id ends in a task's folder and name; a word may stand before the name."""
     folder, _, name = task.rpartition("/")
-    namespace, _, last = id.rpartition("/")
-    stem = last.rpartition("-v")[0]
-    return namespace.split("/")[-1] == folder and (stem == name or stem.endswith(f"-{name}"))
+    space, _, last = id.rpartition("/")
+    set_name = last.rpartition("-v")[0]
+    return space.split("/")[-1] == folder and (set_name == name or set_name.endswith(f"-{name}"))

@@ -117,7 +117,8 @@ class Episodes:
             lengths.append(len(episode))
             terminated.append(bool(episode.terminated))
         if not lengths:
-            raise DataError(f"A data set must hold at least one episode, and {name!r} is empty.")
+            fix = "make or download it again, with force=true"
+            raise DataError(f"A data set must hold at least one episode, and {name!r} is empty.", fix=fix)
         rounding.warn(f"data set {name!r}")
         steps = np.array(lengths, dtype=np.int64)
         fields_or_none: dict[str, Any] = {field: arrays.get(field) for field in WIDTHS}

@@ -55,7 +55,9 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if name not in MAKERS:
-        raise ConfigError(f"There is no maker {name!r}.", expected=nearest(name, MAKERS))
+        raise ConfigError(
+            f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
+        )
     maker = MAKERS[name]
     maze = MAZES[maker.maze]
     total = maze.default_steps if steps is None else steps
