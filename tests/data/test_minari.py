@@ -128,28 +128,24 @@ def test_a_malformed_id_is_refused_and_leaves_no_folder(id: str, root: Path) -> 
     assert not root.exists()
 
 
-def cut(root: Path) -> None:
-    file = root / ID / "data" / "main_data.hdf5"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+def delete_field(file: Path) -> None:
+    with h5py.File(file, "a") as content:
+        del content["episode_1/observations/here"]
 
 
-def delete_field(root: Path) -> None:
-    with h5py.File(root / ID / "data" / "main_data.hdf5", "a") as file:
-        del file["episode_1/observations/here"]
-
-
-def garble_metadata(root: Path) -> None:
-    (root / ID / "data" / "metadata.json").write_text('{"total_episodes": ')
-
-
-def remove_data(root: Path) -> None:
-    (root / ID / "data" / "main_data.hdf5").unlink()
-
-
-@pytest.mark.parametrize("damage", [cut, delete_field, garble_metadata, remove_data])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        delete_field,
+        lambda file: file.with_name("metadata.json").write_text('{"total_episodes": '),
+        Path.unlink,
+    ],
+    ids=["cut off", "without a field", "garbled metadata", "without data"],
+)
 def test_a_damaged_set_is_an_error_that_names_it(damage: Any, root: Path) -> None:
     write([raw(3), raw(4)])
-    damage(root)
+    damage(root / ID / "data" / "main_data.hdf5")
     with pytest.raises(DataError) as caught:
         minari.load(ID, options())
     assert repr(ID) in str(caught.value.got) and "force" in str(caught.value.fix)
@@ -162,7 +158,7 @@ def test_rewards_may_be_a_column() -> None:
 
 def test_only_hdf5_is_mapped(root: Path) -> None:
     write([raw(3)])
-    remove_data(root)
+    (root / ID / "data" / "main_data.hdf5").unlink()
     with pytest.raises((ConfigError, DataError)):
         minari.load(ID, options(memory_map=True))
 

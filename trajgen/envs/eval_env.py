@@ -214,7 +214,7 @@ def _is_like(space: Any, other: Any) -> bool:
         return all(
             name in getattr(other, "spaces", {}) and _is_like(part, other[name]) for name, part in space.spaces.items()
         )
-    return bool(space.shape == other.shape) and np.issubdtype(other.dtype or object, np.floating)
+    return bool(space.shape == other.shape) and np.issubdtype(other.dtype or object, np.number)
 
 
 def _spec_text(about: Mapping[str, Any]) -> str | None:
