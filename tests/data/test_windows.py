@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalizer import Normalizer
+from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.types import Batch, Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
@@ -172,6 +172,15 @@ def test_the_normalizer_makes_windows_standard_and_goes_back() -> None:
     assert torch.allclose(norm.goal.inverse(standard.goals), raw.goals, atol=1e-4)
     again = fit_normalizer(episodes, choice).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in norm.state_dict().items())
+
+
+def test_a_feature_is_constant_by_its_deviation_relative_to_its_size() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (1000, 4)))
+    size, offset = torch.tensor([5e-4, 1e-9, 10.0, 1e-8]), torch.tensor([0.0, 0.0, 4.6e6, 0.1])
+    affine = Affine(4)
+    affine.fit((noise * size + offset).float())  # of the last one, 32-bit floats hold rounding errors alone
+    assert torch.allclose(affine.scale[:3] / size[:3], torch.full((3,), 3**-0.5), rtol=0.1)
+    assert affine.scale[3] == 1
 
 
 def test_a_window_longer_than_every_episode_is_refused_with_what_fits() -> None:
