@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import tiny
@@ -73,10 +72,7 @@ def raw(steps: int = 40, **changes: Any) -> dict[str, Any]:
 
 def write(*episodes: dict[str, Any], **changes: Any) -> None:
     spaces: dict[str, Any] = {"observation_space": OBSERVATION, "action_space": Box(-1, 1, (2,), np.float32)}
-    env_spec = gymnasium.spec("Pendulum-v1")
-    minari.save(
-        ID, episodes, env_spec=env_spec, eval_env_spec=env_spec, description="", algorithm="", **(spaces | changes)
-    )
+    minari.save(ID, episodes, env_spec=None, eval_env_spec=None, description="", algorithm="", **(spaces | changes))
 
 
 OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
@@ -161,7 +157,7 @@ def test_other_commands(words: list[str], said: list[str], check_refused: Callab
 
 
 def test_a_missing_data_set(check_refused: Callable[..., str], folder: Path) -> None:
-    check_refused(*OWN, said=("must be on this machine", ID, f"looked for in {folder / 'sets'}", "holds none"))
+    check_refused(*OWN, said=("must be on this machine", ID, f"looked for in {folder / 'sets'}"))
 
 
 def test_an_empty_data_set(check_refused: Callable[..., str]) -> None:

@@ -113,26 +113,26 @@ def hdf5_array(group: Any, name: str) -> Any:
     return array
 
 
-def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], list[str]]:
-    """Shapes and types of the arrays of numbers in an ``.npz`` file, and the names of its other entries.
+def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[Any]]], dict[str, str]]:
+    """Shapes and types of the arrays of numbers in an ``.npz`` file, and what all else is, by name, which is not read.
 
     Raises:
-        ValueError, SyntaxError, RecursionError, OSError, zipfile.BadZipFile: if it is no such file, is damaged, or
+        ValueError, OSError, zipfile.BadZipFile: if it is no such file, is damaged, or
             declares more than it holds.
     """
-    arrays, others = {}, []
+    arrays, others = {}, {}
     require_regular(path)
     with zipfile.ZipFile(path) as file:
         for info in file.infolist():
             name = info.filename.removesuffix(".npy")
             if name == info.filename:
-                others.append(name)
+                others[name] = "no array"
                 continue
             with file.open(info) as member:
                 shape, dtype = _npy_header(member)
                 length = member.tell()
             if dtype.kind not in NUMBER_KINDS:
-                others.append(name)
+                others[name] = str(dtype)
                 continue
             size = math.prod(shape) * dtype.itemsize
             if size + length != info.file_size or info.file_size > memory_limit(info.compress_size):
@@ -146,7 +146,10 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(member)
+    try:
+        shape, _, dtype = read(member)
+    except Exception as error:  # it is parsed as Python, which may raise anything
+        raise ValueError("the header of an array cannot be read") from error
     return shape, dtype
 
 

@@ -138,19 +138,23 @@ def npz_folder(folder: Path, **changes: Any) -> Path:
     return root
 
 
-def ogbench(folder: Path, *, transitions: bool = False) -> Path:
-    """As it is downloaded, with a row for each observation; or as it is loaded, with next observations."""
+def ogbench(folder: Path, form: str = "downloaded") -> Path:
+    """As it is downloaded or loaded compactly, with a row for each observation; or with next observations."""
     path = folder / "ogbench.npz"
-    if transitions:
+    if form == "transitions":
         arrays = {name: values for name, values in table(final=True).items() if name not in ("timeouts", "infos/goal")}
         np.savez(path, **(arrays | {"terminals": ends("any").astype(np.float32)}))
         return path
-    known = episodes()
+    rows = episodes()
+    final = np.concatenate([np.arange(n + 1) == n for n in LENGTHS])
+    arrays = {"terminals": final}
+    if form == "compact":  # the last step is marked too
+        arrays = {"terminals": final | np.append(final[1:], False), "valids": ~final}
     np.savez_compressed(
         path,
-        observations=np.concatenate([e["observations"] for e in known]),
-        actions=np.concatenate([np.pad(e["actions"], ((0, 1), (0, 0)), constant_values=0.5) for e in known]),
-        terminals=np.concatenate([np.arange(n + 1) == n for n in LENGTHS]).astype(np.float32),
-        qpos=np.zeros((sum(LENGTHS) + len(LENGTHS), 15)),
+        observations=np.concatenate([e["observations"] for e in rows]),
+        actions=np.concatenate([np.pad(e["actions"], ((0, 1), (0, 0)), constant_values=0.5) for e in rows]),
+        qpos=np.zeros((len(final), 15)),
+        **{name: values.astype(np.float32) for name, values in arrays.items()},
     )
     return path

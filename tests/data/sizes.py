@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
+from small_sets import episode, save, unbounded
 
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
@@ -27,26 +27,11 @@ def write(megabytes: int, steps: int = 4000) -> None:
     def episodes() -> Iterator[dict[str, Any]]:
         rows = np.linspace(-1, 1, (steps + 1) * STATE, dtype=np.float32).reshape(-1, STATE)
         for number in range(megabytes * 2**20 // (256 * steps)):
-            ends = np.arange(steps) == steps - 1
-            yield {
-                "observations": rows + np.float32(number),
-                "actions": np.cos(rows[1:, :ACTION] + np.float32(number)),
-                "rewards": rows[1:, 0].astype(np.float64),
-                "terminations": ends & (number % 2 == 0),
-                "truncations": ends & (number % 2 == 1),
-            }
+            shift = np.float32(number)
+            actions, rewards = np.cos(rows[1:, :ACTION] + shift), rows[1:, 0].astype(np.float64)
+            yield episode(rows + shift, actions, rewards, terminated=number % 2 == 0)
 
-    env_spec, box = gymnasium.spec("Pendulum-v1"), gymnasium.spaces.Box
-    minari.save(
-        ID,
-        episodes(),
-        env_spec=env_spec,
-        eval_env_spec=env_spec,
-        observation_space=box(-np.inf, np.inf, (STATE,), np.float32),
-        action_space=box(-1.0, 1.0, (ACTION,), np.float32),
-        description="made up",
-        algorithm="none",
-    )
+    save(ID, episodes(), unbounded(STATE, np.float32), ACTION)
 
 
 def status(entry: str) -> int:

@@ -105,7 +105,7 @@ def test_another_set_can_stand_in_for_a_task() -> None:
 @pytest.mark.parametrize(
     "name", [name for name, task in TASKS.items() if task.options.env_id and "ogbench" not in name]
 )
-def test_the_worlds_that_are_named_are_known(name: str) -> None:
+def test_the_environments_that_are_named_are_known(name: str) -> None:
     register_envs()
     spec = gymnasium.spec(TASKS[name].options.env_id)
     steps = TASKS[name].options.max_episode_steps

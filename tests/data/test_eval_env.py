@@ -1,21 +1,25 @@
-"""Worlds as a data set and its options describe them: success, goals, resets, and what of an observation is read."""
+"""Environments as a data set and its options describe them: success, goals, resets, entries of observations."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+import small_sets
 from gymnasium.spaces import Box, Dict
+from small_sets import episode
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.observations import entry, put
+from trajgen.core.types import Space
 from trajgen.data import minari
-from trajgen.data.options import DataOptions
-from trajgen.data.success import SuccessRule
+from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.envs.eval_env import EvalEnv, make_eval_env
+from trajgen.envs.gym import spec
 from trajgen.evaluation.rollout import rollout
 
 PLACE, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)
@@ -47,24 +51,15 @@ def observed(rows: int) -> dict[str, Any]:
     }
 
 
-def save(lengths: list[int], space: Any = ROOMS) -> None:
-    spec = gymnasium.spec("Pendulum-v1")
+def save(lengths: list[int]) -> None:
     episodes = [
-        {
-            "observations": observed(n + 1),
-            "actions": np.full((n, 2), 0.2 if n % 2 else -0.1, np.float32),
-            "rewards": np.zeros(n),
-            "terminations": np.arange(n) == n - 1,
-            "truncations": np.zeros(n, bool),
-        }
-        for n in lengths
+        episode(observed(n + 1), np.full((n, 2), 0.2 if n % 2 else -0.1, np.float32), terminated=True) for n in lengths
     ]
-    minari.save(ID, episodes, env_spec=spec, eval_env_spec=spec, observation_space=space, action_space=ACTIONS,
-                description="rooms", algorithm="none")  # fmt: skip
+    small_sets.save(ID, episodes, ROOMS, ACTIONS)
 
 
 class Tasks(gymnasium.Env):
-    """An episode of six steps, whose information is that of a benchmark's world."""
+    """An episode of six steps, whose information is that of a benchmark's environment."""
 
     observation_space, action_space = Box(-9, 9, (1,), np.float64), ACTIONS
 
@@ -101,7 +96,7 @@ class Still:
     ("say", "rule", "expected"),
     [
         ("success", SuccessRule(), True),
-        ("success", SuccessRule(steps=3), True),  # more than two good steps, as the hand's worlds count
+        ("success", SuccessRule(steps=3), True),  # more than two good steps, as Adroit counts
         ("success", SuccessRule(steps=4), False),
         ("tasks", SuccessRule(info="tasks", at_least=3), True),  # a list counts by its length, as the kitchen's does
         ("tasks", SuccessRule(info="tasks", at_least=4), False),
@@ -110,7 +105,7 @@ class Still:
         ("nothing", SuccessRule(), None),
     ],
 )
-def test_an_episode_succeeds_by_its_worlds_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
+def test_an_episode_succeeds_by_its_environments_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
     played = rollout(Still(), EvalEnv("tasks", lambda: Tasks(say), 6, rule=rule), [0, 1])
     assert expected is None if played.success is None else played.success.tolist() == [expected] * 2
 
@@ -169,7 +164,7 @@ def test_actions_are_clipped_where_those_of_the_data_end() -> None:
     np.testing.assert_allclose([narrow.action_low, narrow.action_high], [[-0.1] * 2, [0.2] * 2])
 
 
-def test_flags_of_the_world_and_bounds_of_the_task_come_first() -> None:
+def test_flags_of_the_environment_and_bounds_of_the_task_come_first() -> None:
     save([3])
     options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"continuing_task": False},
                           bounds={"mine": (0.0, 2.0)}, resets=({"goal_cell": (3, 1)},), **KEYS)  # fmt: skip
@@ -196,3 +191,33 @@ def test_an_ant_in_a_maze_ends_on_arrival_and_has_a_map() -> None:
     _, reward, terminated, _, info = env.step(np.zeros(8, np.float32))
     assert reward == 1 and terminated and eval_env.success(observation, info)
     env.close()
+
+
+def test_an_environment_that_does_not_fit_the_data_is_refused() -> None:
+    eval_env = EvalEnv("tasks", lambda: Tasks("success"), 6)
+    low, high = (-1.0, -1.0), (1.0, 1.0)
+    eval_env.require_fits(Space(1, 2, action_low=low, action_high=high))
+    for space, message in (
+        (Space(3, 2, action_low=low, action_high=high), "other observations"),
+        (Space(1, 3, action_low=low * 2, action_high=high * 2), "other actions"),
+        (Space(1, 2, action_low=low, action_high=(1.0, 3.0)), "outside of the environment's box"),
+        (Space(1, 2, 2, "observation", "desired_goal"), "other observations"),
+    ):
+        with pytest.raises(DataError, match=message):
+            eval_env.require_fits(space)
+    save([3])
+    options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"no_such_maze": True}, **KEYS)
+    with pytest.raises(DataError, match=r"cannot be made: .*no_such_maze"):
+        make_eval_env(options)
+
+
+def test_another_maze_than_the_recorded_one_is_warned_of() -> None:
+    rows, walls = observed(4), [[1] * 5, [1, 0, 0, "r", 1], [1, 0, 1, 1, 1], [1, 0, 0, "g", 1], [1] * 5]
+    mirrored = [row[::-1] for row in walls]
+    for evaluated, count in ((walls, 0), (mirrored, 1)):
+        specs = [spec("PointMaze_UMaze-v3", maze_map=maze) for maze in (walls, evaluated)]
+        small_sets.save(ID, [episode(rows, np.zeros((3, 2), np.float32))], ROOMS, ACTIONS, force=True,
+                        env_spec=specs[0], eval_env_spec=specs[1])  # fmt: skip
+        with warnings.catch_warnings(record=True) as caught:
+            make_eval_env(DataOptions(id=ID, **KEYS))
+        assert sum("another maze" in str(each.message) for each in caught) == count

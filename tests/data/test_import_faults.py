@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import json
-import shutil
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +15,7 @@ import numpy as np
 import pytest
 
 from trajgen.core.errors import ConfigError, DataError, TrajgenError
-from trajgen.data import minari, store
 from trajgen.data.importing import ImportOptions, detect, from_arrays, from_path
-from trajgen.data.options import DataOptions
 
 ID = "mine/points-v0"
 
@@ -31,17 +28,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert list((tmp_path / "sets").rglob("*.hdf5")) == []
 
 
-def check_refused(path: Path, *parts: str, **changes: Any) -> TrajgenError:
+def check_refused(path: Path, *parts: str, **options: Any) -> None:
     with pytest.raises(TrajgenError) as caught:
-        from_path(path, ImportOptions(id=ID, **changes))
-    error = caught.value
-    assert error.expected and error.got and error.fix
+        from_path(path, ImportOptions(id=ID, **options))
     for part in parts:
-        assert part in str(error), f"{part!r} is not in: {error}"
-    return error
+        assert part in str(caught.value), f"{part!r} is not in: {caught.value}"
 
 
-def spoilt(name: str, row: int, value: float) -> np.ndarray:
+def changed(name: str, row: int, value: float) -> np.ndarray:
     values = np.array(formats.table(final=True)[name], dtype=float)
     values[row] = value
     return values
@@ -50,16 +44,15 @@ def spoilt(name: str, row: int, value: float) -> np.ndarray:
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({"observations": spoilt("observations", 7, np.nan)}, ["episode 1 (rows 5 to 8)", "'observations'", "row 2"]),
-        ({"actions": spoilt("actions", 14, np.inf)}, ["episode 2 (rows 9 to 14)", "'actions'", "row 5"]),
-        ({"rewards": spoilt("rewards", 0, 1e300)}, ["episode 0", "'rewards'", "row 0"]),
+        ({"observations": changed("observations", 7, np.nan)}, ["episode 1 (rows 5 to 8)", "'observations'", "row 2"]),
+        ({"actions": changed("actions", 14, np.inf)}, ["episode 2 (rows 9 to 14)", "'actions'", "row 5"]),
+        ({"rewards": changed("rewards", 0, 1e300)}, ["episode 0", "'rewards'", "row 0"]),
         ({"rewards": np.zeros(14)}, ["15 rows", "'rewards'", "(14,)"]),
         ({"rewards": np.zeros((15, 2))}, ["episode 0", "'rewards'", "shape (5, 2)"]),
-        ({"observations": np.zeros((15, 2, 2))}, ["'observations'", "(5, 2, 2)"]),
+        ({"observations": np.zeros((15, 2, 2)), "final": False}, ["'observations'", "(5, 2, 2)"]),
+        ({"observations": np.zeros((15, 2))}, ["(15, 2)", "(15, 3)"]),
         ({"observations": np.full((15, 3), b"a")}, ["'observations' holds |S1"]),
-        ({"terminals": spoilt("terminals", 3, 2)}, ["'terminals'", "row 3"]),
-        ({"timeouts": spoilt("timeouts", 3, np.nan)}, ["'timeouts'", "row 3"]),
-        ({"observations": None}, ["observations"]),
+        ({"timeouts": changed("timeouts", 3, np.nan)}, ["'timeouts'", "row 3"]),
         ({"actions": None}, ["no 'actions'", "observations, "]),
         ({"rewards": None}, ["rewards=last", "rewards=zero", "episode 0"]),
     ],
@@ -69,39 +62,34 @@ def test_a_fault_of_a_table_is_named(changes: dict[str, Any], parts: list[str], 
     check_refused(formats.d4rl(tmp_path, **changes), *parts)
 
 
-def test_an_entry_that_is_asked_for_names_those_that_there_are(tmp_path: Path) -> None:
+def test_options_that_do_not_fit_the_source(tmp_path: Path) -> None:
     path = formats.d4rl(tmp_path)
     check_refused(path, "no 'infos/gaol'", "infos/goal", goal="infos/gaol")
-    check_refused(path, "places from 0 to 2", goal="infos/goal", achieved=(0, 3))
+    check_refused(path, "from 0 to 2", goal="infos/goal", achieved=(0, 3))
     check_refused(path, "numbers from 0 to 2", skip=(3,))
     check_refused(path, "not all of them", skip=(0, 1, 2))
+    check_refused(formats.robomimic(tmp_path), "obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
 
 
-def test_all_episodes_that_are_wrong_are_named_with_the_way_around_them(tmp_path: Path) -> None:
-    states = spoilt("observations", 1, np.nan)
+def test_all_episodes_that_are_wrong_are_named(tmp_path: Path) -> None:
+    states = changed("observations", 1, np.nan)
     states[12] = np.inf
     path = formats.d4rl(tmp_path, observations=states)
-    error = check_refused(path, "episode 0", "1 more are wrong: episodes 2", "skip=[0,2]")
-    assert "row 1" in str(error)
-    # Episode 0 is wrong and left out: the rest is imported.
-    with pytest.raises(DataError, match="episode 2"):
-        from_path(path, ImportOptions(id=ID, skip=(0,)))
+    check_refused(path, "episode 0", "row 1", "1 more are wrong: episodes 2", "skip=[0,2]")
+    check_refused(path, "episode 2", skip=(0,))
 
 
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        (
-            {"actions": np.zeros((3, 2)), "terminals": None},
-            ["episode 1 (001.npz)", "'rewards': shape (4,)", "'actions': shape (3, 2)"],
-        ),
+        ({"actions": np.zeros((3, 2)), "terminals": None}, ["episode 1 (001.npz)", "(4,)", "'actions': shape (3, 2)"]),
         ({"terminals": np.zeros(3)}, ["001.npz", "'terminals': 3 marks", "each of 4 steps"]),
-        ({"actions": np.zeros((4, 1))}, ["episode 1 (001.npz)", "'actions'", "(4, 1)", "(4, 2)"]),
+        ({"terminals": np.array([0, 1, 0, 1])}, ["001.npz", "'terminals'", "set at [1, 3]"]),
+        ({"actions": np.full((4, 1), 0.5)}, ["episode 1 (001.npz)", "'actions'", "(4, 1)", "(4, 2)"]),
         ({"rewards": np.zeros(3)}, ["episode 1", "'rewards'", "(3,)", "4 rewards", "skip=[1]"]),
         ({"actions": None}, ["no 'actions'", "001.npz"]),
         ({"actions": np.array([None] * 4)}, ["001.npz", "'actions' holds object, not numbers"]),
         ({"observations": np.full((5, 3), "x")}, ["001.npz", "'observations' holds <U1"]),
-        ({"terminals": np.array([0, 1, 0, 1])}, ["001.npz", "'terminals'", "set at [1, 3]"]),
         (
             {"observations": np.zeros((1, 3)), "actions": np.zeros((0, 2)), "rewards": np.zeros(0), "terminals": None},
             ["at least one step"],
@@ -112,51 +100,29 @@ def test_a_fault_of_one_file_is_named(changes: dict[str, Any], parts: list[str],
     check_refused(formats.npz_folder(tmp_path, **changes), *parts)
 
 
-def edit(path: Path, change: Callable[[h5py.File], None]) -> Path:
+def edit(path: Path, change: Callable[[h5py.File], Any]) -> Path:
     with h5py.File(path, "r+") as file:
         change(file)
     return path
 
 
-def drop_object(file: h5py.File) -> None:
-    del file["data/demo_1/obs/object"]
-
-
-def drop_observations(file: h5py.File) -> None:
-    del file["data/demo_1/obs"]
-
-
-def shorten_object(file: h5py.File) -> None:
-    del file["data/demo_1/obs/object"]
-    file["data/demo_1/obs/object"] = np.zeros(3)
-
-
-def claim_more(file: h5py.File) -> None:
-    file["data/demo_1"].attrs["num_samples"] = 9
-
-
-def shorten_actions(file: h5py.File) -> None:
-    del file["data/demo_1/actions"]
-    file["data/demo_1/actions"] = np.zeros((3, 2))
-    file["data/demo_1"].attrs["num_samples"] = 3
+def replace(file: h5py.File, name: str, values: Any = None) -> None:
+    del file[name]
+    if values is not None:
+        file[name] = values
 
 
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
-        (drop_object, ["no 'obs/object'", "demo_1", "obs/a_place"]),
-        (drop_observations, ["demo_1", "dataset_states_to_obs"]),
-        (shorten_object, ["demo_1", "'obs/object'", "(3, 1)"]),
-        (claim_more, ["9 steps", "demo_1", "num_samples"]),
-        (shorten_actions, ["episode 1 (demo_1)", "for 3 actions"]),
+        (lambda file: replace(file, "data/demo_1/obs/object"), ["no 'obs/object'", "demo_1", "obs/a_place"]),
+        (lambda file: replace(file, "data/demo_1/obs"), ["demo_1", "dataset_states_to_obs"]),
+        (lambda file: replace(file, "data/demo_1/obs/object", np.zeros(3)), ["demo_1", "'obs/object'", "(3, 1)"]),
+        (lambda file: file["data/demo_1"].attrs.update(num_samples=9), ["9 steps", "demo_1", "num_samples"]),
     ],
 )
 def test_a_fault_of_a_demonstration_is_named(change: Any, parts: list[str], tmp_path: Path) -> None:
     check_refused(edit(formats.robomimic(tmp_path), change), *parts)
-
-
-def test_an_image_is_no_state(tmp_path: Path) -> None:
-    check_refused(formats.robomimic(tmp_path), "'obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
 
 
 class TestLeRobot:
@@ -171,8 +137,11 @@ class TestLeRobot:
             ({"action": [[0.0, 1.0], None, [0.0, 1.0], [0.0, 1.0]]}, ["'action'", "with gaps"]),
             ({"action": [["a", "b"]] * 4}, ["'action'", "string"]),
             ({"next.reward": [0.0, float("nan"), 0.0, 0.0]}, ["episode 1", "'next.reward'", "row 1"]),
+            ({"next.reward": [[0.0, 1.0]] * 4}, ["episode 1", "'next.reward'", "shape (4, 2)"]),
+            ({"next.done": [False, True, False, True]}, ["episode_index 1", "'next.done'", "set in row 1"]),
             ({"frame_index": [0, 1, 3, 2]}, ["episode_index 1", "row 2: frame_index 3"]),
             ({"observation.state": None}, ["no 'observation.state'", "episode_000001.parquet"]),
+            ({"episode_index": [0, 0, 0, 0]}, ["episode_index 0 again"]),
         ],
     )
     def test_a_fault_of_a_column_is_named(self, changes: dict[str, Any], parts: list[str], tmp_path: Path) -> None:
@@ -181,16 +150,15 @@ class TestLeRobot:
     def test_a_missing_file_is_noticed(self, tmp_path: Path) -> None:
         path = formats.lerobot(tmp_path, 2)
         (path / "data" / "chunk-000" / "episode_000001.parquet").unlink()
-        check_refused(path, "total_episodes: 3", "2 in")
+        check_refused(path, "total_episodes: 3", "there are 2 in")
 
-    def test_an_episode_in_two_places_is_refused(self, tmp_path: Path) -> None:
-        check_refused(formats.lerobot(tmp_path, 2, episode_index=[0, 0, 0, 0]), "episode_index 0 again")
-
-    @pytest.mark.parametrize("content", [b"", b"PAR1" * 40, b"PAR1" + bytes(1000) + b"\xff\xff\xff\x7fPAR1"])
-    def test_a_file_that_is_no_parquet_is_refused(self, content: bytes, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "content", [b"", b"version https://git-lfs", b"PAR1" + bytes(99) + b"\xff\xff\xff\x7fPAR1"]
+    )
+    def test_a_file_that_is_no_parquet_is_named(self, content: bytes, tmp_path: Path) -> None:
         path = formats.lerobot(tmp_path, 3)
         (path / "data" / "chunk-000" / "file-001.parquet").write_bytes(content)
-        check_refused(path, "must be readable", "lerobot3")
+        check_refused(path, "must be readable", "file-001.parquet")
 
     def test_a_small_file_of_many_rows_is_refused(self, tmp_path: Path) -> None:
         import pyarrow as pa
@@ -202,12 +170,12 @@ class TestLeRobot:
         check_refused(path, "declares 30,000,000 numbers")
 
     @pytest.mark.parametrize("info", ["[1]", "{", "null", '{"total_episodes": "many"}'])
-    def test_a_spoilt_description_is_refused(self, info: str, tmp_path: Path) -> None:
+    def test_a_damaged_description_is_refused(self, info: str, tmp_path: Path) -> None:
         path = formats.lerobot(tmp_path, 2)
         (path / "meta" / "info.json").write_text(info)
         check_refused(path)
 
-    def test_without_pyarrow_it_is_said_how_to_install_it(
+    def test_without_pyarrow_the_error_says_how_to_install_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         path = formats.lerobot(tmp_path, 2)
@@ -217,25 +185,18 @@ class TestLeRobot:
 
 
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards", "terminals", "next_observations"])
-@pytest.mark.parametrize("value", [3, None, "text", [], [[1], [1, 2]], {"a": 1}, np.zeros((2, 2, 2, 2))], ids=str)
-def test_whatever_stands_for_an_array_is_refused_with_its_episode(name: str, value: Any) -> None:
-    known: list[dict[str, Any]] = [
-        {"observations": np.zeros((3, 1)), "actions": np.zeros((3, 1)), "rewards": np.zeros(3)}
-    ]
-    known.append(known[0] | {name: value})
-    if name == "next_observations" and value is None:  # as good as not there
-        from_arrays(ID, known)
-        shutil.rmtree(store.folder(ID))
-        return
+@pytest.mark.parametrize("value", [3, "text", [], [[1], [1, 2]], {"a": 1}, np.zeros((2, 2, 2, 2))], ids=str)
+def test_a_value_that_is_no_array_is_refused_with_its_episode(name: str, value: Any) -> None:
+    episode = {"observations": np.zeros((3, 1)), "actions": np.full((3, 1), 0.5), "rewards": np.zeros(3)}
     with pytest.raises(DataError, match="episode 1"):
-        from_arrays(ID, known)
+        from_arrays(ID, [episode, episode | {name: value}])
 
 
-# --- hostile files --------------------------------------------------------------------------------------------------
+# --- files of strangers ---------------------------------------------------------------------------------------------
 
 
 class Trap:
-    """An object that says when it is unpickled."""
+    """An object that fails the test when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return pytest.fail, ("unpickled",)
@@ -252,25 +213,17 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
 
 
 def npy(shape: str, content: bytes = b"", kind: str = "<f4") -> bytes:
-    """The bytes of an array with whatever shape."""
+    """The bytes of an array that declares this shape."""
     header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
 
 
 @pytest.mark.parametrize(
     "member",
-    [
-        npy("(1000000000000, 3)"),
-        npy("(2, 3)", bytes(20)),
-        npy("(-1,)"),
-        npy("(2, 'x')"),
-        npy("(2,)", bytes(16), kind="|O"),
-        b"\x93NUMPY\x09\x00",
-        b"nothing",
-        b"",
-    ],
-    ids=range(8),
-)
+    [npy("(1000000000000, 3)"), npy("(2, 3)", bytes(20)), npy("(-1,)"), npy("(2, 'x')"), npy("(" * 5000 + "1,"),
+     npy("(2,)", bytes(16), kind="|O"), b"\x93NUMPY\x09\x00", b"nothing", b""],
+    ids=range(9),
+)  # fmt: skip
 def test_arrays_that_declare_what_they_do_not_hold_are_refused(member: bytes, tmp_path: Path) -> None:
     path = tmp_path / "hostile.npz"
     with zipfile.ZipFile(path, "w") as file:
@@ -290,21 +243,19 @@ def test_a_small_archive_of_endless_zeros_is_refused(tmp_path: Path) -> None:
 def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
     path = formats.ogbench(tmp_path)
     content = path.read_bytes()
-    for spoilt in (content[:-30], content[: len(content) // 2], content[:100] + bytes(50) + content[150:], b"PK"):
-        path.write_bytes(spoilt)
+    for broken in (content[:-30], content[: len(content) // 2], content[:100] + bytes(50) + content[150:], b"PK"):
+        path.write_bytes(broken)
         check_refused(path, "must be readable", rewards="zero")
     with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(path, "w") as file:
         file.writestr("../observations.npy", whole.read("observations.npy"))
-        file.writestr("run.py", "print()")
-    check_refused(path, "'run.py' is no array")
+    check_refused(path, "no 'observations'")
 
 
-def link_out(file: h5py.File) -> None:
-    file["observations"] = h5py.ExternalLink("/etc/other.h5", "/x")
-
-
-def keep_outside(file: h5py.File) -> None:
-    file.create_dataset("observations", (15, 3), "f4", external=[("/etc/hostname", 0, 180)])
+def declare_much(file: h5py.File) -> None:
+    for name in [*file]:
+        del file[name]
+    for name in ("observations", "actions", "rewards", "terminals"):
+        file.create_dataset(name, (10**12, 3), "f4", chunks=(1024, 3), compression="gzip")
 
 
 def map_outside(file: h5py.File) -> None:
@@ -313,35 +264,26 @@ def map_outside(file: h5py.File) -> None:
     file.create_virtual_dataset("observations", layout)
 
 
-def declare_much(file: h5py.File) -> None:
-    file.create_dataset("observations", (10**12, 3), "f4", chunks=(1024, 3), compression="gzip")
-
-
-def hold_references(file: h5py.File) -> None:
-    file.create_dataset("observations", (15, 3), h5py.ref_dtype)
-
-
-def hold_ragged(file: h5py.File) -> None:
-    file.create_dataset("observations", (15,), h5py.vlen_dtype(np.float32))
-
-
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (link_out, "leads elsewhere"),
-        (keep_outside, "kept in another file"),
+        (lambda file: file.update(observations=h5py.ExternalLink("/etc/other.h5", "/x")), "leads elsewhere"),
+        (
+            lambda file: file.create_dataset("observations", (15, 3), "f4", external=[("/etc/hostname", 0, 180)]),
+            "kept in another file",
+        ),
         (map_outside, "kept in another file"),
         (declare_much, "bytes of memory"),
-        (hold_references, "not numbers"),
-        (hold_ragged, "not numbers"),
+        (lambda file: file.create_dataset("observations", (15, 3), h5py.ref_dtype), "not numbers"),
+        (lambda file: file.create_dataset("observations", (15,), h5py.vlen_dtype(np.float32)), "not numbers"),
     ],
 )
 @pytest.mark.parametrize("form", ["auto", "d4rl"])
 def test_hdf5_that_leads_out_of_itself_or_declares_too_much_is_refused(
-    change: Any, said: str, form: str, tmp_path: Path
+    change: Any, message: str, form: str, tmp_path: Path
 ) -> None:
     path = edit(formats.d4rl(tmp_path, observations=None, final=False), change)
-    check_refused(path, said, format=form)
+    check_refused(path, message, format=form)
 
 
 def test_hdf5_that_is_cut_off_is_refused(tmp_path: Path) -> None:
@@ -351,10 +293,20 @@ def test_hdf5_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         check_refused(path, "must be readable")
 
 
-# --- which format, and which place ----------------------------------------------------------------------------------
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    folder = formats.npz_folder(tmp_path)
+    os.mkfifo(tmp_path / "pipe.hdf5")
+    (tmp_path / "endless.npz").symlink_to("/dev/zero")
+    for path in (tmp_path / "pipe.hdf5", tmp_path / "endless.npz"):
+        for form in ("auto", "d4rl", "npz"):
+            check_refused(path, "must be there", format=form)
+    (folder / "000.npz").unlink()
+    os.mkfifo(folder / "000.npz")
+    check_refused(folder, "000.npz is a FIFO")
 
 
-def test_an_unknown_format_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_an_unknown_format_names_those_that_are_known(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.csv").write_text("a,b")
     odd = formats.write_hdf5(tmp_path / "odd.hdf5", {"x": np.zeros(3)})
@@ -362,41 +314,8 @@ def test_an_unknown_format_says_what_was_looked_for(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             detect(path)
         assert all(part in str(caught.value.expected) for part in ("data/demo_0", "meta/info.json", ".npz", "root"))
-    check_refused(tmp_path / "absent.hdf5", "must be there")
     check_refused(tmp_path / "absent", "must be there", format="npz")
     check_refused(tmp_path / "text.csv", "must be readable", format="robomimic")
     check_refused(odd, "no 'observations'", format="d4rl")
     check_refused(odd, "must be readable", format="robomimic")
     check_refused(formats.npz_folder(tmp_path), "must be readable", format="lerobot")
-
-
-def test_a_wrong_id_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="namespace/name-v0"):
-        from_path(tmp_path / "absent", ImportOptions(id="../name-v0"))
-    with pytest.raises(DataError, match="namespace/name-v0"):
-        from_arrays("name", [])
-    with pytest.raises(ConfigError, match="did you mean 'rewards'"):
-        from_arrays(ID, [], reward_s="zero")
-
-
-class TestExisting:
-    @pytest.fixture(autouse=True)
-    def root(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-
-    def test_a_set_is_replaced_only_when_asked_and_only_by_a_whole_one(self, tmp_path: Path) -> None:
-        path = formats.npz_folder(tmp_path)
-        from_path(path, ImportOptions(id=ID))
-        with pytest.raises(DataError, match="force=true"):
-            from_path(path, ImportOptions(id=ID))
-        with pytest.raises(DataError, match="force=true"):
-            from_arrays(ID, formats.episodes())
-        np.savez(path / "001.npz", observations=np.zeros((2, 9)), actions=np.zeros((1, 2)), rewards=np.zeros(1))
-        with pytest.raises(DataError, match="episode 1"):
-            from_path(path, ImportOptions(id=ID, force=True))
-        assert minari.load(ID, DataOptions(id=ID)).lengths.tolist() == [*formats.LENGTHS]
-        from_path(path, ImportOptions(id=ID, force=True, skip=(1,)))
-        assert minari.load(ID, DataOptions(id=ID)).lengths.tolist() == [5, 6]
-        assert [found.problem for found in store.local_sets()] == [None]
-        about = json.loads((store.folder(ID) / "data" / "metadata.json").read_text())
-        assert "env_spec" not in about and about["total_steps"] == 11

@@ -13,15 +13,14 @@ import gymnasium
 import h5py
 import numpy as np
 import pytest
+from small_sets import episode, save, unbounded
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data import minari, store
 from trajgen.data.options import DataOptions
 
 ID = "tests/line-v0"
-BOX = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-DICT = gymnasium.spaces.Dict({"state": BOX, "goal": BOX, "here": BOX})
-ACTIONS = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+DICT = unbounded({"state": 2, "goal": 2, "here": 2})
 
 
 @pytest.fixture(autouse=True)
@@ -32,40 +31,16 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def raw(steps: int, terminated: bool = False, **changes: Any) -> dict[str, Any]:
     rows = np.arange(2.0 * (steps + 1)).reshape(-1, 2)
-    ends = np.zeros(steps, bool)
-    ends[-1:] = True
-    base = {
-        "observations": {"state": rows, "goal": rows + 1, "here": rows + 2},
-        "actions": np.ones((steps, 1), np.float32),
-        "rewards": np.arange(1.0, steps + 1),
-        "terminations": ends & terminated,
-        "truncations": ends & (not terminated),
-    }
-    return base | changes
+    observations = {"state": rows, "goal": rows + 1, "here": rows + 2}
+    return episode(observations, np.ones((steps, 1), np.float32), np.arange(1.0, steps + 1), terminated) | changes
 
 
-def write(episodes: Any, force: bool = False, **changes: Any) -> None:
-    env_spec = gymnasium.spec("Pendulum-v1")
-    known: dict[str, Any] = {"observation_space": DICT, "action_space": ACTIONS}
-    minari.save(
-        ID,
-        episodes,
-        env_spec=env_spec,
-        eval_env_spec=env_spec,
-        description="a line",
-        algorithm="none",
-        force=force,
-        **(known | changes),
-    )
+def write(episodes: Any, **changes: Any) -> None:
+    save(ID, episodes, changes.pop("observations", DICT), changes.pop("actions", 1), **changes)
 
 
 def options(**changes: Any) -> DataOptions:
-    keys: dict[str, Any] = {
-        "state_key": "state",
-        "goal_key": "goal",
-        "achieved_key": "here",
-        "goals": "hindsight",
-    }
+    keys: dict[str, Any] = {"state_key": "state", "goal_key": "goal", "achieved_key": "here", "goals": "hindsight"}
     return DataOptions(id=ID, **(keys | changes))
 
 
@@ -153,36 +128,37 @@ def test_a_malformed_id_is_refused_and_leaves_no_folder(id: str, root: Path) -> 
     assert not root.exists()
 
 
-def cut(root: Path) -> None:
-    file = root / ID / "data" / "main_data.hdf5"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+def delete_field(file: Path) -> None:
+    with h5py.File(file, "a") as content:
+        del content["episode_1/observations/here"]
 
 
-def delete_field(root: Path) -> None:
-    with h5py.File(root / ID / "data" / "main_data.hdf5", "a") as file:
-        del file["episode_1/observations/here"]
-
-
-def garble_metadata(root: Path) -> None:
-    (root / ID / "data" / "metadata.json").write_text('{"total_episodes": ')
-
-
-def remove_data(root: Path) -> None:
-    (root / ID / "data" / "main_data.hdf5").unlink()
-
-
-@pytest.mark.parametrize("damage", [cut, delete_field, garble_metadata, remove_data])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        delete_field,
+        lambda file: file.with_name("metadata.json").write_text('{"total_episodes": '),
+        Path.unlink,
+    ],
+    ids=["cut off", "without a field", "garbled metadata", "without data"],
+)
 def test_a_damaged_set_is_an_error_that_names_it(damage: Any, root: Path) -> None:
     write([raw(3), raw(4)])
-    damage(root)
+    damage(root / ID / "data" / "main_data.hdf5")
     with pytest.raises(DataError) as caught:
         minari.load(ID, options())
     assert repr(ID) in str(caught.value.got) and "force" in str(caught.value.fix)
 
 
+def test_rewards_may_be_a_column() -> None:
+    write([raw(3, rewards=np.array([[1.0], [2.0], [3.0]]))])
+    assert minari.load(ID, options()).rewards.tolist() == [1, 2, 3, 0]
+
+
 def test_only_hdf5_is_mapped(root: Path) -> None:
     write([raw(3)])
-    remove_data(root)
+    (root / ID / "data" / "main_data.hdf5").unlink()
     with pytest.raises((ConfigError, DataError)):
         minari.load(ID, options(memory_map=True))
 
@@ -202,18 +178,14 @@ def test_a_bad_episode_is_named() -> None:
 
 def test_discrete_actions_are_refused() -> None:
     discrete = gymnasium.spaces.Discrete(3)
-    write([raw(3, actions=np.zeros(3, np.int64))], action_space=discrete)
+    write([raw(3, actions=np.zeros(3, np.int64))], actions=discrete)
     with pytest.raises(DataError, match="Discrete"):
         minari.load(ID, options())
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [
-        ({"state_key": "stat"}, "'state'"),
-        ({"state_key": None}, "choose one of"),
-        ({"goal_key": "gaol"}, "'goal'"),
-    ],
+    [({"state_key": "stat"}, "'state'"), ({"state_key": None}, "choose one of"), ({"goal_key": "gaol"}, "'goal'")],
 )
 def test_observation_keys_must_fit(changes: dict[str, Any], said: str) -> None:
     write([raw(3)])
@@ -223,7 +195,7 @@ def test_observation_keys_must_fit(changes: dict[str, Any], said: str) -> None:
 
 
 def test_an_array_observation_has_no_keys() -> None:
-    write([raw(3, observations=np.zeros((4, 2)))], observation_space=BOX)
+    write([raw(3, observations=np.zeros((4, 2)))], observations=2)
     assert minari.load(ID, options(state_key=None, goals="none")).space.state_dim == 2
     with pytest.raises(ConfigError, match="observation is an array"):
         minari.load(ID, options(goals="none"))

@@ -1,4 +1,4 @@
-"""OGBench's worlds: made up here, since the package is optional, and its own where it is installed."""
+"""OGBench's environments: made up here, since the package is optional, and its own where it is installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
+from small_sets import episode, save
 
 from trajgen.cli.data import catalogue
 from trajgen.core.errors import ConfigError
@@ -52,23 +53,14 @@ def _package(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def real() -> ModuleType:
-    package: ModuleType = pytest.importorskip("ogbench", reason="OGBench's own worlds need trajgen[ogbench]")
+    package: ModuleType = pytest.importorskip("ogbench", reason="OGBench's environments need trajgen[ogbench]")
     return package
 
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataOptions:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    spec = gymnasium.spec("Pendulum-v1")
-    episode = {
-        "observations": np.zeros((3, 4)),
-        "actions": np.zeros((2, 2), np.float32),
-        "rewards": np.zeros(2),
-        "terminations": np.zeros(2, bool),
-        "truncations": np.array([False, True]),
-    }
-    minari.save(ID, [episode], env_spec=spec, eval_env_spec=spec, observation_space=Maze.observation_space,
-                action_space=Maze.action_space, description="a maze", algorithm="none")  # fmt: skip
+    save(ID, [episode(np.zeros((3, 4)), np.zeros((2, 2), np.float32))], Maze.observation_space, Maze.action_space)
     return DataOptions(
         id=ID,
         env_id="ogbench/made-up-maze-v0",
@@ -82,7 +74,7 @@ def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataOptions:
 
 
 @pytest.mark.usefixtures("_package")
-def test_goals_are_shown_and_success_is_the_worlds(options: DataOptions) -> None:
+def test_goals_are_shown_and_success_is_the_environments(options: DataOptions) -> None:
     eval_env = make_eval_env(options)
     env = eval_env.make_env()
     for seed in (0, 3):
@@ -129,7 +121,7 @@ def test_without_the_package_it_is_said_how_to_get_it(options: DataOptions, monk
 
 @pytest.mark.usefixtures("real")
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_worlds_of_the_package_are_as_the_presets_say(name: str, options: DataOptions) -> None:
+def test_the_environments_of_the_package_are_as_the_presets_say(name: str, options: DataOptions) -> None:
     eval_env = make_eval_env(replace(PRESETS[name], id=options.id))
     env, other = eval_env.make_env(), eval_env.make_env()
     inner: Any = env.unwrapped
@@ -151,7 +143,7 @@ def test_the_worlds_of_the_package_are_as_the_presets_say(name: str, options: Da
     inner.set_xy(np.array(inner.cur_goal_xy))
     observation, reward, terminated, _, told = env.step(0 * action)
     assert terminated and reward == 1 and eval_env.success(observation, told)
-    assert inner._goal_tol == eval_env.goal_radius, "arrival in the data is not what it is in the world"
+    assert inner._goal_tol == eval_env.goal_radius, "arrival in the data is not what it is in the environment"
 
 
 @pytest.mark.usefixtures("real")

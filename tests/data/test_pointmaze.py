@@ -1,4 +1,4 @@
-"""Point mazes: the controller, the recorded data, the evaluation world."""
+"""Point mazes: the controller, the recorded data, the evaluation environment."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.envs.makers import MAKERS, make
 from trajgen.envs.waypoints import Grid, WaypointController
 
-KEYS: dict[str, Any] = {
-    "state_key": "observation",
-    "goal_key": "desired_goal",
-    "achieved_key": "achieved_goal",
-}
+KEYS: dict[str, Any] = {"state_key": "observation", "goal_key": "desired_goal", "achieved_key": "achieved_goal"}
 
 CORNER = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
 
@@ -108,7 +104,7 @@ def test_rewards_and_goals_are_those_of_the_action(name: str, monkeypatch: pytes
     assert len(stays) >= 4 and min(stays) >= low and max(stays) <= high
 
 
-def test_the_recorded_steps_are_those_of_the_world() -> None:
+def test_the_recorded_steps_are_those_of_the_environment() -> None:
     import gymnasium
 
     maze = pointmaze.MAZES["umaze"]
@@ -158,7 +154,7 @@ def test_makers_refuse_what_they_cannot_do() -> None:
         make("pointmaze/umaze", steps=10, quiet=True)
 
 
-def test_a_world_is_recovered_from_metadata_alone(root: Path) -> None:
+def test_an_environment_is_recovered_from_metadata_alone(root: Path) -> None:
     make("pointmaze/umaze", steps=10, quiet=True)
     (root / MAKERS["pointmaze/umaze"].id / "data" / "main_data.hdf5").unlink()
     eval_env = make_eval_env(options("pointmaze/umaze", bounds={"mine": (0.0, 1.0)}))
@@ -176,7 +172,7 @@ def test_success_is_read_from_the_information_or_the_distance() -> None:
     assert EvalEnv("w", lambda: None, 1).success(np.zeros(2), {}) is None
 
 
-def test_a_set_without_a_world_needs_one(root: Path) -> None:
+def test_a_set_without_an_environment_needs_one(root: Path) -> None:
     make("pointmaze/umaze", steps=10, quiet=True)
     path = root / MAKERS["pointmaze/umaze"].id / "data" / "metadata.json"
     text = path.read_text().replace("env_spec", "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalizer import Normalizer
+from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.types import Batch, Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
@@ -17,14 +18,7 @@ from trajgen.data.windows import Windows, fit_normalizer, returns_to_go
 
 
 def options(**changes: Any) -> DataOptions:
-    base: dict[str, Any] = {
-        "id": "set-v0",
-        "horizon": 3,
-        "stride": 2,
-        "chunk": 3,
-        "discount": 0.5,
-        "max_padding": 0.0,
-    }
+    base: dict[str, Any] = {"id": "set-v0", "horizon": 3, "stride": 2, "chunk": 3, "discount": 0.5, "max_padding": 0.0}
     return DataOptions(**(base | changes))
 
 
@@ -41,12 +35,7 @@ def line(lengths: list[int], terminated: list[bool] | None = None, seed: int | N
         ends = bool(terminated and terminated[number])
         raw.append(
             Episode(
-                states,
-                np.arange(1.0, steps + 1)[:, None],
-                np.arange(1.0, steps + 1),
-                ends,
-                achieved + 0.2,
-                achieved,
+                states, np.arange(1.0, steps + 1)[:, None], np.arange(1.0, steps + 1), ends, achieved + 0.2, achieved
             )
         )
     return Episodes.collect(raw, name="line", space=Space(2, 1, 2, "s", "d"))
@@ -164,11 +153,7 @@ def test_a_batch_is_a_function_of_seed_step_and_rank() -> None:
     assert same(first, source.batch(5, 32, rank=1))
     assert same(first, plain(episodes, choice, seed=7).batch(5, 32, rank=1))
     assert torch.equal(state, torch.get_rng_state())
-    for other in (
-        source.batch(5, 32),
-        source.batch(6, 32, rank=1),
-        plain(episodes, choice, 8).batch(5, 32, rank=1),
-    ):
+    for other in (source.batch(5, 32), source.batch(6, 32, rank=1), plain(episodes, choice, 8).batch(5, 32, rank=1)):
         assert not same(first, other)
 
 
@@ -177,11 +162,7 @@ def test_the_normalizer_makes_windows_standard_and_goes_back() -> None:
     choice = options(**GOALS, return_power=0.5, max_padding=0.0)
     norm = fit_normalizer(episodes, choice)
     standard, raw = Windows(episodes, choice, norm).batch(0, 512), plain(episodes, choice).batch(0, 512)
-    for values, of in (
-        (standard.states, (0, 1)),
-        (standard.returns, (0, 1)),
-        (standard.chunk_actions, (0, 1)),
-    ):
+    for values, of in ((standard.states, (0, 1)), (standard.returns, (0, 1)), (standard.chunk_actions, (0, 1))):
         assert torch.allclose(values.mean(of), torch.zeros(()), atol=0.1)
         assert torch.allclose(values.std(of), torch.ones(()), atol=0.1)
     assert torch.allclose(norm.state.inverse(standard.states), raw.states, atol=1e-4)
@@ -191,6 +172,15 @@ def test_the_normalizer_makes_windows_standard_and_goes_back() -> None:
     assert torch.allclose(norm.goal.inverse(standard.goals), raw.goals, atol=1e-4)
     again = fit_normalizer(episodes, choice).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in norm.state_dict().items())
+
+
+def test_a_feature_is_constant_by_its_deviation_relative_to_its_size() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (1000, 4)))
+    size, offset = torch.tensor([5e-4, 1e-9, 10.0, 1e-8]), torch.tensor([0.0, 0.0, 4.6e6, 0.1])
+    affine = Affine(4)
+    affine.fit((noise * size + offset).float())  # of the last one, 32-bit floats hold rounding errors alone
+    assert torch.allclose(affine.scale[:3] / size[:3], torch.full((3,), 3**-0.5), rtol=0.1)
+    assert affine.scale[3] == 1
 
 
 def test_a_window_longer_than_every_episode_is_refused_with_what_fits() -> None:
@@ -220,8 +210,198 @@ def test_goals_that_the_data_lack_are_refused() -> None:
         ({"goals": "dataset"}, "goal_key"),
         ({"goals": "hindsight", "goal_key": "d"}, "achieved_key"),
         ({"goal_radius": 0.5, "achieved_key": "a"}, "goals"),
+        ({"terminate_at_goal": True}, "goal_radius"),
+        ({"val_fraction": -0.1}, "val_fraction"),
+        ({"val_fraction": 1.1}, "val_fraction"),
+        ({"top_fraction": 0.0}, "top_fraction"),
+        ({"top_fraction": 1.1}, "top_fraction"),
+        *(({"bounds": {"a": pair}}, "bounds") for pair in ((1.0, 0.0), (1.0, 1.0), (0.0, math.nan), (0.0, math.inf))),
     ],
 )
 def test_options_out_of_range_are_refused(changes: dict[str, Any], name: str) -> None:
     with pytest.raises(ConfigError, match=rf"data\.{name}"):
         options(**changes)
+
+
+# --- episodes that end on arrival, with what comes after as padding ---------------------------------------------------
+
+STEPS, DISCOUNT = 40, 0.9
+
+
+def walk() -> Episodes:
+    """A walk along a line to 20 and back, one unit a step; the goal asked for is never reached."""
+    place = np.concatenate([np.arange(21.0), np.arange(19.0, -1.0, -1.0)])[:, None]
+    raw = Episode(
+        states=place,
+        actions=np.ones((STEPS, 1)),
+        rewards=np.zeros(STEPS),
+        goals=np.full_like(place, 99.0),
+        achieved=place,
+    )
+    return Episodes.collect([raw], name="walk", space=Space(1, 1, 1, "state", "goal"))
+
+
+def windows(**changes: Any) -> Windows:
+    settings: dict[str, Any] = {
+        "horizon": 8,
+        "stride": 2,
+        "chunk": 4,
+        "discount": DISCOUNT,
+        "return_power": 1.0,
+        "goal_key": "goal",
+        "achieved_key": "place",
+        "goals": "hindsight",
+        "relabel_ratio": 1.0,
+        "goal_radius": 0.25,
+        "max_padding": 1.0,
+        **changes,
+    }
+    return Windows(walk(), DataOptions(id="walk", **settings), Normalizer(1, 1, 1))
+
+
+def first_arrival(start: int, goal: float) -> int:
+    place = walk().states[:, 0]
+    return next(row for row in range(start + 1, STEPS + 1) if abs(place[row] - goal) <= 0.25)
+
+
+def test_a_window_ends_where_its_goal_is_first_reached() -> None:
+    batch = windows(terminate_at_goal=True).batch(0, 200)
+    assert batch.goals is not None and batch.time is not None
+    passed_twice = 0
+    for index, start in enumerate(batch.time.tolist()):
+        goal = float(batch.goals[index, 0])
+        arrival = first_arrival(start, goal)
+        again = windows().batch(0, 200).returns[index, 0] if index < 3 else None
+        expected = DISCOUNT ** (arrival - start - 1)
+        assert float(batch.returns[index, 0]) == pytest.approx(expected, abs=2e-3)
+        assert again is None or float(again) >= expected - 2e-3  # without an end, coming back pays once more
+        points = start + 2 * np.arange(8)
+        assert batch.mask[index].tolist() == (points <= arrival).tolist()
+        assert batch.chunk_mask[index].tolist() == (start + np.arange(4) < arrival).tolist()
+        beyond = batch.states[index, torch.from_numpy(points >= arrival)]
+        assert torch.equal(beyond, torch.full_like(beyond, walk().states[arrival, 0]))
+        assert float(batch.rewards[index].sum()) == float(arrival <= start + 16)
+        passed_twice += sum(abs(walk().states[start + 1 :, 0] - goal) <= 0.25) > 1
+    assert passed_twice > 20
+
+
+def test_beyond_an_arrival_that_absorbs_every_point_is_the_goal() -> None:
+    left_out, stays = (
+        windows(terminate_at_goal=True, absorbing_terminals=absorbing).batch(0, 200) for absorbing in (False, True)
+    )
+    assert stays.time is not None and stays.goals is not None
+    arrived = 0
+    for index, start in enumerate(stays.time.tolist()):
+        arrival = first_arrival(start, float(stays.goals[index, 0]))
+        beyond = torch.from_numpy(start + 2 * np.arange(8) > arrival)
+        assert stays.mask[index, ~beyond].all() and not left_out.mask[index, beyond].any()
+        if start + 2 * 8 >= arrival:  # of an arrival beyond the window nothing is known
+            assert stays.mask[index].all()
+            arrived += int(beyond.any())
+        assert not stays.returns[index, beyond].any() and not stays.rewards[index, beyond].any()
+    assert arrived > 20
+    assert torch.equal(stays.states, left_out.states) and torch.equal(stays.chunk_mask, left_out.chunk_mask)
+
+
+@pytest.mark.parametrize("terminated", [True, False])
+def test_a_terminal_absorbs_and_a_timeout_does_not(terminated: bool) -> None:
+    raw = Episode(states=np.arange(7.0)[:, None], actions=np.ones((6, 1)), rewards=np.ones(6), terminated=terminated)
+    episodes = Episodes.collect([raw], name="fall", space=Space(1, 1, 0, "state", None))
+    choice = DataOptions(
+        id="fall", horizon=4, stride=1, chunk=2, return_power=1.0, max_padding=0.5, absorbing_terminals=True
+    )
+    batch = Windows(episodes, choice, Normalizer(1, 1, 0)).batch(0, 50)
+    assert batch.time is not None
+    real = batch.time.unsqueeze(1) + torch.arange(4) <= 6
+    assert not real.all()
+    assert torch.equal(batch.mask, torch.ones_like(real) if terminated else real)
+
+
+def test_a_goal_that_is_never_reached_leaves_the_window_as_it_is() -> None:
+    asked = {"goals": "dataset", "goal_radius": 0.25}
+    one, other = (windows(terminate_at_goal=ends, **asked).batch(0, 50) for ends in (True, False))
+    assert torch.equal(one.mask, other.mask) and torch.equal(one.states, other.states)
+    assert float(one.returns.abs().max()) == 0
+
+
+# --- validation episodes ----------------------------------------------------------------------------------------------
+
+LENGTHS = [9, 3, 12, 8, 10, 9, 8, 7, 11, 9]
+
+
+def numbers(source: Windows) -> set[int]:
+    """Which episodes a thousand windows are of: a state of `line` holds its episode's number."""
+    return {int(number) for number in source.batch(0, 1000).states[:, 0, 0]}
+
+
+def test_episodes_are_on_one_side_or_the_other() -> None:
+    episodes, choice, units = line(LENGTHS), options(val_fraction=0.3), Normalizer(2, 1, 2)
+    trained = Windows(episodes, choice, units)
+    aside = [Windows(episodes, choice, units, seed=seed, part="val") for seed in (0, 1)]
+    assert len(numbers(aside[0])) == 3 - (1 in numbers(aside[0])) and numbers(aside[0]) == numbers(aside[1])
+    assert not numbers(trained) & numbers(aside[0])
+    assert numbers(trained) | numbers(aside[0]) == set(range(10)) - {1}  # which is shorter than a window
+    whole = Windows(episodes, options(), units)
+    assert len(trained) + len(aside[0]) == len(whole) and numbers(whole) == set(range(10)) - {1}
+
+
+def test_units_are_those_of_what_is_trained_on() -> None:
+    episodes, choice = line(LENGTHS), options(val_fraction=0.3)
+    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2), part="val"))
+    without = line(LENGTHS)
+    without.states[[int(state[0]) in aside for state in without.states]] *= 1000
+    one, two = (fit_normalizer(data, choice).state_dict() for data in (episodes, without))
+    assert all((one[name] == two[name]).all() for name in one)
+
+
+@pytest.mark.parametrize(("lengths", "share"), [([9], 0.5), ([9, 3], 0.5)])
+def test_both_sides_need_windows(lengths: list[int], share: float) -> None:
+    """With one episode nothing is left to train on; of two, only one is long enough."""
+    episodes, choice, units = line(lengths), options(val_fraction=share), Normalizer(2, 1, 2)
+
+    def both() -> None:
+        Windows(episodes, choice, units)
+        Windows(episodes, choice, units, part="val")
+
+    with pytest.raises(ConfigError, match=r"data\.val_fraction"):
+        both()
+
+
+# --- the best episodes alone ------------------------------------------------------------------------------------------
+
+RETURNS = [3.0, 9.0, -1.0, 7.0, 2.0, 8.0, 2.0, -5.0, 6.0, 1.0]
+
+
+def earning() -> Episodes:
+    """Episodes whose returns are known, each earned at its last step but one."""
+    episodes = line(LENGTHS)
+    episodes.rewards[:] = 0
+    episodes.rewards[episodes.ends - 2] = RETURNS
+    return episodes
+
+
+def test_the_best_episodes_make_up_the_share_of_the_steps() -> None:
+    """In order of return: 1 (3 steps), 5 (9), 3 (8), 8 (11), 0 (9), 4, 6, 9, 2, 7; 86 steps in all."""
+    episodes = earning()
+    assert episodes.steps == 86
+    for share, expected in [(0.01, {1}), (3 / 86, {1}), (12 / 86, {1, 5}), (0.2, {1, 5, 3}), (0.37, {1, 5, 3, 8, 0})]:
+        if expected != {1}:  # which is shorter than a window
+            assert numbers(Windows(episodes, options(top_fraction=share), Normalizer(2, 1, 2))) == expected - {1}, share
+        else:
+            with pytest.raises(ConfigError, match=r"data\.top_fraction"):
+                Windows(episodes, options(top_fraction=share), Normalizer(2, 1, 2))
+
+
+def test_all_of_them_by_default_and_the_first_of_equals() -> None:
+    episodes = earning()
+    assert numbers(Windows(episodes, options(), Normalizer(2, 1, 2))) == set(range(10)) - {1}
+    episodes.rewards[:] = 0
+    assert numbers(Windows(episodes, options(top_fraction=12 / 86), Normalizer(2, 1, 2))) == {0}  # and 1
+
+
+def test_both_sides_of_what_is_held_out_are_of_the_best() -> None:
+    episodes, choice = earning(), options(top_fraction=0.6, val_fraction=0.4)
+    best = numbers(Windows(episodes, options(top_fraction=0.6), Normalizer(2, 1, 2)))
+    trained = numbers(Windows(episodes, choice, Normalizer(2, 1, 2)))
+    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2), part="val"))
+    assert trained and aside and trained | aside == best and not trained & aside

@@ -33,10 +33,10 @@ from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.data.windows import Windows
 from trajgen.engine import storage
-from trajgen.engine.device import allocating_at_most
 from trajgen.engine.loggers import MetricsLog
 from trajgen.engine.loop import Interrupted
 from trajgen.experiments import run_folder
+from trajgen.security import allocating_at_most
 
 Train = Callable[..., Path]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-SMALLEST_SCALE = 1e-3
+SMALLEST_DEVIATION = 1e-6
+"""Least deviation of a feature, as a share of its largest value, that is not a rounding error of a constant."""
 
 
 class Affine(nn.Module):
@@ -29,7 +30,8 @@ class Affine(nn.Module):
         """Sets mean and deviation from ``values`` (M, n); a constant feature keeps its own unit."""
         self.mean.copy_(values.double().mean(0))
         deviation = values.double().std(0, unbiased=False)
-        self.scale.copy_(torch.where(deviation > SMALLEST_SCALE, deviation, torch.ones_like(deviation)))
+        varies = deviation > SMALLEST_DEVIATION * torch.maximum(values.amax(0), -values.amin(0))
+        self.scale.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
 
     def part(self, features: Sequence[int]) -> Affine:
         """The map of some of the features, in this order."""

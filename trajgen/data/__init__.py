@@ -1,1 +1,1 @@
-"""Data sets of trajectories: made, read, checked, cut into windows; and the worlds they are evaluated in."""
+"""Data sets of trajectories: read, checked, imported, written, cut into windows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,22 +11,28 @@ import numpy as np
 
 from trajgen.core.errors import DataError
 from trajgen.core.types import Space
+from trajgen.security import NUMBER_KINDS
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+WIDTHS = {"states": "state_dim", "actions": "action_dim", "rewards": None, "goals": "goal_dim", "achieved": "goal_dim"}
+"""For each field of an episode, the entry of `Space` that holds its width; a reward is a scalar."""
+STEPWISE = ("actions", "rewards")
+"""Fields with a row per step; the others have one more, for the final observation."""
+FIX = "make or download the data set again, or write it anew without this episode"
+ROUNDED = 1e-3
+"""Largest rounding error of a 32-bit float, as a share of a feature's range, that is not warned of."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One raw episode of n steps.
-
-    ``terminated`` says that the last step ended the task; false is a timeout, after which the world went on.
-    """
+    """One raw episode of n steps; ``terminated`` is false after a timeout, when the task was not over."""
 
     states: Array  # (n+1, S)
     actions: Array  # (n, A)
     rewards: Array  # (n,)
     terminated: bool = False
-    goals: Array | None = None  # (n+1, G) the goal in force when the row's action was taken
+    goals: Array | None = None  # (n+1, G) the desired goal when the row's action was taken
     achieved: Array | None = None  # (n+1, G)
 
     def __len__(self) -> int:
@@ -80,8 +87,8 @@ class Episodes:
             raw: the episodes.
             name: name of the data set, for messages.
             space: the widths that the data must have.
-            rows: M, if it is known; else the source is held whole before it is laid out.
-            allocate: an array of zeros in float32 for the field and the shape given; None for memory.
+            rows: M, where it is known; else all raw episodes are in memory at once.
+            allocate: an array of zeros in float32 for a field and a shape; None for memory.
 
         Raises:
             DataError: naming data set, episode and field, if a length, a width or a type is wrong, a number
@@ -91,19 +98,18 @@ class Episodes:
             raw = list(raw)
             rows = sum(len(np.atleast_1d(episode.rewards)) + 1 for episode in raw)
         arrays: dict[str, Array] = {}
+        rounding = Rounding()
         lengths, terminated, at = [], [], 0
         for number, episode in enumerate(raw):
-            place = f"data set {name!r}, episode {number}"
-            fields = checked(episode, space, place)
+            origin = f"data set {name!r}, episode {number}"
+            fields = checked(episode, space, origin, rounding=rounding)
             if number == 0:
-                make = allocate or _zeros
+                make = allocate or (lambda _, shape: np.zeros(shape, np.float32))
                 arrays = {field: make(field, (rows, *values.shape[1:])) for field, values in fields.items()}
             if fields.keys() != arrays.keys():
+                got = f"{origin}: {', '.join(fields)}"
                 raise DataError(
-                    "All episodes of a data set have the same fields.",
-                    expected=", ".join(arrays),
-                    got=f"{place}: {', '.join(fields)}",
-                    fix=MEND,
+                    "All episodes of a data set have the same fields.", expected=", ".join(arrays), got=got, fix=FIX
                 )
             for field, values in fields.items():  # the row after the last step stays zero where a field has none
                 arrays[field][at : at + len(values)] = values
@@ -111,83 +117,85 @@ class Episodes:
             lengths.append(len(episode))
             terminated.append(bool(episode.terminated))
         if not lengths:
-            raise DataError(
-                "A data set must hold at least one episode.",
-                expected="one episode or more",
-                got=f"data set {name!r} is empty",
-                fix="make or download it again, with force=true",
-            )
+            fix = "make or download it again, with force=true"
+            raise DataError(f"A data set must hold at least one episode, and {name!r} is empty.", fix=fix)
+        rounding.warn(f"data set {name!r}")
         steps = np.array(lengths, dtype=np.int64)
+        fields_or_none: dict[str, Any] = {field: arrays.get(field) for field in WIDTHS}
         return cls(
             name=name,
             space=space,
             starts=np.concatenate([[0], np.cumsum(steps + 1)[:-1]]),
             lengths=steps,
             terminated=np.array(terminated),
-            states=arrays["states"],
-            actions=arrays["actions"],
-            rewards=arrays["rewards"],
-            goals=arrays.get("goals"),
-            achieved=arrays.get("achieved"),
+            **fields_or_none,
         )
 
 
-def _zeros(field: str, shape: tuple[int, ...]) -> Array:
-    return np.zeros(shape, np.float32)
+class Rounding:
+    """Watches what 32-bit floats lose of a data set's numbers: steps of a large offset, as of seconds since 1970."""
 
+    def __init__(self) -> None:
+        self._ranges: dict[str, list[Array]] = {}  # field: least, largest and worst error of each feature
 
-WIDTHS = {
-    "states": "state_dim",
-    "actions": "action_dim",
-    "rewards": None,
-    "goals": "goal_dim",
-    "achieved": "goal_dim",
-}
-"""For each field of an episode, the entry of `Space` that holds its width; a reward is a scalar."""
+    def see(self, field: str, values: Array, rounded: Array) -> None:
+        """Takes in a field (n, ...) of an episode, before and after it was rounded."""
+        if values.dtype.itemsize <= 4 and values.dtype.kind == "f":
+            return
+        low, high = values.min(0).astype(np.float64), values.max(0).astype(np.float64)
+        error = np.zeros_like(low)
+        if (2.0**-24 * np.maximum(np.abs(low), np.abs(high)) > ROUNDED * (high - low)).any():  # it may be too large
+            error = np.abs(values - rounded.astype(np.float64)).max(0)
+        before = self._ranges.get(field, [low, high, error])
+        self._ranges[field] = [np.minimum(before[0], low), np.maximum(before[1], high), np.maximum(before[2], error)]
 
-STEPWISE = ("actions", "rewards")
-"""Fields with a row per step; the others have one more, for the final observation."""
-
-MEND = "make or download the data set again, or write it anew without this episode"
-
-
-NUMBERS = "fiub"
-"""Kinds of numpy types that are numbers."""
+    def warn(self, origin: str) -> None:
+        """Warns of the features whose steps were lost."""
+        for field, (low, high, worst) in self._ranges.items():
+            size = np.maximum(np.abs(low), np.abs(high))
+            lost = np.flatnonzero((high - low > 1e-10 * size) & (worst > ROUNDED * (high - low)))
+            if len(lost):
+                warnings.warn(
+                    f"{origin}, field {field!r}: 32-bit floats do not hold the steps of feature {lost[0]}, from "
+                    f"{np.atleast_1d(low)[lost[0]]:g} to {np.atleast_1d(high)[lost[0]]:g}"
+                    + (f", and of {len(lost) - 1} more" if len(lost) > 1 else "")
+                    + "; subtract an offset from it.",
+                    stacklevel=3,
+                )
 
 
 def checked(
-    episode: Episode, space: Space, place: str, names: Mapping[str, str] | None = None, mend: str = MEND
+    episode: Episode,
+    space: Space,
+    origin: str,
+    names: Mapping[str, str] | None = None,
+    fix: str = FIX,
+    rounding: Rounding | None = None,
 ) -> dict[str, Array]:
     """The fields of an episode as float32, (n, ·) where there is one per step and (n+1, ·) elsewhere.
 
     Args:
         episode: as it was read.
         space: the widths that it must have.
-        place: what the episode is called in messages.
+        origin: what the episode is called in messages.
         names: what a field is called there, where it was read under another name.
-        mend: the way out.
+        fix: the way out.
+        rounding: is told what was rounded.
 
     Raises:
-        DataError: naming place and field, if something is wrong with it.
+        DataError: naming origin and field, if something is wrong with it.
     """
     steps = len(np.atleast_1d(episode.rewards))
     if not steps:
-        raise DataError(
-            "An episode must have at least one step.", expected="one step or more", got=f"{place}: no rewards", fix=mend
-        )
+        raise DataError("An episode must have at least one step.", got=f"{origin}: no rewards", fix=fix)
     fields = {}
     for field, width in WIDTHS.items():
         values = getattr(episode, field)
         if values is None:
             continue
-        values, where = np.asarray(values), f"{place}, field {(names or {}).get(field, field)!r}"
-        if values.dtype.kind not in NUMBERS:
-            raise DataError(
-                "Data must be numbers.",
-                expected="a float or integer type",
-                got=f"{where}: {values.dtype}",
-                fix=mend,
-            )
+        values, where = np.asarray(values), f"{origin}, field {(names or {}).get(field, field)!r}"
+        if values.dtype.kind not in NUMBER_KINDS:
+            raise DataError("Data must be numbers.", got=f"{where}: {values.dtype}", fix=fix)
         shape: tuple[int, ...] = (steps + (field not in STEPWISE),)
         if width is not None:
             shape += (getattr(space, width),)
@@ -196,17 +204,14 @@ def checked(
                 "An episode of n steps has n actions and rewards, n+1 observations, and its set's widths.",
                 expected=f"shape {shape} for {steps} steps",
                 got=f"{where}: shape {values.shape}",
-                fix=mend,
+                fix=fix,
             )
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
-            values = values.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            row = int(np.argwhere(~np.isfinite(values))[0][0])
-            raise DataError(
-                "Data must be finite in 32-bit floats.",
-                expected="no NaN and no infinity",
-                got=f"{where}, row {row}: {values[row]}",
-                fix=mend,
-            )
-        fields[field] = values
+            rounded = values.astype(np.float32, copy=False)
+        if not np.isfinite(rounded).all():
+            row = int(np.argwhere(~np.isfinite(rounded))[0][0])
+            raise DataError("Data must be finite in 32-bit floats.", got=f"{where}, row {row}: {rounded[row]}", fix=fix)
+        if rounding is not None:
+            rounding.see(field, values, rounded)
+        fields[field] = rounded
     return fields

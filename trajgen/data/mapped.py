@@ -1,8 +1,8 @@
-"""Data sets larger than memory: their arrays laid out once in files beside them, and mapped instead of read.
+"""Data sets larger than memory: their arrays are written once into files beside them, and mapped.
 
 A data set's folder then holds ``mapped/KEY/``, one folder for each choice of observation entries, with a ``.npy`` file
-per field, the index of the episodes, and ``about.json``, which says what the files were made from. The folder may be
-deleted at any time; it is laid out again when the set has changed, or when the files are not what they were.
+per field, the index of the episodes, and ``about.json``, the stamp of the source. The folder may be deleted at any
+time; it is written again when the set has changed, or when its files are damaged.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from trajgen.core.errors import DataError
-from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import Key
 from trajgen.core.types import Space
 from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes
@@ -31,9 +31,9 @@ from trajgen.data.fingerprint import checksum, fingerprint
 FOLDER, ABOUT, INDEX, UNFINISHED = "mapped", "about.json", "index.npy", ".unfinished-"
 VERSION = 1
 BLOCK = 2**17
-"""Rows that are laid out before their memory is given back."""
-SPOILT = (OSError, ValueError, KeyError, TypeError, RecursionError, EOFError)
-"""What reading a file raises that is not there, or not what was laid out."""
+"""Rows that are written before their memory is given back."""
+DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, EOFError)
+"""What reading a missing or damaged file raises."""
 
 
 def key_of(entries: Mapping[str, Key]) -> str:
@@ -43,7 +43,7 @@ def key_of(entries: Mapping[str, Key]) -> str:
 
 def is_large(rows: int, space: Space) -> bool:
     """Whether a data set of M rows would fill more than half of the memory that this process may use."""
-    limits = [*_limits()]
+    limits = [*_memory_limits()]
     return bool(limits) and size_of(rows, space) > min(limits) / 2
 
 
@@ -52,82 +52,42 @@ def size_of(rows: int, space: Space) -> int:
     return 4 * rows * (space.state_dim + space.action_dim + 1 + 2 * space.goal_dim)
 
 
-def laid_out(
+def map_episodes(
     folder: Path, source: Path, read: Callable[[], Iterable[Episode]], *, rows: int, name: str, space: Space
 ) -> Episodes:
-    """The episodes of a data set as mapped arrays, laid out first where that has not been done.
+    """The episodes of a data set as mapped arrays, which are written first where they are not there.
 
     Args:
-        folder: where the files lie, or will.
-        source: the file of the data set; when it changes, the arrays are laid out anew.
+        folder: of the files.
+        source: the file of the data set; when it changes, the arrays are written anew.
         read: its episodes, as a stream.
-        rows: M.
-        name, space: as for `Episodes.collect`.
+        rows, name, space: as for `Episodes.collect`.
 
     Raises:
         DataError: if the folder cannot be written, or the data are not valid.
     """
     stamp = {"version": VERSION, "rows": rows, "source": _stamp(source)}
-    found = _opened(folder, stamp, name, space)
-    if found is not None:
-        return found
-    with _writing(folder.parent, rows, space), file_lock(folder.parent / ".lock", wait=True):
-        found = _opened(folder, stamp, name, space)  # another process may have been faster
-        if found is not None:
-            return found
+    episodes = _open(folder, stamp, name, space)
+    if episodes is not None:
+        return episodes
+    with _writing(folder.parent, rows, space), FileLock(folder.parent / ".lock"):  # all ranks come here at once
+        episodes = _open(folder, stamp, name, space)  # another process may have been faster
+        if episodes is not None:
+            return episodes
         for left in folder.parent.glob(UNFINISHED + "*"):
             shutil.rmtree(left, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as place:
-            whole = Path(place) / "whole"
-            whole.mkdir()
-            made = _written(whole, read, rows, name, space)
-            about = {**stamp, "arrays": fingerprint(made)["arrays"]}
-            write_json(whole / ABOUT, about)
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+            new_folder = Path(temporary) / "whole"
+            new_folder.mkdir()
+            about = {**stamp, "arrays": fingerprint(_write(new_folder, read, rows, name, space))["arrays"]}
+            (new_folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
             if folder.exists():
-                folder.rename(Path(place) / "replaced")
-            whole.rename(folder)
-    found = _opened(folder, stamp, name, space)
-    if found is None:
-        raise DataError(
-            "A data set must not change while it is read.",
-            expected="the files that were there at the beginning",
-            got=f"data set {name!r} was replaced while its arrays were laid out",
-            fix="try again when it is complete",
-        )
-    return found
-
-
-def mapped_returns(
-    episodes: Episodes, discount: float, compute: Callable[[Episodes, float, Array, slice], None]
-) -> Array:
-    """The returns-to-go (M,) of mapped episodes for a discount, laid out first where that has not been done.
-
-    Args:
-        episodes: of `laid_out`.
-        discount: per environment step.
-        compute: writes those of some of the episodes into an array of zeros.
-    """
-    states: Any = episodes.states  # a numpy.memmap, which knows its file
-    folder, shape = Path(str(states.filename)).parent, episodes.rewards.shape
-    path = folder / f"returns-{discount!r}.npy"
-    note = path.with_suffix(".sha256")
-    with contextlib.suppress(*SPOILT):
-        values = _mapped(path, shape)
-        if note.read_text(encoding="utf-8") == checksum(values):
-            return values
-    with (
-        _writing(folder, len(episodes.rewards), Space(0, 0)),
-        file_lock(folder.parent / ".lock", wait=True),
-        tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder) as place,
-    ):
-        made = _allocated(Path(place) / path.name, shape)
-        for part in _blocks(episodes):
-            compute(episodes, discount, made, part)
-            let_go(made, episodes.rewards)
-        made.flush()
-        write_file(note, checksum(made))
-        (Path(place) / path.name).replace(path)
-    return _mapped(path, shape)
+                folder.rename(Path(temporary) / "replaced")
+            new_folder.rename(folder)
+    episodes = _open(folder, stamp, name, space)
+    if episodes is None:
+        raise DataError(f"The data set {name!r} changed while it was read.", fix="try again when it is complete")
+    return episodes
 
 
 def is_mapped(episodes: Episodes) -> bool:
@@ -135,22 +95,22 @@ def is_mapped(episodes: Episodes) -> bool:
     return isinstance(episodes.states, np.memmap)
 
 
-def let_go(*arrays: Array | None) -> None:
-    """Lets the system take back the memory of mapped arrays; what is needed again is read again."""
+def drop_pages(*arrays: Array | None) -> None:
+    """Gives the memory of mapped arrays back to the system; what is needed again is read again."""
     for values in arrays:
         if isinstance(values, np.memmap) and isinstance(values.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             values.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _stamp(source: Path) -> dict[str, Any]:
-    """What tells a changed file: its size, its time, and a sample of its bytes."""
+    """Size, time and a sample of the bytes of a file, which show a change."""
     state = source.stat()
     with open(source, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         sample = checksum(np.frombuffer(content, np.uint8))
     return {"bytes": state.st_size, "time": state.st_mtime_ns, "sha256": sample}
 
 
-def _opened(folder: Path, stamp: dict[str, Any], name: str, space: Space) -> Episodes | None:
+def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space) -> Episodes | None:
     """The arrays of the folder, if they are whole and made from this source."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -160,54 +120,44 @@ def _opened(folder: Path, stamp: dict[str, Any], name: str, space: Space) -> Epi
         fields: dict[str, Any] = dict.fromkeys(WIDTHS)
         for field, width in WIDTHS.items():
             if field in about["arrays"]:
-                fields[field] = _mapped(folder / f"{field}.npy", (rows, *([getattr(space, width)] if width else [])))
-        lengths, terminated = np.array(_mapped(folder / INDEX, None, np.int64))
+                fields[field] = _map(folder / f"{field}.npy", (rows, *([getattr(space, width)] if width else [])))
+        lengths, terminated = np.array(_map(folder / INDEX, None, np.int64))
         starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
-        made = Episodes(
+        episodes = Episodes(
             name=name, space=space, starts=starts, lengths=lengths, terminated=terminated.astype(bool), **fields
         )
-        same = fingerprint(made)["arrays"] == about["arrays"]
-        let_go(*fields.values())
-        return made if same else None
-    except SPOILT:
+        same = fingerprint(episodes)["arrays"] == about["arrays"]
+        drop_pages(*fields.values())
+        return episodes if same else None
+    except DAMAGE:
         return None
 
 
-def _written(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name: str, space: Space) -> Episodes:
+def _write(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name: str, space: Space) -> Episodes:
     arrays: list[Any] = []
 
     def allocate(field: str, shape: tuple[int, ...]) -> Array:
-        arrays.append(_allocated(folder / f"{field}.npy", shape))
+        arrays.append(_allocate(folder / f"{field}.npy", shape))
         return arrays[-1]
 
-    def sparing() -> Iterator[Episode]:
-        held = 0
+    def stream() -> Iterator[Episode]:
+        written = 0
         for episode in read():
             yield episode
-            held += len(episode)
-            if held > BLOCK:
-                let_go(*arrays)
-                held = 0
+            written += len(episode)
+            if written > BLOCK:
+                drop_pages(*arrays)
+                written = 0
 
-    made = Episodes.collect(sparing(), name=name, space=space, rows=rows, allocate=allocate)
+    episodes = Episodes.collect(stream(), name=name, space=space, rows=rows, allocate=allocate)
     for values in arrays:
         values.flush()
-    np.save(folder / INDEX, np.stack([made.lengths, made.terminated.astype(np.int64)]))
-    return made
+    np.save(folder / INDEX, np.stack([episodes.lengths, episodes.terminated.astype(np.int64)]))
+    return episodes
 
 
-def _blocks(episodes: Episodes) -> Iterator[slice]:
-    """The episodes in parts that are not much longer than a block."""
-    first = 0
-    for number, start in enumerate(episodes.starts):
-        if start - episodes.starts[first] > BLOCK:
-            yield slice(first, number)
-            first = number
-    yield slice(first, len(episodes))
-
-
-def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    """A new file of zeros whose place on the disk is sure: a mapped write to a full disk would end the process."""
+def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new file of zeros with its disk space reserved: a mapped write to a full disk would end the process."""
     values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
@@ -215,16 +165,16 @@ def _allocated(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     return values
 
 
-def _mapped(path: Path, shape: tuple[int, ...] | None, kind: type = np.float32) -> np.memmap[Any, Any]:
+def _map(path: Path, shape: tuple[int, ...] | None, dtype: type = np.float32) -> np.memmap[Any, Any]:
     values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(values, np.memmap) or values.dtype != kind or shape not in (None, values.shape):
-        raise ValueError(f"{path.name} is not what was laid out")
+    if not isinstance(values, np.memmap) or values.dtype != dtype or shape not in (None, values.shape):
+        raise ValueError(f"{path.name} has another type or shape")
     return values
 
 
 @contextlib.contextmanager
 def _writing(folder: Path, rows: int, space: Space) -> Iterator[None]:
-    """Makes the folder, and says plainly why it cannot be written."""
+    """Makes the folder; an error that it cannot be written names the ways out."""
     needed = size_of(rows, space)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -234,14 +184,12 @@ def _writing(folder: Path, rows: int, space: Space) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(
-            "A data set that is mapped lays out its arrays once, in files beside it.",
-            expected=f"a folder that can be written, with {needed / 2**30:.1f} GiB free",
-            got=f"{folder}: {error.strerror}",
+            f"The arrays of a mapped data set cannot be written into {folder}: {error.strerror}.",
             fix="data.memory_map=false if it fits into memory, or a copy of the set elsewhere: MINARI_DATASETS_PATH=…",
         ) from error
 
 
-def _limits() -> Iterator[int]:
+def _memory_limits() -> Iterator[int]:
     """Bytes of memory: the machine's, those of the process's control group, and its own limits."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,19 +7,21 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from trajgen.core.errors import ConfigError, DataError, nearest
+from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.observations import Key, entry
 from trajgen.data import store
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.hdf5 import READ_ERRORS, EpisodeFile
-from trajgen.data.mapped import FOLDER, is_large, key_of, laid_out
+from trajgen.data.mapped import FOLDER, is_large, key_of, map_episodes, size_of
 from trajgen.data.options import DataOptions
-from trajgen.data.spaces import limited, space_of
+from trajgen.data.spaces import limit_actions, space_of
 from trajgen.data.store import local_sets
+from trajgen.security import memory_limit
 
 __all__ = ["describe", "download", "load", "local_sets", "save"]
 
@@ -34,7 +36,7 @@ def load(id: str, options: DataOptions) -> Episodes:
         DataError: if the set is missing, damaged, empty, not valid, or has no box of actions.
         ConfigError: if an observation key of the options does not fit the data.
     """
-    dataset = _open(id, options.maker)
+    dataset = open_dataset(id, options.maker)
     space = space_of(id, dataset, options)
     entries: dict[str, Key] = {"states": options.state_key}
     if options.goals != "none":
@@ -43,26 +45,22 @@ def load(id: str, options: DataOptions) -> Episodes:
     path = store.folder(id) / "data" / "main_data.hdf5"
     if not path.exists():  # Minari has another format, which only Minari reads
         if options.memory_map:
-            raise ConfigError(
-                "Data sets in HDF5 can be mapped.",
-                expected=f"a file {path.name}",
-                got=f"data.memory_map=true for data set {id!r}, which has another format",
-                fix="data.memory_map=false",
-            )
-        return limited(Episodes.collect(_through_minari(id, dataset, entries), name=id, space=space), options)
+            raise ConfigError(f"Only data sets in HDF5 can be mapped, and {id!r} has no file {path.name}.",
+                              fix="data.memory_map=false")  # fmt: skip
+        raw = (_episode(raw, entries) for raw in dataset.iterate_episodes())
+        return limit_actions(Episodes.collect(_stream(id, raw), name=id, space=space), options)
     file = EpisodeFile(path, dataset.total_episodes, entries)
-    try:
+    with _readable(id):
         rows = file.rows
-    except READ_ERRORS as error:
-        raise store.damaged(id, error) from error
-    whole: dict[str, Any] = {"rows": rows, "name": id, "space": space}
-    wanted = options.memory_map
-    if is_large(rows, space) if wanted is None else wanted:
-        place = store.folder(id) / FOLDER / key_of(entries)
-        episodes = laid_out(place, path, lambda: _stream(id, file.episodes()), **whole)
+        if size_of(rows, space) > 2 * memory_limit(path.stat().st_size):
+            raise ValueError("its arrays would take more memory than it can hold")
+    arguments: dict[str, Any] = {"rows": rows, "name": id, "space": space}
+    if is_large(rows, space) if options.memory_map is None else options.memory_map:
+        folder = store.folder(id) / FOLDER / key_of(entries)
+        episodes = map_episodes(folder, path, lambda: _stream(id, file.episodes()), **arguments)
     else:
-        episodes = Episodes.collect(_stream(id, file.episodes()), **whole)
-    return limited(episodes, options)
+        episodes = Episodes.collect(_stream(id, file.episodes()), **arguments)
+    return limit_actions(episodes, options)
 
 
 def save(
@@ -80,11 +78,8 @@ def save(
     """Writes episodes as a Minari HDF5 data set, which appears under its name only when it is complete.
 
     Args:
-        id: the name.
         episodes: for each episode the entries of Minari's EpisodeBuffer; read once, as a stream.
-        env_spec, eval_env_spec: Gymnasium specs of the world of the data and of the evaluation; None if there is none.
-        observation_space, action_space: Gymnasium spaces.
-        description, algorithm: kept in the metadata.
+        env_spec, eval_env_spec: Gymnasium specs of the recorded and of the evaluation environment, or None.
         force: replace a data set of the same name.
 
     Raises:
@@ -99,12 +94,8 @@ def save(
         data = store.folder(id, base) / "data"
         data.mkdir(parents=True)
         storage = MinariStorage.new(data, observation_space, action_space, env_spec, data_format="hdf5")
-        about = {
-            "dataset_id": id,
-            "minari_version": importlib.metadata.version("minari"),
-            "description": description,
-            "algorithm_name": algorithm,
-        }
+        version = importlib.metadata.version("minari")
+        about = {"dataset_id": id, "minari_version": version, "description": description, "algorithm_name": algorithm}
         if eval_env_spec is not None:
             about["eval_env_spec"] = eval_env_spec.to_json()
         storage.update_metadata(about)
@@ -113,20 +104,19 @@ def save(
 
 
 def describe(id: str) -> dict[str, Any]:
-    """What there is to know about a data set of this machine: sizes, spaces, worlds, origin.
+    """Facts about a data set of this machine: sizes, spaces, environments, origin.
 
     Raises:
         DataError: if the set is missing or damaged.
     """
-    dataset = _open(id, None)
-    try:
-        entries = dataset.storage.get_episode_metadata(dataset.episode_indices)
-        lengths = [int(entry["total_steps"]) for entry in entries] if dataset.total_episodes else []
+    dataset = open_dataset(id)
+    with _readable(id):
+        episodes = dataset.storage.get_episode_metadata(dataset.episode_indices)
+        lengths = [int(episode["total_steps"]) for episode in episodes] if dataset.total_episodes else []
         about = dataset.storage.metadata
-    except READ_ERRORS as error:
-        raise store.damaged(id, error) from error
     specs = {"env": dataset.env_spec, "eval_env": dataset._eval_env_spec or dataset.env_spec}
-    info: dict[str, Any] = {
+    shown = {name: about[name] for name in DESCRIPTION if about.get(name) is not None}
+    return {
         "id": id,
         "episodes": len(lengths),
         "steps": int(sum(lengths)),
@@ -138,14 +128,10 @@ def describe(id: str) -> dict[str, Any]:
         "observation_space": str(dataset.observation_space),
         "action_space": str(dataset.action_space),
         **{name: spec.id for name, spec in specs.items() if spec is not None},
+        **{name: sorted(value) if isinstance(value, set) else value for name, value in shown.items()},
+        "megabytes": next((each.megabytes for each in local_sets() if each.id == id), 0.0),
+        "folder": str(store.folder(id)),
     }
-    for name in DESCRIPTION:
-        if about.get(name) is not None:
-            value = about[name]
-            info[name] = sorted(value) if isinstance(value, set) else value
-    info["megabytes"] = next((found.megabytes for found in local_sets() if found.id == id), 0.0)
-    info["folder"] = str(store.folder(id))
-    return info
 
 
 def download(id: str, *, force: bool = False) -> None:
@@ -167,14 +153,12 @@ def download(id: str, *, force: bool = False) -> None:
             minari.download_dataset(id)
         except ImportError as error:
             raise ConfigError(
-                "Downloads need Minari's remote storage.", got=str(error), fix="pip install 'minari[hf]'"
+                f"Downloads need Minari's remote storage: {error}", fix="pip install 'minari[hf]'"
             ) from error
         except Exception as error:  # the storage back ends raise errors of their own libraries
-            raise DataError(
-                "The data set must be on the server.",
-                got=f"{id!r}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-                fix="see https://minari.farama.org for the ids that there are",
-            ) from error
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            fix = "see https://minari.farama.org for the ids that there are"
+            raise DataError(f"The server does not give the data set {id!r}.", got=text, fix=fix) from error
         finally:
             if before is None:
                 del os.environ["MINARI_DATASETS_PATH"]
@@ -185,56 +169,46 @@ def download(id: str, *, force: bool = False) -> None:
                 store.publish(part.id, base, force=force)
 
 
-def missing(id: str, maker: str | None) -> DataError:
-    """The error for a data set that is not on this machine, with the command that brings it."""
-    from trajgen.envs.makers import MAKERS
+def open_dataset(id: str, maker: str | None = None) -> Any:
+    """Minari's own object of a data set, with its metadata checked.
 
-    maker = maker or next((name for name, entry in MAKERS.items() if entry.id == id), None)
-    known = [found.id for found in local_sets()]
-    return DataError(
-        "The data set must be on this machine.",
-        expected=nearest(id, known) if known else "a data set of this name in that folder, which holds none",
-        got=f"{id!r}, looked for in {store.root()}",
-        fix=f"trajgen data make {maker}" if maker else f"trajgen data get {id}",
-    )
-
-
-def _open(id: str, maker: str | None) -> Any:
-    """Minari's data set, with its metadata read."""
+    Raises:
+        DataError: if the set is missing or damaged; ``maker`` names the maker in the error.
+    """
     if not store.folder(id).is_dir():
-        raise missing(id, maker)
+        raise store.missing(id, maker)
     store.metadata(id)
     from minari import MinariDataset
 
-    try:
+    with _readable(id):
         return MinariDataset(store.folder(id) / "data")
+
+
+@contextmanager
+def _readable(id: str) -> Iterator[None]:
+    """Turns what reading a damaged file raises into an error that names the data set."""
+    try:
+        yield
     except READ_ERRORS as error:
         raise store.damaged(id, error) from error
 
 
 def _stream(id: str, episodes: Iterator[Episode]) -> Iterator[Episode]:
-    """The episodes one by one; a file that breaks off is an error of the data set."""
     while True:
-        try:
+        with _readable(id):
             episode = next(episodes, None)
-        except READ_ERRORS as error:
-            raise store.damaged(id, error) from error
         if episode is None:
             return
         yield episode
 
 
-def _through_minari(id: str, dataset: Any, entries: Mapping[str, Key]) -> Iterator[Episode]:
-    def read() -> Iterator[Episode]:
-        for raw in dataset.iterate_episodes():
-            yield Episode(
-                actions=raw.actions,
-                rewards=raw.rewards,
-                terminated=bool(len(raw.terminations) and raw.terminations[-1]),
-                **{field: entry(raw.observations, key) for field, key in entries.items()},
-            )
-
-    return _stream(id, read())
+def _episode(raw: Any, entries: Mapping[str, Key]) -> Episode:
+    return Episode(
+        actions=raw.actions,
+        rewards=raw.rewards[:, 0] if raw.rewards.shape[1:] == (1,) else raw.rewards,
+        terminated=bool(len(raw.terminations) and raw.terminations[-1]),
+        **{field: entry(raw.observations, key) for field, key in entries.items()},
+    )
 
 
 def _require_server(seconds: float = 5.0) -> None:
@@ -247,9 +221,8 @@ def _require_server(seconds: float = 5.0) -> None:
     except urllib.error.HTTPError:
         return  # it answers
     except OSError as error:
+        reason = getattr(error, "reason", error)
         raise DataError(
-            "A download needs a connection to the server of the data sets.",
-            expected=f"an answer from {address}",
-            got=str(getattr(error, "reason", error)),
+            f"A download needs a connection to {address}: {reason}.",
             fix="connect to the network, or make a data set here: trajgen data make pointmaze/umaze-dwell",
         ) from error

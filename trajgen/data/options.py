@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trajgen.core.errors import ConfigError
-from trajgen.data.success import SuccessRule
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"data.{name} does not fit.", expected=expected, got=f"data.{name}={value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuccessRule:
+    """A step is good if an entry of its info is large enough; an episode succeeds by enough good steps.
+
+    Raises:
+        ConfigError: if no step, or every step, would be good.
+    """
+
+    info: str = "success"
+    """Entry of the step's info. A truth value counts 1 or 0, a list by its length: the kitchen's completed tasks."""
+    at_least: float = 1.0
+    """The least value of a good step."""
+    steps: int = 1
+    """The least number of good steps, together or not."""
+
+    def __post_init__(self) -> None:
+        _require(self.at_least > 0, "success.at_least", self.at_least, "more than 0")
+        _require(self.steps >= 1, "success.steps", self.steps, "at least 1")
+
+    @property
+    def words(self) -> str:
+        """The rule in words."""
+        least = "" if self.at_least == 1 else f" of {self.at_least:g} or more"
+        steps = "at any step" if self.steps == 1 else f"at {self.steps} steps or more"
+        return f"the environment's {self.info.replace('_', ' ')}{least} {steps}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The data set of a recipe, how windows are cut from it, and the world it is evaluated in.
+    """The data set of a recipe, how windows are cut from it, and the environment it is evaluated in.
 
     Raises:
         ConfigError: if a number is out of its range, or if two options contradict each other.
@@ -37,8 +69,7 @@ class DataOptions:
     val_fraction: float = 0.0
     """Share of the episodes that is not trained on: their losses are logged, and tell which weights are best."""
     top_fraction: float = 1.0
-    """Share of the steps that is learnt from: that of the episodes with the highest returns ("%BC", arXiv 2106.01345,
-    section 5.1)."""
+    """Share of the steps that is learnt from, of the episodes with the highest returns (%BC, arXiv 2106.01345, 5.1)."""
     discount: float = 0.99
     """Discount per environment step of the return-to-go."""
     return_power: float = 0.25
@@ -48,14 +79,14 @@ class DataOptions:
     """Entry of a dictionary observation that is the state, or entries that are joined, "/" between nested ones; None
     if the observation is the state itself."""
     goal_key: str | None = None
-    """Entry of a dictionary observation that is the goal asked for; None if there is none."""
+    """Entry of a dictionary observation that is the desired goal; None if there is none."""
     achieved_key: str | None = None
     """Entry of a dictionary observation that is measured against the goal; None if there is none."""
     goal_state: tuple[int, ...] = ()
-    """Which numbers of the state a goal speaks of, in the goal's order; for plans that are made to end at the goal."""
+    """Indices of the state that a goal sets, in the goal's order; for plans that are made to end at the goal."""
 
     goals: Literal["none", "dataset", "hindsight"] = "none"
-    """Goal of a window: none, the data's own at its start, or also a place reached later in pursuit of it."""
+    """Goal of a window: none, the data's own at its start, or also a position reached later in pursuit of it."""
     relabel_ratio: float = 0.5
     """With hindsight goals, the share of windows whose goal is one; the others keep the data's own."""
     goal_radius: float | None = None
@@ -63,51 +94,42 @@ class DataOptions:
     terminate_at_goal: bool = False
     """Whether an episode ends on arrival within the goal radius: a window then ends there too, as at a terminal."""
     absorbing_terminals: bool = False
-    """Whether points beyond a terminal, or beyond an arrival that ends the episode, count as staying there for nothing,
-    so that a plan says where it ends; false leaves them out of the losses (absorbing states, arXiv 1809.02925)."""
+    """Whether points beyond a terminal, or beyond an arrival that ends the episode, are absorbing states without reward
+    (arXiv 1809.02925), so that a plan shows where it ends; false leaves them out of the losses."""
     action_limits: Literal["space", "data"] = "space"
     """Where actions are clipped when acting: at the bounds of the action space, or at those of the data within it."""
 
     env_id: str | None = None
-    """Gymnasium id of the evaluation world; None takes the one that the data set names."""
+    """Gymnasium id of the evaluation environment; None takes the one that the data set names."""
     env_options: dict[str, bool | int | float] = field(default_factory=dict)
-    """Flags and numbers of the evaluation world that replace its own, as {continuing_task: false}."""
+    """Flags and numbers of the evaluation environment that replace its own, as {continuing_task: false}."""
     max_episode_steps: int | None = None
-    """Length of an evaluation episode; None takes the world's own."""
+    """Length of an evaluation episode; None takes the environment's own."""
     resets: tuple[dict[str, int | tuple[int, ...]], ...] = ()
     """Options with which evaluation episodes are reset, in turn: [{goal_cell: [1, 1]}] fixes the goal of a maze."""
     success: SuccessRule = field(default_factory=SuccessRule)
-    """When an evaluation episode has succeeded; the distance to the goal counts where the world says nothing."""
+    """When an evaluation episode has succeeded; where the environment reports nothing, by the distance to the goal."""
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Returns that count as 0 and 100 of a normalized score, by name, before those known for the world."""
+    """Returns that count as 0 and 100 of a normalized score, by name; before the environment's own."""
 
     def __post_init__(self) -> None:
+        def require(holds: bool, name: str, expected: str) -> None:
+            _require(holds, name, getattr(self, name), expected)
+
         for name in ("horizon", "stride", "chunk", "max_episode_steps"):
             value = getattr(self, name)
-            self._require(value is None or value >= 1, name, "a whole number of at least 1")
+            require(value is None or value >= 1, name, "a whole number of at least 1")
         for name in ("max_padding", "relabel_ratio", "val_fraction"):
-            self._require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
-        self._require(0 < self.top_fraction <= 1, "top_fraction", "more than 0 and at most 1, which is all of them")
-        self._require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
-        self._require(self.return_power > 0, "return_power", "a positive exponent; 1 leaves returns as they are")
-        self._require(self.goal_radius is None or self.goal_radius > 0, "goal_radius", "a positive distance")
-        if self.goals != "none":
-            self._require(self.goal_key is not None, "goal_key", f"a key, since data.goals is {self.goals}")
-        if self.goals == "hindsight" or self.goal_radius is not None:
-            reason = "a key, for hindsight goals and for rewards within a goal radius"
-            self._require(self.achieved_key is not None, "achieved_key", reason)
-        if self.goal_radius is not None:
-            self._require(self.goals != "none", "goals", "dataset or hindsight, since there is a goal_radius")
-        if self.terminate_at_goal:
-            self._require(
-                self.goal_radius is not None, "goal_radius", "a distance, since data.terminate_at_goal is true"
-            )
-
-    def _require(self, holds: bool, name: str, expected: str) -> None:
-        if not holds:
-            raise ConfigError(
-                f"data.{name} does not fit.",
-                expected=expected,
-                got=f"data.{name}={getattr(self, name)}",
-                fix=f"change data.{name} in the recipe or on the command line",
-            )
+            require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
+        require(0 < self.top_fraction <= 1, "top_fraction", "more than 0 and at most 1, which is all of them")
+        require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
+        require(self.return_power > 0, "return_power", "a positive exponent; 1 leaves returns as they are")
+        require(self.goal_radius is None or self.goal_radius > 0, "goal_radius", "a positive distance")
+        finite = all(-math.inf < low < high < math.inf for low, high in self.bounds.values())
+        require(finite, "bounds", "{name: [low, high]} with finite numbers, low below high")
+        goals, radius = self.goals != "none", self.goal_radius is not None
+        require(not goals or self.goal_key is not None, "goal_key", f"a key, since data.goals is {self.goals}")
+        reason = "a key, for hindsight goals and for rewards within a goal radius"
+        require(self.achieved_key is not None or not (self.goals == "hindsight" or radius), "achieved_key", reason)
+        require(goals or not radius, "goals", "dataset or hindsight, since there is a goal_radius")
+        require(radius or not self.terminate_at_goal, "goal_radius", "a distance, since terminate_at_goal is true")

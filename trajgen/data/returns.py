@@ -1,4 +1,4 @@
-"""Returns-to-go: of the stored rewards, or of those that follow from a window's goal."""
+"""Returns-to-go of the stored rewards, and the discounts of those that follow from a window's goal."""
 
 from __future__ import annotations
 
@@ -8,37 +8,32 @@ from itertools import accumulate
 import numpy as np
 
 from trajgen.data.episodes import Episodes
-from trajgen.data.mapped import is_mapped, mapped_returns
+from trajgen.data.mapped import drop_pages
 from trajgen.data.options import DataOptions
 
-FADED = 1e-3
-"""A reward that is discounted below this share is no longer looked for."""
+NEGLIGIBLE = 1e-3
+"""Discount below which a reward is left out."""
 
 
 def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
-    """Discounted sum of the stored rewards from each row (M,) to the end of its episode."""
-    if is_mapped(episodes):
-        return mapped_returns(episodes, discount, _returns_into)
-    result = np.zeros_like(episodes.rewards)
-    _returns_into(episodes, discount, result, slice(None))
-    return result
-
-
-def blocks_ahead(episodes: Episodes, options: DataOptions) -> int:
-    """How many strides a return-to-go looks ahead: until rewards have faded, or the longest episode ends."""
-    longest = int(episodes.lengths.max())
-    faded = math.log(FADED) / math.log(options.discount) if options.discount < 1 else math.inf
-    return math.ceil(min(longest, faded) / options.stride)
-
-
-def fade(options: DataOptions, blocks: int) -> np.ndarray:
-    """Weights (strides, T) of the reward of each stride in the return-to-go of each point."""
-    lag = np.arange(options.horizon + blocks - 1)[:, None] - np.arange(options.horizon)
-    weights = options.discount ** (options.stride * lag.astype(float))
-    return np.where((lag >= 0) & (lag < blocks), weights, 0.0).astype(np.float32)
-
-
-def _returns_into(episodes: Episodes, discount: float, result: np.ndarray, part: slice) -> None:
-    for first, last in zip(episodes.starts[part], episodes.ends[part], strict=True):
+    """Discounted sum of the stored rewards from each row (M,) to the end of its episode; in memory, also of files."""
+    returns = np.zeros(episodes.rewards.shape, np.float32)
+    for first, last in zip(episodes.starts, episodes.ends, strict=True):
         backwards = episodes.rewards[first : last + 1][::-1].tolist()
-        result[first : last + 1] = list(accumulate(backwards, lambda rest, now: now + discount * rest))[::-1]
+        returns[first : last + 1] = list(accumulate(backwards, lambda rest, reward: reward + discount * rest))[::-1]
+    drop_pages(episodes.rewards)
+    return returns
+
+
+def strides_ahead(episodes: Episodes, options: DataOptions) -> int:
+    """How many strides a return-to-go looks ahead: until rewards are negligible, or the longest episode ends."""
+    longest = int(episodes.lengths.max())
+    steps = math.log(NEGLIGIBLE) / math.log(options.discount) if options.discount < 1 else math.inf
+    return math.ceil(min(longest, steps) / options.stride)
+
+
+def stride_discounts(options: DataOptions, ahead: int) -> np.ndarray:
+    """Weights (strides, T) of the reward of each stride in the return-to-go of each point."""
+    lag = np.arange(options.horizon + ahead - 1)[:, None] - np.arange(options.horizon)
+    weights = options.discount ** (options.stride * lag.astype(float))
+    return np.where((lag >= 0) & (lag < ahead), weights, 0.0).astype(np.float32)

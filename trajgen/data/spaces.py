@@ -1,4 +1,4 @@
-"""What the numbers of a data set are: widths and bounds, from its spaces and its actions."""
+"""Widths and bounds of a data set, from its spaces and its actions."""
 
 from __future__ import annotations
 
@@ -23,43 +23,33 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
     from gymnasium import spaces
 
     actions, observations = dataset.action_space, dataset.observation_space
-    if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
-        raise DataError(
-            "Actions must be vectors of real numbers.",
-            expected="a one-dimensional Box",
-            got=f"data set {id!r}: {actions}",
-            fix="choose a data set with continuous actions",
-        )
-
     leaves = _leaves(observations) if isinstance(observations, spaces.Dict) else {None: observations}
 
-    def width(option: str) -> int:
-        asked = getattr(options, option)
-        found = 0
-        for key in asked if isinstance(asked, tuple) else (asked,):
+    def width(name: str, space: Any) -> int:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            got = f"data set {id!r}: {space}"
+            raise DataError(f"{name} must be vectors of real numbers.", got=got, fix="a set with continuous numbers")
+        return int(space.shape[0])
+
+    def observed(option: str) -> int:
+        keys = getattr(options, option)
+        keys = keys if isinstance(keys, tuple) else (keys,)
+        for key in keys:
             if key not in leaves:
-                keys = sorted(map(str, leaves))
+                names = sorted(map(str, leaves))
                 flat = None in leaves
                 raise ConfigError(
                     f"data.{option} must name an entry of the observation.",
-                    expected="null: the observation is an array" if flat else nearest(str(key), keys),
+                    expected="null: the observation is an array" if flat else nearest(str(key), names),
                     got=f"data.{option}={key} for data set {id!r}",
-                    fix=f"data.{option}={'null' if flat else keys[0]}, or another data set",
+                    fix=f"data.{option}={'null' if flat else names[0]}, or another data set",
                 )
-            leaf = leaves[key]
-            if not isinstance(leaf, spaces.Box) or len(leaf.shape) != 1:
-                raise DataError(
-                    "States and goals must be vectors of real numbers.",
-                    expected="a one-dimensional Box",
-                    got=f"data set {id!r}, {option} {key}: {leaf}",
-                )
-            found += int(leaf.shape[0])
-        return found
+        return sum(width(f"{option} {key}", leaves[key]) for key in keys)
 
-    goal_dim = width("goal_key") if options.goals != "none" else 0
+    action_dim, goal_dim = width("Actions", actions), observed("goal_key") if options.goals != "none" else 0
     return Space(
-        state_dim=width("state_key"),
-        action_dim=int(actions.shape[0]),
+        state_dim=observed("state_key"),
+        action_dim=action_dim,
         goal_dim=goal_dim,
         state_key=options.state_key,
         goal_key=options.goal_key if goal_dim else None,
@@ -68,15 +58,12 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
     )
 
 
-def limited(episodes: Episodes, options: DataOptions) -> Episodes:
-    """The episodes, with the bounds of their actions drawn in to the data's where the options ask for it."""
+def limit_actions(episodes: Episodes, options: DataOptions) -> Episodes:
+    """The episodes, with the bounds of their actions narrowed to those of the data where the options ask for it."""
     if options.action_limits == "space":
         return episodes
-    rows = [
-        np.s_[first:last] for first, last in zip(episodes.starts, episodes.ends, strict=True)
-    ]  # the last is not real
-    low = np.min([episodes.actions[each].min(0) for each in rows], axis=0)
-    high = np.max([episodes.actions[each].max(0) for each in rows], axis=0)
+    actions = [episodes.actions[first:last] for first, last in zip(episodes.starts, episodes.ends, strict=True)]
+    low, high = np.min([each.min(0) for each in actions], axis=0), np.max([each.max(0) for each in actions], axis=0)
     space = episodes.space
     return replace(
         episodes,
@@ -90,7 +77,7 @@ def limited(episodes: Episodes, options: DataOptions) -> Episodes:
 
 def _leaves(observations: Any, path: str = "") -> dict[str | None, Any]:
     """The entries of a dictionary space by name, "/" between those of nested ones."""
-    found: dict[str | None, Any] = {}
+    leaves: dict[str | None, Any] = {}
     for name, space in observations.spaces.items():
-        found |= _leaves(space, f"{path}{name}/") if hasattr(space, "spaces") else {f"{path}{name}": space}
-    return found
+        leaves |= _leaves(space, f"{path}{name}/") if hasattr(space, "spaces") else {f"{path}{name}": space}
+    return leaves

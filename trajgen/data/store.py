@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajgen.core.errors import DataError
-from trajgen.data.declared import check_about
+from trajgen.core.errors import DataError, nearest
+from trajgen.security import check_minari_metadata, read_limited
 
 STAGING = ".trajgen-"
 DAY = 24 * 3600
-ID = re.compile(r"(?:[-\w]+/)*[-\w]+?-v\d+")
+ID = re.compile(r"(?![-\w]/[-\w]+$)(?:[-\w]+/)*[-\w]+?-v\d+")
+"""Ids that Minari can list: a namespace has more than one letter."""
+OWN = re.compile(r"trajgen/(.+)-v0")
+"""Ids of the sets that trajgen records, with the name of their maker."""
+MAX_METADATA = 2**28
 
 
 @dataclass(frozen=True)
@@ -42,28 +46,23 @@ def folder(id: str, base: Path | None = None) -> Path:
     """The folder of a data set, which need not exist.
 
     Raises:
-        DataError: if ``id`` is not a Minari id; Minari itself would create a folder that breaks its list.
+        DataError: if ``id`` is not an id that Minari accepts; such a folder would break its list.
     """
     if not ID.fullmatch(id):
-        raise DataError(
-            "A data set's id is a name with a version, in any number of name spaces.",
-            expected="namespace/name-v0",
-            got=repr(id),
-            fix="see: trajgen data list",
-        )
+        raise DataError("A data set's id is a name with a version.", expected="namespace/name-v0", got=repr(id))
     return (base or root()) / id
 
 
 def metadata(id: str, base: Path | None = None) -> dict[str, Any]:
-    """What a data set says about itself.
+    """The metadata of a data set.
 
     Raises:
-        DataError: if it cannot be read.
+        DataError: if they cannot be read.
     """
     path = folder(id, base) / "data" / "metadata.json"
     try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
-        check_about(content)
+        content = dict(json.loads(read_limited(path, MAX_METADATA)))
+        check_minari_metadata(content)
         return content
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise damaged(id, f"{path.name}: {error}") from error
@@ -71,17 +70,30 @@ def metadata(id: str, base: Path | None = None) -> dict[str, Any]:
 
 def damaged(id: str, cause: object) -> DataError:
     """The error for a data set whose files cannot be read."""
+    text = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
     return DataError(
         "The files of a data set must be complete and readable.",
-        expected="files as Minari wrote them",
-        got=f"data set {id!r}: {str(cause).splitlines()[0] if str(cause) else type(cause).__name__}",
+        got=f"data set {id!r}: {text}",
         fix="make or download it again, with force=true",
+    )
+
+
+def missing(id: str, maker: str | None) -> DataError:
+    """The error for a data set that is not on this machine, with the command that brings it."""
+    match = OWN.fullmatch(id)
+    maker = maker or (match[1] if match else None)
+    local = [each.id for each in local_sets()]
+    return DataError(
+        "The data set must be on this machine.",
+        expected=nearest(id, local) if local else None,
+        got=f"{id!r}, looked for in {root()}",
+        fix=f"trajgen data make {maker}" if maker else f"trajgen data get {id}",
     )
 
 
 def local_sets(base: Path | None = None) -> list[LocalSet]:
     """The data sets on this machine, sorted by id; a broken folder is listed with its problem."""
-    found = []
+    sets = []
     base = base or root()
     for data in sorted(base.rglob("data")):
         name = data.parent.relative_to(base)
@@ -91,45 +103,40 @@ def local_sets(base: Path | None = None) -> list[LocalSet]:
         try:
             content = metadata(id, base)
         except DataError as error:
-            found.append(LocalSet(id, problem=str(error.got or error.rule)))
+            sets.append(LocalSet(id, problem=str(error.got or error.rule)))
             continue
         size = sum(file.stat().st_size for file in data.rglob("*") if file.is_file())
         problem = None if size > (data / "metadata.json").stat().st_size else "no data beside its metadata"
         if content.get("dataset_id") != id:
             problem = f"its metadata say {content.get('dataset_id')!r}"
-        found.append(LocalSet(id, content["total_episodes"], content["total_steps"], size / 1e6, problem))
-    return found
+        sets.append(LocalSet(id, content["total_episodes"], content["total_steps"], size / 1e6, problem))
+    return sets
 
 
 @contextmanager
 def staging() -> Iterator[Path]:
-    """A temporary folder on the file system of the data sets, hidden from lists, gone at the end."""
+    """A temporary folder on the file system of the data sets, hidden from lists, removed at the end."""
     base = root()
     try:
         base.mkdir(parents=True, exist_ok=True)
-        for left in base.glob(STAGING + "*"):
-            # What a killed process left behind; a young folder may belong to one that is still at work.
+        for left in base.glob(STAGING + "*"):  # of a killed process; a young folder may still be in use
             if time.time() - left.stat().st_mtime > DAY:
                 shutil.rmtree(left, ignore_errors=True)
-        folder = tempfile.TemporaryDirectory(prefix=STAGING, dir=base, ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix=STAGING, dir=base, ignore_cleanup_errors=True)
     except OSError as error:
         raise DataError(
             "The folder of data sets must be writable.",
             got=f"{base}: {error.strerror}",
             fix="set MINARI_DATASETS_PATH to a folder of your own",
         ) from error
-    with folder as path:
+    with temporary as path:
         yield Path(path)
 
 
 def refuse_existing(id: str) -> None:
     """Raises a DataError if there is a data set of this id."""
     if folder(id).exists():
-        raise DataError(
-            "A data set is never overwritten unasked.",
-            got=f"{id!r} is on this machine already",
-            fix="use it as it is, or add force=true to replace it",
-        )
+        raise DataError(f"The data set {id!r} is on this machine already.", fix="force=true replaces it")
 
 
 def publish(id: str, base: Path, *, force: bool = False) -> None:
@@ -138,20 +145,20 @@ def publish(id: str, base: Path, *, force: bool = False) -> None:
     Raises:
         DataError: if the place is taken and ``force`` is not set.
     """
-    place = folder(id)
+    target = folder(id)
     if not force:
         refuse_existing(id)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if place.exists():
-        place.rename(base / "replaced")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rename(base / "replaced")
     try:
-        folder(id, base).rename(place)
+        folder(id, base).rename(target)
     except OSError:
         refuse_existing(id)  # another process was faster
         raise
-    for parent in place.parents:
+    for parent in target.parents:
         if parent == root():
             break
-        note = parent / "namespace_metadata.json"  # Minari looks for it in each name space
+        note = parent / "namespace_metadata.json"  # Minari looks for it in each namespace
         if not note.exists():
             note.write_text("{}")

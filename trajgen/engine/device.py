@@ -12,8 +12,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trajgen.core.errors import ConfigError
 
@@ -130,45 +128,3 @@ class Timer:
             self.seconds[name] += begin.elapsed_time(end) / 1e3
         self._events.clear()
         return {f"seconds/{name}": value for name, value in self.seconds.items()}
-
-
-class _Allocations(TorchDispatchMode):
-    """Computes on the meta device what each operation will allocate, before it does."""
-
-    def __init__(self, size: int, count: int) -> None:
-        super().__init__()
-        self.size, self.count = size, count
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        self.count -= 1
-        if not func.is_view and not func._schema.is_mutable:
-            self.size -= _result_size(func, args, kwargs)
-        if self.size < 0 or self.count < 0:
-            raise ValueError("the model is far larger than its weights")
-        return func(*args, **kwargs)
-
-
-def _result_size(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
-    """Bytes of what an operation will return; 0 where that depends on values, which are small then."""
-    if "device" in kwargs:
-        kwargs = {**kwargs, "device": torch.device("meta")}
-    try:
-        result = func(*tree_map_only(torch.Tensor, _on_meta, args), **tree_map_only(torch.Tensor, _on_meta, kwargs))
-    except RuntimeError:  # meta tensors have no values
-        return 0
-    return sum(value.numel() * value.element_size() for value in tree_leaves(result) if torch.is_tensor(value))
-
-
-def _on_meta(value: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(value, device="meta")
-
-
-@contextmanager
-def allocating_at_most(size: int, count: int) -> Iterator[None]:
-    """Raises a ValueError within it before more than ``size`` bytes are allocated, or after ``count`` operations.
-
-    For building a model whose sizes a stranger chose.
-    """
-    with _Allocations(size, count):
-        yield

@@ -1,7 +1,8 @@
-"""The worlds in which policies are evaluated, recovered from a data set's metadata."""
+"""The environments in which policies are evaluated, recovered from a data set's metadata."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,10 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.core.observations import Key, entry
 from trajgen.core.protocols import Policy
+from trajgen.core.types import Space
 from trajgen.data import store
-from trajgen.data.minari import missing
-from trajgen.data.options import DataOptions
-from trajgen.data.success import SuccessRule
-from trajgen.envs.gym import OGBENCH, register_envs, spec
+from trajgen.data.options import DataOptions, SuccessRule
+from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
 from trajgen.envs.waypoints import WaypointController
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
     import gymnasium
 
 WITH_A_MAP = ("PointMaze_", "AntMaze_")
-"""How the ids of worlds begin that have cells and walls."""
+"""Prefixes of the ids of environments that have cells and walls."""
+TOLERANCE = 1e-3
+"""How far actions of the data may lie outside of an environment's box, as a share of it."""
 
 
 @dataclass(frozen=True)
 class EvalEnv:
-    """A world to evaluate in.
+    """An evaluation environment.
 
-    ``bounds`` holds, by name, the returns that count as 0 and 100 of a normalized score. ``controller`` makes
-    a noise-free reference policy that acts on the world's own observations. ``walls`` are rectangles
-    (x, y, width, height) of the world's plane, in its units, for drawing. ``resets`` are options that episodes are
-    reset with, in turn.
+    ``bounds`` are, by name, the returns that count as 0 and 100 of a normalized score. ``controller`` makes a
+    noise-free reference policy that acts on the environment's own observations. ``walls`` are rectangles
+    (x, y, width, height) in its units, for drawing. ``resets`` are options that episodes are reset with, in turn.
     """
 
     name: str
@@ -49,12 +50,12 @@ class EvalEnv:
     rule: SuccessRule = field(default_factory=SuccessRule)
     resets: tuple[Mapping[str, Any], ...] = ()
     one_goal: bool = False
-    """Whether all goals lie in the same place, or in the same cell of a maze."""
+    """Whether all goals lie in the same position, or in the same cell of a maze."""
 
-    def reset(self, environment: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, dict[str, Any]]:
-        """Starts the episode of a seed in an environment of this world; returns its observation and information."""
+    def reset(self, env: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, dict[str, Any]]:
+        """Starts the episode of a seed in an environment that this one made; returns its observation and info."""
         options = dict(self.resets[seed % len(self.resets)]) if self.resets else None
-        return environment.reset(seed=seed, options=options)
+        return env.reset(seed=seed, options=options)
 
     def state(self, observation: Any) -> Any:
         """The state in an observation, batched or not; None if it is a dictionary without it."""
@@ -68,34 +69,54 @@ class EvalEnv:
             return None
 
     def success(self, observation: Any, info: Mapping[str, Any]) -> np.ndarray | None:
-        """Whether each environment is at its goal after a step; `SuccessRule` says how often it must be.
+        """Whether a step is good, by the info that `SuccessRule` names, else by the distance to the goal.
 
         Args:
             observation: as the environment returned it, batched or not.
-            info: the same of the step's information; what it says counts before the distance.
+            info: of the step.
 
         Returns:
-            Booleans, (B,) or (); None if this world does not say.
+            Booleans, (B,) or (); None if this environment does not report it.
         """
-        said = self.rule.reached(info)
-        if said is not None:
-            return said
+        if self.rule.info in info:
+            value = info[self.rule.info]
+            value = len(value) if isinstance(value, list | tuple | set) else value
+            return np.asarray(np.asarray(value, dtype=np.float64) >= self.rule.at_least)
         if self.goal_radius is None or self.goal_key is None or self.achieved_key is None:
             return None
         offset = np.asarray(entry(observation, self.achieved_key)) - np.asarray(entry(observation, self.goal_key))
         return np.asarray(np.linalg.norm(offset, axis=-1) <= self.goal_radius)
 
+    def require_fits(self, space: Space) -> None:
+        """Makes the environment once, and raises a DataError if it does not fit what the data hold.
+
+        Args:
+            space: of the data.
+        """
+        from gymnasium import spaces
+
+        def unbounded(width: int) -> Any:
+            return spaces.Box(-np.inf, np.inf, (width,), np.float32)
+
+        env = self.make_env()
+        env.close()
+        observations: Any = unbounded(space.state_dim)
+        if space.state_key is not None or space.goal_dim:
+            entries = {space.goal_key: space.goal_dim} if space.goal_key else {}
+            entries |= {space.state_key: space.state_dim} if isinstance(space.state_key, str) else {}
+            entries = {key: width for key, width in entries.items() if "/" not in key}
+            observations = spaces.Dict({key: unbounded(width) for key, width in entries.items()})
+        require_same_spaces(self.name, env, observations, space)
+
 
 def make_eval_env(options: DataOptions) -> EvalEnv:
-    """The evaluation world of a data set, from its metadata alone.
+    """The evaluation environment of a data set, from its metadata alone.
 
     Raises:
-        DataError: if the set is not on this machine, or names no world that can be built here.
+        DataError: if the set is not on this machine, or names no environment that can be made here.
     """
-    import gymnasium
-
     if not store.folder(options.id).is_dir():
-        raise missing(options.id, options.maker)
+        raise store.missing(options.id, options.maker)
     about = store.metadata(options.id)
     env_spec = _spec(options, about)
     env_spec.kwargs.update(options.env_options)
@@ -103,82 +124,140 @@ def make_eval_env(options: DataOptions) -> EvalEnv:
         env_spec.max_episode_steps = options.max_episode_steps
     if env_spec.max_episode_steps is None:
         raise DataError(
-            "An evaluation episode must have an end.",
-            got=f"world {env_spec.id!r} without a time limit",
+            f"An evaluation episode must have an end, and {env_spec.id!r} has no time limit.",
             fix="data.max_episode_steps=1000",
         )
 
-    def make_env() -> gymnasium.Env[Any, Any]:
-        made = gymnasium.make(env_spec)
+    def make() -> gymnasium.Env[Any, Any]:
+        env = make_env(env_spec)
         if (options.env_id or "").startswith(OGBENCH):
-            from trajgen.envs.ogbench import GoalShown
+            from trajgen.envs.ogbench import GoalInObservation
 
-            return GoalShown(made, options.goal_state)
-        return made
+            return GoalInObservation(env, options.goal_state)
+        return env
 
-    bounds = {}
+    bounds = dict(options.bounds)  # those of the options come first
     if about.get("ref_min_score") is not None and about.get("ref_max_score") is not None:
-        bounds["minari"] = (float(about["ref_min_score"]), float(about["ref_max_score"]))
-        if bounds["minari"] in options.bounds.values():
-            bounds.clear()
-    extra: dict[str, Any] = {}
+        reference = (float(about["ref_min_score"]), float(about["ref_max_score"]))
+        bounds |= {} if reference in bounds.values() else {"minari": reference}
+    optional: dict[str, Any] = {}
     if env_spec.id.startswith(WITH_A_MAP):
-        env = make_env()
+        env = make()
         inner: Any = env.unwrapped
         cells = grid(inner)
-        extra = {"walls": cells.walls(), "one_goal": len(inner.maze.unique_goal_locations) == 1}
+        optional = {"walls": cells.walls(), "one_goal": len(inner.maze.unique_goal_locations) == 1}
         env.close()
     maze = next((maze for maze in MAZES.values() if maze.env_id == env_spec.id), None)
     if maze is not None:
-        extra["controller"] = lambda: WaypointController(cells)
+        optional["controller"] = lambda: WaypointController(cells)
         if env_spec.max_episode_steps == maze.max_steps:  # a return means something else in longer episodes
-            bounds[maze.bounds_name] = maze.bounds
+            bounds.setdefault(maze.bounds_name, maze.bounds)
     return EvalEnv(
         name=env_spec.id,
-        make_env=make_env,
+        make_env=make,
         max_steps=env_spec.max_episode_steps,
-        bounds=options.bounds | bounds,  # what is asked for by name comes first
+        bounds=bounds,
         goal_radius=options.goal_radius or (GOAL_RADIUS if maze else None),
         state_key=options.state_key,
         goal_key=options.goal_key,
         achieved_key=options.achieved_key,
         rule=options.success,
         resets=options.resets,
-        **extra,
+        **optional,
     )
 
 
 def has_eval_env(options: DataOptions) -> bool:
-    """Whether there is a world to evaluate in: one that is asked for, or that of the data."""
-    return options.env_id is not None or _text(store.metadata(options.id)) is not None
+    """Whether there is an evaluation environment: one that the options name, or that of the data."""
+    return options.env_id is not None or _spec_text(store.metadata(options.id)) is not None
 
 
-def _text(about: Mapping[str, Any]) -> str | None:
+def require_same_spaces(name: str, env: Any, observations: Any, space: Space) -> None:
+    """Raises a DataError unless an environment has the observations of the data, and actions of their width and range.
+
+    Args:
+        name: of the environment, for messages.
+        env: it.
+        observations: the space of the data's observations; of a dictionary, entries may be missing.
+        space: of the data, with the bounds of their actions.
+    """
+    fix = "name another environment, or none"
+    if not _is_like(observations, env.observation_space):
+        got = f"{name}: {env.observation_space}"
+        expected = f"observations like {observations}"
+        raise DataError("The environment has other observations than the data.", expected=expected, got=got, fix=fix)
+    box = env.action_space
+    if getattr(box, "shape", None) != (space.action_dim,) or not np.issubdtype(box.dtype or object, np.floating):
+        expected = f"actions like Box of {space.action_dim} numbers"
+        raise DataError(
+            "The environment has other actions than the data.", expected=expected, got=f"{name}: {box}", fix=fix
+        )
+    if not space.action_low:
+        return
+    low, high = np.asarray(space.action_low), np.asarray(space.action_high)
+    slack = TOLERANCE * np.where(np.isfinite(box.high - box.low), box.high - box.low, 1.0)
+    below, above = np.isfinite(low) & (low < box.low - slack), np.isfinite(high) & (high > box.high + slack)
+    outside = np.flatnonzero(below | above)
+    if len(outside):
+        index = outside[0]
+        raise DataError(
+            "Actions of the data lie outside of the environment's box.",
+            expected=f"action {index} from {box.low[index]:g} to {box.high[index]:g}, as in {name}",
+            got=f"{low[index]:g} to {high[index]:g}",
+            fix="rescale the actions; or data.action_limits=data, if none of them lies outside; or another environment",
+        )
+
+
+def _is_like(space: Any, other: Any) -> bool:
+    """Whether a space has at least the entries of the data's space, in the same widths."""
+    if hasattr(space, "spaces"):
+        return all(
+            name in getattr(other, "spaces", {}) and _is_like(part, other[name]) for name, part in space.spaces.items()
+        )
+    return bool(space.shape == other.shape) and np.issubdtype(other.dtype or object, np.number)
+
+
+def _spec_text(about: Mapping[str, Any]) -> str | None:
     text: str | None = about.get("eval_env_spec") or about.get("env_spec")
     return text
 
 
 def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
-    """The Gymnasium spec of the evaluation world."""
+    """The Gymnasium spec of the evaluation environment."""
     if options.env_id is not None:
         return spec(options.env_id)
-    from gymnasium.envs.registration import EnvSpec
-
-    text = _text(about)
+    text = _spec_text(about)
     if text is None:
         raise DataError(
-            "A policy is evaluated in a world.",
-            expected="one that the data set names, or data.env_id",
-            got=f"data set {options.id!r} without one",
-            fix="data.env_id=ID of a Gymnasium world",
+            f"The data set {options.id!r} names no evaluation environment.",
+            fix="data.env_id=ID of a Gymnasium environment",
         )
+    env_spec = _read_spec(options.id, text)
+    recorded = _read_spec(options.id, about["env_spec"]) if about.get("env_spec") else env_spec
+    maps = [each.kwargs.get("maze_map") for each in (recorded, env_spec)]
+    if None not in maps and recorded.id == env_spec.id and _walls(maps[0]) != _walls(maps[1]):
+        warnings.warn(
+            f"The data set {options.id!r} was recorded in another maze than the one that it names for the evaluation: "
+            "their maps have walls in other cells.",
+            stacklevel=3,
+        )
+    return env_spec
+
+
+def _walls(maze_map: Any) -> list[list[bool]]:
+    return [[cell == 1 for cell in row] for row in maze_map]
+
+
+def _read_spec(id: str, text: str) -> Any:
+    from gymnasium.envs.registration import EnvSpec
+
     register_envs()
     for old in ('"order_enforce": true,', '"apply_api_compatibility": false,', '"autoreset": false,'):
         text = text.replace(old, "")  # fields that Gymnasium 1.0 dropped
     try:
-        found = EnvSpec.from_json(text)
-        if not isinstance(found.kwargs, dict):
+        env_spec = EnvSpec.from_json(text)
+        if not isinstance(env_spec.kwargs, dict):
             raise TypeError("its options have no names")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise store.damaged(options.id, f"the world of its metadata: {error}") from error
-    return found
+        raise store.damaged(id, f"the environment of its metadata: {error}") from error
+    return env_spec

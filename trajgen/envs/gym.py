@@ -1,4 +1,4 @@
-"""Gymnasium with the worlds of gymnasium-robotics, imported only when a world is needed."""
+"""Gymnasium with the environments of gymnasium-robotics and OGBench, imported only when one is needed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from trajgen.core.errors import DataError, nearest
 
 OGBENCH = "ogbench/"
-"""How the ids of worlds begin that another package makes known."""
+"""Prefix here of the ids of OGBench's environments."""
 
 
 def register_envs() -> None:
-    """Makes the robotics worlds known to Gymnasium, if they are installed."""
+    """Registers the robotics environments with Gymnasium, if they are installed."""
     import gymnasium
 
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about worlds nobody asked for
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about unrelated environments
             import gymnasium_robotics
     except ImportError:
         return
@@ -26,10 +26,10 @@ def register_envs() -> None:
 
 
 def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -> Any:
-    """The Gymnasium spec of a world, with options of its own changed.
+    """The Gymnasium spec of an environment, with some of its options changed.
 
     Raises:
-        DataError: if there is no such world.
+        DataError: if there is no such environment.
         ConfigError: if it comes with a package that is not installed.
     """
     import gymnasium
@@ -40,15 +40,32 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
 
         env_id = register(env_id)
     try:
-        found = copy.deepcopy(gymnasium.spec(env_id))
+        env_spec = copy.deepcopy(gymnasium.spec(env_id))
     except gymnasium.error.Error as error:
         raise DataError(
-            "The world must be known to Gymnasium.",
+            f"The environment {env_id!r} is not known to Gymnasium.",
             expected=nearest(env_id, gymnasium.registry),
-            got=repr(env_id),
-            fix="data.env_id=ID of a world that is installed, or install the package that has it",
+            fix="data.env_id=ID of an environment that is installed, or install the package that has it",
         ) from error
-    found.kwargs.update(options)
+    env_spec.kwargs.update(options)
     if max_episode_steps is not None:
-        found.max_episode_steps = max_episode_steps
-    return found
+        env_spec.max_episode_steps = max_episode_steps
+    return env_spec
+
+
+def make_env(env_spec: Any) -> Any:
+    """The environment of a spec.
+
+    Raises:
+        DataError: if it cannot be made on this machine.
+    """
+    import gymnasium
+
+    try:
+        return gymnasium.make(env_spec)
+    except Exception as error:  # an environment may raise anything
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"The environment {env_spec.id} cannot be made: {cause}.",
+            fix="install what it needs, or name another one: data.env_id=ID",
+        ) from error

@@ -13,7 +13,7 @@ from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, maz
 
 @dataclass(frozen=True)
 class Maker:
-    """A data set that can be made: where, how long each goal is held (in steps), and a line that says so."""
+    """A data set that can be made: its maze, how long each goal stays (in steps), and a line of description."""
 
     name: str
     maze: str
@@ -26,23 +26,16 @@ class Maker:
         return f"trajgen/{self.name}-v0"
 
 
-def _makers() -> Iterator[Maker]:
-    for maze in MAZES:
-        yield Maker(
-            f"pointmaze/{maze}",
-            maze,
-            (0, 0),
-            f"{maze} maze, noisy waypoint controller; a new goal is drawn on arrival, as in D4RL's maze2d",
-        )
-        yield Maker(
-            f"pointmaze/{maze}-dwell",
-            maze,
-            DWELL,
-            f"{maze} maze, noisy waypoint controller; each goal is held for {DWELL[0]} to {DWELL[1]} steps",
-        )
-
-
-MAKERS = {maker.name: maker for maker in _makers()}
+ON_ARRIVAL = "a new goal is drawn on arrival, as in D4RL's maze2d"
+AFTER_DWELL = f"each goal is held for {DWELL[0]} to {DWELL[1]} steps"
+MAKERS = {
+    name: Maker(name, maze, stay, f"{maze} maze, noisy waypoint controller; {goals}")
+    for maze in MAZES
+    for name, stay, goals in (
+        (f"pointmaze/{maze}", (0, 0), ON_ARRIVAL),
+        (f"pointmaze/{maze}-dwell", DWELL, AFTER_DWELL),
+    )
+}
 
 
 def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False, quiet: bool = False) -> str:
@@ -63,18 +56,13 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
 
     if name not in MAKERS:
         raise ConfigError(
-            "A maker must exist.",
-            expected=nearest(name, MAKERS),
-            got=repr(name),
-            fix="see: trajgen data make --help",
+            f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
         )
     maker = MAKERS[name]
     maze = MAZES[maker.maze]
     total = maze.default_steps if steps is None else steps
     if total < 1:
-        raise ConfigError(
-            "A data set has at least one step.", expected="a positive number", got=f"steps={total}", fix="steps=100000"
-        )
+        raise ConfigError(f"A data set has at least one step, and steps={total}.", fix="steps=100000")
     if not force:
         store.refuse_existing(maker.id)
 

@@ -1,4 +1,4 @@
-"""Point mazes of gymnasium-robotics: their facts, and data recorded in them with the waypoint controller."""
+"""Point mazes of gymnasium-robotics: their sizes and reference returns, and data recorded in them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ NOISE = 0.5
 PUSH_EVERY, PUSH = 80, (5, 20)
 """Mean steps between pushes, and the shortest and longest push, in steps.
 
-A push replaces the controller by one random action held for a while. White noise alone leaves the point mass in the
-middle of the corridors, and a model of such data knows no way back from a wall.
+A push replaces the controller by one random action for a while. White noise alone leaves the point mass in the middle
+of the corridors, and a model of such data has not learnt the way back from a wall.
 """
 
 NEAREST_GOAL = 0.5
-"""A new goal is drawn at least this far from the point mass, in metres, as the world does at a reset."""
+"""Least distance of a new goal from the point mass, in metres, as in a reset of the environment."""
 
 LANES = 20
 """Episodes recorded side by side, so that the controller steers them in one call."""
@@ -155,7 +155,7 @@ def _record_side_by_side(
 
 
 def _draw_goal(env: Any, position: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A goal as the world draws it, center of a free cell plus noise, but away from ``position``."""
+    """A goal as the environment draws it, center of a free cell plus noise, but away from ``position``."""
     cells = env.maze.unique_goal_locations
     reach = env.position_noise_range * env.maze.maze_size_scaling
     while True:

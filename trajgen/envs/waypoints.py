@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 WALL = 1
-NEIGHBOURS = ((0, 1), (0, -1), (1, 0), (-1, 0))
+NEIGHBORS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class Grid:
@@ -44,14 +44,14 @@ class Grid:
     def _search(self, goal: int) -> np.ndarray:
         """Breadth-first search: for each cell the next one towards ``goal``, itself where there is none."""
         step = np.arange(self.free.size)
-        queue, seen = deque([divmod(goal, self.columns)]), {divmod(goal, self.columns)}
+        queue, visited = deque([divmod(goal, self.columns)]), {divmod(goal, self.columns)}
         while queue:
             row, column = queue.popleft()
-            for down, right in NEIGHBOURS:
+            for down, right in NEIGHBORS:
                 near = (row + down, column + right)
                 inside = 0 <= near[0] < self.rows and 0 <= near[1] < self.columns
-                if inside and near not in seen and self.free[near]:
-                    seen.add(near)
+                if inside and near not in visited and self.free[near]:
+                    visited.add(near)
                     queue.append(near)
                     step[near[0] * self.columns + near[1]] = row * self.columns + column
         return step
@@ -60,8 +60,7 @@ class Grid:
 class WaypointController:
     """Goes to the center of the next cell on the shortest path, then to the goal itself, without noise.
 
-    Knows the maze and remembers nothing: the action is a function of the observation. It is a
-    `trajgen.core.protocols.Policy`, batched exactly if the observation is.
+    A stateless `trajgen.core.protocols.Policy` that knows the maze; its actions are batched if the observation is.
 
     Args:
         grid: the maze.
@@ -72,7 +71,7 @@ class WaypointController:
         self.grid, self.stiffness, self.damping = grid, stiffness, damping
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
-        """Nothing to forget."""
+        """Does nothing: it has no state."""
 
     def act(self, observation: Any) -> np.ndarray:
         """Actions (B, 2) or (2,) for an observation with entries "observation" and "desired_goal"."""
@@ -82,7 +81,7 @@ class WaypointController:
         return actions if np.ndim(observation["observation"]) == 2 else actions[0]
 
     def observe(self, reward: Any, done: Any) -> None:
-        """Nothing to remember."""
+        """Does nothing: it has no state."""
 
     def steer(self, states: np.ndarray, goals: np.ndarray) -> np.ndarray:
         """Actions (B, 2) in [-1, 1] from states (B, 4) of position and velocity, and goals (B, 2)."""

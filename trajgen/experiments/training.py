@@ -42,7 +42,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         world_size,
     )
     from trajgen.engine.loop import Interrupted, Training
-    from trajgen.envs.eval_env import has_eval_env
+    from trajgen.envs.eval_env import has_eval_env, make_eval_env
 
     device = init_process_group(config.device)
     first = is_main_process()
@@ -52,6 +52,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     episodes = main_process_first(lambda: load_episodes(config, console))
     data, acts = _same_data(folder, episodes), has_eval_env(config.data)
     planner, source = ready(config, episodes, device)
+    if acts:
+        broadcast_decision(lambda: make_eval_env(config.data).require_fits(episodes.space))
     with disk_errors(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world_size()} processes" if world_size() > 1 else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +23,11 @@ MARKS = {
     "robomimic": "an HDF5 file with a group 'data' of demonstrations, data/demo_0",
     "d4rl": "an HDF5 file with an array 'observations' at its root",
 }
-"""What a source of each format is known by."""
+"""What each format is recognized by."""
 
 
 def from_path(path: str | Path, options: ImportOptions) -> Imported:
     """Imports a file or a folder.
-
-    Args:
-        path: of the source.
-        options: of the import.
 
     Raises:
         DataError: if the source is not there, of no known format, damaged, or wrong: naming the episode and the
@@ -45,8 +41,7 @@ def from_path(path: str | Path, options: ImportOptions) -> Imported:
     store.folder(options.id)
     if not options.force:
         store.refuse_existing(options.id)
-    form = detect(path) if options.format == "auto" else options.format
-    with _open(path, form, options) as source:
+    with _open(path, detect(path) if options.format == "auto" else options.format, options) as source:
         return write(source, options, path.name)
 
 
@@ -64,28 +59,29 @@ def from_arrays(id: str, episodes: Iterable[Mapping[str, Any]], **options: Any) 
         DataError: as for `from_path`.
     """
     from trajgen.data import store
-    from trajgen.data.importing.arrays import Arrays
+    from trajgen.data.importing.source import Arrays
     from trajgen.data.importing.write import write
 
-    choice = structure(ImportOptions, {"id": id, **options}, "")
+    structured = structure(ImportOptions, {"id": id, **options}, "")
     store.folder(id)
-    return write(Arrays(list(episodes), choice), choice, "arrays")
+    mappings = list(episodes)
+    labels = [f"episode {number}" for number in range(len(mappings))]
+    return write(Arrays(mappings.__getitem__, labels, structured), structured, "arrays")
 
 
 def detect(path: Path) -> str:
     """The format of a file or folder.
 
     Raises:
-        DataError: if it is of none that is known; it says what was looked for.
+        DataError: if it is of none that is known.
     """
     if path.is_dir():
         if (path / "meta" / "info.json").is_file():
             return "lerobot"
         if any(path.glob("*.npz")):
             return "npz"
-        raise _unknown(
-            f"{path}: a folder with {', '.join(sorted(each.name for each in path.iterdir())[:10]) or 'nothing'}"
-        )
+        names = sorted(each.name for each in path.iterdir())[:10]
+        raise _unknown(f"{path}: a folder with {', '.join(names) or 'nothing'}")
     _require_file(path)
     with open(path, "rb") as file:
         start = file.read(8)
@@ -93,60 +89,52 @@ def detect(path: Path) -> str:
         return "npz"
     if start != b"\x89HDF\r\n\x1a\n":
         raise _unknown(f"{path}: begins with {start!r}")
-    with _hdf5(path) as found:
+    with _hdf5(path) as file:
         import h5py
 
-        if isinstance(found.get("data"), h5py.Group):
+        if isinstance(file.get("data"), h5py.Group):
             return "robomimic"
-        if isinstance(found.get("observations"), h5py.Dataset):
+        if isinstance(file.get("observations"), h5py.Dataset):
             return "d4rl"
-        raise _unknown(f"{path}: an HDF5 file with {', '.join(sorted(found)[:10]) or 'nothing'}")
-
-
-def _open(path: Path, form: str, options: ImportOptions) -> Any:
-    """The source of a path, in a context that closes it."""
-    from trajgen.data.importing.d4rl import open_d4rl
-    from trajgen.data.importing.lerobot import LeRobotFolder
-    from trajgen.data.importing.npz import open_npz
-    from trajgen.data.importing.robomimic import Demonstrations
-
-    if form in ("npz", "lerobot"):
-        opened: Callable[[Path, ImportOptions], Source] = open_npz if form == "npz" else LeRobotFolder
-        return _readable(path, lambda: opened(path, options))
-    cut = Demonstrations if form == "robomimic" else open_d4rl
-
-    @contextmanager
-    def from_hdf5() -> Iterator[Source]:
-        with _hdf5(path) as file, _readable(path, lambda: cut(path, file, options)) as source:
-            yield source
-
-    return from_hdf5()
+        raise _unknown(f"{path}: an HDF5 file with {', '.join(sorted(file)[:10]) or 'nothing'}")
 
 
 @contextmanager
-def _readable(path: Path, make: Callable[[], Source]) -> Iterator[Source]:
-    """A source, whose damage is an error that names it."""
+def _open(path: Path, form: str, options: ImportOptions) -> Iterator[Source]:
+    """The source of a path; its damage is an error that names it."""
+    from trajgen.data.importing.hdf5 import Demonstrations, open_d4rl
+    from trajgen.data.importing.lerobot import LeRobotFolder
+    from trajgen.data.importing.npz import open_npz
     from trajgen.data.importing.write import DAMAGE, unreadable
 
-    if not path.exists():
+    source: Source
+    if not path.is_dir():
         _require_file(path)
-    try:
-        source = make()
-    except DAMAGE as error:
-        raise unreadable(str(path), error) from error
-    yield source
+    if form in ("npz", "lerobot"):
+        try:
+            source = open_npz(path, options) if form == "npz" else LeRobotFolder(path, options)
+        except DAMAGE as error:
+            raise unreadable(str(path), error) from error
+        yield source
+        return
+    with _hdf5(path) as file:
+        try:
+            source = Demonstrations(path, file, options) if form == "robomimic" else open_d4rl(path, file, options)
+        except DAMAGE as error:
+            raise unreadable(str(path), error) from error
+        yield source
 
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
-    """An HDF5 file that declares no more than it holds, and leads nowhere else."""
-    from trajgen.data.declared import check_arrays, opened
+    """An HDF5 file that names no more than it holds, and leads nowhere else."""
     from trajgen.data.importing.write import DAMAGE, unreadable
+    from trajgen.security import check_hdf5, open_hdf5
 
     _require_file(path)
     try:
-        check_arrays(path)
-        file = opened(path)
+        check_hdf5(path)
+        file = open_hdf5(path)
     except DAMAGE as error:
         raise unreadable(str(path), error) from error
     with file:
@@ -155,18 +143,14 @@ def _hdf5(path: Path) -> Iterator[Any]:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise DataError(
-            "The source of an import must be there.",
-            expected="a file or a folder",
-            got=str(path),
-            fix="check the path",
-        )
+        state = "is no file" if path.exists() else "is not there"
+        raise DataError(f"The source of an import must be there, and {path} {state}.")
 
 
-def _unknown(found: str) -> DataError:
+def _unknown(source: str) -> DataError:
     return DataError(
         "The format of a source must be known.",
         expected="; ".join(f"{name}: {mark}" for name, mark in MARKS.items()),
-        got=found,
+        got=source,
         fix="format=…, if it is one of these; else from trajgen.data.importing import from_arrays",
     )

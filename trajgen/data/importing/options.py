@@ -1,4 +1,4 @@
-"""What a person says when data of another format are imported."""
+"""Options of an import of data in another format."""
 
 from __future__ import annotations
 
@@ -19,26 +19,31 @@ class ImportOptions:
     id: str
     """Minari id of the new data set: mine/name-v0."""
     format: Literal["auto", "d4rl", "robomimic", "lerobot", "npz"] = "auto"
-    """What the source is; auto looks at it."""
+    """Format of the source; auto looks at it."""
     env: str | None = None
-    """Gymnasium id of the world to evaluate in; without one the set can be trained on, but not be evaluated."""
+    """Gymnasium id of the evaluation environment; without one the set can be trained on, but not be evaluated."""
 
     state: str | tuple[str, ...] | None = None
-    """Entries that are the state, joined in this order; null takes the format's own (robomimic: all vectors)."""
+    """Entries that are the state, joined in this order; null takes the format's default (robomimic: all vectors)."""
     action: str | None = None
-    """Entry of the actions; null takes the format's own."""
+    """Entry of the actions; null takes the format's default."""
     reward: str | None = None
-    """Entry of the rewards; null takes the format's own."""
+    """Entry of the rewards; null takes the format's default."""
     goal: str | None = None
-    """Entry of the goal that was asked for: infos/goal."""
+    """Entry of the desired goal: infos/goal."""
     achieved: str | tuple[int, ...] | None = None
-    """What is measured against the goal: an entry, or the places of those numbers in the state: [0,1]. Without a
-    goal, that of an episode is where it ended."""
+    """What is measured against the goal: an entry, or indices of the state: [0,1]. Without a goal, the goal of an
+    episode is where it ended."""
 
+    actions: Literal["auto", "continuous"] = "auto"
+    """Whether whole numbers are continuous actions; auto refuses them, since they mostly number discrete actions."""
     rewards: Literal["data", "zero", "last"] = "data"
     """The rewards of the data, none at all, or 1 for the last step of each episode (demonstrations that succeed)."""
+    cut: Literal["auto", "marks", "timeouts"] = "auto"
+    """Where one table is cut into episodes: at marks and wherever next_observations break off, refusing marks that
+    they contradict; at the marks alone; or at timeouts alone, whatever terminals are set between them."""
     ends: Literal["data", "terminal", "timeout"] = "data"
-    """Why episodes ended: as the data say, or all because the task ended, or all because the recording did."""
+    """Why episodes ended: as in the data, or all because the task ended, or all because the recording did."""
     final: Literal["auto", "drop", "repeat"] = "auto"
     """Where the last observation is missing: the last step is dropped, or the observation before it repeated; auto
     repeats after a terminal, whose reward would be lost, and drops elsewhere."""
@@ -51,24 +56,22 @@ class ImportOptions:
 
     def __post_init__(self) -> None:
         if self.episode_steps is not None and self.episode_steps < 2:
-            self._refuse("episode_steps", self.episode_steps, "at least 2 rows")
+            raise ConfigError(f"episode_steps is at least 2, not {self.episode_steps}.")
         if self.reward is not None and self.rewards != "data":
-            self._refuse("rewards", self.rewards, "rewards=data beside reward=ENTRY")
-
-    @property
-    def state_names(self) -> tuple[str, ...] | None:
-        """The entries of the state, if any are named."""
-        return (self.state,) if isinstance(self.state, str) else self.state
+            raise ConfigError(f"rewards={self.rewards} contradicts reward={self.reward}: leave out one of them.")
 
     @property
     def has_goals(self) -> bool:
-        """Whether the new set has goals: the source's, or the places where episodes ended."""
+        """Whether the new set has goals: the source's, or the positions where episodes ended."""
         return self.goal is not None or self.achieved is not None
 
-    def _refuse(self, name: str, value: object, expected: str) -> None:
-        raise ConfigError(
-            f"Option '{name}' does not fit.",
-            expected=expected,
-            got=f"{name}={value}",
-            fix=f"change or leave out {name}",
-        )
+    def columns(self, states: tuple[str, ...], actions: str, rewards: str) -> dict[str, tuple[str, ...]]:
+        """Names of the entries of each field of an episode, with a format's defaults where the options name none."""
+        state = (self.state,) if isinstance(self.state, str) else self.state
+        goals = {"goals": self.goal, "achieved": self.achieved}
+        return {
+            "states": state or states,
+            "actions": (self.action or actions,),
+            "rewards": (self.reward or rewards,),
+            **{field: (name,) for field, name in goals.items() if isinstance(name, str)},
+        }

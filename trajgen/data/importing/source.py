@@ -1,27 +1,34 @@
-"""What every format is turned into: sources of recorded episodes, with what is missing in them made up for."""
+"""Sources of recorded episodes, which every format is turned into, and what is missing in them filled in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from trajgen.core.errors import DataError
+from trajgen.core.errors import DataError, nearest
 from trajgen.data.episodes import Array, Episode
 from trajgen.data.importing.options import ImportOptions
 
-TERMINALS, TIMEOUTS = ("terminals", "terminations", "terminated"), ("timeouts", "truncations", "truncated")
-"""Names under which tables say that the task ended with a step, or that the recording did."""
+TERMINALS = ("terminals", "terminal", "terminations", "termination", "terminated", "is_terminal")
+"""Names of marks that the task ended with a step."""
+TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is_truncated")
+"""Names of marks that the recording ended with a step."""
+ENDS = ("episode_terminals", "episode_ends", "ends", "dones", "done", "is_last", "last")
+"""Names of marks that an episode ended, without the reason."""
+NEXT = "next_observations"
+ROUNDING = 1e-5
+"""Difference of an observation from the one that it should be, as a share of the largest, that is rounding."""
 
 
 @dataclass(frozen=True)
 class Recorded:
     """An episode of n steps as its source holds it; observations have n or n+1 rows.
 
-    ``final`` is the observation after the last step, where the source keeps it elsewhere. ``names`` are what the
-    source calls the fields, for messages.
+    ``final`` is the observation after the last step, where the source has it in another array. ``names`` are the
+    source's names of the fields, for messages.
     """
 
     states: Array  # (n, S) or (n+1, S)
@@ -33,12 +40,26 @@ class Recorded:
     achieved: Array | None = None  # (n, G) or (n+1, G)
     names: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def read(
+        cls, get: Callable[[str], Any], columns: Mapping[str, tuple[str, ...]], origin: str, **rest: Any
+    ) -> Recorded:
+        """An episode whose entries ``get`` reads by name; what is None in ``rest`` is left out."""
+        fields = {
+            name: joined([get(entry) for entry in entries], entries, origin)
+            if name == "states"
+            else np.asarray(get(entries[0]))
+            for name, entries in columns.items()
+            if rest.get(name, ...) is not None
+        }
+        return cls(names={name: "+".join(entries) for name, entries in columns.items()}, **(fields | rest))
+
 
 class Source(Protocol):
     """Episodes that can be read one by one, and again."""
 
     about: str
-    """What is known of the data beside the numbers, for the description of the set."""
+    """Facts beside the numbers, for the description of the set."""
 
     def __len__(self) -> int: ...
 
@@ -49,57 +70,118 @@ class Source(Protocol):
     def read(self, number: int) -> Recorded: ...
 
 
-def complete(raw: Recorded, options: ImportOptions, place: str, mend: str) -> Episode:
-    """An episode with a final observation, rewards and an end, as the options say.
+class Arrays:
+    """Episodes as mappings of arrays: observations, actions, rewards, marks of ends, next_observations.
+
+    Args:
+        episode: reads the mapping of an episode.
+        labels: where each episode is found.
+        options: names of other entries.
+    """
+
+    about = ""
+
+    def __init__(
+        self, episode: Callable[[int], Mapping[str, Any]], labels: Sequence[str], options: ImportOptions
+    ) -> None:
+        self._episode, self._labels, self._options = episode, labels, options
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def label(self, number: int) -> str:
+        return self._labels[number]
+
+    def read(self, number: int) -> Recorded:
+        arrays, options, origin = self._episode(number), self._options, self._labels[number]
+        columns = options.columns(("observations",), "actions", "rewards")
+
+        def get(name: str) -> Any:
+            if name not in arrays:
+                raise absent(name, list(arrays), origin)
+            return arrays[name]
+
+        rest: dict[str, Any] = {} if columns["rewards"][0] in arrays else {"rewards": None}
+        steps = len(np.asarray(get(columns["actions"][0])))
+        after = arrays.get(NEXT) if columns["states"] == ("observations",) else None
+        if after is not None and len(after) != steps:
+            raise DataError(f"{origin}, field {NEXT!r}: shape {np.shape(after)}, for {steps} steps.")
+        if after is not None and options.cut == "auto" and steps > 1:
+            jumps, _ = is_followed(np.asarray(after)[:-1], np.asarray(get("observations"))[1:steps])
+            if jumps.any():
+                row = int(np.flatnonzero(jumps)[0])
+                got = f"{origin}, row {row}: the next row is not its {NEXT[:-1]}"
+                raise DataError("An episode goes on from row to row.", got=got, fix="cut it there; or cut=marks")
+        rest["final"] = None if after is None else np.asarray(after)[-1]
+        return Recorded.read(get, columns, origin, terminated=_terminated(arrays, steps, options, origin), **rest)
+
+
+def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, origin: str) -> bool:
+    """Whether the marks of one episode say that the task ended; one mark may stand for the episode."""
+    last: dict[str, bool] = {}
+    for kind, names in (("terminal", TERMINALS), ("timeout", TIMEOUTS), ("end", ENDS)):
+        for name in names:
+            if name not in arrays:
+                continue
+            marks = flags(np.atleast_1d(arrays[name]), f"{origin}, field {name!r}")
+            if len(marks) not in (1, steps) or (
+                marks[:-1].any() and not (kind == "terminal" and options.cut != "auto")
+            ):
+                raise DataError(
+                    f"An episode has one mark, or a mark for each of {steps} steps, set at the last one alone.",
+                    got=f"{origin}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
+                    fix="import a table of many episodes as one file; cut=timeouts takes terminals that stay set",
+                )
+            last[kind] = last.get(kind, False) or bool(marks[-1])
+    if last.get("end") and not (last.get("timeout") or "terminal" in last or options.ends != "data"):
+        if "timeout" not in last:
+            raise unknown_reason(origin)
+        return True  # it ended, and not by a timeout
+    return last.get("terminal", False)
+
+
+def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> Episode:
+    """An episode with a final observation, rewards and an end, according to the options.
 
     Raises:
-        DataError: naming place and field, if the numbers of rows do not fit, or rewards are missing.
+        DataError: naming origin and field, if the numbers of rows do not fit, or rewards are missing.
     """
-    names, actions, rewards = raw.names, raw.actions, raw.rewards
+    names, actions, rewards = raw.names, np.asarray(raw.actions), raw.rewards
     actions = actions[:, None] if actions.ndim == 1 else actions
     rewards = rewards[:, 0] if rewards is not None and rewards.shape[1:] == (1,) else rewards
     steps = len(actions)
     if options.rewards == "data" and rewards is None:
         raise DataError(
-            "Training needs rewards.",
-            expected=f"an entry {names.get('rewards', 'rewards')!r}",
-            got=f"{place}: none",
+            f"Training needs rewards, and {origin} has no {names.get('rewards', 'rewards')!r}.",
             fix="reward=ENTRY; or rewards=last for demonstrations that succeed; or rewards=zero for goals in hindsight",
         )
     if rewards is not None and len(np.atleast_1d(rewards)) != steps:
-        raise DataError(
-            "Each step has an action and a reward.",
-            expected=f"{steps} rewards for {steps} actions",
-            got=f"{place}, field {names.get('rewards', 'rewards')!r}: shape {np.shape(rewards)}; "
-            f"{names.get('actions', 'actions')!r}: shape {np.shape(raw.actions)}",
-            fix=mend,
-        )
+        shapes = f"shape {np.shape(rewards)}; {names.get('actions', 'actions')!r}: shape {np.shape(raw.actions)}"
+        got = f"{origin}, field {names.get('rewards', 'rewards')!r}: {shapes}"
+        raise DataError(f"There are {steps} rewards for {steps} actions.", got=got, fix=fix)
     terminated = {"data": raw.terminated, "terminal": True, "timeout": False}[options.ends]
     parts: dict[str, Any] = {"states": raw.states, "goals": raw.goals, "achieved": raw.achieved}
     if isinstance(options.achieved, tuple):
-        parts["achieved"] = _taken(raw.states, options.achieved, place)
+        parts["achieved"] = _taken(raw.states, options.achieved, origin)
     for name, values in parts.items():
         if values is not None and (np.ndim(values) != 2 or len(values) not in (steps, steps + 1)):
-            raise DataError(
-                "An episode of n steps has n observations, or n+1 with the final one.",
-                expected=f"shape ({steps} or {steps + 1}, ·) for {steps} actions",
-                got=f"{place}, field {names.get(name, name)!r}: shape {np.shape(values)}",
-                fix=mend,
-            )
+            rule = f"Observations have the shape ({steps} or {steps + 1}, ·) for {steps} actions."
+            got = f"{origin}, field {names.get(name, name)!r}: shape {np.shape(values)}"
+            raise DataError(rule, got=got, fix=fix)
     if parts["goals"] is not None and len(parts["goals"]) == steps:
-        parts["goals"] = _longer(parts["goals"])  # a goal holds on
+        parts["goals"] = _extended(parts["goals"])
     if len(parts["states"]) == steps and raw.final is not None:
-        parts["states"] = _longer(parts["states"], raw.final)
+        parts["states"] = _extended(parts["states"], raw.final)
         if isinstance(options.achieved, tuple):
-            parts["achieved"] = _taken(parts["states"], options.achieved, place)
+            parts["achieved"] = _taken(parts["states"], options.achieved, origin)
     short = {name for name, values in parts.items() if values is not None and len(values) == steps}
     if short and (options.final == "repeat" or (options.final == "auto" and terminated)):
-        parts |= {name: _longer(parts[name]) for name in short}
+        parts |= {name: _extended(parts[name]) for name in short}
     elif short:
         steps -= 1
         parts = {name: None if values is None else values[: steps + 1] for name, values in parts.items()}
         actions, rewards = actions[:-1], None if rewards is None else rewards[:-1]
-        terminated = options.ends == "terminal"  # the step that ended the task is not among them
+        terminated = options.ends == "terminal"  # the step that ended the task is dropped
     if parts["goals"] is None and parts["achieved"] is not None:
         parts["goals"] = np.repeat(parts["achieved"][-1:], steps + 1, axis=0)
     if options.rewards != "data" or rewards is None:
@@ -108,51 +190,7 @@ def complete(raw: Recorded, options: ImportOptions, place: str, mend: str) -> Ep
     return Episode(actions=actions, rewards=rewards, terminated=terminated, **parts)
 
 
-def from_mapping(arrays: Mapping[str, Any], options: ImportOptions, place: str) -> Recorded:
-    """An episode from named arrays: observations, actions, rewards, terminals or terminations, next_observations."""
-    names = options.state_names or ("observations",)
-    wanted = {"actions": options.action or "actions", "rewards": options.reward or "rewards"}
-    states = joined([_of(arrays, name, place) for name in names], names, place)
-    actions = np.asarray(_of(arrays, wanted["actions"], place))
-    ended = False
-    for name in TERMINALS:
-        if name in arrays:
-            marks = flags(np.atleast_1d(arrays[name]), f"{place}, field {name!r}")
-            if len(marks) not in (1, len(actions)) or marks[:-1].any():
-                raise DataError(
-                    "An episode ends once.",
-                    expected=f"a mark for each of {len(actions)} steps, set at the last one only; or one mark",
-                    got=f"{place}, field {name!r}: {len(marks)} marks, set at {np.flatnonzero(marks)[:5].tolist()}",
-                    fix="a table of many episodes is imported as one file",
-                )
-            ended |= bool(marks[-1])
-    after = arrays.get("next_observations") if names == ("observations",) else None
-    if after is not None and len(after) != len(actions):
-        raise DataError(
-            "Each step leads to an observation.",
-            expected=f"{len(actions)} rows, as of {wanted['actions']!r}",
-            got=f"{place}, field 'next_observations': shape {np.shape(after)}",
-            fix="mend the source",
-        )
-    return Recorded(
-        states=states,
-        actions=actions,
-        rewards=np.asarray(arrays[wanted["rewards"]]) if wanted["rewards"] in arrays else None,
-        terminated=ended,
-        final=None if after is None else np.asarray(after)[-1],
-        goals=None if options.goal is None else np.asarray(_of(arrays, options.goal, place)),
-        achieved=np.asarray(_of(arrays, options.achieved, place)) if isinstance(options.achieved, str) else None,
-        names={"states": "+".join(names), **wanted, **goal_names(options)},
-    )
-
-
-def goal_names(options: ImportOptions) -> dict[str, str]:
-    """What the source calls goals and what is measured against them."""
-    named = {"goals": options.goal, "achieved": options.achieved}
-    return {field: name for field, name in named.items() if isinstance(name, str)}
-
-
-def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
+def joined(parts: Sequence[Any], names: Sequence[str], origin: str) -> Array:
     """Arrays (n, ·) side by side; those of one number a step (n,) too.
 
     Raises:
@@ -161,13 +199,19 @@ def joined(parts: Sequence[Any], names: Sequence[str], place: str) -> Array:
     columns = [np.asarray(part)[:, None] if np.ndim(part) == 1 else np.asarray(part) for part in parts]
     for name, part in zip(names, columns, strict=True):
         if part.ndim != 2 or len(part) != len(columns[0]):
-            raise DataError(
-                "The entries of a state are vectors, one for each step.",
-                expected=f"shape ({len(columns[0])}, ·), as that of {names[0]!r}" if part.ndim == 2 else "shape (n, ·)",
-                got=f"{place}, field {name!r}: shape {part.shape}",
-                fix="name other entries: state=[…]",
-            )
+            got = f"{origin}, field {name!r}: shape {part.shape}, beside {len(columns[0])} rows of {names[0]!r}"
+            fix = "name other entries: state=[…]"
+            raise DataError("The entries of a state are vectors, one for each step.", got=got, fix=fix)
     return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
+
+
+def is_followed(after: Array, following: Array) -> tuple[Array, Array]:
+    """Whether the observations that steps led to surely differ from the next rows (n, ...), and surely are the same."""
+    after, following = (np.asarray(values, np.float64).reshape(len(values), -1) for values in (after, following))
+    with np.errstate(invalid="ignore"):
+        difference, size = np.abs(after - following), np.where(np.isfinite(following), np.abs(following), 0).max(0)
+        jumps = (difference > ROUNDING * size) & np.isfinite(difference)
+        return jumps.any(1), (difference <= ROUNDING * size).all(1)
 
 
 def flags(values: Array, where: str) -> Array:
@@ -179,44 +223,34 @@ def flags(values: Array, where: str) -> Array:
     values = np.asarray(values).reshape(len(values), -1)
     wrong = np.flatnonzero(((values != 0) & (values != 1)).any(1)) if values.shape[1] == 1 else np.array([0])
     if len(wrong):
-        raise DataError(
-            "Ends are marked by 0 and 1, one mark for each row.",
-            expected="0 or 1",
-            got=f"{where}, row {int(wrong[0])}: {values[wrong[0]]}",
-            fix="mend the source",
-        )
+        got = f"{where}, row {int(wrong[0])}: {values[wrong[0]]}"
+        raise DataError("Ends are marked by 0 and 1, one mark for each row.", got=got, fix="correct the source")
     return values[:, 0].astype(bool)
 
 
-def absent(name: str, known: Sequence[str], place: str) -> DataError:
+def absent(name: str, names: Sequence[str], origin: str) -> DataError:
     """The error for an entry that is not in the source."""
-    from trajgen.core.errors import nearest
-
     return DataError(
-        "The entries that are asked for must be in the source.",
-        expected=f"{name!r} among {', '.join(sorted(known)[:30])}",
-        got=f"{place}: no {name!r}",
-        fix=f"state=…, action=…, reward=… or goal=… take other names; {nearest(name, known)}",
+        f"There is no {name!r} in {origin}.",
+        expected=f"an entry among {', '.join(sorted(names)[:30])}",
+        fix=f"state=…, action=…, reward=… or goal=… take other names; {nearest(name, names)}",
     )
 
 
-def _of(arrays: Mapping[str, Any], name: str, place: str) -> Any:
-    if name not in arrays:
-        raise absent(name, list(arrays), place)
-    return arrays[name]
+def unknown_reason(origin: str) -> DataError:
+    """The error for marks that episodes ended that leave open why."""
+    return DataError(
+        f"{origin} marks where episodes end, and not why: the task was over, or the recording stopped.",
+        fix=f"ends=terminal or ends=timeout; or {TERMINALS[0]!r} or {TIMEOUTS[0]!r} beside them",
+    )
 
 
-def _longer(values: Array, last: Array | None = None) -> Array:
+def _extended(values: Array, last: Array | None = None) -> Array:
     return np.concatenate([values, values[-1:] if last is None else np.asarray(last)[None]])
 
 
-def _taken(states: Array, places: tuple[int, ...], place: str) -> Array:
+def _taken(states: Array, indices: tuple[int, ...], origin: str) -> Array:
     width = np.shape(states)[-1] if np.ndim(states) else 0
-    if any(not 0 <= each < width for each in places):
-        raise DataError(
-            "What is measured against the goal is a part of the state.",
-            expected=f"places from 0 to {width - 1}",
-            got=f"{place}: achieved={list(places)}",
-            fix="achieved=[0,1], say",
-        )
-    return states[..., list(places)]
+    if any(not 0 <= index < width for index in indices):
+        raise DataError(f"{origin}: achieved={list(indices)} are indices of the state, from 0 to {width - 1}.")
+    return states[..., list(indices)]

@@ -14,21 +14,25 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.core.types import Space
 from trajgen.data import minari, store
-from trajgen.data.episodes import Array, Episode, checked
+from trajgen.data.episodes import Array, Episode, Rounding, checked
 from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
-from trajgen.data.importing.spaces import ACHIEVED, GOAL, STATE, box, env_spec_for, observations_of
 
-DAMAGE = (*READ_ERRORS, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error)
-"""What reading a source raises that is no data of its format."""
+DAMAGE = (
+    *READ_ERRORS, EOFError, MemoryError, NotImplementedError, RecursionError, zipfile.BadZipFile,
+    zlib.error, struct.error,
+)  # fmt: skip
+"""What reading a source raises that does not hold data of its format."""
 NAMED = 10
 """Episodes that an error names beside the first."""
+STATE, GOAL, ACHIEVED = "observation", "desired_goal", "achieved_goal"
+"""Entries of the observations of a set with goals, as in gymnasium-robotics."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written: ``lines`` say how a preset reads it."""
+    """What was written: ``lines`` are those of a preset that reads it."""
 
     id: str
     episodes: int
@@ -38,15 +42,11 @@ class Imported:
     lines: tuple[str, ...]
 
 
-def unreadable(place: str, error: Exception) -> DataError:
+def unreadable(origin: str, error: Exception) -> DataError:
     """The error for a source, or a part of one, that cannot be read."""
     text = str(error).partition("\n")[0] or type(error).__name__
-    return DataError(
-        "A source must be readable, and hold what it declares.",
-        expected="a whole file of its format",
-        got=f"{place}: {text}",
-        fix="bring it over again, or name its format: format=…",
-    )
+    fix = "copy it again, or name its format: format=…"
+    return DataError("A source must be readable, and hold what it declares.", got=f"{origin}: {text}", fix=fix)
 
 
 def write(source: Source, options: ImportOptions, name: str) -> Imported:
@@ -59,121 +59,132 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
 
     Raises:
         DataError: naming episode and field of what is wrong, before anything is written; if the id is taken; or if
-            the world of the options has other observations or actions.
+            the environment of the options has other observations or actions.
     """
     if not options.force:
         store.refuse_existing(options.id)
     space, steps, terminated, numbers = _check(source, options, name)
-    env_spec = None if options.env is None else env_spec_for(options.env, space, options)
+    observations, env_spec = _observation_space(space, options), None
+    if options.env is not None:
+        env_spec, low, high = _env_spec(options.env, space, observations)
+        space = replace(space, action_low=low, action_high=high)
+    elif min(space.action_low) >= -1 and max(space.action_high) <= 1:  # normalized actions
+        space = replace(space, action_low=(-1.0,) * space.action_dim, action_high=(1.0,) * space.action_dim)
 
     def buffers() -> Iterator[dict[str, Any]]:
         for number in numbers:
             episode, names = _read(source, number, options, name)
-            yield _buffer(episode, checked(episode, space, _place(source, number, name), names, _mend(number)))
+            yield _buffer(episode, checked(episode, space, _origin(source, number, name), names, _fix(number)))
 
     minari.save(
         options.id,
         buffers(),
         env_spec=env_spec,
         eval_env_spec=env_spec,
-        observation_space=observations_of(space, options),
-        action_space=box(np.array(space.action_low), np.array(space.action_high)),
+        observation_space=observations,
+        action_space=_box(np.array(space.action_low), np.array(space.action_high)),
         description=" ".join(filter(None, [f"Imported from {name}.", source.about])),
         algorithm="imported",
         force=options.force,
     )
-    return Imported(options.id, len(numbers), steps, terminated, source.about, _lines(options))
+    return Imported(options.id, len(numbers), steps, terminated, source.about, _preset_lines(options))
 
 
 def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, int, int, list[int]]:
     """Widths and bounds of the data, their steps and terminals, and the numbers of the episodes to write."""
-    unknown = [number for number in options.skip if not 0 <= number < len(source)]
     numbers = [number for number in range(len(source)) if number not in set(options.skip)]
-    if not numbers or unknown:
+    if not numbers or any(not 0 <= number < len(source) for number in options.skip):
         raise DataError(
             "Episodes that are left out are among those of the source, and not all of them.",
             expected=f"numbers from 0 to {len(source) - 1}" if len(source) else "a source with episodes",
             got=f"{name}: {len(source)} episodes, skip={list(options.skip)}",
-            fix="change skip, or name another source",
         )
     space: Space | None = None
     steps = terminated = 0
     low = high = np.zeros(0)
-    wrong: dict[int, DataError] = {}
+    errors: dict[int, DataError] = {}
+    rounding, is_discrete = Rounding(), options.actions == "auto"
     for number in numbers:
+        origin = _origin(source, number, name)
         try:
             episode, names = _read(source, number, options, name)
             if space is None:
-                space = _widths(episode, names, _place(source, number, name))
+                space = _widths(episode, names, origin)
                 low, high = np.full(space.action_dim, np.inf), np.full(space.action_dim, -np.inf)
-            fields = checked(episode, space, _place(source, number, name), names, _mend(number))
+            fields = checked(episode, space, origin, names, _fix(number), rounding)
         except DataError as error:
-            wrong[number] = error
+            errors[number] = error
             continue
-        low, high = np.minimum(low, fields["actions"].min(0)), np.maximum(high, fields["actions"].max(0))
+        actions = fields["actions"]
+        low, high = np.minimum(low, actions.min(0)), np.maximum(high, actions.max(0))
+        is_discrete &= np.asarray(episode.actions).dtype.kind in "iub" or _is_number_of_action(actions)
         steps += len(episode)
         terminated += episode.terminated
-    if wrong:
-        raise _all_of(wrong)
+    if errors:
+        raise _all_of(errors)
     if space is None:  # there is an episode, and none was wrong
         raise RuntimeError("no episode was read")
-    if (low >= -1).all() and (high <= 1).all():  # actions that are scaled, as they mostly are
-        low, high = np.full_like(low, -1), np.full_like(high, 1)
+    if is_discrete and (low < high).any():
+        raise DataError(
+            "Actions must be vectors of real numbers.",
+            got=f"{name}: whole numbers from {low.min():g} to {high.max():g}, as those of discrete actions",
+            fix="actions=continuous, if they are none",
+        )
+    rounding.warn(name)
     return replace(space, action_low=tuple(low.tolist()), action_high=tuple(high.tolist())), steps, terminated, numbers
 
 
-def _place(source: Source, number: int, name: str) -> str:
-    return f"{name}, episode {number} ({source.label(number)})"
+def _is_number_of_action(actions: Array) -> bool:
+    """Whether single numbers are 0, 1, 2, … in every row."""
+    return actions.shape[1] == 1 and bool(((actions >= 0) & (actions == np.floor(actions))).all())
 
 
-def _mend(number: int) -> str:
-    return f"mend the source, or leave the episode out: skip=[{number}]"
+def _origin(source: Source, number: int, name: str) -> str:
+    label, episode = source.label(number), f"episode {number}"
+    return f"{name}, {episode}" + (f" ({label})" if label != episode else "")
+
+
+def _fix(number: int) -> str:
+    return f"correct the source, or leave the episode out: skip=[{number}]"
 
 
 def _read(source: Source, number: int, options: ImportOptions, name: str) -> tuple[Episode, Mapping[str, str]]:
-    """An episode without gaps, and what its source calls the fields."""
-    place = _place(source, number, name)
+    """A complete episode, and the source's names of its fields."""
+    origin = _origin(source, number, name)
     try:
         raw = source.read(number)
-        return complete(raw, options, place, _mend(number)), raw.names
+        return complete(raw, options, origin, _fix(number)), raw.names
     except DAMAGE as error:
-        raise unreadable(place, error) from error
+        raise unreadable(origin, error) from error
 
 
-def _widths(episode: Episode, names: Mapping[str, str], place: str) -> Space:
+def _widths(episode: Episode, names: Mapping[str, str], origin: str) -> Space:
     """The widths of the first episode, which all others must have."""
     widths = {}
     for field in ("states", "actions", "goals", "achieved"):
         values = getattr(episode, field)
         if values is not None and np.ndim(values) != 2:
-            raise DataError(
-                "States, actions and goals are vectors.",
-                expected="shape (n, ·)",
-                got=f"{place}, field {names.get(field, field)!r}: shape {np.shape(values)}",
-                fix="name other entries: state=…, action=…, goal=…",
-            )
+            got = f"{origin}, field {names.get(field, field)!r}: shape {np.shape(values)}"
+            fix = "name other entries: state=…, action=…, goal=…"
+            raise DataError("States, actions and goals are vectors.", got=got, fix=fix)
         widths[field] = 0 if values is None else np.shape(values)[1]
     return Space(state_dim=widths["states"], action_dim=widths["actions"], goal_dim=widths["goals"])
 
 
-def _all_of(wrong: Mapping[int, DataError]) -> DataError:
+def _all_of(errors: Mapping[int, DataError]) -> DataError:
     """One error for all episodes that are wrong: the first in full, the others by number."""
-    first, *others = wrong
-    error = wrong[first]
+    first, *others = errors
+    error = errors[first]
     if not others:
         return error
-    out = f"mend the source, or leave all of them out: skip=[{','.join(map(str, wrong))}]"
+    skip = f"correct the source, or leave all of them out: skip=[{','.join(map(str, errors))}]"
     more = ", ".join(map(str, others[:NAMED])) + (" …" if len(others) > NAMED else "")
-    return DataError(
-        error.rule,
-        expected=error.expected,
-        got=f"{error.got}; {len(others)} more are wrong: episodes {more}",
-        fix=out if error.fix == _mend(first) else error.fix,
-    )
+    got = "; ".join(filter(None, [str(error.got or ""), f"{len(others)} more are wrong: episodes {more}"]))
+    return DataError(error.rule, expected=error.expected, got=got, fix=skip if error.fix == _fix(first) else error.fix)
 
 
 def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
-    """An episode as Minari's EpisodeBuffer takes it."""
+    """The arguments of Minari's EpisodeBuffer for an episode."""
     last = np.arange(len(episode)) == len(episode) - 1
     observations: Any = fields["states"]
     if "goals" in fields:
@@ -188,13 +199,47 @@ def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-def _lines(options: ImportOptions) -> tuple[str, ...]:
-    """How a preset reads the set."""
+def _preset_lines(options: ImportOptions) -> tuple[str, ...]:
     lines = [f"id: {options.id}"]
     if options.has_goals:
         lines += [f"state_key: {STATE}", f"goal_key: {GOAL}"]
         if options.achieved is not None:
             lines.append(f"achieved_key: {ACHIEVED}")
         lines.append("goals: " + ("hindsight" if options.achieved is not None else "dataset"))
-        lines += ["relabel_ratio: 1.0"] if options.goal is None else []  # where an episode ended was not asked for
+        lines += ["relabel_ratio: 1.0"] if options.goal is None else []  # where an episode ended was not its goal
     return tuple(lines)
+
+
+def _observation_space(space: Space, options: ImportOptions) -> Any:
+    from gymnasium import spaces
+
+    def unbounded(width: int) -> Any:
+        return _box(np.full(width, -np.inf), np.full(width, np.inf))
+
+    if not options.has_goals:
+        return unbounded(space.state_dim)
+    entries = {STATE: space.state_dim, GOAL: space.goal_dim}
+    entries |= {ACHIEVED: space.goal_dim} if options.achieved is not None else {}
+    return spaces.Dict({name: unbounded(width) for name, width in entries.items()})
+
+
+def _box(low: Array, high: Array) -> Any:
+    from gymnasium import spaces
+
+    return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+
+
+def _env_spec(env: str, space: Space, observations: Any) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
+    """The spec of the evaluation environment, and the bounds of its actions.
+
+    Raises:
+        DataError: if it is not known, cannot be made, or does not fit the data.
+    """
+    from trajgen.envs.eval_env import require_same_spaces
+    from trajgen.envs.gym import make_env, spec
+
+    env_spec = spec(env)
+    made_env = make_env(env_spec)
+    made_env.close()
+    require_same_spaces(f"env={env}", made_env, observations, space)
+    return env_spec, *(tuple(map(float, bound)) for bound in (made_env.action_space.low, made_env.action_space.high))

@@ -1,0 +1,190 @@
+"""One table of many episodes, row by row, cut where they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from trajgen.core.errors import DataError
+from trajgen.data.episodes import Array
+from trajgen.data.importing.options import ImportOptions
+from trajgen.data.importing.source import (
+    ENDS,
+    NEXT,
+    TERMINALS,
+    TIMEOUTS,
+    Recorded,
+    absent,
+    flags,
+    is_followed,
+    unknown_reason,
+)
+
+EPISODE_IDS = ("episode_index", "episode_id", "episode_ids", "traj_id", "traj_ids", "trajectory_id")
+"""Names of columns that number the episodes."""
+VALID = "valids"
+BLOCK = 2**16
+
+
+class Table:
+    """Episodes that lie end to end in arrays of the same length, as D4RL's and OGBench's do.
+
+    Args:
+        shapes: of all entries.
+        rows: reads the rows [first, last) of an entry.
+        options: names of entries, and how to cut.
+        origin: name of the source in messages.
+        about: facts beside the numbers.
+        final_rows: whether the row that is marked as an end is the final observation of an episode that ran out of
+            time, and no step, as in OGBench's files.
+
+    Raises:
+        DataError: if an entry is missing or of another length, a mark is not 0 or 1, or the ends of episodes are not
+            marked, or are contradicted by ``next_observations``.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        rows: Callable[[str, int, int], Array],
+        options: ImportOptions,
+        origin: str,
+        *,
+        about: str = "",
+        final_rows: bool = False,
+    ) -> None:
+        self._rows, self._options, self._origin, self._final_rows = rows, options, origin, final_rows
+        self.about = about
+        self._columns = options.columns(("observations",), "actions", "rewards")
+        (action,), (reward,) = self._columns["actions"], self._columns["rewards"]
+        if options.rewards != "data" or (reward not in shapes and options.reward is None):
+            self._columns.pop("rewards")
+        self._has_next = self._columns["states"] == ("observations",) and NEXT in shapes
+        names = [name for names in self._columns.values() for name in names]
+        names += [NEXT, "observations"] if {NEXT, "observations"} <= shapes.keys() else []
+        for name in names:
+            if name not in shapes:
+                raise absent(name, list(shapes), origin)
+        self._total = shapes[action][0] if shapes[action] else 0
+        for name in names:
+            if shapes[name][:1] != (self._total,):
+                raise self._wrong_length(name, shapes[name])
+        self._terminal, ends = self._ends(shapes)
+        stops = np.flatnonzero(ends) + 1
+        if self._total and (not len(stops) or stops[-1] != self._total):
+            stops = np.append(stops, self._total)  # the last episode was still going on
+        self._first, self._stop = np.concatenate([[0], stops[:-1]]).astype(int), stops
+
+    def __len__(self) -> int:
+        return len(self._stop)
+
+    def label(self, number: int) -> str:
+        return f"rows {self._first[number]} to {self._stop[number] - 1}"
+
+    def read(self, number: int) -> Recorded:
+        first, stop = int(self._first[number]), int(self._stop[number])
+        is_marked = bool(self._terminal[stop - 1])
+        is_final = self._final_rows and is_marked
+
+        def get(name: str) -> Any:
+            is_step = name in (*self._columns["actions"], *self._columns.get("rewards", ()))
+            return self._rows(name, first, stop - (is_final and is_step))
+
+        final = self._rows(NEXT, stop - 1, stop)[-1] if self._has_next else None
+        terminated = is_marked and not self._final_rows
+        return Recorded.read(get, self._columns, self.label(number), terminated=terminated, final=final)
+
+    def _ends(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Array, Array]:
+        """Whether the task, and whether an episode, ended with each row."""
+        options, total = self._options, self._total
+        terminal, timeout, end = (self._marks(names, shapes) for names in (TERMINALS, TIMEOUTS, ENDS))
+        if self._final_rows and VALID in shapes:
+            terminal = end = ~flags(self._rows(VALID, 0, total), f"{self._origin}, field {VALID!r}")
+        none = np.zeros(total, bool)
+        if terminal is None and end is not None:
+            if timeout is None and options.ends == "data":
+                raise unknown_reason(self._origin)
+            terminal = end & ~(none if timeout is None else timeout)
+        marked = np.any([marks for marks in (terminal, timeout, end) if marks is not None] or [none], axis=0)
+        if options.cut == "timeouts":
+            if timeout is None:
+                raise absent(TIMEOUTS[0], list(shapes), self._origin)
+            ends = timeout
+        else:
+            ends = marked if options.cut == "marks" else marked | self._breaks(marked, shapes)
+        if options.episode_steps is not None:
+            begins = np.concatenate([[0], np.flatnonzero(ends) + 1])
+            for first, last in zip(begins, [*begins[1:], total], strict=True):
+                ends[first + options.episode_steps - 1 : last : options.episode_steps] = True
+        elif not ends.any() and options.cut == "auto":
+            raise DataError(
+                f"A table of many episodes must mark where they end, and {self._origin} does not.",
+                expected=f"one of {', '.join((*TERMINALS, *TIMEOUTS, *ENDS))}, set in some rows",
+                fix="episode_steps=1000, if all episodes have as many rows; cut=marks, if it is one episode",
+            )
+        return none if terminal is None else terminal, ends
+
+    def _marks(self, names: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> Array | None:
+        """The marks (rows,) of these names together; those of ends may also be the row after each end, (episodes,)."""
+        marks: list[Array] = []
+        for name in names:
+            if name not in shapes or shapes[name] == ():
+                continue
+            values = np.asarray(self._rows(name, 0, shapes[name][0]))
+            if names is ENDS and values.ndim == 1 and len(values) != self._total and values.dtype.kind in "iu":
+                stops = values.astype(np.int64)
+                if len(stops) and stops[-1] == self._total and stops[0] > 0 and (np.diff(stops) > 0).all():
+                    values = np.zeros(self._total, bool)
+                    values[stops - 1] = True
+            if len(values) != self._total:
+                raise self._wrong_length(name, shapes[name])
+            marks.append(flags(values, f"{self._origin}, field {name!r}"))
+        return np.any(marks, axis=0) if marks else None
+
+    def _breaks(self, marked: Array, shapes: Mapping[str, tuple[int, ...]]) -> Array:
+        """The rows that the next row does not follow, which must be all that are marked."""
+        breaks = np.zeros(self._total, bool)
+        for name in EPISODE_IDS:
+            if shapes.get(name) == (self._total,):
+                numbers = self._rows(name, 0, self._total)
+                breaks[:-1] |= numbers[1:] != numbers[:-1]
+        if not {NEXT, "observations"} <= shapes.keys():
+            twice = np.flatnonzero(marked[1:] & marked[:-1])
+            if len(twice) and not marked.all():
+                raise self._contradicted(
+                    int(twice[0]), "the next row is marked too, which would be an episode of one step"
+                )
+            return breaks
+        if shapes[NEXT] != shapes["observations"]:
+            raise DataError(
+                "Observations and next_observations have the same shape.",
+                got=f"{self._origin}: {shapes['observations']} and {shapes[NEXT]}",
+            )
+        jumps, goes_on = np.zeros(self._total, bool), np.zeros(self._total, bool)
+        for first in range(0, self._total - 1, BLOCK):
+            last = min(first + BLOCK, self._total - 1)
+            after, following = self._rows(NEXT, first, last), self._rows("observations", first + 1, last + 1)
+            jumps[first:last], goes_on[first:last] = is_followed(after, following)
+        wrong = np.flatnonzero(marked & goes_on)
+        if len(wrong):
+            raise self._contradicted(int(wrong[0]), f"the next row is its {NEXT[:-1]}: the episode goes on")
+        if (jumps & ~marked).sum() > max(1, self._total // 2):
+            row = int(np.flatnonzero(jumps & ~marked)[0])
+            raise DataError(
+                "The rows of a table follow one another.",
+                got=f"{self._origin}, row {row}: the next row is not its {NEXT[:-1]}, nor in most other rows",
+                fix="import the rows in the order of their steps, or cut=marks",
+            )
+        return breaks | jumps
+
+    def _contradicted(self, row: int, why: str) -> DataError:
+        return DataError(
+            "A row that is marked as an end is the last of its episode.",
+            got=f"{self._origin}, row {row}: {why}",
+            fix="cut=timeouts, if terminals stay set while an episode goes on; or cut=marks, to take them as they are",
+        )
+
+    def _wrong_length(self, name: str, shape: tuple[int, ...]) -> DataError:
+        return DataError(f"{self._origin}, field {name!r}: shape {shape}, beside {self._total} rows of the actions.")
