@@ -115,7 +115,9 @@ def missing_members(value: Any, protocol: type) -> list[str]:
                 missing += [] if callable(getattr(value, name, None)) else [f"{name}()"]
     for name, hint in typing.get_type_hints(protocol).items():
         attribute = getattr(value, name, _ABSENT)
-        if attribute is not _ABSENT and isinstance(hint, type) and Protocol in hint.__mro__:
+        if hint in PROTOCOLS.values():  # a part, which has contracts of its own; a planner may act by a method
+            missing += [] if callable(attribute) else [f"{name}()"]
+        elif isinstance(hint, type) and Protocol in hint.__mro__:
             missing += [f"{name}.{member}" for member in missing_members(attribute, hint)]
         elif not isinstance(attribute, hint if isinstance(hint, types.UnionType) else typing.get_origin(hint) or hint):
             missing.append(f"{name}: {getattr(hint, '__name__', hint)}")

@@ -26,6 +26,9 @@ def stages(fixture: Fixture) -> None:
         losses = stage.loss(batch)
         require_losses(losses)
         losses["total"].backward()
+        if stage.after_step is not None:
+            with torch.no_grad():
+                stage.after_step()
         require(
             listed <= set(names),
             f"Stage '{stage.name}' trains weights that the planner does not hold: they would not be saved.",
