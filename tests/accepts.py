@@ -30,15 +30,15 @@ ACTIONS = "view.fields=[state,action]"
 ACTIONS_FIRST = "view.fields=[action,state]"
 ALL_FIELDS = "view.fields=[return,state,action]"
 
+LENGTH = "tokenizer.latent_length"
+
+SCHEDULES = ("explicit", "geometric", "linear", "single", "two_level", "unit")
 VALUES = "tokenizer=identity decoder=identity"
 GUIDED = "planner.condition_weight=0.1"  # without L_cond nothing trains adapters
 UNGUIDED = "diffuser sampler.value_scale=0.0"
 
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
-    "view": (
-        ("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"),
-        {"fields": (OK, OK, OK, OK)},
-    ),
+    "view": (("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"), {"fields": (OK, OK, OK, OK)}),
     "schedule": (
         ("mage", "flat_ar", "diffuser", "tt"),
         {
@@ -51,24 +51,21 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         },
     ),
     "tokenizer": (
-        ("mage", "flat_ar", "mage schedule=single", "diffuser", "diffuser schedule=unit", "tt"),
+        (*(f"mage schedule={name}" for name in SCHEDULES), "diffuser", "diffuser schedule=unit", "tt"),
         {
-            "bins": (ROW, IDENTITY, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
-            "fsq": (OK, OK, OK, TRANSFORMER, TRANSFORMER, "tokenizer.latent_length"),
-            "identity": (ROW, GREEDY, GREEDY, OK, SINGLE, GREEDY),
-            "lfq": (OK, OK, OK, TRANSFORMER, TRANSFORMER, "tokenizer.latent_length"),
-            "multiscale_vq": (OK, PYRAMID, OK, TRANSFORMER, PYRAMID, "tokenizer.latent_length"),
-            "simvq": (OK, OK, OK, TRANSFORMER, TRANSFORMER, "tokenizer.latent_length"),
-            "vq": (ROW, OK, OK, TRANSFORMER, TRANSFORMER, "tokenizer.latent_length"),
+            "bins": (ROW, ROW, ROW, IDENTITY, ROW, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
+            "fsq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, GREEDY),
+            "lfq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "multiscale_vq": (OK, OK, OK, OK, OK, PYRAMID, TRANSFORMER, PYRAMID, LENGTH),
+            "simvq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "vq": (OK, ROW, ROW, OK, ROW, OK, TRANSFORMER, TRANSFORMER, LENGTH),
         },
     ),
-    "conditioner": (
-        ("mage", "flat_ar", "bc", "mage conditioner.return_scales=1"),
-        {"fields": (OK, OK, OK, OK)},
-    ),
+    "conditioner": (("mage", "flat_ar", "bc", "mage conditioner.return_scales=1"), {"fields": (OK, OK, OK, OK)}),
     "prior": (
         (
-            *(f"mage schedule={name}" for name in ("explicit", "geometric", "linear", "single", "two_level")),
+            *(f"mage schedule={name}" for name in SCHEDULES[:5]),
             *("flat_ar", "flat_ar schedule=single", "flat_ar schedule=explicit schedule.lengths=[1,1,2]"),
             *(f"mage schedule=unit {VALUES} sampler=greedy", f"mage schedule=single {VALUES} sampler=greedy"),
             *(UNGUIDED, "tt"),
@@ -121,10 +118,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
                 *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
                 *("planner.segment=2", OK),
             ),
-            "history": (
-                *(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS),
-                *[ALL_FIELDS] * 5,
-            ),
+            "history": (*(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS), *[ALL_FIELDS] * 5),
             "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 8),
         },
     ),
@@ -139,7 +133,7 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
         ("direct", "bc action=latent return_target=quantile"),
         ("history", "dt view.fields=[state,action] return_target=constant"),
         ("hierarchy", "hierarchy tokenizer=multiscale_vq schedule=single"),
-    ),
+    )
 }
 """Further compositions that accept a component of the kind."""
 

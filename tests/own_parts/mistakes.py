@@ -95,7 +95,7 @@ class TokenizerThatLooksAhead(MultiscaleVQ):
     layout_type = PyramidThatLooksAhead
 
 
-@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond could not reach the prior")
+@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond cannot reach the prior")
 class TokenizerWithoutRelaxation(MultiscaleVQ):
     """Takes weights for ids."""
 

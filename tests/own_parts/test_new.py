@@ -130,8 +130,8 @@ def test_list_shows_signatures_and_what_options_are(lab: Path, capsys: pytest.Ca
     capsys.readouterr()
     main(["list", "return_target", "imports=[wishes]"])
     every = " ".join(capsys.readouterr().out.split())
-    assert "wishes(state_dim, goal_dim, *, ambition=0.5, width=128) The mean return of the data" in every
+    assert "wishes(state_dim, goal_dim, *, offset=0.5, width=128) The mean return of the data" in every
     main(["list", "return_target/wishes", "imports=[wishes]"])
     one = " ".join(capsys.readouterr().out.split())
     assert "Given by the composition: state_dim, goal_dim" in one and "G; 0 without goals." in one
-    assert "return_target.ambition" in one and "float" in one and "0.5" in one and "what is asked for" in one
+    assert "return_target.offset" in one and "float" in one and "0.5" in one and "what is added" in one

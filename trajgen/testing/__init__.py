@@ -16,7 +16,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
 from trajgen.testing import common, inputs, planners, plans, priors, tokenizers
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
-from trajgen.testing.fixture import Fixture, check_request, find_fixture
+from trajgen.testing.fixture import Fixture, find_fixture
 
 __all__ = ["CONTRACTS", "Contract", "Fixture", "Report", "Result", "attempt", "check", "find_fixture", "run_contracts"]
 
@@ -64,7 +64,6 @@ def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str,
     Raises:
         ConfigError: if there is no such component, recipe or option, or the requested composition cannot work.
     """
-    check_request(recipe, changes or {})
     source = source_of(kind, name)
     results = [attempt(promise, partial(rule, kind, name), source) for promise, rule in SIGNATURE_CONTRACTS.items()]
     fixtures: list[Fixture] = []

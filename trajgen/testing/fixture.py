@@ -195,7 +195,8 @@ def perturb(module: nn.Module, amount: float = 0.2) -> nn.Module:
 
 def select(batch: Batch, rows: slice) -> Batch:
     """Some windows of a batch."""
-    return replace(batch, **{name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)})
+    changes: Any = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
+    return replace(batch, **changes)
 
 
 def input_spans(lengths: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:
@@ -204,21 +205,6 @@ def input_spans(lengths: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:
     for k, n in enumerate(lengths):
         yield k, slice(start, start + n), slice(start - first, start + n - first) if k else slice(0, 0)
         start += n
-
-
-def check_request(recipe: str | None, changes: Mapping[str, Any]) -> None:
-    """Raises a `ConfigError` if there is no such recipe, component or option."""
-    if recipe is not None:
-        _read_recipe(recipe)
-    for key, values in changes.items():
-        if key not in KINDS or not isinstance(values, Mapping):
-            raise ConfigError(
-                f"Only components can be changed here, not '{key}'.",
-                got=f"{key}={values}",
-                fix="for example prior.width=8, schedule=unit, or recipe=flat_ar",
-            )
-        if "name" in values:
-            complete(key, values)
 
 
 def find_fixture(kind: str, name: str, recipe: str | None = None, changes: Mapping[str, Any] | None = None) -> Fixture:
@@ -284,6 +270,12 @@ def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], 
         nodes[kind] = spec(kind, name).defaults()
     words = []
     for key, values in changes.items():
+        if key not in KINDS or not isinstance(values, Mapping):
+            raise ConfigError(
+                f"Only components can be changed here, not '{key}'.",
+                got=f"{key}={values}",
+                fix="for example prior.width=8, schedule=unit, or recipe=flat_ar",
+            )
         base = nodes if "name" not in values else {key: spec(key, values["name"]).defaults()}
         nodes[key] = merged(base, {key: values})[key]
         words += [f"{key}={v}" if option == "name" else f"{key}.{option}={v}" for option, v in values.items()]

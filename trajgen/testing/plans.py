@@ -50,7 +50,6 @@ def adapters(fixture: Fixture) -> None:
         difference <= 1e-6,
         f"Before any training of the adapters, the trajectory differs from base() by {difference:.2g}.",
         expected="adapters whose last layer starts at zero",
-        look="__init__(), where the adapters are made, or base(), which leaves them out",
     )
     if not decoder.adapter_parameters():
         raise NotApplicableError("it has no adapters")
@@ -88,8 +87,7 @@ def offset_independence(fixture: Fixture) -> None:
         require(
             difference <= 1e-4,
             f"The action at offset {h} differs by {difference:.2g} when it is computed alone, as policies do.",
-            expected="actions that follow from the plan, states[:, h] and offsets[:, h]",
-            look="forward(): the offset says which step of the plan it is, not the place in the row",
+            look="forward(): the offset is the step of the plan, not the place in the row",
         )
     flipped = action(plan, states.flip(1), offsets.flip(1)).flip(1)
     require(torch.allclose(flipped, actions, atol=1e-4), "The order of the offsets changes the actions.")
@@ -129,8 +127,7 @@ def seeded(fixture: Fixture) -> None:
     require(
         torch.equal(*samples),
         "The same seed samples other codes: evaluations could not be repeated.",
-        got=f"{int((samples[0] != samples[1]).sum())} codes that differ",
-        look="__call__(): generator=rng in torch.rand, multinomial, exponential_ and their like",
+        look="generator=rng in torch.rand, multinomial, exponential_ and their like",
     )
 
 
@@ -148,8 +145,7 @@ def known_codes(fixture: Fixture) -> None:
         require(
             torch.allclose(sampled[mask].float(), codes[mask].float(), atol=1e-5),
             f"{int((sampled[mask] != codes[mask]).sum())} known codes were changed.",
-            expected="codes equal to known_codes.codes where known_codes.mask is true",
-            look="__call__(): known_codes.into(codes, span) puts them in place, before the next scale",
+            look="known_codes.into(codes, span), before the next scale",
         )
 
 

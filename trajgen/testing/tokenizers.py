@@ -31,7 +31,6 @@ def shapes(fixture: Fixture) -> None:
         require(
             _is_close(getattr(encoding, name), value),
             f"encode().{name} differs from layout.{name}() of the vectors of its codes.",
-            expected=f"encode(x).{name} equal to layout.{name}(vectors(encode(x).codes))",
         )
 
 
@@ -54,6 +53,7 @@ def stepwise(fixture: Fixture) -> None:
     schedule, layout = tokenizer.schedule, tokenizer.layout
     vectors = tokenizer.vectors(tokenizer.encode(fixture.windows()).codes)
     inputs, partial_latent = layout.inputs(vectors), layout.start(len(vectors))
+    bounded = layout.decoded_fraction(0) < 1  # a pyramid's scales all reach the whole window
     require_shape("start()", partial_latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
     for k, span, rows in input_spans(schedule.lengths):
         if k:
@@ -64,29 +64,43 @@ def stepwise(fixture: Fixture) -> None:
                 difference <= 1e-5,
                 f"What scale {k + 1} sees of the partial latent differs from its teacher-forcing input by "
                 f"{difference:.2g}.",
-                expected="scale_input(partial_latent, k) equal to the part of inputs(vectors) of scale k",
-                look="scale_input() and extend() against inputs(): both see the scales before k, and only those",
+                look="scale_input(), extend() and inputs(): all see the scales before k, and only those",
             )
-        partial_latent = layout.extend(partial_latent, vectors[:, span], k)
+        before, final = partial_latent.clone(), round(layout.decoded_fraction(k) * tokenizer.latent_length)
+        extended = layout.extend(partial_latent, vectors[:, span], k)
+        require(torch.equal(partial_latent, before), "extend() changes the partial latent that it is given.")
+        partial_latent = extended
+        if not bounded:
+            continue
+        require(
+            _is_close(partial_latent[:, :final], layout.latent(vectors)[:, :final])
+            and not partial_latent[:, final:].any(),
+            f"After scale {k + 1}, decoded_fraction({k}) of the latent is not final, or the rest not zero.",
+            look="decoded_fraction()",
+        )
     require(
         _is_close(partial_latent, layout.latent(vectors)),
         "The partial latent after the last scale is not the latent.",
-        expected="extend() of all scales equal to latent(vectors)",
+        look="extend() and latent()",
     )
 
 
 @contract("one-hot codes have the vectors of their ids", "tokenizer")
-@torch.no_grad()
 def one_hot(fixture: Fixture) -> None:
     tokenizer = fixture.component
     if tokenizer.vocabulary is None:
         raise NotApplicableError("its codes are continuous")
     codes = tokenizer.encode(fixture.windows()).codes
-    relaxed = tokenizer.vectors(F.one_hot(codes, tokenizer.vocabulary).float())
+    hard = F.one_hot(codes, tokenizer.vocabulary).float()
+    weights = (0.25 * hard + 0.75 * hard.roll(1, 0)).requires_grad_()
+    relaxed, vectors = tokenizer.vectors(weights), tokenizer.vectors(codes)
+    tokenizer.layout.latent(relaxed).square().sum().backward()
     require(
-        _is_close(relaxed, tokenizer.vectors(codes)),
-        "One-hot codes (B, L, V) have other vectors than the ids they stand for: L_cond could not reach the prior.",
-        expected="vectors(one_hot(codes)) equal to vectors(codes)",
+        _is_close(tokenizer.vectors(hard), vectors)
+        and _is_close(relaxed, 0.25 * vectors + 0.75 * vectors.roll(1, 0))
+        and weights.grad is not None
+        and weights.grad.abs().sum() > 0,
+        "Weighted codes (B, L, V) lack the mean of the codes' vectors or its gradient: L_cond cannot reach the prior.",
         look="vectors(): floating codes are weights, codes @ table",
     )
 
@@ -129,8 +143,6 @@ def padding(fixture: Fixture) -> None:
     require(
         abs(usual - other) <= 1e-4 * abs(usual),
         "How padding is decoded changes the loss: short episodes would be learnt wrong.",
-        expected=f"a total of {usual:.4g}",
-        got=f"{other:.4g} where padded points are decoded badly",
         look="loss(): only points where batch.mask (B, T) is true count",
     )
 
@@ -141,10 +153,23 @@ def decoded_fraction(fixture: Fixture) -> None:
     fractions = [float(layout.decoded_fraction(k)) for k in range(scales)]
     require(
         fractions == sorted(fractions) and fractions[0] > 0 and abs(fractions[-1] - 1) <= 1e-6,
-        "decoded_fraction(k) is the fraction of the window that is final once scales 0 to k are sampled.",
-        expected="positive fractions that grow, the last one 1",
+        "decoded_fraction(k) is positive and grows to 1 at the last scale.",
         got=fractions,
     )
+
+
+@contract("nothing changes in evaluation", "tokenizer")
+@torch.no_grad()
+def evaluation(fixture: Fixture) -> None:
+    planner, batch = fixture.build_ready(), fixture.batch()
+    tokenizer, x = fixture.part(planner), fixture.part(planner, "view")(batch)
+    before, codes = {name: value.clone() for name, value in planner.state_dict().items()}, tokenizer.encode(x).codes
+    tokenizer.loss(batch, x, lambda _: x + 1)
+    tokenizer.after_step()
+    changed = [name for name, value in planner.state_dict().items() if not torch.equal(value, before[name])]
+    require(not changed, "The loss in evaluation mode changes the state.", got=", ".join(changed), look="self.training")
+    same = torch.equal(tokenizer.train().encode(x).codes, codes)
+    require(same, "encode() differs in training mode.", look="encode()")
 
 
 @contract("known codes are those of such windows", "tokenizer")
@@ -161,9 +186,7 @@ def known_codes(fixture: Fixture) -> None:
     require(given.mask.dtype == torch.bool, "A mask is boolean, true where codes are known.", got=given.mask.dtype)
     equal = torch.isclose(given.codes.float(), codes.float(), atol=1e-5) | ~given.mask
     require(
-        equal.all(),
-        f"{int((~equal).sum())} known codes differ from those of windows that start (and end) so.",
-        expected="known_codes(cond).codes equal to encode(x).codes where the mask is true",
+        equal.all(), f"{int((~equal).sum())} known codes differ from encode(x).codes of windows under that condition."
     )
 
 
