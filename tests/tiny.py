@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trajgen.assemble import WindowShape, assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Space
+from trajgen.testing.fixture import perturb
 
 HORIZON, LATENT, CHUNK, STRIDE = 16, 4, 4, 3
 WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, return_power=1.0, goal_state=(0, 1))
@@ -87,6 +86,9 @@ MAGE = {
 }
 
 
+shake = perturb
+
+
 def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """The configuration of a component at a small size."""
     sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
@@ -121,52 +123,19 @@ def schedule(name: str, length: int = LATENT) -> ScaleSchedule:
     return build("schedule", node("schedule", name), length=length)
 
 
-def tokenizer(name: str, schedule_name: str, *, seed: int = 0, **options: Any) -> Any:
-    """A tokenizer that has seen one batch, so that its codes are in use; None if it refuses the schedule."""
-    torch.manual_seed(seed)
-    wiring = {"schedule": partial(schedule, schedule_name), "features": 5, "horizon": HORIZON}
-    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "chunk": CHUNK}
-    try:
-        made = build("tokenizer", node("tokenizer", name, **options), **{"schedule": None, **wiring})
-    except ConfigError as refusal:
-        check_cure(refusal)
-        return None
+def ready_planner(**swaps: Any) -> Any:
+    """A small planner with perturbed weights, whose first stage has seen a batch, so that its codes are in use."""
+    made = planner(**swaps)
     shake(made)
-    known = batch(64)
-    decoder = build("decoder", node("decoder", "plain"), **shapes(made))
-    made.train()
-    made.loss(known, windows(known), decoder)
-    made.usage()
-    return made.eval()
+    first = made.stages()[0]
+    first.begin(made)
+    first.loss(batch(64))
+    return made
 
 
 def check_cure(refusal: ConfigError) -> None:
     """A refusal says what would be accepted, what was found, and what to do."""
     assert refusal.expected and refusal.got and refusal.fix
-
-
-def shapes(made: Any) -> dict[str, Any]:
-    """What follows from a tokenizer for the components after it."""
-    return {
-        "schedule": made.schedule,
-        "code_dim": made.code_dim,
-        "latent_length": made.latent_length,
-        "vocabulary": made.vocabulary,
-        "features": 5,
-        "horizon": HORIZON,
-        "state_dim": SPACE.state_dim,
-        "action_dim": SPACE.action_dim,
-        "goal_dim": SPACE.goal_dim,
-        "chunk": CHUNK,
-    }
-
-
-def shake(module: nn.Module, amount: float = 0.2) -> nn.Module:
-    """Moves all weights, so that nothing holds only because something starts at zero."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn_like(parameter) * amount)
-    return module
 
 
 def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = STRIDE) -> Batch:
@@ -217,11 +186,3 @@ class RandomSource:
 def moved(known: Cond, **changes: float) -> Cond:
     """The condition with some of its fields moved."""
     return replace(known, **{name: getattr(known, name) + by for name, by in changes.items()})
-
-
-def spans(made: ScaleSchedule) -> Iterator[tuple[int, slice]]:
-    """For scales 2 to K, the slice of the teacher-forcing inputs that it reads."""
-    first = made.lengths[0]
-    for k in range(1, made.scales):
-        span = made.spans[k]
-        yield k, slice(span.start - first, span.stop - first)

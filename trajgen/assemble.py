@@ -1,7 +1,7 @@
 """Wires components into a planner: derives every dimension, and refuses what cannot work before any data is read.
 
-Components are built on demand: the planner asks for its parts by name, they ask for theirs, and so on. What a planner
-does not ask for has no place in its recipe.
+Components are built on demand: the planner takes its parts by name, they take theirs, and so on. A recipe has no part
+that the planner does not use.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from trajgen.core.types import Space
 
 Node = Mapping[str, Any]
 
-OF_TOKENIZER = ("schedule", "code_dim", "latent_length", "vocabulary", "period")
-"""What components ask for by name that follows from the tokenizer, where there is one."""
+FROM_TOKENIZER = ("schedule", "code_dim", "latent_length", "vocabulary", "period")
+"""Wiring that follows from the tokenizer, where there is one."""
 USUAL = {
     "view": "fields",
     "schedule": "geometric",
@@ -39,7 +39,7 @@ USUAL = {
 
 @dataclass(frozen=True, kw_only=True)
 class WindowShape:
-    """What a recipe says about its windows that components need to know."""
+    """What components need to know of a recipe's windows."""
 
     horizon: int = 32
     """T, points in a window."""
@@ -54,7 +54,7 @@ class WindowShape:
     goals: bool = True
     """Whether plans are made for goals."""
     goal_state: tuple[int, ...] = ()
-    """Which numbers of the state a goal speaks of."""
+    """The features of the state that a goal specifies."""
 
 
 def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn.Module:
@@ -73,22 +73,19 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     """
     goal_dim = space.goal_dim if window.goals else 0
     normalizer = Normalizer(space.state_dim, space.action_dim, goal_dim, window.return_power)
-    composition = _Composition(
-        nodes,
-        {
-            "state_dim": space.state_dim,
-            "action_dim": space.action_dim,
-            "goal_dim": goal_dim,
-            "goal_state": window.goal_state if goal_dim else (),
-            "horizon": window.horizon,
-            "stride": window.stride,
-            "chunk": window.chunk,
-            "discount": window.discount,
-            "normalizer": normalizer,
-        },
-    )
+    dimensions = {
+        "state_dim": space.state_dim,
+        "action_dim": space.action_dim,
+        "goal_dim": goal_dim,
+        "goal_state": window.goal_state if goal_dim else (),
+        "horizon": window.horizon,
+        "stride": window.stride,
+        "chunk": window.chunk,
+        "discount": window.discount,
+        "normalizer": normalizer,
+    }
     _check_kinds(nodes)
-    planner = composition.get("planner")
+    planner = _Composition(nodes, dimensions).get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
     planner.add_module("normalizer", normalizer)
@@ -96,55 +93,62 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
 
 
 def _check_kinds(nodes: Mapping[str, Node]) -> None:
-    """Refuses a recipe that lacks a kind which its parts ask for, or has one for which none of them asks."""
-    asked = _asked("planner", nodes)
-    missing = [kind for kind in KINDS if kind in asked and kind not in nodes]
+    """Refuses a recipe that lacks a kind which its parts take, or has one that none of them takes."""
+    used = _used_kinds("planner", nodes)
+    missing = [kind for kind in KINDS if kind in used and kind not in nodes]
     if missing:
         raise ConfigError(
-            f"Planner '{nodes['planner']['name']}' and its parts ask for what this recipe does not have."
+            f"Planner '{nodes['planner']['name']}' and its parts take what this recipe does not have."
             if "planner" in nodes
             else "A recipe has a planner.",
             expected="; ".join(f"{kind}: one of {', '.join(names(kind))}" for kind in missing),
             got=", ".join(f"{kind}={node['name']}" for kind, node in nodes.items()),
             fix=" ".join(f"{kind}={USUAL[kind]}" for kind in missing) + ", or recipe=mage, which has every kind",
         )
-    unused = [kind for kind in nodes if kind not in asked]
+    unused = [kind for kind in nodes if kind not in used]
     if unused:
         raise ConfigError(
-            f"Nothing in this composition asks for {' or '.join(unused)}, and what is not used is not set.",
-            expected=f"planner '{nodes['planner']['name']}' with {', '.join(kind for kind in nodes if kind in asked)}",
+            f"Nothing in this composition uses {' or '.join(unused)}.",
+            expected=f"planner '{nodes['planner']['name']}' with {', '.join(kind for kind in nodes if kind in used)}",
             got=", ".join(f"{kind}={nodes[kind]['name']}" for kind in unused),
             fix=" ".join(f"'~{kind}'" for kind in unused) + " to leave out what is not used, or recipe=mage",
         )
 
 
-def _asked(kind: str, nodes: Mapping[str, Node], found: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The kinds that a part asks for, itself among them, and what these ask for; the usual part where one lacks."""
-    found |= {kind}
+def _used_kinds(kind: str, nodes: Mapping[str, Node], used: frozenset[str] = frozenset()) -> frozenset[str]:
+    """``used``, a kind, and the kinds that its component takes, and so on; the usual component where one lacks."""
+    used |= {kind}
     for name in spec(kind, nodes[kind]["name"] if kind in nodes else USUAL[kind]).wiring:
-        if name == "level":  # a planner of planners asks for what those ask for
-            found = _asked("planner", {**nodes, "planner": {"name": "latent"}}, found)
-        source = _source(kind, name, nodes)
-        if source is not None and source not in found:
-            found = _asked(source, nodes, found)
-    return found
+        if name == "level":  # a planner of planners uses what those use
+            used = _used_kinds("planner", {**nodes, "planner": {"name": "latent"}}, used)
+        provider = _provider(kind, name, nodes)
+        if provider is not None and provider not in used:
+            used = _used_kinds(provider, nodes, used)
+    return used
 
 
-def _source(kind: str, name: str, nodes: Mapping[str, Node]) -> str | None:
-    """The kind of component that gives what a component of ``kind`` asks for by ``name``; None for plain dimensions."""
+def _provider(kind: str, name: str, nodes: Mapping[str, Node]) -> str | None:
+    """The kind of component that provides the wiring ``name`` of a component of ``kind``; None for plain dimensions."""
     if name in KINDS and not (name == "schedule" and kind != "tokenizer"):
         return name
     if name in ("schedule", "code_dim", "latent_length") and "tokenizer" not in nodes:
         return "conditioner" if name == "code_dim" else None
-    return "view" if name == "features" else "tokenizer" if name in OF_TOKENIZER else None
+    return "view" if name == "features" else "tokenizer" if name in FROM_TOKENIZER else None
 
 
 class _Composition:
-    """The parts of one planner, each built when it is first asked for."""
+    """The parts of one planner, each built at its first use.
 
-    def __init__(self, nodes: Mapping[str, Node], known: Mapping[str, Any]) -> None:
-        self.nodes, self.known = nodes, dict(known)
-        self._asking: list[str] = []
+    Args:
+        nodes: the component of each kind.
+        dimensions: the wiring that follows from data and windows, and parts that a level replaces.
+    """
+
+    def __init__(self, nodes: Mapping[str, Node], dimensions: Mapping[str, Any]) -> None:
+        self.nodes = nodes
+        self.dimensions = {name: value for name, value in dimensions.items() if name not in KINDS}
+        self._values: dict[str, Any] = dict(dimensions)
+        self._building: list[str] = []
         self._derived: dict[str, Callable[[], Any]] = {
             "features": lambda: self.get("view").features,
             "schedule": lambda: self.get("tokenizer").schedule if "tokenizer" in nodes else ScaleSchedule((1,)),
@@ -155,46 +159,43 @@ class _Composition:
                 self.get("tokenizer").code_dim if "tokenizer" in nodes else self.get("conditioner").width
             ),
             "latent_length": lambda: self.get("tokenizer").latent_length if "tokenizer" in nodes else 1,
-            "level": lambda: self._level,
+            "level": lambda: self._build_level,
         }
 
     def get(self, name: str) -> Any:
         """The value or component of this name."""
-        if name not in self.known:
-            self.known[name] = self._derived[name]() if name in self._derived else self._build(name)
-        return self.known[name]
+        if name not in self._values:
+            self._values[name] = self._derived[name]() if name in self._derived else self._build(name)
+        return self._values[name]
 
     def _build(self, kind: str) -> Any:
-        if kind in self._asking:
+        if kind in self._building:
             raise ConfigError(
-                "Components do not ask for each other in a circle.",
-                expected="a part that can be built first",
-                got=" → ".join([*self._asking, kind]),
-                fix=f"take '{self._asking[-1]}' or '{kind}' out of the other's arguments",
+                "Components do not take each other in a circle.",
+                got=" → ".join([*self._building, kind]),
+                fix=f"take '{self._building[-1]}' or '{kind}' out of the other's arguments",
             )
-        self._asking.append(kind)
-        node = self.nodes[kind]
-        wiring = {}
+        self._building.append(kind)
+        node, wiring = self.nodes[kind], {}
         for name in spec(kind, node["name"]).wiring:
-            if name == "schedule" and kind == "tokenizer":  # it knows the latent's length, from which scales follow
-                wiring[name] = self._schedule
-            elif name in self.known or name in self._derived or name in KINDS:
+            if name == "schedule" and kind == "tokenizer":  # which knows the latent's length
+                wiring[name] = self._build_schedule
+            elif name in self._values or name in self._derived or name in KINDS:
                 wiring[name] = self.get(name)
-        self._asking.pop()
+        self._building.pop()
         return build(kind, node, **wiring)
 
-    def _schedule(self, length: int) -> ScaleSchedule:
-        made: ScaleSchedule = build("schedule", self.nodes["schedule"], length=length)
-        return made
+    def _build_schedule(self, length: int) -> ScaleSchedule:
+        schedule: ScaleSchedule = build("schedule", self.nodes["schedule"], length=length)
+        return schedule
 
-    def _level(self, planner: Node, **known: Any) -> nn.Module:
+    def _build_level(self, planner: Node, **dimensions: Any) -> nn.Module:
         """One level of a hierarchy: a planner of the same parts with weights of its own, over other windows.
 
         Args:
             planner: the node of the level's planner.
-            known: what differs at this level, by the names that components ask for.
+            dimensions: those that differ at this level, and parts that it replaces.
         """
-        own = {name: value for name, value in self.known.items() if name not in KINDS and name not in self._derived}
-        level = _Composition({**self.nodes, "planner": planner}, {**own, **known})
-        made: nn.Module = level.get("planner")
-        return made
+        level = _Composition({**self.nodes, "planner": planner}, {**self.dimensions, **dimensions})
+        built: nn.Module = level.get("planner")
+        return built

@@ -7,170 +7,182 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from kept import accepted, check_kept
+from accepts import cells, check_cell
+from torch import Tensor
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
-from trajgen.core.registry import build, names
+from trajgen.core.registry import build
 from trajgen.core.types import Cond, Plan
 
-DECODERS, HEADS = names("decoder"), names("action")
-DECODED = [
-    "mage",
-    "flat_ar",
-    # Without L_cond nothing trains adapters.
-    *(f"{recipe} planner.condition_weight=0.1" for recipe in ("tap", "diffuser", "tt")),
-]
-ACTED = ["mage", "bc", "carp", "diffuser", "mage decoder=state_conditioned view.fields=[action,state]"]
-SHAPES: dict[str, Any] = {
+WIRING: dict[str, Any] = {
     "features": 5, "horizon": tiny.HORIZON, "latent_length": tiny.LATENT, "code_dim": 6, "state_dim": 4,
-    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "vocabulary": 12,
-    "schedule": tiny.schedule("geometric"),
+    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "vocabulary": 12, "schedule": tiny.schedule("geometric"),
 }  # fmt: skip
 
 
-def decoder(name: str, **options: Any) -> Any:
-    return build("decoder", tiny.node("decoder", name, **options), **SHAPES)
+@cells("decoder")
+def test_contracts_of_decoders(name: str, words: str, advice: str) -> None:
+    check_cell("decoder", name, words, advice)
 
 
-def head(name: str) -> Any:
-    return tiny.shake(build("action", tiny.node("action", name), **SHAPES))
+@cells("action")
+def test_contracts_of_actions(name: str, words: str, advice: str) -> None:
+    check_cell("action", name, words, advice)
+
+
+def make_decoder(name: str, *, latent_length: int = tiny.LATENT, goal_dim: int = 2, **options: Any) -> Any:
+    wiring = {**WIRING, "latent_length": latent_length, "goal_dim": goal_dim}
+    return tiny.shake(build("decoder", tiny.node("decoder", name, **options), **wiring))
+
+
+def make_action(name: str = "latent_state", **options: Any) -> Any:
+    return tiny.shake(build("action", tiny.node("action", name, **options), **WIRING))
 
 
 @pytest.fixture
-def latent() -> torch.Tensor:
+def latent() -> Tensor:
     return torch.randn(6, tiny.LATENT, 6)
 
 
-@pytest.mark.parametrize("words", DECODED)
-@pytest.mark.parametrize("name", DECODERS)
-def test_contracts_of_decoders_are_kept_in_every_composition(name: str, words: str) -> None:
-    check_kept("decoder", name, words)
-
-
-@pytest.mark.parametrize("words", ACTED)
-@pytest.mark.parametrize("name", HEADS)
-def test_contracts_of_heads_are_kept_in_every_composition(name: str, words: str) -> None:
-    check_kept("action", name, words)
-
-
-def test_each_accepts_a_composition() -> None:
-    assert all(accepted("decoder", name, DECODED) for name in DECODERS)
-    assert all(accepted("action", name, ACTED) for name in HEADS)
-
-
 @torch.no_grad()
-def test_adapters_change_nothing_before_training_and_never_the_base(latent: torch.Tensor, cond: Cond) -> None:
-    made = decoder("adapter")
-    before = made(latent, cond)
-    torch.testing.assert_close(made.base(latent, cond), before, atol=0, rtol=0)
-    for parameter in made.adapter_parameters():
+def test_adapters_change_nothing_before_training_and_never_the_base(latent: Tensor, cond: Cond) -> None:
+    decoder = build("decoder", tiny.node("decoder", "adapter"), **WIRING)
+    before = decoder(latent, cond)
+    torch.testing.assert_close(decoder.base(latent, cond), before, atol=0, rtol=0)
+    for parameter in decoder.adapter_parameters():
         parameter.add_(0.3)
-    torch.testing.assert_close(made.base(latent, cond), before, atol=0, rtol=0)
-    assert not torch.allclose(made(latent, cond), before)
+    torch.testing.assert_close(decoder.base(latent, cond), before, atol=0, rtol=0)
+    assert not torch.allclose(decoder(latent, cond), before)
+
+
+@pytest.mark.parametrize("returns", [True, False])
+@torch.no_grad()
+def test_adapters_see_returns_only_if_the_option_says_so(returns: bool, latent: Tensor, cond: Cond) -> None:
+    decoder = make_decoder("adapter", returns=returns)
+    assert torch.equal(decoder(latent, cond), decoder(latent, tiny.moved(cond, returns=2.0))) is not returns
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("length", [2, 4, 16])
+@torch.no_grad()
+def test_state_conditioned_points_depend_on_the_latent_and_the_state(length: int, causal: bool, cond: Cond) -> None:
+    decoder, latent = make_decoder("state_conditioned", latent_length=length, causal=causal), torch.randn(6, length, 6)
+    decoded = decoder(latent, cond)
+    assert decoded.shape == (6, tiny.HORIZON, 5)
+    for changed in (decoder(latent + 1, cond), decoder(latent, tiny.moved(cond, state=1.0))):
+        assert ((changed - decoded).abs().amax(-1) > 1e-5).all()
+    assert torch.equal(decoder(latent, tiny.moved(cond, returns=1.0, goal=1.0)), decoded)
+    assert torch.equal(decoder(latent, cond.unconditional()), decoded)  # the state is measured, never withheld
 
 
 @torch.no_grad()
-def test_without_returns_the_adapters_do_not_see_them(latent: torch.Tensor, cond: Cond) -> None:
-    other = tiny.moved(cond, returns=2.0)
-    seeing, blind = tiny.shake(decoder("adapter")), tiny.shake(decoder("adapter", returns=False))
-    assert not torch.allclose(seeing(latent, cond), seeing(latent, other))
-    assert torch.equal(blind(latent, cond), blind(latent, other))
+def test_a_state_conditioned_decoder_sees_the_goal_if_the_option_says_so(latent: Tensor, cond: Cond) -> None:
+    decoder = make_decoder("state_conditioned", goal=True)
+    assert ((decoder(latent, tiny.moved(cond, goal=1.0)) - decoder(latent, cond)).abs().amax(-1) > 1e-5).all()
+
+
+@pytest.mark.parametrize("length", [2, 4, 8, 16])
+@torch.no_grad()
+def test_a_causal_decoder_gives_points_that_later_latents_leave_alone(length: int, cond: Cond) -> None:
+    decoder, latent = make_decoder("state_conditioned", latent_length=length, depth=2), torch.randn(6, length, 6)
+    decoded, points = decoder(latent, cond), tiny.HORIZON // length
+    for i in range(length):
+        changed = latent.clone()
+        changed[:, i:] += torch.randn(6, length - i, 6)
+        difference = (decoder(changed, cond) - decoded).abs().amax((0, 2))
+        assert (difference[: i * points] < 1e-6).all() and (difference[i * points :] > 1e-5).all()
 
 
 @torch.no_grad()
-def test_a_causal_decoder_gives_points_that_later_latents_leave_alone(latent: torch.Tensor, cond: Cond) -> None:
-    made = tiny.shake(decoder("state_conditioned"))
-    whole, points = made(latent, cond), tiny.HORIZON // tiny.LATENT
-    for i in range(1, tiny.LATENT):
-        other = latent.clone()
-        other[:, i:] += 1
-        assert torch.equal(made(other, cond)[:, : i * points], whole[:, : i * points])
-        assert not torch.allclose(made(other, cond)[:, i * points :], whole[:, i * points :])
-    assert not torch.allclose(made(latent, tiny.moved(cond, state=1.0)), whole)
-    assert torch.equal(made(latent, tiny.moved(cond, goal=1.0)), whole)
-    told = tiny.shake(decoder("state_conditioned", goal=True))
-    assert not torch.allclose(told(latent, tiny.moved(cond, goal=1.0)), told(latent, cond))
+def test_without_causality_later_latents_change_earlier_points(latent: Tensor, cond: Cond) -> None:
+    decoder, changed = make_decoder("state_conditioned", causal=False), latent.clone()
+    changed[:, -1] += 1
+    assert (decoder(changed, cond) - decoder(latent, cond))[:, 0].abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("name", ["plain", "adapter", "state_conditioned"])
 def test_a_latent_that_does_not_double_to_the_horizon_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError):
-        build("decoder", tiny.node("decoder", name), **{**SHAPES, "latent_length": 5})
+    with pytest.raises(ConfigError) as caught:
+        make_decoder(name, latent_length=5)
+    tiny.check_cure(caught.value)
 
 
+def test_a_decoder_of_goals_is_refused_where_there_are_none() -> None:
+    with pytest.raises(ConfigError, match=r"decoder\.goal=true") as caught:
+        make_decoder("state_conditioned", goal_dim=0, goal=True)
+    tiny.check_cure(caught.value)
+
+
+@pytest.mark.parametrize("name", ["latent", "latent_state"])
 @torch.no_grad()
-def test_only_latent_state_looks_at_the_state(latent: torch.Tensor) -> None:
-    plan = Plan(torch.zeros(6, 3, dtype=torch.long), latent)
+def test_only_latent_state_looks_at_the_state(name: str, latent: Tensor) -> None:
+    plan, action = Plan(torch.zeros(6, 3, dtype=torch.long), latent), make_action(name)
     states, offsets = torch.randn(6, tiny.CHUNK, 4), torch.arange(tiny.CHUNK).expand(6, -1)
-    blind, seeing = head("latent"), head("latent_state")
-    assert torch.equal(blind(plan, states, offsets), blind(plan, states + 1, offsets))
-    assert not torch.allclose(seeing(plan, states, offsets), seeing(plan, states + 1, offsets))
+    is_same = torch.allclose(action(plan, states, offsets), action(plan, states + 1, offsets))
+    assert is_same is (name == "latent")
 
 
-def test_a_head_that_classifies_learns_the_ways_there_are_and_stays_within_them(latent: torch.Tensor) -> None:
+def test_a_classifying_head_learns_the_distribution_of_actions(latent: Tensor) -> None:
     """In the same state the data act at one bound or the other, three times of four at the upper one."""
-    made = build("action", {"name": "latent_state", "num_bins": 11, "bin_limit": 1.0}, **SHAPES)
+    action = build("action", {"name": "latent_state", "num_bins": 11, "bin_limit": 1.0}, **WIRING)
     plan = Plan(torch.zeros(6, 3, dtype=torch.long), latent[:1].expand(6, -1, -1))
-    states, offsets = torch.zeros(6, 4, 4), torch.arange(4).expand(6, -1)
+    states, offsets = torch.zeros(6, 4, 4), torch.zeros(6, 4, dtype=torch.long)
     actions = torch.tensor([1.0, 1.0, 1.0, -1.0]).view(1, 4, 1).expand(6, -1, 2)
-    optimizer = torch.optim.Adam(made.parameters(), lr=0.02)
-    same = torch.zeros_like(offsets)
+    optimizer = torch.optim.Adam(action.parameters(), lr=0.02)
     for _ in range(100):
         optimizer.zero_grad()
-        made.loss(plan, states, same, actions).mean().backward()
+        action.loss(plan, states, offsets, actions).mean().backward()
         optimizer.step()
-    told = made(plan, states, same)
-    torch.testing.assert_close(told, torch.full_like(told, 0.5), atol=0.05, rtol=0)
-    sure = torch.tensor([0.25, 0.75]).log()
-    entropy = -(sure.exp() * sure).sum()
-    torch.testing.assert_close(made.loss(plan, states, same, actions).mean(), entropy, atol=0.02, rtol=0)
+    predicted = action(plan, states, offsets)
+    torch.testing.assert_close(predicted, torch.full_like(predicted, 0.5), atol=0.05, rtol=0)
+    entropy = torch.distributions.Categorical(torch.tensor([0.25, 0.75])).entropy()
+    torch.testing.assert_close(action.loss(plan, states, offsets, actions).mean(), entropy, atol=0.02, rtol=0)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("planner", ["latent", "direct"])
-def test_a_head_that_draws_takes_actions_as_often_as_it_holds_them_likely(planner: str) -> None:
-    """Drawn anew for each plan and step, by the generator; with the same numbers the same actions."""
+def test_a_sampling_head_draws_actions_by_their_probability(planner: str) -> None:
+    """Drawn anew for each plan and step, by the generator; the same seed gives the same actions."""
     action = {"name": "latent_state", "num_bins": 3, "bin_limit": 1.0, "temperature": 0.5}
     nodes = tiny.nodes(planner=planner, action=action, return_target="quantile")
     if planner == "direct":
         nodes = {kind: nodes[kind] for kind in ("conditioner", "action", "return_target", "planner")}
-    made = tiny.shake(assemble(nodes, tiny.SPACE, tiny.WINDOW)).eval()
-    last = made.action.network[-1][-1]
+    built: Any = tiny.shake(assemble(nodes, tiny.SPACE, tiny.WINDOW)).eval()
+    last = built.action.network[-1][-1]
     last.weight.zero_()
     last.bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log().repeat(tiny.SPACE.action_dim) * action["temperature"])
-    cond = tiny.batch(400).condition()
+    cond, states = tiny.cond(400), torch.zeros(400, tiny.CHUNK, 4)
     offsets = torch.arange(tiny.CHUNK).expand(400, -1)
-    states = torch.zeros(400, tiny.CHUNK, 4)
-    first, again, other = (made.plan(cond, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
-    drawn = made.action(first, states, offsets)
-    assert torch.equal(drawn, made.action(again, states, offsets))
-    assert not torch.equal(drawn, made.action(other, states, offsets))
-    assert not torch.equal(drawn[:, 0], drawn[:, 1])
-    shares = [float((drawn == center).float().mean()) for center in (-1.0, 0.0, 1.0)]
-    assert shares == pytest.approx([0.2, 0.3, 0.5], abs=0.04)
-    assert torch.equal(made.action(first, states, offsets + tiny.CHUNK)[:, 0], drawn[:, -1])
+    first, again, other = (built.plan(cond, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    sampled = built.action(first, states, offsets)
+    assert torch.equal(sampled, built.action(again, states, offsets))
+    assert not torch.equal(sampled, built.action(other, states, offsets))
+    assert not torch.equal(sampled[:, 0], sampled[:, 1])
+    frequencies = [float((sampled == center).float().mean()) for center in (-1.0, 0.0, 1.0)]
+    assert frequencies == pytest.approx([0.2, 0.3, 0.5], abs=0.04)
+    assert torch.equal(built.action(first, states, offsets + tiny.CHUNK)[:, 0], sampled[:, -1])
 
 
-@pytest.mark.parametrize("options", [{"temperature": 1.0}, {"num_bins": 5, "temperature": -0.5}])
-def test_draws_without_bins_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"action\.temperature"):
-        build("action", {"name": "latent_state", **options}, **SHAPES)
-
-
-@pytest.mark.parametrize("options", [{"num_bins": 1}, {"num_bins": -3}, {"num_bins": 5, "bin_limit": 0.0}])
-def test_bins_that_classify_nothing_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"action\.num_bins"):
-        build("action", {"name": "latent_state", **options}, **SHAPES)
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"temperature": 1.0}, "temperature"),
+        ({"num_bins": 5, "temperature": -0.5}, "temperature"),
+        ({"num_bins": 1}, "num_bins"),
+        ({"num_bins": -3}, "num_bins"),
+        ({"num_bins": 5, "bin_limit": 0.0}, "num_bins"),
+    ],
+)
+def test_bins_and_temperatures_out_of_range_are_refused(options: dict[str, float], option: str) -> None:
+    with pytest.raises(ConfigError, match=rf"action\.{option}"):
+        make_action(**options)
 
 
 def test_planned_actions_are_those_of_the_trajectory() -> None:
-    view = build(
-        "view", {"name": "fields", "fields": ["state", "action"]}, state_dim=4, action_dim=2, stride=3, goal_state=()
-    )
-    made = build("action", {"name": "plan"}, view=view, action_dim=2, horizon=tiny.HORIZON, stride=3, chunk=4)
-    known = tiny.batch()
-    plan = Plan(known.time, known.states, view(known))
-    offsets = torch.arange(7).expand(6, -1)
-    expected = known.actions.flatten(1, 2)[:, :7]
-    assert torch.equal(made(plan, known.states[:, :7], offsets), expected)
+    fields = {"name": "fields", "fields": ["state", "action"]}
+    view = build("view", fields, state_dim=4, action_dim=2, stride=3, goal_state=())
+    action = build("action", {"name": "plan"}, view=view, action_dim=2, horizon=tiny.HORIZON, stride=3, chunk=4)
+    batch, offsets = tiny.batch(), torch.arange(7).expand(6, -1)
+    plan = Plan(batch.time, batch.states, view(batch))
+    assert torch.equal(action(plan, batch.states[:, :7], offsets), batch.actions.flatten(1, 2)[:, :7])

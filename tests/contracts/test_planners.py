@@ -1,4 +1,4 @@
-"""Every registered planner: stages that can be trained, plans, and which loss reaches which weights."""
+"""Every registered planner, and which loss of the latent planner reaches which weights."""
 
 from __future__ import annotations
 
@@ -7,223 +7,162 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from kept import accepted, check_kept
+from accepts import cells, check_cell
 from torch import nn
 
-from trajgen.config import recipe_files
 from trajgen.core.errors import ConfigError
-from trajgen.core.registry import names
-from trajgen.core.types import Batch, Cond, Plan, Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.planners.latent import MAX_REFINEMENTS
 
-PLANNERS = names("planner")
-COMPOSITIONS = [
-    *(("latent", name) for name in recipe_files() if name not in ("bc", "dt", "hierarchy", "hd")),
-    *(("latent", f"mage schedule={name}") for name in tiny.schedules() if name not in ("unit", "geometric")),
-    ("latent", "flat_ar prior=gpt sampler=beam"),
-    ("latent", "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1"),
-    ("direct", "bc"),
-    ("direct", "bc action=latent return_target=quantile"),
-    ("history", "dt"),
-    ("history", "dt view.fields=[state,action] return_target=constant"),
-    *(("hierarchy", name) for name in ("hierarchy", "hd", "mage", "hierarchy tokenizer=multiscale_vq schedule=single")),
-]
+
+@cells("planner")
+def test_contracts(name: str, words: str, advice: str) -> None:
+    check_cell("planner", name, words, advice)
 
 
-def ready(**swaps: Any) -> Any:
-    """A planner whose codebook has seen a batch and whose weights are moved."""
-    made = tiny.planner(**swaps)
-    tiny.shake(made)
-    first = made.stages()[0]
-    first.begin(made)
-    first.loss(tiny.batch(64))
-    return made
+def stage_of(planner: Any, name: str) -> Stage:
+    return next(stage for stage in planner.stages() if stage.name == name)
 
 
-def stage_of(made: Any, name: str) -> Stage:
-    """A stage of its training, by name."""
-    return next(stage for stage in made.stages() if stage.name == name)
+def losses_of(planner: Any, name: str, batch: Batch) -> Losses:
+    """The losses of a stage that has just begun, with no gradients yet."""
+    stage = stage_of(planner, name)
+    stage.begin(planner)
+    planner.zero_grad(set_to_none=True)
+    return stage.loss(batch)
 
 
-def moved(module: nn.Module) -> set[str]:
-    """The names of the weights that a gradient reached."""
+def reached(module: nn.Module) -> set[str]:
+    """The names of the weights with a gradient other than zero."""
     return {name for name, p in module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
 
 
-@pytest.mark.parametrize(("name", "words"), COMPOSITIONS)
-def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
-    assert check_kept("planner", name, words)
+def names_of(planner: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
+    ids = {id(p) for p in parameters}
+    return {name for name, p in planner.named_parameters() if id(p) in ids}
 
 
-@pytest.mark.parametrize("name", PLANNERS)
-def test_each_planner_accepts_a_recipe(name: str) -> None:
-    assert name in {planner for planner, _ in COMPOSITIONS} and accepted("planner", name, recipe_files())
+def parts(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
 
 
 @pytest.mark.parametrize("schedule", tiny.schedules())
-def test_plans_of_the_latent_planner_are_drawn_to_their_last_refinement(schedule: str, cond: Cond) -> None:
-    made = ready(schedule=schedule, tokenizer="vq" if schedule == "unit" else "multiscale_vq")
-    made.eval()
-    plan = made.plan(cond, torch.Generator().manual_seed(3))
+def test_the_last_refinement_is_the_trajectory(schedule: str, cond: Cond) -> None:
+    planner = tiny.ready_planner(schedule=schedule, tokenizer="vq" if schedule == "unit" else "multiscale_vq").eval()
+    plan = planner.plan(cond, torch.Generator().manual_seed(3))
     assert plan.trajectory.shape == (6, tiny.HORIZON, 5)
-    assert made.plan(cond, torch.Generator().manual_seed(3), decode=False).trajectory is None
-    refined = made.refinements(plan, cond)
-    assert len(refined) == made.tokenizer.schedule.scales
+    assert planner.plan(cond, decode=False).trajectory is None
+    refined = planner.refinements(plan, cond)
+    assert len(refined) == planner.tokenizer.schedule.scales
     torch.testing.assert_close(list(refined.values())[-1], plan.trajectory)
 
 
-def test_of_many_scales_some_are_drawn(cond: Cond) -> None:
-    made = ready(tokenizer={"name": "identity"}, schedule="unit", decoder="identity", sampler="greedy")
-    made.eval()
-    plan = made.plan(cond)
-    refined = made.refinements(plan, cond)
-    assert 2 < len(refined) <= MAX_REFINEMENTS + 1 < made.tokenizer.schedule.scales
+def test_of_many_scales_some_are_refinements(cond: Cond) -> None:
+    planner = tiny.ready_planner(tokenizer="identity", schedule="unit", decoder="identity", sampler="greedy").eval()
+    plan = planner.plan(cond)
+    refined = planner.refinements(plan, cond)
+    assert 2 < len(refined) <= MAX_REFINEMENTS + 1 < planner.tokenizer.schedule.scales
     torch.testing.assert_close(list(refined.values())[-1], plan.trajectory)
 
 
-def test_frozen_parts_stay_in_evaluation_mode() -> None:
-    made = ready()
-    stage_of(made, "prior").begin(made)
-    assert not made.tokenizer.training and not any(m.training for m in made.tokenizer.modules())
-    assert made.prior.training and made.action.training
-    assert not any(p.requires_grad for p in made.tokenizer.parameters())
-
-
-def test_the_prior_stage_leaves_the_codebook_alone(batch: Batch) -> None:
-    made = ready()
-    before = {k: v.clone() for k, v in made.tokenizer.state_dict().items()}
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    stage.loss(batch)["total"].backward()
-    after = made.tokenizer.state_dict()
-    assert all(torch.equal(before[k], after[k]) for k in before)
+def test_the_prior_stage_leaves_the_tokenizer_alone(batch: Batch) -> None:
+    planner = tiny.ready_planner()
+    before = {name: value.clone() for name, value in planner.tokenizer.state_dict().items()}
+    losses_of(planner, "prior", batch)["total"].backward()
+    assert not any(module.training for module in planner.tokenizer.modules())
+    assert planner.prior.training and planner.action.training
+    assert not any(p.requires_grad for p in planner.tokenizer.parameters())
+    after = planner.tokenizer.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 @pytest.mark.parametrize("schedule", ["geometric", "single", "two_level"])
-def test_the_condition_loss_reaches_prior_and_adapters_through_the_draw(schedule: str, batch: Batch) -> None:
-    made = ready(schedule=schedule, decoder="adapter", conditioner={"dropout": 0.0})
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    made.zero_grad(set_to_none=True)
-    stage.loss(batch)["condition"].backward()
-    reached = moved(made)
-    of_prior = {n for n, _ in made.named_parameters() if n.startswith("prior.")}
-    silent = {n for n in of_prior - reached if "missing" not in n and not n.endswith("qkv.bias")}
-    if schedule == "single":  # nothing is read where there is no coarser scale
-        silent = {n for n in silent if not n.startswith("prior.read.")}
-    assert not silent
-    adapters = {id(p) for p in made.decoder.adapter_parameters()}
-    names_of_adapters = {n for n, p in made.named_parameters() if id(p) in adapters}
-    assert names_of_adapters and names_of_adapters <= reached
-    base = {id(p) for p in made.decoder.base_parameters()}
-    frozen = {n for n, p in made.named_parameters() if id(p) in base or n.startswith("tokenizer.")}
-    assert frozen and not frozen & reached
-    assert not any(n.startswith(("action.", "return_target.")) for n in reached)
+def test_the_condition_loss_reaches_prior_and_adapters_through_the_sample(schedule: str, batch: Batch) -> None:
+    planner = tiny.ready_planner(schedule=schedule, decoder="adapter", conditioner={"dropout": 0.0})
+    losses_of(planner, "prior", batch)["condition"].backward()
+    names = reached(planner)
+    left = {f"prior.{name}" for name, _ in planner.prior.named_parameters()} - names
+    left = {name for name in left if "missing" not in name and not name.endswith("qkv.bias")}
+    if schedule == "single":  # no code is read where there is no coarser scale
+        left -= names_of(planner, list(planner.prior.read.parameters()))
+    assert not left
+    adapters = names_of(planner, planner.decoder.adapter_parameters())
+    frozen = names_of(planner, [*planner.decoder.base_parameters(), *planner.tokenizer.parameters()])
+    assert adapters and adapters <= names and frozen and not frozen & names
+    assert not parts(names) & {"action", "return_target"}
 
 
 def test_the_plain_decoder_lets_the_condition_loss_reach_the_prior_too(batch: Batch) -> None:
-    made = ready(decoder="plain")
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    stage.loss(batch)["condition"].backward()
-    assert "prior.head.weight" in moved(made)
-
-
-def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(batch: Batch) -> None:
-    made = ready()
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    made.zero_grad(set_to_none=True)
-    losses = stage.loss(batch)
-    losses["reconstruction"].backward()
-    adapters = {id(p) for p in made.decoder.adapter_parameters()}
-    assert moved(made) == {n for n, p in made.named_parameters() if id(p) in adapters}
-    with torch.no_grad():
-        x = made.view(batch)
-        latent = made.tokenizer.encode(x).latent
-        error = (made.decoder(latent, batch.condition()) - x)[batch.mask].square().mean()
-    torch.testing.assert_close(losses["reconstruction"].detach(), error)
+    planner = tiny.ready_planner(decoder="plain")
+    losses_of(planner, "prior", batch)["condition"].backward()
+    assert "prior.head.weight" in reached(planner)
 
 
 def test_the_prior_loss_reaches_the_prior_alone(batch: Batch) -> None:
-    made = ready()
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    made.zero_grad(set_to_none=True)
-    stage.loss(batch)["prior"].backward()
-    assert {n.split(".")[0] for n in moved(made)} == {"prior"}
+    planner = tiny.ready_planner()
+    losses_of(planner, "prior", batch)["prior"].backward()
+    assert parts(reached(planner)) == {"prior"}
+
+
+def test_the_reconstruction_reaches_the_adapters_alone_and_not_through_padding(batch: Batch) -> None:
+    planner = tiny.ready_planner()
+    loss = losses_of(planner, "prior", batch)["reconstruction"]
+    loss.backward()
+    assert reached(planner) == names_of(planner, planner.decoder.adapter_parameters())
+    with torch.no_grad():
+        x = planner.view(batch)
+        error = planner.decoder(planner.tokenizer.encode(x).latent, batch.condition()) - x
+    torch.testing.assert_close(loss.detach(), error[batch.mask].square().mean())
 
 
 def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
-    made = ready(planner={"inverse_weight": 2.0, "condition_weight": 0.5})
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    losses = stage.loss(batch)
+    losses = losses_of(tiny.ready_planner(planner={"inverse_weight": 2.0, "condition_weight": 0.5}), "prior", batch)
     guided = losses["condition"] + losses["reconstruction"]
-    expected = losses["prior"] + 2 * losses["inverse"] + 0.5 * guided
-    torch.testing.assert_close(losses["total"], expected)
+    torch.testing.assert_close(losses["total"], losses["prior"] + 2 * losses["inverse"] + 0.5 * guided)
+    without = losses_of(tiny.ready_planner(planner={"condition_weight": 0.0}), "prior", batch)
+    assert "condition" not in without
 
 
-def test_the_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
-    made = ready(return_target="quantile")
-    stage = stage_of(made, "return_target")
-    stage.begin(made)
-    made.zero_grad(set_to_none=True)
-    losses = stage.loss(batch)
+def test_the_return_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
+    planner = tiny.ready_planner(return_target="quantile")
+    losses = losses_of(planner, "return_target", batch)
     torch.testing.assert_close(losses["total"], losses["quantile"])
     losses["total"].backward()
-    assert {n.split(".")[0] for n in moved(made)} == {"return_target"}
-    assert not stage_of(
-        ready(return_target="constant"), "return_target"
-    ).parameters  # nothing to learn: the engine passes it over
+    assert parts(reached(planner)) == {"return_target"}
+    constant = tiny.ready_planner(return_target="constant")
+    assert not stage_of(constant, "return_target").parameters  # nothing to learn: the engine skips it
 
 
 def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: Batch) -> None:
-    together, alone = ready(planner={"end_to_end": False}), ready(planner={"inverse_weight": 0.0})
-    assert not stage_of(together, "action").parameters
-    stage = stage_of(alone, "prior")
-    stage.begin(alone)
-    losses = stage.loss(batch)
-    assert "inverse" not in losses
-    alone.zero_grad(set_to_none=True)
+    joint = tiny.ready_planner(planner={"end_to_end": False})
+    separate = tiny.ready_planner(planner={"inverse_weight": 0.0})
+    assert not stage_of(joint, "action").parameters
+    losses = losses_of(separate, "prior", batch)
     losses["total"].backward()
-    assert "action" not in {n.split(".")[0] for n in moved(alone)}
-    stage = stage_of(alone, "action")
-    stage.begin(alone)
-    alone.zero_grad(set_to_none=True)
-    losses = stage.loss(batch)
+    assert "inverse" not in losses and "action" not in parts(reached(separate))
+    losses = losses_of(separate, "action", batch)
     losses["total"].backward()
-    assert {n.split(".")[0] for n in moved(alone)} == {"action"}
-    tiny.shake(together)
-    alone.load_state_dict(together.state_dict())
-    stage_of(together, "prior").begin(together)
-    expected = stage_of(together, "prior").loss(batch)["inverse"]
-    torch.testing.assert_close(stage.loss(batch)["inverse"], expected)
-    assert not alone.tokenizer.training and alone.action.training
+    assert parts(reached(separate)) == {"action"}
+    assert not separate.tokenizer.training and separate.action.training
+    joint.load_state_dict(separate.state_dict())
+    torch.testing.assert_close(losses["inverse"], losses_of(joint, "prior", batch)["inverse"])
 
 
-def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
+def test_the_action_head_learns_from_plans_as_the_prior_samples_them(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each scale is the likeliest given the data's coarser ones, in the first half of the batch alone."""
-    made = ready(planner={"inverse_weight": 0.0, "scheduled_sampling": 0.5}, sampler="greedy")
-    seen: list[Plan] = []
-    loss = made.action.loss
-    monkeypatch.setattr(made.action, "loss", lambda plan, *others: seen.append(plan) or loss(plan, *others))
-    stage = stage_of(made, "action")
-    stage.begin(made)
-    made.zero_grad(set_to_none=True)
-    stage.loss(batch)["total"].backward()
-    assert {n.split(".")[0] for n in moved(made)} == {"action"}
-    assert made.action.training and not made.prior.training
-    half = len(batch) // 2
-    encoding = made.tokenizer.encode(made.view(batch))
-    codes = encoding.codes
-    logits = made.prior(codes, encoding.inputs, batch.condition())[1]
-    expected = torch.cat([logits.argmax(-1)[:half], codes[half:]])
-    assert not expected.equal(codes)
-    assert seen[0].codes.equal(expected)
-    torch.testing.assert_close(seen[0].latent, made.tokenizer.layout.latent(made.tokenizer.vectors(expected)))
+    planner = tiny.ready_planner(planner={"inverse_weight": 0.0, "scheduled_sampling": 0.5}, sampler="greedy")
+    plans, loss = list[Plan](), planner.action.loss
+    monkeypatch.setattr(planner.action, "loss", lambda plan, *others: plans.append(plan) or loss(plan, *others))
+    losses_of(planner, "action", batch)["total"].backward()
+    assert parts(reached(planner)) == {"action"}
+    assert planner.action.training and not planner.prior.training
+    half, encoding = len(batch) // 2, planner.tokenizer.encode(planner.view(batch))
+    logits = planner.prior(encoding.codes, encoding.inputs, batch.condition())[1]
+    codes = torch.cat([logits.argmax(-1)[:half], encoding.codes[half:]])
+    assert not codes.equal(encoding.codes) and plans[0].codes.equal(codes)
+    torch.testing.assert_close(plans[0].latent, planner.tokenizer.layout.latent(planner.tokenizer.vectors(codes)))
 
 
 @pytest.mark.parametrize(
@@ -235,54 +174,36 @@ def test_the_action_head_learns_from_plans_as_the_prior_draws_them(
         {"tokenizer": "identity", "schedule": "unit", "sampler": "greedy"},
     ],
 )
-def test_whatever_draws_the_plans_and_reads_them_can_learn(batch: Batch, swaps: dict[str, Any]) -> None:
-    made = ready(planner={"inverse_weight": 0.0, "scheduled_sampling": 1.0}, **swaps)
-    stage = stage_of(made, "action")
-    stage.begin(made)
-    assert stage.loss(batch)["inverse"].isfinite()
+def test_scheduled_sampling_works_with_every_kind_of_sampler_and_head(batch: Batch, swaps: dict[str, Any]) -> None:
+    planner = tiny.ready_planner(planner={"inverse_weight": 0.0, "scheduled_sampling": 1.0}, **swaps)
+    assert losses_of(planner, "action", batch)["inverse"].isfinite()
 
 
 @pytest.mark.parametrize(
     "options",
     [{"scheduled_sampling": 1.5}, {"scheduled_sampling": -0.1}, {"scheduled_sampling": 0.5, "inverse_weight": 1.0}],
 )
-def test_drawn_plans_are_a_share_of_what_the_heads_own_stage_reads(options: dict[str, float]) -> None:
+def test_scheduled_sampling_is_a_fraction_of_the_head_s_own_stage(options: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=r"planner\.scheduled_sampling"):
         tiny.planner(planner={"inverse_weight": 0.0, **options})
 
 
-def test_without_its_weight_the_condition_loss_is_not_computed(batch: Batch) -> None:
-    made = ready(planner={"condition_weight": 0.0})
-    stage = stage_of(made, "prior")
-    stage.begin(made)
-    assert "condition" not in stage.loss(batch)
-
-
 def test_padded_steps_do_not_count_in_the_inverse_loss(batch: Batch) -> None:
-    made = ready()
-    stage = stage_of(made, "prior")
-    stage.begin(made)
+    planner = tiny.ready_planner()
     torch.manual_seed(1)
-    before = stage.loss(batch)["inverse"]
+    before = losses_of(planner, "prior", batch)["inverse"]
     assert not batch.chunk_mask[-1, -1]
     batch.chunk_actions[-1, -1] += 100
     torch.manual_seed(1)
-    torch.testing.assert_close(stage.loss(batch)["inverse"], before)
+    torch.testing.assert_close(losses_of(planner, "prior", batch)["inverse"], before)
 
 
-def test_the_condition_loss_by_hand(batch: Batch) -> None:
-    made = ready()
-    known = batch.condition()
-    trajectory = torch.randn(6, tiny.HORIZON, 5)
-    residuals = made.condition_residuals(trajectory, known)
-    torch.testing.assert_close(residuals["return"][:, 0], trajectory[:, 0, 0] - known.returns)
-    torch.testing.assert_close(residuals["state"], trajectory[:, 0, 1:] - known.state)
-
-
-def test_a_view_without_returns_has_no_return_to_miss(batch: Batch) -> None:
-    made = ready(view={"fields": ("state",)})
-    assert set(made.condition_residuals(torch.zeros(6, tiny.HORIZON, 4), batch.condition())) == {"state"}
-    actions = ready(view={"fields": ("action",)})
-    stage = stage_of(actions, "prior")
-    stage.begin(made)
-    assert float(stage.loss(batch)["condition"]) == 0
+def test_residuals_by_hand(batch: Batch) -> None:
+    cond, trajectory = batch.condition(), torch.randn(6, tiny.HORIZON, 5)
+    residuals = tiny.planner().condition_residuals(trajectory, cond)
+    torch.testing.assert_close(residuals["return"][:, 0], trajectory[:, 0, 0] - cond.returns)
+    torch.testing.assert_close(residuals["state"], trajectory[:, 0, 1:] - cond.state)
+    states = tiny.planner(view={"fields": ("state",)})
+    assert set(states.condition_residuals(trajectory[..., 1:], cond)) == {"state"}
+    actions = tiny.ready_planner(view={"fields": ("action",)})
+    assert float(losses_of(actions, "prior", batch)["condition"]) == 0

@@ -7,116 +7,94 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from kept import check_kept
+from accepts import cells, check_cell
+from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.registry import build, names
+from trajgen.core.registry import build
 from trajgen.return_targets import AMBITION
 
-
-def make(name: str, normalizer: Normalizer | None = None, **options: Any) -> Any:
-    wiring = {"normalizer": normalizer or Normalizer(4, 2, 2), "state_dim": 4, "action_dim": 2, "goal_dim": 2}
-    return build("return_target", tiny.node("return_target", name, **options), **wiring, goal_state=(1, 3))
+FIRST = torch.nan
+"""What remains at an episode's first plan."""
 
 
-@pytest.mark.parametrize("words", ["mage", "bc", "dt", "diffuser"])
-@pytest.mark.parametrize("name", names("return_target"))
-def test_contracts_are_kept_in_every_composition(name: str, words: str) -> None:
-    check_kept("return_target", name, words)
+@cells("return_target")
+def test_contracts(name: str, words: str, advice: str) -> None:
+    check_cell("return_target", name, words, advice)
 
 
-def test_a_constant_is_asked_for_at_first_and_then_what_remains_of_it() -> None:
+def make(name: str, *, goal_state: tuple[int, ...] = (1, 3), **options: Any) -> Any:
+    """A return target of data with returns of mean 10 and deviation 4."""
     normalizer = Normalizer(4, 2, 2)
     normalizer.returns.mean.fill_(10.0)
     normalizer.returns.scale.fill_(4.0)
-    made = make("constant", normalizer, value=30.0)
-    asked = made(torch.zeros(3, 4), None, torch.tensor([torch.nan, 0.25, -1.0]))
-    assert asked.tolist() == [5.0, 0.25, -1.0]  # (30 - 10) / 4
-    assert not list(made.parameters())
+    wiring = {"normalizer": normalizer, "state_dim": 4, "action_dim": 2, "goal_dim": 2, "goal_state": goal_state}
+    return build("return_target", tiny.node("return_target", name, **options), **wiring)
 
 
-def test_without_a_value_the_constant_is_ambitious_for_the_data() -> None:
-    normalizer = Normalizer(4, 2, 2)
-    normalizer.returns.mean.fill_(10.0)
-    asked = make("constant", normalizer)(torch.zeros(2, 4), None, torch.tensor([torch.nan, 0.5]))
-    assert asked.tolist() == [AMBITION, 0.5] and AMBITION > 1  # deviations above the mean, whatever the data
+@pytest.mark.parametrize(("options", "expected"), [({"value": 30.0}, (30 - 10) / 4), ({}, AMBITION)])
+def test_a_constant_is_the_first_target_and_then_what_remains_of_it(options: dict[str, float], expected: float) -> None:
+    target = make("constant", **options)
+    assert target(torch.zeros(3, 4), None, torch.tensor([FIRST, 0.25, -1.0])).tolist() == [expected, 0.25, -1.0]
+    assert not list(target.parameters()) and expected > 1  # deviations above the mean
 
 
 def test_the_pinball_loss_by_hand() -> None:
-    made, known = make("quantile", quantile=0.9), tiny.batch()
+    target, batch = make("quantile", quantile=0.9), tiny.batch()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in target.parameters():
             parameter.zero_()
-        made.network[-1].bias.fill_(0.5)
-    error = known.returns[:, 0] - 0.5
+        target.network[-1].bias.fill_(0.5)
+    error = batch.returns[:, 0] - 0.5
     expected = torch.where(error > 0, 0.9 * error, -0.1 * error).mean()
-    torch.testing.assert_close(made.loss(known)["quantile"], expected)
+    torch.testing.assert_close(target.loss(batch)["quantile"], expected)
 
 
-def test_a_quantile_by_place_looks_at_what_goals_speak_of_alone() -> None:
-    everywhere, made = make("quantile"), make("quantile", position_only=True)
-    state, goal, unknown = torch.randn(5, 4), torch.randn(5, 2), torch.full((5,), torch.nan)
-    posed, moved = state.clone(), state.clone()
-    posed[:, [0, 2]] += 1
-    moved[:, 3] += 1
-    assert torch.equal(made(posed, goal, unknown), made(state, goal, unknown))
-    assert not torch.allclose(made(moved, goal, unknown), made(state, goal, unknown))
-    assert not torch.allclose(everywhere(posed, goal, unknown), everywhere(state, goal, unknown))
+@torch.no_grad()
+def test_a_quantile_by_position_ignores_the_other_features_of_the_state() -> None:
+    target, by_position = make("quantile"), make("quantile", position_only=True)
+    state, goal, first = torch.randn(5, 4), torch.randn(5, 2), torch.full((5,), FIRST)
+
+    def is_same(target: Any, *columns: int) -> bool:
+        moved = state.clone()
+        moved[:, columns] += 1
+        return torch.allclose(target(moved, goal, first), target(state, goal, first))
+
+    assert is_same(by_position, 0, 2) and not is_same(by_position, 3) and not is_same(target, 0, 2)
+    with pytest.raises(ConfigError, match=r"return_target.position_only=false"):
+        make("quantile", position_only=True, goal_state=())
 
 
-def test_without_places_there_is_no_quantile_by_place() -> None:
-    with pytest.raises(ConfigError, match=r"what goals speak of[\s\S]*return_target.position_only=false"):
-        build(
-            "return_target",
-            tiny.node("return_target", "quantile", position_only=True),
-            state_dim=4,
-            goal_dim=0,
-            goal_state=(),
-        )
-
-
-def test_a_quantile_is_learnt() -> None:
-    made, known = make("quantile", quantile=0.8), tiny.batch(1000)
-    optimizer = torch.optim.Adam(made.parameters(), 0.01)
-    known.states.zero_()
-    known.goals.zero_()
-    for _ in range(150):
-        optimizer.zero_grad()
-        made.loss(known)["quantile"].backward()
-        optimizer.step()
-    asked = made(known.states[:, 0], known.goals, torch.zeros(1000))
-    share = (known.returns[:, 0] <= asked).float().mean()
-    assert float(share) == pytest.approx(0.8, abs=0.04)
-
-
-def test_the_best_is_a_quantile_of_all_returns_and_then_what_remains_of_it() -> None:
-    made, known = make("best", quantile=0.9), tiny.batch(1000)
-    optimizer = torch.optim.Adam(made.parameters(), 0.02)
+@pytest.mark.parametrize(("name", "quantile", "lr"), [("quantile", 0.8, 0.01), ("best", 0.9, 0.02)])
+def test_a_quantile_is_learnt(name: str, quantile: float, lr: float) -> None:
+    target, batch = make(name, quantile=quantile), tiny.batch(1000)
+    batch.states.zero_()
+    batch.goals.zero_()
+    optimizer = torch.optim.Adam(target.parameters(), lr)
     for _ in range(200):
         optimizer.zero_grad()
-        made.loss(known)["quantile"].backward()
+        target.loss(batch)["quantile"].backward()
         optimizer.step()
-    asked = made(known.states[:3, 0], None, torch.tensor([torch.nan, 0.25, torch.nan])).detach()
-    assert asked[0] == asked[2] and float(asked[1]) == 0.25
-    assert float((known.returns[:, 0] <= asked[0]).float().mean()) == pytest.approx(0.9, abs=0.03)
+    returns = target(batch.states[:, 0], batch.goals, torch.full((1000,), FIRST))
+    assert float((batch.returns[:, 0] <= returns).float().mean()) == pytest.approx(quantile, abs=0.04)
 
 
-def test_a_quantile_that_is_spent_is_asked_for_at_first_and_then_what_remains_of_it() -> None:
-    made = make("quantile", subtract_rewards=True)
-    anew = make("quantile")
-    anew.load_state_dict(made.state_dict())
-    state, goal = torch.randn(3, 4), torch.randn(3, 2)
-    remaining = torch.tensor([torch.nan, 0.25, -1.0])
-    learnt, asked = anew(state, goal, remaining).detach(), made(state, goal, remaining).detach()
-    assert asked.tolist() == [float(learnt[0]), 0.25, -1.0] and len(set(learnt.tolist())) == 3
+@torch.no_grad()
+def test_rewards_are_subtracted_from_the_first_target() -> None:
+    spent, fresh = make("quantile", subtract_rewards=True), make("quantile")
+    fresh.load_state_dict(spent.state_dict())
+    inputs: tuple[Tensor, ...] = (torch.randn(3, 4), torch.randn(3, 2), torch.tensor([FIRST, 0.25, -1.0]))
+    learnt = fresh(*inputs).tolist()
+    assert spent(*inputs).tolist() == [learnt[0], 0.25, -1.0] and len(set(learnt)) == 3
+    best = make("best")(*inputs).tolist()
+    assert best[1:] == [0.25, -1.0]
 
 
 @pytest.mark.parametrize("name", ["constant", "quantile", "best"])
-def test_what_is_not_spent_is_asked_for_at_every_plan(name: str) -> None:
-    made = make(name, tiny.planner().normalizer, subtract_rewards=False)
-    asked = made(torch.zeros(3, 4), torch.zeros(3, 2), torch.tensor([torch.nan, 0.5, -4.0]))
-    assert len(set(asked.tolist())) == 1 and asked.isfinite().all()
+def test_without_subtracting_rewards_every_plan_has_the_same_target(name: str) -> None:
+    returns = make(name, subtract_rewards=False)(torch.zeros(3, 4), torch.zeros(3, 2), torch.tensor([FIRST, 0.5, -4.0]))
+    assert len(set(returns.tolist())) == 1 and returns.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["quantile", "best"])

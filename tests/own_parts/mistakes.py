@@ -1,4 +1,4 @@
-"""Components with a mistake that a person could make, and what they should read about it."""
+"""Components with a mistake, the contract that must report it, and words of the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trajgen.tokenizers.pyramid import ResidualPyramid
 from trajgen.views import FieldView
 
 MISTAKES: list[tuple[str, Callable[..., Any], str, tuple[str, ...]]] = []
-"""Kind, component, the contract that must catch it, and words that must be said."""
+"""Kind, component, the contract that must report it, and words of the report."""
 
 
 def mistake(kind: str, contract: str, *words: str) -> Callable[[Any], Any]:
@@ -44,8 +44,7 @@ class ViewThatReadsElsewhere(FieldView):
     """Reads one feature further."""
 
     def read(self, x: Tensor, field: str) -> Tensor | None:
-        found = super().read(x, field)
-        return None if found is None else x.roll(-1, -1)[..., self.slices[field]]
+        return x.roll(-1, -1)[..., self.slices[field]] if field in self.slices else None
 
 
 @mistake("schedule", "a schedule or a refusal for every length and option", "raises ZeroDivisionError in dividing()")
@@ -87,7 +86,7 @@ class TokenizerThatLearnsPadding(MultiscaleVQ):
 
 @mistake(
     "tokenizer",
-    "the partial latent, drawn step by step, is what inputs() and latent() say",
+    "the partial latent, extended step by step, agrees with inputs() and latent()",
     "What scale 2 sees of the partial latent differs from its teacher-forcing input",
 )
 class TokenizerThatLooksAhead(MultiscaleVQ):
@@ -96,7 +95,7 @@ class TokenizerThatLooksAhead(MultiscaleVQ):
     layout_type = PyramidThatLooksAhead
 
 
-@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond could not reach the prior")
+@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond cannot reach the prior")
 class TokenizerWithoutRelaxation(MultiscaleVQ):
     """Takes weights for ids."""
 
@@ -114,8 +113,8 @@ class ConditionerThatAlwaysTells(FieldConditioner):
 
 @mistake(
     "prior",
-    "teacher-forced predictions are those drawn step by step",
-    "Teacher-forced logits of scale 2 differ from those drawn step by step by",
+    "teacher-forced predictions equal the stepwise ones",
+    "Teacher-forced logits of scale 2 differ from the stepwise ones by",
     "it must see what logits() sees",
 )
 class PriorThatForgets(TransformerPrior):
@@ -163,7 +162,7 @@ class PriorThatClimbs(TransformerPrior):
         return -super().loss(logits, codes)
 
 
-@mistake("prior", "noise is taken away at every level, in the shape of the codes", "should have the shape (B, L, C)")
+@mistake("prior", "it denoises at every noise level, in the shape of the codes", "should have the shape (B, L, C)")
 class DenoiserOfTheFirstToken(DiffusionPrior):
     """Answers for one token."""
 
@@ -171,12 +170,38 @@ class DenoiserOfTheFirstToken(DiffusionPrior):
         return super().denoise(x, t, cond)[:, :1]
 
 
-@mistake("decoder", "a trajectory of the right shape", "expected: (6, 16, 5)", "got:      (6, 5, 16)", "a transpose")
-class DecoderOfTheOtherAxis(PlainDecoder):
-    """Returns features first."""
+def plain_decoder(change: Callable[[Tensor], Tensor], before: Callable[[Tensor], Tensor] = torch.clone) -> Any:
+    """A decoder without a condition, with its output, or the latent before it, changed."""
 
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        return super().forward(latent, cond).transpose(1, 2)
+    class ChangedDecoder(PlainDecoder):
+        """Changes its output."""
+
+        def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+            return change(super().forward(before(latent), cond))
+
+    return ChangedDecoder
+
+
+for change, contract, *words in (
+    (lambda x: x.mT, "a trajectory of the right shape", "expected: (6, 16, 5)", "got:      (6, 5, 16)", "a transpose"),
+    (
+        lambda x: x + torch.arange(x.shape[1]).unsqueeze(-1),
+        *("makes its tensors on the device of its inputs", "on a GPU this fails", "device=x.device"),
+    ),
+    (
+        lambda x: x - x.mean(0),
+        *("one window does not depend on the others of its batch", "of the third window differs"),
+    ),
+    (lambda x: x.double(), "finite float32 in evaluation", "is not in single precision", "torch.float64"),
+    (
+        lambda x: torch.nn.functional.dropout(x, 0.5),
+        *("the same twice in evaluation", "differs by", "dropout in evaluation"),
+    ),
+):
+    mistake("decoder", contract, *words)(plain_decoder(change))
+mistake("decoder", "gradients flow through it to the latent", "No gradient reaches the latent")(
+    plain_decoder(torch.clone, before=torch.detach)
+)
 
 
 @mistake("decoder", "each weight is base or adapter", "embed.0.weight", "in neither list")
@@ -199,15 +224,7 @@ class DecoderThatStartsGuided(AdapterDecoder):
         return decoded if cond is None else decoded + cond.returns[:, None, None]
 
 
-@mistake("decoder", "gradients flow through it to the latent", "No gradient reaches the latent")
-class DecoderThatDetaches(PlainDecoder):
-    """Cuts the graph."""
-
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        return super().forward(latent.detach(), cond)
-
-
-@mistake("action", "an action depends on its own state and offset alone", "The action at offset 1", "asked for alone")
+@mistake("action", "an action depends on its own state and offset alone", "The action at offset 1", "computed alone")
 class ActionByPlace(LatentInverseDynamics):
     """Counts rows in place of offsets."""
 
@@ -215,7 +232,7 @@ class ActionByPlace(LatentInverseDynamics):
         return super().forward(plan, states, torch.arange(offsets.shape[1]).expand_as(offsets))
 
 
-@mistake("sampler", "draws with rng: a seed repeats them", "The same seed draws other codes", "generator=rng")
+@mistake("sampler", "samples with rng: a seed repeats them", "The same seed samples other codes", "generator=rng")
 def careless(vocabulary: int | None, *, temperature: float = 1.0) -> AutoregressiveSampler:
     """Draws without the generator."""
     return AutoregressiveSampler(
@@ -223,9 +240,7 @@ def careless(vocabulary: int | None, *, temperature: float = 1.0) -> Autoregress
     )
 
 
-@mistake(
-    "sampler", "codes that are given stay as they are", "codes that were given come out changed", "known_codes.into"
-)
+@mistake("sampler", "known codes stay as they are", "known codes were changed", "known_codes.into")
 class SamplerThatKnowsBetter:
     """Draws what is known anew."""
 
@@ -260,8 +275,8 @@ class PlannerThatForgetsItsHead(LatentPlanner):
 
     def stages(self) -> list[Stage]:
         *first, prior, action = super().stages()
-        own = {id(p) for p in self.action.parameters()}
-        return [*first, replace(prior, parameters=[p for p in prior.parameters if id(p) not in own]), action]
+        head = {id(p) for p in self.action.parameters()}
+        return [*first, replace(prior, parameters=[p for p in prior.parameters if id(p) not in head]), action]
 
 
 @mistake(
@@ -278,24 +293,6 @@ class DecoderWithAHiddenTensor(PlainDecoder):
         return super().forward(latent, cond) * self.scale
 
 
-@mistake("decoder", "makes its tensors on the device of its inputs", "on a GPU this fails", "device=x.device")
-class DecoderOfTheCPU(PlainDecoder):
-    """Makes a ramp on the default device."""
-
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        x = super().forward(latent, cond)
-        return x + torch.arange(x.shape[1]).unsqueeze(-1)
-
-
-@mistake("decoder", "one window does not depend on the others of its batch", "of the third window is another")
-class DecoderOfTheBatch(PlainDecoder):
-    """Centers over the batch."""
-
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        x = super().forward(latent, cond)
-        return x - x.mean(0)
-
-
 @mistake("decoder", "its state dict is complete", "once the state is loaded into a planner that is built anew")
 class DecoderOfThisProcess(PlainDecoder):
     """Draws a number that no checkpoint keeps."""
@@ -308,30 +305,14 @@ class DecoderOfThisProcess(PlainDecoder):
         return super().forward(latent, cond) * self.gain
 
 
-@mistake("decoder", "finite float32 in evaluation", "is not in single precision", "torch.float64")
-class DecoderInDoublePrecision(PlainDecoder):
-    """Computes on in double precision."""
-
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        return super().forward(latent, cond).double()
-
-
-@mistake("decoder", "the same twice in evaluation", "differs by", "dropout in evaluation")
-class DecoderThatIsNeverSure(PlainDecoder):
-    """Drops out at all times."""
-
-    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        return torch.nn.functional.dropout(super().forward(latent, cond), 0.5)
-
-
 @mistake("action", "training reaches all of its weights", "network.0.weight", "no stage of training reaches it")
 class ActionThatDetaches(LatentInverseDynamics):
     """Learns its last layer alone."""
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         hidden = self.network[:-1](plan.latent.flatten(1)).detach()
-        every = self.network[-1](hidden).unflatten(-1, (self.chunk, -1))
-        return every.gather(1, offsets.unsqueeze(-1).expand(-1, -1, every.shape[-1]))
+        actions = self.network[-1](hidden).unflatten(-1, (self.chunk, -1))
+        return actions.gather(1, offsets.unsqueeze(-1).expand(-1, -1, actions.shape[-1]))
 
 
 @mistake(
@@ -345,14 +326,14 @@ class TargetThatClimbs(QuantileTarget):
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         with torch.enable_grad():
-            asked = super().forward(state.clone().requires_grad_(), goal, remaining)
-            asked.sum().backward()
-        return asked.detach()
+            returns = super().forward(state.clone().requires_grad_(), goal, remaining)
+            returns.sum().backward()
+        return returns.detach()
 
 
-@mistake("action", "says whether it reads the trajectory", "no such attribute")
-class ActionThatDoesNotSay(nn.Module):
-    """Lacks what planners ask for."""
+@mistake("action", "has what its kind promises", "expected: reads_trajectory: bool")
+class ActionWithoutAttribute(nn.Module):
+    """Lacks `reads_trajectory`."""
 
     def __init__(self, code_dim: int, latent_length: int, action_dim: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""``trajgen check``: every mistake is caught by its contract, in words; what is shipped keeps all of them."""
+"""``trajgen check``: every mistake is reported by its contract; shipped components keep all of them."""
 
 from __future__ import annotations
 
@@ -16,79 +16,84 @@ from trajgen.core import registry
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, names
 
-IN_CONTRACTS = set(KINDS) - {"tokenizer", "sampler"}
-"""Kinds whose components tests/contracts tries in many compositions; one of each is tried here."""
-SHIPPED = [(kind, name) for kind in KINDS for name in (names(kind)[:1] if kind in IN_CONTRACTS else names(kind))]
-
 
 @pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    """What a test registers is forgotten afterwards."""
-    before = dict(registry._own)
+def _unregister() -> Iterator[None]:
+    """Removes what a test registers."""
+    before = set(registry._own)
     yield
-    for key in set(registry._own) - set(before):
+    for key in set(registry._own) - before:
         module = registry._own[key][0].module
         if not module.startswith("trajgen."):
             del registry._own[key]
             sys.modules.pop(module if module != "mistakes" else "", None)
 
 
-def said(report: testing.Report, contract: str) -> str:
-    found = {result.words: result for result in report.results}
-    assert found[contract].outcome == "failed", str(report)
-    return found[contract].said
+def message_of(report: testing.Report, promise: str) -> str:
+    result = next(result for result in report.results if result.promise == promise)
+    assert result.outcome == "failed", str(report)
+    return result.message
 
 
-@pytest.mark.parametrize(("kind", "name"), SHIPPED, ids=str)
-def test_what_is_shipped_keeps_its_contracts(kind: str, name: str) -> None:
-    report = testing.check(kind, name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_shipped_components_keep_their_contracts(kind: str) -> None:
+    """In all of their compositions: see tests/contracts."""
+    for name in names(kind):
+        for check in testing.SIGNATURE_CONTRACTS.values():
+            check(kind, name)
+    report = testing.check(kind, names(kind)[0])
     assert not report.failed, str(report)
     assert sum(result.outcome == "passed" for result in report.results) >= 6
+    promises = [contract.promise for contract in testing.CONTRACTS if kind in contract.kinds]
+    assert len(promises) == len(set(promises)) >= 3
 
 
 @pytest.mark.parametrize(
-    ("kind", "component", "contract", "words"), mistakes.MISTAKES, ids=[m[1].__name__ for m in mistakes.MISTAKES]
+    ("kind", "component", "promise", "words"), mistakes.MISTAKES, ids=[m[1].__name__ for m in mistakes.MISTAKES]
 )
-def test_a_mistake_is_caught_and_said(
-    kind: str, component: Callable[..., Any], contract: str, words: tuple[str, ...]
-) -> None:
+def test_a_mistake_is_reported(kind: str, component: Callable[..., Any], promise: str, words: tuple[str, ...]) -> None:
     registry.register(kind, "mistaken")(component)
-    behaviour = [each for each in testing.CONTRACTS if each.words == contract and kind in each.kinds]
-    if behaviour:  # that one alone, which is quicker
-        bench = testing.find(kind, "mistaken")
-        result = testing.attempt(contract, lambda: behaviour[0].trial(bench), Path(mistakes.__file__))
+    contracts = [contract for contract in testing.CONTRACTS if contract.promise == promise and kind in contract.kinds]
+    if contracts:  # that one alone, which is quicker
+        fixture = testing.find_fixture(kind, "mistaken")
+        result = testing.attempt(promise, lambda: contracts[0].check(fixture), Path(mistakes.__file__))
         assert result.outcome == "failed"
-        told = result.said
+        message = result.message
     else:
-        told = said(testing.check(kind, "mistaken"), contract)
-    assert all(word in told for word in words), told
+        message = message_of(testing.check(kind, "mistaken"), promise)
+    assert all(word in message for word in words), message
 
 
 def test_there_is_a_mistake_of_every_kind() -> None:
     assert {kind for kind, *_ in mistakes.MISTAKES} == set(KINDS)
 
 
-def test_every_contract_has_a_word_for_every_kind() -> None:
-    for kind in KINDS:
-        own = [each.words for each in testing.CONTRACTS if kind in each.kinds]
-        assert len(own) == len(set(own)) >= 3
+def test_all_missing_members_are_listed_at_once() -> None:
+    class Bare:
+        schedule, code_dim, vocabulary = None, 4, "12"
+
+    missing = testing.common.missing_members(Bare(), testing.common.PROTOCOLS["tokenizer"])
+    methods = ["encode()", "vectors()", "known_codes()", "loss()", "after_step()", "usage()"]
+    assert missing[: len(methods)] == methods
+    attributes = {word.partition(":")[0] for word in missing[len(methods) :] if not word.startswith("layout.")}
+    assert attributes == {"schedule", "latent_length", "vocabulary"} and "layout.start()" in missing
 
 
-LAB = '''
+PARTS = '''
 from torch import nn
 from trajgen import register
 
 
-@register("return_target", "hopeless")
-class Hopeless(nn.Module):
-    """Asks for too much."""
+@register("return_target", "broken")
+class Broken(nn.Module):
+    """Uses an attribute that it does not have."""
 
-    def __init__(self, state_dim: int, *, much: float = 1.0) -> None:
+    def __init__(self, state_dim: int, *, scale: float = 1.0) -> None:
         super().__init__()
-        self.much = much
+        self.scale = scale
 
     def forward(self, state, goal, remaining):
-        return state @ self.more
+        return state @ self.weight
 
     def loss(self, batch):
         return {}
@@ -96,33 +101,35 @@ class Hopeless(nn.Module):
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
 
-def fails(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
+def run_refused(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
+    """The output and the error of a command that exits with 1."""
     with pytest.raises(SystemExit) as ended:
         main(list(words))
     assert ended.value.code == 1
-    told = capsys.readouterr()
-    return told.out, told.err
+    output = capsys.readouterr()
+    return output.out, output.err
 
 
-def test_an_exception_becomes_a_failed_check_with_file_and_line(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (lab / "hopes.py").write_text(LAB)
-    out, err = fails(capsys, "check", "return_target/hopeless", "imports=[hopes]")
-    line = LAB.splitlines().index("        return state @ self.more") + 1
-    assert f"raises AttributeError in forward(): 'Hopeless' object has no attribute 'more', at hopes.py:{line}" in out
+def test_an_exception_is_reported_with_file_and_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken_target.py").write_text(PARTS)
+    out, err = run_refused(capsys, "check", "return_target/broken", "imports=[broken_target]")
+    line = PARTS.splitlines().index("        return state @ self.weight") + 1
+    message = "raises AttributeError in forward(): 'Broken' object has no attribute 'weight', at broken_target.py"
+    assert f"{message}:{line}" in out
     assert "one return for each state" in out and "Traceback" not in out + err
-    assert err.startswith("Error: return_target 'hopeless' breaks ") and "--debug" in err
+    assert err.startswith("Error: return_target 'broken' breaks ") and "--debug" in err
 
 
-def test_debug_gives_the_traceback(lab: Path) -> None:
-    (lab / "hopes_again.py").write_text(LAB.replace("hopeless", "hopeless_again"))
-    with pytest.raises(Exception, match="hopeless_again") as raised:
-        main(["check", "return_target/hopeless_again", "imports=[hopes_again]", "--debug"])
+def test_debug_gives_the_traceback(folder: Path) -> None:
+    (folder / "broken_again.py").write_text(PARTS.replace('"broken"', '"broken_again"'))
+    with pytest.raises(Exception, match="broken_again") as raised:
+        main(["check", "return_target/broken_again", "imports=[broken_again]", "--debug"])
     assert isinstance(raised.value.__cause__, AttributeError)
 
 
@@ -139,34 +146,31 @@ def test_debug_gives_the_traceback(lab: Path) -> None:
     ],
 )
 def test_a_module_that_cannot_be_imported_says_why(
-    text: str, words: str, lab: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    text: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(__import__("sys").modules, "broken_parts", raising=False)
-    (lab / "broken_parts.py").write_text(text)
-    _, err = fails(capsys, "check", "sampler/bare", "imports=[broken_parts]")
+    monkeypatch.delitem(sys.modules, "broken_parts", raising=False)
+    (folder / "broken_parts.py").write_text(text)
+    _, err = run_refused(capsys, "check", "sampler/bare", "imports=[broken_parts]")
     assert words in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["check"], "Which component is to be checked?"),
-        (["check", "prior"], "trajgen check KIND/NAME"),
-        (["check", "prior/gp"], "did you mean 'gpt'"),
-        (["check", "pror/gpt"], "did you mean 'prior'"),
-        (["check", "prior/gpt", "recipe=mag"], "did you mean 'mage'"),
-        (["check", "prior/gpt", "steps=3"], "Only components can be changed here"),
-        (["check", "prior/transformer", "recipe=diffuser", "prior.heads=3"], "prior.heads=3"),
+        ("", "Which component is to be checked?"),
+        ("prior", "trajgen check KIND/NAME"),
+        ("prior/gp", "did you mean 'gpt'"),
+        ("pror/gpt", "did you mean 'prior'"),
+        ("prior/gpt recipe=mag", "did you mean 'mage'"),
+        ("prior/gpt steps=3", "Only components can be changed here"),
+        ("prior/transformer recipe=diffuser prior.heads=3", "prior.heads=3"),
     ],
 )
-def test_a_request_that_cannot_be_met_is_refused(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, err = fails(capsys, *words)
-    assert told in out + err
+def test_a_request_that_cannot_be_met_is_refused(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in "".join(run_refused(capsys, "check", *words.split()))
 
 
-def test_where_and_with_which_options_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_composition_and_options_are_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", "prior/transformer", "tokenizer=vq", "schedule=unit", "prior.width=8", "recipe=flat"])
     out = capsys.readouterr().out
     assert "prior/transformer in recipe=flat tokenizer=vq schedule=unit prior.width=8" in out
@@ -179,11 +183,11 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith(f"trajgen {command} KIND")
 
 
-def test_a_component_that_no_recipe_takes_tells_the_first_refusal() -> None:
+def test_a_component_that_no_recipe_accepts_reports_the_first_refusal() -> None:
     @registry.register("prior", "fussy")
     def fussy(schedule: Any) -> None:
-        """Wants what there is not."""
+        """Refuses everything."""
         raise ConfigError("A fussy prior wants nothing.", expected="nothing", got="something", fix="leave it")
 
-    told = said(testing.check("prior", "fussy"), "it is built in a composition")
-    assert "it is refused: A fussy prior wants nothing." in told
+    message = message_of(testing.check("prior", "fussy"), "it is built in a composition")
+    assert "it is refused: A fussy prior wants nothing." in message

@@ -21,13 +21,13 @@ from trajgen.core.registry import KINDS
 from trajgen.experiments import dry_run
 
 SKELETONS = Path(testing.__file__).parents[1] / "templates"
-MOST_LINES = {"tokenizer": 48}
+MAX_LINES = {"tokenizer": 48}
 """Lines of code of a skeleton, where it is more than 40: a tokenizer has eleven methods."""
 
 
 @pytest.fixture(autouse=True)
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder in which commands are given; what is registered from it is forgotten afterwards."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder in which commands are given; what is registered from it is removed afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
@@ -39,7 +39,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del registry._own[key]
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
         main(["new", *words])
     assert ended.value.code == 1
@@ -48,11 +48,11 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_skeleton_passes_check_and_the_next_commands_are_true(
-    kind: str, lab: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["new", kind, "own_part"])
-    said = capsys.readouterr().out
-    commands = [shlex.split(line)[1:] for line in said.splitlines() if line.startswith("  trajgen")]
+    output = capsys.readouterr().out
+    commands = [shlex.split(line)[1:] for line in output.splitlines() if line.startswith("  trajgen")]
     assert [words[0] for words in commands] == ["check", "list", "train"]
     check, listed, train = commands
     main(check)
@@ -62,21 +62,21 @@ def test_a_skeleton_passes_check_and_the_next_commands_are_true(
     config = compose(word for word in train[1:])
     assert config.components[kind]["name"] == "own_part" and config.imports == ("own_part",)
     dry_run(config)
-    made = registry.component(kind, "own_part")
-    assert made.__name__ == ("own_part" if kind == "schedule" else f"OwnPart{kind.title().replace('_', '')}")
-    assert "mine" not in (lab / "own_part.py").read_text().lower()
+    component = registry.component(kind, "own_part")
+    assert component.__name__ == ("own_part" if kind == "schedule" else f"OwnPart{kind.title().replace('_', '')}")
+    assert "mine" not in (folder / "own_part.py").read_text().lower()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_skeleton_is_short_and_commented(kind: str) -> None:
     text = (SKELETONS / f"{kind}.py").read_text(encoding="utf-8")
-    aside = {n for n, line in enumerate(text.splitlines(), 1) if not line.strip() or line.strip().startswith("#")}
+    not_code = {n for n, line in enumerate(text.splitlines(), 1) if not line.strip() or line.strip().startswith("#")}
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
-            aside |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+            not_code |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            aside.add(node.lineno)
-    assert len(text.splitlines()) - len(aside) <= MOST_LINES.get(kind, 40)
+            not_code.add(node.lineno)
+    assert len(text.splitlines()) - len(not_code) <= MAX_LINES.get(kind, 40)
     assert "# " in text and "options" in text and f'@register("{kind}", "mine")' in text
 
 
@@ -85,17 +85,17 @@ def test_there_is_a_skeleton_of_every_kind() -> None:
     assert set(RECIPES) < set(KINDS)
 
 
-def test_a_file_of_its_own_below_the_folder(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (lab / "my_lab").mkdir()
+def test_a_file_of_its_own_below_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "my_lab").mkdir()
     main(["new", "sampler", "my_draws", "file=my_lab/draws.py"])
     assert "imports=[my_lab.draws]" in capsys.readouterr().out
-    assert "class MyDrawsSampler" in (lab / "my_lab" / "draws.py").read_text()
-    report = refused(capsys, "return_target", "other", "file=my_lab/draws.py")
-    assert "never overwritten" in report and "file=my_lab/draws_return_target.py" in report
+    assert "class MyDrawsSampler" in (folder / "my_lab" / "draws.py").read_text()
+    error = error_of(capsys, "return_target", "other", "file=my_lab/draws.py")
+    assert "never overwritten" in error and "file=my_lab/draws_return_target.py" in error
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["prior"], "trajgen new KIND NAME"),
         (["pror", "gru"], "did you mean 'prior'"),
@@ -112,26 +112,26 @@ def test_a_file_of_its_own_below_the_folder(lab: Path, capsys: pytest.CaptureFix
     ],
 )
 def test_what_cannot_work_is_refused_with_a_cure(
-    words: list[str], told: str, lab: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert told in refused(capsys, *words)
-    assert not list(lab.rglob("*"))
+    assert message in error_of(capsys, *words)
+    assert not list(folder.rglob("*"))
 
 
-def test_a_name_that_own_modules_have_taken_is_refused(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_own_modules_have_taken_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["new", "schedule", "steps"])
     registry.load_imports(["steps"])
     with pytest.raises(ConfigError, match="already"):
         main(["new", "schedule", "steps", "file=more.py", "--debug"])
 
 
-def test_list_shows_signatures_and_what_options_are(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_signatures_and_what_options_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["new", "return_target", "wishes"])
     capsys.readouterr()
     main(["list", "return_target", "imports=[wishes]"])
-    every = " ".join(capsys.readouterr().out.split())
-    assert "wishes(state_dim, goal_dim, *, ambition=0.5, width=128) The mean return of the data" in every
+    listed = " ".join(capsys.readouterr().out.split())
+    assert "wishes(state_dim, goal_dim, *, offset=0.5, width=128) The mean return of the data" in listed
     main(["list", "return_target/wishes", "imports=[wishes]"])
     one = " ".join(capsys.readouterr().out.split())
     assert "Given by the composition: state_dim, goal_dim" in one and "G; 0 without goals." in one
-    assert "return_target.ambition" in one and "float" in one and "0.5" in one and "what is asked for" in one
+    assert "return_target.offset" in one and "float" in one and "0.5" in one and "what is added" in one

@@ -32,7 +32,7 @@ class Elman(nn.Module):
     def __init__(self, schedule, code_dim, vocabulary, conditioner, *, width: int = 16):
         super().__init__()
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
-        self.know, self.read = nn.Linear(conditioner.width, width), nn.Linear(code_dim, width)
+        self.cond_proj, self.input_proj = nn.Linear(conditioner.width, width), nn.Linear(code_dim, width)
         self.network, self.head = nn.RNN(width, width, batch_first=True), nn.Linear(width, vocabulary)
 
     def forward(self, codes, inputs, cond):
@@ -43,34 +43,34 @@ class Elman(nn.Module):
         return F.cross_entropy(logits.transpose(1, 2), codes)
 
     def logits(self, inputs, cond):
-        known = self.know(self.conditioner(cond)[:, :1])
-        seen = F.pad(self.read(inputs), (0, 0, self.schedule.lengths[0], 0)) + known
-        return self.head(self.network(seen)[0])
+        embedded = self.cond_proj(self.conditioner(cond)[:, :1])
+        x = F.pad(self.input_proj(inputs), (0, 0, self.schedule.lengths[0], 0)) + embedded
+        return self.head(self.network(x)[0])
 
     def start(self, cond):
-        return [self.know(self.conditioner(cond)[:, :1]), None]
+        return [self.cond_proj(self.conditioner(cond)[:, :1]), None]
 
     def step(self, x, k, state):
-        seen = state[0].expand(-1, self.schedule.lengths[k], -1) + (0 if x is None else self.read(x))
-        out, state[1] = self.network(seen, state[1])
+        x = state[0].expand(-1, self.schedule.lengths[k], -1) + (0 if x is None else self.input_proj(x))
+        out, state[1] = self.network(x, state[1])
         return self.head(out)
 '''
-POINT = '''"""A sampler that an installed package offers."""
+ENTRY_POINT = '''"""A sampler that an installed package offers."""
 from trajgen import register
 from trajgen.samplers.autoregressive import AutoregressiveSampler
 
 
 @register("sampler", "unlikely")
 def unlikely(*, guidance: float = 0.0) -> AutoregressiveSampler:
-    """The least likely code at every place."""
+    """The least likely code everywhere."""
     return AutoregressiveSampler(lambda logits, rng: logits.argmin(-1), guidance)
 '''
-OWN = [word for word in TRAIN if not word.startswith(("prior.depth", "prior.heads"))]
+WORDS = [word for word in TRAIN if not word.startswith(("prior.depth", "prior.heads"))]
 
 
 @pytest.fixture
-def place(tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder of the tiny data, with own modules in it; what they register is forgotten after each test."""
+def folder(tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of the tiny data with a module of components in it, which is unregistered after each test."""
     package = tiny_place / "my_lab"
     package.mkdir(exist_ok=True)
     (package / "parts.py").write_text(PARTS)
@@ -78,10 +78,10 @@ def place(tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tiny_place)
     importlib.invalidate_caches()
     yield tiny_place
-    forget()
+    unregister()
 
 
-def forget() -> None:
+def unregister() -> None:
     for key in [k for k, (found, _) in registry._own.items() if found.module in ("my_lab.parts", "lab_points")]:
         del registry._own[key]
     for module in ("my_lab", "my_lab.parts", "lab_points"):
@@ -89,29 +89,29 @@ def forget() -> None:
 
 
 @pytest.fixture
-def own_run(place: Path) -> Path:
-    """A tiny training with the own prior; made once."""
-    folder = place / "runs" / "own-prior"
-    if not (folder / "summary.md").exists():
-        main(["train", "imports=[my_lab.parts]", "prior=elman", *OWN, f"run_dir={folder}"])
-        forget()
-    return folder
+def own_run(folder: Path) -> Path:
+    """A tiny training with that prior; made once."""
+    run_dir = folder / "runs" / "own-prior"
+    if not (run_dir / "summary.md").exists():
+        main(["train", "imports=[my_lab.parts]", "prior=elman", *WORDS, f"run_dir={run_dir}"])
+        unregister()
+    return run_dir
 
 
 def test_the_module_is_short() -> None:
     assert len(PARTS.splitlines()) <= 40
 
 
-def test_check(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["check", "prior/elman", "imports=[my_lab.parts]"])
     assert "contracts that apply are kept" in capsys.readouterr().out
 
 
-def test_train_evaluate_and_load(own_run: Path, place: Path) -> None:
+def test_train_evaluate_and_load(own_run: Path, folder: Path) -> None:
     assert json.loads((own_run / "config.json").read_text())["prior"] == {"name": "elman", "width": 16}
-    main(["evaluate", f"run={own_run}", "imports=[my_lab.parts]", f"out={place / 'again'}"])
-    assert json.loads((place / "again" / "evaluation.json").read_text()) is not None
-    forget()
+    main(["evaluate", f"run={own_run}", "imports=[my_lab.parts]", f"out={folder / 'again'}"])
+    assert json.loads((folder / "again" / "evaluation.json").read_text()) is not None
+    unregister()
     policy = load_policy(own_run, device="cpu", imports=("my_lab.parts",))
     policy.reset(batch=2)
     observation = {"observation": np.zeros((2, 4)), "desired_goal": np.ones((2, 2)), "achieved_goal": np.zeros((2, 2))}
@@ -125,21 +125,21 @@ def test_without_the_import_the_run_is_refused(own_run: Path, capsys: pytest.Cap
     assert "There is no prior 'elman'" in error and "imports=[…]" in error
 
 
-def test_study(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [word for word in OWN if not word.startswith(("prior.width", "engine.budget"))]
+def test_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word for word in WORDS if not word.startswith(("prior.width", "engine.budget"))]
     main(
         ["study", "axis=[prior=elman]", "seeds=[0]", "workers=1", "equal=[steps]",
          "imports=[my_lab.parts]", "engine.budget=0.1", "out=own_study", *words]
     )  # fmt: skip
-    results = json.loads((place / "own_study" / "results.json").read_text())
+    results = json.loads((folder / "own_study" / "results.json").read_text())
     assert results["failed"] == {} and len(results["rows"]) == 1
-    assert "imports=[my_lab.parts]" in (place / "own_study" / "commands.sh").read_text()
+    assert "imports=[my_lab.parts]" in (folder / "own_study" / "commands.sh").read_text()
 
 
 def test_an_installed_package_offers_its_parts_by_an_entry_point(
     own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "lab_points.py").write_text(POINT)
+    (tmp_path / "lab_points.py").write_text(ENTRY_POINT)
     about = tmp_path / "lab_points-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-points\nVersion: 1.0\n")
@@ -150,14 +150,14 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     assert "contracts that apply are kept" in capsys.readouterr().out
     main(["list", "sampler/unlikely"])
     assert "The least likely code" in capsys.readouterr().out
-    forget()
+    unregister()
     words = [f"run={own_run}", "imports=[my_lab.parts]", "sampler=unlikely", f"out={tmp_path / 'unlikely'}"]
     main(["evaluate", *words])
     assert (tmp_path / "unlikely" / "summary.md").exists()
-    forget()
+    unregister()
     overrides = {"sampler": {"name": "unlikely"}}
     policy = load_policy(own_run, device="cpu", imports=("my_lab.parts",), overrides=overrides)
-    assert policy.planner.sampler.choose(torch.tensor([[[1.0, 0.0, 2.0]]]), None).tolist() == [[1]]
-    forget()
+    assert policy.planner.sampler.sample_fn(torch.tensor([[[1.0, 0.0, 2.0]]]), None).tolist() == [[1]]
+    unregister()
     main(["train", "imports=[my_lab.parts]", "prior=elman", "sampler=unlikely", "--cfg", "job"])
     assert "name: unlikely" in capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_a_part_that_is_asked_for_and_missing_is_named(kind: str) -> None:
 def test_parts_that_nothing_asks_for_are_refused() -> None:
     nodes = {k: tiny.nodes()[k] for k in ("conditioner", "return_target", "sampler", "decoder")}
     nodes |= {"action": tiny.node("action", "latent"), "planner": {"name": "direct"}}
-    with pytest.raises(ConfigError, match="asks for sampler or decoder") as caught:
+    with pytest.raises(ConfigError, match="uses sampler or decoder") as caught:
         made(nodes)
     assert "'~sampler' '~decoder'" in str(caught.value.fix)
     del nodes["sampler"], nodes["decoder"]

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from accepts import RECIPES
 
 from trajgen import config as configuration
 from trajgen.assemble import WindowShape, assemble
@@ -145,10 +146,12 @@ MATRIX = [(recipe, kind) for recipe in recipe_files() for kind in KINDS]
 def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
     recipe: str, kind: str, composed: dict[str, Config]
 ) -> None:
-    """Two outcomes: the composition trains a step and plans, or following the error's advice leads to one that does."""
+    """The recipes of the table train a step and plan; in others the error's advice leads to one that does."""
+    assert set(RECIPES[kind]) == set(names(kind))
     for name in names(kind):
         swapped = Composition.of(composed[recipe]).swapped(kind, spec(kind, name).defaults())
         refusal, said = works(swapped), list[str]()
+        assert (refusal is None) == (recipe in RECIPES[kind][name].split()), f"recipe={recipe} {kind}={name}: {refusal}"
         while refusal is not None and len(said) < ROUNDS:
             said.append(str(refusal))
             swapped = follow(str(refusal.fix), swapped, composed)

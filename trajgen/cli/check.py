@@ -49,7 +49,7 @@ def check(words: list[str]) -> None:
         errors = [result.error for result in report.failed if result.error]
         raise TrajgenError(
             f"{kind} '{name}' breaks {len(report.failed)} of {len(report.results)} contracts: "
-            + "; ".join(result.words for result in report.failed),
+            + "; ".join(result.promise for result in report.failed),
             fix="see above, mend it, and give the same command again" + (" (--debug: traceback)" if errors else ""),
         ) from (errors[0] if errors else None)
 
@@ -75,12 +75,12 @@ def _import(modules: tuple[str, ...]) -> None:
     except TrajgenError:
         raise
     except Exception as error:
-        from trajgen.testing.contract import raised
+        from trajgen.testing.contract import describe_exception
 
         raise ConfigError(
             "A module of components cannot be imported.",
             expected="a module that 'import' reads without an error",
-            got=raised(error, None),
+            got=describe_exception(error, None),
             fix="mend that line",
         ) from error
 
@@ -92,13 +92,13 @@ def _print(console: Any, report: Any) -> None:
 
     rows = []
     for result in report.results:
-        note = f" ({result.said})" if result.outcome == "not applicable" else ""
-        rows.append((Text(result.outcome, MARKS[result.outcome]), Text.assemble(result.words, (note, "dim"))))
+        note = f" ({result.message})" if result.outcome == "not applicable" else ""
+        rows.append((Text(result.outcome, MARKS[result.outcome]), Text.assemble(result.promise, (note, "dim"))))
     table = Table(("outcome", "check"), rows, numeric=False)
     console.print(table.rich(f"{report.kind}/{report.name} in {report.composition}"))
     for result in report.failed:
-        console.print(Text(f"\n✗ {result.words}", style="bold red"))
-        console.print(Text("\n".join(f"  {line}" for line in result.said.splitlines())))
+        console.print(Text(f"\n✗ {result.promise}", style="bold red"))
+        console.print(Text("\n".join(f"  {line}" for line in result.message.splitlines())))
     if not report.failed:
         passed = sum(result.outcome == "passed" for result in report.results)
         console.print(f"[green]✓[/] all {passed} contracts that apply are kept")

@@ -48,6 +48,22 @@ class Source(Protocol):
         ...
 
 
+class View(Protocol):
+    """Selects the features of a window that the model sees."""
+
+    features: int
+    slices: dict[str, slice]
+    """Where each field lies among the features."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The features (B, T, D) of a batch."""
+        ...
+
+    def read(self, x: Tensor, field: str) -> Tensor | None:
+        """One field of features (..., D); None if the view does not have it."""
+        ...
+
+
 class Layout(Protocol):
     """How code vectors make up a latent, scale by scale.
 
@@ -135,6 +151,16 @@ class Values(Protocol):
 
     def spread(self, x: Tensor) -> Tensor:
         """Trajectory (B, T, D) to latent (B, N, C)."""
+        ...
+
+
+class Conditioner(Protocol):
+    """Embeds what a plan is conditioned on."""
+
+    width: int
+
+    def __call__(self, cond: Cond) -> Tensor:
+        """Embeddings (B, K, width), or (B, 1, width) for all scales."""
         ...
 
 

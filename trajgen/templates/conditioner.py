@@ -15,7 +15,7 @@ class MineConditioner(nn.Module):
         state_dim: S.
         goal_dim: G; 0 without goals.
         width: E, of the embedding.
-        dropout: share of training windows whose return and goal are withheld.
+        dropout: fraction of training windows whose return and goal are withheld.
     """
 
     # Before the *: what the composition gives, by name. After it: options, with types and literal defaults.
@@ -27,11 +27,11 @@ class MineConditioner(nn.Module):
 
     def forward(self, cond: Cond) -> Tensor:
         """Embeddings (B, 1, E), the same at all scales; (B, K, E) for one per scale."""
-        asked = cond.returns.unsqueeze(-1)
+        optional = cond.returns.unsqueeze(-1)
         if cond.goal is not None:
-            asked = torch.cat([asked, cond.goal], dim=-1)
-        given = torch.ones_like(cond.returns, dtype=torch.bool) if cond.cond_mask is None else cond.cond_mask
+            optional = torch.cat([optional, cond.goal], dim=-1)
+        is_given = torch.ones_like(cond.returns, dtype=torch.bool) if cond.cond_mask is None else cond.cond_mask
         if self.training:
-            given = given & (torch.rand_like(cond.returns) >= self.dropout)
-        asked = torch.where(given.unsqueeze(-1), asked, self.missing)
-        return self.network(torch.cat([cond.state, asked], dim=-1)).unsqueeze(1)
+            is_given = is_given & (torch.rand_like(cond.returns) >= self.dropout)
+        optional = torch.where(is_given.unsqueeze(-1), optional, self.missing)
+        return self.network(torch.cat([cond.state, optional], dim=-1)).unsqueeze(1)

@@ -16,13 +16,13 @@ class MinePlanner(nn.Module):
     Args:
         conditioner: module from `Cond` to embeddings (B, K or 1, E).
         action: the action head.
-        return_target: the return-to-go that is asked for when acting.
+        return_target: the return-to-go that plans are conditioned on.
         noise: on the embedding.
     """
 
     history = 0  # past points that a plan continues
 
-    # Before the *: the parts, by name; a recipe has those that somebody asks for. After it: options.
+    # Before the *: the parts, by name; a recipe has those that are used. After it: options.
     def __init__(self, conditioner: nn.Module, action: Any, return_target: Any, *, noise: float = 0.1) -> None:
         super().__init__()
         self.conditioner, self.action, self.return_target, self.noise = conditioner, action, return_target, noise
@@ -53,5 +53,5 @@ class MinePlanner(nn.Module):
         return {}
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """How far trajectories start from what was asked: state (B, S), return (B, 1)."""
+        """How far trajectories start from the condition: state (B, S), return (B, 1)."""
         return {}

@@ -11,10 +11,10 @@ from trajgen.core.types import Cond
 
 
 @dataclass
-class Progress:
-    """What is kept from one step to the next: the condition, and the recurrent state."""
+class DecodeState:
+    """What is carried from one step to the next: the condition, and the recurrent state."""
 
-    known: Tensor  # (B, 1, W)
+    cond: Tensor  # (B, 1, W)
     hidden: Tensor  # (1, B, W)
 
 
@@ -42,9 +42,9 @@ class MinePrior(nn.Module):
     ) -> None:
         super().__init__()
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
-        self.know = nn.Linear(int(getattr(conditioner, "width", width)), width)
-        self.read = nn.Linear(code_dim, width)
-        self.place = nn.Parameter(torch.randn(schedule.tokens, width) * 0.02)
+        self.cond_proj = nn.Linear(int(getattr(conditioner, "width", width)), width)
+        self.input_proj = nn.Linear(code_dim, width)
+        self.position = nn.Parameter(torch.randn(schedule.tokens, width) * 0.02)
         self.network = nn.GRU(width, width, batch_first=True)
         self.head = nn.Linear(width, vocabulary or code_dim)
 
@@ -58,20 +58,20 @@ class MinePrior(nn.Module):
         return F.mse_loss(logits, codes) if self.vocabulary is None else F.cross_entropy(logits.transpose(1, 2), codes)
 
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
-        """Predictions of all tokens at once, from what scales 2 to K see (B, L - l_1, C)."""
-        first = F.pad(self.read(inputs), (0, 0, self.schedule.lengths[0], 0))  # the first scale sees no codes
+        """Predictions of all tokens at once, from the inputs of scales 2 to K (B, L - l_1, C)."""
+        first = F.pad(self.input_proj(inputs), (0, 0, self.schedule.lengths[0], 0))  # the first scale sees no codes
         return self._predict(first, slice(None), self.start(cond))
 
-    def start(self, cond: Cond) -> Progress:
+    def start(self, cond: Cond) -> DecodeState:
         """What is computed once per plan."""
-        known = self.know(self.conditioner(cond)[:, :1])
-        return Progress(known, torch.zeros_like(known).transpose(0, 1).contiguous())
+        embedded = self.cond_proj(self.conditioner(cond)[:, :1])
+        return DecodeState(embedded, torch.zeros_like(embedded).transpose(0, 1).contiguous())
 
-    def step(self, x: Tensor | None, k: int, state: Progress) -> Tensor:
-        """Predictions (B, l_k, V or C) of scale k, from what it sees (B, l_k, C); None at the first scale."""
-        seen = state.known.new_zeros(()) if x is None else self.read(x)
-        return self._predict(seen, self.schedule.spans[k], state)
+    def step(self, x: Tensor | None, k: int, state: DecodeState) -> Tensor:
+        """Predictions (B, l_k, V or C) of scale k, from its input (B, l_k, C); None at the first scale."""
+        inputs = state.cond.new_zeros(()) if x is None else self.input_proj(x)
+        return self._predict(inputs, self.schedule.spans[k], state)
 
-    def _predict(self, seen: Tensor, span: slice, state: Progress) -> Tensor:
-        out, state.hidden = self.network(seen + self.place[span] + state.known, state.hidden)
+    def _predict(self, inputs: Tensor, span: slice, state: DecodeState) -> Tensor:
+        out, state.hidden = self.network(inputs + self.position[span] + state.cond, state.hidden)
         return self.head(out)

@@ -1,4 +1,4 @@
-"""A return target of one's own: which return-to-go is asked for when acting."""
+"""A return target of one's own: which return-to-go plans are conditioned on when acting."""
 
 import torch
 from torch import Tensor, nn
@@ -9,24 +9,24 @@ from trajgen.core.types import Batch, Losses
 
 @register("return_target", "mine")
 class MineReturnTarget(nn.Module):
-    """The mean return of the data from a state, and somewhat more.
+    """The mean return of the data from a state, plus an offset.
 
     Args:
         state_dim: S.
         goal_dim: G; 0 without goals.
-        ambition: what is asked for beyond the mean, in deviations of the data's returns.
+        offset: what is added to the mean, in standard deviations of the data's returns.
         width: of the hidden layer.
     """
 
     # Before the *: what the composition gives, by name. After it: options, with types and literal defaults.
-    def __init__(self, state_dim: int, goal_dim: int, *, ambition: float = 0.5, width: int = 128) -> None:
+    def __init__(self, state_dim: int, goal_dim: int, *, offset: float = 0.5, width: int = 128) -> None:
         super().__init__()
-        self.ambition = ambition
+        self.offset = offset
         self.network = nn.Sequential(nn.Linear(state_dim + goal_dim, width), nn.SiLU(), nn.Linear(width, 1))
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
-        """The normalized return-to-go (B,) to ask for; ``remaining`` is NaN at an episode's first plan."""
-        return self._mean(state, goal) + self.ambition
+        """The target return-to-go (B,), normalized; ``remaining`` is NaN at an episode's first plan."""
+        return self._mean(state, goal) + self.offset
 
     def loss(self, batch: Batch) -> Losses:
         """The squared error of the mean; an empty dictionary where there is nothing to learn."""
@@ -34,5 +34,5 @@ class MineReturnTarget(nn.Module):
         return {"mean": (mean - batch.returns[:, 0]).square().mean()}
 
     def _mean(self, state: Tensor, goal: Tensor | None) -> Tensor:
-        known = state if goal is None else torch.cat([state, goal], dim=-1)
-        return self.network(known).squeeze(-1)
+        inputs = state if goal is None else torch.cat([state, goal], dim=-1)
+        return self.network(inputs).squeeze(-1)

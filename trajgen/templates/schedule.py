@@ -8,9 +8,9 @@ from trajgen.core.errors import ConfigError
 @register("schedule", "mine")
 def mine(length: int, *, factor: int = 2) -> ScaleSchedule:
     """Lengths that grow by a factor up to N, as (1, 2, 4, 8)."""
-    if factor < 2:  # what cannot work is refused: rule, expected, got, fix
+    if factor < 2:  # what cannot work is refused: rule, got, fix
         raise ConfigError(
-            "Lengths grow.", expected="a factor of at least 2", got=f"schedule.factor={factor}", fix="schedule.factor=2"
+            "Lengths grow by a factor of at least 2.", got=f"schedule.factor={factor}", fix="schedule.factor=2"
         )
     lengths = [length]  # a pyramid ends at N; the lengths of a row of tokens add up to N
     while lengths[0] > 1:

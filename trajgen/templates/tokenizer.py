@@ -33,7 +33,7 @@ class MineTokenizer(nn.Module):
         super().__init__()
         self.schedule, self.latent_length = schedule(latent_length), latent_length
         if horizon % latent_length:  # what cannot work is refused
-            raise ConfigError(f"{latent_length} pieces do not share out a window of {horizon} points.")
+            raise ConfigError(f"{latent_length} pieces do not divide a window of {horizon} points.")
         # How vectors make up a latent: a row of tokens here; ResidualPyramid adds up scales.
         self.layout = TokenRow(self.schedule, code_dim, latent_length)
         self.code_dim, self.vocabulary = code_dim, codebook_size
@@ -63,7 +63,7 @@ class MineTokenizer(nn.Module):
         """No code follows from a condition alone."""
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
-        """Reconstruction of real points, and codes and pieces drawn together."""
+        """Reconstruction of real points, and codes and pieces pulled together."""
         f, z = self.pieces(x), self.vectors(self.codes(x))
         error = (decode(f + (z - f).detach()) - x).square().mean(-1)  # straight-through
         reconstruction = batch.mean(error, lambda batch: batch.mask)

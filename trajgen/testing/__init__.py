@@ -1,6 +1,6 @@
-"""Contract checks: what components promise, tried on one of them in a small composition.
+"""Contract checks: what components promise, checked on one of them in a small composition.
 
-``print(check("prior", "gru"))`` tries all that priors promise on the one that is registered as "gru".
+``print(check("prior", "gru"))`` checks all that priors promise on the one that is registered as "gru".
 """
 
 from __future__ import annotations
@@ -14,29 +14,28 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
-from trajgen.testing import every, inputs, planners, plans, priors, tokenizers
-from trajgen.testing.bench import Bench, check_request, find
+from trajgen.testing import common, inputs, planners, plans, priors, tokenizers
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
+from trajgen.testing.fixture import Fixture, find_fixture
 
-__all__ = ["CONTRACTS", "Bench", "Contract", "Report", "Result", "attempt", "check", "find", "try_all"]
+__all__ = ["CONTRACTS", "Contract", "Fixture", "Report", "Result", "attempt", "check", "find_fixture", "run_contracts"]
 
-FIRST = {
-    "a docstring that says what it is": every.check_docstring,
-    "options have types and literal defaults": every.check_options,
-    "an unknown option is refused": every.check_unknown_option,
+SIGNATURE_CONTRACTS = {
+    "a docstring that says what it is": common.check_docstring,
+    "options have types and literal defaults": common.check_options,
+    "an unknown option is refused": common.check_unknown_option,
 }
-ROOMS = (every, inputs, tokenizers, priors, plans, planners)
-"""The modules that hold the contracts."""
+CONTRACT_MODULES = (common, inputs, tokenizers, priors, plans, planners)
 
 
 @dataclass(frozen=True)
 class Report:
-    """How a component kept its contracts."""
+    """The outcome of all contracts of a component."""
 
     kind: str
     name: str
     composition: str
-    """Where it was tried, as words of a command line."""
+    """The composition it was checked in, as words of a command line."""
     results: tuple[Result, ...]
 
     @property
@@ -45,47 +44,50 @@ class Report:
         return [result for result in self.results if result.outcome == "failed"]
 
     def __str__(self) -> str:
-        width = max(len(result.words) for result in self.results)
+        width = max(len(result.promise) for result in self.results)
         lines = [f"{self.kind}/{self.name} in {self.composition}"]
         for result in self.results:
-            lines.append(f"  {result.words:<{width}}  {result.outcome}")
-            lines += [f"      {line}" for line in result.said.splitlines()]
+            lines.append(f"  {result.promise:<{width}}  {result.outcome}")
+            lines += [f"      {line}" for line in result.message.splitlines()]
         return "\n".join(lines)
 
 
 def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str, Any] | None = None) -> Report:
-    """Tries all contracts of a component's kind on it.
+    """Checks all contracts of a component's kind on it.
 
     Args:
         kind, name: of the component.
-        recipe: a recipe's name, or a path to one, in which it is tried; None for the first shipped one that accepts it.
-        changes: plain values that are laid over the recipe, as ``{"prior": {"width": 8}}``.
+        recipe: a recipe's name, or a path to one, in which it is checked; None for the first shipped one that accepts
+            it.
+        changes: plain values that override the recipe's, as ``{"prior": {"width": 8}}``.
 
     Raises:
-        ConfigError: if there is no such component, recipe or option, or the composition that is asked for cannot work.
+        ConfigError: if there is no such component, recipe or option, or the requested composition cannot work.
     """
-    check_request(recipe, changes or {})
     source = source_of(kind, name)
-    results = [attempt(words, partial(trial, kind, name), source) for words, trial in FIRST.items()]
-    found: list[Bench] = []
-    built = attempt("it is built in a composition", lambda: found.append(find(kind, name, recipe, changes)), source)
-    if isinstance(built.error, ConfigError) and (recipe or changes):
-        raise built.error  # it is the composition asked for that cannot work
-    results.append(built)
-    if found:
-        results += try_all(found[0])
+    results = [attempt(promise, partial(rule, kind, name), source) for promise, rule in SIGNATURE_CONTRACTS.items()]
+    fixtures: list[Fixture] = []
+    building = attempt(
+        "it is built in a composition", lambda: fixtures.append(find_fixture(kind, name, recipe, changes)), source
+    )
+    if isinstance(building.error, ConfigError) and (recipe or changes):
+        raise building.error  # the requested composition cannot work, whatever the component
+    results.append(building)
+    if fixtures:
+        results += run_contracts(fixtures[0])
+        where = str(fixtures[0].composition)
     else:
-        never = (each.words for each in CONTRACTS if kind in each.kinds)
-        results += [Result(words, "not applicable", "it could not be built") for words in never]
-    where = str(found[0].composition) if found else f"recipe={recipe}" if recipe else "no recipe"
+        promises = (contract.promise for contract in CONTRACTS if kind in contract.kinds)
+        results += [Result(promise, "not applicable", "it could not be built") for promise in promises]
+        where = f"recipe={recipe}" if recipe else "no recipe"
     return Report(kind, name, where, tuple(results))
 
 
-def try_all(bench: Bench) -> list[Result]:
-    """Tries all contracts of a component's behaviour on it, in a composition of one's choice."""
-    source = source_of(bench.kind, bench.name)
-    own = [each for each in CONTRACTS if bench.kind in each.kinds]
-    return [attempt(each.words, partial(each.trial, bench), source) for each in own]
+def run_contracts(fixture: Fixture) -> list[Result]:
+    """Checks all contracts of a component's behaviour in the composition of the fixture."""
+    source = source_of(fixture.kind, fixture.name)
+    contracts = [contract for contract in CONTRACTS if fixture.kind in contract.kinds]
+    return [attempt(contract.promise, partial(contract.check, fixture), source) for contract in contracts]
 
 
 def source_of(kind: str, name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What a contract is: a check of one promise, in plain words, and how it is tried and reported."""
+"""What a contract is: a check of one promise, how it is run, and how a violation is reported."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 import trajgen
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS
-from trajgen.testing.bench import Bench
+from trajgen.testing.fixture import Fixture
 
 Outcome = Literal["passed", "failed", "not applicable"]
-Trial = Callable[[Bench], None]
+Check = Callable[[Fixture], None]
 PACKAGE = Path(trajgen.__file__).parent
 
 
@@ -25,14 +26,14 @@ class ContractError(Exception):
     """A promise that is not kept.
 
     Args:
-        wrong: what is wrong, a sentence.
+        problem: what is wrong, a sentence.
         expected: what should have been.
-        got: what was found.
+        got: the actual value.
         look: where to look, or what to do.
     """
 
-    def __init__(self, wrong: str, *, expected: object = None, got: object = None, look: str | None = None) -> None:
-        parts = [wrong]
+    def __init__(self, problem: str, *, expected: object = None, got: object = None, look: str | None = None) -> None:
+        parts = [problem]
         for label, value in (("expected", expected), ("got", got), ("look at", look)):
             if value is not None:
                 parts.append(f"  {label + ':':<9} {value}")
@@ -40,86 +41,122 @@ class ContractError(Exception):
 
 
 class NotApplicableError(Exception):
-    """A promise that this component has no occasion to keep; the message says why."""
+    """A promise that does not apply to this component; the message says why."""
 
 
 @dataclass(frozen=True)
 class Contract:
     """A promise that components of some kinds make."""
 
-    words: str
+    promise: str
     kinds: tuple[str, ...]
-    trial: Trial
+    check: Check
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one contract was kept."""
+    """The outcome of one contract."""
 
-    words: str
+    promise: str
     outcome: Outcome
-    said: str = ""
-    """What is wrong, or why it is not applicable."""
+    message: str = ""
+    """What is wrong, or why the contract is not applicable."""
     error: BaseException | None = None
-    """What the component raised, if that is what is wrong."""
+    """The exception, if the component raised one."""
 
 
 CONTRACTS: list[Contract] = []
-"""All contracts, in the order in which they are tried."""
+"""All contracts, in the order in which they are checked."""
 
 
-def contract(words: str, *kinds: str) -> Callable[[Trial], Trial]:
-    """Adds a function to the contracts of some kinds; of all, if none is named."""
+def contract(promise: str, *kinds: str) -> Callable[[Check], Check]:
+    """Adds a function to the contracts of some kinds; of all kinds, if none is named."""
 
-    def add(trial: Trial) -> Trial:
-        CONTRACTS.append(Contract(words, kinds or tuple(KINDS), trial))
-        return trial
+    def add(check: Check) -> Check:
+        CONTRACTS.append(Contract(promise, kinds or tuple(KINDS), check))
+        return check
 
     return add
 
 
-def attempt(words: str, trial: Callable[[], None], source: Path | None) -> Result:
-    """Tries one promise, and puts what goes wrong into words.
+def attempt(promise: str, check: Callable[[], None], source: Path | None) -> Result:
+    """Runs one check and describes its outcome.
 
     Args:
-        words: the promise.
-        trial: raises `ContractError` or `NotApplicableError`, or whatever a component raises.
-        source: the file of the component, in which errors are placed if they come from there.
+        promise: what is checked.
+        check: raises `ContractError` or `NotApplicableError`, or whatever a component raises.
+        source: the file of the component, whose lines are named first when it raises an exception.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            trial()
+            check()
     except NotApplicableError as reason:
-        return Result(words, "not applicable", str(reason))
-    except ContractError as broken:
-        return Result(words, "failed", str(broken))
-    except Exception as error:  # whatever it is, it is the component's
-        return Result(words, "failed", raised(error, source), error)
-    return Result(words, "passed")
+        return Result(promise, "not applicable", str(reason))
+    except ContractError as violation:
+        return Result(promise, "failed", str(violation))
+    except Exception as error:  # a component may raise anything
+        return Result(promise, "failed", describe_exception(error, source), error)
+    return Result(promise, "passed")
 
 
-def raised(error: BaseException, source: Path | None) -> str:
-    """An exception in words: what, in which function, and at which line of the component's file if it is there."""
+def require(ok: object, problem: str, *, expected: object = None, got: object = None, look: str | None = None) -> None:
+    """Raises `ContractError` unless ``ok`` is true."""
+    if not ok:
+        raise ContractError(problem, expected=expected, got=got, look=look)
+
+
+def require_shape(name: str, value: Any, shape: tuple[int, ...], meaning: str) -> None:
+    """Raises `ContractError` unless ``value`` is a tensor of this shape.
+
+    Args:
+        name: of the value, as it appears in the message.
+        value: the value.
+        shape: its expected shape.
+        meaning: the shape in letters.
+    """
+    name = name[:1].upper() + name[1:]
+    require(isinstance(value, Tensor), f"{name} should be a tensor {meaning}.", got=type(value).__name__)
+    actual, look = tuple(value.shape), None
+    if len(actual) == len(shape) and sorted(actual) == sorted(shape):
+        look = "the order of the axes: a transpose is missing, or one too many"
+    elif [n for n in actual if n != 1] == [n for n in shape if n != 1]:
+        look = "axes of length 1: squeeze or unsqueeze"
+    require(actual == shape, f"{name} should have the shape {meaning}.", expected=shape, got=actual, look=look)
+
+
+def require_losses(losses: Any, *, total: bool = True) -> None:
+    """Raises `ContractError` unless these are named finite scalars, ``total`` among them if required."""
+    require(isinstance(losses, dict), 'Losses are a dictionary {"total": …}.', got=type(losses).__name__, look="loss()")
+    require(not total or "total" in losses, 'The engine minimizes losses["total"].', got=", ".join(losses))
+    for name, value in losses.items():
+        require(isinstance(value, Tensor) and value.ndim == 0, f"The loss '{name}' is not a tensor without axes.")
+        require(torch.isfinite(value), f"The loss '{name}' is not finite.", got=value.item())
+
+
+def describe_exception(error: BaseException, source: Path | None) -> str:
+    """What was raised, in which function, and at which line: of the component's own file if it is in the traceback."""
     if isinstance(error, ConfigError):
         return f"it is refused: {error}"
     if isinstance(error, SyntaxError):
-        return f"raises {type(error).__name__}: {error.msg}, at {_shown(Path(error.filename or '?'))}:{error.lineno}"
+        return f"raises {type(error).__name__}: {error.msg}, at {_relative(error.filename or '?')}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if source is not None and Path(f.filename) == source]
-    others = [f for f in frames if "site-packages" not in f.filename and not _ours(f.filename)]
-    house = [f for f in frames if PACKAGE in Path(f.filename).parents]
-    frame = (own or others or house or list(frames))[-1]
-    first = (str(error) or "no message").splitlines()[0]
-    return f"raises {type(error).__name__} in {frame.name}(): {first}, at {_shown(Path(frame.filename))}:{frame.lineno}"
+    component_frames = [f for f in frames if source is not None and Path(f.filename) == source]
+    foreign_frames = [f for f in frames if "site-packages" not in f.filename and not _is_internal(f.filename)]
+    package_frames = [f for f in frames if PACKAGE in Path(f.filename).parents]
+    frame = (component_frames or foreign_frames or package_frames or list(frames))[-1]
+    first_line = (str(error) or "no message").splitlines()[0]
+    return (
+        f"raises {type(error).__name__} in {frame.name}(): {first_line}, at {_relative(frame.filename)}:{frame.lineno}"
+    )
 
 
-def _ours(file: str) -> bool:
-    """Whether a file is the package's or Python's own."""
-    path = Path(file)
+def _is_internal(filename: str) -> bool:
+    """Whether a file belongs to this package or to Python itself."""
+    path = Path(filename)
     return PACKAGE in path.parents or Path(os.__file__).parent in path.parents or not path.is_absolute()
 
 
-def _shown(path: Path) -> Path:
-    """A path as a person would write it from here."""
+def _relative(filename: str) -> Path:
+    path = Path(filename)
     return path.relative_to(Path.cwd()) if Path.cwd() in path.parents else path

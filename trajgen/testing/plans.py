@@ -3,194 +3,153 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.testing.bench import Bench
-from trajgen.testing.contract import ContractError, NotApplicableError, contract
-from trajgen.testing.responses import offsets, seen
-from trajgen.testing.shapes import check_shape
+from trajgen.testing.common import acting_plan, chunk_offsets
+from trajgen.testing.contract import NotApplicableError, contract, require, require_shape
+from trajgen.testing.fixture import Fixture
+from trajgen.testing.tokenizers import require_token_ids
 
 
 @contract("a trajectory of the right shape", "decoder")
-def trajectory(bench: Bench) -> None:
-    decoder, known = bench.component, bench.known(bench.planner, bench.batch())
-    for what, value in (
-        ("the trajectory", decoder(known.latent, known.cond)),
-        ("base()", decoder.base(known.latent, known.cond)),
-    ):
-        check_shape(what, value, tuple(known.x.shape), "(B, T, D)")
-    other = known.latent + torch.randn_like(known.latent)
-    if torch.equal(decoder(known.latent, known.cond), decoder(other, known.cond)):
-        raise ContractError("Another latent decodes to the same trajectory.", expected="another one", look="forward()")
+def trajectory(fixture: Fixture) -> None:
+    decoder, example = fixture.component, fixture.example()
+    decoded = decoder(example.latent, example.cond)
+    for name, value in (("the trajectory", decoded), ("base()", decoder.base(example.latent, example.cond))):
+        require_shape(name, value, tuple(example.x.shape), "(B, T, D)")
+    other = decoder(example.latent + torch.randn_like(example.latent), example.cond)
+    require(not torch.equal(decoded, other), "Another latent decodes to the same trajectory.", look="forward()")
 
 
 @contract("each weight is base or adapter", "decoder")
-def partition(bench: Bench) -> None:
-    decoder = bench.component
+def partition(fixture: Fixture) -> None:
+    decoder = fixture.component
     names = {id(p): name for name, p in decoder.named_parameters()}
-    base, adapters = ({id(p) for p in some} for some in (decoder.base_parameters(), decoder.adapter_parameters()))
-    wrong = {
+    base, adapters = ({id(p) for p in listed} for listed in (decoder.base_parameters(), decoder.adapter_parameters()))
+    violations = {
         "in both lists": base & adapters,
         "in neither list": set(names) - base - adapters,
         "not the decoder's": (base | adapters) - set(names),
     }
-    for what, which in wrong.items():
-        if which:
-            raise ContractError(
-                "base_parameters() train with the tokenizer, adapter_parameters() with the prior.",
-                expected="each weight in one of the two lists",
-                got=f"{', '.join(names.get(i, 'a weight of another part') for i in which)}: {what}",
-                look="base_parameters() and adapter_parameters()",
-            )
+    for violation, weights in violations.items():
+        require(
+            not weights,
+            "base_parameters() train with the tokenizer, adapter_parameters() with the prior: each weight in one.",
+            got=f"{', '.join(names.get(i, 'a weight of another part') for i in weights)}: {violation}",
+        )
 
 
 @contract("adapters start without effect, and are left out of base()", "decoder")
 @torch.no_grad()
-def adapters(bench: Bench) -> None:
-    planner = bench.build(shaken=False).eval()
-    decoder, ready = bench.of(planner), bench.known(bench.planner, bench.batch())
-    base = decoder.base(ready.latent, ready.cond)
-    by = float((decoder(ready.latent, ready.cond) - base).abs().max())
-    if not by <= 1e-6:
-        raise ContractError(
-            f"Before any training of the adapters, the trajectory differs from base() by {by:.2g}.",
-            expected="adapters whose last layer starts at zero",
-            look="__init__(), where the adapters are made, or base(), which leaves them out",
-        )
+def adapters(fixture: Fixture) -> None:
+    decoder, example = fixture.part(fixture.build(perturbed=False).eval()), fixture.example()
+    base = decoder.base(example.latent, example.cond)
+    difference = float((decoder(example.latent, example.cond) - base).abs().max())
+    require(
+        difference <= 1e-6,
+        f"Before any training of the adapters, the trajectory differs from base() by {difference:.2g}.",
+        expected="adapters whose last layer starts at zero",
+    )
     if not decoder.adapter_parameters():
         raise NotApplicableError("it has no adapters")
     for parameter in decoder.adapter_parameters():
         parameter.add_(0.3)
-    if not torch.equal(decoder.base(ready.latent, ready.cond), base):
-        raise ContractError("base() uses adapters.", expected="base parameters alone", look="base()")
-    other = ready.cond.map(lambda v: v + 1 if v.is_floating_point() else v)
-    if torch.allclose(decoder(ready.latent, ready.cond), decoder(ready.latent, other)):
-        raise ContractError("The adapters do not read the condition.", expected="another trajectory", look="forward()")
+    require(torch.equal(decoder.base(example.latent, example.cond), base), "base() uses adapters.", look="base()")
+    other = example.cond.map(lambda value: value + 1 if value.is_floating_point() else value)
+    same = torch.allclose(decoder(example.latent, example.cond), decoder(example.latent, other))
+    require(not same, "The adapters do not read the condition.", look="forward()")
 
 
 @contract("gradients flow through it to the latent", "decoder")
-def gradient(bench: Bench) -> None:
-    known = bench.known(bench.planner, bench.batch())
-    latent = known.latent.clone().requires_grad_()
-    bench.component(latent, known.cond).square().sum().backward()
-    if latent.grad is None or not float(latent.grad.abs().max()) > 0:
-        raise ContractError(
-            "No gradient reaches the latent: the tokenizer could not learn, nor L_cond reach the prior.",
-            expected="a gradient",
-            got="none",
-            look="forward(): detach() and no_grad()",
-        )
-
-
-@contract("says whether it reads the trajectory", "action")
-def reads_trajectory(bench: Bench) -> None:
-    if not isinstance(getattr(bench.component, "reads_trajectory", None), bool):
-        raise ContractError(
-            "Plans are decoded only for action heads that need it.",
-            expected="reads_trajectory = True or False",
-            got=repr(getattr(bench.component, "reads_trajectory", "no such attribute")),
-            look="the class",
-        )
+def gradient(fixture: Fixture) -> None:
+    example = fixture.example()
+    latent = example.latent.clone().requires_grad_()
+    fixture.component(latent, example.cond).square().sum().backward()
+    require(
+        latent.grad is not None and float(latent.grad.abs().max()) > 0,
+        "No gradient reaches the latent: the tokenizer could not learn, nor L_cond reach the prior.",
+        look="forward(): detach() and no_grad()",
+    )
 
 
 @contract("an action depends on its own state and offset alone", "action")
 @torch.no_grad()
-def own_offset(bench: Bench) -> None:
-    action, known = bench.component, bench.known(bench.planner, bench.batch())
-    plan, states, at = seen(action, known), known.batch.chunk_states, offsets(known)
-    together = action(plan, states, at)
-    check_shape("the actions", together, tuple(known.batch.chunk_actions.shape), "(B, H, A)")
-    for h in range(at.shape[1]):
-        alone = action(plan, states[:, h : h + 1], at[:, h : h + 1])
-        check_shape("one action", alone, (len(known.batch), 1, together.shape[-1]), "(B, 1, A)")
-        by = float((alone[:, 0] - together[:, h]).abs().max())
-        if not by <= 1e-4:
-            raise ContractError(
-                f"The action at offset {h} is another, by {by:.2g}, when it is asked for alone, as policies do.",
-                expected="actions that follow from the plan, states[:, h] and offsets[:, h]",
-                look="forward(): the offset says which step of the plan it is, not the place in the row",
-            )
-    if not torch.allclose(action(plan, states.flip(1), at.flip(1)).flip(1), together, atol=1e-4):
-        raise ContractError(
-            "The order in which actions are asked for changes them.", expected="the same", look="forward()"
+def offset_independence(fixture: Fixture) -> None:
+    action, example = fixture.component, fixture.example()
+    plan, states, offsets = acting_plan(action, example), example.batch.chunk_states, chunk_offsets(example)
+    actions = action(plan, states, offsets)
+    require_shape("the actions", actions, tuple(example.batch.chunk_actions.shape), "(B, H, A)")
+    for h in range(offsets.shape[1]):
+        alone = action(plan, states[:, h : h + 1], offsets[:, h : h + 1])
+        require_shape("one action", alone, (len(actions), 1, actions.shape[-1]), "(B, 1, A)")
+        difference = float((alone[:, 0] - actions[:, h]).abs().max())
+        require(
+            difference <= 1e-4,
+            f"The action at offset {h} differs by {difference:.2g} when it is computed alone, as policies do.",
+            look="forward(): the offset is the step of the plan, not the place in the row",
         )
+    flipped = action(plan, states.flip(1), offsets.flip(1)).flip(1)
+    require(torch.allclose(flipped, actions, atol=1e-4), "The order of the offsets changes the actions.")
 
 
 @contract("actions are read off the plan, and can be learnt", "action")
-def read_off(bench: Bench) -> None:
-    action, known = bench.component, bench.known(bench.planner, bench.batch())
-    plan, states, at = seen(action, known), known.batch.chunk_states, offsets(known)
-    trajectory = None if plan.trajectory is None else plan.trajectory * -1.5 + 1
-    other = Plan(plan.codes, plan.latent + torch.randn_like(plan.latent), trajectory)
-    found = action(plan, states, at)
-    if torch.allclose(found, action(other, states, at)):
-        raise ContractError(
-            "Another plan leads to the same actions.", expected="actions that follow the plan", look="forward()"
-        )
-    weights = list(action.parameters()) if hasattr(action, "parameters") else []
-    if weights and not found.requires_grad:
-        raise ContractError(
-            "No gradient reaches its weights.", expected="a gradient", look="forward(): detach(), no_grad()"
-        )
+def read_off(fixture: Fixture) -> None:
+    action, example = fixture.component, fixture.example()
+    plan, states, offsets = acting_plan(action, example), example.batch.chunk_states, chunk_offsets(example)
+    moved = None if plan.trajectory is None else plan.trajectory * -1.5 + 1
+    other = Plan(plan.codes, plan.latent + torch.randn_like(plan.latent), moved)
+    actions = action(plan, states, offsets)
+    same = torch.allclose(actions, action(other, states, offsets))
+    require(not same, "Another plan leads to the same actions.", look="forward()")
+    learns = isinstance(action, nn.Module) and list(action.parameters())
+    require(actions.requires_grad or not learns, "No gradient reaches its weights.", look="detach(), no_grad()")
 
 
-@contract("codes that the tokenizer knows", "sampler")
-def valid_codes(bench: Bench) -> None:
-    tokenizer = bench.of(bench.planner, "tokenizer")
+@contract("codes of the tokenizer's vocabulary", "sampler")
+def valid_codes(fixture: Fixture) -> None:
+    tokenizer = fixture.part(fixture.planner, "tokenizer")
+    tokens = tokenizer.schedule.tokens
     for rng in (torch.Generator().manual_seed(0), None):
-        codes = _drawn(bench, bench.cond(8), rng)
-        tokens = tokenizer.schedule.tokens
+        codes = _sample(fixture, fixture.cond(8), rng)
         if tokenizer.vocabulary is None:
-            check_shape("the codes", codes, (8, tokens, tokenizer.code_dim), "(B, L, C)")
-            continue
-        check_shape("the codes", codes, (8, tokens), "(B, L)")
-        if codes.dtype != torch.int64 or int(codes.min()) < 0 or int(codes.max()) >= tokenizer.vocabulary:
-            raise ContractError(
-                "A sampler draws token ids of the vocabulary.",
-                expected=f"int64 from 0 to {tokenizer.vocabulary - 1}",
-                got=f"{codes.dtype} from {codes.min()} to {codes.max()}",
-                look="__call__()",
-            )
+            require_shape("the codes", codes, (8, tokens, tokenizer.code_dim), "(B, L, C)")
+        else:
+            require_token_ids("the codes", codes, (8, tokens), tokenizer.vocabulary)
 
 
-@contract("draws with rng: a seed repeats them", "sampler")
-def seeded(bench: Bench) -> None:
-    cond, found = bench.cond(16), []
-    for noise in (1, 2):
-        torch.manual_seed(noise)
-        found.append(_drawn(bench, cond, torch.Generator().manual_seed(3)))
-    if not torch.equal(*found):
-        raise ContractError(
-            "The same seed draws other codes: evaluations could not be repeated.",
-            expected="every random number to come from rng",
-            got=f"{int((found[0] != found[1]).sum())} codes that differ",
-            look="__call__(): generator=rng in torch.rand, multinomial, exponential_ and their like",
+@contract("samples with rng: a seed repeats them", "sampler")
+def seeded(fixture: Fixture) -> None:
+    cond, samples = fixture.cond(16), []
+    for global_seed in (1, 2):
+        torch.manual_seed(global_seed)
+        samples.append(_sample(fixture, cond, torch.Generator().manual_seed(3)))
+    require(
+        torch.equal(*samples),
+        "The same seed samples other codes: evaluations could not be repeated.",
+        look="generator=rng in torch.rand, multinomial, exponential_ and their like",
+    )
+
+
+@contract("known codes stay as they are", "sampler")
+def known_codes(fixture: Fixture) -> None:
+    tokenizer, example = fixture.part(fixture.planner, "tokenizer"), fixture.example()
+    free = _sample(fixture, example.cond, torch.Generator().manual_seed(0))
+    other = example.codes if tokenizer.vocabulary is None else (free + 1) % tokenizer.vocabulary
+    from_cond = tokenizer.known_codes(example.cond)
+    codes = other if from_cond is None else from_cond.into(other)
+    every, half = torch.ones_like(other, dtype=torch.bool), torch.ones_like(other, dtype=torch.bool)
+    half[:, other.shape[1] // 2 :] = False
+    for mask in (every, half):
+        sampled = _sample(fixture, example.cond, torch.Generator().manual_seed(0), KnownCodes(codes, mask))
+        require(
+            torch.allclose(sampled[mask].float(), codes[mask].float(), atol=1e-5),
+            f"{int((sampled[mask] != codes[mask]).sum())} known codes were changed.",
+            look="known_codes.into(codes, span), before the next scale",
         )
 
 
-@contract("codes that are given stay as they are", "sampler")
-def known_codes(bench: Bench) -> None:
-    tokenizer, known = bench.of(bench.planner, "tokenizer"), bench.known(bench.planner, bench.batch())
-    free = _drawn(bench, known.cond, torch.Generator().manual_seed(0))
-    other = known.codes if tokenizer.vocabulary is None else (free + 1) % tokenizer.vocabulary
-    first = tokenizer.known_codes(known.cond)
-    masks = [torch.ones_like(other, dtype=torch.bool)]
-    masks.append(masks[0].clone())
-    masks[1][:, other.shape[1] // 2 :] = False
-    for mask in masks:
-        settled = other if first is None else first.into(other)
-        codes = _drawn(bench, known.cond, torch.Generator().manual_seed(0), KnownCodes(settled, mask))
-        if not torch.allclose(codes[mask].float(), settled[mask].float(), atol=1e-5):
-            raise ContractError(
-                f"{int((codes[mask] != settled[mask]).sum())} codes that were given come out changed.",
-                expected="codes equal to known_codes.codes where known_codes.mask is true",
-                look="__call__(): known_codes.into(codes, span) puts them in place, before the next scale",
-            )
-
-
-def _drawn(bench: Bench, cond: Cond, rng: torch.Generator | None, known_codes: KnownCodes | None = None) -> Tensor:
-    planner = bench.planner
-    prior, tokenizer = bench.of(planner, "prior"), bench.of(planner, "tokenizer")
-    codes: Tensor = bench.component(prior, tokenizer, cond, rng, known_codes).codes
+def _sample(fixture: Fixture, cond: Cond, rng: torch.Generator | None, known_codes: KnownCodes | None = None) -> Tensor:
+    prior, tokenizer = (fixture.part(fixture.planner, kind) for kind in ("prior", "tokenizer"))
+    codes: Tensor = fixture.component(prior, tokenizer, cond, rng, known_codes).codes
     return codes

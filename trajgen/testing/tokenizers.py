@@ -1,218 +1,209 @@
-"""What tokenizers promise: codes and back, scale by scale."""
+"""What tokenizers promise: windows to codes and back, scale by scale."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajgen.core.protocols import Values
-from trajgen.testing.bench import Bench
-from trajgen.testing.contract import ContractError, NotApplicableError, contract
-from trajgen.testing.shapes import check_losses, check_shape
+from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
+from trajgen.testing.fixture import Fixture, input_spans
 
 
 @contract("codes, vectors, inputs and latent have their shapes", "tokenizer")
 @torch.no_grad()
-def shapes(bench: Bench) -> None:
-    tokenizer, x = bench.component, _windows(bench)
-    schedule, width, codes = tokenizer.schedule, tokenizer.code_dim, tokenizer.encode(x).codes
-    tokens = schedule.tokens
+def shapes(fixture: Fixture) -> None:
+    tokenizer, x = fixture.component, fixture.windows()
+    schedule, width, encoding, layout = tokenizer.schedule, tokenizer.code_dim, tokenizer.encode(x), tokenizer.layout
+    codes, tokens = encoding.codes, schedule.tokens
     if tokenizer.vocabulary is None:
-        check_shape("encode().codes, continuous", codes, (6, tokens, width), "(B, L, C)")
+        require_shape("encode().codes, continuous", codes, (6, tokens, width), "(B, L, C)")
     else:
-        check_shape("encode().codes", codes, (6, tokens), "(B, L)")
-        if codes.dtype != torch.int64:
-            raise ContractError("Token ids are whole numbers.", expected=torch.int64, got=codes.dtype, look="encode()")
-        if int(codes.min()) < 0 or int(codes.max()) >= tokenizer.vocabulary:
-            raise ContractError(
-                "A token id is not in the vocabulary.",
-                expected=f"0 to {tokenizer.vocabulary - 1}",
-                got=f"{int(codes.min())} to {int(codes.max())}",
-                look="encode() and vocabulary",
-            )
-    if len(codes.unique()) < 2:
-        raise ContractError(
-            "All windows get the same codes.", expected="different codes", got="one code", look="encode()"
-        )
+        require_token_ids("encode().codes", codes, (6, tokens), tokenizer.vocabulary)
+    require(len(codes.unique()) > 1, "All windows get the same code.", look="encode()")
     vectors = tokenizer.vectors(codes)
-    check_shape("vectors()", vectors, (6, tokens, width), "(B, L, C)")
-    layout, encoding = tokenizer.layout, tokenizer.encode(x)
-    inputs, latent = (6, tokens - schedule.lengths[0], width), (6, tokenizer.latent_length, width)
-    check_shape("layout.inputs()", layout.inputs(vectors), inputs, "(B, L - l_1, C)")
-    check_shape("layout.latent()", layout.latent(vectors), latent, "(B, N, C)")
-    for name, value in (("inputs", layout.inputs(vectors)), ("latent", layout.latent(vectors))):
-        same = getattr(encoding, name)
-        if same.shape != value.shape or not torch.allclose(same, value, atol=1e-5):
-            raise ContractError(
-                f"encode().{name} differs from layout.{name}() of the vectors of its codes.",
-                expected=f"encode(x).{name} equal to layout.{name}(vectors(encode(x).codes))",
-                look="encode()",
-            )
-
-
-@contract("the partial latent, drawn step by step, is what inputs() and latent() say", "tokenizer")
-@torch.no_grad()
-def stepwise(bench: Bench) -> None:
-    tokenizer = bench.component
-    schedule, vectors = tokenizer.schedule, tokenizer.vectors(tokenizer.encode(_windows(bench)).codes)
-    layout, first = tokenizer.layout, schedule.lengths[0]
-    inputs, partial_latent = layout.inputs(vectors), layout.start(len(vectors))
-    check_shape(
-        "the partial latent of start()", partial_latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)"
-    )
-    for k, span in enumerate(schedule.spans):
-        if k:
-            seen = layout.scale_input(partial_latent, k)
-            check_shape(
-                f"scale_input() of scale {k + 1}", seen, (6, schedule.lengths[k], tokenizer.code_dim), "(B, l_k, C)"
-            )
-            expected = inputs[:, span.start - first : span.stop - first]
-            if not torch.allclose(seen, expected, atol=1e-5):
-                raise ContractError(
-                    f"What scale {k + 1} sees of the partial latent differs from its teacher-forcing input by "
-                    f"{float((seen - expected).abs().max()):.2g}.",
-                    expected="scale_input(partial_latent, k) equal to the part of inputs(vectors) of scale k",
-                    look="scale_input() and extend() against inputs(): both see the scales before k, and only those",
-                )
-        partial_latent = layout.extend(partial_latent, vectors[:, span], k)
-    latent = layout.latent(vectors)
-    if partial_latent.shape != latent.shape or not torch.allclose(partial_latent, latent, atol=1e-5):
-        raise ContractError(
-            "The partial latent after the last scale is not the latent.",
-            expected="extend() of all scales equal to latent(vectors)",
-            got=f"{tuple(partial_latent.shape)} and {tuple(latent.shape)}, with other values",
-            look="extend() and latent()",
+    require_shape("vectors()", vectors, (6, tokens, width), "(B, L, C)")
+    inputs, latent = layout.inputs(vectors), layout.latent(vectors)
+    require_shape("layout.inputs()", inputs, (6, tokens - schedule.lengths[0], width), "(B, L - l_1, C)")
+    require_shape("layout.latent()", latent, (6, tokenizer.latent_length, width), "(B, N, C)")
+    for name, value in (("inputs", inputs), ("latent", latent)):
+        require(
+            _is_close(getattr(encoding, name), value),
+            f"encode().{name} differs from layout.{name}() of the vectors of its codes.",
         )
+
+
+def require_token_ids(name: str, codes: Tensor, shape: tuple[int, ...], vocabulary: int) -> None:
+    """Raises `ContractError` unless ``codes`` are int64 token ids of the vocabulary."""
+    require_shape(name, codes, shape, "(B, L)")
+    low, high = int(codes.min()), int(codes.max())
+    require(
+        codes.dtype == torch.int64 and low >= 0 and high < vocabulary,
+        f"{name[:1].upper()}{name[1:]} are not token ids of the vocabulary.",
+        expected=f"int64 from 0 to {vocabulary - 1}",
+        got=f"{codes.dtype} from {low} to {high}",
+    )
+
+
+@contract("the partial latent, extended step by step, agrees with inputs() and latent()", "tokenizer")
+@torch.no_grad()
+def stepwise(fixture: Fixture) -> None:
+    tokenizer = fixture.component
+    schedule, layout = tokenizer.schedule, tokenizer.layout
+    vectors = tokenizer.vectors(tokenizer.encode(fixture.windows()).codes)
+    inputs, partial_latent = layout.inputs(vectors), layout.start(len(vectors))
+    bounded = layout.decoded_fraction(0) < 1  # a pyramid's scales all reach the whole window
+    require_shape("start()", partial_latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
+    for k, span, rows in input_spans(schedule.lengths):
+        if k:
+            seen, shape = layout.scale_input(partial_latent, k), (6, schedule.lengths[k], tokenizer.code_dim)
+            require_shape(f"scale_input() of scale {k + 1}", seen, shape, "(B, l_k, C)")
+            difference = float((seen - inputs[:, rows]).abs().max())
+            require(
+                difference <= 1e-5,
+                f"What scale {k + 1} sees of the partial latent differs from its teacher-forcing input by "
+                f"{difference:.2g}.",
+                look="scale_input(), extend() and inputs(): all see the scales before k, and only those",
+            )
+        before, final = partial_latent.clone(), round(layout.decoded_fraction(k) * tokenizer.latent_length)
+        extended = layout.extend(partial_latent, vectors[:, span], k)
+        require(torch.equal(partial_latent, before), "extend() changes the partial latent that it is given.")
+        partial_latent = extended
+        if not bounded:
+            continue
+        require(
+            _is_close(partial_latent[:, :final], layout.latent(vectors)[:, :final])
+            and not partial_latent[:, final:].any(),
+            f"After scale {k + 1}, decoded_fraction({k}) of the latent is not final, or the rest not zero.",
+            look="decoded_fraction()",
+        )
+    require(
+        _is_close(partial_latent, layout.latent(vectors)),
+        "The partial latent after the last scale is not the latent.",
+        look="extend() and latent()",
+    )
 
 
 @contract("one-hot codes have the vectors of their ids", "tokenizer")
-@torch.no_grad()
-def one_hot(bench: Bench) -> None:
-    tokenizer = bench.component
+def one_hot(fixture: Fixture) -> None:
+    tokenizer = fixture.component
     if tokenizer.vocabulary is None:
         raise NotApplicableError("its codes are continuous")
-    codes = tokenizer.encode(_windows(bench)).codes
-    relaxed = tokenizer.vectors(F.one_hot(codes, tokenizer.vocabulary).float())
-    if relaxed.shape != tokenizer.vectors(codes).shape or not torch.allclose(
-        relaxed, tokenizer.vectors(codes), atol=1e-5
-    ):
-        raise ContractError(
-            "One-hot codes (B, L, V) have other vectors than the ids they stand for: L_cond could not reach the prior.",
-            expected="vectors(one_hot(codes)) equal to vectors(codes)",
-            look="vectors(): floating codes are weights, codes @ table",
-        )
+    codes = tokenizer.encode(fixture.windows()).codes
+    hard = F.one_hot(codes, tokenizer.vocabulary).float()
+    weights = (0.25 * hard + 0.75 * hard.roll(1, 0)).requires_grad_()
+    relaxed, vectors = tokenizer.vectors(weights), tokenizer.vectors(codes)
+    tokenizer.layout.latent(relaxed).square().sum().backward()
+    require(
+        _is_close(tokenizer.vectors(hard), vectors)
+        and _is_close(relaxed, 0.25 * vectors + 0.75 * vectors.roll(1, 0))
+        and weights.grad is not None
+        and weights.grad.abs().sum() > 0,
+        "Weighted codes (B, L, V) lack the mean of the codes' vectors or its gradient: L_cond cannot reach the prior.",
+        look="vectors(): floating codes are weights, codes @ table",
+    )
 
 
-@contract("the loss trains, and counts what it should", "tokenizer")
-def loss(bench: Bench) -> None:
-    planner = bench.ready()
-    tokenizer, decoder, batch = bench.of(planner), bench.of(planner, "decoder"), bench.batch(32)
-    x = bench.of(planner, "view")(batch)
-    tokenizer.train()
-    seen: list[Tensor] = []
+@contract("the loss trains, and decodes its latent", "tokenizer")
+def loss(fixture: Fixture) -> None:
+    planner = fixture.build_ready()
+    tokenizer, decoder, batch = fixture.part(planner), fixture.part(planner, "decoder"), fixture.batch(32)
+    x = fixture.part(planner, "view")(batch)
+    latents: list[Tensor] = []
 
     def decode(latent: Tensor) -> Tensor:
-        seen.append(latent)
+        latents.append(latent)
         decoded: Tensor = x + latent.mean() if decoder is None else decoder.base(latent, batch.condition())
         return decoded
 
-    losses = tokenizer.loss(batch, x, decode)
-    check_losses(losses)
-    if not seen:
-        raise ContractError(
-            "The tokenizer's loss never decodes.", expected="a call of decode(latent)", got="none", look="loss()"
-        )
-    check_shape("the latent that is decoded", seen[0], (32, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
-    own = isinstance(tokenizer, nn.Module) and list(tokenizer.parameters())
-    if own and not losses["total"].requires_grad:
-        raise ContractError("Nothing is learnt from the loss.", expected="a gradient", got="none", look="loss()")
+    losses = tokenizer.train().loss(batch, x, decode)
+    require_losses(losses)
+    require(latents, "The tokenizer's loss never decodes.", expected="a call of decode(latent)", look="loss()")
+    shape = (32, tokenizer.latent_length, tokenizer.code_dim)
+    require_shape("the latent that is decoded", latents[0], shape, "(B, N, C)")
+    trainable = isinstance(tokenizer, nn.Module) and list(tokenizer.parameters())
+    require(losses["total"].requires_grad or not trainable, "The loss has no gradient.", look="loss()")
     usage = tokenizer.usage()
-    if any(not isinstance(v, float) for v in usage.values()):
-        raise ContractError("usage() gives figures by name.", expected="dict[str, float]", got=usage, look="usage()")
+    require(all(isinstance(value, float) for value in usage.values()), "usage() is a dict[str, float].", got=usage)
 
 
 @contract("padding does not count in the loss", "tokenizer")
 @torch.no_grad()
-def padding(bench: Bench) -> None:
-    planner = bench.ready()
-    tokenizer, batch = bench.of(planner), bench.batch(8)
-    x, real = bench.of(planner, "view")(batch), batch.mask.unsqueeze(-1)
+def padding(fixture: Fixture) -> None:
+    planner = fixture.build_ready()
+    tokenizer, batch = fixture.part(planner), fixture.batch(8)
+    x, mask = fixture.part(planner, "view")(batch), batch.mask.unsqueeze(-1)
 
-    def total(error: float) -> float:
+    def total(padding_error: float) -> float:
         torch.manual_seed(0)
-        losses = tokenizer.loss(batch, x, lambda latent: torch.where(real, x + 2.0, x + error))
-        return float(losses["total"])
+        return float(tokenizer.loss(batch, x, lambda _: torch.where(mask, x + 2.0, x + padding_error))["total"])
 
-    if not abs(total(2.0) - total(100.0)) <= 1e-4 * abs(total(2.0)):
-        raise ContractError(
-            "How padding is decoded changes the loss: short episodes would be learnt wrong.",
-            expected=f"a total of {total(2.0):.4g}",
-            got=f"{total(100.0):.4g} where padded points are decoded badly",
-            look="loss(): only points where batch.mask (B, T) is true count",
-        )
+    usual, other = total(2.0), total(100.0)
+    require(
+        abs(usual - other) <= 1e-4 * abs(usual),
+        "How padding is decoded changes the loss: short episodes would be learnt wrong.",
+        look="loss(): only points where batch.mask (B, T) is true count",
+    )
 
 
 @contract("decoded_fraction() grows to 1", "tokenizer")
-def decoded_fraction(bench: Bench) -> None:
-    shares = [float(bench.component.layout.decoded_fraction(k)) for k in range(bench.component.schedule.scales)]
-    if shares != sorted(shares) or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-6:
-        raise ContractError(
-            "decoded_fraction(k) is the share of the window that stands once scales 0 to k are drawn.",
-            expected="shares above 0 that grow, the last one 1",
-            got=shares,
-            look="decoded_fraction()",
-        )
+def decoded_fraction(fixture: Fixture) -> None:
+    layout, scales = fixture.component.layout, fixture.component.schedule.scales
+    fractions = [float(layout.decoded_fraction(k)) for k in range(scales)]
+    require(
+        fractions == sorted(fractions) and fractions[0] > 0 and abs(fractions[-1] - 1) <= 1e-6,
+        "decoded_fraction(k) is positive and grows to 1 at the last scale.",
+        got=fractions,
+    )
 
 
-@contract("codes that are given are those of such windows", "tokenizer")
+@contract("nothing changes in evaluation", "tokenizer")
 @torch.no_grad()
-def known_codes(bench: Bench) -> None:
-    planner = bench.planner
-    tokenizer, batch = bench.of(planner), bench.batch(padded=False)
-    known = tokenizer.known_codes(batch.condition())
-    if known is None:
-        raise NotApplicableError("nothing follows from the condition alone")
-    codes = tokenizer.encode(bench.of(planner, "view")(batch)).codes
-    for what, value in (("known_codes().codes", known.codes), ("known_codes().mask", known.mask)):
-        check_shape(what, value, tuple(codes.shape), "that of encode()")
-    if known.mask.dtype != torch.bool:
-        raise ContractError(
-            "A mask is true where codes are known.", expected=torch.bool, got=known.mask.dtype, look="known_codes()"
-        )
-    same = torch.isclose(known.codes.float(), codes.float(), atol=1e-5) | ~known.mask
-    if not same.all():
-        raise ContractError(
-            f"{int((~same).sum())} codes that are given differ from those of windows that start (and end) so.",
-            expected="known_codes(cond).codes equal to encode(x).codes where the mask is true",
-            look="known_codes()",
-        )
+def evaluation(fixture: Fixture) -> None:
+    planner, batch = fixture.build_ready(), fixture.batch()
+    tokenizer, x = fixture.part(planner), fixture.part(planner, "view")(batch)
+    before, codes = {name: value.clone() for name, value in planner.state_dict().items()}, tokenizer.encode(x).codes
+    tokenizer.loss(batch, x, lambda _: x + 1)
+    tokenizer.after_step()
+    changed = [name for name, value in planner.state_dict().items() if not torch.equal(value, before[name])]
+    require(not changed, "The loss in evaluation mode changes the state.", got=", ".join(changed), look="self.training")
+    same = torch.equal(tokenizer.train().encode(x).codes, codes)
+    require(same, "encode() differs in training mode.", look="encode()")
+
+
+@contract("known codes are those of such windows", "tokenizer")
+@torch.no_grad()
+def known_codes(fixture: Fixture) -> None:
+    planner, batch = fixture.planner, fixture.batch(padded=False)
+    tokenizer = fixture.component
+    given = tokenizer.known_codes(batch.condition())
+    if given is None:
+        raise NotApplicableError("no code follows from the condition alone")
+    codes = tokenizer.encode(fixture.part(planner, "view")(batch)).codes
+    for name, value in (("known_codes().codes", given.codes), ("known_codes().mask", given.mask)):
+        require_shape(name, value, tuple(codes.shape), "of encode().codes")
+    require(given.mask.dtype == torch.bool, "A mask is boolean, true where codes are known.", got=given.mask.dtype)
+    equal = torch.isclose(given.codes.float(), codes.float(), atol=1e-5) | ~given.mask
+    require(
+        equal.all(), f"{int((~equal).sum())} known codes differ from encode(x).codes of windows under that condition."
+    )
 
 
 @contract("a latent that is a trajectory can be read and written", "tokenizer")
 @torch.no_grad()
-def values(bench: Bench) -> None:
-    tokenizer, x = bench.component, _windows(bench)
-    if not isinstance(bench.component, Values):
+def values(fixture: Fixture) -> None:
+    tokenizer, x = fixture.component, fixture.windows()
+    if not isinstance(tokenizer, Values):
         raise NotApplicableError("its latent is not the trajectory")
-    if len(tokenizer.fields_of_tokens) != tokenizer.period:
-        raise ContractError(
-            "Each token of a point belongs to a field.",
-            expected=f"{tokenizer.period} fields, as period says",
-            got=tokenizer.fields_of_tokens,
-            look="fields_of_tokens and period",
-        )
+    fields, period = tokenizer.fields_of_tokens, tokenizer.period
+    require(len(fields) == period, f"fields_of_tokens names the field of each of {period} tokens.", got=fields)
     latent = tokenizer.spread(x)
-    check_shape("spread()", latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
+    require_shape("spread()", latent, (6, fixture.component.latent_length, fixture.component.code_dim), "(B, N, C)")
     points = tokenizer.points(latent)
-    check_shape("points()", points, tuple(x.shape), "(B, T, D)")
-    if not torch.allclose(tokenizer.points(tokenizer.spread(points)), points, atol=1e-5):
-        raise ContractError(
-            "points() does not undo spread().", expected="the same points", look="points() and spread()"
-        )
+    require_shape("points()", points, tuple(x.shape), "(B, T, D)")
+    require(_is_close(tokenizer.points(tokenizer.spread(points)), points), "points() does not undo spread().")
 
 
-def _windows(bench: Bench) -> Any:
-    return bench.of(bench.planner, "view")(bench.batch())
+def _is_close(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.allclose(first, second, atol=1e-5)

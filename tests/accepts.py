@@ -1,0 +1,218 @@
+"""Which compositions accept which component, and what the error advises where one is refused.
+
+A cell is ``OK`` where the component is built in the composition and keeps all of its contracts, and otherwise words of
+the advice with which it is refused.
+"""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+
+from trajgen import testing
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import names
+from trajgen.testing.fixture import parse_changes
+
+OK = ""
+ROW = "schedule=unit"
+PYRAMID = "schedule=geometric"
+SINGLE = "schedule=single"
+TRANSFORMER = "prior=transformer"
+DIFFUSION = "prior=diffusion tokenizer=identity schedule=single"
+DENOISE = "sampler=diffusion"
+GREEDY = "sampler=greedy"
+IDENTITY = "decoder=identity"
+PLAIN = "decoder=plain"
+FIELDS = "view=fields"
+EVERY_KIND = "recipe=mage, which has every kind"
+ACTIONS = "view.fields=[state,action]"
+ACTIONS_FIRST = "view.fields=[action,state]"
+ALL_FIELDS = "view.fields=[return,state,action]"
+
+LENGTH = "tokenizer.latent_length"
+
+SCHEDULES = ("explicit", "geometric", "linear", "single", "two_level", "unit")
+VALUES = "tokenizer=identity decoder=identity"
+GUIDED = "planner.condition_weight=0.1"  # without L_cond nothing trains adapters
+UNGUIDED = "diffuser sampler.value_scale=0.0"
+
+TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
+    "view": (("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"), {"fields": (OK, OK, OK, OK)}),
+    "schedule": (
+        ("mage", "flat_ar", "diffuser", "tt"),
+        {
+            "explicit": (OK, ROW, ROW, ROW),
+            "geometric": (OK, ROW, ROW, ROW),
+            "linear": (OK, ROW, ROW, ROW),
+            "single": (OK, OK, OK, OK),
+            "two_level": (OK, ROW, ROW, ROW),
+            "unit": (PYRAMID, OK, SINGLE, OK),
+        },
+    ),
+    "tokenizer": (
+        (*(f"mage schedule={name}" for name in SCHEDULES), "diffuser", "diffuser schedule=unit", "tt"),
+        {
+            "bins": (ROW, ROW, ROW, IDENTITY, ROW, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
+            "fsq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, GREEDY),
+            "lfq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "multiscale_vq": (OK, OK, OK, OK, OK, PYRAMID, TRANSFORMER, PYRAMID, LENGTH),
+            "simvq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "vq": (OK, ROW, ROW, OK, ROW, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+        },
+    ),
+    "conditioner": (("mage", "flat_ar", "bc", "mage conditioner.return_scales=1"), {"fields": (OK, OK, OK, OK)}),
+    "prior": (
+        (
+            *(f"mage schedule={name}" for name in SCHEDULES[:5]),
+            *("flat_ar", "flat_ar schedule=single", "flat_ar schedule=explicit schedule.lengths=[1,1,2]"),
+            *(f"mage schedule=unit {VALUES} sampler=greedy", f"mage schedule=single {VALUES} sampler=greedy"),
+            *(UNGUIDED, "tt"),
+        ),
+        {
+            "diffusion": (*[TRANSFORMER] * 8, SINGLE, DENOISE, OK, TRANSFORMER),
+            "gpt": (*[ROW] * 5, OK, ROW, ROW, OK, ROW, ROW, OK),
+            "transformer": (*[OK] * 10, GREEDY, OK),
+        },
+    ),
+    "decoder": (
+        ("mage", "flat_ar", f"tap {GUIDED}", f"diffuser {GUIDED}", f"tt {GUIDED}"),
+        {
+            "adapter": (OK, OK, OK, OK, IDENTITY),
+            "identity": (PLAIN, PLAIN, PLAIN, OK, OK),
+            "plain": (OK, OK, OK, OK, IDENTITY),
+            "state_conditioned": (OK, OK, OK, OK, IDENTITY),
+        },
+    ),
+    "action": (
+        ("mage", "bc", "carp", "diffuser", "mage decoder=state_conditioned view.fields=[action,state]"),
+        {
+            "latent": (OK, OK, OK, OK, OK),
+            "latent_state": (OK, OK, OK, OK, OK),
+            "plan": (ALL_FIELDS, FIELDS, OK, ACTIONS, OK),
+            "state": (OK, FIELDS, ACTIONS_FIRST, OK, OK),
+        },
+    ),
+    "sampler": (
+        ("mage", "flat_ar", "tap", "tt", "diffuser", f"mage schedule=single {VALUES}"),
+        {
+            "beam": (OK, OK, OK, OK, DENOISE, GREEDY),
+            "best_of_n": (OK, OK, OK, OK, DENOISE, GREEDY),
+            "diffusion": (DIFFUSION, DIFFUSION, DIFFUSION, DIFFUSION, OK, DIFFUSION),
+            "greedy": (OK, OK, OK, OK, DENOISE, OK),
+            "temperature": (OK, OK, OK, OK, DENOISE, GREEDY),
+            "top_k": (OK, OK, OK, OK, DENOISE, GREEDY),
+            "top_p": (OK, OK, OK, OK, DENOISE, GREEDY),
+        },
+    ),
+    "return_target": (
+        ("mage", "bc", "dt", "diffuser"),
+        {"best": (OK, OK, OK, OK), "constant": (OK, OK, OK, OK), "quantile": (OK, OK, OK, OK)},
+    ),
+    "planner": (
+        ("bc", "carp", "diffuser", "dt", "flat", "flat_ar", "hd", "hierarchy", "mage", "tap", "tt", "two_level"),
+        {
+            "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK),
+            "hierarchy": (
+                *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
+                *("planner.segment=2", OK),
+            ),
+            "history": (*(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS), *[ALL_FIELDS] * 5),
+            "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 8),
+        },
+    ),
+}
+"""For each kind: the compositions, and a row for each component."""
+
+MORE: dict[str, tuple[tuple[str, str], ...]] = {
+    "planner": (
+        *(("latent", f"mage schedule={name}") for name in ("explicit", "linear", "single", "two_level")),
+        ("latent", "flat_ar prior=gpt sampler=beam"),
+        ("latent", "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1"),
+        ("direct", "bc action=latent return_target=quantile"),
+        ("history", "dt view.fields=[state,action] return_target=constant"),
+        ("hierarchy", "hierarchy tokenizer=multiscale_vq schedule=single"),
+    )
+}
+"""Further compositions that accept a component of the kind."""
+
+
+_ALL = "bc carp diffuser dt flat flat_ar hd hierarchy mage tap tt two_level"
+_PYRAMIDS = "carp flat hierarchy mage two_level"
+_AUTOREGRESSIVE = "carp flat flat_ar hierarchy mage tap tt two_level"
+_CONVOLUTIONAL = "carp diffuser flat flat_ar hd hierarchy mage tap two_level"
+_WITH_RETURNS = "flat flat_ar hierarchy mage tap tt two_level"
+_LATENT = "carp diffuser flat flat_ar hd hierarchy mage tap tt two_level"
+
+RECIPES: dict[str, dict[str, str]] = {
+    "view": {"fields": "flat flat_ar hierarchy mage two_level"},
+    "schedule": {
+        **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _PYRAMIDS),
+        "single": _LATENT,
+        "unit": "dt flat_ar tap tt",
+    },
+    "tokenizer": {
+        **dict.fromkeys(("fsq", "lfq", "simvq"), "carp flat flat_ar hierarchy mage tap two_level"),
+        "bins": "tt",
+        "identity": "diffuser hd",
+        "multiscale_vq": _PYRAMIDS,
+        "vq": "flat flat_ar tap",
+    },
+    "conditioner": {"fields": _ALL},
+    "prior": {"diffusion": "", "gpt": "dt flat_ar tap tt", "transformer": f"dt {_AUTOREGRESSIVE}"},
+    "decoder": {
+        **dict.fromkeys(("adapter", "plain", "state_conditioned"), _CONVOLUTIONAL),
+        "identity": "diffuser hd tt",
+    },
+    "action": {
+        **dict.fromkeys(("latent", "latent_state"), f"bc {_LATENT}"),
+        "plan": "carp tap tt",
+        "state": "diffuser flat flat_ar hd hierarchy mage tap tt two_level",
+    },
+    "sampler": {
+        **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
+        **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _AUTOREGRESSIVE),
+        "diffusion": "diffuser hd",
+    },
+    "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
+    "planner": {
+        "direct": "bc",
+        "hierarchy": "diffuser flat flat_ar hd hierarchy mage tap tt two_level",
+        "history": "dt",
+        "latent": _LATENT,
+    },
+}
+"""The recipes that accept a component with its default options, nothing else changed."""
+
+
+def cells(kind: str) -> pytest.MarkDecorator:
+    """A parametrization over ``name``, ``words`` and ``advice`` of a kind's table, which must have all components."""
+    compositions, rows = TABLES[kind]
+    if set(rows) != set(names(kind)) or not all(OK in row for row in rows.values()):
+        raise ValueError(f"the table of kind '{kind}' needs a row, with a composition that accepts it, for each of: "
+                         f"{', '.join(names(kind))}")  # fmt: skip
+    params = [(name, words, cell) for name in rows for words, cell in zip(compositions, rows[name], strict=True)]
+    params += [(name, words, OK) for name, words in MORE.get(kind, ())]
+    ids = [f"{name}-{words.replace(' ', '-')}" for name, words, _ in params]
+    return pytest.mark.parametrize(("name", "words", "advice"), params, ids=ids)
+
+
+def check_cell(kind: str, name: str, words: str, advice: str) -> None:
+    """Checks all contracts of a component in a composition, or that it is refused with this advice."""
+    if advice == OK:
+        results = testing.run_contracts(fixture_of(kind, name, words))
+        broken = [f"{result.promise}: {result.message}" for result in results if result.outcome == "failed"]
+        assert not broken, "\n".join(broken)
+        assert sum(result.outcome == "passed" for result in results) >= 3
+    else:
+        with pytest.raises(ConfigError) as caught:
+            fixture_of(kind, name, words)
+        tiny.check_cure(caught.value)
+        assert advice in str(caught.value.fix)
+
+
+def fixture_of(kind: str, name: str, words: str) -> testing.Fixture:
+    """A component in a composition, as ``mage schedule=single sampler.k=3``."""
+    recipe, *changes = words.split()
+    return testing.find_fixture(kind, name, recipe, parse_changes(changes))

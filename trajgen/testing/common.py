@@ -1,0 +1,382 @@
+"""What components of all kinds promise: how they are registered, and how they behave in a composition."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.core import protocols
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import complete, component, spec
+from trajgen.core.types import Batch, Plan
+from trajgen.testing.contract import ContractError, NotApplicableError, contract, require
+from trajgen.testing.fixture import Example, Fixture, select
+
+PROTOCOLS: dict[str, type] = {
+    "view": protocols.View,
+    "tokenizer": protocols.Tokenizer,
+    "conditioner": protocols.Conditioner,
+    "prior": protocols.Prior,
+    "decoder": protocols.Decoder,
+    "action": protocols.ActionHead,
+    "sampler": protocols.Sampler,
+    "return_target": protocols.ReturnTarget,
+    "planner": protocols.Planner,
+}
+"""What each kind that computes must have; a schedule is a `ScaleSchedule`."""
+TOLERANCE = 1e-4
+
+
+def check_docstring(kind: str, name: str) -> None:
+    """The first paragraph of the docstring ends like a sentence."""
+    paragraph = " ".join(inspect.cleandoc(component(kind, name).__doc__ or "").split("\n\n")[0].split())
+    require(
+        paragraph.endswith((".", "!")),
+        "'trajgen list' shows the first sentence of the docstring, and there is none.",
+        got=repr(paragraph) if paragraph else "no docstring",
+        look=f"the docstring of {spec(kind, name).attribute}",
+    )
+
+
+def check_options(kind: str, name: str) -> None:
+    """Every option has a type and a literal default of that type; all arguments can be given by name."""
+    described, target = spec(kind, name), component(kind, name)
+    look = f"the signature of {described.attribute}"
+    inherited = inspect.isclass(target) and target.__init__ is nn.Module.__init__  # neither wiring nor options
+    for p in () if inherited else inspect.signature(target).parameters.values():
+        by_name = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        require(by_name, f"The argument '{p}' cannot be given by name.", look=look)
+    for option in described.options:
+        require(
+            _is_literal(option.default),
+            f"The default of option '{option.name}' cannot be written into a recipe.",
+            expected="a number, a text, true, false, None, or a tuple of those",
+            got=repr(option.default),
+            look=f"{look}; what follows from other parts belongs before the '*'",
+        )
+        require(
+            option.annotation,
+            f"Option '{option.name}' has no type.",
+            expected=f"{option.name}: {type(option.default).__name__} = {option.default!r}",
+            look=look,
+        )
+    try:
+        complete(kind, described.defaults())
+    except ConfigError as error:
+        raise ContractError(
+            "The default of an option is not of the option's own type.", expected=error.expected, got=error.got
+        ) from error
+
+
+def _is_literal(value: object) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def check_unknown_option(kind: str, name: str) -> None:
+    """An option that it does not have is refused, not swallowed."""
+    try:
+        complete(kind, {**spec(kind, name).defaults(), "no_such_option": 1})
+    except ConfigError:
+        return
+    raise ContractError("An option that it does not have is accepted.", expected="a refusal", got="no_such_option=1")
+
+
+@contract("has what its kind promises", *PROTOCOLS)
+def has_members(fixture: Fixture) -> None:
+    missing = missing_members(fixture.component, PROTOCOLS[fixture.kind])
+    if fixture.kind == "prior":  # one of two capabilities: the one of which it has more
+        capabilities = (protocols.Autoregressive, protocols.Denoising)
+        lacking = [missing_members(fixture.component, capability) for capability in capabilities]
+        missing += min(lacking, key=lambda members: len(members))
+    require(
+        not missing,
+        f"A {fixture.kind} lacks what its kind promises.",
+        expected=", ".join(missing),
+        got=f"{type(fixture.component).__name__} without them",
+        look=f"{PROTOCOLS[fixture.kind].__name__} in trajgen/core/protocols.py",
+    )
+
+
+def missing_members(value: Any, protocol: type) -> list[str]:
+    """The members of a protocol that are absent or of another type, such as ``encode()`` or ``layout.start()``."""
+    missing = []
+    for base in reversed(protocol.__mro__[:-1]):
+        for name, member in vars(base).items():
+            if inspect.isfunction(member) and (name == "__call__" or not name.startswith("_")):
+                missing += [] if callable(getattr(value, name, None)) else [f"{name}()"]
+    for name, hint in typing.get_type_hints(protocol).items():
+        attribute = getattr(value, name, _ABSENT)
+        if hint in PROTOCOLS.values():  # a part, which has contracts of its own; a planner may act by a method
+            missing += [] if callable(attribute) else [f"{name}()"]
+        elif isinstance(hint, type) and Protocol in hint.__mro__:
+            missing += [f"{name}.{member}" for member in missing_members(attribute, hint)]
+        elif not isinstance(attribute, hint if isinstance(hint, types.UnionType) else typing.get_origin(hint) or hint):
+            missing.append(f"{name}: {getattr(hint, '__name__', hint)}")
+    return missing
+
+
+class _Absent:
+    """The type of an attribute that is absent: no type hint admits it."""
+
+
+_ABSENT = _Absent()
+
+
+def respond(fixture: Fixture, planner: Any, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+    """What the checked component in ``planner`` returns for B windows: named tensors with B rows each.
+
+    Args:
+        fixture: of the component.
+        planner: holds the component.
+        batch: B windows.
+        seed: of samplers and planners.
+    """
+    part, generator = fixture.part(planner), torch.Generator().manual_seed(seed)
+    if fixture.kind == "planner":
+        return _respond_planner(planner, batch, generator)
+    example = fixture.example(planner, batch)
+    cond, latent = example.cond, example.latent
+    match fixture.kind:
+        case "view":
+            return {"the features": part(batch)}
+        case "tokenizer":
+            encoding = part.encode(example.x)
+            members = {f"encode().{name}": value for name, value in vars(encoding).items()}
+            return {**members, "vectors()": part.vectors(encoding.codes)}
+        case "conditioner":
+            return {"the embedding": part(cond)}
+        case "prior":
+            if isinstance(part, protocols.Denoising):
+                t = torch.ones(len(batch), dtype=torch.long, device=latent.device)
+                return {"denoise()": part.denoise(example.vectors * 0.5 + 0.3, t, cond)}
+            return {"logits()": part.logits(example.inputs, cond)}
+        case "decoder":
+            return {"the trajectory": part(latent, cond), "base()": part.base(latent, cond)}
+        case "action":
+            return {"the actions": part(acting_plan(part, example), batch.chunk_states, chunk_offsets(example))}
+        case "sampler":
+            tokenizer = fixture.part(planner, "tokenizer")
+            prior, known_codes = fixture.part(planner, "prior"), tokenizer.known_codes(cond)
+            return {"the codes": part(prior, tokenizer, cond, generator, known_codes).codes}
+        case "return_target":
+            remaining = batch.rewards[:, 0]
+            return {
+                "the first return": part(cond.state, cond.goal, remaining * torch.nan),
+                "the return that remains": part(cond.state, cond.goal, remaining),
+            }
+    raise KeyError(fixture.kind)
+
+
+def _respond_planner(planner: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    plan = planner.plan(batch.condition(), generator)
+    first = batch.chunk_states[:, :1]
+    responses = {
+        "the latent of plans": plan.latent,
+        "the actions of plans": planner.action(plan, first, torch.zeros_like(first[..., 0], dtype=torch.long)),
+    }
+    return responses if plan.trajectory is None else {**responses, "the trajectory of plans": plan.trajectory}
+
+
+def acting_plan(action: Any, example: Example) -> Plan:
+    """The plan as an action head gets it when acting: decoded only if the head reads the trajectory."""
+    return Plan(example.plan.codes, example.plan.latent, example.x if action.reads_trajectory else None)
+
+
+def chunk_offsets(example: Example) -> Tensor:
+    """0 to H - 1 for each window, (B, H)."""
+    return torch.arange(example.batch.chunk_states.shape[1], device=example.x.device).expand(len(example.batch), -1)
+
+
+@contract("finite float32 in evaluation", *PROTOCOLS)
+def finite(fixture: Fixture) -> None:
+    for name, value in _responses(fixture).items():
+        if value.is_floating_point():
+            require(
+                value.dtype == torch.float32,
+                f"{name} is not in single precision, though weights and data are.",
+                got=value.dtype,
+                look="numpy's double precision",
+            )
+            require(torch.isfinite(value).all(), f"{name} has values that are not finite.")
+
+
+@contract("the same twice in evaluation", *PROTOCOLS)
+def deterministic(fixture: Fixture) -> None:
+    torch.manual_seed(1)
+    first = _responses(fixture)
+    torch.manual_seed(2)
+    _require_equal(
+        first,
+        _responses(fixture),
+        "{name} differs by {by} in a second call with the same seed.",
+        look="random numbers without rng, dropout in evaluation, state that is left over",
+    )
+
+
+@contract("acting without gradients (torch.inference_mode)", *PROTOCOLS)
+def inference_mode(fixture: Fixture) -> None:
+    expected = _responses(fixture)
+    with torch.inference_mode():
+        inferred = respond(fixture, fixture.planner, fixture.batch())
+    _require_equal(expected, inferred, "{name} differs by {by} under torch.inference_mode, as policies act.")
+
+
+@contract("what it samples carries no gradient", "sampler", "planner")
+def no_gradient(fixture: Fixture) -> None:
+    for name, value in respond(fixture, fixture.planner, fixture.batch()).items():
+        detached = "actions" in name or not value.requires_grad
+        require(detached, f"{name} carries a gradient: plans would keep memory.", look="@torch.no_grad()")
+
+
+@contract("one window does not depend on the others of its batch", *PROTOCOLS)
+def independent_of_batch(fixture: Fixture) -> None:
+    if fixture.kind in ("sampler", "planner") and _is_random(fixture):
+        raise NotApplicableError("random draws differ with the place in the batch")
+    batched = {name: value[2:3] for name, value in _responses(fixture).items()}
+    with torch.no_grad():
+        alone = respond(fixture, fixture.planner, select(fixture.batch(), slice(2, 3)))
+    _require_equal(
+        batched,
+        alone,
+        "{name} of the third window differs by {by} when it is computed alone.",
+        look="sums, means and normalizations over the batch axis",
+    )
+
+
+@contract("works for data without goals", "conditioner", "prior", "decoder", "return_target", "planner")
+def without_goals(fixture: Fixture) -> None:
+    try:
+        planner = fixture.build_ready(goals=False)
+    except ConfigError as refusal:
+        raise NotApplicableError(f"it is refused: {refusal.rule}") from refusal
+    with torch.no_grad():
+        respond(fixture, planner, fixture.batch(goals=False))
+
+
+@contract("no hidden tensors: it moves to another device as a whole")
+def hidden_tensors(fixture: Fixture) -> None:
+    registered = {id(t) for t in (*fixture.planner.parameters(), *fixture.planner.buffers())}
+    part = fixture.component
+    owners = part.modules() if isinstance(part, nn.Module) else [part] if hasattr(part, "__dict__") else []
+    for owner in owners:
+        for attribute, value in vars(owner).items():
+            tensors = [] if attribute in ("_parameters", "_buffers", "_modules") else _tensors(value)
+            for tensor in tensors:
+                require(
+                    id(tensor) in registered,
+                    f"The tensor in '{attribute}' of {type(owner).__name__} is neither a parameter nor a buffer: "
+                    "it stays behind on another device, and is not in the checkpoint.",
+                    expected=f'self.register_buffer("{attribute}", …), nn.Parameter, or an nn.ModuleList',
+                )
+
+
+@contract("makes its tensors on the device of its inputs", *PROTOCOLS)
+def device_of_inputs(fixture: Fixture) -> None:
+    expected, batch = _responses(fixture), fixture.batch()
+    problem = ContractError(
+        "A tensor is made without saying on which device: on a GPU this fails.",
+        expected="device=x.device, x.new_zeros(…), torch.zeros_like(x), or a buffer",
+        look="torch.zeros, torch.arange, torch.tensor and their like",
+    )
+    try:
+        with torch.no_grad(), torch.device("meta"):  # a default device unlike that of the inputs, without values
+            responses = respond(fixture, fixture.planner, batch)
+    except RuntimeError as error:
+        if "meta" not in str(error).lower() and "device" not in str(error).lower():
+            raise
+        raise problem from error
+    if any(value.device != expected[name].device for name, value in responses.items()):
+        raise problem
+
+
+@contract("its state dict is complete", *PROTOCOLS)
+def complete_state(fixture: Fixture) -> None:
+    other = fixture.build_ready(seed=5)
+    try:
+        other.load_state_dict(fixture.planner.state_dict())
+    except RuntimeError as error:
+        raise ContractError(
+            "A planner that is built anew does not load the state of a trained one.", got=" ".join(str(error).split())
+        ) from error
+    with torch.no_grad():
+        loaded = respond(fixture, other, fixture.batch())
+    _require_equal(
+        _responses(fixture),
+        loaded,
+        "{name} differs by {by} once the state is loaded into a planner that is built anew.",
+        look="attributes that are not registered as buffers",
+    )
+
+
+@contract("training reaches all of its weights", *PROTOCOLS)
+def weights_are_trained(fixture: Fixture) -> None:
+    planner = fixture.build_ready()
+    part = fixture.part(planner)
+    untrained = dict(part.named_parameters()) if isinstance(part, nn.Module) else {}
+    if not untrained:
+        raise NotApplicableError("it has no weights")
+    for stage in planner.stages():
+        if stage.parameters:
+            stage.begin(planner)
+            stage.loss(fixture.batch(32))["total"].backward()
+            listed = {id(p) for p in stage.parameters}
+            untrained = {name: p for name, p in untrained.items() if p.grad is None or id(p) not in listed}
+    expected = respond(fixture, planner.eval(), fixture.batch()) if untrained else {}
+    for name, p in untrained.items():  # an option may leave a weight unused, which does no harm
+        require(
+            not _affects_responses(fixture, planner, p, expected),
+            f"The weight '{name}' changes the output, and no stage of training reaches it.",
+            look="detach(), no_grad(), and the parameters that stages() and the decoder list",
+        )
+
+
+@torch.no_grad()
+def _affects_responses(fixture: Fixture, planner: Any, parameter: Tensor, expected: Mapping[str, Tensor]) -> bool:
+    original = parameter.clone()
+    parameter.add_(torch.randn_like(parameter))
+    responses = respond(fixture, planner, fixture.batch())
+    parameter.copy_(original)
+    return any(not torch.equal(value, responses[name]) for name, value in expected.items())
+
+
+def _is_random(fixture: Fixture) -> bool:
+    with torch.no_grad():
+        first, second = (respond(fixture, fixture.planner, fixture.batch(), seed=seed) for seed in (0, 1))
+    return any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def _responses(fixture: Fixture) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return respond(fixture, fixture.planner, fixture.batch())
+
+
+def _require_equal(
+    expected: Mapping[str, Tensor], responses: Mapping[str, Tensor], problem: str, *, look: str | None = None
+) -> None:
+    for name, value in expected.items():
+        other = responses[name]
+        require(other.shape == value.shape, problem.format(name=name, by="its shape"), got=tuple(other.shape))
+        if not torch.allclose(value.float(), other.float(), atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True):
+            difference = f"{float((value.float() - other.float()).abs().max()):.2g}"
+            raise ContractError(problem.format(name=name, by=difference), look=look)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, in containers, and in modules within containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, nn.Module):
+        yield from (*value.parameters(), *value.buffers())
+    elif isinstance(value, (Mapping, list, tuple, set)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
