@@ -1,0 +1,199 @@
+"""Recipes, data presets and components as a source of Hydra's: read when they are chosen, and never executed.
+
+A recipe is one plain YAML file. Each of its component nodes becomes an option ``recipe/NAME`` of the Hydra group of
+that kind, beside all registered components: ``tokenizer=NAME`` swaps the whole node, and no key of the old one stays.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+
+from trajgen.config.files import (
+    DEFAULTS,
+    OVERRIDE,
+    RECIPES,
+    component_preset,
+    data_files,
+    find_file,
+    missing,
+    read_options,
+    read_yaml,
+    recipe_files,
+)
+from trajgen.config.schema import SECTIONS, TOP, Config, defaults
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import KINDS, load_entry_points, load_imports, names, spec
+from trajgen.engine.options import StageOptions
+
+ROOT = "train"
+ABOUT = "about"
+"""What a data preset tells the reader of the catalogue; no option."""
+OF_A_RECIPE = "recipe/"
+
+
+class RecipeSource(ConfigSource):
+    """What Hydra composes: ``train``, and the groups ``recipe``, ``data`` and one for each kind of component.
+
+    Its path is ``trajgen://`` and the `Search` as JSON, so that jobs in other processes find the same.
+    """
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self.search = json.loads(self.path)
+        self._load_extensions()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._load_extensions()
+
+    def _load_extensions(self) -> None:
+        load_entry_points()
+        load_imports(self.search["imports"])
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of the user's own with ``recipe/``, ``data/`` and component groups."""
+        return [Path(folder) for folder in self.search["folders"]]
+
+    @staticmethod
+    def scheme() -> str:
+        return "trajgen"
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        group, _, name = config_path.rstrip("/").partition("/")
+        folders = {str(Path(preset).parent) for preset in data_files(self.folders)}
+        return group in ("", "recipe", *KINDS) or (group == "data" and name in ("", *folders))
+
+    def is_config(self, config_path: str) -> bool:
+        group, _, name = config_path.partition("/")
+        if group in ("recipe", "data"):
+            return bool(name) and find_file(group, name, self.folders) is not None
+        if group in KINDS:
+            preset = find_file(group, name, self.folders) or find_file("recipe", name, self.folders)
+            return name in names(group) or name.startswith(OF_A_RECIPE) or preset is not None
+        return config_path == ROOT
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        group, _, name = config_path.rstrip("/").partition("/")
+        files = recipe_files(self.folders) if group == "recipe" else data_files(self.folders)
+        below = {"": [ROOT, "recipe", "data", *KINDS], "recipe": files, "data": files}.get(
+            group, names(group) if group in KINDS else []
+        )
+        prefix = f"{name}/" if name else ""
+        configs = {path[len(prefix) :] for path in below if path.startswith(prefix)}
+        groups = {path.partition("/")[0] for path in configs if "/" in path} | (
+            {"recipe", "data", *KINDS} if not group else set()
+        )
+        configs = {path for path in configs if "/" not in path} - groups
+        chosen = {ObjectType.GROUP: groups, ObjectType.CONFIG: configs}.get(results_filter, groups | configs)
+        return sorted(chosen)
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        group, _, name = config_path.partition("/")
+        package: str | None = "_global_"
+        if config_path == ROOT:
+            node = _root()
+        elif group in KINDS:
+            package, node = group, self._component(group, name)
+        else:
+            path = find_file(group, name, self.folders)
+            if path is None:
+                raise missing(group, name, self.folders)
+            node = self._recipe(path, name) if group == "recipe" else read_options(group, path, self.folders)
+            node.pop(ABOUT, None)
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(node), {"package": package})
+
+    def _component(self, kind: str, name: str) -> dict[str, Any]:
+        if name.startswith(OF_A_RECIPE):
+            recipe = name.removeprefix(OF_A_RECIPE)
+            path = find_file("recipe", recipe, self.folders)
+            node = None if path is None else read_options("recipe", path, self.folders)[kind]
+        else:
+            node = component_preset(kind, name, self.folders)
+        if not isinstance(node, dict) or not isinstance(node.get("name"), str):
+            raise ConfigError(
+                "A recipe names each component.",
+                got=f"{name.removeprefix(OF_A_RECIPE)}: {kind}: {node!r:.100}",
+                fix=f"{kind}: {{name: {names(kind)[0]}}}",
+            )
+        return {**spec(kind, node["name"]).defaults(), **node}
+
+    def _recipe(self, path: Path, name: str) -> dict[str, Any]:
+        recipe = read_options("recipe", path, self.folders)
+        load_imports(recipe.get("imports") or [])
+        engine = _group(path, recipe, "engine")
+        stages = _group(path, engine, "stages")
+        if stages:
+            complete = {stage: defaults(StageOptions) | _group(path, stages, stage) for stage in stages}
+            recipe["engine"] = engine | {"stages": complete}
+        chosen = recipe.pop(DEFAULTS, [])
+        for kind in [kind for kind in KINDS if kind in recipe]:
+            absent = recipe.pop(kind) is None
+            chosen.append({f"{OVERRIDE}/{kind}": None if absent else f"{OF_A_RECIPE}{name}"})
+        return {DEFAULTS: [*chosen, "_self_"], "recipe": Path(name).stem, **recipe}
+
+
+def _group(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    """The options under a key, which may be left out."""
+    group = values.get(key) or {}
+    if not isinstance(group, dict):
+        raise ConfigError(f"'{key}' of a recipe is a group of options.", got=f"{path}: {key}: {str(group)[:100]}")
+    return group
+
+
+def _root() -> dict[str, Any]:
+    """What ``trajgen train`` starts from: the defaults of the code, and base.yaml over them."""
+    base = dict(read_yaml(RECIPES / "base.yaml"))
+    chosen = [{kind: None} for kind in KINDS] + base.pop(DEFAULTS)
+    top = {k: v for k, v in defaults(Config).items() if k in TOP and k not in SECTIONS}
+    sections = {name: defaults(cls) | base.pop(name, {}) for name, cls in SECTIONS.items()}
+    return {DEFAULTS: ["_self_", *chosen], **top, **sections, **base}
+
+
+_search = {"imports": [], "folders": []}
+"""What the next composition searches: modules to import, and folders of the user's own."""
+
+
+class _SearchPath(SearchPathPlugin):
+    """Puts the source on Hydra's search path."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("trajgen", f"{RecipeSource.scheme()}://{json.dumps(_search)}")
+
+
+@contextmanager
+def searching(imports: Iterable[str], folders: Iterable[Path]) -> Iterator[None]:
+    """Has Hydra compose recipes, with modules and folders of the user's own."""
+    _register()
+    before = dict(_search)
+    _search.update(imports=[*imports], folders=[str(folder) for folder in folders])
+    try:
+        yield
+    finally:
+        _search.update(before)
+
+
+def _register() -> None:
+    """Registers the plugins. Hydra scans the path for others, but not the current folder, which may be a stranger's."""
+    path = sys.path[:]
+    sys.path[:] = [place for place in path if place and Path(place).resolve() != Path.cwd().resolve()]
+    try:
+        for plugin in (RecipeSource, _SearchPath):
+            Plugins.instance().register(plugin)
+    finally:
+        sys.path[:] = path
