@@ -35,7 +35,7 @@ from trajgen.experiments.studies.results import gather
 from trajgen.experiments.studies.run import check_folder
 from trajgen.experiments.studies.search import kept
 from trajgen.experiments.studies.space import read_search
-from trajgen.experiments.studies.sweep import score
+from trajgen.experiments.studies.results import score
 from trajgen.experiments.studies.table import columns, markdown
 
 CPU = torch.device("cpu")

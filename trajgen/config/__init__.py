@@ -1,6 +1,6 @@
 """Recipes and command lines to a typed configuration."""
 
-from trajgen.config.composing import absolute_paths, compose, hydra_application, hydra_run, is_for_hydra
+from trajgen.config.composing import absolute_paths, compose, from_hydra, hydra_application, hydra_run, is_for_hydra
 from trajgen.config.files import (
     RECIPES,
     data_files,
@@ -19,6 +19,7 @@ __all__ = [
     "absolute_paths",
     "compose",
     "data_files",
+    "from_hydra",
     "hydra_application",
     "hydra_run",
     "is_for_hydra",

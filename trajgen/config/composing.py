@@ -17,7 +17,7 @@ from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.options import unknown_option
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.renamed import new_name
-from trajgen.data.success import SuccessRule
+from trajgen.data.options import SuccessRule
 from trajgen.engine.options import StageOptions
 
 MULTIRUN = ("-m", "--multirun")
@@ -34,16 +34,23 @@ def compose(words: Iterable[str]) -> Config:
     """
     from hydra import compose as hydra_compose
     from hydra import initialize
-    from omegaconf import OmegaConf
 
     from trajgen.config.source import ROOT
 
     with _hydra(absolute_paths(words)) as overrides, initialize(version_base="1.3", config_path=None):
-        composed = OmegaConf.to_container(hydra_compose(ROOT, overrides=overrides), resolve=True)
-    return Config.from_plain({str(k): v for k, v in composed.items()} if isinstance(composed, dict) else {})
+        composed = hydra_compose(ROOT, overrides=overrides)
+    return from_hydra(composed)
 
 
-def hydra_run(words: Sequence[str], application: str) -> NoReturn:
+def from_hydra(composed: Any) -> Config:
+    """A configuration that Hydra composed, resolved and checked."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(composed, resolve=True)
+    return Config.from_plain(plain)
+
+
+def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") -> NoReturn:
     """Becomes a Hydra application, for what is Hydra's: ``-m``, ``--cfg``, ``--info``, ``--hydra-help``.
 
     Args:
@@ -56,6 +63,9 @@ def hydra_run(words: Sequence[str], application: str) -> NoReturn:
     words = absolute_paths(words)
     if any(word in MULTIRUN for word in words):
         _check_sweep(words)
+        words = [re.sub(r"^run_dir=", "hydra.sweep.dir=", word) for word in words]
+        if "resume=true" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
+            raise ConfigError("resume=true goes on with the sweep that is named.", fix="run_dir=runs/sweeps/…")
     environment = {
         **os.environ,
         "PYTHONSAFEPATH": "1",

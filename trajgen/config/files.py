@@ -174,7 +174,7 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
             got=f"{path}: {type(values).__name__}",
             fix="key: value, one a line; recipes/mage.yaml is an example",
         )
-    if "hydra" in values and path.resolve() != RECIPES / "base.yaml":
+    if "hydra" in values:
         raise _not_plain(path, "'hydra', which only a command line sets")
     _require_plain(path, {k: v for k, v in values.items() if k != DEFAULTS})
     _require_plain(path, [entry for entry in values.get(DEFAULTS) or [] if entry != SELF])

@@ -41,6 +41,14 @@ ROOT = "train"
 ABOUT = "about"
 """What a data preset tells the reader of the catalogue; no option."""
 OF_A_RECIPE = "recipe/"
+HYDRA = {
+    "output_subdir": None,  # what a run consists of is in its config.json
+    "run": {"dir": "."},
+    "sweep": {"dir": "runs/sweeps/${now:%Y-%m-%d_%H-%M-%S}", "subdir": "${hydra.job.num}"},
+    "job": {"name": ROOT, "chdir": False},
+    "callbacks": {"runs": {"_target_": "trajgen.experiments.multirun.RunTable"}},
+}
+"""Hydra's own options. A run folder is named by trajgen, but those of a sweep by their numbers."""
 
 
 class RecipeSource(ConfigSource):
@@ -162,7 +170,8 @@ def _root() -> dict[str, Any]:
     chosen = [{kind: None} for kind in KINDS] + base.pop(DEFAULTS)
     top = {k: v for k, v in defaults(Config).items() if k in TOP and k not in SECTIONS}
     sections = {name: defaults(cls) | base.pop(name, {}) for name, cls in SECTIONS.items()}
-    return {DEFAULTS: ["_self_", *chosen], **top, **sections, **base}
+    quiet = {f"{OVERRIDE}hydra/job_logging": "none"}  # it would leave an empty file where the command was given
+    return {DEFAULTS: ["_self_", *chosen, quiet], "hydra": HYDRA, **top, **sections, **base}
 
 
 _search = {"imports": [], "folders": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,23 @@ def _parameters(folder: Path) -> int | None:
         return sum(p.numel() for p in build_planner(*load_config(folder)).parameters())
     except TrajgenError:
         return None
+
+
+def score(folder: Path) -> float:
+    """What a search makes as large as it can: a run's return over the controller's, or where there is none its return.
+
+    Raises:
+        CheckpointError: if the evaluation of the run folder cannot be read, or holds neither.
+    """
+    path = folder / "evaluation.json"
+    figures = read_evaluation(path)
+    ratio, mean = figures.get("ratio_to_controller"), (figures.get("return") or {}).get("mean")
+    value = mean if ratio is None else ratio
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError(
+            "An evaluation has a mean return.",
+            expected=f"{path}, as trajgen wrote it",
+            got=f"ratio_to_controller {ratio}, mean return {mean}",
+            fix=f"trajgen evaluate run={folder} out={folder}",
+        )
+    return float(value)

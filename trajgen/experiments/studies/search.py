@@ -20,7 +20,6 @@ from trajgen.experiments.studies.definition import Study, Variant
 from trajgen.experiments.studies.jobs import Launcher, launch
 from trajgen.experiments.studies.run import ROOT, choose_launcher, dry_run, make_data
 from trajgen.experiments.studies.space import Search, Span, require_tuning
-from trajgen.experiments.studies.sweep import score
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -204,6 +203,8 @@ def _row(search: Search, trial: Trial) -> Row:
 
 def _play(search: Search, waiting: Sequence[Trial], folder: Path, launcher: Launcher, console: Console) -> None:
     """Trains and scores trials; one that cannot be composed, built or trained has failed."""
+    from trajgen.experiments.studies.results import score
+
     cells: dict[str, list[Cell]] = {}
     jobs = {}
     for trial in waiting:
