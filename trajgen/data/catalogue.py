@@ -79,7 +79,7 @@ class Task:
 
 
 def read_task(name: str, what: str, preset: Mapping[str, Any]) -> Task:
-    """The task of a preset's plain values.
+    """The task of a preset's plain values, those that it inherits among them.
 
     Args:
         name: of the preset.
@@ -89,43 +89,39 @@ def read_task(name: str, what: str, preset: Mapping[str, Any]) -> Task:
     Raises:
         ConfigError: for an option that does not fit.
     """
-    return Task(
-        name,
-        what,
-        structure(DataOptions, preset.get("data") or {}, "data"),
-        structure(About, preset.get("about") or {}, "about"),
-    )
+    sections = {"data": DataOptions, "about": About}
+    return Task(name, what, *(structure(cls, preset.get(key) or {}, key) for key, cls in sections.items()))
 
 
 def facts(task: Task) -> dict[str, str]:
-    """All that the catalogue says of a task, by what it is, in the order in which it is read."""
-    data = task.options
-    named = (f"{name} {low:g} to {high:g}" for name, (low, high) in data.bounds.items())
+    """All that the catalogue says of a task, in the order in which it is read."""
+    data, about = task.options, task.about
+    bounds = [f"{name} {low:g} to {high:g}" for name, (low, high) in data.bounds.items()]
     goals = "" if data.goals == "none" else f"; goals: {data.goals}"
     if data.resets:
         goals += f", {len(data.resets)} fixed for the evaluation"
-    points = f"{data.horizon} points, {data.stride} steps apart; actions of {data.chunk} steps"
-    every = {
+    limit = f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""
+    lines = {
         "what": task.what,
         "Minari id": data.id,
         "get": task.get,
         "train": task.train,
-        "environment": task.eval_env + (f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""),
-        "windows": points + goals,
+        "environment": task.eval_env + limit,
+        "windows": f"{data.horizon} points, {data.stride} steps apart; actions of {data.chunk} steps{goals}",
         "returns": f"discount {data.discount:g}, power {data.return_power:g}",
-        "return_target": task.about.return_target,
-        "reward": task.about.reward,
-        "ends": task.about.ends,
+        "return_target": about.return_target,
+        "reward": about.reward,
+        "ends": about.ends,
         "success": task.success,
-        "bounds": "; ".join(part for part in (", ".join(named), task.about.bounds) if part),
-        "differs": task.about.differs,
+        "bounds": "; ".join(filter(None, (", ".join(bounds), about.bounds))),
+        "differs": about.differs,
     }
-    return {key: value for key, value in every.items() if value}
+    return {key: value for key, value in lines.items() if value}
 
 
 def _named(id: str, task: str) -> bool:
     """Whether a set's id ends in a task's folder and name; a word may stand before the name."""
     folder, _, name = task.rpartition("/")
-    place, _, last = id.rpartition("/")
-    own = last.rpartition("-v")[0]
-    return place.split("/")[-1] == folder and (own == name or own.endswith(f"-{name}"))
+    space, _, last = id.rpartition("/")
+    set_name = last.rpartition("-v")[0]
+    return space.split("/")[-1] == folder and (set_name == name or set_name.endswith(f"-{name}"))

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from trajgen.assemble import WindowShape, assemble
-from trajgen.config import merged, read_yaml, recipe_files
+from trajgen.config import merged, read_options, recipe_files
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space
@@ -306,7 +306,7 @@ def _read(recipe: str) -> dict[str, Any]:
             got=f"recipe={recipe}",
             fix=f"{nearest(recipe, shipped)} A path to a .yaml file of your own works too.",
         )
-    plain = deepcopy(read_yaml(shipped[recipe] if recipe in shipped else Path(recipe)))
+    plain = deepcopy(read_options("recipe", shipped[recipe] if recipe in shipped else Path(recipe)))
     if not plain.get("planner"):
         raise ConfigError(
             "A recipe names a planner.",
