@@ -79,11 +79,11 @@ def test_a_file_cut_short_is_an_error_that_names_it(share: float, tmp_path: Path
     "metadata",
     [
         None,
-        {"format": "1"},
+        {"format": "2"},
         {"format": "one", "position": "{}"},
-        {"format": "1", "position": "not json"},
-        {"format": "1", "position": '{"place": 3}'},
-        {"format": "1", "position": "[1]"},
+        {"format": "2", "position": "not json"},
+        {"format": "2", "position": '{"place": 3}'},
+        {"format": "2", "position": "[1]"},
     ],
 )
 def test_a_file_of_something_else_is_refused(metadata: dict[str, str] | None, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_garbage_and_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_says_so(tmp_path: Path) -> None:
-    save_file(tensors(), tmp_path / "new.safetensors", metadata={"format": "2", "position": "{}"})
+    save_file(tensors(), tmp_path / "new.safetensors", metadata={"format": "3", "position": "{}"})
     with pytest.raises(CheckpointError, match="newer trajgen"):
         read_tensors(tmp_path / "new.safetensors", CPU)
 

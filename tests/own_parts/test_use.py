@@ -15,6 +15,7 @@ from tiny import TRAIN
 
 from trajgen import load_policy
 from trajgen.cli import main
+from trajgen.config import compose
 from trajgen.core import registry
 
 PARTS = '''"""Parts of a laboratory: a recurrent prior, and a sampler."""
@@ -159,5 +160,5 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     policy = load_policy(own_run, device="cpu", imports=("my_lab.parts",), overrides=overrides)
     assert policy.planner.sampler.choose(torch.tensor([[[1.0, 0.0, 2.0]]]), None).tolist() == [[1]]
     forget()
-    main(["train", "imports=[my_lab.parts]", "prior=elman", "sampler=unlikely", "--cfg", "job"])
-    assert "name: unlikely" in capsys.readouterr().out
+    config = compose(["imports=[my_lab.parts]", "prior=elman", "sampler=unlikely"])
+    assert config.components["sampler"]["name"] == "unlikely"

@@ -113,7 +113,7 @@ def test_another_model_is_not_passed_over(tmp_path: Path) -> None:
 
 def test_one_from_before_checksums_is_read(tmp_path: Path) -> None:
     path = tmp_path / "final.safetensors"
-    path.write_bytes(save(state(4.0), {"format": "1", "position": json.dumps({"stage": 0, "step": 0})}))
+    path.write_bytes(save(state(4.0), {"format": "2", "position": json.dumps({"stage": 0, "step": 0})}))
     model = Model()
     load_weights(model, path)
     assert float(model.weight[0, 0].detach()) == 4.0
@@ -142,7 +142,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 def header(size: int, *, dtype: str = "F32", shape: Any = None, end: int | None = None, **metadata: str) -> bytes:
     """The beginning of a file that declares one tensor."""
-    about = {"format": "1", "position": '{"stage": 0, "step": 0}'} | metadata
+    about = {"format": "2", "position": '{"stage": 0, "step": 0}'} | metadata
     tensor = {"dtype": dtype, "shape": shape or [size // 4], "data_offsets": [0, size if end is None else end]}
     text = json.dumps({"__metadata__": about, "model.weight": tensor}).encode()
     return struct.pack("<Q", len(text)) + text

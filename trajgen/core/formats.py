@@ -31,7 +31,7 @@ def current(kind: str, values: Mapping[str, Any], place: object) -> dict[str, An
         ValueError: if it is no format.
     """
     plain = dict(values)
-    written = plain.pop("format", 0)
+    written = plain.pop("format", FORMAT)  # what has none and is older has options that are refused by name
     if isinstance(written, str) and written.isascii() and written.isdigit():  # the metadata of a checkpoint is text
         written = int(written)
     if type(written) is not int or written < 0:
