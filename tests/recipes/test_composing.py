@@ -183,8 +183,7 @@ def test_new_names_are_those_of_today() -> None:
     options |= {f"engine.stages.{name}" for name in plain["engine"]["stages"]}
     options |= {f"engine.stages.prior.{name}" for name in plain["engine"]["stages"]["prior"]}
     for pattern in OPTIONS:
-        kind = pattern[1:].partition("|")[0]
-        old = re.sub(r"^\([\w|]+\)", kind, pattern).replace("\\.", ".").replace("(\\w+)", "prior")
+        old = re.sub(r"^\((\w+)[^)]*\)", r"\1", pattern.replace("(\\w+)", "prior")).replace("\\.", ".")
         assert old not in options and new_name(old) in options, old
     for kind, new in ((kind, new) for (kind, _), new in VALUES.items() if kind in KINDS):
         assert new in names(kind)

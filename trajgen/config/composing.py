@@ -152,26 +152,26 @@ def _folders(words: Iterable[str]) -> tuple[list[Path], list[str]]:
 
 def _check_sweep(words: Sequence[str]) -> None:
     """Composes each value of a sweep, with the first values of the other options."""
+    from hydra import initialize
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     folders, overrides = _folders(words)
-    with _hydra(words):
-        parsed = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("-")])
-    choices = {}
-    for override in parsed:
-        if override.is_hydra_override():
-            continue
-        key = override.get_key_element()
-        if override.is_sweep_override() and override.is_discrete_sweep():
-            choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
-        elif not override.is_sweep_override():
-            choices[key] = [str(override.input_line)]
-    flags = [f"--config-dir={folder}" for folder in folders]
+    choices: dict[str, list[str]] = {}
+    with _hydra(words), initialize(version_base="1.3", config_path=None):  # a glob looks for what there is
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())
+        for override in parser.parse_overrides([word for word in overrides if not word.startswith("-")]):
+            key = override.get_key_element()
+            if override.is_discrete_sweep():
+                choices[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            elif not override.is_hydra_override() and not override.is_sweep_override():  # intervals are for a sweeper
+                choices[key] = [str(override.input_line)]
+    shared = [f"--config-dir={folder}" for folder in folders]
     first = {key: values[0] for key, values in choices.items()}
-    compose([*flags, *first.values()])
+    compose([*shared, *first.values()])
     for key, values in choices.items():
         for value in values[1:]:
-            compose([*flags, *(first | {key: value}).values()])
+            compose([*shared, *(first | {key: value}).values()])
 
 
 def explain(error: Exception, overrides: Iterable[str] = (), folders: Iterable[Path] = ()) -> TrajgenError:
