@@ -109,9 +109,8 @@ def _entry(path: Path, group: str, entry: Any) -> tuple[str, str]:
         absolute, _, name = entry.removeprefix("/").partition("/")
         key, name = (absolute, name) if entry.startswith("/") else (group, entry)
     elif isinstance(entry, dict) and len(entry) == 1:
-        key, name = next(
-            (str(k).removeprefix(OVERRIDE).strip().lstrip("/"), str(v or "null")) for k, v in entry.items()
-        )
+        ((key, value),) = entry.items()
+        key, name = str(key).removeprefix(OVERRIDE).strip().lstrip("/"), str(value or "null")
     else:
         key = name = ""
     if not name or key not in ((group,) if group == "data" else (group, "data", *KINDS)):
@@ -120,12 +119,9 @@ def _entry(path: Path, group: str, entry: Any) -> tuple[str, str]:
 
 
 def component_preset(kind: str, name: str, folders: Iterable[Path] = ()) -> dict[str, Any]:
-    """The node of a component by its name, by a file ``KIND/NAME.yaml``, or by the name of a recipe that has one."""
-    if (path := None if name in names(kind) else find_file(kind, name, folders)) is not None:
-        return read_yaml(path)
-    if name not in names(kind) and (path := find_file("recipe", name, folders)) is not None:
-        return dict(read_options("recipe", path, folders).get(kind) or {"name": name})
-    return {"name": name}
+    """The node of a component by its name, or by that of a file ``KIND/NAME.yaml``."""
+    path = None if name in names(kind) else find_file(kind, name, folders)
+    return {"name": name} if path is None else read_yaml(path)
 
 
 def missing(group: str, name: str, folders: Iterable[Path] = ()) -> ConfigError:
@@ -146,6 +142,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         stat = path.stat()
+        if not path.is_file():  # reading a FIFO or a device may never end
+            raise _not_plain(path, "no regular file")
         return dict(_read(path, stat.st_mtime_ns, stat.st_size))
     except OSError as error:
         raise ConfigError(

@@ -83,33 +83,20 @@ class RecipeSource(ConfigSource):
         return True
 
     def is_group(self, config_path: str) -> bool:
-        group, _, name = config_path.rstrip("/").partition("/")
-        folders = {str(Path(preset).parent) for preset in data_files(self.folders)}
-        return group in ("", "recipe", *KINDS) or (group == "data" and name in ("", *folders))
+        return config_path.partition("/")[0] in ("", "recipe", "data", *KINDS)
 
     def is_config(self, config_path: str) -> bool:
         group, _, name = config_path.partition("/")
-        if group in ("recipe", "data"):
-            return bool(name) and find_file(group, name, self.folders) is not None
-        if group in KINDS:
-            preset = find_file(group, name, self.folders) or find_file("recipe", name, self.folders)
-            return name in names(group) or name.startswith(OF_A_RECIPE) or preset is not None
-        return config_path == ROOT
+        built_in = group in KINDS and (name in names(group) or name.startswith(OF_A_RECIPE))
+        return built_in or config_path == ROOT or (bool(name) and find_file(group, name, self.folders) is not None)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        group, _, name = config_path.rstrip("/").partition("/")
-        files = recipe_files(self.folders) if group == "recipe" else data_files(self.folders)
-        below = {"": [ROOT, "recipe", "data", *KINDS], "recipe": files, "data": files}.get(
-            group, names(group) if group in KINDS else []
-        )
-        prefix = f"{name}/" if name else ""
-        configs = {path[len(prefix) :] for path in below if path.startswith(prefix)}
-        groups = {path.partition("/")[0] for path in configs if "/" in path} | (
-            {"recipe", "data", *KINDS} if not group else set()
-        )
-        configs = {path for path in configs if "/" not in path} - groups
-        chosen = {ObjectType.GROUP: groups, ObjectType.CONFIG: configs}.get(results_filter, groups | configs)
-        return sorted(chosen)
+        if results_filter is ObjectType.GROUP:
+            return [] if config_path else ["recipe", "data", *KINDS]
+        if config_path in KINDS:
+            return names(config_path)
+        files = {"recipe": recipe_files, "data": data_files}
+        return [*files[config_path](self.folders)] if config_path in files else []
 
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, name = config_path.partition("/")
@@ -127,33 +114,32 @@ class RecipeSource(ConfigSource):
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(node), {"package": package})
 
     def _component(self, kind: str, name: str) -> dict[str, Any]:
-        if name.startswith(OF_A_RECIPE):
-            recipe = name.removeprefix(OF_A_RECIPE)
-            path = find_file("recipe", recipe, self.folders)
-            node = None if path is None else read_options("recipe", path, self.folders)[kind]
-        else:
+        recipe = name.removeprefix(OF_A_RECIPE)
+        if recipe == name:
             node = component_preset(kind, name, self.folders)
+        elif path := find_file("recipe", recipe, self.folders):
+            node = read_options("recipe", path, self.folders)[kind]
         if not isinstance(node, dict) or not isinstance(node.get("name"), str):
-            raise ConfigError(
-                "A recipe names each component.",
-                got=f"{name.removeprefix(OF_A_RECIPE)}: {kind}: {node!r:.100}",
-                fix=f"{kind}: {{name: {names(kind)[0]}}}",
-            )
+            fix = f"{kind}: {{name: {names(kind)[0]}}}"
+            raise ConfigError("A recipe names each component.", got=f"{recipe}: {kind}: {node!r:.100}", fix=fix)
         return {**spec(kind, node["name"]).defaults(), **node}
 
     def _recipe(self, path: Path, name: str) -> dict[str, Any]:
         recipe = read_options("recipe", path, self.folders)
-        load_imports(recipe.get("imports") or [])
+        load_imports(recipe.get("imports", ()))
         engine = _group(path, recipe, "engine")
         stages = _group(path, engine, "stages")
-        if stages:
-            complete = {stage: defaults(StageOptions) | _group(path, stages, stage) for stage in stages}
-            recipe["engine"] = engine | {"stages": complete}
+        complete = {stage: defaults(StageOptions) | _group(path, stages, stage) for stage in stages}
         chosen = recipe.pop(DEFAULTS, [])
         for kind in [kind for kind in KINDS if kind in recipe]:
             absent = recipe.pop(kind) is None
             chosen.append({f"{OVERRIDE}/{kind}": None if absent else f"{OF_A_RECIPE}{name}"})
-        return {DEFAULTS: [*chosen, "_self_"], "recipe": Path(name).stem, **recipe}
+        return {
+            DEFAULTS: [*chosen, "_self_"],
+            "recipe": Path(name).stem,
+            **recipe,
+            "engine": engine | {"stages": complete},
+        }
 
 
 def _group(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:

@@ -38,18 +38,8 @@ KINDS: dict[str, str] = {
     "return_target": "the return-to-go that is asked for when acting",
     "planner": "the composition: stages of training and the making of a plan",
 }
-ROOMS = (
-    "views",
-    "schedules",
-    "tokenizers",
-    "conditioners",
-    "priors",
-    "decoders",
-    "actions",
-    "samplers",
-    "return_targets",
-    "planners",
-)
+ROOMS = tuple(f"{kind}s" for kind in KINDS)
+"""The modules and packages of trajgen in which components are."""
 ENTRY_POINTS = "trajgen.components"
 
 C = TypeVar("C", bound=Callable[..., Any])
