@@ -124,7 +124,7 @@ REFUSED = {
     "~nothing": "Unknown option 'nothing'",
     "seed=x": "a whole number",
     "seed=1,2": "--multirun",
-    "data=null": "must be a string",
+    "data=null": "There is no data 'null'",
     "prior.depth=[1": "close every bracket",
     "imports=[nowhere]": "Cannot import 'nowhere'",
     "--config-dir=nowhere": "no such folder",

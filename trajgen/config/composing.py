@@ -22,6 +22,8 @@ from trajgen.engine.options import StageOptions
 
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
+NO_OPTION = r"Could not (?:override|delete|append)[^']*'([^']+)'|Key '([^']+)'|'([\w.]+)' does not exist"
+"""How Hydra says that there is no such option."""
 
 
 def compose(words: Iterable[str]) -> Config:
@@ -191,13 +193,14 @@ def explain(error: Exception, overrides: Iterable[str] = (), folders: Iterable[P
             spec(group, name)
         except ConfigError as unknown:
             return unknown
-    match = re.search(
-        r"Could not (?:override|delete|append)[^']*'([^']+)'|Key '([^']+)'|'([\w.]+)' does not exist", str(error)
-    )
-    keys = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2] for word in overrides}
-    for key in (next(filter(None, match.groups())), *keys) if match else keys:
-        if new_name(key) or (match and key == next(filter(None, match.groups())) and key in keys):
-            return unknown_option(key, _options_of(key.rpartition(".")[0]), keys.get(key))
+    values = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2] for word in overrides}
+    for key in [key for key, value in values.items() if value == "null" and key in ("recipe", "data", *KINDS)]:
+        return ConfigError(f"There is no {key} 'null'.", fix=f"'~{key}' leaves a component out")
+    match = re.search(NO_OPTION, str(error))
+    named = next(filter(None, match.groups())) if match else None
+    for key, value in values.items():
+        if key == named or new_name(key):
+            return unknown_option(key, _options_of(key.rpartition(".")[0]), value)
     return ConfigError(
         "The command line does not compose.",
         got=" ".join(str(error).split())[:500],

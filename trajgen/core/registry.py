@@ -128,7 +128,9 @@ def spec(kind: str, name: str) -> Spec:
         raise ConfigError(
             f"There is no {kind} '{name}'.",
             expected=", ".join(names(kind)),
-            fix=f"{kind}={new}" if new else f"{nearest(str(name), names(kind))} Own components need imports=[…].",
+            fix=f"{kind}={new}"
+            if new
+            else f"{nearest(str(name), names(kind))} Own components need imports=[…]; see 'trajgen list {kind}'.",
         )
     return found
 
@@ -187,7 +189,9 @@ def load_imports(modules: Iterable[str]) -> None:
     """
     for module in modules:
         if not all(part.isidentifier() for part in str(module).split(".")):
-            raise ConfigError("imports=[…] lists modules by their dotted names.", got=f"{module!r}")
+            raise ConfigError(
+                "imports=[…] lists modules by their dotted names.", got=f"{module!r}", fix="imports=[my_lab.parts]"
+            )
         if os.getcwd() not in sys.path:  # a console script does not look there; installed packages come first
             sys.path.append(os.getcwd())
         try:
