@@ -147,6 +147,7 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     (about / "entry_points.txt").write_text("[trajgen.components]\nlab_points = lab_points\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
+    registry.load_entry_points.cache_clear()
     main(["check", "sampler/unlikely"])
     assert "contracts that apply are kept" in capsys.readouterr().out
     main(["list", "sampler/unlikely"])

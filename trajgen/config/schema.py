@@ -79,8 +79,9 @@ def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     result = dict(plain)
     for key, value in changes.items():
         old = result.get(key)
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
-        result[key] = merged(old, value) if both and value.get("name", old.get("name")) == old.get("name") else value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = merged(old, value) if value.get("name", old.get("name")) == old.get("name") else value
+        result[key] = value
     return result
 
 

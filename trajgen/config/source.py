@@ -160,7 +160,7 @@ def _root() -> dict[str, Any]:
     return {DEFAULTS: ["_self_", *chosen, quiet], "hydra": HYDRA, **top, **sections, **base}
 
 
-_search = {"imports": [], "folders": []}
+_search: dict[str, list[str]] = {"imports": [], "folders": []}
 """What the next composition searches: modules to import, and folders of the user's own."""
 
 

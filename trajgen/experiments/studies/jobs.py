@@ -124,7 +124,7 @@ def _hydra_main(folder: Path, jobs: Sequence[str], launcher: Launcher) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from trajgen.config import explain
+    from trajgen.config.composing import explain
 
     quiet = [{"override hydra/job_logging": "none"}, {"override hydra/hydra_logging": "none"}]
     place = str(folder.absolute())
