@@ -87,6 +87,7 @@ def forget() -> None:
         del registry._own[key]
     for module in ("my_lab", "my_lab.parts", "lab_points"):
         sys.modules.pop(module, None)
+    registry.load_entry_points.cache_clear()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from trajgen.config.schema import merged
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.core.options import convert
 from trajgen.core.registry import KINDS, names
 
@@ -127,11 +127,7 @@ def component_preset(kind: str, name: str, folders: Iterable[Path] = ()) -> dict
 def missing(group: str, name: str, folders: Iterable[Path] = ()) -> ConfigError:
     """The error for a recipe or data preset that is not there."""
     choices = (recipe_files if group == "recipe" else data_files)(folders)
-    return ConfigError(
-        f"There is no {group} '{name}'.",
-        expected=", ".join(choices),
-        fix=f"{nearest(name, choices)} A path to a .yaml file of your own works too.",
-    )
+    return unknown_name(f"There is no {group} '{name}'.", name, choices, "a path to a .yaml file of your own works too")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -57,3 +57,10 @@ def nearest(name: str, choices: Iterable[str]) -> str:
         close = [choice for choice, ratio in ratios.items() if ratio > max(ratios.values()) - 0.2]
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"choose one of: {', '.join(choices)}" if choices else "there are none"
+
+
+def unknown_name(rule: str, name: str, choices: Iterable[str], hint: str = "") -> ConfigError:
+    """The error for a name that is none of ``choices``."""
+    choices, fix = list(choices), nearest(name, choices)
+    expected = ", ".join(choices) if fix.startswith("did you mean") else None  # else the fix lists them
+    return ConfigError(rule, expected=expected, fix=f"{fix} ({hint})" if hint else fix)

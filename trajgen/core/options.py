@@ -10,7 +10,7 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Literal, TypeVar
 
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.core.renamed import new_value, replacement
 
 T = TypeVar("T")
@@ -98,9 +98,9 @@ def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     fields = [f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init]
     refuse_unknown(values, [f.name for f in fields], where)
     prefix = f"{where}." if where else ""
-    for f in fields:
-        if f.name not in values and f.default is f.default_factory is dataclasses.MISSING:
-            raise ConfigError(f"Option '{prefix}{f.name}' is missing.", fix=f"{prefix}{f.name}=…")
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ConfigError(f"'{where}' needs {', '.join(missing)}.", fix=f"{prefix}{missing[0]}=…")
     return cls(**{k: convert(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
 
 
@@ -116,10 +116,7 @@ def unknown_option(name: str, options: Iterable[str], value: Any = None) -> Conf
     """The error for an option ``name``, given by its dotted name, beside which there are ``options``."""
     if new := replacement(name, value):
         return ConfigError(f"Option '{name}' has another name since 0.1.", fix=new)
-    options = sorted(options)
-    fix = nearest(name.rpartition(".")[2], options)
-    expected = ", ".join(options) if "did you mean" in fix else None  # else the fix lists them
-    return ConfigError(f"Unknown option '{name}'.", expected=expected, fix=fix)
+    return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options))
 
 
 def describe(annotation: Any) -> str:

@@ -22,7 +22,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.core.options import convert, refuse_unknown
 from trajgen.core.renamed import new_name, new_value
 
@@ -104,9 +104,7 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 def check_kind(kind: str) -> None:
     """Raises a `ConfigError` that names the nearest kinds if ``kind`` is not one."""
     if kind not in KINDS:
-        raise ConfigError(
-            f"Unknown kind '{kind}'.", expected=", ".join(KINDS), fix=new_name(kind) or nearest(kind, KINDS)
-        )
+        raise unknown_name(f"Unknown kind '{kind}'.", new_name(kind) or kind, KINDS)
 
 
 def names(kind: str) -> list[str]:
@@ -124,14 +122,11 @@ def spec(kind: str, name: str) -> Spec:
     check_kind(kind)
     found = _find(kind, name)
     if found is None:
-        new = new_value(kind, name)
-        raise ConfigError(
-            f"There is no {kind} '{name}'.",
-            expected=", ".join(names(kind)),
-            fix=f"{kind}={new}"
-            if new
-            else f"{nearest(str(name), names(kind))} Own components need imports=[…]; see 'trajgen list {kind}'.",
-        )
+        rule = f"There is no {kind} '{name}'."
+        if new := new_value(kind, name):
+            raise ConfigError(rule, fix=f"{kind}={new}")
+        hint = f"own components need imports=[…]; see 'trajgen list {kind}'"
+        raise unknown_name(rule, str(name), names(kind), hint)
     return found
 
 
