@@ -97,7 +97,9 @@ def print_runs(folder: Path, console: Any) -> list[str]:
 
     from trajgen.viz.summary import NOTHING, interval, number
 
-    jobs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("*.json") if _is_job(path)}
+    records = [path for path in folder.rglob("*.json") if path.with_suffix("").is_dir()]
+    names = {path: str(path.relative_to(folder).with_suffix("")) for path in records}
+    jobs = {name: json.loads(path.read_text(encoding="utf-8")) for path, name in names.items()}
     jobs = dict(sorted(jobs.items(), key=lambda item: (len(item[0]), item[0])))
     common = set.intersection(*(set(job["overrides"]) for job in jobs.values())) if len(jobs) > 1 else set()
     table = Table(title=str(folder), title_justify="left", show_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -116,8 +118,3 @@ def print_runs(folder: Path, console: Any) -> list[str]:
         table.add_row(*map(Text, (name, words, *cells)))
     console.print(table)
     return [name for name, job in jobs.items() if job["error"]]
-
-
-def _is_job(path: Path) -> bool:
-    """Whether a file stands beside a run folder of its name."""
-    return path.with_suffix("").is_dir()
