@@ -185,8 +185,8 @@ def test_new_names_are_those_of_today() -> None:
     for pattern in OPTIONS:
         old = re.sub(r"^\((\w+)[^)]*\)", r"\1", pattern.replace("(\\w+)", "prior")).replace("\\.", ".")
         assert old not in options and new_name(old) in options, old
-    for kind, new in ((kind, new) for (kind, _), new in VALUES.items() if kind in KINDS):
-        assert new in names(kind)
+    for (kind, old), new in VALUES.items():
+        assert kind not in KINDS or old in names(kind) or new.partition(" ")[0] in names(kind)
 
 
 def test_overrides_of_a_finished_run() -> None:

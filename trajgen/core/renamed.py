@@ -37,7 +37,12 @@ OPTIONS = {
 
 VALUES = {
     ("data.goals", "desired"): "dataset",
-    ("tokenizer", "hierarchical_vq"): "multiscale_vq",
+    ("tokenizer", "fsq"): "multiscale tokenizer.quantizer=fsq",
+    ("tokenizer", "hierarchical_vq"): "multiscale",
+    ("tokenizer", "lfq"): "multiscale tokenizer.quantizer=lfq",
+    ("tokenizer", "multiscale_vq"): "multiscale",
+    ("tokenizer", "simvq"): "multiscale tokenizer.quantizer=simvq",
+    ("tokenizer", "vq"): "multiscale",
     ("view.fields", "place"): "position",
 }
 """Components by kind, and values of options."""
