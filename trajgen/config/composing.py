@@ -53,7 +53,7 @@ def from_hydra(composed: Any) -> Config:
 
 
 def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") -> NoReturn:
-    """Becomes a Hydra application, for what is Hydra's: ``-m``, ``--cfg``, ``--info``, ``--hydra-help``.
+    """Replaces this process by a Hydra application, for what is Hydra's: ``-m``, ``--cfg``, ``--info``, …
 
     Args:
         words: of the command line.
@@ -68,11 +68,8 @@ def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") ->
         words = [re.sub(r"^run_dir=", "hydra.sweep.dir=", word) for word in words]
         if "resume=true" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):
             raise ConfigError("resume=true goes on with the sweep that is named.", fix="run_dir=runs/sweeps/…")
-    environment = {
-        **os.environ,
-        "PYTHONSAFEPATH": "1",
-        "HYDRA_FULL_ERROR": "1",
-    }  # the current folder is not on the path
+    # The current folder is not on the path, and errors are raised for `hydra_application` to translate.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "HYDRA_FULL_ERROR": "1"}
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", application, *words], environment)
@@ -129,11 +126,14 @@ def _hydra(words: Iterable[str]) -> Iterator[list[str]]:
     folders, overrides = _folders(words)
     lists = (word.partition("=")[2].strip("[]").split(",") for word in overrides if word.startswith("imports="))
     imports = [name.strip(" '\"") for names in lists for name in names if name.strip()]
+    for key in (word.removesuffix("=null") for word in overrides if word.endswith("=null")):
+        if key in ("recipe", "data", *KINDS):
+            raise ConfigError(f"There is no {key} 'null'.", fix=f"'~{key}' leaves a component out")
     GlobalHydra.instance().clear()
     try:
         with searching(imports, folders):
             yield overrides
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last for a choice of null
+    except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides, folders) from error
 
 
@@ -194,8 +194,6 @@ def explain(error: Exception, overrides: Iterable[str] = (), folders: Iterable[P
         except ConfigError as unknown:
             return unknown
     values = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2] for word in overrides}
-    for key in [key for key, value in values.items() if value == "null" and key in ("recipe", "data", *KINDS)]:
-        return ConfigError(f"There is no {key} 'null'.", fix=f"'~{key}' leaves a component out")
     match = re.search(NO_OPTION, str(error))
     named = next(filter(None, match.groups())) if match else None
     for key, value in values.items():

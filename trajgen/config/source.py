@@ -54,7 +54,7 @@ HYDRA = {
 class RecipeSource(ConfigSource):
     """What Hydra composes: ``train``, and the groups ``recipe``, ``data`` and one for each kind of component.
 
-    Its path is ``trajgen://`` and the `Search` as JSON, so that jobs in other processes find the same.
+    Its path is ``trajgen://`` and what `searching` set, as JSON, so that jobs in other processes find the same.
     """
 
     def __init__(self, provider: str, path: str) -> None:
