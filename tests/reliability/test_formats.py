@@ -20,7 +20,7 @@ from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.formats import FORMAT, OLDEST, UPGRADES, current
 from trajgen.engine.storage import read_header, read_tensors
 from trajgen.experiments.run_folder import load_config, read_config, write_config
-from trajgen.export import exported
+from trajgen.export import exported_policy
 
 STRANGE = ["new", "", -1, 1.5, True, None, [1], "-1", "9" * 5000]
 OTHERS = [(FORMAT + 1, "newer trajgen", "pip install --upgrade trajgen"), (1, "trajgen 0.1", "train it again")]
@@ -47,7 +47,7 @@ def test_the_format_is_written_into_run_folders_and_checkpoints(folder: Path) ->
     assert json.loads((folder / "config.json").read_text())["format"] == FORMAT
     with safe_open(folder / "checkpoints" / "final.safetensors", framework="pt") as file:
         assert file.metadata()["format"] == str(FORMAT)
-    assert exported.FORMAT_VERSION == FORMAT  # a file that stands alone, and cannot import it
+    assert exported_policy.FORMAT_VERSION == FORMAT  # a file that stands alone, and cannot import it
 
 
 def test_a_resumed_folder_keeps_its_command(folder: Path) -> None:
@@ -135,4 +135,4 @@ def test_there_is_an_upgrade_from_every_format_that_is_read() -> None:
 def test_an_export_of_a_newer_format_is_read_by_its_own_file(tmp_path: Path) -> None:
     (tmp_path / "policy.json").write_text(json.dumps({"format": "onnx", "format_version": FORMAT + 1}))
     with pytest.raises(ValueError, match=f"{FORMAT + 1}.*reads up to {FORMAT}.*policy.py of that folder"):
-        exported.Policy(tmp_path)
+        exported_policy.Policy(tmp_path)

@@ -46,7 +46,7 @@ def current(kind: str, values: Mapping[str, Any], place: object) -> dict[str, An
         raise CheckpointError(
             "This was written by trajgen 0.1, whose options and modules had other names.",
             got=f"format {written} in {place}; this version reads from {OLDEST}",
-            fix="train it again, or read it with trajgen 0.1: pip install 'trajgen<0.2'",
+            fix="train it again, or read it with the trajgen that wrote it",
         )
     for number in range(written, FORMAT):
         plain = UPGRADES.get(number, {}).get(kind, dict)(plain)
