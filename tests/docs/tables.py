@@ -19,12 +19,11 @@ from typing import Any
 
 import catalogue_table
 import path_figure
-import yaml
 from griffe import Docstring, DocstringSectionKind
 from pages import DOCS, NOT_RUN, PAGES
 
 import trajgen
-from trajgen.config import SECTIONS, compose, recipe_files
+from trajgen.config import SECTIONS, compose, read_options, recipe_files
 from trajgen.core import protocols
 from trajgen.core.options import describe
 from trajgen.core.registry import KINDS, component, names, spec
@@ -80,7 +79,7 @@ def recipes(_: str = "") -> str:
     """The components of every shipped recipe."""
     rows = []
     for name, path in recipe_files().items():
-        nodes = yaml.safe_load(path.read_text(encoding="utf-8"))
+        nodes = read_options("recipe", path)
         fields = ", ".join(nodes["view"]["fields"]) if "view" in nodes else "–"
         parts = [f"`{nodes[kind]['name']}`" if kind in nodes else "–" for kind in SHOWN]
         rows.append(f"| [`{name}`](recipes/{name}.md) | {fields} | {' | '.join(parts)} |")

@@ -8,10 +8,9 @@ import re
 from typing import Any
 
 import pytest
-import yaml
 from pages import DOCS, ROOT, commands
 
-from trajgen.config import recipe_files
+from trajgen.config import read_options, recipe_files
 from trajgen.core.registry import KINDS, spec
 
 ROW = re.compile(r"^\| .+? \| `([^`|]+)` \| \[`([\w.]+)`\]\[\] \|$", re.MULTILINE)
@@ -35,7 +34,7 @@ def table(name: str) -> list[tuple[str, str]]:
 
 def composed(name: str) -> set[str]:
     """The components that a recipe's file names."""
-    nodes = yaml.safe_load(recipe_files()[name].read_text(encoding="utf-8"))
+    nodes = read_options("recipe", recipe_files()[name])
     return {f"{kind}: {nodes[kind]['name']}" for kind in KINDS if kind in nodes}
 
 

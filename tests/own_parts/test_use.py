@@ -15,6 +15,7 @@ from tiny import TRAIN
 
 from trajgen import load_policy
 from trajgen.cli import main
+from trajgen.config import compose
 from trajgen.core import registry
 
 PARTS = '''"""Parts of a laboratory: a recurrent prior, and a sampler."""
@@ -86,6 +87,7 @@ def unregister() -> None:
         del registry._own[key]
     for module in ("my_lab", "my_lab.parts", "lab_points"):
         sys.modules.pop(module, None)
+    registry.load_entry_points.cache_clear()
 
 
 @pytest.fixture
@@ -146,6 +148,7 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     (about / "entry_points.txt").write_text("[trajgen.components]\nlab_points = lab_points\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
+    registry.load_entry_points.cache_clear()
     main(["check", "sampler/unlikely"])
     assert "contracts that apply are kept" in capsys.readouterr().out
     main(["list", "sampler/unlikely"])
@@ -159,5 +162,5 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     policy = load_policy(own_run, device="cpu", imports=("my_lab.parts",), overrides=overrides)
     assert policy.planner.sampler.sample_fn(torch.tensor([[[1.0, 0.0, 2.0]]]), None).tolist() == [[1]]
     unregister()
-    main(["train", "imports=[my_lab.parts]", "prior=elman", "sampler=unlikely", "--cfg", "job"])
-    assert "name: unlikely" in capsys.readouterr().out
+    config = compose(["imports=[my_lab.parts]", "prior=elman", "sampler=unlikely"])
+    assert config.components["sampler"]["name"] == "unlikely"

@@ -39,7 +39,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a run, a study, a recipe, and the command on the path."""
     for folder in ("runs/mine", "studies/widths/cells/wide-s0", "bin", "empty"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "runs/mine/config.json").write_text('{"format": 1, "sampler": {"name": "top_k"}}')
+    (tmp_path / "runs/mine/config.json").write_text('{"format": 2, "sampler": {"name": "top_k"}}')
     (tmp_path / "studies/widths/cells/wide-s0/config.json").write_text("{}")
     (tmp_path / "own.yaml").write_text("sampler: {name: beam}\nengine: {stages: {only: {steps: 3}}}\n")
     command = tmp_path / "bin" / "trajgen"

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from trajgen.cli import main
+from trajgen.config import absolute_paths, compose
 from trajgen.core import registry
 from trajgen.core.errors import ConfigError
 
@@ -41,7 +42,7 @@ prior: {name: transformer, depth: 2}
 decoder: {name: plain}
 action: {name: latent}
 sampler: {name: coin, sides: 3}
-target: {name: constant, value: 5.0}
+return_target: {name: constant, value: 5.0}
 planner: {name: latent}
 engine: {stages: {prior: {steps: 7}}}
 """
@@ -60,32 +61,32 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("lab_parts", None)
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     main(list(words))
     return capsys.readouterr().out
 
 
 def test_an_own_component_is_listed_and_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "coin" not in said(capsys, "list", "sampler")
-    listed = said(capsys, "list", "sampler", "imports=[lab_parts]")
+    assert "coin" not in printed(capsys, "list", "sampler")
+    listed = printed(capsys, "list", "sampler", "imports=[lab_parts]")
     assert "coin" in listed and "Throws a coin among the first codes." in listed and "sides=2" in listed
-    chosen = said(capsys, "train", "imports=[lab_parts]", "sampler=coin", "sampler.sides=4", "--cfg", "job")
-    assert "name: coin" in chosen and "sides: 4" in chosen and "temperature" not in chosen.partition("sampler:")[2][:60]
+    config = compose(["imports=[lab_parts]", "sampler=coin", "sampler.sides=4"])
+    assert config.components["sampler"] == {"name": "coin", "sides": 4} and config.imports == ("lab_parts",)
 
 
-def test_an_own_recipe_from_a_path(capsys: pytest.CaptureFixture[str], lab: Path) -> None:
-    out = said(capsys, "train", f"recipe={lab / 'mine.yaml'}", "--cfg", "job")
-    for line in ("recipe: mine", "name: coin", "sides: 3", "codebook_size: 32", "name: constant", "steps: 7"):
-        assert line in out
-    assert "scales:" not in out.partition("schedule:")[2].partition("tokenizer:")[0]
-    swapped = said(capsys, "train", f"recipe={lab / 'mine.yaml'}", "sampler=greedy", "--cfg", "job")
-    assert "name: greedy" in swapped and "sides" not in swapped
+def test_an_own_recipe_from_a_path(lab: Path) -> None:
+    config = compose([f"recipe={lab / 'mine.yaml'}"])
+    assert config.recipe == "mine" and config.engine.stages["prior"].steps == 7
+    assert config.components["sampler"] == {"name": "coin", "sides": 3}
+    assert config.components["tokenizer"]["codebook_size"] == 32 and config.components["schedule"] == {"name": "single"}
+    swapped = compose([f"recipe={lab / 'mine.yaml'}", "sampler=greedy"])
+    assert swapped.components["sampler"] == {"name": "greedy", "guidance": 0.0}
 
 
-def test_own_data_from_a_path(capsys: pytest.CaptureFixture[str], lab: Path) -> None:
+def test_own_data_from_a_path(lab: Path) -> None:
     (lab / "here.yaml").write_text("data: {id: lab/points-v3, horizon: 64}\n")
-    out = said(capsys, "train", f"data={lab / 'here.yaml'}", "--cfg", "job")
-    assert "id: lab/points-v3" in out and "horizon: 64" in out and "maker: null" in out
+    data = compose([f"data={lab / 'here.yaml'}"]).data
+    assert (data.id, data.horizon, data.maker) == ("lab/points-v3", 64, None)
 
 
 def test_an_own_component_draws(lab: Path) -> None:
@@ -133,19 +134,24 @@ def test_wiring_that_nothing_provides_is_refused() -> None:
     assert caught.value.fix
 
 
-def test_a_recipe_may_have_a_component_s_name(lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_may_have_a_component_s_name(lab: Path) -> None:
     (lab / "mine.yaml").rename(lab / "greedy.yaml")
-    out = said(capsys, "train", "recipe=greedy.yaml", "--cfg", "job")
-    assert "recipe: greedy" in out and "name: coin" in out
-    assert "name: coin" not in said(capsys, "train", "recipe=greedy.yaml", "sampler=greedy", "--cfg", "job")
+    assert compose(["recipe=greedy.yaml"]).components["sampler"]["name"] == "coin"
+    assert compose(["recipe=greedy.yaml", "sampler=greedy"]).components["sampler"]["name"] == "greedy"
+
+
+def test_own_files_may_lie_anywhere(lab: Path) -> None:
+    (lab / "my x=é (1)").mkdir()
+    path = (lab / "mine.yaml").rename(lab / "my x=é (1)" / "it's, mine.yaml")
+    assert compose([f"recipe={path}"]).recipe == "it's, mine"
+    (word,) = absolute_paths([f"recipe={path.relative_to(lab)}"])
+    assert compose([word]) == compose([f"recipe={path}"])  # as a command repeats it
 
 
 @pytest.mark.parametrize(
     "text", ["- a\n- b\n", "view: fields\n", "view: {fields: [state]}\n", "a: [\n", "view: {name: fiels}\n"]
 )
-def test_a_malformed_recipe_is_refused(text: str, lab: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_recipe_is_refused(text: str, lab: Path) -> None:
     (lab / "broken.yaml").write_text(text)
-    with pytest.raises(SystemExit) as caught:
-        main(["train", "recipe=broken.yaml"])
-    assert caught.value.code == 1
-    assert capsys.readouterr().err.startswith("Error: ")
+    with pytest.raises(ConfigError):
+        compose(["recipe=broken.yaml"])

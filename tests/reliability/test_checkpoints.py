@@ -187,7 +187,7 @@ def test_another_model_is_named_and_not_passed_over(tmp_path: Path) -> None:
 def test_averaged_weights_are_loaded_and_checksums_may_be_missing(tmp_path: Path) -> None:
     """A file from before there were checksums is taken as it is."""
     path, model = tmp_path / "final.safetensors", Model()
-    path.write_bytes(save(state(4.0), {"format": "1", "position": json.dumps({"stage": 0, "step": 0})}))
+    path.write_bytes(save(state(4.0), {"format": "2", "position": json.dumps({"stage": 0, "step": 0})}))
     load_weights(model, path)
     assert float(model.weight[0, 0].detach()) == 4.0
     path = Checkpoints(tmp_path).save(Position(0, 5), state(1.0) | {"ema.weight": torch.full((5, 7), 2.0)})
@@ -200,7 +200,7 @@ def test_averaged_weights_are_loaded_and_checksums_may_be_missing(tmp_path: Path
 
 def header(size: int, *, dtype: str = "F32", shape: Any = None, end: int | None = None, **metadata: str) -> bytes:
     """The beginning of a file that declares one tensor."""
-    about = {"format": "1", "position": '{"stage": 0, "step": 0}'} | metadata
+    about = {"format": "2", "position": '{"stage": 0, "step": 0}'} | metadata
     tensor = {"dtype": dtype, "shape": shape or [size // 4], "data_offsets": [0, size if end is None else end]}
     text = json.dumps({"__metadata__": about, "model.weight": tensor}).encode()
     return struct.pack("<Q", len(text)) + text
@@ -219,7 +219,7 @@ HOSTILE = {
     "an offset before the beginning": header(16, end=-16) + b"\0" * 16,
     "an unknown type": header(16, dtype="pickle") + b"\0" * 16,
     "no metadata": save(state()),
-    "no position": save(state(), {"format": "1"}),
+    "no position": save(state(), {"format": "2"}),
     "a position of other entries": header(16, position='{"place": 3}') + b"\0" * 16,
     "a position that is a list": header(16, position="[1]") + b"\0" * 16,
     "a deep position": header(16, position=DEEP) + b"\0" * 16,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,13 @@ TEXTS: list[Any] = [
     pytest.param(RECIPE + HYDRA, id="a callback of Hydra's"),
     pytest.param(RECIPE + "hydra: {job: {env_set: {A: b}}}\n", id="the environment of a job"),
     pytest.param(RECIPE + "defaults: [{override /hydra/launcher: joblib}]\n", id="a launcher"),
+    pytest.param(RECIPE + "defaults: [/hydra/callbacks/x]\n", id="a group of Hydra's"),
+    pytest.param(RECIPE + "defaults: [{/hydra/callbacks@hydra.callbacks.x: x}]\n", id="a package of Hydra's"),
+    pytest.param(RECIPE + "defaults: [../../etc/x]\n", id="a file elsewhere"),
+    pytest.param(RECIPE + "defaults: [/etc/passwd]\n", id="a file by its path"),
+    pytest.param(RECIPE + "defaults: [given]\n", id="itself"),
+    pytest.param(RECIPE + f"defaults: ['{SECRET}']\n", id="the environment in its defaults"),
+    pytest.param(RECIPE + "defaults: {_target_: trap.run}\n", id="defaults that are no list"),
     pytest.param("a0: &a0 [1]\n" + LAUGHS, id="a billion laughs"),
     pytest.param("data: " + "[" * 2000 + "]" * 2000, id="deep lists"),
     pytest.param("data: " + "[" * 10**6 + "]" * 10**6, id="very deep lists"),
@@ -111,6 +120,46 @@ def test_a_study_that_is_not_plain_is_refused(word: str, place: Path) -> None:
     with pytest.raises(ConfigError, match="plain values" if SECRET in word else None):
         make_rows(read_study(place / "asked.yaml"))
     assert not (place / TRACE).exists()
+
+
+EVIL = "import pathlib\npathlib.Path('executed').touch()\n"
+COMPOSE = "from trajgen.config import compose; compose({words})"
+RUN = "from trajgen.config import hydra_run; hydra_run({words} + ['--cfg', 'job'])"
+
+
+@pytest.mark.parametrize("flags", [["-P"], []], ids=["as the console script", "with the current folder on the path"])
+@pytest.mark.parametrize("code", [COMPOSE, RUN], ids=["compose", "hydra_run"])
+def test_nothing_of_the_current_folder_is_imported(code: str, flags: list[str], place: Path) -> None:
+    (place / "given.yaml").write_text(RECIPE)
+    (place / "hydra_plugins" / "evil").mkdir(parents=True)
+    (place / "hydra_plugins" / "evil" / "__init__.py").write_text(EVIL)
+    info = place / "evil_parts-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil-parts\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[trajgen.components]\nevil = evil_parts\n")
+    for name in ("evil_parts", "joblib", "submitit", "optuna"):
+        (place / f"{name}.py").write_text(EVIL if name == "evil_parts" or flags else "")
+    (place / "harmless.py").write_text("")
+    environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent)}
+    for words in (["recipe=given.yaml"], ["recipe=given.yaml", "imports=[harmless]"]):
+        command = [sys.executable, *flags, "-c", code.format(words=words)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=place)
+        assert done.returncode == 0, done.stderr
+        assert not (place / TRACE).exists()
+
+
+def test_the_current_folder_comes_after_installed_packages_and_only_for_imports(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(place))])
+    (place / "given.yaml").write_text(RECIPE)
+    compose(["recipe=given.yaml"])
+    assert str(place) not in sys.path
+    (place / "yaml.py").write_text(EVIL)
+    (place / "harmless_parts.py").write_text("")
+    monkeypatch.delitem(sys.modules, "harmless_parts", raising=False)
+    compose(["recipe=given.yaml", "imports=[harmless_parts]"])
+    assert sys.path[-1] == str(place)
 
 
 def test_shipped_files_are_plain() -> None:

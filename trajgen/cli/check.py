@@ -60,9 +60,9 @@ def _named_in(recipe: str | None) -> list[str]:
         return []
     from pathlib import Path
 
-    from trajgen.config import read_yaml
+    from trajgen.config import read_options
 
-    return list(read_yaml(Path(recipe)).get("imports") or [])
+    return list(read_options("recipe", Path(recipe)).get("imports") or [])
 
 
 def _import(modules: tuple[str, ...]) -> None:

@@ -187,14 +187,14 @@ def _section(section: str, given: Mapping[str, str]) -> dict[str, str]:
 
 def _composition(given: Mapping[str, str]) -> dict[str, Any]:
     """The run or the recipe that is on the line, as plain values; nothing if there is none."""
-    from trajgen.config import read_yaml
+    from trajgen.config import read_options
     from trajgen.core.formats import current
 
     if "run" in given:
         path = Path(given["run"]) / "config.json"  # read here, since the module of run folders imports torch
         return current("config", json.loads(path.read_text("utf-8")), path) if path.stat().st_size < LARGEST else {}
     path = _files("recipe").get(given.get("recipe", "mage"), Path(given.get("recipe", "")))
-    return read_yaml(path) if path.is_file() else {}
+    return read_options("recipe", path) if path.is_file() else {}
 
 
 def _files(what: str) -> dict[str, Path]:

@@ -107,11 +107,11 @@ def _list_data() -> None:
 
 def catalogue() -> dict[str, Task]:
     """All tasks, by the name of their preset."""
-    from trajgen.config import data_files, read_yaml
+    from trajgen.config import data_files, read_options
     from trajgen.data.catalogue import read_task
 
     files = data_files()
-    return {name: read_task(name, _first_line(path), read_yaml(path)) for name, path in files.items()}
+    return {name: read_task(name, _first_line(path), read_options("data", path)) for name, path in files.items()}
 
 
 def _first_line(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,6 @@ TRAIN_HELP = """trajgen train [recipe=NAME] [data=NAME] [KIND=NAME] [key=value â
                            hydra/launcher=joblib or submitit_slurm runs several at a time
 
 Hydra composes: '--cfg job' prints the whole configuration, '--hydra-help' says more."""
-MULTIRUN = ("-m", "--multirun")
 
 
 def train(words: list[str]) -> None:
@@ -35,20 +33,10 @@ def train(words: list[str]) -> None:
         return
     from trajgen import config
 
-    again = [_from_anywhere(word) for word in words]
-    words, own = config.own_files(words)
-    typed = dict(zip(words, again, strict=True))
-    config.store_groups(own["recipe"], own["data"])
-    config.check_choices(words, own["recipe"], own["data"])
-    with _one_of_many(any(word in MULTIRUN for word in words)):
-        _hydra_main(words, typed)
-
-
-def _from_anywhere(word: str) -> str:
-    """A word as a command repeats it: a file of one's own by its whole path, which any folder can use."""
-    key, _, value = word.partition("=")
-    own = key in ("recipe", "data") and value.endswith((".yaml", ".yml"))
-    return f"{key}={Path(value).absolute()}" if own else word
+    with _one_of_many("-m" in words or "--multirun" in words):
+        if config.is_for_hydra(words):
+            config.hydra_run(words)
+        _train_one(config.compose(words), config.absolute_paths(words))
 
 
 @contextmanager
@@ -73,50 +61,6 @@ def _one_of_many(swept: bool) -> Iterator[None]:
             raise
         print(f"Process {launch.rank}: {error.rule} {error.got}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def _hydra_main(words: list[str], typed: dict[str, str]) -> None:
-    """Runs Hydra's own main, so that sweeps, launchers, --cfg and completion stay; its errors become ours.
-
-    Args:
-        words: for Hydra.
-        typed: for each of them, the one that repeats it in a command.
-    """
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
-
-    from trajgen import config
-    from trajgen.experiments.results import score
-
-    failed: list[TrajgenError] = []
-
-    def job(composed: Any) -> float | None:
-        try:
-            given = [typed.get(word, word) for word in HydraConfig.get().overrides.task]
-            folder = _train_one(config.from_hydra(composed), given)
-            return None if HydraConfig.get().mode is RunMode.RUN else score(folder)
-        except TrajgenError as error:
-            if HydraConfig.get().mode is not RunMode.RUN:  # of a sweep, perhaps in another process
-                raise
-            failed.append(error)  # raised past Hydra, which would add words of its own
-            return None
-
-    decorated = hydra.main(version_base="1.3", config_path=None, config_name=config.ROOT)(job)
-    before, sys.argv = sys.argv, ["trajgen train", *words]
-    full = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print a short traceback and exit on its own
-    try:
-        decorated()
-        if failed:
-            raise failed[0]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise config.explain(error, words) from error
-    finally:
-        sys.argv = before
-        os.environ.pop("HYDRA_FULL_ERROR") if full is None else os.environ.update(HYDRA_FULL_ERROR=full)
 
 
 def _train_one(config: Any, overrides: Sequence[str]) -> Path:

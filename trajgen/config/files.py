@@ -1,14 +1,18 @@
-"""The files of options: those that are shipped, and how any of them is read without trusting it."""
+"""The files of options: where they are, how they inherit, and how they are read without trusting them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from trajgen.core.errors import ConfigError
+from trajgen.config.schema import merged
+from trajgen.core.errors import ConfigError, unknown_name
+from trajgen.core.options import convert
+from trajgen.core.registry import KINDS, names
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a wheel carries it inside
@@ -17,95 +21,180 @@ SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same as yaml.safe_load's, in C where it was built."""
 LARGEST_FILE, DEEPEST, MOST_ALIASES = 2**20, 32, 64
 """Bytes, nesting and repetitions (``*name``) of the largest YAML file that is read; a recipe has a tenth of each."""
+DEFAULTS, SELF, OVERRIDE = "defaults", "_self_", "override "
 
 
-def recipe_files() -> dict[str, Path]:
-    """The shipped recipes by name."""
-    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml")) if path.stem != "base"}
+def recipe_files(folders: Iterable[Path] = ()) -> dict[str, Path]:
+    """The recipes by name: the shipped ones, and those in ``recipe/`` of other folders."""
+    return _by_name(RECIPES, "*.yaml") | {k: v for f in folders for k, v in _by_name(f / "recipe", "*.yaml").items()}
 
 
-def data_files() -> dict[str, Path]:
-    """The shipped data presets by name, as ``pointmaze/umaze``."""
-    folder = RECIPES / "data"
-    paths = sorted(folder.rglob("*.yaml"))
-    return {str(path.relative_to(folder).with_suffix("").as_posix()): path for path in paths}
+def data_files(folders: Iterable[Path] = ()) -> dict[str, Path]:
+    """The data presets by name, as ``pointmaze/umaze``. Files named ``_….yaml`` are there to be inherited."""
+    places = [RECIPES / "data", *(folder / "data" for folder in folders)]
+    return {k: v for place in places for k, v in _by_name(place, "**/*.yaml").items()}
 
 
 def study_files() -> dict[str, Path]:
     """The shipped studies by name."""
-    return {path.stem: path for path in sorted((RECIPES / "study").glob("*.yaml"))}
+    return _by_name(RECIPES / "study", "*.yaml")
 
 
 def search_files() -> dict[str, Path]:
     """The shipped searches by name."""
-    return {path.stem: path for path in sorted((RECIPES / "search").glob("*.yaml"))}
+    return _by_name(RECIPES / "search", "*.yaml")
+
+
+def _by_name(folder: Path, pattern: str) -> dict[str, Path]:
+    paths = [p for p in sorted(folder.glob(pattern)) if p.name[0] != "_" and p != RECIPES / "base.yaml"]
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}
+
+
+def find_file(group: str, name: str, folders: Iterable[Path] = ()) -> Path | None:
+    """The file of a recipe, data preset or component preset: a path to a YAML file, or a name."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        return None
+    shipped = {"recipe": [RECIPES], "data": [RECIPES / "data"]}.get(group, [])
+    paths = [place / f"{name}.yaml" for place in (*(folder / group for folder in folders), *shipped)]
+    return next((path for path in paths if path.is_file() and path != RECIPES / "base.yaml"), None)
+
+
+def read_options(
+    group: str, path: Path, folders: Iterable[Path] = (), *, _open: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """A recipe or data preset with all that it inherits.
+
+    Its ``defaults`` list has Hydra's syntax and order. It may name files of the same group (``mage``, ``/recipe/mage``,
+    or a file beside it); in a recipe also components (``override /sampler: greedy``) and a preset
+    (``override /data: …``), which is left to Hydra, under ``defaults``.
+
+    Raises:
+        ConfigError: for a file that cannot be read, and an entry that is something else.
+    """
+    path = path.resolve()
+    values = read_yaml(path)
+    entries = values.pop(DEFAULTS, None) or []
+    if path in _open or not isinstance(entries, list):
+        raise _not_plain(path, "defaults that name the file itself" if path in _open else "defaults that are no list")
+    result: dict[str, Any] = {}
+    for entry in entries if SELF in entries else [*entries, SELF]:
+        if entry == SELF:
+            result = _laid_over(result, values)
+            continue
+        key, name = _entry(path, group, entry)
+        if key == group:
+            beside = path.parent / f"{name}.yaml"
+            parent = beside if beside.is_file() and ".." not in name else find_file(group, name, folders)
+            if parent is None or name.startswith("/"):
+                raise missing(group, name, folders)
+            result = _laid_over(result, read_options(group, parent, folders, _open=(*_open, path)))
+        elif key == "data":
+            result[DEFAULTS] = [{"override /data": name}]
+        else:
+            result[key] = None if name == "null" else component_preset(key, name, folders)
+    return result
+
+
+def _laid_over(result: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` over ``result``; the imports of both are imported."""
+    imports = [*result.get("imports", ()), *convert(values.get("imports") or (), tuple[str, ...], "imports")]
+    return merged(result, values) | ({"imports": imports} if imports else {})
+
+
+def _entry(path: Path, group: str, entry: Any) -> tuple[str, str]:
+    """Group and name of an entry of a defaults list."""
+    if isinstance(entry, str):
+        absolute, _, name = entry.removeprefix("/").partition("/")
+        key, name = (absolute, name) if entry.startswith("/") else (group, entry)
+    elif isinstance(entry, dict) and len(entry) == 1:
+        ((key, value),) = entry.items()
+        key, name = str(key).removeprefix(OVERRIDE).strip().lstrip("/"), str(value or "null")
+    else:
+        key = name = ""
+    if not name or key not in ((group,) if group == "data" else (group, "data", *KINDS)):
+        raise _not_plain(path, f"'{entry}' in its defaults, which may name recipes, data presets and components")
+    return key, name
+
+
+def component_preset(kind: str, name: str, folders: Iterable[Path] = ()) -> dict[str, Any]:
+    """The node of a component by its name, or by that of a file ``KIND/NAME.yaml``."""
+    path = None if name in names(kind) else find_file(kind, name, folders)
+    return {"name": name} if path is None else read_yaml(path)
+
+
+def missing(group: str, name: str, folders: Iterable[Path] = ()) -> ConfigError:
+    """The error for a recipe or data preset that is not there."""
+    choices = (recipe_files if group == "recipe" else data_files)(folders)
+    return unknown_name(f"There is no {group} '{name}'.", name, choices, "a path to a .yaml file of your own works too")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as a dictionary.
+    """A YAML file as a dictionary of plain values, without what it inherits.
 
     Raises:
-        ConfigError: if it is missing or is not YAML.
+        ConfigError: if it is missing, is not YAML, or holds more than plain values.
     """
     try:
-        text = _small(path)
-        values = yaml.load(text, Loader=SAFE_LOADER)
-    except (ValueError, OverflowError) as error:  # not UTF-8, a number of 5000 digits, the 31st of February
-        raise _not_plain(path, str(error)[:200]) from error
+        stat = path.stat()
+        if not path.is_file():  # reading a FIFO or a device may never end
+            raise _not_plain(path, "no regular file")
+        return dict(_read(path, stat.st_mtime_ns, stat.st_size))
     except OSError as error:
         raise ConfigError(
             "The file cannot be read.",
-            expected="a YAML file",
             got=f"{path}: {error.strerror}",
             fix="check the path; recipe=NAME without .yaml is a shipped recipe",
         ) from error
+
+
+@lru_cache(256)
+def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
+    """The file as it was at a time, parsed once; the values are not changed by anybody."""
+    if size > LARGEST_FILE:
+        raise _not_plain(path, f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_depth(path, text)
+        values = yaml.load(text, Loader=SAFE_LOADER)
+    except (ValueError, OverflowError) as error:  # not UTF-8, a number of 5000 digits, the 31st of February
+        raise _not_plain(path, str(error)[:200]) from error
     except yaml.YAMLError as error:
-        raise ConfigError(
-            "The file is not YAML.",
-            expected="key: value, one a line",
-            got=f"{path}: {' '.join(str(error).split())}",
-            fix="mend the line that is named",
-        ) from error
+        raise ConfigError("The file is not YAML.", got=f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(
-            "A recipe is a YAML dictionary.",
-            expected="key: value, one a line",
+            "A file of options is a YAML dictionary.",
             got=f"{path}: {type(values).__name__}",
-            fix="recipes/mage.yaml is an example",
+            fix="key: value, one a line; recipes/mage.yaml is an example",
         )
-    if path.resolve().parent != RECIPES:
-        for key in ("hydra", "defaults"):
-            if key in values:
-                raise _not_plain(path, f"'{key}', which only a command line sets")
-    _require_plain(path, values)
+    if "hydra" in values:
+        raise _not_plain(path, "'hydra', which only a command line sets")
+    _require_plain(path, {k: v for k, v in values.items() if k != DEFAULTS})
+    _require_plain(path, [entry for entry in values.get(DEFAULTS) or [] if entry != SELF])
     return values
 
 
-def _small(path: Path) -> str:
-    """The text of a YAML file that is neither too large nor too deep for the library that reads it."""
-    if (size := path.stat().st_size) > LARGEST_FILE:
-        raise _not_plain(path, f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
-    text = path.read_text(encoding="utf-8")
+def _check_depth(path: Path, text: str) -> None:
     depth = aliases = 0
     for event in yaml.parse(text, Loader=SAFE_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > DEEPEST or aliases > MOST_ALIASES:
             raise _not_plain(path, f"more than {DEEPEST} levels, or more than {MOST_ALIASES} repetitions")
-    return text
 
 
 def _require_plain(path: Path, value: Any) -> None:
     """Refuses what Hydra and OmegaConf would resolve: a file may come from a stranger."""
     if isinstance(value, Mapping):
-        for key, each in value.items():
+        for key, inner in value.items():
             _require_plain(path, key)
-            _require_plain(path, each)
+            _require_plain(path, inner)
             if str(key).startswith("_") and str(key).endswith("_"):
                 raise _not_plain(path, f"the key '{key}'")
     elif isinstance(value, list):
-        for each in value:
-            _require_plain(path, each)
+        for inner in value:
+            _require_plain(path, inner)
     elif isinstance(value, str) and "${" in value:
         raise _not_plain(path, f"'{value[:100]}', which reads what is outside the file")
 
@@ -113,7 +202,6 @@ def _require_plain(path: Path, value: Any) -> None:
 def _not_plain(path: Path, what: str) -> ConfigError:
     return ConfigError(
         "A file of options holds plain values.",
-        expected="text, numbers, lists and dictionaries",
         got=f"{path}: {what}",
         fix="write the value itself, or give it on the command line",
     )

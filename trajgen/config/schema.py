@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from trajgen.core.errors import ConfigError, nearest
-from trajgen.core.options import structure
+from trajgen.core.options import refuse_unknown, structure, unknown_option
 from trajgen.core.registry import KINDS, complete
+from trajgen.core.renamed import new_name
 from trajgen.data.options import DataOptions
 from trajgen.engine.options import EngineOptions
 from trajgen.evaluation.evaluate import EvaluationOptions
@@ -46,19 +46,14 @@ class Config:
         Raises:
             ConfigError: for a key, name or type that is wrong.
         """
-        sections = {f.name for f in fields(cls)} - {"components"}
-        for key in plain:
-            if key not in sections and key not in KINDS:
-                known = sections | set(KINDS)
-                raise ConfigError(
-                    f"Unknown option '{key}'.",
-                    expected=", ".join(sorted(known)),
-                    got=f"{key}={plain[key]!r}",
-                    fix=nearest(str(key), known),
-                )
+        refuse_unknown(plain, TOP, "")
         components = {kind: complete(kind, plain[kind]) for kind in KINDS if plain.get(kind)}
-        rest = {k: v for k, v in plain.items() if k in sections}
-        return replace(structure(cls, rest, ""), components=components)
+        values = {k: v for k, v in plain.items() if k not in KINDS}
+        config = structure(cls, values, "")
+        for name in (f"engine.stages.{stage}" for stage in config.engine.stages):
+            if new_name(name):
+                raise unknown_option(name, ())
+        return replace(config, components=components)
 
     def to_plain(self) -> dict[str, Any]:
         """The configuration as plain values, components at the top level; `from_plain` reads it back."""
@@ -71,25 +66,22 @@ class Config:
         """What makes two runs the same training: all but where it lies, where it runs, and how it is evaluated."""
         aside = ("run_dir", "resume", "device", "evaluation", "policy")
         plain = {k: v for k, v in self.to_plain().items() if k not in aside}
-        # What a run from before an option existed does not have must not make it another.
         plain["engine"] = {k: v for k, v in plain["engine"].items() if k not in ("accumulate", "log")}
         return plain
 
 
+TOP = (*(f.name for f in fields(Config) if f.name != "components"), *KINDS)
+"""The keys at the top of a configuration."""
+
+
 def merged(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values with changes laid over them; a component that is named anew replaces the old one whole."""
+    """Plain values with changes laid over them; a component of another name replaces the old one whole."""
     result = dict(plain)
     for key, value in changes.items():
         old = result.get(key)
-        swapped = isinstance(value, Mapping) and "name" in value and isinstance(old, Mapping)
-        if (
-            isinstance(value, Mapping)
-            and isinstance(old, Mapping)
-            and not (swapped and value["name"] != old.get("name"))
-        ):
-            result[key] = merged(old, value)
-        else:
-            result[key] = value
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            value = merged(old, value) if value.get("name", old.get("name")) == old.get("name") else value
+        result[key] = value
     return result
 
 

@@ -1,4 +1,4 @@
-"""Errors that tell a person what to do: the rule, what was expected, what was found, and the fix."""
+"""Errors that tell a person what to do: the rule and, where it helps, what was expected, what was found, the fix."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ LONGEST = 2000
 
 
 class TrajgenError(Exception):
-    """A mistake that the person at the keyboard can mend.
-
-    Printed without a traceback by the command line (unless ``--debug`` is given).
+    """A mistake that the user can mend; printed without a traceback unless ``--debug`` is given.
 
     Args:
         rule: the rule that was broken, one sentence.
@@ -23,15 +21,12 @@ class TrajgenError(Exception):
 
     def __init__(self, rule: str, *, expected: object = None, got: object = None, fix: str | None = None) -> None:
         self.rule, self.expected, self.got, self.fix = rule, expected, got, fix
-        parts = [_short(rule)]
-        for label, value in (("expected", expected), ("got", got), ("fix", fix)):
-            if value is not None:
-                parts.append(f"  {label + ':':<9} {_short(value)}")
-        super().__init__("\n".join(parts))
+        labels = {"expected": expected, "got": got, "fix": fix}
+        lines = [f"  {label + ':':<9} {_short(value)}" for label, value in labels.items() if value is not None]
+        super().__init__("\n".join([_short(rule), *lines]))
 
 
 def _short(value: object) -> str:
-    """A part of a message; what was found may be of any length."""
     text = str(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
@@ -53,11 +48,19 @@ class CheckpointError(TrajgenError):
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Says which of ``choices`` is closest to ``name``, or lists them all if none is."""
-    known = sorted(choices)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if close:
-        alike = {choice: difflib.SequenceMatcher(None, choice, name).ratio() for choice in close}
-        close = [choice for choice in close if alike[choice] > alike[close[0]] - 0.2]  # of a slip, the word alone
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "choose one of: " + ", ".join(known) if known else "there are none"
+    """Which of ``choices`` is closest to ``name``, or all of them if none is close."""
+    choices = sorted(choices)
+    ratios = {
+        c: difflib.SequenceMatcher(None, c, name).ratio() for c in difflib.get_close_matches(name, choices, cutoff=0.5)
+    }
+    if ratios:  # of a typing error, the one word alone
+        close = [choice for choice, ratio in ratios.items() if ratio > max(ratios.values()) - 0.2]
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"choose one of: {', '.join(choices)}" if choices else "there are none"
+
+
+def unknown_name(rule: str, name: str, choices: Iterable[str], hint: str = "") -> ConfigError:
+    """The error for a name that is none of ``choices``."""
+    choices, fix = list(choices), nearest(name, choices)
+    expected = ", ".join(choices) if fix.startswith("did you mean") else None  # else the fix lists them
+    return ConfigError(rule, expected=expected, fix=f"{fix} ({hint})" if hint else fix)

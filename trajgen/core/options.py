@@ -10,16 +10,17 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Literal, TypeVar
 
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
+from trajgen.core.renamed import new_value, replacement
 
 T = TypeVar("T")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
 def nested(words: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Options as a command line names them, in groups.
+    """Dotted options as groups: ``("a.b", 1)`` becomes ``{"a": {"b": 1}}``.
 
-    ``("a.b", 1)`` becomes ``{"a": {"b": 1}}``, and a component that is named alone, ``("sampler", "greedy")``,
-    ``{"sampler": {"name": "greedy"}}``. What is nested already stays so.
+    A component named alone, ``("sampler", "greedy")``, becomes ``{"sampler": {"name": "greedy"}}``.
 
     Raises:
         ConfigError: if an option is a value and a group.
@@ -29,28 +30,23 @@ def nested(words: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in words:
         node, *path = values, *key.split(".")
-        more = {"name": value} if key in KINDS and isinstance(value, str) else deepcopy(value)
-        for part in path if isinstance(more, Mapping) else path[:-1]:
+        content = {"name": value} if key in KINDS and isinstance(value, str) else deepcopy(value)
+        for part in path if isinstance(content, Mapping) else path[:-1]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise ConfigError(
-                    "An option is a value or a group, not both.",
-                    expected="one of the two, once",
-                    got=f"{key}={value}",
-                    fix="leave out one of the words that name it",
-                )
-        if isinstance(more, Mapping):
-            node |= more
+                raise ConfigError("An option is a value or a group, not both.", got=f"{key}={value}")
+        if isinstance(content, Mapping):
+            node |= content
         else:
-            node[path[-1]] = more
+            node[path[-1]] = content
     return values
 
 
 def convert(value: Any, annotation: Any, where: str) -> Any:
-    """Returns ``value`` as ``annotation`` says, or raises.
+    """Returns ``value`` as ``annotation`` says.
 
-    Knows int, float, bool, str, None, unions, Literal, tuple, list, dict and dataclasses of those; a whole
-    number is accepted where a float is asked for, and text never is where a number is.
+    Knows int, float, bool, str, None, unions, Literal, tuple, list, dict and dataclasses of those. A whole number is
+    accepted as a float; text is never accepted as a number.
 
     Args:
         value: a plain value (as from YAML or JSON).
@@ -65,19 +61,16 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         return value
     if origin in (typing.Union, types.UnionType):
         for choice in arguments:
-            try:
+            with suppress(ConfigError):
                 return convert(value, choice, where)
-            except ConfigError:
-                continue
     elif origin is Literal:
         if value in arguments:
             return value
     elif origin in (tuple, list) and isinstance(value, Sequence) and not isinstance(value, str):
         inner = arguments[0] if origin is list or (len(arguments) == 2 and arguments[1] is ...) else None
-        if inner is not None:
-            return origin(convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
-        if len(value) == len(arguments):
-            return tuple(convert(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, arguments, strict=True)))
+        if inner is not None or len(value) == len(arguments):
+            inners = arguments if inner is None else [inner] * len(value)
+            return origin(convert(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(value, inners, strict=True)))
     elif origin is dict and isinstance(value, Mapping):
         return {str(k): convert(v, arguments[1], f"{where}.{k}") for k, v in value.items()}
     elif dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
@@ -95,52 +88,42 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         f"Option '{where}' has the wrong type.",
         expected=describe(annotation),
         got=f"{where}={value!r}",
-        fix=f"give {where} {describe(annotation)}, or leave it out",
+        fix=f"{where}={new}" if (new := new_value(where, value)) else None,
     )
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Builds the dataclass ``cls`` from plain values; ``where`` is its dotted name, for messages."""
     hints = typing.get_type_hints(cls)
-    fields = {f.name: hints[f.name] for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
-    refuse_unknown(values, fields, where)
-    missing = [
-        f.name
-        for f in dataclasses.fields(typing.cast(Any, cls))
-        if f.init
-        and f.name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(
-            f"'{where}' needs {', '.join(missing)}.",
-            expected=f"{where}.{missing[0]}=…",
-            got=f"only {', '.join(values) or 'nothing'}",
-            fix="give what is missing",
-        )
-    return cls(**{k: convert(v, fields[k], f"{where}.{k}" if where else k) for k, v in values.items()})
+    fields = [f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init]
+    refuse_unknown(values, [f.name for f in fields], where)
+    prefix = f"{where}." if where else ""
+    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise ConfigError(f"'{where}' needs {', '.join(missing)}.", fix=f"{prefix}{missing[0]}=…")
+    return cls(**{k: convert(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
 
 
-def refuse_unknown(values: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """Raises a `ConfigError` that names the nearest keys if ``values`` has a key that is not known."""
-    for key in values:
-        if key not in known:
-            label = f"{where}.{key}" if where else str(key)
-            raise ConfigError(
-                f"Unknown option '{label}'.",
-                expected=", ".join(sorted(known)) or "no options",
-                got=f"{label}={values[key]!r}",
-                fix=nearest(str(key), known),
-            )
+def refuse_unknown(values: Mapping[str, Any], options: Iterable[str], where: str) -> None:
+    """Raises a `ConfigError` for a key of ``values`` that is none of ``options``, with its new or the nearest name."""
+    options = list(options)
+    for key, value in values.items():
+        if key not in options:
+            raise unknown_option(f"{where}.{key}" if where else str(key), options, value)
+
+
+def unknown_option(name: str, options: Iterable[str], value: Any = None) -> ConfigError:
+    """The error for an option ``name``, given by its dotted name, beside which there are ``options``."""
+    if new := replacement(name, value):
+        return ConfigError(f"Option '{name}' has another name since 0.1.", fix=new)
+    return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options))
 
 
 def describe(annotation: Any) -> str:
-    """A type in words a person would use."""
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    """A type in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation in names:
-        return names[annotation]
+    if annotation in WORDS:
+        return WORDS[annotation]
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(a) for a in arguments)
     if origin is Literal:

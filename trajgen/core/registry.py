@@ -1,11 +1,10 @@
 """The registry: components by kind and name, each described by its own signature.
 
 A component is a class or a function. Its arguments before the ``*`` are *wiring*: values that follow from the
-rest of the composition (the schedule, the code width, …) and are given by name. Its keyword-only arguments are
-its *options*: what a recipe or the command line may set, with literal defaults.
+rest of the composition (the schedule, the code width, …), passed by name. Its keyword-only arguments are its
+*options*: what a recipe or the command line may set, with literal defaults.
 
-The built-in components are found by reading their source, not by importing it, so that listing them and
-composing a recipe cost no import of torch.
+The built-in components are found by parsing their source, so that listing and composing do not import torch.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.core.options import convert, refuse_unknown
+from trajgen.core.renamed import new_name, new_value
 
 KINDS: dict[str, str] = {
     "view": "which features of a window the model sees",
@@ -38,18 +38,8 @@ KINDS: dict[str, str] = {
     "return_target": "the return-to-go that is asked for when acting",
     "planner": "the composition: stages of training and the making of a plan",
 }
-ROOMS = (
-    "views",
-    "schedules",
-    "tokenizers",
-    "conditioners",
-    "priors",
-    "decoders",
-    "actions",
-    "samplers",
-    "return_targets",
-    "planners",
-)
+ROOMS = tuple(f"{kind}s" for kind in KINDS)
+"""The modules and packages of trajgen in which components are."""
 ENTRY_POINTS = "trajgen.components"
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -66,7 +56,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Spec:
-    """What is known of a component without building it."""
+    """A component as its signature describes it, without building it."""
 
     kind: str
     name: str
@@ -82,6 +72,7 @@ class Spec:
 
 
 _own: dict[tuple[str, str], tuple[Spec, Callable[..., Any]]] = {}
+"""The components whose modules have been imported, by kind and name."""
 
 
 def register(kind: str, name: str) -> Callable[[C], C]:
@@ -97,15 +88,14 @@ def register(kind: str, name: str) -> Callable[[C], C]:
     check_kind(kind)
 
     def add(component: C) -> C:
-        found = _from_object(kind, name, component)
-        taken = _built_in().get((kind, name)) or (_own[kind, name][0] if (kind, name) in _own else None)
-        if taken and (taken.module, taken.attribute) != (found.module, found.attribute):
+        new, taken = _from_object(kind, name, component), _find(kind, name)
+        if taken and (taken.module, taken.attribute) != (new.module, new.attribute):
             raise ConfigError(
                 f"The name '{name}' of kind '{kind}' is taken.",
-                got=f"{found.module}.{found.attribute}, but it is {taken.module}.{taken.attribute}",
-                fix=f'register it under another name: @register("{kind}", "my_{name}")',
+                got=f"{new.module}.{new.attribute}, but it is {taken.module}.{taken.attribute}",
+                fix=f'@register("{kind}", "my_{name}")',
             )
-        _own[kind, name] = (found, component)
+        _own[kind, name] = (new, component)
         return component
 
     return add
@@ -114,7 +104,7 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 def check_kind(kind: str) -> None:
     """Raises a `ConfigError` that names the nearest kinds if ``kind`` is not one."""
     if kind not in KINDS:
-        raise ConfigError(f"Unknown kind '{kind}'.", expected=", ".join(KINDS), got=kind, fix=nearest(kind, KINDS))
+        raise unknown_name(f"Unknown kind '{kind}'.", new_name(kind) or kind, KINDS)
 
 
 def names(kind: str) -> list[str]:
@@ -124,20 +114,19 @@ def names(kind: str) -> list[str]:
 
 
 def spec(kind: str, name: str) -> Spec:
-    """What is known of a component.
+    """The description of a component.
 
     Raises:
         ConfigError: if there is none of this name; the nearest names are given.
     """
     check_kind(kind)
-    found = _built_in().get((kind, name)) or (_own[kind, name][0] if (kind, name) in _own else None)
+    found = _find(kind, name)
     if found is None:
-        raise ConfigError(
-            f"There is no {kind} '{name}'.",
-            expected=", ".join(names(kind)),
-            got=f"{kind}={name}",
-            fix=f"{nearest(name, names(kind))} (own components need imports=[…]; see 'trajgen list {kind}')",
-        )
+        rule = f"There is no {kind} '{name}'."
+        if new := new_value(kind, name):
+            raise ConfigError(rule, fix=f"{kind}={new}")
+        hint = f"own components need imports=[…]; see 'trajgen list {kind}'"
+        raise unknown_name(rule, str(name), names(kind), hint)
     return found
 
 
@@ -155,24 +144,22 @@ def complete(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: for an unknown component, an unknown option, or a value of the wrong type.
     """
-    if not isinstance(node, Mapping) or "name" not in node:
-        raise ConfigError(f"The recipe has no {kind}.", expected=", ".join(names(kind)), got=node, fix=f"{kind}=NAME")
+    if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
+        raise ConfigError(f"The {kind} has no name.", got=f"{kind}={node!r:.100}", fix=f"{kind}={names(kind)[0]}")
     found = spec(kind, node["name"])
     options = {k: v for k, v in node.items() if k != "name"}
-    refuse_unknown(options, {o.name: o for o in found.options}, kind)
-    target = component(kind, found.name)
-    hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    checked = {k: convert(v, hints.get(k, Any), f"{kind}.{k}") for k, v in options.items()}
-    return {**found.defaults(), **checked}
+    refuse_unknown(options, [o.name for o in found.options], kind)
+    hints = _types(found)
+    return {**found.defaults(), **{k: convert(v, hints.get(k, Any), f"{kind}.{k}") for k, v in options.items()}}
 
 
 def build(kind: str, node: Mapping[str, Any], **wiring: Any) -> Any:
-    """Builds the component that ``node`` names, with its options and the wiring it asks for.
+    """Builds the component that ``node`` names, with its options and the wiring that it takes.
 
     Args:
         kind: one of `KINDS`.
         node: ``{"name": …, option: value, …}``.
-        wiring: values by name; those that the component does not ask for are left out.
+        wiring: values by name; those that the component does not take are left out.
 
     Raises:
         ConfigError: for an unknown component or option, a wrong type, or wiring that nothing provides.
@@ -190,39 +177,40 @@ def build(kind: str, node: Mapping[str, Any], **wiring: Any) -> Any:
 
 
 def load_imports(modules: Iterable[str]) -> None:
-    """Imports the user's own modules, which register their components.
+    """Imports the user's own modules, which register their components, from the current folder or installed packages.
 
     Raises:
         ConfigError: if a name is not that of a module, or a module cannot be found.
     """
-    if os.getcwd() not in sys.path:  # a console script does not look where it is run
-        sys.path.append(os.getcwd())
     for module in modules:
-        if not all(part.isidentifier() for part in module.split(".")):
+        if not all(part.isidentifier() for part in str(module).split(".")):
             raise ConfigError(
-                "imports=[…] lists modules by their dotted names.",
-                expected="for example imports=[my_lab.parts]",
-                got=f"{module!r}",
-                fix="name the module as Python's import statement would",
+                "imports=[…] lists modules by their dotted names.", got=f"{module!r}", fix="imports=[my_lab.parts]"
             )
+        if os.getcwd() not in sys.path:  # a console script does not look there; installed packages come first
+            sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"Cannot import '{module}', named in imports=[…].",
-                expected="a module on Python's path",
                 got=str(error),
                 fix="run from the folder that holds it, or install its package",
             ) from error
 
 
+@cache
 def load_entry_points() -> None:
-    """Imports the modules that installed packages offer under the entry point ``trajgen.components``.
+    """Imports, once, the modules that installed packages offer under the entry point ``trajgen.components``.
+
+    The metadata of a package in the current folder is ignored: the folder may be a stranger's.
 
     Raises:
         ConfigError: if one of them fails; it is named.
     """
     for point in entry_points(group=ENTRY_POINTS):
+        if point.dist is not None and Path(str(point.dist.locate_file(""))).resolve() == Path.cwd().resolve():
+            continue
         try:
             point.load()
         except Exception as error:  # whatever an installed package does when it is imported
@@ -230,36 +218,52 @@ def load_entry_points() -> None:
                 f"The installed package behind the entry point '{point.name}' cannot be imported.",
                 expected=f"a module that registers components: {point.value}",
                 got=f"{type(error).__name__}: {error}",
-                fix="mend that package, or uninstall it",
+                fix="repair that package, or uninstall it",
             ) from error
+
+
+def _find(kind: str, name: str) -> Spec | None:
+    return _built_in().get((kind, name)) or (_own[kind, name][0] if (kind, name) in _own else None)
+
+
+def _types(found: Spec) -> dict[str, Any]:
+    """The types of the options. Annotations of built-in components name nothing but builtins and Literal."""
+    if (found.kind, found.name) in _built_in():
+        return _built_in_types(found.kind, found.name)
+    target = _own[found.kind, found.name][1]
+    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+
+
+@cache
+def _built_in_types(kind: str, name: str) -> dict[str, Any]:
+    options = _built_in()[kind, name].options
+    return {o.name: eval(o.annotation, {"Literal": typing.Literal, "Any": Any}) for o in options}
 
 
 @cache
 def _built_in() -> dict[tuple[str, str], Spec]:
     root = Path(__file__).resolve().parents[1]
-    files = [f for room in ROOMS for f in (root / f"{room}.py", *sorted((root / room).glob("*.py")))]
+    files = [f for room in ROOMS for f in (root / f"{room}.py", *sorted((root / room).glob("*.py"))) if f.is_file()]
     found: dict[tuple[str, str], Spec] = {}
-    for file in (f for f in files if f.is_file()):
+    for file in files:
         module = ".".join(("trajgen", *file.relative_to(root).with_suffix("").parts))
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-                for call in node.decorator_list:
-                    if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "register":
-                        kind, name = (ast.literal_eval(a) for a in call.args)
-                        found[kind, name] = _from_source(kind, name, module, node)
+            for call in getattr(node, "decorator_list", ()):
+                if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "register":
+                    kind, name = (ast.literal_eval(a) for a in call.args)
+                    found[kind, name] = _from_source(kind, name, module, typing.cast(ast.ClassDef, node))
     return found
 
 
 def _from_source(kind: str, name: str, module: str, node: ast.ClassDef | ast.FunctionDef) -> Spec:
     wiring: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
-    functions = [node] if isinstance(node, ast.FunctionDef) else node.body
-    for function in functions:
+    for function in [node] if isinstance(node, ast.FunctionDef) else node.body:
         if isinstance(function, ast.FunctionDef) and function.name in ("__init__", node.name):
             arguments = function.args
             wiring = tuple(a.arg for a in arguments.args if a.arg != "self")
             options = tuple(
-                Option(a.arg, ast.unparse(a.annotation) if a.annotation else "", ast.literal_eval(d))
+                Option(a.arg, ast.unparse(a.annotation) if a.annotation else "Any", ast.literal_eval(d))
                 for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
                 if d is not None
             )

@@ -1,0 +1,150 @@
+"""``train -m`` is Hydra's multirun: a run folder for each job, failures that are the jobs' own, one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trajgen import config as configuration
+from trajgen import experiments
+from trajgen.cli import main
+from trajgen.config import compose, hydra_run
+from trajgen.core.errors import ConfigError
+from trajgen.experiments import multirun
+
+STUB = '''
+"""In place of a training: its score is a quarter of its seed."""
+import json
+from pathlib import Path
+
+from trajgen import experiments
+from trajgen.core.errors import ConfigError
+
+
+def train(config, console, command=None):
+    folder = Path(config.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**config.to_plain(), "command": command}))
+    if config.seed in (13, 14):
+        raise ConfigError("It does not work.") if config.seed == 13 else ZeroDivisionError
+    if config.seed == 99:
+        from trajgen.engine.loop import Interrupted
+
+        raise Interrupted("stopped")
+    figures = {"episode_returns": {"policy": [1.0]}, "return": {"mean": 1.0}, "ratio_to_controller": config.seed / 4}
+    (folder / "evaluation.json").write_text(json.dumps(figures))
+    return folder
+
+
+experiments.train = train
+'''
+NOTE = """
+from pathlib import Path
+from hydra.experimental.callback import Callback
+
+
+class Note(Callback):
+    def on_job_end(self, config, job_return, **_):
+        Path(f"told-{job_return.return_value}").touch()
+"""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with the stub as a module, which jobs in other processes import."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "stub_train.py").write_text(STUB)
+    (tmp_path / "note_score.py").write_text(NOTE)
+    monkeypatch.setattr(experiments, "train", experiments.train)  # put back afterwards
+    monkeypatch.delitem(sys.modules, "stub_train", raising=False)
+    return tmp_path
+
+
+def sweep(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of ``trajgen train -m``, in this process where it would become Hydra's."""
+
+    def execute(_: str, arguments: list[str], environment: dict[str, str]) -> None:
+        monkeypatch.setattr(sys, "argv", arguments[2:])
+        assert environment["PYTHONSAFEPATH"] == "1" and arguments[1:3] == ["-m", "trajgen.experiments"]
+        monkeypatch.setenv("HYDRA_FULL_ERROR", environment["HYDRA_FULL_ERROR"])
+        multirun.main()
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", execute)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "-m", "recipe=mage", "imports=[stub_train]", *words])
+    return int(ended.value.code or 0)
+
+
+def test_each_job_has_a_folder_and_a_failing_one_stops_no_other(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (lab / "own one.yaml").write_text((configuration.RECIPES / "mage.yaml").read_text(encoding="utf-8"))
+    assert sweep(monkeypatch, "recipe=own one.yaml", "seed=1,13,14,3", "action=latent") == 1
+    out, err = capsys.readouterr()
+    assert "0.250" in out and "0.750" in out and "seed=13" in out and out.count("failed") == 2
+    assert "It does not work." in err and "ZeroDivisionError" in err and "resume=true" in err
+    (folder,) = Path("runs/sweeps").iterdir()
+    assert [path.name for path in sorted(folder.glob("*/evaluation.json"))] == ["evaluation.json"] * 2
+    for number, seed in enumerate((1, 13, 14, 3)):
+        config = json.loads((folder / str(number) / "config.json").read_text())
+        assert config["seed"] == seed and config["recipe"] == "own one" and config["action"]["name"] == "latent"
+        assert config["run_dir"] == str(folder.absolute() / str(number))
+        again = compose(shlex.split(config["command"])[2:]).to_plain()
+        assert {**again, "run_dir": None} == {k: v for k, v in {**config, "run_dir": None}.items() if k != "command"}
+
+
+def test_a_named_sweep_goes_on_in_the_same_folders(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweep(monkeypatch, "seed=1,99,2", "run_dir=mine") == 130
+    assert {path.name for path in Path("mine").iterdir()} >= {"0", "1"} and not Path("mine/2").exists()
+    assert sweep(monkeypatch, "seed=1,3,2", "run_dir=mine", "resume=true") == 0
+    assert [json.loads(Path(f"mine/{n}/config.json").read_text())["seed"] for n in range(3)] == [1, 3, 2]
+    with pytest.raises(ConfigError, match="named"):
+        hydra_run(["-m", "seed=1,2", "resume=true"])
+
+
+def test_the_sweeper_is_told_the_score(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweep(monkeypatch, "seed=1,13,2", "+hydra.callbacks.note._target_=note_score.Note") == 1
+    assert {path.name for path in lab.glob("told-*")} == {"told-0.25", "told-nan", "told-0.5"}
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_launchers_run_jobs_in_processes_of_their_own(
+    launcher: str, lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher"
+    pytest.importorskip(package, reason="of the extra 'sweep'")
+    assert sweep(monkeypatch, "seed=2,13", "run_dir=mine", f"hydra/launcher={launcher}") == 1
+    out = capsys.readouterr().out
+    assert "0.500" in out and "failed" in out and Path("mine/0/evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["prior.depth=1,x"], "prior.depth"),
+        (["prior.wdith=1,2"], "width"),
+        (["recipe=mage,maeg"], "maeg"),
+        (["seed=1,2", "prior.depth=[1"], "bracket"),
+        (["policy.replan=1,2"], "policy.replan_interval"),
+    ],
+)
+def test_what_does_not_compose_is_refused_before_any_training(
+    words: list[str], part: str, lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(multirun, "main", lambda: pytest.fail("it began"))
+    assert sweep(monkeypatch, *words) == 1
+    assert part in capsys.readouterr().err and not Path("runs").exists()
+
+
+def test_ranges_and_globs_are_swept(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sweep(monkeypatch, "recipe=glob(flat*)", "seed=range(1,3)", "run_dir=mine") == 0
+    configs: list[Any] = [json.loads(Path(f"mine/{n}/config.json").read_text()) for n in range(4)]
+    assert [(c["recipe"], c["seed"]) for c in configs] == [("flat", 1), ("flat", 2), ("flat_ar", 1), ("flat_ar", 2)]

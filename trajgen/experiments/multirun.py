@@ -1,0 +1,121 @@
+"""``trajgen train -m``: the job of Hydra's multirun, and the table of its runs.
+
+Hydra's sweeper and launcher decide which jobs run, where, and how many at a time. Each has a run folder of its own in
+the folder of the sweep, and beside it a file with its overrides and its error, for whatever process made it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+
+from trajgen.config import from_hydra, hydra_application
+from trajgen.core.errors import TrajgenError
+from trajgen.core.files import write_json
+from trajgen.experiments.results import score
+from trajgen.experiments.run_folder import read_evaluation
+
+FAILED = float("nan")
+
+
+def main() -> None:
+    """Runs the command line of this process, and ends with exit code 1 for an error, 130 for an interruption."""
+    try:
+        hydra_application(job)
+    except TrajgenError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("Interrupted. The same command with run_dir=SWEEP and resume=true goes on.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def job(composed: Any) -> float:
+    """Trains one configuration, and returns its score, or NaN if it failed: the other jobs run all the same.
+
+    Raises:
+        KeyboardInterrupt: if it is interrupted; its checkpoint is written.
+    """
+    from rich.console import Console
+
+    from trajgen import experiments
+    from trajgen.engine.loop import Interrupted
+
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    folder = Path(hydra.runtime.output_dir)
+    error = None
+    try:
+        config = from_hydra(composed)
+        if hydra.mode is RunMode.MULTIRUN:
+            config = replace(config, run_dir=str(folder))
+        return score(experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides])))
+    except Interrupted as stopped:
+        error = "interrupted"
+        raise KeyboardInterrupt(str(stopped)) from None
+    except Exception as failure:  # of one job among many: it is shown, and the others go on
+        if hydra.mode is not RunMode.MULTIRUN:
+            raise
+        error = str(failure) if isinstance(failure, TrajgenError) else traceback.format_exc()
+        print(f"{folder} failed: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        if hydra.mode is RunMode.MULTIRUN:
+            write_json(folder.parent / f"{folder.name}.json", {"overrides": overrides, "error": error})
+
+
+class RunTable(Callback):
+    """Shows what came of each run, and ends with exit code 1 if one failed."""
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        from rich.console import Console
+
+        folder = Path(config.hydra.sweep.dir)
+        failed = print_runs(folder, Console())
+        if failed:
+            print(
+                f"Error: {', '.join(failed)} of these trainings failed; the others are kept. "
+                f"The same command with run_dir={folder} resume=true goes on with all of them.",
+                file=sys.stderr,
+            )
+            raise SystemExit(1)
+
+
+def print_runs(folder: Path, console: Any) -> list[str]:
+    """Prints the table of a sweep's runs, and returns the names of those that failed."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from trajgen.viz.summary import NOTHING, interval, number
+
+    records = [path for path in folder.rglob("*.json") if path.with_suffix("").is_dir()]
+    names = {path: str(path.relative_to(folder).with_suffix("")) for path in records}
+    jobs = {name: json.loads(path.read_text(encoding="utf-8")) for path, name in names.items()}
+    jobs = dict(sorted(jobs.items(), key=lambda item: (len(item[0]), item[0])))
+    common = set.intersection(*(set(job["overrides"]) for job in jobs.values())) if len(jobs) > 1 else set()
+    table = Table(title=str(folder), title_justify="left", show_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for head in ("run", "overrides", "ratio", "95 % interval", "return", "success"):
+        table.add_column(head, justify="left" if head in ("run", "overrides") else "right", overflow="fold")
+    for name, job in jobs.items():
+        figures = {} if job["error"] else read_evaluation(folder / name / "evaluation.json")
+        success = figures.get("success")
+        cells = (
+            number(figures.get("ratio_to_controller"), 3),
+            interval(figures.get("ratio_to_controller_ci95"), 3),
+            number((figures.get("return") or {}).get("mean")),
+            ("failed" if job["error"] else NOTHING) if success is None else f"{success:.0%}",
+        )
+        words = " ".join(word for word in job["overrides"] if word not in common)
+        table.add_row(*map(Text, (name, words, *cells)))
+    console.print(table)
+    return [name for name, job in jobs.items() if job["error"]]
