@@ -12,7 +12,7 @@ from kept import check_kept
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build, names
-from trajgen.return_targets import AMBITION
+from trajgen.return_targets import DEFAULT_TARGET
 
 
 def make(name: str, normalizer: Normalizer | None = None, **options: Any) -> Any:
@@ -40,7 +40,9 @@ def test_without_a_value_the_constant_is_ambitious_for_the_data() -> None:
     normalizer = Normalizer(4, 2, 2)
     normalizer.returns.mean.fill_(10.0)
     asked = make("constant", normalizer)(torch.zeros(2, 4), None, torch.tensor([torch.nan, 0.5]))
-    assert asked.tolist() == [AMBITION, 0.5] and AMBITION > 1  # deviations above the mean, whatever the data
+    assert (
+        asked.tolist() == [DEFAULT_TARGET, 0.5] and DEFAULT_TARGET > 1
+    )  # deviations above the mean
 
 
 def test_the_pinball_loss_by_hand() -> None:
@@ -66,7 +68,7 @@ def test_a_quantile_by_place_looks_at_what_goals_speak_of_alone() -> None:
 
 
 def test_without_places_there_is_no_quantile_by_place() -> None:
-    with pytest.raises(ConfigError, match=r"what goals speak of[\s\S]*return_target.position_only=false"):
+    with pytest.raises(ConfigError, match=r"state features that goals specify[\s\S]*return_target.position_only=false"):
         build(
             "return_target",
             tiny.node("return_target", "quantile", position_only=True),

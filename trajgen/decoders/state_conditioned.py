@@ -1,4 +1,4 @@
-"""The decoder that continues a given state: latents say what happens, the state says from where."""
+"""The decoder that is conditioned on the current state."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from trajgen.nn.layers import mlp
 class StateConditionedDecoder(nn.Module):
     """Decodes latents given the current state, trained with the tokenizer (TAP, arXiv 2208.10291, section 3.2).
 
-    An embedding of the current state is added to the first features of every latent, so that the codes need not
-    say where the window starts. The condition is therefore required; whether it is withheld from the prior makes no
-    difference here, since the state was measured in any case. Causal convolutions, normalized place by place, decode
-    latents 0 to i to the first (i + 1) · T / N points exactly, whatever follows: what a search over partial rows of
-    latents relies on.
+    An embedding of the current state is added to the features of every latent, so that codes need not describe where
+    the window starts. The condition is therefore required, and is used even where it is masked for the prior. With
+    causal convolutions, latents 0 to i decode to the first (i + 1) · T / N points whatever follows, which a search
+    over partial rows of latents needs.
 
     Args:
         features: D.
@@ -31,11 +30,11 @@ class StateConditionedDecoder(nn.Module):
         goal_dim: G.
         width: channels.
         depth: residual blocks per length.
-        causal: whether a latent's points follow from it and the latents before it alone.
-        goal: whether the goal is added as well.
+        causal: whether a latent's points depend on it and the latents before it alone.
+        goal: whether the goal is embedded as well.
 
     Raises:
-        ConfigError: if T is not N times a power of two, or there is no goal to add.
+        ConfigError: if T is not N times a power of two, or ``goal`` without goals.
     """
 
     def __init__(
@@ -55,9 +54,9 @@ class StateConditionedDecoder(nn.Module):
         super().__init__()
         if goal and not goal_dim:
             raise ConfigError(
-                "A decoder can be told the goal only if plans have one.",
+                "decoder.goal=true needs data with goals.",
                 expected="data.goals=dataset or hindsight",
-                got="decoder.goal=true, data without goals",
+                got="data without goals",
                 fix="decoder.goal=false",
             )
         self.goal = goal
@@ -67,23 +66,18 @@ class StateConditionedDecoder(nn.Module):
         )
 
     def base_parameters(self) -> list[nn.Parameter]:
-        """All of them: they are trained with the tokenizer."""
+        """All parameters, which are trained with the tokenizer."""
         return list(self.parameters())
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """None: nothing is left for the prior's stage."""
+        """None."""
         return []
 
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
-        """The same as the whole."""
+        """The same as `forward`."""
         return self(latent, cond)
 
     def forward(self, latent: Tensor, cond: Cond) -> Tensor:
-        """Latent (B, N, C), given the current state, to trajectory (B, T, D)."""
-        known = [cond.state]
-        if self.goal and cond.goal is not None:
-            known.append(cond.goal)
-        x = self.network.head(latent.transpose(1, 2)) + self.embed(torch.cat(known, dim=-1)).unsqueeze(-1)
-        for level in self.network.levels:
-            x = level(x)
-        return self.network.tail(x).transpose(1, 2)
+        """Latent (B, N, C) and the current state to trajectory (B, T, D)."""
+        values = [cond.state, cond.goal] if self.goal and cond.goal is not None else [cond.state]
+        return self.network(latent, self.embed(torch.cat(values, dim=-1)))
