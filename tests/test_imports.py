@@ -117,9 +117,9 @@ def test_every_room_with_components_is_listed() -> None:
     assert set(MAY) >= {module_of(path).partition(".")[0] for path in SOURCES}
 
 
-def test_only_the_codebook_imports_vector_quantize_pytorch() -> None:
+def test_only_the_quantizers_import_vector_quantize_pytorch() -> None:
     users = [module_of(path) for path in SOURCES if "vector_quantize_pytorch" in path.read_text(encoding="utf-8")]
-    assert users == ["tokenizers.codebook"]
+    assert users == ["tokenizers.quantizers"]
 
 
 def test_the_engine_names_no_component() -> None:

@@ -47,6 +47,14 @@ SMALL = {
 }
 """Sizes for whatever component has an option of this name."""
 
+UNUSED = {
+    "vq": {"levels"},
+    "fsq": {"code_dim", "codebook_size"},
+    "lfq": {"codebook_size", "levels"},
+    "simvq": {"levels"},
+}
+"""Sizes that a quantizer does not have."""
+
 STAGES = ("tokenizer", "return_target", "prior")
 TRAIN = [
     "data=pointmaze/umaze-dwell",
@@ -76,7 +84,7 @@ LEFT_BY_TRAINING: set[str] = set()
 MAGE = {
     "view": "fields",
     "schedule": "geometric",
-    "tokenizer": "multiscale_vq",
+    "tokenizer": "multiscale",
     "conditioner": "fields",
     "prior": "transformer",
     "decoder": "adapter",
@@ -90,6 +98,8 @@ MAGE = {
 def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """The configuration of a component at a small size."""
     sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
+    if name == "multiscale":
+        sizes = {option: size for option, size in sizes.items() if option not in UNUSED[options.get("quantizer", "vq")]}
     if kind == "action":
         sizes.pop("num_bins", None)  # no size there, but another way of learning
     return {"name": name, **sizes, **options}

@@ -37,7 +37,7 @@ DIRECT: dict[str, dict[str, Any]] = {
 
 PYRAMID: dict[str, dict[str, Any]] = {
     "schedule": {"name": "geometric"},
-    "tokenizer": {"name": "multiscale_vq", "latent_length": HORIZON},
+    "tokenizer": {"name": "multiscale", "latent_length": HORIZON},
 }
 
 

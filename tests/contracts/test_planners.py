@@ -26,7 +26,7 @@ COMPOSITIONS = [
     ("direct", "bc action=latent return_target=quantile"),
     ("history", "dt"),
     ("history", "dt view.fields=[state,action] return_target=constant"),
-    *(("hierarchy", name) for name in ("hierarchy", "hd", "mage", "hierarchy tokenizer=multiscale_vq schedule=single")),
+    *(("hierarchy", name) for name in ("hierarchy", "hd", "mage", "hierarchy tokenizer=multiscale schedule=single")),
 ]
 
 
@@ -62,7 +62,7 @@ def test_each_planner_accepts_a_recipe(name: str) -> None:
 
 @pytest.mark.parametrize("schedule", tiny.schedules())
 def test_plans_of_the_latent_planner_are_drawn_to_their_last_refinement(schedule: str, cond: Cond) -> None:
-    made = ready(schedule=schedule, tokenizer="vq" if schedule == "unit" else "multiscale_vq")
+    made = ready(schedule=schedule)
     made.eval()
     plan = made.plan(cond, torch.Generator().manual_seed(3))
     assert plan.trajectory.shape == (6, tiny.HORIZON, 5)

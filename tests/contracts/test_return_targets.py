@@ -40,9 +40,7 @@ def test_without_a_value_the_constant_is_ambitious_for_the_data() -> None:
     normalizer = Normalizer(4, 2, 2)
     normalizer.returns.mean.fill_(10.0)
     asked = make("constant", normalizer)(torch.zeros(2, 4), None, torch.tensor([torch.nan, 0.5]))
-    assert (
-        asked.tolist() == [DEFAULT_TARGET, 0.5] and DEFAULT_TARGET > 1
-    )  # deviations above the mean
+    assert asked.tolist() == [DEFAULT_TARGET, 0.5] and DEFAULT_TARGET > 1  # deviations above the mean
 
 
 def test_the_pinball_loss_by_hand() -> None:

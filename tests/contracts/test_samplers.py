@@ -25,8 +25,8 @@ DRAWING = ["temperature", "top_k", "top_p", "best_of_n", "beam"]
 @pytest.fixture(scope="module")
 def model() -> Any:
     """A planner with moved weights and codes in use."""
-    made = tiny.planner(tokenizer="multiscale_vq")
-    made.tokenizer = tiny.tokenizer("multiscale_vq", "geometric")
+    made = tiny.planner(tokenizer="multiscale")
+    made.tokenizer = tiny.tokenizer("multiscale", "geometric")
     tiny.shake(made.prior, 0.5)
     tiny.shake(made.decoder)
     return made.eval()

@@ -19,7 +19,8 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build, component, names, spec
 
-TOKENIZERS = names("tokenizer")
+TOKENIZERS = [*names("tokenizer"), *(f"multiscale {quantizer}" for quantizer in ("fsq", "lfq", "simvq"))]
+"""Names, and the quantizer where it is not the usual one."""
 PAIRS = [(name, schedule) for name in TOKENIZERS for schedule in tiny.schedules()]
 OF_VALUES = [("identity", {"tokens": "point"}), ("identity", {"tokens": "field"}), ("bins", {})]
 """Tokenizers whose latent is the trajectory."""
@@ -29,6 +30,8 @@ FEATURES = 5
 
 def build_one(name: str, schedule: str, **options: Any) -> Any:
     """A tokenizer that has seen nothing yet."""
+    name, _, quantizer = name.partition(" ")
+    options |= {"quantizer": quantizer} if quantizer else {}
     torch.manual_seed(0)
     view = build("view", {"name": "fields"}, state_dim=4, action_dim=2, stride=tiny.STRIDE, goal_state=())
     wiring = {"features": FEATURES, "horizon": tiny.HORIZON, "view": view, "normalizer": Normalizer(4, 2, 2)}
@@ -42,7 +45,7 @@ def decode_with(made: Any) -> nn.Module:
     return nn.Sequential(nn.Flatten(), flat, nn.Unflatten(1, (tiny.HORIZON, FEATURES)))
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(pair))
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: "-".join(pair).replace(" ", "-"))
 def made(request: pytest.FixtureRequest) -> Any:
     try:
         made = build_one(*request.param)
@@ -74,16 +77,16 @@ def test_a_schedule_is_taken_or_refused_with_one_that_works(name: str, schedule:
         assert row or ends
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", names("tokenizer"))
 def test_every_option_is_explained(name: str) -> None:
     doc = inspect.getdoc(component("tokenizer", name)) or ""
     for option in spec("tokenizer", name).options:
         assert re.search(rf"^\s+{option.name}: ", doc, re.MULTILINE), option.name
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", names("tokenizer"))
 def test_numbers_that_make_no_sense_are_refused(name: str) -> None:
-    schedule = "geometric" if name in ("multiscale_vq",) else "single"
+    schedule = "single"
     options = [o for o in spec("tokenizer", name).options if o.annotation in ("int", "float")]
     for option in options:
         with pytest.raises(ConfigError) as caught:

@@ -37,7 +37,7 @@ from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.shares import share
 from trajgen.engine.storage import read_tensors
-from trajgen.tokenizers.codebook import SharedCodes
+from trajgen.tokenizers.quantizers import EMAVectorQuantizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 STEPS = {"tokenizer": 50, "return_target": 3, "prior": 8}
@@ -79,7 +79,7 @@ def planner(name: str) -> Any:
         return tiny.planner(
             tokenizer="identity", schedule="unit", sampler="greedy", conditioner={"dropout": 0.0}, planner=few
         )
-    return tiny.planner(tokenizer=name, **still)
+    return tiny.planner(tokenizer={"quantizer": name}, **still)
 
 
 def training(
@@ -107,16 +107,16 @@ def digest(values: dict[str, Tensor]) -> str:
 def train(place: Path, name: str, *, resume: bool = False, source: Any = None, **options: Any) -> dict[str, Any]:
     """Trains, and says what this process has in the end."""
     revived = [0]
-    own = SharedCodes.replace
+    replace_dead_codes = EMAVectorQuantizer._replace_dead_codes
 
-    def counted(self: Any, *given: Any, **rest: Any) -> None:
-        revived[0] += 1
-        own(self, *given, **rest)
+    def counted(self: EMAVectorQuantizer, x: Tensor) -> None:
+        revived[0] += int((self.cluster_size < self.dead_code_threshold).sum())
+        replace_dead_codes(self, x)
 
-    SharedCodes.replace = counted
+    EMAVectorQuantizer._replace_dead_codes = counted
     made = training(place / name, source or Uneven(), **options)
     made.run(resume=resume)
-    codes = {k: v for k, v in made.model.state_dict().items() if "_codebook" in k}
+    codes = {k: v for k, v in made.model.state_dict().items() if "quantizer" in k}
     return {"codes": digest(codes), "weights": digest(made.model.state_dict()), "revived": revived[0]}
 
 

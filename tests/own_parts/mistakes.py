@@ -22,9 +22,8 @@ from trajgen.priors.diffusion import DiffusionPrior
 from trajgen.priors.transformer import TransformerPrior
 from trajgen.return_targets import QuantileTarget
 from trajgen.samplers.autoregressive import AutoregressiveSampler
-from trajgen.tokenizers.codebook import Codebook
-from trajgen.tokenizers.latent import LatentTokenizer
-from trajgen.tokenizers.pyramid import ResidualPyramid
+from trajgen.tokenizers.layouts import ResidualPyramid
+from trajgen.tokenizers.multiscale import MultiscaleTokenizer
 from trajgen.views import FieldView
 
 MISTAKES: list[tuple[str, Callable[..., Any], str, tuple[str, ...]]] = []
@@ -65,16 +64,13 @@ class PyramidThatLooksAhead(ResidualPyramid):
         return torch.cat([self.pool(code, k) for k, code in enumerate(codes)][1:], dim=1)
 
 
-class MultiscaleVQ(LatentTokenizer):
+class MultiscaleVQ(MultiscaleTokenizer):
     """Multi-scale residual tokens."""
-
-    layout_type = ResidualPyramid
 
     def __init__(
         self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int, *, size: int = 12
     ) -> None:
-        layout = self.layout_type(schedule(4), 6, 4)
-        super().__init__(layout, Codebook(size, 6), features, horizon, width=16, depth=1)
+        super().__init__(schedule, features, horizon, latent_length=4, code_dim=6, codebook_size=size, width=16)
 
 
 @mistake("tokenizer", "padding does not count in the loss", "batch.mask (B, T)")
@@ -93,7 +89,9 @@ class TokenizerThatLearnsPadding(MultiscaleVQ):
 class TokenizerThatLooksAhead(MultiscaleVQ):
     """Lets a scale see itself in training."""
 
-    layout_type = PyramidThatLooksAhead
+    def __init__(self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int) -> None:
+        super().__init__(schedule, features, horizon)
+        self.layout = PyramidThatLooksAhead(self.schedule, 6, 4)
 
 
 @mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond could not reach the prior")

@@ -167,9 +167,9 @@ def test_a_request_that_cannot_be_met_is_refused(
 
 
 def test_where_and_with_which_options_is_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["check", "prior/transformer", "tokenizer=vq", "schedule=unit", "prior.width=8", "recipe=flat"])
+    main(["check", "prior/transformer", "tokenizer=multiscale", "schedule=unit", "prior.width=8", "recipe=flat"])
     out = capsys.readouterr().out
-    assert "prior/transformer in recipe=flat tokenizer=vq schedule=unit prior.width=8" in out
+    assert "prior/transformer in recipe=flat tokenizer=multiscale schedule=unit prior.width=8" in out
     assert "not applicable" in out and "contracts that apply are kept" in out
 
 

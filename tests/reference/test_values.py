@@ -16,7 +16,7 @@ from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond
 from trajgen.decoders.identity import IdentityDecoder
-from trajgen.tokenizers.latent import vq
+from trajgen.tokenizers.multiscale import MultiscaleTokenizer
 from trajgen.tokenizers.values import BinTokenizer, IdentityTokenizer
 
 STATE, ACTION, HORIZON = 3, 2, 4
@@ -193,7 +193,7 @@ def test_the_identity_decoder_reads_the_trajectory() -> None:
 
 def test_the_identity_decoder_refuses_a_learnt_latent() -> None:
     with pytest.raises(ConfigError) as caught:
-        IdentityDecoder(vq(unit, FEATURES, 32, width=16))
+        IdentityDecoder(MultiscaleTokenizer(unit, FEATURES, 32, width=16))
     assert caught.value.expected and caught.value.got
     assert "decoder=plain" in str(caught.value.fix) and "tokenizer=identity" in str(caught.value.fix)
 

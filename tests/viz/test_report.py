@@ -120,7 +120,7 @@ def test_other_episodes_are_not_paired(pair: list[Path], change: dict, why: str)
 def test_options_that_differ_stand_apart_from_those_that_are_missing(pair: list[Path]) -> None:
     differing, missing = option_differences(read_facts(pair))
     assert dict(differing)["seed"] == ["0", "7"] and dict(differing)["recipe"] == ["mage", "bc"]
-    assert dict(missing)["tokenizer.name"] == ["multiscale_vq", "–"]
+    assert dict(missing)["tokenizer.name"] == ["multiscale", "–"]
     names = {name for name, _ in (*differing, *missing)}
     assert "data.id" not in names and not any(name.startswith(("space", "run_dir")) for name in names)
 

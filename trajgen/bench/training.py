@@ -97,5 +97,11 @@ def _step(
     yield "forward", spent
     _, spent = timed(loss.backward)
     yield "backward", spent
-    _, spent = timed(lambda: optimization.follow(number))
+
+    def step() -> None:
+        optimization.follow(number)
+        if stage.after_step is not None:
+            stage.after_step()
+
+    _, spent = timed(step)
     yield "optimizer", spent

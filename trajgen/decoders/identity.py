@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Values
+from trajgen.core.protocols import HasPoints
 from trajgen.core.registry import register
 from trajgen.core.types import Cond
 
@@ -25,14 +25,14 @@ class IdentityDecoder(nn.Module):
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
-        if not isinstance(tokenizer, Values):
+        if not isinstance(tokenizer, HasPoints):
             raise ConfigError(
                 "The identity decoder needs a tokenizer whose latent is the trajectory itself.",
                 expected="tokenizer=identity or tokenizer=bins",
                 got="a tokenizer with a learnt latent",
                 fix="decoder=plain, or schedule=unit with tokenizer=identity or tokenizer=bins",
             )
-        self._tokenizer: list[Values] = [tokenizer]  # in a list: a submodule of the planner, not of this module
+        self._tokenizer: list[HasPoints] = [tokenizer]  # in a list: a submodule of the planner, not of this module
 
     def base_parameters(self) -> list[nn.Parameter]:
         """None."""

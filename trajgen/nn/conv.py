@@ -35,7 +35,18 @@ def convolution(in_channels: int, out_channels: int, causal: bool = False) -> nn
 
 
 def normalization(width: int, causal: bool = False) -> nn.Module:
-    """Normalization over groups of channels and all positions, or over the channels of each position."""
+    """Normalization over eight groups of channels and all positions, or over the channels of each position.
+
+    Raises:
+        ConfigError: if there are more than 8 channels and their number is not a multiple of 8.
+    """
+    if width > 8 and width % 8:
+        raise ConfigError(
+            "Convolutional networks normalize their channels in eight groups.",
+            expected="a multiple of 8, or less than 8",
+            got=f"width={width}",
+            fix=f"width={8 * round(width / 8)}",
+        )
     return ChannelNorm(width) if causal else nn.GroupNorm(min(8, width), width)
 
 

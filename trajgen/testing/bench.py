@@ -28,7 +28,7 @@ HORIZON, STRIDE, CHUNK = 16, 3, 4
 
 SMALL: dict[str, Any] = {
     "latent_length": 4, "code_dim": 6, "codebook_size": 12, "width": 16, "depth": 2, "heads": 2, "bottleneck": 8,
-    "fourier_frequencies": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "levels": (3, 4), "num_bins": 8,
+    "fourier_frequencies": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "num_bins": 8,
     "timesteps": 10, "steps": 5, "expansions": 2,
 }  # fmt: skip
 """Sizes for whatever component has an option of this name and is larger."""
@@ -320,8 +320,10 @@ def _read(recipe: str) -> dict[str, Any]:
 def _small(node: Mapping[str, Any]) -> dict[str, Any]:
     """A component's node with the options that say sizes reduced."""
     small = dict(node)
+    # A quantizer refuses the sizes of another one.
+    unchanged = () if node.get("quantizer", "vq") == "vq" else ("code_dim", "codebook_size")
     for option, value in node.items():
-        size = SMALL.get(option)
+        size = None if option in unchanged else SMALL.get(option)
         if type(value) is int and type(size) is int:
             small[option] = min(value, size)
         elif isinstance(value, (tuple, list)) and isinstance(size, tuple):
