@@ -35,7 +35,7 @@ MAY: dict[str, set[str]] = {
     "viz": {"", "core", "nn", "config", "data", "envs", "evaluation", "policies", "experiments"},
     "experiments": {"core", "data", "envs", "engine", "evaluation", "policies", "assemble", "config", "viz"},
     "testing": {"", "core", "assemble", "config"},
-    "templates": {"", "core"},  # as a module of a person's own
+    "templates": {"", "core", "tokenizers"},  # as a module of a person's own
     "cli": {
         "",
         "core",

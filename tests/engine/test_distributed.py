@@ -214,7 +214,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all trainings lie."""
     made = tmp_path_factory.mktemp("many")
     rooms = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(rooms)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*rooms, os.environ.get("PYTHONPATH", "")])}
     words = [sys.executable, __file__, str(made)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert done.returncode == 0, done.stderr
