@@ -113,7 +113,7 @@ def train(place: Path, name: str, *, resume: bool = False, source: Any = None, *
         revived[0] += int((self.cluster_size < self.dead_code_threshold).sum())
         replace_dead_codes(self, x)
 
-    EMAVectorQuantizer._replace_dead_codes = counted
+    pytest.MonkeyPatch().setattr(EMAVectorQuantizer, "_replace_dead_codes", counted)
     made = training(place / name, source or Uneven(), **options)
     made.run(resume=resume)
     codes = {k: v for k, v in made.model.state_dict().items() if "quantizer" in k}
@@ -214,7 +214,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where all trainings lie."""
     made = tmp_path_factory.mktemp("many")
     rooms = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*rooms, os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([*rooms, os.environ.get("PYTHONPATH", "")]),
+    }
     words = [sys.executable, __file__, str(made)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert done.returncode == 0, done.stderr

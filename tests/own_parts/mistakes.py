@@ -182,7 +182,7 @@ class DecoderThatForgetsALayer(AdapterDecoder):
     """Leaves the embedding out of both lists."""
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        return [self.position, *self.adapters.parameters()]
+        return [self.level_embed, *self.adapters.parameters()]
 
 
 @mistake("decoder", "adapters start without effect, and are left out of base()", "last layer starts at zero")

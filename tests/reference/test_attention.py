@@ -40,7 +40,8 @@ def test_attention_in_bfloat16_is_that_in_float32_forward_and_backward(lengths: 
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         qkv = values.detach().clone().to(dtype).requires_grad_()
-        attended = attend(*qkv, None if mask.all() else mask)
+        q, k, v = qkv
+        attended = attend(q, k, v, None if mask.all() else mask)
         assert attended.dtype == dtype
         attended.sum(-1).square().sum().backward()
         assert qkv.grad is not None
@@ -57,11 +58,11 @@ def test_a_block_with_cache_is_the_block_with_mask(batch: int) -> None:
     x, modulation = torch.randn(batch, 7, 16), torch.randn(batch, SCHEDULE.scales, 6, 16)
     expected = block(x, modulation[:, SCHEDULE.levels], block_causal_mask(SCHEDULE))
     cache, parts = KeyValueCache(1), modulations([block], modulation)
-    steps = [block.modulated(x[:, s], parts[k, 0], cache=(cache, 0)) for k, s in enumerate(SCHEDULE.spans)]
+    steps = [block.modulated(x[:, s], parts[k, 0].unbind(), cache=(cache, 0)) for k, s in enumerate(SCHEDULE.spans)]
     torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
     if batch == 1:  # a single sequence needs no batch axis
         cache, parts = KeyValueCache(1), parts[:, :, :, 0, 0]
-        steps = [block.modulated(x[0, s], parts[k, 0], cache=(cache, 0)) for k, s in enumerate(SCHEDULE.spans)]
+        steps = [block.modulated(x[0, s], parts[k, 0].unbind(), cache=(cache, 0)) for k, s in enumerate(SCHEDULE.spans)]
         torch.testing.assert_close(torch.cat(steps), expected[0], atol=1e-5, rtol=1e-5)
 
 

@@ -55,7 +55,8 @@ def copied(model: Any, activation: Any = "gelu") -> GPTPrior:
     prior.input_norm.weight.copy_(model.embed_ln.weight)
     # The reference adds GPT-2's embedding of position 0 to every token after the normalization: a part of its bias.
     prior.input_norm.bias.copy_(model.embed_ln.bias + model.encoder.wpe.weight[0])
-    for block, other in zip(prior.blocks, model.encoder.h, strict=True):
+    blocks: Any = prior.blocks
+    for block, other in zip(blocks, model.encoder.h, strict=True):
         block.norm1.load_state_dict(other.ln_1.state_dict())
         block.norm2.load_state_dict(other.ln_2.state_dict())
         pairs = ((block.qkv, other.attn.c_attn), (block.out, other.attn.c_proj))

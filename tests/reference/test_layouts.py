@@ -24,7 +24,7 @@ def build(lengths: tuple[int, ...], **options: Any) -> MultiscaleTokenizer:
     """A tokenizer with random codes."""
     sizes = {"latent_length": LENGTH, "code_dim": CODE_DIM, "codebook_size": SIZE, "width": 16}
     tokenizer = MultiscaleTokenizer(lambda _: ScaleSchedule(lengths), 5, 32, **(sizes | options))
-    tokenizer.quantizer.codebook.normal_()
+    tokenizer.quantizer.get_buffer("embed").normal_()
     return tokenizer.eval()
 
 
@@ -142,7 +142,7 @@ def test_a_row_fills_from_its_start_and_passes_gradients() -> None:
     assert [row.decoded_fraction(k) for k in range(3)] == [1 / 6, 0.5, 1.0]
     weights = torch.randn_like(vectors)
     (partial_latent * weights).sum().backward()
-    assert torch.equal(vectors.grad, weights)
+    assert vectors.grad is not None and torch.equal(vectors.grad, weights)
 
 
 @torch.no_grad()

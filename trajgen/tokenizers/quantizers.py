@@ -179,7 +179,7 @@ class EMAVectorQuantizer(Quantizer):
                 dist.broadcast(buffer, src=0)
 
 
-def _check_initialized(quantizer: nn.Module, incompatible_keys: Any) -> None:
+def _check_initialized(quantizer: Any, incompatible_keys: Any) -> None:
     """After weights are loaded: a codebook is initialized if its codes have been counted."""
     quantizer.initialized = bool(quantizer.get_buffer("cluster_size").any())
 
