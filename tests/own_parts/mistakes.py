@@ -239,13 +239,13 @@ class TargetWithAnAxisTooMany(QuantileTarget):
         return super().forward(state, goal, remaining).unsqueeze(-1)
 
 
-@mistake("planner", "a stage trains its own weights alone", "Stage 'prior' changes parts", "codebook")
+@mistake("planner", "a stage trains its own weights alone", "Stage 'prior' changes parts", "embed")
 class PlannerThatMovesItsCodes(LatentPlanner):
     """Lets the codebook go on moving while the prior is trained."""
 
     def stages(self) -> list[Stage]:
         *first, prior, action = super().stages()
-        return [*first, replace(prior, frozen=[]), action]
+        return [*first, replace(prior, frozen=[], after_step=self.tokenizer.after_step), action]
 
     def prior_loss(self, batch: Batch) -> Losses:
         self.tokenizer_loss(batch)

@@ -47,6 +47,9 @@ def stages(bench: Bench) -> None:
         losses = stage.loss(batch)
         check_losses(losses)
         losses["total"].backward()
+        if stage.after_step is not None:
+            with torch.no_grad():
+                stage.after_step()
         own = {id(p) for p in stage.parameters}
         if own - set(named):
             raise ContractError(
