@@ -151,8 +151,8 @@ def tokenizer(name: str, schedule_name: str, *, seed: int = 0, **options: Any) -
 
 
 def check_cure(refusal: ConfigError) -> None:
-    """A refusal says what would be accepted, what was found, and what to do."""
-    assert refusal.expected and refusal.got and refusal.fix
+    """A refusal says the rule, what was found, and what to do."""
+    assert refusal.rule and refusal.got and refusal.fix
 
 
 def shapes(made: Any) -> dict[str, Any]:

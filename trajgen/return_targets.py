@@ -156,7 +156,6 @@ def _check_quantile(quantile: float) -> None:
     if not 0 < quantile < 1:
         raise ConfigError(
             "A quantile is more than 0 and less than 1.",
-            expected="for example 0.9",
             got=f"return_target.quantile={quantile}",
             fix="return_target.quantile=0.9",
         )

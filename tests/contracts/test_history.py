@@ -408,8 +408,8 @@ def test_steps_beyond_the_table_share_its_last_entry() -> None:
     assert torch.equal(at(9), at(100)) and torch.equal(at(0), made.logits(inputs, replace(cond, time=None)))
     # Points are two steps apart: from step 7 on only the first is not at the table's end.
     assert not torch.allclose(at(7), at(8)) and not torch.allclose(at(0), at(1))
-    steps = made.moment.weight.clone() if made.moment is not None else torch.empty(0)
-    made.moment.weight[1::2] += 1
+    steps = made.time_embed.weight.clone() if made.time_embed is not None else torch.empty(0)
+    made.time_embed.weight[1::2] += 1
     moved = at(0)
-    made.moment.weight.copy_(steps)
+    made.time_embed.weight.copy_(steps)
     assert torch.equal(moved, at(0))  # points at even steps read even entries

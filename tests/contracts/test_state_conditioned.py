@@ -12,7 +12,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build
 from trajgen.core.types import Cond
-from trajgen.decoders.state_conditioned import StateConditionedDecoder
+from trajgen.decoders.convolutional import StateConditionedDecoder
 
 FEATURES, CODE_DIM = 5, 6
 

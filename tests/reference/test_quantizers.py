@@ -213,7 +213,7 @@ def test_training_reduces_the_reconstruction(kind: str, lengths: tuple[int, ...]
         ("fsq", {"commitment": 0.5}, "tokenizer.commitment=0.25"),
         ("lfq", {"codebook_size": 64}, "tokenizer.codebook_size=128"),
         ("simvq", {"decay": 0.5}, "tokenizer.decay=0.9"),
-        ("vq", {"levels": (5, 5)}, "tokenizer.levels=(8, 6, 5)"),
+        ("vq", {"levels": (5, 5)}, "tokenizer.levels=[8,6,5]"),
         ("fsq", {"levels": ()}, "tokenizer.levels=[8,6,5]"),
         ("fsq", {"levels": (2, 8)}, "tokenizer.levels=[8,6,5]"),
         ("fsq", {"levels": (8, 0)}, "tokenizer.levels=[8,6,5]"),

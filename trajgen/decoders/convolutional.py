@@ -1,10 +1,11 @@
-"""Convolutional decoders: plain, and MAGE's with adapters for the condition."""
+"""Convolutional decoders: plain, MAGE's with adapters for the condition, and TAP's with the current state."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Cond
 from trajgen.nn.conv import ConvDecoder, doublings
@@ -14,9 +15,19 @@ from trajgen.nn.layers import mlp
 class _Decoder(nn.Module):
     """A convolutional network from (B, N, C) to (B, T, D)."""
 
-    def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, width: int, depth: int) -> None:
+    def __init__(
+        self,
+        features: int,
+        horizon: int,
+        latent_length: int,
+        code_dim: int,
+        width: int,
+        depth: int,
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = ConvDecoder(code_dim, features, doublings(horizon, latent_length), width=width, depth=depth)
+        times = doublings(horizon, latent_length)
+        self.network = ConvDecoder(code_dim, features, times, width=width, depth=depth, causal=causal)
 
     def base_parameters(self) -> list[nn.Parameter]:
         """Parameters that are trained with the tokenizer."""
@@ -145,3 +156,67 @@ class AdapterDecoder(_Decoder):
 
     def _base_bias(self, cond: Cond) -> Tensor | None:
         return None if self.base_embed is None else self.base_embed(cond.returns.unsqueeze(-1))
+
+
+@register("decoder", "state_conditioned")
+class StateConditionedDecoder(_Decoder):
+    """Decodes latents given the current state, trained with the tokenizer (TAP, arXiv 2208.10291, section 3.2).
+
+    An embedding of the current state is added to the features of every latent, so that codes need not describe where
+    the window starts. The condition is therefore required, and is used even where it is masked for the prior. With
+    causal convolutions, latents 0 to i decode to the first (i + 1) · T / N points whatever follows, which a search
+    over partial rows of latents needs.
+
+    Args:
+        features: D.
+        horizon: T, which is N times a power of two.
+        latent_length: N.
+        code_dim: C.
+        state_dim: S.
+        goal_dim: G.
+        width: channels.
+        depth: residual blocks per length.
+        causal: whether a latent's points depend on it and the latents before it alone.
+        goal: whether the goal is embedded as well.
+
+    Raises:
+        ConfigError: if T is not N times a power of two, or ``goal`` without goals.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        horizon: int,
+        latent_length: int,
+        code_dim: int,
+        state_dim: int,
+        goal_dim: int,
+        *,
+        width: int = 64,
+        depth: int = 1,
+        causal: bool = True,
+        goal: bool = False,
+    ) -> None:
+        super().__init__(features, horizon, latent_length, code_dim, width, depth, causal)
+        if goal and not goal_dim:
+            raise ConfigError(
+                "decoder.goal=true needs data with goals.",
+                expected="data.goals=dataset or hindsight",
+                got="data without goals",
+                fix="decoder.goal=false",
+            )
+        self.goal = goal
+        self.embed = mlp(state_dim + goal * goal_dim, width, width)
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """All parameters, which are trained with the tokenizer."""
+        return list(self.parameters())
+
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        """The same as `forward`."""
+        return self(latent, cond)
+
+    def forward(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latent (B, N, C) and the current state to trajectory (B, T, D)."""
+        values = [cond.state, cond.goal] if self.goal and cond.goal is not None else [cond.state]
+        return self.network(latent, self.embed(torch.cat(values, dim=-1)))

@@ -29,7 +29,6 @@ def check_heads(width: int, heads: int) -> None:
     if heads < 1 or width < 1 or width % heads:
         raise ConfigError(
             "The attention heads divide the width; both are at least 1.",
-            expected="for example prior.width=128 prior.heads=4",
             got=f"prior.width={width}, prior.heads={heads}",
             fix=f"prior.width={32 * max(heads, 1)} prior.heads={max(heads, 1)}",
         )

@@ -38,7 +38,6 @@ def noise_levels(timesteps: int, beta_schedule: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             "Diffusion needs the package diffusers.",
-            expected="the package diffusers installed",
             got=str(error),
             fix="pip install diffusers",
         ) from error

@@ -251,7 +251,6 @@ def _check_schedule(schedule: ScaleSchedule, prefix: bool) -> None:
     if schedule.tokens == 1 and not prefix:
         raise ConfigError(
             "Without a prefix, a row of one token has nothing to be predicted from.",
-            expected="prior.prefix=true",
             got="prior.prefix=false, schedule (1)",
             fix="prior.prefix=true",
         )

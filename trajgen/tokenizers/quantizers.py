@@ -341,12 +341,14 @@ def build_quantizer(name: str, options: Mapping[str, Any], defaults: Mapping[str
     quantizer = QUANTIZERS[name]
     accepted = inspect.signature(quantizer).parameters
     for option, value in options.items():
-        if option not in accepted and value != defaults[option]:
+        default = defaults[option]
+        if option not in accepted and value != default:
+            usual = str(list(default)).replace(" ", "") if isinstance(default, tuple) else default
             raise ConfigError(
                 f"The quantizer {name} has no option {option}.",
                 expected=", ".join(accepted),
                 got=f"tokenizer.{option}={value} with tokenizer.quantizer={name}",
-                fix=f"tokenizer.{option}={defaults[option]}",
+                fix=f"tokenizer.{option}={usual}",
             )
     return quantizer(**{option: value for option, value in options.items() if option in accepted})
 
