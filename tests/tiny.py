@@ -95,11 +95,16 @@ MAGE = {
 }
 
 
+def small(name: str, quantizer: str = "vq") -> dict[str, Any]:
+    """The sizes that a component may have."""
+    unused = UNUSED[quantizer] if name == "multiscale" else ()
+    return {option: size for option, size in SMALL.items() if option not in unused}
+
+
 def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """The configuration of a component at a small size."""
-    sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
-    if name == "multiscale":
-        sizes = {option: size for option, size in sizes.items() if option not in UNUSED[options.get("quantizer", "vq")]}
+    possible = small(name, options.get("quantizer", "vq"))
+    sizes = {o.name: possible[o.name] for o in spec(kind, name).options if o.name in possible}
     if kind == "action":
         sizes.pop("num_bins", None)  # no size there, but another way of learning
     return {"name": name, **sizes, **options}
