@@ -42,24 +42,20 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "schedule": (
         ("mage", "flat_ar", "diffuser", "tt"),
         {
-            "explicit": (OK, ROW, ROW, ROW),
-            "geometric": (OK, ROW, ROW, ROW),
-            "linear": (OK, ROW, ROW, ROW),
+            "explicit": (OK, OK, ROW, ROW),
+            "geometric": (OK, OK, ROW, ROW),
+            "linear": (OK, OK, ROW, ROW),
             "single": (OK, OK, OK, OK),
-            "two_level": (OK, ROW, ROW, ROW),
-            "unit": (PYRAMID, OK, SINGLE, OK),
+            "two_level": (OK, OK, ROW, ROW),
+            "unit": (OK, OK, SINGLE, OK),
         },
     ),
     "tokenizer": (
         (*(f"mage schedule={name}" for name in SCHEDULES), "diffuser", "diffuser schedule=unit", "tt"),
         {
             "bins": (ROW, ROW, ROW, IDENTITY, ROW, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
-            "fsq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
             "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, GREEDY),
-            "lfq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
-            "multiscale_vq": (OK, OK, OK, OK, OK, PYRAMID, TRANSFORMER, PYRAMID, LENGTH),
-            "simvq": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
-            "vq": (OK, ROW, ROW, OK, ROW, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "multiscale": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
         },
     ),
     "conditioner": (("mage", "flat_ar", "bc", "mage conditioner.return_scales=1"), {"fields": (OK, OK, OK, OK)}),
@@ -126,14 +122,19 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
 """For each kind: the compositions, and a row for each component."""
 
 MORE: dict[str, tuple[tuple[str, str], ...]] = {
+    "tokenizer": tuple(
+        ("multiscale", f"mage schedule={schedule} tokenizer.quantizer={quantizer}")
+        for quantizer in ("fsq", "lfq", "simvq")
+        for schedule in ("geometric", "unit")
+    ),
     "planner": (
         *(("latent", f"mage schedule={name}") for name in ("explicit", "linear", "single", "two_level")),
         ("latent", "flat_ar prior=gpt sampler=beam"),
         ("latent", "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1"),
         ("direct", "bc action=latent return_target=quantile"),
         ("history", "dt view.fields=[state,action] return_target=constant"),
-        ("hierarchy", "hierarchy tokenizer=multiscale_vq schedule=single"),
-    )
+        ("hierarchy", "hierarchy tokenizer=multiscale schedule=single"),
+    ),
 }
 """Further compositions that accept a component of the kind."""
 
@@ -153,11 +154,9 @@ RECIPES: dict[str, dict[str, str]] = {
         "unit": "dt flat_ar tap tt",
     },
     "tokenizer": {
-        **dict.fromkeys(("fsq", "lfq", "simvq"), "carp flat flat_ar hierarchy mage tap two_level"),
         "bins": "tt",
         "identity": "diffuser hd",
-        "multiscale_vq": _PYRAMIDS,
-        "vq": "flat flat_ar tap",
+        "multiscale": "carp flat flat_ar hierarchy mage tap two_level",
     },
     "conditioner": {"fields": _ALL},
     "prior": {"diffusion": "", "gpt": "dt flat_ar tap tt", "transformer": f"dt {_AUTOREGRESSIVE}"},

@@ -13,7 +13,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Space
-from trajgen.testing.fixture import perturb
+from trajgen.testing.fixture import perturb as shake
 
 HORIZON, LATENT, CHUNK, STRIDE = 16, 4, 4, 3
 WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, return_power=1.0, goal_state=(0, 1))
@@ -46,6 +46,14 @@ SMALL = {
 }
 """Sizes for whatever component has an option of this name."""
 
+UNUSED = {
+    "vq": {"levels"},
+    "fsq": {"code_dim", "codebook_size"},
+    "lfq": {"codebook_size", "levels"},
+    "simvq": {"levels"},
+}
+"""Sizes that a quantizer does not have."""
+
 STAGES = ("tokenizer", "return_target", "prior")
 TRAIN = [
     "data=pointmaze/umaze-dwell",
@@ -75,7 +83,7 @@ LEFT_BY_TRAINING: set[str] = set()
 MAGE = {
     "view": "fields",
     "schedule": "geometric",
-    "tokenizer": "multiscale_vq",
+    "tokenizer": "multiscale",
     "conditioner": "fields",
     "prior": "transformer",
     "decoder": "adapter",
@@ -86,12 +94,16 @@ MAGE = {
 }
 
 
-shake = perturb
+def small(name: str, quantizer: str = "vq") -> dict[str, Any]:
+    """The sizes that a component may have."""
+    unused = UNUSED[quantizer] if name == "multiscale" else ()
+    return {option: size for option, size in SMALL.items() if option not in unused}
 
 
 def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     """The configuration of a component at a small size."""
-    sizes = {o.name: SMALL[o.name] for o in spec(kind, name).options if o.name in SMALL}
+    possible = small(name, options.get("quantizer", "vq"))
+    sizes = {o.name: possible[o.name] for o in spec(kind, name).options if o.name in possible}
     if kind == "action":
         sizes.pop("num_bins", None)  # no size there, but another way of learning
     return {"name": name, **sizes, **options}
@@ -134,8 +146,8 @@ def ready_planner(**swaps: Any) -> Any:
 
 
 def check_cure(refusal: ConfigError) -> None:
-    """A refusal says what would be accepted, what was found, and what to do."""
-    assert refusal.expected and refusal.got and refusal.fix
+    """A refusal says the rule, what was found, and what to do."""
+    assert refusal.rule and refusal.got and refusal.fix
 
 
 def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = STRIDE) -> Batch:

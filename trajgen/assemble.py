@@ -25,7 +25,7 @@ FROM_TOKENIZER = ("schedule", "code_dim", "latent_length", "vocabulary", "period
 USUAL = {
     "view": "fields",
     "schedule": "geometric",
-    "tokenizer": "multiscale_vq",
+    "tokenizer": "multiscale",
     "conditioner": "fields",
     "prior": "transformer",
     "decoder": "adapter",

@@ -1,4 +1,4 @@
-"""Conditioners: what a plan is conditioned on, at which scale, and when it is withheld."""
+"""Conditioners: what a plan is conditioned on, and at which scale."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from trajgen.nn.layers import FourierFeatures, mlp
 class FieldConditioner(nn.Module):
     """Embeds state, return-to-go and goal into one vector per scale (MAGE, section 3).
 
-    A field that is withheld (by dropout while training, by guidance, or at a scale that may not see it) is
-    replaced by a learnt vector.
+    A field that is masked (by dropout in training, by guidance, or at a scale that does not see it) is replaced by a
+    learnt vector.
 
     Args:
         schedule: K scales.
         state_dim: S.
         goal_dim: G; 0 drops the goal from ``fields``.
         fields: any of state, return, goal.
-        optional: the fields that dropout and classifier-free guidance withhold.
+        optional: the fields that dropout and classifier-free guidance mask.
         width: E, the width of the embedding.
-        depth: linear layers that mix the fields; they cost little, since they run once per plan, not once per token.
-        dropout: share of training windows whose optional fields are withheld.
-        return_scales: how many of the coarsest scales see the return-to-go; null for all of them.
+        depth: linear layers that mix the fields, which run once per plan.
+        dropout: probability that the optional fields of a training window are masked.
+        return_scales: the number of coarsest scales that see the return-to-go; null for all.
         fourier_frequencies: Fourier frequencies of each value; 0 for none.
 
     Raises:
@@ -54,7 +54,7 @@ class FieldConditioner(nn.Module):
         for name in (*fields, *optional):
             if name not in sizes:
                 raise ConfigError(
-                    "A condition is a list of known fields.",
+                    "A condition is a list of fields.",
                     expected=", ".join(sizes),
                     got=f"'{name}' in conditioner.fields or conditioner.optional",
                     fix=nearest(name, sizes),
@@ -63,35 +63,34 @@ class FieldConditioner(nn.Module):
         self.optional = frozenset(optional)
         self.width, self.dropout = width, dropout
         self.scales, self.return_scales = schedule.scales, return_scales
-        features = {name: FourierFeatures(sizes[name], fourier_frequencies) for name in self.fields}
-        self.embed = nn.ModuleDict(
-            {name: nn.Sequential(each, mlp(each.outputs, width, width)) for name, each in features.items()}
-        )
-        self.missing = nn.ParameterDict({name: nn.Parameter(torch.zeros(width)) for name in self.fields})
+        self.embed, self.missing = nn.ModuleDict(), nn.ParameterDict()
+        for name in self.fields:
+            features = FourierFeatures(sizes[name], fourier_frequencies)
+            self.embed[name] = nn.Sequential(features, mlp(features.out_features, width, width))
+            self.missing[name] = nn.Parameter(torch.zeros(width))
         self.mix = mlp(width, width, width, depth=depth)
 
     def forward(self, cond: Cond) -> Tensor:
         """Embeddings (B, K, E), or (B, 1, E) where all scales see the same."""
         values = {"state": cond.state, "return": cond.returns.unsqueeze(-1), "goal": cond.goal}
-        given = self._given(cond)
+        cond_mask = self._mask(cond)
         total: Tensor | None = None
         for name in self.fields:
             value = values[name]
             missing = self.missing[name].expand(len(cond), -1)
             embedded = missing if value is None else self.embed[name](value)
-            if given is not None and name in self.optional:
-                embedded = torch.where(given.unsqueeze(-1), embedded, missing)
+            if cond_mask is not None and name in self.optional:
+                embedded = torch.where(cond_mask.unsqueeze(-1), embedded, missing)
             embedded = embedded.unsqueeze(1)
             if name == "return" and self.return_scales is not None:
-                seen = torch.arange(self.scales, device=embedded.device) < self.return_scales
-                embedded = torch.where(seen[None, :, None], embedded, missing.unsqueeze(1))
+                sees_return = torch.arange(self.scales, device=embedded.device) < self.return_scales
+                embedded = torch.where(sees_return[None, :, None], embedded, missing.unsqueeze(1))
             total = embedded if total is None else total + embedded
-        if total is None:
-            total = cond.state.new_zeros(len(cond), 1, self.width)
-        return self.mix(total)
+        return self.mix(cond.state.new_zeros(len(cond), 1, self.width) if total is None else total)
 
-    def _given(self, cond: Cond) -> Tensor | None:
+    def _mask(self, cond: Cond) -> Tensor | None:
+        """The mask (B,) of windows whose optional fields are given, with dropout in training; None if all are."""
         if not self.training or self.dropout == 0:
             return cond.cond_mask
-        kept = torch.rand(len(cond), device=cond.state.device) >= self.dropout
-        return kept if cond.cond_mask is None else kept & cond.cond_mask
+        keep = torch.rand(len(cond), device=cond.state.device) >= self.dropout
+        return keep if cond.cond_mask is None else keep & cond.cond_mask

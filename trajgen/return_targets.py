@@ -1,4 +1,4 @@
-"""Return targets: which return-to-go is asked for when acting."""
+"""Return targets: the return-to-go that a plan is conditioned on when acting."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from trajgen.core.registry import register
 from trajgen.core.types import Batch, Losses
 from trajgen.nn.layers import FourierFeatures, mlp
 
-AMBITION = 2.0
-"""What a constant target asks for where no value is given, in deviations above the mean of the data's returns."""
+DEFAULT_TARGET = 2.0
+"""A constant target without a value, in standard deviations above the mean of the data's returns."""
 
 
 @register("return_target", "constant")
@@ -20,55 +20,54 @@ class ConstantTarget(nn.Module):
     """The same return at the start of every episode, less the rewards received (Decision Transformer, section 3).
 
     Args:
-        normalizer: maps returns to what the model sees.
-        value: the return-to-go to ask for, in the data's own (discounted) units; null for two deviations above
-            the mean of the data's (transformed) returns.
-        subtract_rewards: whether rewards received are taken off. What remains is divided by the discount at every
-            step, so that where a task goes on for ever it grows without end if rewards fall short, and shrinks if
-            they do not; false asks for the same at every plan.
+        normalizer: of the data.
+        value: the return-to-go, in the data's (discounted) units; null for two standard deviations above the mean of
+            the data's (transformed) returns.
+        subtract_rewards: whether rewards received are subtracted. What remains is divided by the discount at every
+            step, so that in a task without end it grows without bound if rewards are too low, and shrinks if they are
+            not; false uses the same target for every plan.
     """
 
     def __init__(self, normalizer: Normalizer, *, value: float | None = None, subtract_rewards: bool = True) -> None:
         super().__init__()
         self.value, self.subtract_rewards = value, subtract_rewards
-        self._normalize = [normalizer]  # in a list: its weights belong to the planner, not to this module
+        self._normalizer = [normalizer]  # in a list: its weights belong to the planner, not to this module
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The constant at an episode's first plan, then what remains of it; normalized, (B,)."""
         if self.value is None:
-            first = state.new_full((len(state),), AMBITION)
+            first = state.new_full((len(state),), DEFAULT_TARGET)
         else:
-            first = self._normalize[0].returns(state.new_full((len(state),), self.value))
-        return _rest(first, remaining) if self.subtract_rewards else first
+            first = self._normalizer[0].returns(state.new_full((len(state),), self.value))
+        return _first_or_remaining(first, remaining) if self.subtract_rewards else first
 
     def loss(self, batch: Batch) -> Losses:
-        """Nothing to learn."""
+        """No losses."""
         return {}
 
 
 @register("return_target", "quantile")
 class QuantileTarget(nn.Module):
-    """A quantile of the returns that the data reached from this state for this goal, learnt by the pinball loss.
+    """A quantile of the returns in the data given state and goal, learnt by the pinball loss.
 
-    Ambitious where the data were good and modest where nothing more is possible; a constant would ask for the
-    impossible in far states.
+    High where the data's returns were high, and never out of reach, as a constant would be in distant states.
 
     Args:
         state_dim: S.
         goal_dim: G.
-        goal_state: indices of the state features that goals speak of.
+        goal_state: indices of the state features that goals specify.
         quantile: q in (0, 1).
         width: hidden width.
         depth: linear layers.
         fourier_frequencies: Fourier frequencies of each value.
-        position_only: whether of the state only those features are looked at. In a posture from which the data went
-            on late or never, little is asked for, and the policy stays in it; from the same place others did go on.
-        subtract_rewards: whether an episode's first plan alone asks for the quantile, and the others for what remains
-            of it, as by ``constant``. A policy whose actions are not drawn can come to rest where the same state asks
-            for the same and gets the same plan; what remains grows while no reward comes in.
+        position_only: whether the quantile depends on those features of the state alone. Otherwise it is low in a
+            posture from which the data moved on late or never, and the policy stays in it.
+        subtract_rewards: whether the quantile is used for an episode's first plan alone, and what remains of it for
+            the others, as by ``constant``. A deterministic policy can come to rest where the same state gets the same
+            target and the same plan; what remains grows while no reward is received.
 
     Raises:
-        ConfigError: if q is not between 0 and 1, or the data have no goals that speak of a place.
+        ConfigError: if q is not between 0 and 1, or ``position_only`` without goals that specify state features.
     """
 
     def __init__(
@@ -87,20 +86,21 @@ class QuantileTarget(nn.Module):
         super().__init__()
         if position_only and not goal_state:
             raise ConfigError(
-                "A place is what goals speak of.",
+                "A position is the state features that goals specify, and there are none.",
                 expected="goals in the data, and data.goal_state",
-                got="return_target.position_only=true without them",
+                got="return_target.position_only=true",
                 fix="return_target.position_only=false",
             )
-        self.quantile, self.subtract_rewards = _share(quantile, 0.9), subtract_rewards
-        self.seen = list(goal_state) if position_only else list(range(state_dim))
-        self.features = FourierFeatures(len(self.seen) + goal_dim, fourier_frequencies)
-        self.network = mlp(self.features.outputs, width, 1, depth=depth)
+        _check_quantile(quantile)
+        self.quantile, self.subtract_rewards = quantile, subtract_rewards
+        self.indices = list(goal_state) if position_only else list(range(state_dim))
+        self.features = FourierFeatures(len(self.indices) + goal_dim, fourier_frequencies)
+        self.network = mlp(self.features.out_features, width, 1, depth=depth)
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile of the normalized return-to-go in each state, or what remains of the first, (B,)."""
-        here = self._quantile(state, goal)
-        return _rest(here, remaining) if self.subtract_rewards else here
+        quantile = self._quantile(state, goal)
+        return _first_or_remaining(quantile, remaining) if self.subtract_rewards else quantile
 
     def loss(self, batch: Batch) -> Losses:
         """The pinball loss of the quantile of R_0."""
@@ -108,20 +108,20 @@ class QuantileTarget(nn.Module):
         return {"quantile": _pinball(error, self.quantile)}
 
     def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
-        seen = state[..., self.seen] if len(self.seen) < state.shape[-1] else state
-        known = seen if goal is None else torch.cat([seen, goal], dim=-1)
-        return self.network(self.features(known)).squeeze(-1)
+        x = state[..., self.indices] if len(self.indices) < state.shape[-1] else state
+        x = x if goal is None else torch.cat([x, goal], dim=-1)
+        return self.network(self.features(x)).squeeze(-1)
 
 
 @register("return_target", "best")
 class BestTarget(nn.Module):
-    """A high quantile of the returns that the data reached from anywhere, less the rewards received since.
+    """A high quantile of all returns in the data, less the rewards received since.
 
-    For tasks without goals in which every episode can be as good as any: locomotion.
+    For tasks without goals in which any episode can reach the best return, such as locomotion.
 
     Args:
         quantile: q in (0, 1).
-        subtract_rewards: whether rewards received are taken off, as by ``constant``.
+        subtract_rewards: whether rewards received are subtracted, as by ``constant``.
 
     Raises:
         ConfigError: if q is not between 0 and 1.
@@ -129,21 +129,22 @@ class BestTarget(nn.Module):
 
     def __init__(self, *, quantile: float = 0.95, subtract_rewards: bool = True) -> None:
         super().__init__()
-        self.quantile, self.subtract_rewards = _share(quantile, 0.95), subtract_rewards
+        _check_quantile(quantile)
+        self.quantile, self.subtract_rewards = quantile, subtract_rewards
         self.value = nn.Parameter(torch.zeros(1))
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile at an episode's first plan, then what remains of it; normalized, (B,)."""
         first = self.value.to(remaining).expand(len(state))
-        return _rest(first, remaining) if self.subtract_rewards else first
+        return _first_or_remaining(first, remaining) if self.subtract_rewards else first
 
     def loss(self, batch: Batch) -> Losses:
         """The pinball loss of the quantile of R_0."""
         return {"quantile": _pinball(batch.returns[:, 0] - self.value, self.quantile)}
 
 
-def _rest(first: Tensor, remaining: Tensor) -> Tensor:
-    """What is asked for at an episode's first plan, and then what remains of it, (B,)."""
+def _first_or_remaining(first: Tensor, remaining: Tensor) -> Tensor:
+    """The first target (B,) at an episode's first plan, where ``remaining`` is NaN, and later what remains of it."""
     return torch.where(remaining.isnan(), first, remaining)
 
 
@@ -151,12 +152,10 @@ def _pinball(error: Tensor, quantile: float) -> Tensor:
     return torch.maximum(quantile * error, (quantile - 1) * error).mean()
 
 
-def _share(quantile: float, usual: float) -> float:
+def _check_quantile(quantile: float) -> None:
     if not 0 < quantile < 1:
         raise ConfigError(
-            "A quantile lies between 0 and 1.",
-            expected="more than 0 and less than 1",
+            "A quantile is more than 0 and less than 1.",
             got=f"return_target.quantile={quantile}",
-            fix=f"return_target.quantile={usual}",
+            fix="return_target.quantile=0.9",
         )
-    return quantile

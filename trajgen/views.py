@@ -9,8 +9,6 @@ from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import register
 from trajgen.core.types import Batch
 
-Fields = tuple[str, ...]
-
 
 @register("view", "fields")
 class FieldView:
@@ -20,12 +18,12 @@ class FieldView:
         state_dim: S.
         action_dim: A.
         stride: M, the environment steps whose actions a point holds.
-        goal_state: indices of the state features that goals speak of.
-        fields: any of return, state, action, reward, and position: of the state what goals speak of. A body's legs an
-            episode ahead are nobody's to plan, and cost the codes that should tell its way.
+        goal_state: indices of the state features that goals specify.
+        fields: any of return, state, action, reward, and position: the state features that goals specify. Planning
+            joint angles far ahead takes codes that the path needs.
 
     Raises:
-        ConfigError: for a field that windows do not have, or none at all.
+        ConfigError: for a field that windows do not have, or without fields.
     """
 
     def __init__(
@@ -50,11 +48,10 @@ class FieldView:
                     fix=nearest(name, widths),
                 )
         self.slices: dict[str, slice] = {}
-        start = 0
+        self.features = 0
         for name in fields:
-            self.slices[name] = slice(start, start + widths[name])
-            start += widths[name]
-        self.features = start
+            self.slices[name] = slice(self.features, self.features + widths[name])
+            self.features += widths[name]
 
     def __call__(self, batch: Batch) -> Tensor:
         """Features (B, T, D) of a batch."""

@@ -48,7 +48,7 @@ def parts(names: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("schedule", tiny.schedules())
 def test_the_last_refinement_is_the_trajectory(schedule: str, cond: Cond) -> None:
-    planner = tiny.ready_planner(schedule=schedule, tokenizer="vq" if schedule == "unit" else "multiscale_vq").eval()
+    planner = tiny.ready_planner(schedule=schedule, tokenizer="multiscale").eval()
     plan = planner.plan(cond, torch.Generator().manual_seed(3))
     assert plan.trajectory.shape == (6, tiny.HORIZON, 5)
     assert planner.plan(cond, decode=False).trajectory is None

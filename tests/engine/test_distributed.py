@@ -25,6 +25,7 @@ import tiny
 import torch
 import toys
 from rich.console import Console
+from torch import Tensor
 
 from trajgen import cli, experiments
 from trajgen.core.errors import ConfigError, TrainingError
@@ -35,7 +36,7 @@ from trajgen.engine.launch import Launch, PeerError, first_node, read_launch
 from trajgen.engine.loop import Interrupted, Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.storage import read_tensors
-from trajgen.tokenizers.codebook import SharedCodes
+from trajgen.tokenizers.quantizers import EMAVectorQuantizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
 STEPS = {"tokenizer": 50, "return_target": 3, "prior": 8}
@@ -76,7 +77,7 @@ def planner(name: str) -> Any:
     if name == "condition":  # L_cond without a draw: continuous codes
         options = {"conditioner": {"dropout": 0.0}, "planner": {"condition_batch": 4}}
         return tiny.planner(tokenizer="identity", schedule="unit", sampler="greedy", **options)
-    return tiny.planner(tokenizer=name, **still)
+    return tiny.planner(tokenizer={"quantizer": name}, **still)
 
 
 def train(
@@ -90,13 +91,13 @@ def train(
     accumulate: int = 1,
 ) -> dict[str, Any]:
     """Trains, and returns digests of what this process has in the end; rank 1 has a folder that it must not touch."""
-    revived, replace_codes = [0], SharedCodes.replace
+    revived, replace_dead_codes = [0], EMAVectorQuantizer._replace_dead_codes
 
-    def count(self: Any, *args: Any, **kwargs: Any) -> None:
-        revived[0] += 1
-        replace_codes(self, *args, **kwargs)
+    def count(self: EMAVectorQuantizer, x: Tensor) -> None:
+        revived[0] += int((self.cluster_size < self.dead_code_threshold).sum())
+        replace_dead_codes(self, x)
 
-    SharedCodes.replace = count
+    EMAVectorQuantizer._replace_dead_codes = count
     folder = place / name if is_main_process() else place / name / "elsewhere"
     if is_main_process():
         folder.mkdir(exist_ok=True)

@@ -22,9 +22,8 @@ from trajgen.priors.diffusion import DiffusionPrior
 from trajgen.priors.transformer import TransformerPrior
 from trajgen.return_targets import QuantileTarget
 from trajgen.samplers.autoregressive import AutoregressiveSampler
-from trajgen.tokenizers.codebook import Codebook
-from trajgen.tokenizers.latent import LatentTokenizer
-from trajgen.tokenizers.pyramid import ResidualPyramid
+from trajgen.tokenizers.layouts import ResidualPyramid
+from trajgen.tokenizers.multiscale import MultiscaleTokenizer
 from trajgen.views import FieldView
 
 MISTAKES: list[tuple[str, Callable[..., Any], str, tuple[str, ...]]] = []
@@ -64,16 +63,13 @@ class PyramidThatLooksAhead(ResidualPyramid):
         return torch.cat([self.pool(code, k) for k, code in enumerate(codes)][1:], dim=1)
 
 
-class MultiscaleVQ(LatentTokenizer):
+class MultiscaleVQ(MultiscaleTokenizer):
     """Multi-scale residual tokens."""
-
-    layout_type = ResidualPyramid
 
     def __init__(
         self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int, *, size: int = 12
     ) -> None:
-        layout = self.layout_type(schedule(4), 6, 4)
-        super().__init__(layout, Codebook(size, 6), features, horizon, width=16, depth=1)
+        super().__init__(schedule, features, horizon, latent_length=4, code_dim=6, codebook_size=size, width=16)
 
 
 @mistake("tokenizer", "padding does not count in the loss", "batch.mask (B, T)")
@@ -92,7 +88,9 @@ class TokenizerThatLearnsPadding(MultiscaleVQ):
 class TokenizerThatLooksAhead(MultiscaleVQ):
     """Lets a scale see itself in training."""
 
-    layout_type = PyramidThatLooksAhead
+    def __init__(self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int) -> None:
+        super().__init__(schedule, features, horizon)
+        self.layout = PyramidThatLooksAhead(self.schedule, 6, 4)
 
 
 @mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond cannot reach the prior")
@@ -209,7 +207,7 @@ class DecoderThatForgetsALayer(AdapterDecoder):
     """Leaves the embedding out of both lists."""
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        return [self.position, *self.adapters.parameters()]
+        return [self.level_embed, *self.adapters.parameters()]
 
 
 @mistake("decoder", "adapters start without effect, and are left out of base()", "last layer starts at zero")
@@ -256,13 +254,13 @@ class TargetWithAnAxisTooMany(QuantileTarget):
         return super().forward(state, goal, remaining).unsqueeze(-1)
 
 
-@mistake("planner", "a stage trains its own weights alone", "Stage 'prior' changes parts", "codebook")
+@mistake("planner", "a stage trains its own weights alone", "Stage 'prior' changes parts", "embed")
 class PlannerThatMovesItsCodes(LatentPlanner):
     """Lets the codebook go on moving while the prior is trained."""
 
     def stages(self) -> list[Stage]:
         *first, prior, action = super().stages()
-        return [*first, replace(prior, frozen=[]), action]
+        return [*first, replace(prior, frozen=[], after_step=self.tokenizer.after_step), action]
 
     def prior_loss(self, batch: Batch) -> Losses:
         self.tokenizer_loss(batch)

@@ -171,9 +171,9 @@ def test_a_request_that_cannot_be_met_is_refused(words: str, message: str, capsy
 
 
 def test_composition_and_options_are_chosen_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["check", "prior/transformer", "tokenizer=vq", "schedule=unit", "prior.width=8", "recipe=flat"])
+    main(["check", "prior/transformer", "tokenizer=multiscale", "schedule=unit", "prior.width=8", "recipe=flat"])
     out = capsys.readouterr().out
-    assert "prior/transformer in recipe=flat tokenizer=vq schedule=unit prior.width=8" in out
+    assert "prior/transformer in recipe=flat tokenizer=multiscale schedule=unit prior.width=8" in out
     assert "not applicable" in out and "contracts that apply are kept" in out
 
 

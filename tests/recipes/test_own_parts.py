@@ -36,7 +36,7 @@ RECIPE = """# A recipe of my own.
 imports: [lab_parts]
 view: {name: fields, fields: [state]}
 schedule: {name: single}
-tokenizer: {name: multiscale_vq, codebook_size: 32}
+tokenizer: {name: multiscale, codebook_size: 32}
 conditioner: {name: fields}
 prior: {name: transformer, depth: 2}
 decoder: {name: plain}

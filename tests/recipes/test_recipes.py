@@ -32,7 +32,8 @@ def small(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Component nodes at small sizes, all else as it is; a schedule's own lengths are kept where they fit."""
     shrunk = {}
     for kind, node in nodes.items():
-        shrunk[kind] = {**node, **{k: tiny.SMALL[k] for k in node if k in tiny.SMALL}}
+        sizes = tiny.small(node["name"], node.get("quantizer", "vq"))
+        shrunk[kind] = {**node, **{k: sizes[k] for k in node if k in sizes}}
     return shrunk
 
 

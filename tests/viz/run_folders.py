@@ -60,7 +60,7 @@ def make_run(folder: Path, recipe: str = "mage", seed: int = 0) -> Path:
         "command": f"trajgen train recipe={recipe}",
     }
     if recipe == "mage":
-        config["tokenizer"] = {"name": "multiscale_vq", "codebook_size": 16}
+        config["tokenizer"] = {"name": "multiscale", "codebook_size": 16}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "versions.json").write_text('{"trajgen": "0.1.0", "torch": "2.9"}')
     (folder / "checkpoints").mkdir()

@@ -122,7 +122,7 @@ def test_options_and_versions_that_differ(pair: list[Path], tmp_path: Path) -> N
     runs = read_facts(pair)
     differing, missing = option_differences(runs)
     assert differing["seed"] == ["0", "7"] and differing["recipe"] == ["mage", "bc"]
-    assert missing["tokenizer.name"] == ["multiscale_vq", "–"]
+    assert missing["tokenizer.name"] == ["multiscale", "–"]
     assert not any(name.startswith(("space", "run_dir", "data.id")) for name in (*differing, *missing))
     assert version_differences(runs) == ({"trajgen": "0.1.0"}, {"torch": ["2.9", "2.10"]})
     many = [make_run(tmp_path / f"run-{seed}", seed=seed // 5) for seed in range(10)]  # grouped by value

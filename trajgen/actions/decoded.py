@@ -1,4 +1,4 @@
-"""Actions from the decoded trajectory: the ones it holds, or those that lead from the state to its next point."""
+"""Actions from the decoded trajectory: its own, or those that lead from the state to its next point."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trajgen.nn.layers import mlp
 
 @register("action", "plan")
 class PlannedActions(nn.Module):
-    """The actions that the plan itself holds, for plans of actions (Trajectory Transformer, TAP, CARP).
+    """The actions of the plan itself, for plans with actions (Trajectory Transformer, TAP, CARP).
 
     Args:
-        view: of the window; it has the action.
+        view: of the window, with the action.
         action_dim: A.
         horizon: T.
         stride: M.
-        chunk: H, for how many steps a plan can be followed.
+        chunk: H, the steps for which a plan can be followed.
 
     Raises:
         ConfigError: if the view has no action, or the plan is shorter than the chunk.
@@ -34,14 +34,14 @@ class PlannedActions(nn.Module):
         super().__init__()
         if "action" not in view.slices:
             raise ConfigError(
-                "Only a plan of actions holds actions.",
+                "action=plan needs a view with the action.",
                 expected="'action' among view.fields",
                 got=f"view.fields={list(view.slices)}",
-                fix=f"'view.fields={_listed([*view.slices, 'action'])}', or action=latent_state",
+                fix=f"'view.fields=[{','.join([*view.slices, 'action'])}]', or action=latent_state",
             )
         if horizon * stride < chunk:
             raise ConfigError(
-                "A plan holds the actions of as many steps as it is followed for.",
+                "A plan is at least as long as a chunk.",
                 expected=f"data.chunk of at most {horizon * stride} (horizon times stride)",
                 got=f"data.chunk={chunk}",
                 fix=f"data.chunk={horizon * stride}",
@@ -49,10 +49,11 @@ class PlannedActions(nn.Module):
         self.view, self.action_dim = view, action_dim
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
-        """Actions (B, H, A) at ``offsets`` (B, H) steps into the plan, open loop; the states are not looked at."""
-        every = self.view.read(plan.trajectory, "action").flatten(1).unflatten(1, (-1, self.action_dim))  # (B, T M, A)
-        index = offsets.clamp(max=every.shape[1] - 1).unsqueeze(-1).expand(-1, -1, self.action_dim)
-        return every.gather(1, index)
+        """Actions (B, H, A) at ``offsets`` (B, H) steps into the plan, open loop; the states are ignored."""
+        points = self.view.read(plan.trajectory, "action")  # (B, T, M A)
+        actions = points.flatten(1).unflatten(1, (-1, self.action_dim))
+        index = offsets.clamp(max=actions.shape[1] - 1).unsqueeze(-1).expand(-1, -1, self.action_dim)
+        return actions.gather(1, index)
 
 
 @register("action", "state")
@@ -60,12 +61,12 @@ class StateInverseDynamics(nn.Module):
     """Actions that lead from the state to the plan's next point (Decision Diffuser, arXiv 2211.15657, section 3.3).
 
     Args:
-        view: of the window; it has the state.
+        view: of the window, with the state.
         state_dim: S.
         action_dim: A.
         horizon: T.
         stride: M.
-        chunk: H, for how many steps a plan can be followed.
+        chunk: H, the steps for which a plan can be followed.
         width: hidden width.
         depth: linear layers after the first.
 
@@ -90,34 +91,30 @@ class StateInverseDynamics(nn.Module):
         super().__init__()
         if "state" not in view.slices:
             raise ConfigError(
-                "Inverse dynamics between states needs a plan of states.",
+                "action=state needs a view with the state.",
                 expected="'state' among view.fields",
                 got=f"view.fields={list(view.slices)}",
-                fix=f"'view.fields={_listed([*view.slices, 'state'])}', or action=plan",
+                fix=f"'view.fields=[{','.join([*view.slices, 'state'])}]', or action=plan",
             )
         if (horizon - 1) * stride < chunk:
             raise ConfigError(
-                "A plan of states is followed no further than to its last point.",
+                "A chunk ends before the plan's last point.",
                 expected=f"data.chunk of at most {max((horizon - 1) * stride, 1)}",
                 got=f"data.chunk={chunk}, data.horizon={horizon}, data.stride={stride}",
                 fix=f"data.horizon={-(-chunk // stride) + 1}",
             )
         self.view, self.stride, self.chunk = view, stride, chunk
-        self.from_state = nn.Linear(state_dim, width)
-        self.from_next = nn.Linear(state_dim, width)
-        self.from_offset = nn.Embedding(stride, width)
+        self.state_proj = nn.Linear(state_dim, width)
+        self.next_proj = nn.Linear(state_dim, width)
+        self.offset_embed = nn.Embedding(stride, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim, depth=depth))
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
-        """Actions (B, H, A) in the ``states`` (B, H, S) met ``offsets`` (B, H) steps into the plan."""
+        """Actions (B, H, A) in the ``states`` (B, H, S) observed ``offsets`` (B, H) steps into the plan."""
         points = self.view.read(plan.trajectory, "state")  # (B, T, S)
-        at = offsets.clamp(max=self.chunk - 1)
-        following = (torch.div(at, self.stride, rounding_mode="floor") + 1).unsqueeze(-1)
-        ahead = points.gather(1, following.expand(-1, -1, points.shape[-1]))
-        # Where the next point lies as seen from here says more than where it lies.
-        known = self.from_state(states) + self.from_next(ahead - states) + self.from_offset(at % self.stride)
-        return self.network(known)
-
-
-def _listed(names: list[str]) -> str:
-    return "[" + ",".join(names) + "]"
+        offsets = offsets.clamp(max=self.chunk - 1)
+        index = (torch.div(offsets, self.stride, rounding_mode="floor") + 1).unsqueeze(-1)
+        next_point = points.gather(1, index.expand(-1, -1, points.shape[-1]))
+        # The displacement to the next point is more informative than its position.
+        hidden = self.state_proj(states) + self.next_proj(next_point - states)
+        return self.network(hidden + self.offset_embed(offsets % self.stride))

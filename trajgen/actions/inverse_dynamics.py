@@ -1,10 +1,11 @@
-"""Inverse dynamics in the latent: actions read off the aggregated code, not off decoded states."""
+"""Inverse dynamics in the latent: actions from the aggregated latent instead of decoded states."""
 
 from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor, nn
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
@@ -20,7 +21,7 @@ class LatentInverseDynamics(nn.Module):
         latent_length: N.
         code_dim: C.
         action_dim: A.
-        chunk: H, for how many steps a plan can be followed.
+        chunk: H, the steps for which a plan can be followed.
         width: hidden width.
         depth: linear layers.
     """
@@ -42,36 +43,35 @@ class LatentInverseDynamics(nn.Module):
         self.network = mlp(latent_length * code_dim, width, chunk * action_dim, depth=depth)
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
-        """Actions (B, H, A) at ``offsets`` (B, H) steps into the plan; the states are not looked at."""
-        every = self.network(plan.latent.flatten(1)).unflatten(-1, (self.chunk, -1))  # (B, chunk, A)
-        index = offsets.clamp(max=self.chunk - 1).unsqueeze(-1).expand(-1, -1, every.shape[-1])
-        return every.gather(1, index)
+        """Actions (B, H, A) at ``offsets`` (B, H) steps into the plan; the states are ignored."""
+        actions = self.network(plan.latent.flatten(1)).unflatten(-1, (self.chunk, -1))  # (B, chunk, A)
+        index = offsets.clamp(max=self.chunk - 1).unsqueeze(-1).expand(-1, -1, actions.shape[-1])
+        return actions.gather(1, index)
 
 
 @register("action", "latent_state")
 class LatentStateInverseDynamics(nn.Module):
-    """Actions from the latent and the current state, so that a plan can be followed in closed loop for several steps.
+    """Actions from the latent, the current state and the offset into the plan: closed loop between two plans.
 
-    The offset into the plan is an input too. Not the paper's head (that is ``latent``): it needs the state at every
-    step, and gains where the state is known.
+    Not the paper's head, which is ``latent``.
 
     Args:
         latent_length: N.
         code_dim: C.
         state_dim: S.
         action_dim: A.
-        chunk: H, for how many steps a plan can be followed.
+        chunk: H, the steps for which a plan can be followed.
         width: hidden width.
         depth: linear layers after the first.
-        fourier_frequencies: Fourier frequencies of each value of the state, for bodies that must be controlled finely.
-        num_bins: into which each action is classified, for data that act in several ways or at their bounds; 0
-            regresses.
+        fourier_frequencies: Fourier frequencies of each value of the state, for fine control.
+        num_bins: into which each action is classified, for multimodal actions or actions at their bounds; 0 for
+            regression.
         bin_limit: the outermost bins, in standard deviations of the actions.
-        temperature: at which actions are drawn from the bins, anew at every step; 0 takes their mean. A body that
-            stands still where the mean leaves it is shaken loose, as it was in data that were recorded with noise.
+        temperature: at which actions are sampled from the bins at every step, for data that were recorded with noise;
+            0 for their mean.
 
     Raises:
-        ConfigError: for a single bin, a limit that leaves no room between them, or draws without bins.
+        ConfigError: for a single bin, a limit that is not positive, or a temperature without bins.
     """
 
     reads_trajectory = False
@@ -94,55 +94,52 @@ class LatentStateInverseDynamics(nn.Module):
         super().__init__()
         if num_bins < 0 or num_bins == 1 or bin_limit <= 0:
             raise ConfigError(
-                "An action head that classifies has several bins between two limits.",
+                "An action head that classifies has at least two bins, and a limit above 0.",
                 expected="action.num_bins of 2 or more, or 0 for regression, and action.bin_limit above 0",
                 got=f"action.num_bins={num_bins} action.bin_limit={bin_limit}",
                 fix="action.num_bins=41 action.bin_limit=3",
             )
-        if temperature < 0 or (temperature and not num_bins):
+        check_range("action.temperature", temperature, 0, usual=0)
+        if temperature and not num_bins:
             raise ConfigError(
-                "An action head draws from the bins into which it classifies actions.",
-                expected="action.temperature of 0, or above it with action.num_bins",
+                "An action head samples from the bins into which it classifies actions.",
+                expected="action.temperature=0, or action.num_bins",
                 got=f"action.temperature={temperature} action.num_bins={num_bins}",
                 fix="action.temperature=0, or train with action.num_bins=41",
             )
-        self.from_latent = nn.Linear(latent_length * code_dim, width)
+        self.latent_proj = nn.Linear(latent_length * code_dim, width)
         self.features = FourierFeatures(state_dim, fourier_frequencies)
-        self.from_state = nn.Linear(self.features.outputs, width)
-        self.from_offset = nn.Embedding(chunk, width)
+        self.state_proj = nn.Linear(self.features.out_features, width)
+        self.offset_embed = nn.Embedding(chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))
         self.histogram = Histogram(num_bins, bin_limit) if num_bins else None
-        self.action_dim, self.temperature = action_dim, temperature
+        self.action_dim, self.chunk, self.temperature = action_dim, chunk, temperature
 
     def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:
-        """What is drawn with so many plans, for every step that they can be followed; None where nothing is."""
+        """Uniform numbers (plans, chunk, A) from which a plan's actions are sampled; None without a temperature."""
         if not self.temperature:
             return None
-        return torch.rand(plans, self.from_offset.num_embeddings, self.action_dim, generator=rng, device=device)
+        return torch.rand(plans, self.chunk, self.action_dim, generator=rng, device=device)
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
-        """Actions (B, H, A) in the ``states`` (B, H, S) met ``offsets`` (B, H) steps into the plan."""
-        read = self._read(plan, states, offsets)
+        """Actions (B, H, A) in the ``states`` (B, H, S) observed ``offsets`` (B, H) steps into the plan."""
+        offsets = offsets.clamp(max=self.chunk - 1)
+        out = self._predict(plan, states, offsets)
         if self.histogram is None:
-            return read
+            return out
         if plan.noise is None or not self.temperature:
-            return self.histogram.mean(read)
-        shares = plan.noise.gather(1, self._known(offsets).unsqueeze(-1).expand(-1, -1, self.action_dim))
-        return self.histogram.draw(read / self.temperature, shares)
+            return self.histogram.mean(out)
+        uniform = plan.noise.gather(1, offsets.unsqueeze(-1).expand(-1, -1, self.action_dim))
+        return self.histogram.sample(out / self.temperature, uniform)
 
     def loss(self, plan: Plan, states: Tensor, offsets: Tensor, actions: Tensor) -> Tensor:
         """L_inv (B, H) of actions (B, H, A): the mean of their squared errors, or of their cross-entropies."""
-        read = self._read(plan, states, offsets)
-        error = (read - actions).square() if self.histogram is None else self.histogram.loss(read, actions)
+        out = self._predict(plan, states, offsets.clamp(max=self.chunk - 1))
+        error = (out - actions).square() if self.histogram is None else self.histogram.loss(out, actions)
         return error.mean(-1)
 
-    def _read(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+    def _predict(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A), or logits (B, H, A, K) of their bins."""
-        latent = self.from_latent(plan.latent.flatten(1)).unsqueeze(1)
-        step = self.from_offset(self._known(offsets))
-        read: Tensor = self.network(latent + self.from_state(self.features(states)) + step)
-        return read if self.histogram is None else read.unflatten(-1, (-1, len(self.histogram.centers)))
-
-    def _known(self, offsets: Tensor) -> Tensor:
-        """The offsets, of which those beyond the chunk count as its last."""
-        return offsets.clamp(max=self.from_offset.num_embeddings - 1)
+        latent = self.latent_proj(plan.latent.flatten(1)).unsqueeze(1)
+        out = self.network(latent + self.state_proj(self.features(states)) + self.offset_embed(offsets))
+        return out if self.histogram is None else out.unflatten(-1, (-1, len(self.histogram.centers)))

@@ -137,17 +137,22 @@ class Tokenizer(Protocol):
 
 
 @runtime_checkable
-class Values(Protocol):
+class HasPoints(Protocol):
+    """A tokenizer whose latent determines the trajectory without a decoder."""
+
+    def points(self, latent: Tensor) -> Tensor:
+        """Latent (B, N, C) to trajectory (B, T, D)."""
+        ...
+
+
+@runtime_checkable
+class Values(HasPoints, Protocol):
     """A tokenizer whose latent is the trajectory itself: each token stands for a point, a field, or a number."""
 
     period: int
     """Tokens per point."""
     fields_of_tokens: tuple[str, ...]
     """For each token of a point, the field of the view that it belongs to."""
-
-    def points(self, latent: Tensor) -> Tensor:
-        """Latent (B, N, C) to trajectory (B, T, D)."""
-        ...
 
     def spread(self, x: Tensor) -> Tensor:
         """Trajectory (B, T, D) to latent (B, N, C)."""

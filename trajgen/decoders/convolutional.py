@@ -1,10 +1,11 @@
-"""Convolutional decoders: the plain one, and MAGE's with adapters that read the condition."""
+"""Convolutional decoders: plain, MAGE's with adapters for the condition, and TAP's with the current state."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Cond
 from trajgen.nn.conv import ConvDecoder, doublings
@@ -12,20 +13,38 @@ from trajgen.nn.layers import mlp
 
 
 class _Decoder(nn.Module):
-    """What both decoders share: a convolutional network from (B, N, C) to (B, T, D)."""
+    """A convolutional network from (B, N, C) to (B, T, D)."""
 
-    def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, width: int, depth: int) -> None:
+    def __init__(
+        self,
+        features: int,
+        horizon: int,
+        latent_length: int,
+        code_dim: int,
+        width: int,
+        depth: int,
+        causal: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = ConvDecoder(code_dim, features, doublings(horizon, latent_length), width=width, depth=depth)
+        times = doublings(horizon, latent_length)
+        self.network = ConvDecoder(code_dim, features, times, width=width, depth=depth, causal=causal)
 
     def base_parameters(self) -> list[nn.Parameter]:
         """Parameters that are trained with the tokenizer."""
         return list(self.network.parameters())
 
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the adapters, trained with the prior."""
+        return []
+
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latent (B, N, C) to trajectory (B, T, D) without the condition."""
+        return self.network(latent)
+
 
 @register("decoder", "plain")
 class PlainDecoder(_Decoder):
-    """Decodes the latent alone.
+    """Decodes the latent without the condition.
 
     Args:
         features: D.
@@ -34,49 +53,34 @@ class PlainDecoder(_Decoder):
         code_dim: C.
         width: channels.
         depth: residual blocks per length.
+
+    Raises:
+        ConfigError: if T is not N times a power of two.
     """
 
     def __init__(
-        self,
-        features: int,
-        horizon: int,
-        latent_length: int,
-        code_dim: int,
-        *,
-        width: int = 64,
-        depth: int = 1,
+        self, features: int, horizon: int, latent_length: int, code_dim: int, *, width: int = 64, depth: int = 1
     ) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width, depth)
 
-    def adapter_parameters(self) -> list[nn.Parameter]:
-        """None: the condition is not read."""
-        return []
-
-    def base(self, latent: Tensor, cond: Cond) -> Tensor:
-        """The same as with the condition."""
-        return self(latent)
-
     def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D)."""
-        x = self.network.head(latent.transpose(1, 2))
-        for level in self.network.levels:
-            x = level(x)
-        return self.network.tail(x).transpose(1, 2)
+        return self.network(latent)
 
 
 class _Adapter(nn.Module):
-    """Adds a bottleneck of features and condition to the features; zero at the start, so that nothing changes."""
+    """Adds a bottleneck of features (B, W, n) and condition (B, E) to the features; zero at initialization."""
 
-    def __init__(self, width: int, embedding: int, bottleneck: int) -> None:
+    def __init__(self, width: int, cond_width: int, bottleneck: int) -> None:
         super().__init__()
-        self.features = nn.Conv1d(width, bottleneck, 3, padding=1)
-        self.condition = nn.Linear(embedding, bottleneck)
+        self.input_proj = nn.Conv1d(width, bottleneck, 3, padding=1)
+        self.cond_proj = nn.Linear(cond_width, bottleneck)
         self.out = nn.Conv1d(bottleneck, width, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias if self.out.bias is not None else self.out.weight)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        hidden = nn.functional.silu(self.features(x) + self.condition(embedded).unsqueeze(-1))
+        hidden = nn.functional.silu(self.input_proj(x) + self.cond_proj(embedded).unsqueeze(-1))
         return x + self.out(hidden)
 
 
@@ -95,9 +99,12 @@ class AdapterDecoder(_Decoder):
         width: channels.
         depth: residual blocks per length.
         bottleneck: width of the adapters.
-        returns: whether decoder and adapters read the return-to-go; false is the paper's ablation "without R in D".
-        state: whether the adapters read the current state too, an ablation: D′ then copies it, and L_cond is met
+        returns: whether decoder and adapters take the return-to-go; false is the paper's ablation "without R in D".
+        state: whether the adapters take the current state too, an ablation: D′ then copies it, and L_cond is met
             without the prior.
+
+    Raises:
+        ConfigError: if T is not N times a power of two.
     """
 
     def __init__(
@@ -118,36 +125,98 @@ class AdapterDecoder(_Decoder):
         self.returns, self.state = returns, state
         self.base_embed = mlp(1, width, width) if returns else None
         self.embed = mlp(returns + state * state_dim, width, width) if returns or state else None
-        self.position = nn.Parameter(torch.zeros(len(self.network.levels), width))
+        self.level_embed = nn.Parameter(torch.zeros(len(self.network.levels), width))
         self.adapters = nn.ModuleList(_Adapter(width, width, bottleneck) for _ in self.network.levels)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
-        """The adapters' weights, trained with the prior."""
+        """Parameters of the adapters, trained with the prior."""
         embed = list(self.embed.parameters()) if self.embed is not None else []
-        return [self.position, *embed, *self.adapters.parameters()]
+        return [self.level_embed, *embed, *self.adapters.parameters()]
 
     def base_parameters(self) -> list[nn.Parameter]:
-        """The decoder's own weights, trained with the tokenizer."""
+        """Parameters of the decoder without its adapters, trained with the tokenizer."""
         embed = list(self.base_embed.parameters()) if self.base_embed is not None else []
         return [*self.network.parameters(), *embed]
 
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D) without the adapters: the tokenizer's decoder D(f̂, R_0)."""
-        return self._decode(latent, cond, adapted=False)
+        return self.network(latent, self._base_bias(cond))
 
     def forward(self, latent: Tensor, cond: Cond) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D): D′(Z, R_0)."""
-        return self._decode(latent, cond, adapted=True)
-
-    def _decode(self, latent: Tensor, cond: Cond, adapted: bool) -> Tensor:
         x = self.network.head(latent.transpose(1, 2))
-        returns = cond.returns.unsqueeze(-1)
-        if self.base_embed is not None:
-            x = x + self.base_embed(returns).unsqueeze(-1)
-        inputs = [*([returns] if self.returns else []), *([cond.state] if self.state else [])]
-        embedded = self.embed(torch.cat(inputs, dim=-1)) if self.embed is not None else x.new_zeros(())
-        for level, adapter, offset in zip(self.network.levels, self.adapters, self.position, strict=True):
-            x = level(x)
-            if adapted:
-                x = adapter(x, (embedded + offset).expand(len(x), -1))
+        bias = self._base_bias(cond)
+        if bias is not None:
+            x = x + bias.unsqueeze(-1)
+        values = [*([cond.returns.unsqueeze(-1)] if self.returns else []), *([cond.state] if self.state else [])]
+        embedded = self.embed(torch.cat(values, dim=-1)) if self.embed is not None else x.new_zeros(())
+        for level, adapter, level_embed in zip(self.network.levels, self.adapters, self.level_embed, strict=True):
+            x = adapter(level(x), (embedded + level_embed).expand(len(x), -1))
         return self.network.tail(x).transpose(1, 2)
+
+    def _base_bias(self, cond: Cond) -> Tensor | None:
+        return None if self.base_embed is None else self.base_embed(cond.returns.unsqueeze(-1))
+
+
+@register("decoder", "state_conditioned")
+class StateConditionedDecoder(_Decoder):
+    """Decodes latents given the current state, trained with the tokenizer (TAP, arXiv 2208.10291, section 3.2).
+
+    An embedding of the current state is added to the features of every latent, so that codes need not describe where
+    the window starts. The condition is therefore required, and is used even where it is masked for the prior. With
+    causal convolutions, latents 0 to i decode to the first (i + 1) · T / N points whatever follows, which a search
+    over partial rows of latents needs.
+
+    Args:
+        features: D.
+        horizon: T, which is N times a power of two.
+        latent_length: N.
+        code_dim: C.
+        state_dim: S.
+        goal_dim: G.
+        width: channels.
+        depth: residual blocks per length.
+        causal: whether a latent's points depend on it and the latents before it alone.
+        goal: whether the goal is embedded as well.
+
+    Raises:
+        ConfigError: if T is not N times a power of two, or ``goal`` without goals.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        horizon: int,
+        latent_length: int,
+        code_dim: int,
+        state_dim: int,
+        goal_dim: int,
+        *,
+        width: int = 64,
+        depth: int = 1,
+        causal: bool = True,
+        goal: bool = False,
+    ) -> None:
+        super().__init__(features, horizon, latent_length, code_dim, width, depth, causal)
+        if goal and not goal_dim:
+            raise ConfigError(
+                "decoder.goal=true needs data with goals.",
+                expected="data.goals=dataset or hindsight",
+                got="data without goals",
+                fix="decoder.goal=false",
+            )
+        self.goal = goal
+        self.embed = mlp(state_dim + goal * goal_dim, width, width)
+
+    def base_parameters(self) -> list[nn.Parameter]:
+        """All parameters, which are trained with the tokenizer."""
+        return list(self.parameters())
+
+    def base(self, latent: Tensor, cond: Cond) -> Tensor:
+        """The same as `forward`."""
+        return self(latent, cond)
+
+    def forward(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latent (B, N, C) and the current state to trajectory (B, T, D)."""
+        values = [cond.state, cond.goal] if self.goal and cond.goal is not None else [cond.state]
+        return self.network(latent, self.embed(torch.cat(values, dim=-1)))

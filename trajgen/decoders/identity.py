@@ -7,16 +7,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import HasPoints
 from trajgen.core.registry import register
 from trajgen.core.types import Cond
 
 
 @register("decoder", "identity")
 class IdentityDecoder(nn.Module):
-    """Reads the trajectory off a latent that is one: for tokenizers of values, as Diffuser's; nothing is learnt.
+    """The trajectory of a latent that is one, for tokenizers of values such as Diffuser's; nothing is learnt.
 
     Args:
-        tokenizer: with ``points``, as identity and bins have.
+        tokenizer: one whose latent is the trajectory, as ``identity`` and ``bins``.
 
     Raises:
         ConfigError: if the tokenizer's latent is not a trajectory.
@@ -24,14 +25,14 @@ class IdentityDecoder(nn.Module):
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__()
-        if not hasattr(tokenizer, "points"):
+        if not isinstance(tokenizer, HasPoints):
             raise ConfigError(
                 "The identity decoder needs a tokenizer whose latent is the trajectory itself.",
                 expected="tokenizer=identity or tokenizer=bins",
                 got="a tokenizer with a learnt latent",
                 fix="decoder=plain, or schedule=unit with tokenizer=identity or tokenizer=bins",
             )
-        self._tokenizer = [tokenizer]  # in a list, since it is the planner's
+        self._tokenizer: list[HasPoints] = [tokenizer]  # in a list: a submodule of the planner, not of this module
 
     def base_parameters(self) -> list[nn.Parameter]:
         """None."""
@@ -46,5 +47,5 @@ class IdentityDecoder(nn.Module):
         return self._tokenizer[0].points(latent)
 
     def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
-        """Latent (B, N, C) to trajectory (B, T, D); the condition is not read."""
+        """Latent (B, N, C) to trajectory (B, T, D); the condition is ignored."""
         return self.base(latent, cond)

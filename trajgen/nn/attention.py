@@ -1,4 +1,4 @@
-"""Transformer blocks with adaptive normalization and a cache of keys and values."""
+"""Transformer blocks with adaptive normalization, and the cache of keys and values."""
 
 from __future__ import annotations
 
@@ -8,46 +8,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
+
+Cache = tuple["KeyValueCache", int]
+"""A cache, and the number of the layer that uses it."""
 
 
 def block_causal_mask(schedule: ScaleSchedule) -> Tensor:
-    """The mask (L, L) in which a token sees its own scale and all coarser ones; true where it may look.
+    """The mask (L, L) in which a token attends to its own scale and all coarser ones; true where it attends.
 
-    Blocks of one token make it the usual causal mask.
+    With scales of one token it is the usual causal mask.
     """
     levels = torch.tensor(schedule.levels)
     return levels[:, None] >= levels[None, :]
 
 
+def check_heads(width: int, heads: int) -> None:
+    """Raises a `ConfigError` if the attention heads do not divide the width of a prior."""
+    if heads < 1 or width < 1 or width % heads:
+        raise ConfigError(
+            "The attention heads divide the width; both are at least 1.",
+            got=f"prior.width={width}, prior.heads={heads}",
+            fix=f"prior.width={32 * max(heads, 1)} prior.heads={max(heads, 1)}",
+        )
+
+
+def zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A linear layer that starts at zero, as those of adaptive normalization do."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class KeyValueCache:
     """Keys and values of all tokens so far, per layer (2, B, heads, n, W / heads).
 
-    They grow by concatenation, not in memory set aside: a plan is then a function without side effects, which can be
-    captured, exported and compiled as it stands; a captured plan has all its memory set aside anyway.
+    They grow by concatenation instead of filling preallocated memory: a plan stays a function without side effects,
+    which can be captured, exported and compiled, and a captured plan has all its memory preallocated anyway.
     """
 
     def __init__(self, depth: int) -> None:
         self.layers: list[Tensor | None] = [None] * depth
 
-    def append(self, layer: int, both: Tensor) -> tuple[Tensor, ...]:
-        """Adds keys and values (2, B, heads, n, ·) of n more tokens; returns those of all."""
+    def append(self, layer: int, keys_values: Tensor) -> tuple[Tensor, ...]:
+        """Adds keys and values (2, B, heads, n, ·) of n more tokens; returns the keys and the values of all."""
         past = self.layers[layer]
-        every = both if past is None else torch.cat([past, both], dim=3)
-        self.layers[layer] = every
-        return every.unbind(0)
+        if past is not None:
+            keys_values = torch.cat([past, keys_values], dim=3)
+        self.layers[layer] = keys_values
+        return keys_values.unbind(0)
 
     def rows(self, index: Tensor) -> KeyValueCache:
-        """The same of the sequences ``index`` (R,), in that order."""
-        chosen = KeyValueCache(len(self.layers))
-        chosen.layers = [None if kept is None else kept.index_select(1, index) for kept in self.layers]
-        return chosen
+        """The cache of the sequences ``index`` (R,), in that order."""
+        selected = KeyValueCache(len(self.layers))
+        selected.layers = [None if layer is None else layer.index_select(1, index) for layer in self.layers]
+        return selected
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention of queries, keys and values (B, heads, n, W / heads)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # The CPU's fused kernel is eight times slower than these products in bfloat16, going backward.
+        # The backward pass of the CPU's fused kernel is eight times slower than these products in bfloat16.
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -55,16 +78,35 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def attend_heads(qkv: Tensor, heads: int, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    """Multi-head attention of projected tokens (..., n, 3 W), to (..., n, W).
+
+    Args:
+        qkv: queries, keys and values of each token.
+        heads: attention heads; must divide W.
+        mask: (n, n), true where a token attends; None for full attention.
+        cache: whose keys and values are attended to as well, and which is extended by those of the tokens.
+    """
+    *batch, n, width = qkv.shape
+    split = qkv.view(-1, n, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
+    if cache is None:
+        q, k, v = split.unbind(0)
+    else:
+        store, layer = cache
+        q, (k, v) = split[0], store.append(layer, split[1:])
+    return attend(q, k, v, mask).transpose(1, 2).reshape(*batch, n, width // 3)
+
+
 class AdaptiveBlock(nn.Module):
     """Attention and MLP whose normalization is set by a condition (adaLN-Zero, arXiv 2212.09748, section 3.2).
 
-    The six modulations are computed once for all layers from the condition; a layer adds its own offset
-    (adaLN-single, arXiv 2310.00426, section 2.3), which costs a sixth of the parameters.
+    The six modulations are computed from the condition once for all layers; a layer adds an offset of its own
+    (adaLN-single, arXiv 2310.00426, section 2.3), which needs a sixth of the parameters.
 
     Args:
         width: W.
         heads: attention heads; must divide W.
-        expansion: the MLP's hidden width in units of W.
+        expansion: hidden width of the MLP in units of W.
         dropout: on the outputs of attention and MLP.
     """
 
@@ -77,7 +119,6 @@ class AdaptiveBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, width))
         self.offset = nn.Parameter(torch.zeros(6, width))
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-        self.width = width
 
     def forward(self, x: Tensor, modulation: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W).
@@ -85,37 +126,25 @@ class AdaptiveBlock(nn.Module):
         Args:
             x: the tokens.
             modulation: (B, n or 1, 6, W) from the condition.
-            mask: (n, n), true where a token may look; None lets all see all.
+            mask: (n, n), true where a token attends; None for full attention.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.offset).unbind(-2)
         return self.modulated(x, (shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m), mask)
 
     def modulated(
-        self,
-        x: Tensor,
-        parts: Sequence[Tensor],
-        mask: Tensor | None = None,
-        cache: tuple[KeyValueCache, int] | None = None,
+        self, x: Tensor, parts: Sequence[Tensor], mask: Tensor | None = None, cache: Cache | None = None
     ) -> Tensor:
-        """Tokens (B, n, W) to tokens (B, n, W), by modulations that are ready.
+        """Tokens (B, n, W) to tokens (B, n, W), with modulations computed before.
 
         Args:
             x: the tokens; (n, W) of a single sequence, which takes fewer operations.
             parts: shift, factor and gate of the attention, then of the MLP, each (B, n or 1, W), or (W,) of a single
                 sequence; see `modulations`.
-            mask: (n, n), true where a token may look; None lets all see all.
-            cache: the cache, and this layer's number.
+            mask: (n, n), true where a token attends; None for full attention.
+            cache: of keys and values.
         """
         shift_a, factor_a, gate_a, shift_m, factor_m, gate_m = parts
-        width = x.shape[-1] // self.heads
-        heads = self.qkv(modulated_norm(x, shift_a, factor_a)).view(-1, x.shape[-2], 3, self.heads, width)
-        heads = heads.permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
-        if cache is None:
-            q, k, v = heads.unbind(0)
-        else:
-            store, layer = cache
-            q, (k, v) = heads[0], store.append(layer, heads[1:])
-        attended = attend(q, k, v, mask).transpose(1, 2).reshape(x.shape)
+        attended = attend_heads(self.qkv(modulated_norm(x, shift_a, factor_a)), self.heads, mask, cache)
         x = torch.addcmul(x, gate_a, self.dropout(self.out(attended)))
         return torch.addcmul(x, gate_m, self.dropout(self.mlp(modulated_norm(x, shift_m, factor_m))))
 
@@ -128,7 +157,7 @@ def modulated_norm(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
 
 
 def modulations(blocks: Iterable[AdaptiveBlock], modulation: Tensor) -> Tensor:
-    """What all blocks take as ``parts``, for every scale at once, so that a step of sampling has only to look it up.
+    """The ``parts`` of all blocks for all scales at once, so that a step of sampling only looks them up.
 
     Args:
         blocks: D of them.

@@ -1,4 +1,4 @@
-"""What a denoising prior and its sampler share: the noise levels, and networks over noisy tokens."""
+"""Noise levels and networks over noisy tokens, shared by the diffusion prior and its sampler."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.nn.attention import AdaptiveBlock
+from trajgen.nn.attention import AdaptiveBlock, modulated_norm, zero_linear
 from trajgen.nn.layers import mlp
 
 LINEAR_STEPS = 1000
 """The number of levels for which the usual ends of the linear schedules were chosen (arXiv 2006.11239, section 4)."""
 
-KERNEL = 5
-"""Points that a convolution spans, as in Diffuser."""
+KERNEL_SIZE = 5
+"""As in Diffuser."""
 
 
 def noise_levels(timesteps: int, beta_schedule: str) -> Any:
@@ -37,17 +37,16 @@ def noise_levels(timesteps: int, beta_schedule: str) -> Any:
         from diffusers import DDIMScheduler  # takes seconds, and only diffusion needs it
     except ImportError as error:
         raise ConfigError(
-            "Diffusion takes its noise levels from the diffusers library, which is not installed.",
-            expected="the package diffusers",
+            "Diffusion needs the package diffusers.",
             got=str(error),
             fix="pip install diffusers",
         ) from error
-    spread = LINEAR_STEPS / timesteps  # so that with fewer levels the last one still is all noise
+    factor = LINEAR_STEPS / timesteps  # with fewer levels, the last one is all noise too
     return DDIMScheduler(
         num_train_timesteps=timesteps,
         beta_schedule=beta_schedule,
-        beta_start=min(1e-4 * spread, 0.999),
-        beta_end=min(0.02 * spread, 0.999),
+        beta_start=min(1e-4 * factor, 0.999),
+        beta_end=min(0.02 * factor, 0.999),
         prediction_type="sample",
         clip_sample=False,
         timestep_spacing="trailing",
@@ -60,32 +59,31 @@ class LevelEmbedding(nn.Module):
     Args:
         timesteps: the number of levels.
         width: E.
-        frequencies: how many sines, and how many cosines.
+        frequencies: the number of sines, and of cosines.
     """
 
-    waves: Tensor
+    table: Tensor
 
     def __init__(self, timesteps: int, width: int, frequencies: int = 32) -> None:
         super().__init__()
-        share = torch.arange(timesteps, dtype=torch.float32) * (LINEAR_STEPS / timesteps)
-        falling = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies)
-        phase = share[:, None] * falling
-        self.register_buffer("waves", torch.cat([phase.cos(), phase.sin()], dim=-1), persistent=False)
+        level = torch.arange(timesteps, dtype=torch.float32) * (LINEAR_STEPS / timesteps)
+        frequency = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies)
+        phase = level[:, None] * frequency
+        self.register_buffer("table", torch.cat([phase.cos(), phase.sin()], dim=-1), persistent=False)
         self.layers = mlp(2 * frequencies, width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        embedded: Tensor = self.layers(self.waves[t])
-        return embedded.unsqueeze(1)
+        return self.layers(self.table[t]).unsqueeze(1)
 
 
 class NoisyTransformer(nn.Module):
-    """Transformer in which all tokens see each other, modulated by a condition (DiT, arXiv 2212.09748, section 3.2).
+    """Transformer with full attention, modulated by a condition (DiT, arXiv 2212.09748, section 3.2).
 
     Args:
         tokens: L.
-        inputs: width of a token.
-        outputs: width of what is predicted for each.
-        embedding: E, the width of the condition.
+        in_features: of a token.
+        out_features: of the prediction for a token.
+        cond_width: E, the width of the condition.
         width: W.
         depth: layers.
         heads: attention heads; must divide W.
@@ -96,9 +94,9 @@ class NoisyTransformer(nn.Module):
     def __init__(
         self,
         tokens: int,
-        inputs: int,
-        outputs: int,
-        embedding: int,
+        in_features: int,
+        out_features: int,
+        cond_width: int,
         *,
         width: int,
         depth: int,
@@ -108,73 +106,76 @@ class NoisyTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
-        self.read = nn.Linear(inputs, width)
-        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.input_proj = nn.Linear(in_features, width)
+        self.pos_embed = nn.Parameter(torch.randn(tokens, width) * 0.02)
         self.blocks = nn.ModuleList(AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth))
-        self.modulate = nn.Linear(embedding, 8 * width)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
-        self.head = nn.Linear(width, outputs)
+        self.modulation = zero_linear(cond_width, 8 * width)
+        self.head = nn.Linear(width, out_features)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Tokens (B, L, inputs) and conditions (B, 1, E) to predictions (B, L, outputs)."""
-        modulation = self.modulate(F.silu(condition)).unflatten(-1, (8, self.width))
-        six, (shift, scale) = modulation[..., :6, :], modulation[..., 6:, :].unbind(-2)
-        x = self.read(x) + self.position
+        """Tokens (B, L, in) and conditions (B, 1, E) to predictions (B, L, out)."""
+        modulation = self.modulation(F.silu(condition)).unflatten(-1, (8, self.width))
+        of_blocks, (shift, scale) = modulation[..., :6, :], modulation[..., 6:, :].unbind(-2)
+        x = self.input_proj(x) + self.pos_embed
         for block in self.blocks:
-            x = block(x, six)
-        return self.head(torch.addcmul(shift, F.layer_norm(x, (self.width,)), 1 + scale))
+            x = block(x, of_blocks)
+        return self.head(modulated_norm(x, shift, 1 + scale))
 
 
 class NoisyConvolutions(nn.Module):
     """Residual convolutions along time, modulated by a condition (Diffuser, arXiv 2205.09991, section 3.1).
 
-    Neighbouring points agree before anything is learnt of the far ones, which makes smooth plans early. Where Diffuser
-    halves and doubles the length (a U-Net), these see further by dilation, so that any number of tokens will do.
+    Where Diffuser halves and doubles the length (a U-Net), these dilate, so that they take any number of tokens.
 
     Args:
         tokens: L.
-        inputs: width of a token.
-        outputs: width of what is predicted for each.
-        embedding: E, the width of the condition.
+        in_features: of a token.
+        out_features: of the prediction for a token.
+        cond_width: E, the width of the condition.
         width: W.
         depth: residual blocks of two convolutions.
         dropout: on what a block adds.
     """
 
     def __init__(
-        self, tokens: int, inputs: int, outputs: int, embedding: int, *, width: int, depth: int, dropout: float
+        self,
+        tokens: int,
+        in_features: int,
+        out_features: int,
+        cond_width: int,
+        *,
+        width: int,
+        depth: int,
+        dropout: float,
     ) -> None:
         super().__init__()
-        reach = max(1, (tokens - 1).bit_length() - 2)  # a dilation of half the tokens would look past both ends
-        self.read = nn.Conv1d(inputs, width, KERNEL, padding=KERNEL // 2)
-        self.blocks = nn.ModuleList(_Convolutions(width, 2 ** (i % reach), dropout) for i in range(depth))
-        self.modulate = nn.Linear(embedding, 2 * width * depth)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
-        self.head = nn.Conv1d(width, outputs, 1)
+        dilations = max(1, (tokens - 1).bit_length() - 2)  # a dilation of half the tokens would reach past both ends
+        self.input_proj = nn.Conv1d(in_features, width, KERNEL_SIZE, padding=KERNEL_SIZE // 2)
+        self.blocks = nn.ModuleList(_ConvBlock(width, 2 ** (i % dilations), dropout) for i in range(depth))
+        self.modulation = zero_linear(cond_width, 2 * width * depth)
+        self.head = nn.Conv1d(width, out_features, 1)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Tokens (B, L, inputs) and conditions (B, 1, E) to predictions (B, L, outputs)."""
-        modulations = self.modulate(F.silu(condition)).transpose(1, 2).chunk(2 * len(self.blocks), dim=1)  # (B, W, 1)
-        x = self.read(x.transpose(1, 2))
+        """Tokens (B, L, in) and conditions (B, 1, E) to predictions (B, L, out)."""
+        modulations = self.modulation(F.silu(condition)).transpose(1, 2).chunk(2 * len(self.blocks), dim=1)  # (B, W, 1)
+        x = self.input_proj(x.transpose(1, 2))
         for block, shift, scale in zip(self.blocks, modulations[::2], modulations[1::2], strict=True):
             x = block(x, shift, scale)
-        predicted: Tensor = self.head(F.silu(x)).transpose(1, 2)
-        return predicted
+        return self.head(F.silu(x)).transpose(1, 2)
 
 
-class _Convolutions(nn.Module):
+class _ConvBlock(nn.Module):
     def __init__(self, width: int, dilation: int, dropout: float) -> None:
         super().__init__()
-        groups = math.gcd(8, width)
-        around = dilation * (KERNEL // 2)
-        self.first = nn.Sequential(
-            nn.Conv1d(width, width, KERNEL, padding=around, dilation=dilation), nn.GroupNorm(groups, width)
-        )
-        self.second = nn.Sequential(nn.Conv1d(width, width, KERNEL, padding=KERNEL // 2), nn.GroupNorm(groups, width))
+
+        def conv_norm(dilation: int) -> nn.Sequential:
+            padding = dilation * (KERNEL_SIZE // 2)
+            conv = nn.Conv1d(width, width, KERNEL_SIZE, padding=padding, dilation=dilation)
+            return nn.Sequential(conv, nn.GroupNorm(math.gcd(8, width), width))
+
+        self.conv1, self.conv2 = conv_norm(dilation), conv_norm(1)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        hidden = F.silu(torch.addcmul(shift, self.first(x), 1 + scale))
-        return x + self.dropout(F.silu(self.second(hidden)))
+        hidden = F.silu(torch.addcmul(shift, self.conv1(x), 1 + scale))
+        return x + self.dropout(F.silu(self.conv2(hidden)))

@@ -1,4 +1,4 @@
-"""Small layers: an MLP and random Fourier features."""
+"""Small layers: an MLP and Fourier features."""
 
 from __future__ import annotations
 
@@ -8,41 +8,38 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-LOWEST = 0.25
-"""The lowest frequency of Fourier features, in cycles per standard deviation of a value."""
+LOWEST_FREQUENCY = 0.25
+"""Of Fourier features, in cycles per standard deviation of a value."""
 
 
-def mlp(inputs: int, width: int, outputs: int, *, depth: int = 2) -> nn.Sequential:
-    """A multi-layer perceptron with SiLU between its ``depth`` linear layers, (..., inputs) to (..., outputs)."""
-    sizes = [inputs, *[width] * (depth - 1), outputs]
+def mlp(in_features: int, width: int, out_features: int, *, depth: int = 2) -> nn.Sequential:
+    """A multi-layer perceptron with SiLU between its ``depth`` linear layers, (..., in) to (..., out)."""
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(pairwise(sizes)):
-        layers += [nn.SiLU()] * (i > 0) + [nn.Linear(a, b)]
-    return nn.Sequential(*layers)
+    for sizes in pairwise([in_features, *[width] * (depth - 1), out_features]):
+        layers += [nn.SiLU(), nn.Linear(*sizes)]
+    return nn.Sequential(*layers[1:])
 
 
 class FourierFeatures(nn.Module):
     """Values with their sines and cosines at doubling frequencies (arXiv 2003.08934, section 5.1).
 
-    Lets a network resolve a state finely from the first step: on which side of a wall it is, say. Each value has its
-    own: in a mixture of position and velocity, velocity would drown what position says.
+    Lets a network resolve a state finely from the first step, such as on which side of a wall it is. Frequencies apply
+    to each value on its own, so that velocities do not mask positions.
 
     Args:
-        inputs: number of values.
-        fourier_frequencies: number of frequencies, from a quarter cycle per unit of the (normalized) values on; 0 for
-            none.
+        in_features: number of values.
+        frequencies: number of frequencies, from a quarter cycle per unit of the (normalized) values on; 0 for none.
     """
 
     frequencies: Tensor
 
-    def __init__(self, inputs: int, fourier_frequencies: int) -> None:
+    def __init__(self, in_features: int, frequencies: int) -> None:
         super().__init__()
-        self.register_buffer(
-            "frequencies", 2 * math.pi * LOWEST * 2.0 ** torch.arange(fourier_frequencies), persistent=False
-        )
-        self.outputs = inputs * (1 + 2 * fourier_frequencies)
+        octaves = 2 * math.pi * LOWEST_FREQUENCY * 2.0 ** torch.arange(frequencies)
+        self.register_buffer("frequencies", octaves, persistent=False)
+        self.out_features = in_features * (1 + 2 * frequencies)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Values (..., inputs) to features (..., outputs)."""
+        """Values (..., in_features) to features (..., out_features)."""
         phase = (x.unsqueeze(-1) * self.frequencies).flatten(-2)
         return torch.cat([x, phase.sin(), phase.cos()], dim=-1)

@@ -186,7 +186,7 @@ def require_vocabulary(vocabulary: int | None) -> None:
             "This sampler chooses among the codes of a vocabulary.",
             expected="a tokenizer with discrete codes",
             got="continuous codes, of which an autoregressive prior tells the mean",
-            fix="sampler=greedy or tokenizer=multiscale_vq",
+            fix="sampler=greedy or tokenizer=multiscale",
         )
 
 

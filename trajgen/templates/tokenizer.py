@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from trajgen import ScaleSchedule, register
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch, Cond, Encoding, Losses
-from trajgen.tokenizers.row import TokenRow
+from trajgen.tokenizers.layouts import TokenRow
 
 
 @register("tokenizer", "mine")

@@ -96,8 +96,8 @@ def has_members(fixture: Fixture) -> None:
     missing = missing_members(fixture.component, PROTOCOLS[fixture.kind])
     if fixture.kind == "prior":  # one of two capabilities: the one of which it has more
         capabilities = (protocols.Autoregressive, protocols.Denoising)
-        lacking = [list(missing_members(fixture.component, capability)) for capability in capabilities]
-        missing += min(lacking, key=len)
+        first, second = (missing_members(fixture.component, capability) for capability in capabilities)
+        missing += first if len(first) <= len(second) else second
     require(
         not missing,
         f"A {fixture.kind} lacks what its kind promises.",

@@ -1,0 +1,29 @@
+"""Checks of options that components of several rooms share."""
+
+from __future__ import annotations
+
+import math
+
+from trajgen.core.errors import ConfigError
+
+
+def check_range(option: str, value: float, low: float, high: float = math.inf, *, usual: float) -> None:
+    """Refuses an option outside of ``low`` to ``high``.
+
+    Args:
+        option: its full name, such as ``tokenizer.width``.
+        value: what it is set to.
+        low: the lowest value allowed.
+        high: the highest value allowed.
+        usual: the value that the error proposes.
+
+    Raises:
+        ConfigError: if the value is out of range.
+    """
+    if not low <= value <= high:
+        raise ConfigError(
+            f"{option} is out of range.",
+            expected=f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}",
+            got=f"{option}={value}",
+            fix=f"{option}={usual:g}",
+        )

@@ -1,0 +1,231 @@
+"""How code vectors make up a latent: as scales of a residual pyramid that add up, or as tokens in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.schedule import ScaleSchedule
+
+Quantize = Callable[[Tensor], Tensor]
+"""From vectors (B, n, C) to the code vectors (B, n, C) that are nearest to them."""
+
+
+class ResidualPyramid(nn.Module):
+    """A latent f̂ (B, N, C) as a sum of scales: f̂_k = f̂_{k-1} + grow_k(h_k), h_k (B, l_k, C) the code vectors.
+
+    Scale k quantizes the residual f - f̂_{k-1}; its input is f̂_{k-1}, pooled to l_k (VAR, arXiv 2404.02905, algorithms
+    1 and 2). Pools by averages; grow(h) = (1 - r) up(h) + r conv_k(up(h)), with linear interpolation up. The partial
+    latent is the running sum.
+
+    Args:
+        schedule: lengths that end at N.
+        code_dim: C.
+        length: N.
+        smoothing: weight r of the convolutions.
+
+    Raises:
+        ConfigError: if the schedule does not end at N, or a scale is longer than N.
+    """
+
+    empty: Tensor
+
+    def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int, smoothing: float = 0.5) -> None:
+        super().__init__()
+        if not is_pyramid(schedule, length):
+            geometric = "schedule=geometric" if length >= 4 else f"schedule=geometric schedule.scales={length}"
+            raise ConfigError(
+                "The scales end at the latent length with none longer (a residual pyramid), or add up to it (a row of "
+                "tokens).",
+                expected=f"a last and longest scale of {length}, or lengths that add up to {length}",
+                got=f"schedule {schedule}, which adds up to {schedule.tokens}",
+                fix=f"{geometric} for a pyramid, or schedule=unit for a row",
+            )
+        self.schedule, self.code_dim, self.length, self.smoothing = schedule, code_dim, length, smoothing
+        self.register_buffer("empty", torch.zeros(1, length, code_dim), persistent=False)
+        self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in schedule)
+        for k, n in enumerate(schedule):
+            self.register_buffer(f"pool_{k}", resampling(length, n), persistent=False)
+            self.register_buffer(f"grow_{k}", resampling(n, length), persistent=False)
+
+    def pool(self, z: Tensor, k: int) -> Tensor:
+        """A latent (B, N, C), averaged to the length of scale k."""
+        return self.get_buffer(f"pool_{k}") @ z
+
+    def start(self, batch: int) -> Tensor:
+        """The empty sum f̂_0."""
+        return self.empty.repeat(batch, 1, 1)
+
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
+        z = self.get_buffer(f"grow_{k}") @ vectors
+        smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
+        return partial_latent + torch.lerp(z, smooth, self.smoothing)
+
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
+        """The prior's input at scale k: the running sum, pooled to (B, l_k, C)."""
+        return self.pool(partial_latent, k)
+
+    def decoded_fraction(self, k: int) -> float:
+        """1: every scale covers the whole window."""
+        return 1.0
+
+    def partial_latents(self, batch: int, codes: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
+        """Yields f̂_0 = 0, …, f̂_K, where ``codes(k, f̂_{k-1})`` gives the code vectors of scale k."""
+        partial_latent = self.start(batch)
+        yield partial_latent
+        for k in range(self.schedule.scales):
+            partial_latent = self.extend(partial_latent, codes(k, partial_latent), k)
+            yield partial_latent
+
+    def inputs(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, L, C) to the teacher-forcing inputs (B, L - l_1, C) of scales 2 to K."""
+        return self._scale_inputs(self._partial_latents_of(vectors))
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, L, C) to their sum f̂_K (B, N, C)."""
+        return self._partial_latents_of(vectors)[-1]
+
+    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantizes f (B, N, C) scale by scale.
+
+        Args:
+            f: the latent of the encoder.
+            quantize: from vectors to code vectors.
+
+        Returns:
+            The vectors that were quantized (B, L, C), the teacher-forcing inputs (B, L - l_1, C) and f̂_K (B, N, C).
+        """
+        residuals: list[Tensor] = []
+
+        def residual_codes(k: int, partial_latent: Tensor) -> Tensor:
+            residuals.append(self.pool(f - partial_latent.detach(), k))
+            return quantize(residuals[-1].detach())
+
+        partial_latents = list(self.partial_latents(len(f), residual_codes))
+        return torch.cat(residuals, 1), self._scale_inputs(partial_latents), partial_latents[-1]
+
+    def samples(self, f: Tensor) -> Tensor:
+        """f (B, N, C) pooled to all scales, (B, L, C): vectors from which a codebook can be initialized."""
+        return torch.cat([self.pool(f, k) for k in range(self.schedule.scales)], 1)
+
+    def _partial_latents_of(self, vectors: Tensor) -> list[Tensor]:
+        spans = self.schedule.spans
+        return list(self.partial_latents(len(vectors), lambda k, _: vectors[:, spans[k]]))
+
+    def _scale_inputs(self, partial_latents: list[Tensor]) -> Tensor:
+        inputs = [self.scale_input(partial_latents[k], k) for k in range(1, self.schedule.scales)]
+        return torch.cat(inputs, dim=1) if inputs else partial_latents[0][:, :0]
+
+
+class TokenRow(nn.Module):
+    """A latent (B, N, C) as N code vectors in a row, from the start of the window to its end.
+
+    The partial latent is the tokens so far, with zeros after them. The input of scale k is the scale before, resampled
+    from l_{k-1} to l_k vectors where the lengths differ: with single tokens, next-token prediction.
+
+    Args:
+        schedule: lengths that add up to N.
+        code_dim: C.
+        length: N.
+
+    Raises:
+        ConfigError: if the lengths do not add up to N.
+    """
+
+    empty: Tensor
+
+    def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int) -> None:
+        super().__init__()
+        if schedule.tokens != length:
+            raise ConfigError(
+                "The scales of a row add up to the number of tokens.",
+                expected=f"lengths that add up to {length}, as (1, …, 1) or ({length})",
+                got=f"schedule {schedule}, which adds up to {schedule.tokens}",
+                fix="schedule=unit for one token after the other, or schedule=single for all at once",
+            )
+        self.schedule, self.code_dim, self.length = schedule, code_dim, length
+        self.register_buffer("empty", torch.zeros(1, length, code_dim), persistent=False)
+        for k, (previous, n) in enumerate(pairwise(schedule), start=1):
+            if previous != n:
+                self.register_buffer(f"resample_{k}", resampling(previous, n), persistent=False)
+
+    def start(self, batch: int) -> Tensor:
+        """The empty row."""
+        return self.empty.repeat(batch, 1, 1)
+
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        """A copy of the row with the code vectors (B, l_k, C) of scale k."""
+        span = self.schedule.spans[k]
+        return torch.slice_scatter(partial_latent, vectors.to(partial_latent.dtype), 1, span.start, span.stop)
+
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
+        """The prior's input (B, l_k, C) at scale k: the scale before; zeros at the first."""
+        spans = self.schedule.spans
+        if not k:
+            return torch.zeros_like(partial_latent[:, spans[0]])
+        return self._resampled(partial_latent[:, spans[k - 1]], k)
+
+    def decoded_fraction(self, k: int) -> float:
+        """The fraction of the row that scales 0 to k make up."""
+        return self.schedule.spans[k].stop / self.length
+
+    def inputs(self, vectors: Tensor) -> Tensor:
+        """Code vectors (B, L, C) to the teacher-forcing inputs (B, L - l_1, C) of scales 2 to K."""
+        lengths, spans = self.schedule.lengths, self.schedule.spans
+        if len(set(lengths)) == 1:  # a shift: rows can have hundreds of tokens
+            return vectors[:, : self.length - lengths[0]]
+        return torch.cat([self._resampled(vectors[:, spans[k - 1]], k) for k in range(1, len(lengths))], dim=1)
+
+    def latent(self, vectors: Tensor) -> Tensor:
+        """The code vectors themselves, (B, N, C)."""
+        return vectors
+
+    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor]:
+        """f (B, N, C) itself, the teacher-forcing inputs (B, L - l_1, C), and the code vectors (B, N, C)."""
+        vectors = quantize(f.detach())
+        return f, self.inputs(vectors), vectors
+
+    def samples(self, f: Tensor) -> Tensor:
+        """f itself: vectors from which a codebook can be initialized."""
+        return f
+
+    def _resampled(self, vectors: Tensor, k: int) -> Tensor:
+        lengths = self.schedule.lengths
+        return vectors if lengths[k] == lengths[k - 1] else self.get_buffer(f"resample_{k}") @ vectors
+
+
+def layout_of(schedule: ScaleSchedule, code_dim: int, length: int) -> ResidualPyramid | TokenRow:
+    """The layout of a schedule: a residual pyramid if it ends at N, a row if it adds up to N.
+
+    A single scale of N tokens does both, and is a pyramid.
+
+    Args:
+        schedule: the scales.
+        code_dim: C.
+        length: N.
+
+    Raises:
+        ConfigError: if it does neither.
+    """
+    if schedule.tokens == length and not is_pyramid(schedule, length):
+        return TokenRow(schedule, code_dim, length)
+    return ResidualPyramid(schedule, code_dim, length)
+
+
+def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:
+    """Whether the scales end at ``length`` and none is longer."""
+    return schedule.lengths[-1] == length == max(schedule)
+
+
+def resampling(source: int, target: int) -> Tensor:
+    """The matrix (target, source) of average pooling, or of linear interpolation to a greater length."""
+    eye = torch.eye(source).unsqueeze(0)
+    if target <= source:
+        return F.adaptive_avg_pool1d(eye, target)[0].T.contiguous()
+    return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].T.contiguous()
