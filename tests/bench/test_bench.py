@@ -67,12 +67,12 @@ def test_training_steps_and_data_are_timed(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["decision", "--against", "gpt"], "--against dt"),
+        (["decision", "--against", "gpt"], "'gpt'"),
         (["decision", "repeats=0"], "repeats=1"),
         (["decision", "batch=[]"], "batch=1"),
         (["decision", "backends=[tpu]"], "backends"),
         (["decision", "run=runs/one", "prior.width=16"], "as it was trained"),
-        (["decisions"], "did you mean 'decision'"),
+        (["decisions"], "Did you mean 'decision'"),
     ],
 )
 def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

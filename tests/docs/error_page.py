@@ -98,7 +98,8 @@ HEAD = """# Errors
 
 What trajgen refuses says four things: the rule, what would have been accepted (`expected`), what was found (`got`), and
 what to type or change (`fix`). Wherever it can be, it is said before data are read or anything is trained. The exit
-code is 1; `--debug` adds the traceback.
+code is 1; `--debug` adds the traceback. An unknown command or flag is refused with the usage and exit code 2, and an
+interruption ends with 130.
 
 This page has every such message, as it is printed. `…` stands for what belongs to the moment: a name, a number, a path.
 Texts with `|` between them are one or the other. Look for a few words of the rule. The page is made from the code by

@@ -15,7 +15,6 @@ from debug_size import trains_and_acts
 from pages import NOT_RUN, PAGES, README, RUN_ELSEWHERE, commands, refusals, run_python, shell_lines, write_files
 
 from trajgen import cli, experiments
-from trajgen.cli.data import DATA_HELP
 from trajgen.config import Config, compose
 from trajgen.envs import makers
 from trajgen.experiments import cells as studies
@@ -62,7 +61,7 @@ def test_every_line_of_a_shell_block_is_run_or_says_why_not() -> None:
     names = {line.split()[1] for line in every if line.startswith(("trajgen ", ".venv/bin/trajgen "))}
     here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new", "plot", "video", "report"}
     here |= {"search", "export", "bench"}
-    assert names <= here <= {*cli.COMMANDS}, "give the command a test here"
+    assert names <= here, "give the command a test here"
     for line in every:
         own = line.startswith(("trajgen ", ".venv/bin/trajgen ", *RUN_ELSEWHERE))
         marked = [start for start in NOT_RUN if line.startswith(start)]
@@ -238,7 +237,6 @@ def test_data_commands_run_one_after_the_other(
         done = run_python(page, folder)
         assert done.returncode == 0, done.stderr
     for words in own:
-        assert words[1] in DATA_HELP
         again = ["force=true"] if "import" in words and "force=true" not in words and len(words) > 3 else []
         cli.main([*words, *again])  # a later block of the page may have written the same set
         assert capsys.readouterr().out.strip(), words

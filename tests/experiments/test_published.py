@@ -12,7 +12,7 @@ from fake_runs import FakeRuns
 
 from trajgen.cli import main
 from trajgen.cli.data import catalogue
-from trajgen.cli.study import _asked
+from trajgen.cli.study import read_study_words
 from trajgen.config import data_files, study_files
 from trajgen.core.errors import ConfigError
 from trajgen.experiments.definition import Study, read_study
@@ -54,7 +54,7 @@ def test_each_task_of_the_paper_table_is_a_study_of_presets(task: str) -> None:
 
 
 def test_the_study_of_a_task_is_asked_for_by_its_name() -> None:
-    study = _asked({"study": "paper_table", "task": "kitchen"}, [], ["engine.budget=0.1"])
+    study = read_study_words(["study=paper_table", "task=kitchen", "engine.budget=0.1"])[2]
     assert list(study.variants) == ["complete", "partial", "mixed"] and "engine.budget=0.1" in study.base
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_runs import SMALL, composed
 
-from trajgen.cli.words import key_values
+from trajgen.cli.overrides import parse
 from trajgen.config import Config, compose, recipe_files, study_files
 from trajgen.core.errors import ConfigError
 from trajgen.experiments import cells
@@ -80,7 +80,7 @@ def test_commands_give_what_their_cell_is() -> None:
         if evaluate is not None:
             program, command, *words = shlex.split(evaluate)
             assert (program, command) == ("trajgen", "evaluate")
-            values = key_values(words)
+            values = parse(words)
             assert values.pop("run") == config.run_dir and values.pop("out").startswith(config.run_dir)
             assert values.pop("device") == "cpu"
             assert values == row.overrides

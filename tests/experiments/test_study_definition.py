@@ -134,7 +134,7 @@ def test_what_a_variant_sets_cannot_be_set_for_all() -> None:
         (["study=num_scales", "schedule.scales=2"], "What a study varies"),
         (["study=num_scales", "seed=1"], "seeds=[0,1,2]"),
         (["study=num_scales", "resume=true"], "resumes by itself"),
-        (["study=num_scales", "workers=0"], "workers=2"),
+        (["study=num_scales", "workers=0"], "workers=1"),
         (["study=num_scales", "equal=[cost]"], "equal=[steps,time]"),
         (["study=num_scales", "hydra/launcher=joblib"], "executor=loky"),
         (["study=num_scales", "executor=lokky"], "did you mean 'loky'"),

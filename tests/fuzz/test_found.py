@@ -13,7 +13,7 @@ import pytest
 from made_set import DICT_OPTIONS, ID, write_set
 
 from trajgen import security
-from trajgen.cli.words import key_values
+from trajgen.cli.overrides import parse
 from trajgen.config import RECIPES, compose, read_yaml
 from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.core.options import convert
@@ -182,7 +182,7 @@ def test_values_that_yaml_s_reader_cannot_make(text: str, tmp_path: Path) -> Non
     with pytest.raises(ConfigError):
         read_yaml(tmp_path / "given.yaml")
     with pytest.raises(ConfigError):
-        key_values([text.replace(": ", "=")])
+        parse([text.replace(": ", "=")])
 
 
 def test_a_whole_number_beyond_all_floats() -> None:
@@ -192,4 +192,4 @@ def test_a_whole_number_beyond_all_floats() -> None:
 
 def test_a_component_s_list_is_no_group() -> None:
     with pytest.raises(ConfigError, match="not both"):
-        key_values(["sampler=[1]", "sampler=greedy"])
+        parse(["sampler=[1]", "sampler=greedy"])

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from trajgen.cli.words import key_values
+from trajgen.cli.overrides import parse
 from trajgen.core.errors import ConfigError, DataError, TrajgenError
 from trajgen.core.options import convert
 from trajgen.core.registry import KINDS, build
@@ -50,7 +50,7 @@ WORDS = st.lists(st.one_of(st.builds("{}={}".format, KEYS, VALUES), st.text(max_
 @given(WORDS)
 def test_words_are_read_or_refused(words: list[str]) -> None:
     try:
-        values = key_values(words)
+        values = parse(words)
     except ConfigError:
         return
     for word in words:
@@ -70,7 +70,7 @@ def test_words_say_what_was_meant(wanted: dict[str, Any]) -> None:
     heads = [key.split(".")[0] for key in wanted]
     if len({*heads}) < len(heads):  # a value and a group of one name contradict each other
         return
-    values = key_values([f"{key}={json.dumps(value)}" for key, value in wanted.items()])
+    values = parse([f"{key}={json.dumps(value)}" for key, value in wanted.items()])
     for key, value in wanted.items():
         head, _, last = key.partition(".")
         assert (values[head][last] if last else values[head]) == value

@@ -13,7 +13,7 @@ import pytest
 
 from trajgen import testing
 from trajgen.cli import main
-from trajgen.cli.new import RECIPES
+from trajgen.cli.components import RECIPES
 from trajgen.config import compose
 from trajgen.core import registry
 from trajgen.core.errors import ConfigError
@@ -97,13 +97,13 @@ def test_a_file_of_its_own_below_the_folder(folder: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prior"], "trajgen new KIND NAME"),
+        (["prior", ""], "lower case"),
         (["pror", "gru"], "did you mean 'prior'"),
         (["prior", "GRU"], "trajgen new prior gru"),
         (["prior", "my-gru"], "trajgen new prior my_gru"),
         (["prior", "class"], "lower case"),
         (["prior", "gpt"], "trajgen new prior my_gpt"),
-        (["prior", "gru", "width=3"], "set them in the file"),
+        (["prior", "gru", "width=3"], "Unknown option 'width'"),
         (["prior", "gru", "file=../gru.py"], "file=my_prior.py"),
         (["prior", "gru", "file=gru.txt"], "file=my_prior.py"),
         (["prior", "gru", "file=no_such/gru.py"], "mkdir -p no_such"),

@@ -1,45 +1,37 @@
-"""What the Tab key offers: asked directly, and by the shells that are here."""
+"""What the Tab key offers, through the protocol of each shell that Typer writes a script for."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from trajgen.cli import COMMANDS, main
-from trajgen.cli.completion import SCRIPTS, offered
+from trajgen.cli import main
+from trajgen.cli.completion import COMMANDS
+from trajgen.cli.overrides import options_of, select
+from trajgen.cli.plot import PlotOptions
+from trajgen.cli.video import VideoOptions
 from trajgen.config import data_files, recipe_files, study_files
+from trajgen.core.formats import FORMAT
 from trajgen.core.registry import KINDS, names, spec
+from trajgen.viz.film import VideoRequest
+from trajgen.viz.plot import PICTURES, PlotRequest
 
 HEAVY = {"torch", "minari", "gymnasium", "mujoco", "matplotlib", "timm", "hydra", "vector_quantize_pytorch"}
-ASKED = {
-    "trajgen tra": ["trajgen", "tra"],
-    "trajgen train recipe=two": ["trajgen", "train", "recipe", "=", "two"],
-    "trajgen train sampler=top_p sampler.": ["trajgen", "train", "sampler", "=", "top_p", "sampler."],
-    "trajgen list sampler/gr": ["trajgen", "list", "sampler/gr"],
-    "trajgen evaluate run=runs/m": ["trajgen", "evaluate", "run", "=", "runs/m"],
-}
-"""Lines, and how bash takes them apart."""
-WHOLE = {
-    "trajgen tra": {"train"},
-    "trajgen train recipe=two": {"recipe=two_level"},
-    "trajgen train sampler=top_p sampler.": {"sampler.p=", "sampler.temperature=", "sampler.guidance="},
-    "trajgen list sampler/gr": {"sampler/greedy"},
-    "trajgen evaluate run=runs/m": {"run=runs/mine"},
-}
+Offered = Callable[[str], list[str]]
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a run, a study, a recipe, and the command on the path."""
     for folder in ("runs/mine", "studies/widths/cells/wide-s0", "bin", "empty"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "runs/mine/config.json").write_text('{"format": 2, "sampler": {"name": "top_k"}}')
+    (tmp_path / "runs/mine/config.json").write_text(f'{{"format": {FORMAT}, "sampler": {{"name": "top_k"}}}}')
     (tmp_path / "studies/widths/cells/wide-s0/config.json").write_text("{}")
     (tmp_path / "own.yaml").write_text("sampler: {name: beam}\nengine: {stages: {only: {steps: 3}}}\n")
     command = tmp_path / "bin" / "trajgen"
@@ -50,123 +42,158 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Offered:
+    """Gives the words that fish would offer at the end of a line."""
+
+    def ask(line: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            patch.setenv("_TRAJGEN_COMPLETE", "complete_fish")
+            patch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+            patch.setenv("_TYPER_COMPLETE_ARGS", line)
+            main([])
+        return [each.partition("\t")[0] for each in capsys.readouterr().out.split("\n") if each]
+
+    return ask
+
+
 def options(kind: str, name: str) -> set[str]:
-    return {f"{kind}.{option.name}=" for option in spec(kind, name).options}
+    return {f"{kind}.{option.name}" for option in spec(kind, name).options}
 
 
-def test_commands_are_offered_first() -> None:
-    assert {*offered("trajgen ")} == {*COMMANDS, "--help", "--version"}
-    assert offered("trajgen ex") == ["export"] and offered("cd there && ./bin/trajgen ex") == ["export"]
-    assert offered("trajgen trian recipe=") == [] and offered("trajgen zzz") == []
+def keys(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words}
 
 
-def test_names_of_files_are_offered(lab: Path) -> None:
+def test_commands_and_flags_are_offered(offered: Offered) -> None:
+    assert {*offered("trajgen ")} == {path.split()[0] for path in COMMANDS} | {"data"}
+    assert offered("trajgen data ma") == ["make"] and offered("trajgen train --conf") == ["--config-dir"]
+    assert offered("trajgen trian recipe=") == []
+    assert offered("trajgen bench decision --against ") == ["dt"] and "all" in offered("trajgen train --cfg ")
+
+
+def test_names_of_files_are_offered(offered: Offered, lab: Path) -> None:
     assert offered("trajgen train recipe=") == sorted(f"recipe={name}" for name in [*recipe_files(), "own.yaml"])
     assert {*offered("trajgen bench train data=")} == {f"data={name}" for name in [*data_files(), "own.yaml"]}
     assert {*offered("trajgen study study=n")} == {f"study={n}" for n in study_files() if n.startswith("n")}
     assert offered(f"trajgen train recipe={lab}/ow") == [f"recipe={lab}/own.yaml"]
-    assert offered("trajgen bench decision --against ") == ["dt"]
     assert offered("trajgen data make pointmaze/umaze") == ["pointmaze/umaze", "pointmaze/umaze-dwell"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_components_and_their_options_are_offered(kind: str) -> None:
+def test_components_and_their_options_are_offered(kind: str, offered: Offered) -> None:
     assert offered(f"trajgen train {kind}=") == [f"{kind}={name}" for name in names(kind)]
     assert offered(f"trajgen list {kind}/") == [f"{kind}/{name}" for name in names(kind)]
     assert f"{kind}=" in offered("trajgen train ") and kind in offered("trajgen new ")
     for name in names(kind):
-        assert {*offered(f"trajgen train {kind}={name} {kind}.")} == options(kind, name)
+        assert keys(offered(f"trajgen train {kind}={name} {kind}.")) == options(kind, name)
 
 
-def test_the_component_of_the_recipe_or_of_the_run_is_asked(lab: Path) -> None:
-    assert {*offered("trajgen train recipe=own.yaml sampler.")} == options("sampler", "beam")
-    assert {*offered("trajgen evaluate run=runs/mine sampler.")} == options("sampler", "top_k")
-    assert {*offered("trajgen evaluate run=runs/mine sampler=greedy sampler.")} == options("sampler", "greedy")
-    assert {*offered("trajgen train recipe=mage sampler.")} == options("sampler", "temperature")
-    assert offered("trajgen train recipe=own.yaml engine.stages.") == ["engine.stages.only."]
-    assert "engine.stages.only.steps=" in offered("trajgen train recipe=own.yaml engine.stages.only.")
+@pytest.mark.parametrize(
+    ("line", "component"),
+    [
+        ("trajgen train recipe=own.yaml", "beam"),
+        ("trajgen evaluate run=runs/mine", "top_k"),
+        ("trajgen evaluate run=runs/mine sampler=top_p", "top_p"),
+        ("trajgen train recipe=mage", "temperature"),
+    ],
+)
+def test_the_component_of_the_line_is_meant(line: str, component: str, offered: Offered) -> None:
+    assert keys(offered(f"{line} sampler.")) == options("sampler", component)
+
+
+def test_stages_are_those_of_the_recipe_and_damaged_files_offer_nothing(offered: Offered, lab: Path) -> None:
+    assert "engine.stages.only.steps=" in offered("trajgen train recipe=own.yaml engine.stages.")
     assert offered("trajgen train recipe=absent.yaml engine.stages.") == []
-    for spoilt in ("not a run", '{"format": 99}', "[" * 10**5):
-        (lab / "runs/mine/config.json").write_text(spoilt)
+    for text in ("not a run", '{"format": 99}', "[" * 10**5):
+        (lab / "runs/mine/config.json").write_text(text)
         assert offered("trajgen evaluate run=runs/mine sampler.") == []
 
 
-def test_values_that_are_few_are_offered() -> None:
-    assert offered("trajgen train engine.precision=b") == ["engine.precision=bfloat16"]
-    assert offered("trajgen evaluate evaluation.latency=") == ["evaluation.latency=false", "evaluation.latency=true"]
-    assert offered("trajgen sample device=") == ["device=auto", "device=cpu", "device=cuda"]
-    assert offered("trajgen export format=") == ["format=onnx", "format=torch_export"]
-    assert "what=[usage,plans" in offered("trajgen plot what=[usage,")
-    assert offered("trajgen train -m sampler=greedy,top_") == ["sampler=greedy,top_k", "sampler=greedy,top_p"]
-    assert offered("trajgen completion ") == sorted(SCRIPTS)
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train engine.precision=b", ["engine.precision=bfloat16"]),
+        ("evaluate evaluation.latency=", ["evaluation.latency=false", "evaluation.latency=true"]),
+        ("sample device=", ["device=auto", "device=cpu", "device=cuda"]),
+        ("export format=", ["format=onnx", "format=torch_export"]),
+        ("train -m sampler=greedy,top_", ["sampler=greedy,top_k", "sampler=greedy,top_p"]),
+        ("plot what=[usage,pl", ["what=[usage,plans"]),
+        ("train see", ["seed=", "seed=0"]),  # two, so that no blank follows the '='
+        ("train sampler=top_p sampler.p", ["sampler.p=", "sampler.p=VALUE"]),
+        ("plot out=", []),  # files, by the shell
+        ("plot run=", ["run=bin/", "run=empty/", "run=runs/", "run=runs/mine", "run=studies/"]),
+        ("video run=studies/widths/cells/w", ["run=studies/widths/cells/wide-s0"]),
+        ("report studies/", ["studies/widths"]),
+    ],
+)
+def test_values_are_offered(line: str, words: list[str], offered: Offered) -> None:
+    assert offered(f"trajgen {line}") == words
 
 
-def test_run_folders_are_offered(lab: Path) -> None:
-    assert offered("trajgen plot run=") == ["run=bin/", "run=empty/", "run=runs/", "run=runs/mine", "run=studies/"]
-    assert offered("trajgen video run=studies/widths/cells/w") == ["run=studies/widths/cells/wide-s0"]
-    assert {"runs/mine", "out=", "title="} <= {*offered("trajgen report ")}
-    assert offered("trajgen report studies/") == ["studies/widths"]
+@pytest.mark.parametrize("path", COMMANDS)
+def test_every_option_of_a_help_is_offered(path: str, offered: Offered, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*path.split(), "--help"])
+    text = capsys.readouterr().out
+    arguments = {"data make": "x ", "data get": "x ", "data import": "x ", "check": "prior/gru ", "new": "prior gru "}
+    words = keys(offered(f"trajgen {path} {arguments.get(path, '')}"))
+    for key, option in options_of(COMMANDS[path].options).items():
+        assert f"\n  {option.label}" in text and option.doc and key in words
+    assert max(map(len, text.splitlines())) <= 80 and "\n  Example: trajgen " in text
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "list"])  # which has no options
-def test_every_option_of_a_help_text_is_offered(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main([command, "--help"])
-    before = {"data": "make x ", "check": "prior/gru ", "new": "prior gru ", "bench": "train "}.get(command, "")
-    for option in re.findall(r"(?m)^  (\w+)=", capsys.readouterr().out):
-        assert option == "key" or f"{option}=" in offered(f"trajgen {command} {before}")
+@pytest.mark.parametrize(
+    ("line", "replies"),
+    [
+        ("trajgen tra", {"train"}),
+        ("trajgen train recipe=two", {"two_level"}),
+        ("trajgen train recipe=", {*recipe_files(), "own.yaml"}),
+        ("trajgen train sampler=top_p sampler.", {"sampler.p=", "sampler.temperature=", "sampler.guidance="}),
+        ("trajgen list sampler/gr", {"sampler/greedy"}),
+        ("trajgen evaluate run=runs/m", {"runs/mine"}),
+    ],
+)
+def test_bash_replaces_what_follows_the_equals_sign(line: str, replies: set[str]) -> None:
+    words = [part for word in line.split(" ") for part in word.replace("=", " = ").rstrip(" ").split(" ")]
+    script = [
+        'eval "$(_TRAJGEN_COMPLETE=source_bash trajgen)"',
+        "complete -p trajgen >&2",
+        f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}",
+        "_trajgen_completion trajgen; printf '%s\\n' \"${COMPREPLY[@]}\"",
+    ]
+    done = subprocess.run(["bash", "--norc", "-c", "\n".join(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "_trajgen_completion" in done.stderr
+    assert {*done.stdout.split()} == replies
+
+
+@pytest.mark.parametrize(
+    ("shell", "part"), [("bash", "complete -o default -F"), ("zsh", "#compdef trajgen"), ("fish", "--command trajgen")]
+)
+def test_the_library_writes_the_scripts(
+    shell: str, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_TRAJGEN_COMPLETE", f"source_{shell}")
+    main([])
+    assert part in capsys.readouterr().out
+
+
+def test_zsh_is_answered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_TRAJGEN_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "trajgen train recipe=two")
+    main([])
+    assert capsys.readouterr().out.strip() == "_arguments '*: :((\"recipe=two_level\"))'"
 
 
 @pytest.mark.parametrize("line", ["trajgen train sampler.", "trajgen evaluate run=", "trajgen bench train recipe="])
-def test_nothing_heavy_is_imported(line: str, lab: Path) -> None:
-    code = (
-        f"import sys; from trajgen.cli import main; main(['completion', 'words', {line!r}]); print('=', *sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert not HEAVY & {*done.stdout.rpartition("=")[2].split()} and done.stdout.count("\n") > 1
+def test_nothing_heavy_is_imported(line: str) -> None:
+    code = "import sys\ntry:\n import trajgen.__main__\n trajgen.cli.main()\nfinally: print('=', *sys.modules)"
+    environment = {"_TRAJGEN_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    environment |= {"_TYPER_COMPLETE_ARGS": line, **os.environ}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
+    assert not HEAVY & {*done.stdout.rpartition("=")[2].split()} and done.stdout.count("\n") > 1, done.stderr
 
 
-def test_a_shell_that_is_not_known_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["completion", "fsh"])
-    said = capsys.readouterr().err
-    assert "bash, zsh, fish" in said and "did you mean 'fish'" in said
-    main(["completion"])
-    assert "source <(trajgen completion bash)" in capsys.readouterr().out
-
-
-def shell(*command: str) -> list[str]:
-    """What a shell found, line by line; its answers are parted by that word."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split("parted\n")[:-1]
-
-
-def test_bash_is_told(lab: Path) -> None:
-    asked = [
-        f"COMP_LINE='{line}'; COMP_POINT={len(line)}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}\n"
-        "_trajgen; printf '%s\\n' \"${COMPREPLY[@]}\" parted"
-        for line, words in ASKED.items()
-    ]
-    found = shell(
-        "bash", "--norc", "-c", "\n".join(["source <(trajgen completion bash)", "complete -p trajgen", *asked])
-    )
-    found[0] = found[0].partition("\n")[2]  # how it is bound
-    for line, said in zip(ASKED, found, strict=True):
-        parts = {word.rpartition("=")[2] or word for word in WHOLE[line]}
-        expected = parts if "=" in ASKED[line][-2:] else WHOLE[line]
-        assert {*said.split()} == expected, line  # bash replaces what follows the '=' alone
-
-
-def test_zsh_is_told(lab: Path) -> None:
-    stubs = 'compdef() { :; }; compadd() { print -rl -- "${(P@)argv[-1]}"; }'
-    asked = [f"LBUFFER='{line}'; _trajgen; print parted" for line in ASKED]
-    found = shell("zsh", "-f", "-c", "\n".join([stubs, "source <(trajgen completion zsh)", *asked]))
-    assert [{*said.split()} for said in found] == [*WHOLE.values()]
-
-
-def test_fish_is_told(lab: Path) -> None:
-    asked = [f"complete -C '{line}'; echo parted" for line in ASKED]
-    found = shell("fish", "--no-config", "-c", "\n".join(["trajgen completion fish | source", *asked]))
-    assert [{*said.split()} for said in found] == [*WHOLE.values()]
+def test_the_options_of_pictures_are_those_of_their_requests() -> None:
+    assert select(PlotOptions(run=Path()), PlotRequest) == PlotRequest()
+    assert select(VideoOptions(run=Path()), VideoRequest) == VideoRequest()
+    assert options_of(PlotOptions)["what"].values == tuple(PICTURES)

@@ -2,62 +2,81 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
-if TYPE_CHECKING:
-    from trajgen.bench.request import BenchRequest
+import typer
 
-HELP = """trajgen bench decision|train|data [key=value …]
-
-  trajgen bench decision recipe=mage --against dt    one plan and its action, by each way of running it
-  trajgen bench train recipe=mage                    where the time of a training step goes, stage by stage
-  trajgen bench data data=pointmaze/umaze-dwell      reading a data set, and making batches of it
-
-  run=DIR                  decision: a trained run instead of recipe=…
-  --against dt             decision: transformers' DecisionTransformerModel of the same width, layers and heads
-  batch=[1,64]             decision and data: sizes that are timed
-  backends=[eager,onnx]    decision: all that this machine has if not given; also cuda_graph
-  repeats=200              steps or calls that are timed
-  threads=2                of the CPU; as many as torch takes if not given
-  out=FILE.json            the figures, with the machine and the date
-  key=value                any option of 'trajgen train'
-
-Times are in milliseconds: median, 95th percentile, and the distance between the quartiles (spread)."""
+from trajgen.cli.app import Words, app, command, group
+from trajgen.cli.overrides import COMPOSITION, read
 
 
-def bench(words: list[str]) -> None:
-    if not words or "--help" in words or "-h" in words:
-        print(HELP)
-        return
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """Options of every bench; the other words are those of ``trajgen train``."""
+
+    repeats: int = 200
+    """Steps or calls that are timed."""
+    threads: int | None = None
+    """Threads of the CPU; by default those of torch."""
+    out: Path | None = None
+    """FILE.json for the figures, the machine and the date."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataBenchOptions(BenchOptions):
+    """Options of ``trajgen bench data``."""
+
+    batch: tuple[int, ...] = (1, 64)
+    """Batch sizes that are timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionBenchOptions(DataBenchOptions):
+    """Options of ``trajgen bench decision``."""
+
+    run: Path | None = None
+    """Trained run, in place of recipe=NAME."""
+    backends: tuple[Literal["eager", "onnx", "cuda_graph"], ...] | None = None
+    """Backends; by default those that this machine has."""
+
+
+bench = group("Time decisions, training steps and data on this machine.")
+app.add_typer(bench, name="bench")
+
+
+@command("bench decision", DecisionBenchOptions, "bench decision --against dt", groups=COMPOSITION, to=bench)
+def decision(
+    words: Words,
+    against: Annotated[
+        Literal["dt"] | None,
+        typer.Option("--against", help="Time transformers' DecisionTransformerModel of the same size too."),
+    ] = None,
+) -> None:
+    """Time one plan and its action, by each backend."""
+    _run("decision", words, DecisionBenchOptions, *(["--against", against] if against else []), against=against)
+
+
+@command("bench train", BenchOptions, "bench train recipe=mage", groups=COMPOSITION, to=bench)
+def train(words: Words) -> None:
+    """Time the parts of a training step, stage by stage."""
+    _run("train", words, BenchOptions)
+
+
+@command("bench data", DataBenchOptions, "bench data data=pointmaze/umaze-dwell", groups=COMPOSITION, to=bench)
+def data(words: Words) -> None:
+    """Time how a data set is loaded and batches are made."""
+    _run("data", words, DataBenchOptions)
+
+
+def _run(kind: str, words: list[str], cls: Any, *flags: str, **values: Any) -> None:
+    options, overrides = read(words, cls)
     from rich.console import Console
 
-    from trajgen.bench.request import bench
-
-    bench(words[0], read(words[1:], "trajgen bench " + " ".join(words)), Console())
-
-
-def read(words: list[str], command: str = "") -> BenchRequest:
-    """The request that the words make; those that are no option of a bench are options of the recipe.
-
-    Raises:
-        ConfigError: for a value that does not fit.
-    """
     from trajgen.bench.request import BenchRequest
-    from trajgen.cli.words import key_values
-    from trajgen.core.options import convert
-    from trajgen.export.backends import Backend
+    from trajgen.bench.request import bench as run
 
-    words, values = list(words), dict[str, Any](command=command)
-    if "--against" in words:
-        index = words.index("--against")
-        values["against"] = words[index + 1] if index + 1 < len(words) else ""
-        del words[index : index + 2]
-    types: dict[str, Any] = {"run": str, "batch": tuple[int, ...], "backends": tuple[Backend, ...], "repeats": int}
-    types |= {"threads": int, "out": str}
-    options = {key: word for word in words if (key := word.partition("=")[0]) in types}
-    for key, word in options.items():
-        values[key] = convert(key_values([word])[key], types[key], key)
-    if "out" in values:
-        values["out"] = Path(values["out"])
-    return BenchRequest(overrides=[word for word in words if word not in options.values()], **values)
+    line = shlex.join(["trajgen", "bench", kind, *words, *flags])
+    run(kind, BenchRequest(overrides=overrides, command=line, **vars(options), **values), Console())

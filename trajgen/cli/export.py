@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from trajgen.cli.acting import run_arguments
-from trajgen.cli.words import key_values
-from trajgen.core.errors import ConfigError
-
-HELP = """trajgen export run=DIR [format=onnx] [key=value …]
-
-  format=onnx              for ONNX Runtime (pip install 'trajgen[onnx]'); format=torch_export for torch
-  batch=1                  episodes that are played in step
-  out=DIR                  a new folder; exported/FORMAT in the run folder if not given
-  sampler=greedy           as for 'trajgen evaluate': what is followed is part of the export
-  imports=[my_lab.parts]
-
-The folder holds plan and act (the programs), policy.json, and policy.py: class Policy with reset, act and
-observe, which needs numpy and onnxruntime (or torch) alone. The same noise gives the same actions as
-trajgen.load_policy."""
+from trajgen.cli.app import Words, command
+from trajgen.cli.evaluate import ACTING, RunOptions, read_run
 
 
-def export(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        print(HELP)
-        return
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(RunOptions):
+    """Options of ``trajgen export``."""
+
+    format: Literal["onnx", "torch_export"] = "onnx"
+    """onnx for ONNX Runtime (pip install 'trajgen[onnx]'), torch_export for torch."""
+    batch: int = 1
+    """Episodes that are played in parallel."""
+    out: Path | None = None
+    """New folder; by default exported/FORMAT in the run folder."""
+
+
+@command("export", ExportOptions, "export run=runs/mage-umaze-dwell-s0 format=onnx", groups=ACTING)
+def export(words: Words) -> None:
+    """Write a policy that runs without trajgen.
+
+    The folder holds the programs plan and act, policy.json, and policy.py: a class Policy with reset, act and observe,
+    which needs numpy and onnxruntime (or torch) alone. The same noise gives the same actions as trajgen.load_policy.
+    """
+    options, overrides = read_run(words, ExportOptions)
     from rich.console import Console
 
     from trajgen import experiments
     from trajgen.export.package import export as write
 
-    values = key_values(words)
-    folder, _, imports = run_arguments(values)
-    form = str(values.pop("format", "onnx"))
-    batch = values.pop("batch", 1)
-    out = Path(str(values.pop("out", folder / "exported" / form)))
-    if not isinstance(batch, int):
-        raise ConfigError("A batch is a whole number.", expected="batch=1", got=f"batch={batch}", fix="batch=1")
-    policy = experiments.load_policy(folder, device="cpu", imports=imports, overrides=values)
+    out = options.out or options.run / "exported" / options.format
+    policy = experiments.load_policy(options.run, device="cpu", imports=options.imports, overrides=overrides)
     console = Console()
     with console.status("exporting"):
-        write(policy, out, format=form, batch=batch)
+        write(policy, out, format=options.format, batch=options.batch)
     for path in sorted(out.iterdir()):
         console.print(f"{path}  {path.stat().st_size / 1e6:.2f} MB", highlight=False)

@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from trajgen.cli.acting import run_arguments
-from trajgen.cli.words import key_values
-
-PLOT_HELP = """trajgen plot run=DIR [what=NAME] [key=value …]
-
-  what=learning            every loss of every stage over the steps
-  what=usage               the share of the codebook in use and its perplexity, scale by scale
-  what=plans               plans after each scale: over the map, or as curves with the data's range
-  what=control             target return against return achieved
-  what=attention           how much each scale attends to every other
-  'what=[usage,plans]'     several; all that apply if not given
-  seed=0                   of the first episode
-  plans=4                  plans drawn from one state
-  episodes=8               played for each target return; read for the attention
-  'returns=[10,30,50]'     target returns-to-go (discounted, the data's units); quantiles of the data's
-                           if not given
-  sampler=…, policy.…      as for 'trajgen evaluate'
-  device=auto
-  imports=[my_lab.parts]
-  out=DIR                  where the pictures are written: the run's plots/, where they are drawn anew, or,
-                           where an option is changed, a new folder plots/N in it
-
-Why a run cannot have a picture is printed in one line."""
+from trajgen.cli.app import Words, command
+from trajgen.cli.evaluate import ACTING, RunOptions, open_run, read_run
+from trajgen.cli.overrides import select
 
 
-def plot(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        print(PLOT_HELP)
-        return
-    from dataclasses import fields
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions(RunOptions):
+    """Options of ``trajgen plot``."""
 
+    what: Annotated[tuple[str, ...], "learning", "usage", "plans", "control", "attention"] = ()
+    """Pictures: learning (losses), usage (of the codebook), plans (after each scale), control (requested and achieved
+    return), attention (between scales); by default all that apply."""
+    seed: int = 0
+    """Seed of the first episode."""
+    plans: int = 4
+    """Plans drawn from one state."""
+    episodes: int = 8
+    """Episodes for each return, and for the attention."""
+    returns: tuple[float, ...] = ()
+    """Returns-to-go to condition on, discounted, in the units of the data; by default quantiles of the data's."""
+    out: Path | None = None
+    """Folder of the pictures; by default plots/ of the run or, where an option is changed, a new plots/N."""
+
+
+@command("plot", PlotOptions, "plot run=runs/mage-umaze-dwell-s0 what=[usage,plans]", groups=ACTING)
+def plot(words: Words) -> None:
+    """Draw pictures of a run: learning curves, codes, plans, returns, attention."""
+    options, overrides = read_run(words, PlotOptions)
     from rich.console import Console
 
-    from trajgen.core.options import structure
-    from trajgen.viz.plot import PlotRequest, plot
-    from trajgen.viz.run import open_run
+    from trajgen.viz.plot import PlotRequest
+    from trajgen.viz.plot import plot as draw
 
-    values = key_values(words)
-    out = values.pop("out", None)
-    options = {f.name: values.pop(f.name) for f in fields(PlotRequest) if f.name in values}
-    if isinstance(options.get("what"), str):
-        options["what"] = [options["what"]]
-    request = structure(PlotRequest, options, "")
-    folder, device, imports = run_arguments(values)
-    run = open_run(folder, device=device, imports=imports, overrides=values)
-    changed = bool(values) or bool({*options} - {"what"})
-    plot(run, None if out is None else Path(str(out)), request, Console(), changed=changed)
+    request, default = select(options, PlotRequest), PlotRequest()
+    changed = bool(overrides) or replace(request, what=()) != default
+    draw(open_run(options, overrides), options.out, request, Console(), changed=changed)

@@ -1,158 +1,193 @@
-"""``trajgen study``: a grid of variants over seeds, trained, evaluated and compared."""
+"""``trajgen study`` and ``trajgen search``: many trainings, scored and compared."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from trajgen.cli.app import Words, command
+from trajgen.cli.overrides import COMPOSITION, read, require_at_least
 from trajgen.core.errors import ConfigError, nearest
 
-AXES = ("axis", "evaluate")
-STUDY_HELP = """trajgen study [study=NAME] [axis=[…]] [key=value …]
 
-  study=NAME|FILE.yaml     see 'trajgen list studies'
-  task=NAME                of a study of several: study=paper_table task=adroit
-  'axis=[prior.depth=2,4]' an axis of its own: the values of an option, or overrides, a blank between those
-                           of one variant: 'axis=[schedule=unit, schedule=linear schedule.scales=3]';
-                           several axes make a grid, with the study's variants too
-  'evaluate=[sampler=greedy,sampler.temperature=1.0]'
-                           an axis of evaluations, which need no training of their own
-  reference=VARIANT        to which the others are compared (the first if not given)
-  seeds=[0,1,2]
-  equal=[steps,time]       compare at equal steps, at equal time of training, or both
-  out=DIR                  where everything is kept (studies/NAME if not given)
-  workers=N                cells at a time (one a core; one on a GPU)
-  probe=50                 steps of each stage that are timed for equal time
-  executor=NAME            inline, loky (processes), submitit (SLURM) or ray; the last two: executor.KEY=VALUE
-  key=value                any option of 'trajgen train', for all variants: engine.budget=0.1, device=cpu, …
+@dataclass(frozen=True, kw_only=True)
+class ManyOptions:
+    """Options of the commands that train many runs."""
 
-The same command goes on where it was stopped: finished cells are kept, failed ones are tried again.
-The folder holds table.md, plot.png, results.json, commands.sh (each cell's commands), study.json (what was
-asked), cells/ (a run folder each) and jobs/ (what each cell said)."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the trainings, as [0,1,2]."""
+    out: Path | None = None
+    """Folder of everything; by default studies/NAME."""
+    workers: int | None = None
+    """Trainings at a time; by default one a core, and one on a GPU."""
+    executor: Annotated[str | None, "inline", "loky", "submitit", "ray"] = None
+    """inline, loky (processes), submitit (SLURM) or ray; executor.KEY=VALUE sets an option of the last two."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, workers=self.workers)
 
 
-def study(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        print(STUDY_HELP)
-        return
-    axes = [word.partition("=")[::2] for word in words if word.partition("=")[0] in AXES]
-    others = [word for word in words if word.partition("=")[0] not in AXES]
-    own, base = sorted_words(others, ("study", "task", "reference", "seeds", "equal", "out", "workers", "probe"))
-    from trajgen.experiments.executors import read_executor_words
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(ManyOptions):
+    """Options of ``trajgen study``."""
 
-    executor, options, base = read_executor_words(base)
-    asked = _asked(own, axes, base)
+    study: str | None = None
+    """Shipped study, or a FILE.yaml; see 'trajgen list studies'."""
+    task: str | None = None
+    """Task of a study of several: study=paper_table task=adroit."""
+    axis: str | None = None
+    """Values of an option, 'axis=[prior.depth=2,4]', or overrides, with a blank between those of one variant:
+    'axis=[schedule=unit, schedule=linear schedule.scales=3]'. Several make a grid."""
+    evaluate: str | None = None
+    """Axis of evaluations, which need no training: 'evaluate=[sampler=greedy,sampler.temperature=1.0]'."""
+    reference: str | None = None
+    """Variant that the others are compared to; by default the first."""
+    equal: Annotated[tuple[str, ...], "steps", "time"] = ()
+    """Compare at equal steps, at equal time of training, or both."""
+    probe: int | None = None
+    """Steps of each stage that are timed for equal time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(1, probe=self.probe)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(ManyOptions):
+    """Options of ``trajgen search``."""
+
+    search: str | None = None
+    """Shipped search, or a FILE.yaml; see 'trajgen list searches'."""
+    trials: int | None = None
+    """Number of trials; more can be added to a finished search."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(1, trials=self.trials)
+
+
+@command("study", StudyOptions, "study study=num_scales 'seeds=[0,1]' engine.budget=0.1", groups=COMPOSITION)
+def study(words: Words) -> None:
+    """Train and compare variants over seeds.
+
+    The same command continues where it was stopped: finished cells are kept, failed ones are tried again. The folder
+    holds table.md, plot.png, results.json, commands.sh, study.json, cells/ (a run folder each) and jobs/ (output).
+    """
+    options, settings, built = read_study_words(words)
     from rich.console import Console
 
     from trajgen import experiments
     from trajgen.experiments.study import PROBE
 
-    try:
+    with _resumable("study"):
         experiments.run_study(
-            asked,
+            built,
             Console(),
-            folder=Path(own["out"]) if "out" in own else None,
-            workers=number("workers", own["workers"]) if "workers" in own else None,
-            probe=number("probe", own["probe"]) if "probe" in own else PROBE,
-            executor=executor,
-            executor_options=options,
+            folder=options.out,
+            workers=options.workers,
+            probe=options.probe or PROBE,
+            executor=options.executor,
+            executor_options=settings,
             command=shlex.join(["trajgen", "study", *words]),
         )
-    except KeyboardInterrupt:
-        print("The study was stopped; the same command goes on with it.", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
-def sorted_words(words: list[str], keys: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
-    """The values of a command's own keys, and the rest."""
-    own: dict[str, str] = {}
-    base: list[str] = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals and not word.startswith("~"):
-            name = keys[0]
-            fix = f"{name}=NAME, for a shipped {name}"
-            raise ConfigError("Options are written key=value.", expected="key=value", got=word, fix=fix)
-        if key in keys:
-            own[key] = value
-        else:
-            base.append(word)
-    return own, base
+@command("search", SearchOptions, "search search=mage trials=20 engine.budget=0.1", groups=COMPOSITION)
+def search(words: Words) -> None:
+    """Train and compare what Optuna proposes.
 
+    The objective is the ratio to the controller, or the return where there is none, on tuning episodes, which are never
+    those that are reported (evaluation.seed=10000 by default). The first trial is the base itself. The same command
+    continues where it was stopped.
+    """
+    options, rest = read(words, SearchOptions)
+    path = _file("search", options.search)
+    settings, base = _executor_settings(rest)
+    from rich.console import Console
 
-def _asked(own: dict[str, str], axes: list[tuple[str, str]], base: list[str]) -> Any:
-    """The study that the words ask for."""
-    from trajgen.experiments.definition import Study, grid, grid_name, read_axis
+    from trajgen import experiments
+    from trajgen.experiments.search import read_search
 
-    parts = [read_axis(text, evaluate=key == "evaluate") for key, text in axes]
-    changes: dict[str, Any] = {}
-    if "seeds" in own:
-        changes["seeds"] = seeds_of(own["seeds"])
-    if "equal" in own:
-        changes["equal"] = tuple(_items(own["equal"]))
-    if "study" in own:
-        asked = _find(own["study"], own.get("task"))
-        if parts:
-            together = grid([asked.variants, *parts])
-            first = [asked.reference, *(next(iter(part)) for part in parts)]
-            asked = replace(asked, variants=together, reference=", ".join(first))
-    elif parts:
-        asked = Study(name=grid_name(parts), variants=grid(parts))
-    else:
-        from trajgen.config import study_files
-
-        raise ConfigError(
-            "Which study?",
-            expected=", ".join(study_files()),
-            got="neither study=… nor axis=[…]",
-            fix="study=num_scales, or an axis of your own: 'axis=[prior.depth=2,4]'",
+    changes: dict[str, Any] = {"trials": options.trials, "seeds": options.seeds}
+    with _resumable("search"):
+        experiments.run_search(
+            replace(read_search(path).with_overrides(base), **{key: value for key, value in changes.items() if value}),
+            Console(),
+            folder=options.out,
+            workers=options.workers,
+            executor=options.executor,
+            executor_options=settings,
+            command=shlex.join(["trajgen", "search", *words]),
         )
-    if "reference" in own:
-        changes["reference"] = own["reference"]
-    return replace(asked, **changes).with_overrides(base)
 
 
-def _find(name: str, task: str | None) -> Any:
-    from trajgen.config import study_files
-    from trajgen.experiments.definition import read_study
+def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any], Any]:
+    """The options of a study, the settings of its executor, and the study itself.
 
-    files = study_files()
-    if name.endswith((".yaml", ".yml")):
-        return read_study(Path(name), task)
+    Raises:
+        ConfigError: for a word that does not fit, an unknown study, or neither a study nor an axis.
+    """
+    texts = [word.partition("=")[::2] for word in words if word.startswith(("axis=", "evaluate="))]
+    options, rest = read(words, StudyOptions)
+    if options.study is None and not texts:
+        raise ConfigError(
+            "A study needs study=NAME or an axis.", expected=", ".join(_files("study")), fix="study=num_scales"
+        )
+    path = _file("study", options.study) if options.study is not None else None
+    from trajgen.experiments.definition import Study, grid, grid_name, read_axis, read_study
+
+    settings, base = _executor_settings(rest)
+
+    axes = [read_axis(text, evaluate=key == "evaluate") for key, text in texts]
+    changes: dict[str, Any] = {"seeds": options.seeds, "equal": options.equal, "reference": options.reference}
+    if path is None:
+        built = Study(name=grid_name(axes), variants=grid(axes))
+    else:
+        built = read_study(path, options.task)
+        if axes:
+            reference = ", ".join([built.reference, *(next(iter(axis)) for axis in axes)])
+            built = replace(built, variants=grid([built.variants, *axes]), reference=reference)
+    built = replace(built, **{key: value for key, value in changes.items() if value})
+    return options, settings, built.with_overrides(base)
+
+
+def _executor_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of ``executor.KEY=VALUE``, and the other words."""
+    from trajgen.experiments.executors import read_executor_words
+
+    _, settings, rest = read_executor_words(words)
+    return settings, rest
+
+
+def _files(what: str) -> dict[str, Path]:
+    from trajgen import config
+
+    return config.study_files() if what == "study" else config.search_files()
+
+
+def _file(what: str, name: str | None) -> Path:
+    """The file of a study or a search that is shipped, or of one's own."""
+    if name is not None and name.endswith((".yaml", ".yml")):
+        return Path(name)
+    files = _files(what)
     if name not in files:
         raise ConfigError(
-            f"There is no study '{name}'.",
+            f"There is no {what} '{name}'." if name else f"The command needs {what}=NAME.",
             expected=", ".join(files),
-            got=f"study={name}",
-            fix=f"{nearest(name, files)} A path to a .yaml file of your own works too.",
+            fix=f"{nearest(name or '', files)} A path to a .yaml file works too.",
         )
-    return read_study(files[name], task)
+    return files[name]
 
 
-def _items(text: str) -> list[str]:
-    return [item.strip(" '\"") for item in text.strip().removeprefix("[").removesuffix("]").split(",") if item.strip()]
-
-
-def seeds_of(text: str) -> tuple[int, ...]:
-    """The seeds of ``[0,1,2]``."""
-    items = _items(text)
-    if not all(item.isdecimal() for item in items):
-        raise ConfigError(
-            "Seeds are different whole numbers from 0 on, at least one.",
-            expected="seeds=[0,1,2]",
-            got=f"seeds={text}",
-            fix="name each seed once",
-        )
-    return tuple(int(item) for item in items)
-
-
-def number(key: str, text: str) -> int:
-    """A whole number from 1 on, as the value of ``key``."""
-    if not text.isdecimal() or not int(text):
-        raise ConfigError(
-            f"'{key}' is a whole number, at least 1.", expected=f"{key}=2", got=f"{key}={text}", fix="or leave it out"
-        )
-    return int(text)
+@contextmanager
+def _resumable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"The {what} was stopped; the same command continues it.", file=sys.stderr)
+        raise SystemExit(130) from None

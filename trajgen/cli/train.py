@@ -2,38 +2,88 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
+
+from trajgen.cli.app import Words, command
+from trajgen.cli.overrides import COMPOSITION, bare_word, options_of
 from trajgen.core.errors import ConfigError, TrajgenError
 
-TRAIN_HELP = """trajgen train [recipe=NAME] [data=NAME] [KIND=NAME] [key=value …]
-
-  recipe=NAME|FILE.yaml    see 'trajgen list recipes'
-  data=NAME|FILE.yaml      see 'trajgen list data'
-  engine.budget=2          twice the steps of every stage
-  run_dir=DIR              where the run is kept (runs/RECIPE-DATA-sSEED if not given)
-  resume=true              go on with an interrupted run
-  device=cpu|cuda|auto
-  imports=[my_lab.parts]   own modules that register components
-
-  -m seed=0,1,2            a run for each value, one after the other, and a table of them;
-                           hydra/launcher=joblib or submitit_slurm runs several at a time
-
-Hydra composes: '--cfg job' prints the whole configuration, '--hydra-help' says more."""
+PLAIN_PATH = re.compile(r"""['"].*|[\w/.:~,+%$@|{} -]*""", re.ASCII)
+"""What Hydra's grammar reads as it stands, with a list of paths for a sweep."""
 
 
-def train(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        print(TRAIN_HELP)
-        return
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What the help of ``trajgen train`` shows first; Hydra reads the words."""
+
+    recipe: str = "mage"
+    """Recipe, or a FILE.yaml; see 'trajgen list recipes'."""
+    data: str = "pointmaze/umaze-dwell"
+    """Data preset, or a FILE.yaml; see 'trajgen list data'."""
+    seed: int = 0
+    """Seed of the training."""
+    device: Annotated[str, "auto", "cpu", "cuda"] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    run_dir: Path | None = None
+    """Run folder; by default runs/RECIPE-DATA-sSEED."""
+    resume: bool = False
+    """Continue an interrupted run."""
+    imports: tuple[str, ...] = ()
+    """Modules that register own components."""
+
+
+@command("train", TrainOptions, "train recipe=mage engine.budget=2 tokenizer.codebook_size=256", groups=COMPOSITION)
+def train(
+    words: Words,
+    multirun: Annotated[
+        bool, typer.Option("-m", "--multirun", help="Train every combination of values, as in seed=0,1,2.")
+    ] = False,
+    cfg: Annotated[
+        Literal["job", "hydra", "all"] | None, typer.Option("--cfg", "-c", help="Print the configuration and exit.")
+    ] = None,
+    config_dir: Annotated[
+        Path | None, typer.Option("--config-dir", metavar="DIR", help="Folder of recipes and data of your own.")
+    ] = None,
+    info: Annotated[
+        str | None, typer.Option("--info", metavar="WHAT", help="What Hydra knows: all, defaults, searchpath, …")
+    ] = None,
+    hydra_help: Annotated[bool, typer.Option("--hydra-help", help="Hydra's own help.")] = False,
+) -> None:
+    """Make data, train, evaluate and draw.
+
+    With -m, hydra/launcher=joblib or submitit_slurm runs several trainings at a time.
+    """
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise bare_word(word, options_of(TrainOptions))
+    words = [word if word.partition("=")[0] != "run_dir" else quoted(word) for word in words]
+    flags = {"--cfg": cfg, "--config-dir": config_dir and str(config_dir), "--info": info}
+    given = [word for flag, value in flags.items() if value for word in (flag, value)]
+    run([*["--multirun"] * multirun, *["--hydra-help"] * hydra_help, *given, *words])
+
+
+def quoted(word: str) -> str:
+    """A path as Hydra takes it whatever its letters; one in quotes is left alone."""
+    key, _, path = word.partition("=")
+    if PLAIN_PATH.fullmatch(path):
+        return word
+    return f"{key}='{path.replace(chr(39), chr(92) + chr(39))}'"
+
+
+def run(words: list[str]) -> None:
+    """Trains what the words compose; Hydra takes over where a flag is its own."""
     from trajgen import config
 
-    with _one_of_many("-m" in words or "--multirun" in words):
+    with _one_of_many("--multirun" in words):
         if config.is_for_hydra(words):
             config.hydra_run(words)
         _train_one(config.compose(words), config.absolute_paths(words))

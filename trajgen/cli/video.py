@@ -2,42 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from trajgen.cli.acting import run_arguments
-from trajgen.cli.words import key_values
-
-VIDEO_HELP = """trajgen video run=DIR [key=value …]
-
-  seed=0                   of the episode
-  steps=200                the most steps that are played; the whole episode if not given
-  every=4                  steps of the episode from one frame to the next
-  rate=15                  frames per second
-  sampler=…, policy.…      as for 'trajgen evaluate'
-  device=auto
-  imports=[my_lab.parts]
-  out=FILE.gif|FILE.mp4    videos/episode_SEED-N.gif in the run folder if not given
-
-Mazes are drawn from above. Other environments render themselves, for which MuJoCo needs OpenGL (MUJOCO_GL=egl or
-osmesa without a display); the plan stands beside them. An MP4 needs pip install 'trajgen[video]'."""
+from trajgen.cli.app import Words, command
+from trajgen.cli.evaluate import ACTING, RunOptions, open_run, read_run
+from trajgen.cli.overrides import select
 
 
-def video(words: list[str]) -> None:
-    if "--help" in words or "-h" in words:
-        print(VIDEO_HELP)
-        return
-    from dataclasses import fields
+@dataclass(frozen=True, kw_only=True)
+class VideoOptions(RunOptions):
+    """Options of ``trajgen video``."""
 
+    seed: int = 0
+    """Seed of the episode."""
+    steps: int | None = None
+    """Most steps that are played; by default the whole episode."""
+    every: int = 4
+    """Steps of the episode from one frame to the next."""
+    rate: float = 15.0
+    """Frames per second, at most 50."""
+    out: Path | None = None
+    """File, .gif or .mp4; by default a new videos/episode_SEED-N.gif in the run folder."""
+
+
+@command("video", VideoOptions, "video run=runs/mage-umaze-dwell-s0 seed=3 steps=200", groups=ACTING)
+def video(words: Words) -> None:
+    """Film an episode of a run, with the plan drawn in.
+
+    Mazes are drawn from above. Other environments are rendered by MuJoCo, which needs OpenGL (MUJOCO_GL=egl or osmesa
+    without a display). MP4 needs pip install 'trajgen[video]'.
+    """
+    options, overrides = read_run(words, VideoOptions)
     from rich.console import Console
 
-    from trajgen.core.options import structure
     from trajgen.viz.film import VideoRequest, make_video
-    from trajgen.viz.run import open_run
 
-    values = key_values(words)
-    out = values.pop("out", None)
-    options = {f.name: values.pop(f.name) for f in fields(VideoRequest) if f.name in values}
-    request = structure(VideoRequest, options, "")
-    folder, device, imports = run_arguments(values)
-    run = open_run(folder, device=device, imports=imports, overrides=values)
-    make_video(run, None if out is None else Path(str(out)), request, Console())
+    make_video(open_run(options, overrides), options.out, select(options, VideoRequest), Console())

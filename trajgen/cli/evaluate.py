@@ -1,0 +1,118 @@
+"""``trajgen evaluate`` and ``trajgen sample``, and how a command opens a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from trajgen.cli.app import Words, command
+from trajgen.cli.overrides import COMPOSITION, parse, read
+from trajgen.core.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from trajgen.viz.run import Run
+
+ACTING = ("sampler", "return_target", "policy", "evaluation")
+"""The groups of options that help and completion name for a trained run; the others are accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of every command that takes a run folder."""
+
+    run: Path
+    """Run folder."""
+    device: Annotated[str, "auto", "cpu", "cuda"] = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    imports: tuple[str, ...] = ()
+    """Modules that register own components."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(RunOptions):
+    """Options of ``trajgen evaluate``."""
+
+    out: Path | None = None
+    """Folder of evaluation.json, plots/ and summary.md; by default the run folder or, where an option is changed, a
+    new folder evaluations/N in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(RunOptions):
+    """Options of ``trajgen sample``."""
+
+    seed: int = 0
+    """Seed of the episode whose first state and goal are planned for."""
+    state: tuple[float, ...] | None = None
+    """Another state to plan from."""
+    goal: tuple[float, ...] | None = None
+    """Another goal."""
+    return_: float | None = None
+    """Return-to-go to condition on, discounted, in the units of the data; by default that of the return target."""
+    plans: int = 8
+    """Number of plans."""
+
+
+R = TypeVar("R", bound=RunOptions)
+
+
+def read_run(words: Iterable[str], cls: type[R]) -> tuple[R, dict[str, Any]]:
+    """The options of a command that takes a run, and its overrides of the run's configuration.
+
+    Raises:
+        ConfigError: if there is no such folder, or a word does not fit.
+    """
+    options, rest = read(words, cls, COMPOSITION)
+    folder = options.run
+    if not folder.is_dir():
+        siblings = [path.name for path in folder.parent.glob("*/")]
+        fix = nearest(folder.name, siblings) if siblings else "train first: trajgen train recipe=mage"
+        raise ConfigError(f"There is no such run folder: {folder}.", fix=fix)
+    return options, parse(rest)
+
+
+def open_run(options: RunOptions, overrides: dict[str, Any]) -> Run:
+    """A run for its pictures; its policy, environment and data are loaded when they are first used.
+
+    Raises:
+        CheckpointError: if the folder is not that of a run.
+    """
+    from trajgen.viz.run import open_run
+
+    return open_run(options.run, device=options.device, imports=options.imports, overrides=overrides)
+
+
+@command("evaluate", EvaluateOptions, "evaluate run=runs/mage-umaze-dwell-s0 sampler=greedy", groups=ACTING)
+def evaluate(words: Words) -> None:
+    """Play episodes with a trained run, score and draw them."""
+    options, overrides = read_run(words, EvaluateOptions)
+    from rich.console import Console
+
+    from trajgen import experiments
+
+    experiments.evaluate(
+        options.run,
+        Console(),
+        device=options.device,
+        imports=options.imports,
+        overrides=overrides,
+        out=options.out,
+    )
+
+
+@command("sample", SampleOptions, "sample run=runs/mage-umaze-dwell-s0 plans=4", groups=ACTING)
+def sample(words: Words) -> None:
+    """Draw the plans of a run for one state, scale by scale."""
+    options, overrides = read_run(words, SampleOptions)
+    from rich.console import Console
+
+    from trajgen import experiments
+
+    request = experiments.SampleRequest(
+        seed=options.seed, state=options.state, goal=options.goal, returns=options.return_, plans=options.plans
+    )
+    experiments.sample(
+        options.run, Console(), request, device=options.device, imports=options.imports, overrides=overrides
+    )

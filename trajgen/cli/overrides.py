@@ -1,0 +1,183 @@
+"""``key=value`` words: the options of a command as a dataclass, and the rest as overrides of a composition."""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from collections.abc import Collection, Hashable, Iterable
+from dataclasses import MISSING, dataclass, fields
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.options import convert, nested
+from trajgen.core.registry import KINDS, names
+
+T = TypeVar("T", bound=Hashable)
+COMPOSITION = (*KINDS, "data", "policy", "engine", "evaluation")
+"""Components and the groups of options beside them."""
+PLACEHOLDERS = {Path: "PATH", int: "N", float: "X", str: "TEXT", tuple: "[A,B]"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a command.
+
+    Args:
+        label: with its default or a placeholder, as ``seed=0`` or ``out=PATH``.
+        doc: the docstring below its field.
+        field: name of the field; it ends in an underscore where Python reserves the option's name.
+        hint: its annotation.
+        values: those that its annotation names: of a Literal, of a bool, or suggested by ``Annotated``.
+        is_required: whether it has no default.
+    """
+
+    label: str
+    doc: str
+    field: str
+    hint: Any
+    values: tuple[str, ...]
+    is_required: bool
+
+
+@cache
+def options_of(cls: Any) -> dict[str, Option]:
+    """The options of a dataclass by the name that is typed."""
+    docs = {name: doc for base in reversed(cls.__mro__[:-1]) for name, doc in _docs(base).items()}
+    hints, options = get_type_hints(cls, include_extras=True), {}
+    for field in fields(cls):
+        name, hint = field.name.rstrip("_"), hints[field.name]
+        suggested = getattr(hint, "__metadata__", ())
+        hint = hint.__origin__ if suggested else hint
+        types = _alternatives(hint)
+        literals = tuple(value for each in types if get_origin(each) is Literal for value in get_args(each))
+        default, kind = field.default, types[0]
+        if default is MISSING or default is None:
+            text = PLACEHOLDERS.get(get_origin(kind) or kind, "VALUE")
+        else:
+            text = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
+        doc = docs.get(field.name, "") + (f" One of {', '.join(literals)}." if literals else "")
+        values = ("true", "false") if hint is bool else suggested or literals
+        options[name] = Option(f"{name}={text}", doc, field.name, hint, values, default is MISSING)
+    return options
+
+
+def read(words: Iterable[str], cls: type[T], groups: Collection[str] | None = None) -> tuple[T, list[str]]:
+    """Takes the options of a command out of its words.
+
+    Paths and texts are taken as they stand after the first ``=``; other values are YAML. One value is a list of one.
+
+    Args:
+        words: of the command line.
+        cls: dataclass of the options.
+        groups: first parts of the keys of other words; None where Hydra reads those.
+
+    Returns:
+        The options, and the other words.
+
+    Raises:
+        ConfigError: for a word that is not ``key=value``, an unknown or missing option, or a value that does not fit.
+    """
+    options, values, rest = options_of(cls), dict[str, Any](), list[str]()
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and key in options:
+            values[options[key].field] = _value(word, options[key].hint)
+        elif not key or not (equals or (groups is None and word.startswith("~"))):
+            raise bare_word(word, options)
+        elif groups is None or key.partition(".")[0] in groups:
+            rest.append(word)
+        else:
+            allowed = [*options, *groups]
+            raise ConfigError(f"Unknown option '{key}'.", expected=", ".join(allowed), fix=nearest(key, allowed))
+    for key, option in options.items():
+        if option.is_required and option.field not in values:
+            raise ConfigError(f"The command needs {key}=….", fix=f"add {option.label}")
+    return cls(**values), rest
+
+
+def parse(words: Iterable[str]) -> dict[str, Any]:
+    """``a.b=1`` as ``{"a": {"b": 1}}``; a component named alone, ``sampler=greedy``, as ``{"name": "greedy"}``.
+
+    Raises:
+        ConfigError: for a word that is not ``key=value``, or whose value is not YAML.
+    """
+    pairs = []
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or not key:
+            raise bare_word(word, ())
+        pairs.append((key, _yaml(word)))
+    return nested(pairs)
+
+
+def select(options: Any, cls: type[T]) -> T:
+    """The request that a room takes, from the options of a command that have the names of its fields."""
+    return cls(**{field.name: getattr(options, field.name) for field in fields(cast(Any, cls))})
+
+
+def bare_word(word: str, options: Collection[str]) -> ConfigError:
+    """The error for a word without ``=``, with the option that it seems to be the value of."""
+    from trajgen import config
+
+    values: dict[str, Collection[str]] = {
+        "recipe": config.recipe_files(),
+        "data": config.data_files(),
+        "study": config.study_files(),
+        "search": config.search_files(),
+        "run": [word] if (Path(word) / "config.json").is_file() else [],
+    }
+    keys = [key for key in values if key in options and word in values[key]]
+    keys += [kind for kind in KINDS if word in names(kind)]
+    fix = f"{keys[0]}={word}" if keys else f"for example {next(iter(options), 'evaluation.episodes')}=…"
+    return ConfigError(f"Options are written key=value, not '{word}'.", fix=fix)
+
+
+def require_at_least(least: int, **values: int | None) -> None:
+    """Raises a `ConfigError` for a number below ``least``; None passes."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ConfigError(f"'{name}' is at least {least}.", got=f"{name}={value}", fix=f"{name}={least}")
+
+
+def _docs(cls: type) -> dict[str, str]:
+    """The docstrings below the fields of a class, read from the source of its module."""
+    tree = ast.parse(Path(str(sys.modules[cls.__module__].__file__)).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
+    return {
+        node.target.id: " ".join(str(below.value.value).split())
+        for node, below in pairwise(body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+    }
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) is UnionType else (hint,)
+
+
+def _value(word: str, hint: Any) -> Any:
+    key, _, text = word.partition("=")
+    types = _alternatives(hint)
+    if Path in types:
+        return Path(text)
+    is_list = any(get_origin(each) is tuple for each in types)
+    if str in types and not (is_list and text.startswith("[")):
+        return None if NoneType in types and text == "null" else text
+    value = _yaml(word)
+    if is_list and value is not None and not isinstance(value, list):
+        value = [value]
+    return convert(value, hint, key)
+
+
+def _yaml(word: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(word.partition("=")[2])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 5000 digits or brackets, or no such day
+        raise ConfigError(f"The value of '{word}' cannot be read.", fix="close every bracket and quote") from error
