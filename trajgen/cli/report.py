@@ -32,6 +32,9 @@ def report(words: Words) -> None:
     options, _ = read([word for word in words if not _is_folder(word)], ReportOptions, ())
     if not folders:
         raise ConfigError("Which runs?", fix="trajgen report runs/* for all runs")
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"There is no folder {folder}.", fix="trajgen report runs/* for all runs")
     from rich.console import Console
 
     from trajgen.experiments.run_folder import free_path
