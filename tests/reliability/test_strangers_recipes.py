@@ -78,7 +78,7 @@ TEXTS: list[Any] = [
 PRESET = (RECIPES / "data" / "pointmaze" / "umaze-dwell.yaml").read_text(encoding="utf-8")
 PRESETS: list[Any] = [
     pytest.param("data: !!python/object/apply:trap.run []\n", id="a call"),
-    pytest.param(PRESET.replace("data:\n", f"data:\n  env_id: '{SECRET}'\n"), id="the environment"),
+    pytest.param(PRESET.replace("data: {", f"data: {{env_id: '{SECRET}', "), id="the environment"),
     pytest.param(PRESET + HYDRA, id="a callback of Hydra's"),
 ]
 

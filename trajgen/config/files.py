@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         stat = path.stat()
         if not path.is_file():  # reading a FIFO or a device may never end
             raise _not_plain(path, "no regular file")
-        return dict(_read(path, stat.st_mtime_ns, stat.st_size))
+        return deepcopy(_read(path, stat.st_mtime_ns, stat.st_size))
     except OSError as error:
         raise ConfigError(
             "The file cannot be read.",
@@ -151,7 +152,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @lru_cache(256)
 def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
-    """The file as it was at a time, parsed once; the values are not changed by anybody."""
+    """The file as it was at a time, parsed once."""
     if size > LARGEST_FILE:
         raise _not_plain(path, f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
     try:

@@ -88,7 +88,7 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         f"Option '{where}' has the wrong type.",
         expected=describe(annotation),
         got=f"{where}={value!r}",
-        fix=f"{where}={new}" if (new := new_value(where, value)) else None,
+        fix=f"{where}={new}" if (new := new_value(where, value)) else f"leave {where} out for its default",
     )
 
 

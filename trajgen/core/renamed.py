@@ -38,7 +38,7 @@ OPTIONS = {
 VALUES = {
     ("data.goals", "desired"): "dataset",
     ("tokenizer", "fsq"): "multiscale tokenizer.quantizer=fsq",
-    ("tokenizer", "hierarchical_vq"): "multiscale_vq",
+    ("tokenizer", "hierarchical_vq"): "multiscale",
     ("tokenizer", "lfq"): "multiscale tokenizer.quantizer=lfq",
     ("tokenizer", "multiscale_vq"): "multiscale",
     ("tokenizer", "simvq"): "multiscale tokenizer.quantizer=simvq",
