@@ -36,12 +36,14 @@ class Quantizer(nn.Module, ABC):
         code_dim: C.
     """
 
-    initialized = True
-    """Whether the codes need no `initialize`."""
-
     def __init__(self, size: int, code_dim: int) -> None:
         super().__init__()
         self.size, self.code_dim = size, code_dim
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the codes need no `initialize`."""
+        return True
 
     @property
     @abstractmethod
@@ -101,9 +103,14 @@ class EMAVectorQuantizer(Quantizer):
         self.register_buffer("embed", torch.zeros(codebook_size, code_dim))
         self.register_buffer("embed_avg", torch.zeros(codebook_size, code_dim))
         self.register_buffer("cluster_size", torch.zeros(codebook_size))
-        self.initialized = False
-        self.register_load_state_dict_post_hook(_check_initialized)
+        self._initialized = False
         self._collected: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the codes have been counted; waits for the device only until they have."""
+        self._initialized = self._initialized or bool(self.cluster_size.any())
+        return self._initialized
 
     @property
     def codebook(self) -> Tensor:
@@ -123,7 +130,7 @@ class EMAVectorQuantizer(Quantizer):
         if x_all is not None:
             self._set_to_kmeans(x_all.flatten(0, 1))
         self._broadcast()
-        self.initialized = True
+        self._initialized = True
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -177,11 +184,6 @@ class EMAVectorQuantizer(Quantizer):
         if world_size() > 1:
             for buffer in self.buffers():
                 dist.broadcast(buffer, src=0)
-
-
-def _check_initialized(quantizer: Any, incompatible_keys: Any) -> None:
-    """After weights are loaded: a codebook is initialized if its codes have been counted."""
-    quantizer.initialized = bool(quantizer.get_buffer("cluster_size").any())
 
 
 class FSQQuantizer(Quantizer):
