@@ -32,6 +32,7 @@ PROTOCOLS: dict[str, type] = {
 }
 """What each kind that computes must have; a schedule is a `ScaleSchedule`."""
 TOLERANCE = 1e-4
+_ABSENT = object()
 
 
 def check_docstring(kind: str, name: str) -> None:
@@ -116,20 +117,14 @@ def missing_members(value: Any, protocol: type) -> list[str]:
                 missing += [] if callable(getattr(value, name, None)) else [f"{name}()"]
     for name, hint in typing.get_type_hints(protocol).items():
         attribute = getattr(value, name, _ABSENT)
+        concrete = hint if isinstance(hint, types.UnionType) else typing.get_origin(hint) or hint
         if hint in PROTOCOLS.values():  # a part, which has contracts of its own; a planner may act by a method
             missing += [] if callable(attribute) else [f"{name}()"]
         elif isinstance(hint, type) and Protocol in hint.__mro__:
             missing += [f"{name}.{member}" for member in missing_members(attribute, hint)]
-        elif not isinstance(attribute, hint if isinstance(hint, types.UnionType) else typing.get_origin(hint) or hint):
+        elif attribute is _ABSENT or (hint is not Any and not isinstance(attribute, concrete)):
             missing.append(f"{name}: {getattr(hint, '__name__', hint)}")
     return missing
-
-
-class _Absent:
-    """The type of an attribute that is absent: no type hint admits it."""
-
-
-_ABSENT = _Absent()
 
 
 def respond(fixture: Fixture, planner: Any, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
