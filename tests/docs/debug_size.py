@@ -26,7 +26,7 @@ def trains_and_acts(config: Config) -> None:
     torch.manual_seed(0)
     space = path_figure.space(config)
     planner: Any = build_planner(config, space)
-    config.engine.check_shares(planner.stages(), 1)
+    config.engine.check_batch_sizes(planner.stages(), 1)
     known = path_figure.windows(config, 16)
     trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained

@@ -66,7 +66,7 @@ class BenchRequest:
         """The configuration of the overrides, and its device."""
         from trajgen import experiments
         from trajgen.config import compose
-        from trajgen.engine.runtime import choose_device
+        from trajgen.engine.device import choose_device
 
         config = compose(list(self.overrides))
         experiments.prepare_imports(config.imports)

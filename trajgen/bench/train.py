@@ -15,9 +15,9 @@ from trajgen.bench.request import BenchRequest
 from trajgen.bench.timing import Timing, synchronize
 from trajgen.core.protocols import Source
 from trajgen.core.types import Batch, Stage
+from trajgen.engine.device import autocast, prefer_fast_matmul, seed_step
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
-from trajgen.engine.runtime import autocast, prefer_fast_matmul, seed_step
 from trajgen.viz.tables import Table
 
 if TYPE_CHECKING:

@@ -84,8 +84,8 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
         TrajgenError: as `trajgen.experiments.training.train`.
     """
     from trajgen.core.files import read_metrics
+    from trajgen.engine.device import choose_device
     from trajgen.engine.loop import Training
-    from trajgen.engine.runtime import choose_device
     from trajgen.experiments import prepare
 
     device = choose_device(config.device)
