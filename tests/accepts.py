@@ -16,7 +16,6 @@ from trajgen.testing.fixture import parse_changes
 
 OK = ""
 ROW = "schedule=unit"
-PYRAMID = "schedule=geometric"
 SINGLE = "schedule=single"
 TRANSFORMER = "prior=transformer"
 DIFFUSION = "prior=diffusion tokenizer=identity schedule=single"
@@ -29,8 +28,6 @@ EVERY_KIND = "recipe=mage, which has every kind"
 ACTIONS = "view.fields=[state,action]"
 ACTIONS_FIRST = "view.fields=[action,state]"
 ALL_FIELDS = "view.fields=[return,state,action]"
-
-LENGTH = "tokenizer.latent_length"
 
 SCHEDULES = ("explicit", "geometric", "linear", "single", "two_level", "unit")
 VALUES = "tokenizer=identity decoder=identity"
@@ -55,7 +52,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         {
             "bins": (ROW, ROW, ROW, IDENTITY, ROW, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
             "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, GREEDY),
-            "multiscale": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, LENGTH),
+            "multiscale": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, IDENTITY),
         },
     ),
     "conditioner": (("mage", "flat_ar", "bc", "mage conditioner.return_scales=1"), {"fields": (OK, OK, OK, OK)}),
@@ -123,7 +120,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
 
 MORE: dict[str, tuple[tuple[str, str], ...]] = {
     "tokenizer": tuple(
-        ("multiscale", f"mage schedule={schedule} tokenizer.quantizer={quantizer}")
+        ("multiscale", f"mage tokenizer.quantizer={quantizer} schedule={schedule}")
         for quantizer in ("fsq", "lfq", "simvq")
         for schedule in ("geometric", "unit")
     ),
@@ -140,7 +137,7 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 
 
 _ALL = "bc carp diffuser dt flat flat_ar hd hierarchy mage tap tt two_level"
-_PYRAMIDS = "carp flat hierarchy mage two_level"
+_QUANTIZED = "carp flat flat_ar hierarchy mage tap two_level"
 _AUTOREGRESSIVE = "carp flat flat_ar hierarchy mage tap tt two_level"
 _CONVOLUTIONAL = "carp diffuser flat flat_ar hd hierarchy mage tap two_level"
 _WITH_RETURNS = "flat flat_ar hierarchy mage tap tt two_level"
@@ -149,15 +146,11 @@ _LATENT = "carp diffuser flat flat_ar hd hierarchy mage tap tt two_level"
 RECIPES: dict[str, dict[str, str]] = {
     "view": {"fields": "flat flat_ar hierarchy mage two_level"},
     "schedule": {
-        **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _PYRAMIDS),
+        **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
-        "unit": "dt flat_ar tap tt",
+        "unit": f"dt {_AUTOREGRESSIVE}",
     },
-    "tokenizer": {
-        "bins": "tt",
-        "identity": "diffuser hd",
-        "multiscale": "carp flat flat_ar hierarchy mage tap two_level",
-    },
+    "tokenizer": {"bins": "tt", "identity": "diffuser hd", "multiscale": _QUANTIZED},
     "conditioner": {"fields": _ALL},
     "prior": {"diffusion": "", "gpt": "dt flat_ar tap tt", "transformer": f"dt {_AUTOREGRESSIVE}"},
     "decoder": {

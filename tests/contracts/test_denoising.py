@@ -325,7 +325,6 @@ def refusal(kind: str, parts: dict[str, Any], **options: Any) -> str:
     [
         ({"width": 16, "heads": 3}, "prior.heads=3"),
         ({"timesteps": 0}, "prior.timesteps=100"),
-        ({"beta_schedule": "cosine"}, "squaredcos_cap_v2"),
     ],
 )
 def test_options_of_the_prior_out_of_range_are_refused(options: dict[str, Any], cure: str) -> None:

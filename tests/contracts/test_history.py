@@ -304,7 +304,7 @@ def test_a_toy_task_is_learnt(
     planner = build(nodes, **swaps)
     stage = planner.stages()[-1]
     stage.begin(planner)
-    optimizer = torch.optim.Adam(stage.parameters, lr=lr)
+    optimizer = torch.optim.Adam(stage.trained, lr=lr)
     for step in range(400):
         optimizer.zero_grad()
         stage.loss(task(step))["total"].backward()

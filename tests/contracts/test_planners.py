@@ -84,7 +84,7 @@ def test_the_condition_loss_reaches_prior_and_adapters_through_the_sample(schedu
     left = {f"prior.{name}" for name, _ in planner.prior.named_parameters()} - names
     left = {name for name in left if "missing" not in name and not name.endswith("qkv.bias")}
     if schedule == "single":  # no code is read where there is no coarser scale
-        left -= names_of(planner, list(planner.prior.read.parameters()))
+        left -= names_of(planner, list(planner.prior.input_proj.parameters()))
     assert not left
     adapters = names_of(planner, planner.decoder.adapter_parameters())
     frozen = names_of(planner, [*planner.decoder.base_parameters(), *planner.tokenizer.parameters()])

@@ -13,7 +13,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
-from trajgen.return_targets import AMBITION
+from trajgen.return_targets import DEFAULT_TARGET
 
 FIRST = torch.nan
 """What remains at an episode's first plan."""
@@ -33,7 +33,7 @@ def make(name: str, *, goal_state: tuple[int, ...] = (1, 3), **options: Any) -> 
     return build("return_target", tiny.node("return_target", name, **options), **wiring)
 
 
-@pytest.mark.parametrize(("options", "expected"), [({"value": 30.0}, (30 - 10) / 4), ({}, AMBITION)])
+@pytest.mark.parametrize(("options", "expected"), [({"value": 30.0}, (30 - 10) / 4), ({}, DEFAULT_TARGET)])
 def test_a_constant_is_the_first_target_and_then_what_remains_of_it(options: dict[str, float], expected: float) -> None:
     target = make("constant", **options)
     assert target(torch.zeros(3, 4), None, torch.tensor([FIRST, 0.25, -1.0])).tolist() == [expected, 0.25, -1.0]

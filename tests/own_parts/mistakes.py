@@ -40,8 +40,6 @@ def mistake(kind: str, contract: str, *words: str) -> Callable[[Any], Any]:
 
 @mistake("view", "read() finds the fields again", "does not give the return", "slices")
 class ViewThatReadsElsewhere(FieldView):
-    """Reads one feature further."""
-
     def read(self, x: Tensor, field: str) -> Tensor | None:
         return x.roll(-1, -1)[..., self.slices[field]] if field in self.slices else None
 
@@ -53,8 +51,6 @@ def dividing(length: int, *, parts: int = 2) -> ScaleSchedule:
 
 
 class PyramidThatLooksAhead(ResidualPyramid):
-    """The teacher-forcing input of a scale is the scale itself."""
-
     def inputs(self, vectors: Tensor) -> Tensor:
         return vectors[:, self.schedule.lengths[0] :]
 
@@ -64,8 +60,6 @@ class PyramidThatLooksAhead(ResidualPyramid):
 
 
 class MultiscaleVQ(MultiscaleTokenizer):
-    """Multi-scale residual tokens."""
-
     def __init__(
         self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int, *, size: int = 12
     ) -> None:
@@ -74,8 +68,6 @@ class MultiscaleVQ(MultiscaleTokenizer):
 
 @mistake("tokenizer", "padding does not count in the loss", "batch.mask (B, T)")
 class TokenizerThatLearnsPadding(MultiscaleVQ):
-    """Counts all points."""
-
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
         return super().loss(replace(batch, mask=torch.ones_like(batch.mask)), x, decode)
 
@@ -86,8 +78,6 @@ class TokenizerThatLearnsPadding(MultiscaleVQ):
     "What scale 2 sees of the partial latent differs from its teacher-forcing input",
 )
 class TokenizerThatLooksAhead(MultiscaleVQ):
-    """Lets a scale see itself in training."""
-
     def __init__(self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int) -> None:
         super().__init__(schedule, features, horizon)
         self.layout = PyramidThatLooksAhead(self.schedule, 6, 4)
@@ -95,16 +85,12 @@ class TokenizerThatLooksAhead(MultiscaleVQ):
 
 @mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond cannot reach the prior")
 class TokenizerWithoutRelaxation(MultiscaleVQ):
-    """Takes weights for ids."""
-
     def vectors(self, codes: Tensor) -> Tensor:
         return super().vectors(codes.argmin(-1) if codes.is_floating_point() else codes)
 
 
 @mistake("conditioner", "what is withheld is not looked at", "A return that is withheld still changes the embedding")
 class ConditionerThatAlwaysTells(FieldConditioner):
-    """Does not look at whether the condition is given."""
-
     def forward(self, cond: Cond) -> Tensor:
         return super().forward(replace(cond, cond_mask=None))
 
@@ -116,8 +102,6 @@ class ConditionerThatAlwaysTells(FieldConditioner):
     "it must see what logits() sees",
 )
 class PriorThatForgets(TransformerPrior):
-    """Begins every step with an empty cache."""
-
     def step(self, x: Tensor | None, k: int, state: Any) -> Tensor:
         fresh = copy(state)
         fresh.cache = KeyValueCache(len(self.blocks))
@@ -126,8 +110,6 @@ class PriorThatForgets(TransformerPrior):
 
 @mistake("prior", "no scale sees the inputs of finer ones", "changes the predictions of coarser scales", "the mask")
 class PriorWithoutMask(TransformerPrior):
-    """Lets all tokens see all."""
-
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
         self.mask = None
         return super().logits(inputs, cond)
@@ -135,16 +117,12 @@ class PriorWithoutMask(TransformerPrior):
 
 @mistake("prior", "one step of training: a loss and a prediction", "(loss, prediction)", "got:      Tensor")
 class PriorOfTheOldKind(TransformerPrior):
-    """Returns the loss alone."""
-
     def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> Any:
         return super().forward(codes, inputs, cond)[0]
 
 
 @mistake("prior", "the condition reaches every scale", "The condition does not change the predictions of scale 1, 2, 3")
 class PriorThatIsDeaf(TransformerPrior):
-    """Looks at no condition."""
-
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
         return super().logits(inputs, cond.map(torch.zeros_like))
 
@@ -154,16 +132,12 @@ class PriorThatIsDeaf(TransformerPrior):
 
 @mistake("prior", "it learns in a few steps", "the sign of the loss")
 class PriorThatClimbs(TransformerPrior):
-    """Minimizes the likelihood."""
-
     def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
         return -super().loss(logits, codes)
 
 
 @mistake("prior", "it denoises at every noise level, in the shape of the codes", "should have the shape (B, L, C)")
 class DenoiserOfTheFirstToken(DiffusionPrior):
-    """Answers for one token."""
-
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return super().denoise(x, t, cond)[:, :1]
 
@@ -204,16 +178,12 @@ mistake("decoder", "gradients flow through it to the latent", "No gradient reach
 
 @mistake("decoder", "each weight is base or adapter", "embed.0.weight", "in neither list")
 class DecoderThatForgetsALayer(AdapterDecoder):
-    """Leaves the embedding out of both lists."""
-
     def adapter_parameters(self) -> list[nn.Parameter]:
         return [self.level_embed, *self.adapters.parameters()]
 
 
 @mistake("decoder", "adapters start without effect, and are left out of base()", "last layer starts at zero")
 class DecoderThatStartsGuided(AdapterDecoder):
-    """Its adapters matter from the first step."""
-
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
         return super().base(latent, cond)
 
@@ -224,8 +194,6 @@ class DecoderThatStartsGuided(AdapterDecoder):
 
 @mistake("action", "an action depends on its own state and offset alone", "The action at offset 1", "computed alone")
 class ActionByPlace(LatentInverseDynamics):
-    """Counts rows in place of offsets."""
-
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         return super().forward(plan, states, torch.arange(offsets.shape[1]).expand_as(offsets))
 
@@ -248,16 +216,12 @@ class SamplerThatKnowsBetter:
 
 @mistake("return_target", "one return for each state", "should have the shape (B,)", "got:      (6, 1)", "squeeze")
 class TargetWithAnAxisTooMany(QuantileTarget):
-    """Returns a column."""
-
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         return super().forward(state, goal, remaining).unsqueeze(-1)
 
 
 @mistake("planner", "a stage trains its own weights alone", "Stage 'prior' changes parts", "embed")
 class PlannerThatMovesItsCodes(LatentPlanner):
-    """Lets the codebook go on moving while the prior is trained."""
-
     def stages(self) -> list[Stage]:
         *first, prior, action = super().stages()
         return [*first, replace(prior, frozen=[], after_step=self.tokenizer.after_step), action]
@@ -269,8 +233,6 @@ class PlannerThatMovesItsCodes(LatentPlanner):
 
 @mistake("planner", "every weight is trained by a stage", "No stage trains these weights", "action.")
 class PlannerThatForgetsItsHead(LatentPlanner):
-    """Does not list the weights of the action head."""
-
     def stages(self) -> list[Stage]:
         *first, prior, action = super().stages()
         head = {id(p) for p in self.action.parameters()}
@@ -281,8 +243,6 @@ class PlannerThatForgetsItsHead(LatentPlanner):
     "decoder", "no hidden tensors: it moves to another device as a whole", "The tensor in 'scale'", "register_buffer"
 )
 class DecoderWithAHiddenTensor(PlainDecoder):
-    """Holds a tensor as an attribute."""
-
     def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, *, width: int = 8) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width=width)
         self.scale = torch.linspace(1, 2, features)
@@ -293,8 +253,6 @@ class DecoderWithAHiddenTensor(PlainDecoder):
 
 @mistake("decoder", "its state dict is complete", "once the state is loaded into a planner that is built anew")
 class DecoderOfThisProcess(PlainDecoder):
-    """Draws a number that no checkpoint keeps."""
-
     def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, *, width: int = 8) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width=width)
         self.gain = float(torch.rand(()))
@@ -305,8 +263,6 @@ class DecoderOfThisProcess(PlainDecoder):
 
 @mistake("action", "training reaches all of its weights", "network.0.weight", "no stage of training reaches it")
 class ActionThatDetaches(LatentInverseDynamics):
-    """Learns its last layer alone."""
-
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         hidden = self.network[:-1](plan.latent.flatten(1)).detach()
         actions = self.network[-1](hidden).unflatten(-1, (self.chunk, -1))
@@ -320,8 +276,6 @@ class ActionThatDetaches(LatentInverseDynamics):
     "mistakes.py:",
 )
 class TargetThatClimbs(QuantileTarget):
-    """Wants a gradient when acting."""
-
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         with torch.enable_grad():
             returns = super().forward(state.clone().requires_grad_(), goal, remaining)
@@ -331,8 +285,6 @@ class TargetThatClimbs(QuantileTarget):
 
 @mistake("action", "has what its kind promises", "expected: reads_trajectory: bool")
 class ActionWithoutAttribute(nn.Module):
-    """Lacks `reads_trajectory`."""
-
     def __init__(self, code_dim: int, latent_length: int, action_dim: int) -> None:
         super().__init__()
         self.network = nn.Linear(code_dim * latent_length, action_dim)
@@ -343,16 +295,12 @@ class ActionWithoutAttribute(nn.Module):
 
 @mistake("decoder", "it is built in a composition", "raises ValueError in __init__(): no room", "mistakes.py:")
 class DecoderThatCannotBeBuilt(PlainDecoder):
-    """Does not get past its first line."""
-
     def __init__(self, features: int, *, width: int = 8) -> None:
         raise ValueError("no room")
 
 
 @mistake("decoder", "it is built in a composition", "asks for widht before its '*', which nothing provides")
 class DecoderWithoutAStar(PlainDecoder):
-    """Forgot the star before its option."""
-
     def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, widht: int = 8) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width=widht)
 

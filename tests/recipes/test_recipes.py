@@ -157,15 +157,6 @@ def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
         assert refusal is None, f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(said)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_component_works_as_it_is_in_some_recipe(kind: str, composed: dict[str, Config]) -> None:
-    """Without following any advice: a component that began to refuse everything would fail here."""
-    for name in names(kind):
-        having = [c for c in composed.values() if c.components.get(kind, {}).get("name") == name]
-        swapped = (Composition.of(c).swapped(kind, spec(kind, name).defaults()) for c in composed.values())
-        assert any(works(each) is None for each in (*map(Composition.of, having), *swapped)), name
-
-
 @pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "return_target=constant"])
 def test_the_usual_swaps_work(swap: str) -> None:
     kind, _, name = swap.partition("=")

@@ -324,7 +324,7 @@ def weights_are_trained(fixture: Fixture) -> None:
         if stage.parameters:
             stage.begin(planner)
             stage.loss(fixture.batch(32))["total"].backward()
-            listed = {id(p) for p in stage.parameters}
+            listed = {id(p) for p in stage.trained}
             untrained = {name: p for name, p in untrained.items() if p.grad is None or id(p) not in listed}
     expected = respond(fixture, planner.eval(), fixture.batch()) if untrained else {}
     for name, p in untrained.items():  # an option may leave a weight unused, which does no harm

@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from trajgen.assemble import WindowShape, assemble
-from trajgen.config import merged, read_yaml, recipe_files
+from trajgen.config import merged, read_options, recipe_files
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space
@@ -28,7 +28,7 @@ HORIZON, STRIDE, CHUNK = 16, 3, 4
 
 SMALL: dict[str, Any] = {
     "latent_length": 4, "code_dim": 6, "codebook_size": 12, "width": 16, "depth": 2, "heads": 2, "bottleneck": 8,
-    "fourier_frequencies": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "levels": (3, 4), "num_bins": 8,
+    "fourier_frequencies": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "num_bins": 8,
     "timesteps": 10, "steps": 5, "expansions": 2,
 }  # fmt: skip
 """Sizes of options of these names, in any component where they are larger."""
@@ -302,7 +302,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
             expected=", ".join(recipes),
             fix=f"{nearest(recipe, recipes)} A path to a .yaml file of your own works too.",
         )
-    plain = deepcopy(read_yaml(recipes[recipe] if recipe in recipes else Path(recipe)))
+    plain = deepcopy(read_options("recipe", recipes.get(recipe, Path(recipe))))
     if not plain.get("planner"):
         raise ConfigError(f"The recipe {recipe} names no planner.", fix="planner: {name: latent}, as recipes/mage.yaml")
     return plain
@@ -311,8 +311,9 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
 def _small_sizes(node: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a component's node that `SMALL` reduces."""
     sizes: dict[str, Any] = {}
+    fixed = () if node.get("quantizer", "vq") == "vq" else ("code_dim", "codebook_size")  # refused by other quantizers
     for option, value in node.items():
-        size = SMALL.get(option)
+        size = None if option in fixed else SMALL.get(option)
         if type(value) is int and type(size) is int:
             sizes[option] = min(value, size)
         elif isinstance(value, (tuple, list)) and isinstance(size, tuple):

@@ -21,7 +21,7 @@ def stages(fixture: Fixture) -> None:
     for stage in trained:
         planner.zero_grad(set_to_none=True)
         stage.begin(planner)
-        listed = {id(p) for p in stage.parameters}
+        listed = {id(p) for p in stage.trained}
         before = _frozen_state(planner, listed)
         losses = stage.loss(batch)
         require_losses(losses)
@@ -55,7 +55,7 @@ def stages(fixture: Fixture) -> None:
 @contract("every weight is trained by a stage", "planner")
 def coverage(fixture: Fixture) -> None:
     planner = fixture.component
-    listed = {id(p) for stage in planner.stages() for p in stage.parameters}
+    listed = {id(p) for stage in planner.stages() for p in stage.trained}
     left = [name for name, p in planner.named_parameters() if id(p) not in listed]
     require(not left, "No stage trains these weights.", got=", ".join(left), look="stages()")
 
