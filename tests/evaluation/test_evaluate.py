@@ -106,7 +106,7 @@ def test_the_file_is_whole_and_has_no_nan(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "run" / "evaluation.json"
     write_evaluation(path, {"a": np.float32(1.5), "b": float("nan"), "c": (np.arange(2), np.bool_(True))})
     assert json.loads(path.read_text()) == {"a": 1.5, "b": None, "c": [[0, 1], True]}
-    monkeypatch.setattr(json, "dump", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("trajgen.core.files.flush", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         write_evaluation(path, {"a": 2})
     assert json.loads(path.read_text())["a"] == 1.5
