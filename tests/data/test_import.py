@@ -180,7 +180,7 @@ def test_a_set_without_an_environment_is_trained_on(
     from_path(formats.npz_folder(tmp_path), ImportOptions(id=ID))
     (tmp_path / "points.yaml").write_text(f"data: {{id: {ID}, horizon: 2, stride: 1, chunk: 2}}")
     main(["train", "recipe=bc", "data=points.yaml", "engine.budget=0.001", "device=cpu", "run_dir=here"])
-    assert "not evaluated: data.env_id=ID" in capsys.readouterr().out.replace("\n", " ")
+    assert "not evaluated: data.env_id=ID" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "here" / "checkpoints" / "final.safetensors").exists()
     with pytest.raises(SystemExit):
         main(["evaluate", "run=here"])

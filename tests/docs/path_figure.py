@@ -62,9 +62,8 @@ def shapes(config: Config) -> dict[str, Any]:
     tokenizer = planner.tokenizer
     with torch.no_grad():
         x = planner.view(batch)
-        codes = tokenizer.encode(x).codes
-        vectors = tokenizer.vectors(codes)
-        inputs = tokenizer.inputs(vectors)
+        encoding = tokenizer.encode(x)
+        codes, inputs = encoding.codes, encoding.inputs
         known = planner.prior.conditioner(cond)
         logits = planner.prior.logits(inputs, cond)
         plan = planner.plan(cond, torch.Generator().manual_seed(0))

@@ -34,15 +34,16 @@ MARKED = re.compile(r"(<!-- (\w+)(?::(\w+))? -->\n).*?(<!-- end -->)", re.DOTALL
 SHOWN = ("schedule", "tokenizer", "prior", "decoder", "sampler", "action", "planner")
 """The kinds in the table of recipes."""
 FOLLOWS = (property, cached_property)
-CALLED = {"ActionHead": "action"}
+CALLED = {"ActionHead": "action", "ReturnTarget": "return_target"}
 """What a protocol's object is called where it is called."""
 
 
 def protocol(name: str) -> str:
     """What a protocol asks for: its methods and attributes, each with the first paragraph of its docstring."""
     tree = ast.parse(inspect.getsource(protocols))
-    (found,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    rows = [f"| `{what}` | {said} |" for what, said in _members(found)]
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes]
+    rows = [f"| `{what}` | {said} |" for each in (*bases, name) for what, said in _members(classes[each])]
     return "\n".join(["| it has | which is |", "| --- | --- |", *rows])
 
 

@@ -213,7 +213,7 @@ def test_bench_commands_measure(page: str, words: list[str], run: Path, capsys: 
         few.append("backends=[eager]")
     cli.main(["bench", *words, *few, "device=cpu"])
     out = capsys.readouterr().out
-    assert {"decision": "floor at batch 1", "train": "a training step", "data": "loaded in"}[words[0]] in out
+    assert {"decision": "roofline at batch 1", "train": "a training step", "data": "loaded in"}[words[0]] in out
 
 
 OF_DATA = [page for page, path in PAGES.items() if any(words[0] == "data" for words in commands(path))]

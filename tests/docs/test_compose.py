@@ -171,7 +171,7 @@ def test_the_example_of_a_sampler_keeps_what_is_typical(folder: Path) -> None:
     prior = type("Drawn", (), {"start": None, "step": None})()
     made: Any = build("sampler", {"name": "typical", "mass": 0.5}, prior=prior, vocabulary=101)
     share = torch.cat([torch.tensor([0.3]), torch.full((100,), 0.007)])
-    drawn = made.choose(share.log().expand(1, 2000, -1), torch.Generator().manual_seed(0))
+    drawn = made.sample_fn(share.log().expand(1, 2000, -1), torch.Generator().manual_seed(0))
     assert 0 not in drawn and len(drawn.unique()) == 72  # 72 · 0.007 is the least that reaches 0.5
 
 

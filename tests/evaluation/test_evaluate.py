@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 from gymnasium.spaces import Discrete
-from trajgen.data.success import SuccessRule
 from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.data.options import SuccessRule
 from trajgen.evaluation.evaluate import MEASURED, EvaluationOptions, RandomPolicy, evaluate, plain
 from trajgen.viz.summary import score_rows
 

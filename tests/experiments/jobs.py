@@ -28,11 +28,11 @@ def die(console: Any) -> tuple[None, str]:
 
 def train(console: Any, *, folder: Path) -> tuple[None, str]:
     """Runs until it is interrupted, and then takes a while to write a checkpoint, as a training does."""
-    from trajgen.engine.signals import stopping
+    from trajgen.engine.distributed import catch_signals
 
-    with stopping() as stop:
+    with catch_signals() as stop:
         (folder / "begun").touch()
-        while not stop.caught:
+        while not stop.received:
             time.sleep(0.05)
     time.sleep(0.3)
     (folder / "checkpoint").touch()

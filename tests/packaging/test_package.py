@@ -70,7 +70,7 @@ def test_python_m_trajgen_is_the_command(built: Built) -> None:
     refused = subprocess.run(
         [sys.executable, "-m", "trajgen", "trian"], capture_output=True, text=True, timeout=60, check=False
     )
-    assert refused.returncode == 1 and "did you mean 'train'?" in refused.stderr
+    assert refused.returncode == 2 and "Did you mean 'train'?" in refused.stderr
 
 
 def test_the_unpacked_wheel_does_the_main_job_elsewhere(built: Built, tiny_place: Path) -> None:

@@ -227,7 +227,7 @@ HOSTILE = {
     "a position that is no number": header(16, position='{"stage": true, "step": 1e400}') + b"\0" * 16,
     "a huge position": header(16, position=f'{{"stage": {"9" * 5000}, "step": 0}}') + b"\0" * 16,
     "a format that is no number": header(16, format="one") + b"\0" * 16,
-    "a newer format": header(16, format="2") + b"\0" * 16,
+    "a newer format": header(16, format="3") + b"\0" * 16,
     "a wrong checksum": header(16, sha256="0" * 64) + b"\0" * 16,
     "an archive": b"PK\x03\x04" + b"\0" * 100,
 }

@@ -224,7 +224,7 @@ def test_one_changed_number_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         require_same(before, fingerprint(episodes))
     with pytest.raises(DataError, match="other"):
         require_same({**before, "arrays": "none"}, before)
-    monkeypatch.setattr(room, "WHOLE", 4096)
+    monkeypatch.setattr(room, "SAMPLED", 4096)
     before = fingerprint(episodes)
     episodes.states[-1, -1] += 1e-3  # of a large array, blocks are looked at, the last one among them
     with pytest.raises(DataError, match="other states"):

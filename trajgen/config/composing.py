@@ -53,7 +53,7 @@ def from_hydra(composed: Any) -> Config:
 
 
 def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") -> NoReturn:
-    """Replaces this process by a Hydra application, for what is Hydra's: ``-m``, ``--cfg``, ``--info``, …
+    """Replaces this process by a Hydra application, for ``-m``, ``--cfg``, ``--info`` and other flags of Hydra.
 
     Args:
         words: of the command line.

@@ -31,7 +31,7 @@ Logger = Callable[[str, int, dict[str, float]], None]
 
 
 class MetricsLog:
-    """metrics.jsonl of a run folder, whose lines are handed on to loggers.
+    """The metrics.jsonl of a run folder, whose lines are also passed to loggers.
 
     Args:
         path: of the file.
