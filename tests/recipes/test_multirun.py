@@ -78,9 +78,11 @@ def sweep(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         raise SystemExit(0)
 
     monkeypatch.setattr(os, "execve", execute)
-    with pytest.raises(SystemExit) as ended:
+    try:
         main(["train", "-m", "recipe=mage", "imports=[stub_train]", *words])
-    return int(ended.value.code or 0)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 def test_each_job_has_a_folder_and_a_failing_one_stops_no_other(
