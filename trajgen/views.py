@@ -60,8 +60,10 @@ class FieldView:
             "state": batch.states,
             "action": batch.actions.flatten(2),
             "reward": batch.rewards.unsqueeze(-1),
-            "position": batch.states[..., self.position_indices],
         }
+        if "position" in self.slices:  # column by column: a list of indices would be copied to the device each time
+            columns = [batch.states[..., index] for index in self.position_indices]
+            parts["position"] = torch.stack(columns, dim=-1)
         return torch.cat([parts[name] for name in self.slices], dim=-1)
 
     def read(self, x: Tensor, field: str) -> Tensor | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import gymnasium
@@ -81,12 +80,14 @@ def test_a_preset_composes_with_a_recipe(name: str, recipe: str) -> None:
     }
 
 
-@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.about.mage])
-def test_what_mage_needs_there_composes_and_builds(name: str) -> None:
-    words = shlex.split(TASKS[name].train)
-    assert words[:2] == ["trajgen", "train"]
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.recipes])
+def test_what_mage_needs_there_is_composed_and_builds(name: str) -> None:
+    words = TASKS[name].train.split()
+    assert words == ["trajgen", "train", "recipe=mage", f"data={name}"]
     config = compose(words[2:])
-    assert config.identity() != compose(["recipe=mage", f"data={name}"]).identity()
+    plain = compose([*words[2:], "task_options=false"])
+    explicit = compose([*words[2:], *TASKS[name].recipes["mage"], "task_options=false"])
+    assert replace(config, task_options=False).identity() == explicit.identity() != plain.identity()
     dry_run(config)
 
 

@@ -44,7 +44,7 @@ def test_each_task_of_the_paper_table_is_a_study_of_presets(task: str) -> None:
         preset = variant.train[0].removeprefix("data=")
         assert preset in data_files() and preset.endswith(f"/{name}")
         options = [word for word in (*study.base, *variant.train) if not word.startswith(("data=", "data.id="))]
-        assert options == ["recipe=mage", *tasks[preset].about.mage]  # as the catalogue says
+        assert options == ["recipe=mage"] and preset in tasks  # what it needs there is composed by itself
     figures = [tuple(mean.figures.values()) for mean in study.published]
     assert figures == FIGURES[task.removeprefix("local-")]
     whole = read_study(PAPER, task.removeprefix("local-"))

@@ -86,7 +86,10 @@ def run(words: list[str]) -> None:
     with _one_of_many("--multirun" in words):
         if config.is_for_hydra(words):
             config.hydra_run(words)
-        _train_one(config.compose(words), config.absolute_paths(words))
+        composed = config.compose(words)
+        if options := config.task_words(words):
+            print(f"For this task: {shlex.join(options)} (task_options=false leaves them out)")
+        _train_one(composed, config.absolute_paths(words))
 
 
 @contextmanager

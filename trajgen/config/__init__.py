@@ -11,6 +11,7 @@ from trajgen.config.files import (
     study_files,
 )
 from trajgen.config.schema import SECTIONS, Config, merged
+from trajgen.config.task_options import task_words
 
 __all__ = [
     "RECIPES",
@@ -29,4 +30,5 @@ __all__ = [
     "recipe_files",
     "search_files",
     "study_files",
+    "task_words",
 ]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trajgen.config.files import missing
-from trajgen.config.schema import SECTIONS, TOP, Config
+from trajgen.config.schema import SECTIONS, TOP, Config, merged
+from trajgen.config.task_options import task_values, task_words
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.options import unknown_option
 from trajgen.core.registry import KINDS, names, spec
@@ -39,17 +40,19 @@ def compose(words: Iterable[str]) -> Config:
 
     from trajgen.config.source import ROOT
 
-    with _hydra(absolute_paths(words)) as overrides, initialize(version_base="1.3", config_path=None):
+    words = absolute_paths(words)
+    with _hydra(words) as overrides, initialize(version_base="1.3", config_path=None):
         composed = hydra_compose(ROOT, overrides=overrides)
-    return from_hydra(composed)
+    return from_hydra(composed, words)
 
 
-def from_hydra(composed: Any) -> Config:
-    """A configuration that Hydra composed, resolved and checked."""
+def from_hydra(composed: Any, words: Iterable[str]) -> Config:
+    """A configuration that Hydra composed of these words, with what its task needs of its recipe, checked."""
     from omegaconf import OmegaConf
 
+    folders, overrides = _folders(words)
     plain: Any = OmegaConf.to_container(composed, resolve=True)
-    return Config.from_plain(plain)
+    return Config.from_plain(merged(plain, task_values(task_words(overrides, folders))))
 
 
 def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") -> NoReturn:
@@ -63,7 +66,10 @@ def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") ->
         ConfigError: for a word that does not fit; each value of a sweep is composed first.
     """
     words = absolute_paths(words)
-    if any(word in MULTIRUN for word in words):
+    if not any(word in MULTIRUN for word in words):
+        folders, overrides = _folders(words)
+        words = [*words, *task_words([word for word in overrides if not word.startswith("-")], folders)]
+    else:
         _check_sweep(words)
         words = [re.sub(r"^run_dir=", "hydra.sweep.dir=", word) for word in words]
         if "resume=true" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):

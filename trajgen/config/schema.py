@@ -34,6 +34,7 @@ class Config:
     engine: EngineOptions = field(default_factory=EngineOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     imports: tuple[str, ...] = ()
+    task_options: bool = True
     seed: int = 0
     device: str = "auto"
     run_dir: str | None = None

@@ -33,6 +33,7 @@ from trajgen.config.files import (
     recipe_files,
 )
 from trajgen.config.schema import SECTIONS, TOP, Config, defaults
+from trajgen.config.task_options import RECIPES_KEY
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, load_entry_points, load_imports, names, spec
 from trajgen.engine.options import StageOptions
@@ -111,6 +112,7 @@ class RecipeSource(ConfigSource):
                 raise missing(group, name, self.folders)
             node = self._recipe(path, name) if group == "recipe" else read_options(group, path, self.folders)
             node.pop(ABOUT, None)
+            node.pop(RECIPES_KEY, None)
         return ConfigResult(self.provider, self.full_path(), OmegaConf.create(node), {"package": package})
 
     def _component(self, kind: str, name: str) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trajgen.core.options import structure
+from trajgen.core.options import convert, structure
 from trajgen.data.options import DataOptions
 
 
@@ -23,7 +22,6 @@ class About:
         differs: from the protocol of published scores.
         eval_env: the evaluation environment, where ``data.env_id`` does not name it.
         get: how the data are had, where no single command fetches or makes them.
-        mage: what recipe ``mage`` needs there besides, as overrides: those of the results in the docs.
     """
 
     reward: str = ""
@@ -33,7 +31,6 @@ class About:
     differs: str = ""
     eval_env: str = ""
     get: str = ""
-    mage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class Task:
     what: str
     options: DataOptions
     about: About
+    recipes: dict[str, tuple[str, ...]]
+    """Options that are composed with a recipe on this task."""
 
     @property
     def get(self) -> str:
@@ -54,7 +53,7 @@ class Task:
     @property
     def train(self) -> str:
         """The command that trains MAGE on it."""
-        return shlex.join(["trajgen", "train", "recipe=mage", f"data={self.name}", *self.about.mage])
+        return f"trajgen train recipe=mage data={self.name}"
 
     @property
     def eval_env(self) -> str:
@@ -84,13 +83,14 @@ def read_task(name: str, what: str, preset: Mapping[str, Any]) -> Task:
     Args:
         name: of the preset.
         what: it is, in a line.
-        preset: its values; those beside ``data`` and ``about`` are options of other sections.
+        preset: its values; those beside ``data``, ``about`` and ``recipes`` are options of other sections.
 
     Raises:
         ConfigError: for an option that does not fit.
     """
-    sections = {"data": DataOptions, "about": About}
-    return Task(name, what, *(structure(cls, preset.get(key) or {}, key) for key, cls in sections.items()))
+    recipes = convert(preset.get("recipes") or {}, dict[str, tuple[str, ...]], "recipes")
+    options = structure(DataOptions, preset.get("data") or {}, "data")
+    return Task(name, what, options, structure(About, preset.get("about") or {}, "about"), recipes)
 
 
 def facts(task: Task) -> dict[str, str]:
@@ -106,6 +106,7 @@ def facts(task: Task) -> dict[str, str]:
         "Minari id": data.id,
         "get": task.get,
         "train": task.train,
+        **{f"with {recipe}": " ".join(words) for recipe, words in task.recipes.items()},
         "environment": task.eval_env + limit,
         "windows": f"{data.horizon} points, {data.stride} steps apart; actions of {data.chunk} steps{goals}",
         "returns": f"discount {data.discount:g}, power {data.return_power:g}",

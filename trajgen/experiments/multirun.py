@@ -55,7 +55,7 @@ def job(composed: Any) -> float:
     folder = Path(hydra.runtime.output_dir)
     error = None
     try:
-        config = from_hydra(composed)
+        config = from_hydra(composed, overrides)
         if hydra.mode is RunMode.MULTIRUN:
             config = replace(config, run_dir=str(folder))
         return score(experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides])))

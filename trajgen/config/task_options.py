@@ -1,0 +1,83 @@
+"""What a task needs of a recipe: options that a data preset names by recipe, and that are composed with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trajgen.config.files import DEFAULTS, RECIPES, find_file, read_options, read_yaml
+from trajgen.core.errors import ConfigError
+from trajgen.core.options import nested
+from trajgen.core.registry import KINDS
+
+RECIPES_KEY = "recipes"
+"""The key of a data preset under which options stand by recipe: ``recipes: {mage: [policy.replan_interval=1]}``."""
+SWITCH = "task_options"
+SECTIONS = ("data", "policy", "engine", *KINDS)
+PLAIN_NAME = re.compile(r"[-\w/.]+")
+
+
+def task_words(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str]:
+    """The options that the data preset of a command line has for its recipe, or for a recipe that it inherits.
+
+    An option that the words set themselves is left out, and so are the options of a component that they replace.
+
+    Args:
+        words: ``key=value``, as for ``trajgen train``.
+        folders: of recipes and presets of the user's own.
+
+    Raises:
+        ConfigError: if the preset's options are not a list of ``key=value`` for each recipe.
+    """
+    chosen = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2].strip("'\"") for word in words}
+    if chosen.get(SWITCH) == "false":
+        return []
+    usual = {key: value for entry in read_yaml(RECIPES / "base.yaml")[DEFAULTS] for key, value in entry.items()}
+    recipe, data = (_file(group, chosen.get(group, usual[group]), folders) for group in ("recipe", "data"))
+    if recipe is None or data is None:  # a missing file, or several values of a sweep: said elsewhere
+        return []
+    by_recipe = read_options("data", data, folders).get(RECIPES_KEY, {})
+    options: Any = next((by_recipe[name] for name in _lineage(recipe, folders) if name in by_recipe), [])
+    if not isinstance(options, list) or not all(_is_option(option) for option in options):
+        raise ConfigError(
+            f"'{RECIPES_KEY}' of a data preset has a list of key=value for each recipe.",
+            got=f"{data}: {options!r:.100}",
+            fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
+        )
+    return [word for word in options if not _names(word) & set(chosen)]
+
+
+def task_values(words: Iterable[str]) -> dict[str, Any]:
+    """The same options as nested values, to be merged into a composed configuration."""
+    return nested((word.partition("=")[0], yaml.safe_load(word.partition("=")[2])) for word in words)
+
+
+def _names(word: str) -> set[str]:
+    """The option of a word, and the component that it belongs to: what a word must not set for this one to count."""
+    key = word.partition("=")[0]
+    kind = key.partition(".")[0]
+    return {key, kind} if kind in KINDS else {key}
+
+
+def _is_option(option: Any) -> bool:
+    return isinstance(option, str) and "=" in option and option.partition("=")[0].partition(".")[0] in SECTIONS
+
+
+def _file(group: str, value: str, folders: Sequence[Path]) -> Path | None:
+    if value.endswith((".yaml", ".yml")):
+        return Path(value) if Path(value).is_file() else None
+    return find_file(group, value, list(folders)) if PLAIN_NAME.fullmatch(value) else None
+
+
+def _lineage(recipe: Path, folders: Sequence[Path]) -> list[str]:
+    """The names of a recipe and of those that it inherits, the nearest first."""
+    names = [recipe.stem]
+    for entry in read_yaml(recipe).get(DEFAULTS) or ():
+        name = entry.removeprefix("/recipe/") if isinstance(entry, str) else ""
+        parent = find_file("recipe", name, list(folders)) if PLAIN_NAME.fullmatch(name) else None
+        names += _lineage(parent, folders) if parent is not None and parent != recipe else []
+    return names
