@@ -20,7 +20,7 @@ def _tasks(tasks: list[Task]) -> str:
     rows = []
     for task in tasks:
         data = task.options
-        bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "by the world"
+        bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "by the environment"
         steps = str(data.max_episode_steps or "by the set")
         windows, returns = f"{data.horizon} × {data.stride}", f"{data.discount:g}, {data.return_power:g}"
         rows.append((f"`{task.name}`", f"`{data.id}`", steps, windows, returns, task.success, bounds))

@@ -39,7 +39,7 @@ CALLED = {"ActionHead": "action", "ReturnTarget": "return_target"}
 
 
 def protocol(name: str) -> str:
-    """What a protocol asks for: its methods and attributes, each with the first paragraph of its docstring."""
+    """What a protocol requires: its methods and attributes, each with the first paragraph of its docstring."""
     tree = ast.parse(inspect.getsource(protocols))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes]
@@ -66,14 +66,14 @@ def _members(found: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 def components(kind: str) -> str:
-    """The components that are shipped: what each is, and what it asks for before its ``*``."""
+    """The components that are shipped: what each is, and what it requires before its ``*``."""
     shipped = [spec(kind, n) for n in names(kind)]
     rows = [
         f"| `{found.name}` | {_cell(found.summary)} | {', '.join(f'`{w}`' for w in found.wiring)} |"
         for found in shipped
         if component(kind, found.name).__module__.startswith("trajgen.")
     ]
-    return "\n".join(["| name | what | asks for |", "| --- | --- | --- |", *rows])
+    return "\n".join(["| name | what | requires |", "| --- | --- | --- |", *rows])
 
 
 def recipes(_: str = "") -> str:
