@@ -9,7 +9,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Losses
-from trajgen.nn.layers import FourierFeatures, mlp
+from trajgen.nn.layers import FourierFeatures, columns, mlp
 
 DEFAULT_TARGET = 2.0
 """A constant target without a value, in standard deviations above the mean of the data's returns."""
@@ -108,7 +108,7 @@ class QuantileTarget(nn.Module):
         return {"quantile": _pinball(error, self.quantile)}
 
     def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
-        x = state[..., self.indices] if len(self.indices) < state.shape[-1] else state
+        x = columns(state, self.indices) if len(self.indices) < state.shape[-1] else state
         x = x if goal is None else torch.cat([x, goal], dim=-1)
         return self.network(self.features(x)).squeeze(-1)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import register
 from trajgen.core.types import Batch
+from trajgen.nn.layers import columns
 
 
 @register("view", "fields")
@@ -61,9 +62,8 @@ class FieldView:
             "action": batch.actions.flatten(2),
             "reward": batch.rewards.unsqueeze(-1),
         }
-        if "position" in self.slices:  # column by column: a list of indices would be copied to the device each time
-            columns = [batch.states[..., index] for index in self.position_indices]
-            parts["position"] = torch.stack(columns, dim=-1)
+        if "position" in self.slices:
+            parts["position"] = columns(batch.states, self.position_indices)
         return torch.cat([parts[name] for name in self.slices], dim=-1)
 
     def read(self, x: Tensor, field: str) -> Tensor | None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trajgen.config import compose
-from trajgen.config.task_options import task_words
+from trajgen.config import compose, task_words
 from trajgen.core.errors import ConfigError
 
 PRESET = """

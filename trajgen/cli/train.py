@@ -82,12 +82,13 @@ def quoted(word: str) -> str:
 def run(words: list[str]) -> None:
     """Trains what the words compose; Hydra takes over where a flag is its own."""
     from trajgen import config
+    from trajgen.engine.launch import read_launch
 
     with _one_of_many("--multirun" in words):
         if config.is_for_hydra(words):
             config.hydra_run(words)
         composed = config.compose(words)
-        if options := config.task_words(words):
+        if (options := config.task_words(words)) and not read_launch().rank:
             print(f"For this task: {shlex.join(options)} (task_options=false leaves them out)")
         _train_one(composed, config.absolute_paths(words))
 

@@ -1,6 +1,14 @@
 """Recipes and command lines to a typed configuration."""
 
-from trajgen.config.composing import absolute_paths, compose, from_hydra, hydra_application, hydra_run, is_for_hydra
+from trajgen.config.composing import (
+    absolute_paths,
+    compose,
+    from_hydra,
+    hydra_application,
+    hydra_run,
+    is_for_hydra,
+    task_words,
+)
 from trajgen.config.files import (
     RECIPES,
     data_files,
@@ -11,7 +19,6 @@ from trajgen.config.files import (
     study_files,
 )
 from trajgen.config.schema import SECTIONS, Config, merged
-from trajgen.config.task_options import task_words
 
 __all__ = [
     "RECIPES",

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from trajgen.config.files import missing
 from trajgen.config.schema import SECTIONS, TOP, Config, merged
-from trajgen.config.task_options import task_values, task_words
+from trajgen.config.task_options import task_options, task_values
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.options import unknown_option
 from trajgen.core.registry import KINDS, names, spec
@@ -46,13 +46,18 @@ def compose(words: Iterable[str]) -> Config:
     return from_hydra(composed, words)
 
 
+def task_words(words: Iterable[str]) -> list[str]:
+    """The options that `compose` adds to these words; see `trajgen.config.task_options`."""
+    folders, overrides = _folders(words)
+    return task_options(overrides, folders)
+
+
 def from_hydra(composed: Any, words: Iterable[str]) -> Config:
     """A configuration that Hydra composed of these words, with what its task needs of its recipe, checked."""
     from omegaconf import OmegaConf
 
-    folders, overrides = _folders(words)
     plain: Any = OmegaConf.to_container(composed, resolve=True)
-    return Config.from_plain(merged(plain, task_values(task_words(overrides, folders))))
+    return Config.from_plain(merged(plain, task_values(task_words(words))))
 
 
 def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") -> NoReturn:
@@ -68,7 +73,7 @@ def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") ->
     words = absolute_paths(words)
     if not any(word in MULTIRUN for word in words):
         folders, overrides = _folders(words)
-        words = [*words, *task_words([word for word in overrides if not word.startswith("-")], folders)]
+        words = [*words, *task_options([word for word in overrides if not word.startswith("-")], folders)]
     else:
         _check_sweep(words)
         words = [re.sub(r"^run_dir=", "hydra.sweep.dir=", word) for word in words]

@@ -21,7 +21,7 @@ SECTIONS = ("data", "policy", "engine", *KINDS)
 PLAIN_NAME = re.compile(r"[-\w/.]+")
 
 
-def task_words(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str]:
+def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str]:
     """The options that the data preset of a command line has for its recipe, or for a recipe that it inherits.
 
     An option that the words set themselves is left out, and so are the options of a component that they replace.

@@ -130,6 +130,9 @@ class GraphProgram:
         module: the planning step, on a CUDA device.
         inputs: of the batch size.
         noise: for them.
+
+    Raises:
+        ConfigError: if the planner copies something from or to the host while it plans.
     """
 
     def __init__(self, module: PlanModule, inputs: Tensors, noise: list[Tensor]) -> None:
@@ -141,8 +144,15 @@ class GraphProgram:
                 module(inputs, noise)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = module(inputs, noise)
+        try:
+            with torch.cuda.graph(self._graph):
+                self._outputs = module(inputs, noise)
+        except RuntimeError as error:
+            raise ConfigError(
+                "This plan cannot be captured as a CUDA graph.",
+                got=str(error).split("\n")[0][:200],
+                fix="policy.backend=eager",
+            ) from error
 
     def __call__(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
         for name, value in inputs.items():

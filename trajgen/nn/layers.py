@@ -1,8 +1,9 @@
-"""Small layers: an MLP and Fourier features."""
+"""Small layers: an MLP, Fourier features, and columns by their indices."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor, nn
 
 LOWEST_FREQUENCY = 0.25
 """Of Fourier features, in cycles per standard deviation of a value."""
+
+
+def columns(values: Tensor, indices: Sequence[int]) -> Tensor:
+    """The features (…, n) of values (…, D) with these indices: a list as an index is a copy to the device."""
+    return torch.stack([values[..., index] for index in indices], dim=-1)
 
 
 def mlp(in_features: int, width: int, out_features: int, *, depth: int = 2) -> nn.Sequential:

@@ -13,6 +13,7 @@ from trajgen.core.protocols import HasActionLoss, SamplesActions, SamplesCodes
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.nn.layers import columns
 
 MAX_REFINEMENTS = 8
 """Scales after which a plan is decoded for a picture; of more, these are picked evenly."""
@@ -241,7 +242,7 @@ class LatentPlanner(nn.Module):
         """Start of trajectories (B, T, D) minus the condition, per field: state (B, S), position, return (B, 1)."""
         condition = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
         if "position" in self.view.slices:
-            condition["position"] = cond.state[:, self.view.position_indices]
+            condition["position"] = columns(cond.state, self.view.position_indices)
         starts = {name: self.view.read(trajectory[:, 0], name) for name in condition}
         return {name: start - condition[name] for name, start in starts.items() if start is not None}
 

@@ -85,7 +85,8 @@ class Inpainting:
             x[:, 0, field] = values[name]
         if self.goal and cond.goal is not None:
             state, goal = self.normalizer.state, self.normalizer.goal.inverse(cond.goal)
-            x[:, -1, self.goal_features] = (goal - state.mean[self.goal_state]) / state.scale[self.goal_state]
+            for feature, index, value in zip(self.goal_features, self.goal_state, goal.unbind(-1), strict=True):
+                x[:, -1, feature] = (value - state.mean[index]) / state.scale[index]
         return x
 
 
