@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -62,13 +63,13 @@ def training_step() -> set[tuple[str, str]]:
 
         def profiled(*arguments: Any) -> Any:
             result: list[Any] = []
-            found = functions_called(lambda: result.append(step(*arguments)))
+            functions = functions_called(lambda: result.append(step(*arguments)))
             if arguments[0].name == "prior":
-                called.update(found)
+                called.update(functions)
             return result[0]
 
-        training._step = profiled  # type: ignore[method-assign]
-        training.run()
+        with mock.patch.object(training, "_step", profiled):
+            training.run()
     return called
 
 

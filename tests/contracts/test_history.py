@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trajgen.assemble import WindowShape, assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Cond
+from trajgen.core.types import Batch, Cond, Plan
 from trajgen.policies.history import History
 from trajgen.priors.gpt import GPTPrior
 
@@ -62,8 +62,8 @@ def windows(points: int = HORIZON) -> Batch:
 
 def latent(planner: Any, past: Batch) -> Tensor:
     """The latent of plans made at the last points of histories."""
-    plan = planner.plan(Cond(past.states[:, -1], past.returns[:, -1], past.goals, past=past))
-    return plan.latent  # type: ignore[no-any-return]
+    plan: Plan = planner.plan(Cond(past.states[:, -1], past.returns[:, -1], past.goals, past=past))
+    return plan.latent
 
 
 def assert_same(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> None:
@@ -157,8 +157,8 @@ def test_of_a_longer_past_the_last_points_count() -> None:
     earlier = {"states": torch.randn(4, 2, 4), "actions": torch.randn(4, 2, 1, 2), "returns": torch.randn(4, 2)}
     longer = {name: torch.cat([values, getattr(past, name)], dim=1) for name, values in earlier.items()}
     mask, rewards = torch.ones(4, HORIZON + 2, dtype=torch.bool), torch.zeros(4, HORIZON + 2)
-    whole = replace(past, **longer, mask=mask, rewards=rewards, time=past.time - 2)
-    assert_same(latent(planner, whole), latent(planner, past), tolerance=0)
+    longer_past = replace(past, **longer, mask=mask, rewards=rewards, time=past.time - 2)
+    assert_same(latent(planner, longer_past), latent(planner, past), tolerance=0)
 
 
 def test_without_a_past_an_episode_begins() -> None:
@@ -184,12 +184,12 @@ def test_a_restarted_episode_is_as_a_fresh_one() -> None:
     steps = torch.arange(9).unsqueeze(1).repeat(1, 3)
     restarting = steps.clone()
     restarting[4:, 1] = torch.arange(5)  # the second episode starts anew at the fifth point
-    mixed, whole = act(planner, batch, restarting), act(planner, batch, steps)
+    mixed, uninterrupted = act(planner, batch, restarting), act(planner, batch, steps)
     fresh = act(planner, replace(batch, states=batch.states[:, 4:], returns=batch.returns[:, 4:]), steps[:5])
     for point in range(9):
-        assert_same(mixed[point][[0, 2]], whole[point][[0, 2]])
-        assert_same(mixed[point][1], whole[point][1] if point < 4 else fresh[point - 4][1])
-    assert not torch.allclose(mixed[4][1], whole[4][1])
+        assert_same(mixed[point][[0, 2]], uninterrupted[point][[0, 2]])
+        assert_same(mixed[point][1], uninterrupted[point][1] if point < 4 else fresh[point - 4][1])
+    assert not torch.allclose(mixed[4][1], uninterrupted[4][1])
 
 
 def test_a_history_slides_by_hand() -> None:

@@ -136,10 +136,10 @@ def test_draws_are_distributed_as_softmax_of_the_logits_over_the_temperature(mod
 
 @pytest.mark.parametrize("weight", [0.0, 1.5, -1.0])
 def test_guidance_is_its_formula_over_two_plain_passes(weight: float, model: Any) -> None:
-    cond, seen = tiny.cond(5), list[Tensor]()
+    cond, step_logits = tiny.cond(5), list[Tensor]()
 
     def argmax(logits: Tensor, _: Any) -> Tensor:
-        seen.append(logits)
+        step_logits.append(logits)
         return logits.argmax(-1)
 
     codes = AutoregressiveSampler(argmax, weight)(model.prior, model.tokenizer, cond, None).codes
@@ -147,7 +147,7 @@ def test_guidance_is_its_formula_over_two_plain_passes(weight: float, model: Any
     conditional, unconditional = (model.prior.logits(inputs, each) for each in (cond, cond.unconditional()))
     assert (conditional - unconditional).abs().max() > 0.01
     expected = conditional + weight * (conditional - unconditional)
-    torch.testing.assert_close(torch.cat(seen, 1), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(step_logits, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 class Lengths:
@@ -261,8 +261,8 @@ def test_the_value_of_plans_by_hand() -> None:
     r, big = [3.0, 5.0, -1.0], [9.0, 144.0, 36.0]
     discount = 0.9**2  # two environment steps between points
     x = torch.tensor([rewards, returns]).T.unsqueeze(0)  # (1, 3, 2)
-    whole = r[0] + discount * r[1] + discount**2 * big[2]  # the last point's return counts its own reward
-    assert value_of(("reward", "return"), x, None) == pytest.approx([whole])
+    value = r[0] + discount * r[1] + discount**2 * big[2]  # the last point's return counts its own reward
+    assert value_of(("reward", "return"), x, None) == pytest.approx([value])
     assert value_of(("reward", "return"), x, 2) == pytest.approx([r[0] + discount * big[1]])
     assert value_of(("reward", "return"), x, 1) == pytest.approx([big[0]])
     assert value_of(("reward",), x[..., :1], None) == pytest.approx([r[0] + discount * r[1] + discount**2 * r[2]])

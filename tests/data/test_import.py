@@ -39,24 +39,24 @@ def states(episodes: Episodes, number: int) -> np.ndarray:
     return episodes.states[episodes.starts[number] : episodes.ends[number] + 1]
 
 
-def check_whole(found: Episodes, *, rewards: bool = True, terminated: Any = formats.TERMINATED) -> None:
+def check_whole(episodes: Episodes, *, rewards: bool = True, terminated: Any = formats.TERMINATED) -> None:
     """All steps and all final observations are there."""
-    assert found.lengths.tolist() == [*formats.LENGTHS] and found.terminated.tolist() == [*terminated]
+    assert episodes.lengths.tolist() == [*formats.LENGTHS] and episodes.terminated.tolist() == [*terminated]
     for number, episode in enumerate(formats.episodes()):
-        first, last = found.starts[number], found.ends[number]
-        assert np.array_equal(states(found, number), episode["observations"])
-        assert np.array_equal(found.actions[first:last], episode["actions"])
-        assert np.array_equal(found.rewards[first:last], episode["rewards"] if rewards else np.zeros(last - first))
+        first, last = episodes.starts[number], episodes.ends[number]
+        assert np.array_equal(states(episodes, number), episode["observations"])
+        assert np.array_equal(episodes.actions[first:last], episode["actions"])
+        assert np.array_equal(episodes.rewards[first:last], episode["rewards"] if rewards else np.zeros(last - first))
 
 
-def check_auto(found: Episodes) -> None:
+def check_auto(episodes: Episodes) -> None:
     """No final observations in the source: after a timeout a step less, after a terminal the observation again."""
-    assert found.lengths.tolist() == [4, 4, 5] and found.terminated.tolist() == [*formats.TERMINATED]
+    assert episodes.lengths.tolist() == [4, 4, 5] and episodes.terminated.tolist() == [*formats.TERMINATED]
     for number, episode in enumerate(formats.episodes()):
-        recorded, steps, first = episode["observations"][:-1], found.lengths[number], found.starts[number]
-        assert np.array_equal(states(found, number), np.concatenate([recorded, recorded[-1:]])[: steps + 1])
-        assert np.array_equal(found.rewards[first : first + steps], episode["rewards"][:steps])
-        assert np.array_equal(found.actions[first : first + steps], episode["actions"][:steps])
+        recorded, steps, first = episode["observations"][:-1], episodes.lengths[number], episodes.starts[number]
+        assert np.array_equal(states(episodes, number), np.concatenate([recorded, recorded[-1:]])[: steps + 1])
+        assert np.array_equal(episodes.rewards[first : first + steps], episode["rewards"][:steps])
+        assert np.array_equal(episodes.actions[first : first + steps], episode["actions"][:steps])
 
 
 def lerobot(folder: Path, version: int = 2) -> Path:
@@ -97,28 +97,28 @@ def test_goals_are_measured_against_a_part_of_the_state_and_minari_reads_them(tm
     import minari as library
 
     from_path(formats.d4rl(tmp_path), ImportOptions(id=ID, goal="infos/goal", achieved=(0, 1)))
-    found = load("hindsight")
-    assert found.goals is not None and found.achieved is not None
-    assert np.array_equal(found.achieved, found.states[:, :2])
+    loaded = load("hindsight")
+    assert loaded.goals is not None and loaded.achieved is not None
+    assert np.array_equal(loaded.achieved, loaded.states[:, :2])
     for number, episode in enumerate(formats.episodes()):
-        assert np.array_equal(found.goals[found.starts[number] : found.ends[number] + 1], episode["goals"])
+        assert np.array_equal(loaded.goals[loaded.starts[number] : loaded.ends[number] + 1], episode["goals"])
     dataset = library.load_dataset(ID)
     assert dataset.total_steps == 15
     assert dataset.observation_space.contains({k: v[0] for k, v in dataset[0].observations.items()})
 
 
 def test_without_goals_the_goal_is_where_an_episode_ended(tmp_path: Path) -> None:
-    made = from_path(formats.ogbench(tmp_path), ImportOptions(id=ID, rewards="zero", achieved=(0, 1)))
-    assert "goals: hindsight" in made.lines and "relabel_ratio: 1.0" in made.lines
-    found = load("hindsight")
-    assert found.goals is not None
-    for first, last in zip(found.starts, found.ends, strict=True):
-        assert (found.goals[first : last + 1] == found.states[last, :2]).all()
+    result = from_path(formats.ogbench(tmp_path), ImportOptions(id=ID, rewards="zero", achieved=(0, 1)))
+    assert "goals: hindsight" in result.lines and "relabel_ratio: 1.0" in result.lines
+    loaded = load("hindsight")
+    assert loaded.goals is not None
+    for first, last in zip(loaded.starts, loaded.ends, strict=True):
+        assert (loaded.goals[first : last + 1] == loaded.states[last, :2]).all()
 
 
 def test_robomimic_takes_the_entries_that_are_named_in_their_order(tmp_path: Path) -> None:
-    found = imported(formats.robomimic(tmp_path), state=("object", "a_place"))
-    assert np.array_equal(states(found, 0), formats.episodes()[0]["observations"][:, [2, 0, 1]])
+    loaded = imported(formats.robomimic(tmp_path), state=("object", "a_place"))
+    assert np.array_equal(states(loaded, 0), formats.episodes()[0]["observations"][:, [2, 0, 1]])
 
 
 @pytest.mark.parametrize("form", ["downloaded", "compact"])
@@ -138,8 +138,8 @@ def test_arrays_from_python() -> None:
                 for e in formats.episodes()]  # fmt: skip
     for episode in episodes:
         del episode["terminated"]
-    made = from_arrays(ID, iter(episodes))
-    assert (made.episodes, made.steps, made.terminated) == (3, 15, 1)
+    result = from_arrays(ID, iter(episodes))
+    assert (result.episodes, result.steps, result.terminated) == (3, 15, 1)
     check_whole(load())
     for episode in episodes:  # next observations in place of one more, and columns of one number
         rows = episode["observations"]
@@ -150,9 +150,9 @@ def test_arrays_from_python() -> None:
 
 def test_rewards_of_demonstrations_come_last_and_episodes_can_be_left_out(tmp_path: Path) -> None:
     path = formats.npz_folder(tmp_path, rewards=None)
-    found = imported(path, rewards="last", ends="terminal")
-    assert found.rewards.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
-    assert found.terminated.all()
+    loaded = imported(path, rewards="last", ends="terminal")
+    assert loaded.rewards.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
+    assert loaded.terminated.all()
     assert imported(path, rewards="last", skip=(0, 2), force=True).lengths.tolist() == [4]
 
 
@@ -241,7 +241,7 @@ def test_a_set_is_replaced_only_when_asked_and_only_by_a_whole_one(tmp_path: Pat
         from_path(path, ImportOptions(id=ID, force=True))
     check_whole(load())
     assert imported(path, force=True, skip=(1,)).lengths.tolist() == [5, 6]
-    assert [found.problem for found in store.local_sets()] == [None]
+    assert [loaded.problem for loaded in store.local_sets()] == [None]
 
 
 # --- where episodes end ----------------------------------------------------------------------------------------------
@@ -268,18 +268,18 @@ TERMINAL, TIMEOUT, ANY = (formats.ends(name) for name in ("terminal", "timeout",
 @pytest.mark.parametrize("final", [True, False])
 def test_marks_of_any_name_end_episodes(marks: Any, options: Any, terminated: Any, final: bool, tmp_path: Path) -> None:
     if options.get("cut") == "timeouts":
-        found = imported(formats.d4rl(tmp_path, final=final, **marks), final="repeat", **options)
-        assert found.lengths.tolist() == [5, 10]  # the terminals, of one row and of a cluster, do not cut
+        loaded = imported(formats.d4rl(tmp_path, final=final, **marks), final="repeat", **options)
+        assert loaded.lengths.tolist() == [5, 10]  # the terminals, of one row and of a cluster, do not cut
         return
-    found = imported(formats.d4rl(tmp_path, final=final, **marks), final="repeat", **options)
-    assert found.lengths.tolist() == [*formats.LENGTHS] and found.terminated.tolist() == [*terminated]
+    loaded = imported(formats.d4rl(tmp_path, final=final, **marks), final="repeat", **options)
+    assert loaded.lengths.tolist() == [*formats.LENGTHS] and loaded.terminated.tolist() == [*terminated]
 
 
 def test_next_observations_show_timeouts_that_were_lost(tmp_path: Path) -> None:
     check_whole(imported(formats.d4rl(tmp_path, timeouts=None)))
     check_whole(imported(formats.d4rl(tmp_path, timeouts=None, terminals=None), force=True), terminated=(False,) * 3)
-    found = imported(formats.d4rl(tmp_path, timeouts=None), force=True, cut="marks")
-    assert found.lengths.tolist() == [9, 6]
+    loaded = imported(formats.d4rl(tmp_path, timeouts=None), force=True, cut="marks")
+    assert loaded.lengths.tolist() == [9, 6]
 
 
 def test_next_observations_show_more_than_one_episode() -> None:
@@ -360,5 +360,5 @@ def test_images_and_texts_beside_the_numbers_are_left_out(tmp_path: Path) -> Non
     path = formats.ogbench(tmp_path)
     with np.load(path) as file:
         np.savez(path, **file, task=np.array("navigate"), note=np.array([{}], object))
-    made = from_path(path, ImportOptions(id=ID, rewards="zero", force=True))
-    assert made.about.endswith("task, note") and made.steps == 15
+    result = from_path(path, ImportOptions(id=ID, rewards="zero", force=True))
+    assert result.about.endswith("task, note") and result.steps == 15

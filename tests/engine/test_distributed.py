@@ -33,7 +33,7 @@ from trajgen.core.types import Batch
 from trajgen.engine import distributed
 from trajgen.engine.distributed import destroy_process_group, init_process_group, is_main_process, rank
 from trajgen.engine.launch import Launch, PeerError, first_node, read_launch
-from trajgen.engine.loop import Interrupted, Training
+from trajgen.engine.loop import StoppedError, Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.storage import read_tensors
 from trajgen.tokenizers.quantizers import EMAVectorQuantizer
@@ -148,7 +148,7 @@ def work(call: Callable[..., Any], place: Path, name: str, number: int, options:
         init_process_group("cpu")
         result, status = call(place, name, **options), 0
         destroy_process_group()
-    except Interrupted as error:
+    except StoppedError as error:
         result, status = str(error), 130
     except (PeerError, TrainingError) as error:
         result, status = f"{type(error).__name__}: {error}", 1

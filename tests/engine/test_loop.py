@@ -19,7 +19,7 @@ from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metr
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Stage
 from trajgen.engine.device import PARTS, check_compiler
-from trajgen.engine.loop import Interrupted, Training
+from trajgen.engine.loop import StoppedError, Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
@@ -60,7 +60,7 @@ def test_interrupted_and_resumed_is_uninterrupted(
     at: int, kill: Callable[[], None], tmp_path: Path, whole: Path
 ) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Interrupted, match="is whole") as caught:
+    with pytest.raises(StoppedError, match="is whole") as caught:
         training(tmp_path, Numbers(at, kill)).run()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     newest = training(tmp_path).checkpoints.newest()
@@ -80,7 +80,7 @@ def test_crashed_and_resumed_is_uninterrupted(at: int, tmp_path: Path, whole: Pa
     for at_again in (at + 1, None):
         try:
             training(tmp_path, Numbers(at_again, term)).run(resume=True)
-        except Interrupted:
+        except StoppedError:
             continue
     check_same(tmp_path, whole)
 
@@ -120,7 +120,7 @@ def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
 
     run(tmp_path / "whole", None)
     for at in (1, 5, 9):
-        with pytest.raises(Interrupted):
+        with pytest.raises(StoppedError):
             run(tmp_path / str(at), at)
         run(tmp_path / str(at), None, resume=True)
         check_same(tmp_path / str(at), tmp_path / "whole")  # and the usage of codes, counted between two lines
@@ -161,7 +161,7 @@ def test_what_after_step_moves_is_kept_saved_and_resumed(tmp_path: Path) -> None
         whole = train(tmp_path / f"whole-{decay}", Numbers(), decay=decay)
         assert (whole.target.weight - start).abs().max() > 0.01
         assert torch.equal(weights(tmp_path / f"whole-{decay}")["model.target.weight"], whole.target.weight)
-        with pytest.raises(Interrupted):
+        with pytest.raises(StoppedError):
             train(tmp_path / f"cut-{decay}", Numbers(5, term), decay=decay)
         train(tmp_path / f"cut-{decay}", Numbers(), decay=decay, resume=True)
         check_same(tmp_path / f"cut-{decay}", tmp_path / f"whole-{decay}")

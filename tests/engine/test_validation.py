@@ -17,7 +17,7 @@ from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Losses, Stage
 from trajgen.engine.checkpoint import Checkpoints
 from trajgen.engine.device import seed_step
-from trajgen.engine.loop import VAL_BATCHES, Interrupted, Training
+from trajgen.engine.loop import VAL_BATCHES, StoppedError, Training
 from trajgen.engine.options import StageOptions
 from trajgen.experiments import dry_run
 
@@ -113,7 +113,7 @@ def test_nothing_is_learnt_from_validation(whole: Path, tmp_path: Path) -> None:
 def test_a_resumed_training_keeps_the_same_best(at: int, whole: Path, tmp_path: Path) -> None:
     """Stopped before the lowest loss, and after it: then nothing that comes is better than what was there."""
     place = tmp_path / "stopped"
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         make(place, source=Around(at=2 + at, happens=interrupt)).run()
     make(place).run(resume=True)
     assert metrics(place) == metrics(whole)

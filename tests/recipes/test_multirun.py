@@ -34,9 +34,9 @@ def train(config, console, command=None):
     if config.seed in (13, 14):
         raise ConfigError("It does not work.") if config.seed == 13 else ZeroDivisionError
     if config.seed == 99:
-        from trajgen.engine.loop import Interrupted
+        from trajgen.engine.loop import StoppedError
 
-        raise Interrupted("stopped")
+        raise StoppedError("stopped")
     figures = {"episode_returns": {"policy": [1.0]}, "return": {"mean": 1.0}, "ratio_to_controller": config.seed / 4}
     (folder / "evaluation.json").write_text(json.dumps(figures))
     return folder

@@ -269,7 +269,7 @@ def test_a_pickle_by_another_name_is_not_unpickled(by: str, tmp_path: Path) -> N
     assert trace.exists()  # the trap works
 
 
-def refused(folder: Path, message: str) -> None:
+def assert_refused(folder: Path, message: str) -> None:
     """A checkpoint is refused when acting, and when resuming."""
     with pytest.raises(CheckpointError, match=message):
         load_weights(Model(), folder / "stage0-step0000001.safetensors")
@@ -287,17 +287,17 @@ def test_huge_weights_are_refused_before_they_are_read(tmp_path: Path, monkeypat
     except OSError:
         pytest.skip("no files with holes here")
     monkeypatch.setattr(storage, "safe_open", lambda *_, **__: pytest.fail("it was opened"))
-    refused(tmp_path, "at most")
+    assert_refused(tmp_path, "at most")
 
 
 def test_other_shapes_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {**state(), "model.weight": torch.zeros(1000, 1000)}
     write_tensors(tmp_path / "stage0-step0000001.safetensors", tensors, Position(0, 1))
     monkeypatch.setattr(storage, "checksum", lambda *_: pytest.fail("it was read"))
-    refused(tmp_path, "has shape")
+    assert_refused(tmp_path, "has shape")
 
 
 def test_huge_tensors_beside_the_weights_are_refused_too(tmp_path: Path) -> None:
     tensors = state() | {"optimizer.1.exp_avg": torch.zeros(2**23)}
     write_tensors(tmp_path / "stage0-step0000001.safetensors", tensors, Position(0, 1))
-    refused(tmp_path, "at most")
+    assert_refused(tmp_path, "at most")

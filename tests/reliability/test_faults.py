@@ -34,7 +34,7 @@ from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.data.windows import Windows
 from trajgen.engine import storage
 from trajgen.engine.loggers import MetricsLog
-from trajgen.engine.loop import Interrupted
+from trajgen.engine.loop import StoppedError
 from trajgen.experiments import run_folder
 from trajgen.security import allocating_at_most
 
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_data_are_read(
 @pytest.fixture
 def stopped(train: Train, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run in the folder 'run' that was stopped in its third stage."""
-    with before_batch(monkeypatch, 9, term), pytest.raises(Interrupted):
+    with before_batch(monkeypatch, 9, term), pytest.raises(StoppedError):
         train("run_dir=run")
     return Path("run")
 
@@ -363,7 +363,7 @@ def test_a_folder_taken_while_data_were_read_is_refused(train: Train, monkeypatc
 )
 def test_the_state_of_another_optimizer_is_refused(change: dict[str, torch.Tensor], tmp_path: Path) -> None:
     setup = training(tmp_path, Numbers(3, term))
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         setup.run()
     (path,) = setup.checkpoints.intermediate()
     tensors, position = storage.read_tensors(path, torch.device("cpu"))
@@ -385,7 +385,7 @@ def test_a_position_beyond_the_training_is_refused(position: storage.Position, t
 def test_a_resumed_training_says_which_checkpoint_was_damaged(tmp_path: Path) -> None:
     training(tmp_path / "whole").run()
     setup, output = training(tmp_path / "run", Numbers(FIRST + 7, term)), io.StringIO()
-    with pytest.raises(Interrupted):
+    with pytest.raises(StoppedError):
         setup.run()
     newest = setup.checkpoints.newest()
     newest.write_bytes(newest.read_bytes()[:-5])

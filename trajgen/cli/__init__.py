@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from trajgen.cli.app import app
 from trajgen.core.errors import TrajgenError
 
-# Importing a module adds its commands, in the order of this list; each imports what it needs when it is called.
-from trajgen.cli import train, evaluate, study, plot, video, report, export, bench, data, components  # noqa: F401  isort: skip
+COMMANDS = ("train", "evaluate", "study", "plot", "video", "report", "export", "bench", "data", "components")
+"""Modules of commands, in the order of the help; importing one adds its commands, which import what they need."""
+
+for module in COMMANDS:
+    import_module(f"{__name__}.{module}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -122,12 +122,12 @@ def _train_one(config: Any, overrides: Sequence[str]) -> Path:
 
     from trajgen import experiments
     from trajgen.engine.launch import read_launch
-    from trajgen.engine.loop import Interrupted
+    from trajgen.engine.loop import StoppedError
 
     first = read_launch().rank == 0
     try:
         return experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
-    except Interrupted as stopped:
+    except StoppedError as stopped:
         if first:
             print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -39,7 +39,7 @@ from trajgen.engine.storage import Position, under, unsaved_buffers
 VAL_BATCHES = 4
 
 
-class Interrupted(Exception):  # noqa: N818 - no error, as KeyboardInterrupt
+class StoppedError(Exception):
     """Ctrl-C or SIGTERM ended the training; the checkpoint that it names is whole."""
 
 
@@ -89,7 +89,7 @@ class Training:
             TrainingError: if a loss or a gradient is not finite, the device's memory is too small, or the disk refuses
                 to be written; the last good checkpoint stays.
             CheckpointError: if the checkpoint to resume is damaged, or of another training.
-            Interrupted: after Ctrl-C or SIGTERM, when a checkpoint has been written.
+            StoppedError: after Ctrl-C or SIGTERM, when a checkpoint has been written.
             PeerError: on the other ranks, where rank 0 raises an error.
         """
         prefer_fast_matmul(self.device)
@@ -196,7 +196,7 @@ class Training:
                     if save:
                         path = self._save(Position(index, done), optimization)
                 if stop:
-                    raise Interrupted(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
+                    raise StoppedError(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
         self._end_stage(optimization)
         if index + 1 < len(self.stages):
             self._save(Position(index + 1, 0), None)

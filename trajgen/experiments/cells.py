@@ -142,12 +142,12 @@ def train_cell(console: Console, *, config: Mapping[str, Any], command: str) -> 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turns the engine's `Interrupted` into a KeyboardInterrupt, which stops a job."""
-    from trajgen.engine.loop import Interrupted
+    """Turns the engine's `StoppedError` into a KeyboardInterrupt, which stops a job."""
+    from trajgen.engine.loop import StoppedError
 
     try:
         yield
-    except Interrupted:
+    except StoppedError:
         raise KeyboardInterrupt from None
 
 

@@ -48,7 +48,7 @@ def job(composed: Any) -> float:
     from rich.console import Console
 
     from trajgen import experiments
-    from trajgen.engine.loop import Interrupted
+    from trajgen.engine.loop import StoppedError
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
@@ -59,7 +59,7 @@ def job(composed: Any) -> float:
         if hydra.mode is RunMode.MULTIRUN:
             config = replace(config, run_dir=str(folder))
         return score(experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides])))
-    except Interrupted as stopped:
+    except StoppedError as stopped:
         error = "interrupted"
         raise KeyboardInterrupt(str(stopped)) from None
     except Exception as failure:  # of one job among many: it is shown, and the others go on

@@ -41,7 +41,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         main_process_first,
         world_size,
     )
-    from trajgen.engine.loop import Interrupted, Training
+    from trajgen.engine.loop import StoppedError, Training
     from trajgen.envs.eval_env import has_eval_env, make_eval_env
 
     device = init_process_group(config.device)
@@ -64,7 +64,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)
         try:
             training.run(resume=config.resume)
-        except Interrupted:  # all of them, at the same step
+        except StoppedError:  # all of them, at the same step
             destroy_process_group()
             raise
         destroy_process_group()

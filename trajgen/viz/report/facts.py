@@ -160,7 +160,8 @@ def _read_versions(facts: Facts, path: Path) -> None:
 def _read_weights(facts: Facts, path: Path) -> None:
     """Counts the numbers of the final checkpoint from its header; nothing of it is loaded."""
     with safe_open(path, framework="numpy") as file:
-        facts.weights = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 - no dict
+        names = file.keys()
+        facts.weights = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _read_pictures(facts: Facts, folder: Path) -> None:
