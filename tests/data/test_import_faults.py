@@ -319,3 +319,16 @@ def test_an_unknown_format_names_those_that_are_known(tmp_path: Path) -> None:
     check_refused(odd, "no 'observations'", format="d4rl")
     check_refused(odd, "must be readable", format="robomimic")
     check_refused(formats.npz_folder(tmp_path), "must be readable", format="lerobot")
+
+
+def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    np.savez(path, observations=np.zeros((4, 2)), actions=np.zeros((4, 1)))
+    content = path.read_bytes()
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        parts = content.split(signature)
+        marked = [part[: flags - 4] + bytes([part[flags - 4] | 1]) + part[flags - 3 :] for part in parts[1:]]
+        content = signature.join([parts[0], *marked])
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="encrypted"):
+        from_path(path, ImportOptions(id="lab/encrypted-v0", rewards="zero"))
