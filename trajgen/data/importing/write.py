@@ -19,9 +19,8 @@ from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
 
-DAMAGE = (*READ_ERRORS, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
-"""What reading a source raises that does not hold data of its format; zipfile raises RuntimeErrors for encryption and
-compression that it does not know."""
+DAMAGE = (*READ_ERRORS, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
+"""What reading a source raises that does not hold data of its format."""
 NAMED = 10
 """Episodes that an error names beside the first."""
 STATE, GOAL, ACHIEVED = "observation", "desired_goal", "achieved_goal"
