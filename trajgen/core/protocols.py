@@ -48,6 +48,28 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class DrawsOnDevice(Protocol):
+    """A source whose batch can be drawn within a CUDA graph: ``batch`` is ``seed_draw``, then ``draw``."""
+
+    generator: Generator
+    on_device: bool
+    """Whether ``draw`` works on the device alone, without the host."""
+
+    def seed_draw(self, step: int, rank: int = 0) -> None:
+        """Seeds ``generator`` for the batch of a step."""
+        ...
+
+    def draw(self, size: int) -> Batch:
+        """``size`` windows by the generator's random numbers alone."""
+        ...
+
+
+def drawn_on_device(source: Source) -> DrawsOnDevice | None:
+    """The source, if its batches can be drawn within a CUDA graph."""
+    return source if isinstance(source, DrawsOnDevice) and source.on_device else None
+
+
 class View(Protocol):
     """Selects the features of a window that the model sees."""
 

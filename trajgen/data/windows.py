@@ -85,19 +85,27 @@ class Windows:
             stretches["achieved"] = len(self._ahead) + 1
         columns = Mapped if is_mapped(episodes) else Resident
         self._fields: Columns = columns(fields, self.device, stretches)
+        self.generator, self.on_device = torch.Generator(self.device), columns is Resident
         self._names = frozenset(fields)
 
     def __len__(self) -> int:
         """W, the number of different windows."""
         return self._count
 
-    @torch.no_grad()
     def batch(self, step: int, size: int, rank: int = 0) -> Batch:
         """The batch of ``size`` windows of ``step``; always the same one, and another for each ``rank``."""
-        options = self.options
-        random = torch.Generator(self.device)
+        self.seed_draw(step, rank)
+        return self.draw(size)
+
+    def seed_draw(self, step: int, rank: int = 0) -> None:
+        """Seeds the generator for the batch of a step."""
         mixed = np.random.SeedSequence([self.seed, step, rank]).generate_state(1, np.uint64)
-        random.manual_seed(int(mixed[0]))
+        self.generator.manual_seed(int(mixed[0]))
+
+    @torch.no_grad()
+    def draw(self, size: int) -> Batch:
+        """A batch of ``size`` windows by the generator's next random numbers."""
+        options, random = self.options, self.generator
         window = torch.randint(self._count, (size,), generator=random, device=self.device)
         episode = torch.searchsorted(self._before, window, right=True) - 1
         time = window - self._before[episode]

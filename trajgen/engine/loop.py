@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import CheckpointError, TrainingError
 from trajgen.core.protocols import Source
 from trajgen.core.types import Stage
+from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
 from trajgen.engine.device import Timer, autocast, is_out_of_memory, prefer_fast_matmul, seed_step
 from trajgen.engine.distributed import (
@@ -159,6 +162,7 @@ class Training:
         optimization = Optimization(self.model, stage, settings, steps)
         if state:
             optimization.load_state(state, self.checkpoints.folder)
+        take_step = self._step_of(stage, optimization, settings.batch_size)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
         timer = Timer(self.device)
         start = last_time = time.perf_counter()
@@ -166,7 +170,7 @@ class Training:
         with stage_progress(self.console, stage.name, steps, first_step) as show:
             for step in range(first_step, steps):
                 try:
-                    values = self._step(stage, optimization, settings.batch_size, offset + step, step, timer)
+                    values = take_step(offset + step, step, timer)
                 except RuntimeError as error:
                     if not is_out_of_memory(error):
                         raise
@@ -201,6 +205,15 @@ class Training:
         if index + 1 < len(self.stages):
             self._save(Position(index + 1, 0), None)
 
+    def _step_of(
+        self, stage: Stage, optimization: Optimization, batch_size: int
+    ) -> Callable[[int, int, Timer], dict[str, Tensor]]:
+        """What takes a step of a stage."""
+        if not self.options.cuda_graph or not optimization.capturable or self.world_size * self.options.accumulate > 1:
+            return partial(self._step, stage, optimization, batch_size)
+        report = self.console.print
+        return CapturedStep(stage, optimization, self.source, batch_size, self.seed, self.autocast, self.model, report)
+
     def _step(
         self, stage: Stage, optimization: Optimization, batch_size: int, number: int, step: int, timer: Timer
     ) -> dict[str, Tensor]:
@@ -228,6 +241,7 @@ class Training:
 
     def _end_stage(self, optimization: Optimization) -> None:
         """Leaves the averaged weights in the model."""
+        optimization.zero_grad()
         optimization.swap_ema()
         self.model.eval()
 

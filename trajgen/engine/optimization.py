@@ -44,7 +44,11 @@ class Optimization:
             matrices, vectors = ([p for p in group.parameters if (p.ndim > 1) == large] for large in (True, False))
             groups.append({"params": matrices, "weight_decay": options.weight_decay, "lr_scale": group.lr_scale})
             groups.append({"params": vectors, "weight_decay": 0.0, "lr_scale": group.lr_scale})
-        extra: dict[str, Any] = {"fused": True} if options.optimizer == "adamw" else {}
+        device = self.parameters[0].device
+        self.capturable = device.type == "cuda" and options.optimizer == "adamw"
+        extra: dict[str, Any] = {}
+        if options.optimizer == "adamw":
+            extra = {"fused": True, "capturable": self.capturable}
         try:
             self.optimizer = create_optimizer_v2(
                 [group for group in groups if group["params"]],
@@ -71,6 +75,9 @@ class Optimization:
         )
         moved = None if stage.after_step is not None else self.parameters
         self.ema = EMA(model, options.ema_decay, moved) if options.ema_decay else None
+        # A CUDA graph reads numbers that change with the step from the device.
+        self._rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
+        self._weight = torch.zeros((), device=device)
 
     def zero_grad(self) -> None:
         """Drops the gradients of the step before."""
@@ -82,14 +89,28 @@ class Optimization:
 
     def step(self, number: int) -> Tensor:
         """Takes step ``number`` of the stage: optimizer, ``after_step``, EMA; returns the gradient's norm."""
+        self.schedule(number)
+        return self.update()
+
+    def schedule(self, number: int) -> None:
+        """Sets the learning rates, and the weight of the new values in the moving average, of step ``number``."""
         self.scheduler.step_update(number)
+        if self.ema is not None:
+            self.ema.decay_of_step = self.ema.decay_at(number)
+        if self.capturable:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate.fill_(group["lr"])
+            self._weight.fill_(1 - self.ema.decay_of_step if self.ema is not None else 0.0)
+
+    def update(self) -> Tensor:
+        """Takes a step by what `schedule` set; returns the norm of the gradient."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.optimizer.step()
         if self.stage.after_step is not None:
             with torch.no_grad():
                 self.stage.after_step()
         if self.ema is not None:
-            self.ema.update(number)
+            self.ema.update(self._weight if self.capturable else None)
         return norm
 
     def swap_ema(self) -> None:
@@ -142,7 +163,7 @@ class EMA:
     """
 
     def __init__(self, model: nn.Module, decay: float, parameters: Iterable[nn.Parameter] | None = None) -> None:
-        self.decay = decay
+        self.decay, self.decay_of_step = decay, 0.0
         changing = None if parameters is None else {id(p) for p in parameters}
         named = dict(model.named_parameters(remove_duplicate=False))
         state = model.state_dict()
@@ -161,8 +182,8 @@ class EMA:
         return min(self.decay, 1 - step ** -(2 / 3)) if step > 1 else 0.0
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Moves the averages towards the state; integers are copied."""
+    def update(self, weight: Tensor | None = None) -> None:
+        """Moves the averages towards the state by ``weight``, or by ``decay_of_step``; integers are copied."""
         averages, values = [], []
         for name, value in self._state().items():
             if value.is_floating_point():
@@ -170,7 +191,12 @@ class EMA:
                 values.append(value)
             else:
                 self.averages[name].copy_(value)
-        get_ema_multi_avg_fn(self.decay_at(step))(averages, values, 0)
+        if weight is None:
+            get_ema_multi_avg_fn(self.decay_of_step)(averages, values, 0)
+        else:
+            differences = torch._foreach_sub(values, averages)
+            torch._foreach_mul_(differences, weight)
+            torch._foreach_add_(averages, differences)
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -66,6 +66,8 @@ class EngineOptions:
     """Of the forward pass; auto is bfloat16 where the device is faster in it (CUDA since Ampere), else float32."""
     compile: bool = False
     """Whether the losses are compiled by torch.compile, which takes minutes and makes long trainings faster."""
+    cuda_graph: bool = True
+    """Whether steps are replayed as CUDA graphs, on a single CUDA device, by AdamW and without ``accumulate``."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl; losses are checked for being finite at the same time."""
     checkpoint_every: int = 500

@@ -151,11 +151,13 @@ class LatentPlanner(nn.Module):
 
         A loss that can be met without the prior has a norm near 0.
         """
-        if self._last_batch is None or not self.prior.training:
+        batch = self._last_batch
+        if batch is None or not self.prior.training:
             return {}
         weights = [p for p in self.prior.parameters() if p.requires_grad]
         with torch.enable_grad():
-            losses = self.prior_loss(self._last_batch.head(REPORTED_WINDOWS))
+            losses = self.prior_loss(batch.head(REPORTED_WINDOWS))
+        self._last_batch = batch  # a replayed CUDA graph fills the tensors of the batch that it was captured with
         norms = {}
         for name in ("prior", "inverse", "condition"):
             if name in losses:
