@@ -12,7 +12,7 @@ from trajgen.assemble import WindowShape, assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names, spec
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Cond, Space
+from trajgen.core.types import Batch, Cond, Space, Transitions
 from trajgen.testing.fixture import perturb as shake
 
 HORIZON, LATENT, CHUNK, STRIDE = 16, 4, 4, 3
@@ -161,7 +161,7 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
     mask[size // 2 :, HORIZON // 2 :] = False
     chunk_mask = torch.ones(size, CHUNK, dtype=torch.bool)
     chunk_mask[-1, 1:] = False
-    return Batch(
+    made = Batch(
         states=draw(HORIZON, space.state_dim),
         actions=draw(HORIZON, stride, space.action_dim),
         rewards=draw(HORIZON),
@@ -173,6 +173,10 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
         goals=draw(space.goal_dim) if space.goal_dim else None,
         time=torch.arange(size),
     )
+    goals = None if made.goals is None else torch.stack([made.goals, draw(space.goal_dim)], dim=1)
+    count = 1 if goals is None else goals.shape[1]
+    rewards, terminals = draw(count, CHUNK), draw(count, CHUNK) > 1
+    return replace(made, transitions=Transitions(draw(CHUNK, space.state_dim), rewards, terminals, chunk_mask, goals))
 
 
 def cond(size: int = 6, seed: int = 1) -> Cond:

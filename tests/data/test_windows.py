@@ -11,7 +11,7 @@ import torch
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Affine, Normalizer
-from trajgen.core.types import Batch, Space
+from trajgen.core.types import Batch, GoalSampling, Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
 from trajgen.data.windows import Windows, fit_normalizer, returns_to_go
@@ -405,3 +405,58 @@ def test_both_sides_of_what_is_held_out_are_of_the_best() -> None:
     trained = numbers(Windows(episodes, choice, Normalizer(2, 1, 2)))
     aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2), part="val"))
     assert trained and aside and trained | aside == best and not trained & aside
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_transitions_follow_from_each_of_their_goals(ends: bool) -> None:
+    """Against a naive loop: the next state, and for each goal whether the step reaches it."""
+    episodes = line([9, 6], terminated=[True, False], seed=3)
+    choice = options(**GOALS, max_padding=0.5, terminate_at_goal=ends)
+    source = plain(episodes, choice)
+    batch = source.with_transitions(GoalSampling(goals=3)).batch(0, 200)
+    assert same(batch, source.batch(0, 200)) and source.batch(0, 200).transitions is None
+    steps = batch.transitions
+    assert steps is not None and steps.goals is not None and batch.goals is not None
+    assert steps.goals.shape == (200, 4, 2) and torch.equal(steps.goals[:, 0], batch.goals)
+    assert episodes.achieved is not None
+    for row in range(200):
+        number, first = (int(value) for value in batch.states[row, 0])
+        start, length = episodes.starts[number], episodes.lengths[number]
+        for h in range(choice.chunk):
+            at = first + h
+            assert bool(steps.mask[row, h]) == (at < length)
+            assert steps.next_states[row, h].tolist() == [number, min(at + 1, length)]
+            for q in range(4):
+                reached = episodes.achieved[start + min(at + 1, length)]
+                near = at < length and float(np.linalg.norm(reached - steps.goals[row, q].numpy())) <= 0.6
+                assert float(steps.rewards[row, q, h]) == near
+                is_last = at + 1 == length and bool(episodes.terminated[number])
+                if at < length:
+                    assert bool(steps.terminals[row, q, h]) == (is_last or (ends and near))
+
+
+@pytest.mark.parametrize(("current", "random"), [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+def test_further_goals_are_where_their_options_say(current: float, random: float) -> None:
+    choice = options(**GOALS, max_padding=0.5, discount=0.9)
+    batch = plain(line([9, 6]), choice).with_transitions(GoalSampling(2, current, random)).batch(0, 4000)
+    assert batch.transitions is not None and batch.transitions.goals is not None
+    start, goal = batch.states[:, :1], batch.transitions.goals[:, 1:]  # achieved is (episode, step)
+    if current:
+        assert torch.equal(goal, (start + torch.tensor([0.0, 1.0])).expand_as(goal))
+    elif random:
+        assert (goal[..., 0] != start[..., 0]).float().mean().item() == pytest.approx(2 * 15 * 8 / 23**2, abs=0.05)
+    else:
+        ahead = (goal - start)[..., 1]
+        last = torch.tensor([9.0, 6.0])[start[..., 0].long()] - start[..., 1]
+        assert (goal[..., 0] == start[..., 0]).all() and (ahead >= 1).all() and (ahead <= last).all()
+        share = (ahead == 1)[(last > 1).expand_as(ahead)].float().mean().item()
+        assert share == pytest.approx(0.1, abs=0.02)  # 1 - discount
+
+
+def test_transitions_without_goals_have_the_rewards_of_the_data() -> None:
+    batch = plain(line([4], terminated=[True]), options(max_padding=1.0)).with_transitions(GoalSampling()).batch(0, 200)
+    row = int(torch.nonzero(batch.states[:, 0, 1] == 2)[0])
+    steps = batch.transitions
+    assert steps is not None and steps.goals is None
+    assert steps.rewards[row].tolist() == [[3, 4, 0]] and steps.mask[row].tolist() == [True, True, False]
+    assert steps.terminals[row, 0, :2].tolist() == [False, True]

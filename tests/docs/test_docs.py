@@ -19,7 +19,7 @@ import trajgen
 from trajgen.config import compose
 from trajgen.core import registry
 from trajgen.core.options import structure
-from trajgen.core.types import Batch, Cond, KnownCodes, Plan
+from trajgen.core.types import Batch, Cond, KnownCodes, Plan, Transitions
 from trajgen.data.options import DataOptions
 from trajgen.experiments.definition import read_study
 from trajgen.experiments.search import read_search
@@ -97,7 +97,7 @@ def test_relative_links_lead_somewhere(page: str) -> None:
 
 def test_the_shapes_of_concepts_name_every_field() -> None:
     text = PAGES["docs/concepts.md"].read_text(encoding="utf-8").partition("| value | shape |")[2]
-    for record in (Batch, Cond, KnownCodes, Plan):
+    for record in (Batch, Cond, KnownCodes, Plan, Transitions):
         (row, *rows) = [line for line in text.splitlines() if line.startswith(f"| `{record.__name__}.")]
         names = {word for line in (row, *rows) for word in re.findall(r"`(?:\w+\.)?(\w+)`", line.split("|")[1])}
         assert names == {field.name for field in fields(record)}

@@ -75,7 +75,7 @@ def test_a_step_is_the_loop_s_own(device: None, tmp_path: Path, monkeypatch: pyt
     optimization = Optimization(training.model, stage, training.settings[0], 20)
     for number in range(8):
         values = {k: v.clone() for k, v in run.steps(number)[0].items()}
-        expected = training._step(stage, optimization, 8, number, number, run.timer)
+        expected = training._step(stage, optimization, training.source, 8, number, number, run.timer)
         assert values.keys() == expected.keys()
         for name in values:
             torch.testing.assert_close(values[name], expected[name])
@@ -154,3 +154,5 @@ def test_a_batch_is_copied_field_by_field() -> None:
         if isinstance(value, Tensor):
             assert torch.equal(getattr(target, name), value) and getattr(target, name).data_ptr() == addresses[name]
     assert isinstance(target, Batch)
+    assert target.transitions is not None and source.transitions is not None
+    assert torch.equal(target.transitions.next_states, source.transitions.next_states)

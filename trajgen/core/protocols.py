@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses, Plan, Stage
+from trajgen.core.types import Batch, Codes, Cond, Encoding, GoalSampling, KnownCodes, Losses, Plan, Stage
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
@@ -45,6 +45,15 @@ class Source(Protocol):
 
     def batch(self, step: int, size: int, rank: int = 0) -> Batch:
         """The ``size`` windows of a step; the same ones whenever they are asked for."""
+        ...
+
+
+@runtime_checkable
+class DrawsTransitions(Protocol):
+    """A source whose batches can carry `Batch.transitions`."""
+
+    def with_transitions(self, sampling: GoalSampling) -> Source:
+        """The same source, whose batches carry the transitions of the goals that ``sampling`` says."""
         ...
 
 

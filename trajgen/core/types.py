@@ -2,7 +2,7 @@
 
 Shapes: B batch, T horizon (points in a window), M stride (environment steps between points), S state, A action,
 G goal, D features per point, N latent length, C code width, V vocabulary, K scales, L tokens, H steps in an action
-chunk, P points of a history.
+chunk, P points of a history, Q goals of a transition.
 """
 
 from __future__ import annotations
@@ -39,6 +39,46 @@ class Space:
 
 
 @dataclass(frozen=True)
+class GoalSampling:
+    """Which goals values are learnt for, besides a window's own (OGBench, arXiv 2410.20092, appendix C.2).
+
+    Each further goal is with some probability what the first step reaches, or what any step of the data reaches;
+    otherwise it is reached later in the same episode, after a geometric number of steps with the data's discount.
+    """
+
+    goals: int = 1
+    """Further goals of each window; 0 for the window's own alone."""
+    current: float = 0.2
+    """Probability of what the first step reaches."""
+    random: float = 0.3
+    """Probability of what any step of the data reaches."""
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """The environment steps of the chunks of a batch, for learning values: from ``Batch.chunk_states`` on.
+
+    Of Q goals the first is the window's own; Q is 1 where the data have no goals, or rewards that do not follow from
+    them.
+    """
+
+    next_states: Tensor  # (B, H, S) normalized
+    rewards: Tensor  # (B, Q, H) in the data's own units
+    terminals: Tensor  # (B, Q, H) bool: the task is over after the step
+    mask: Tensor  # (B, H) bool: real steps, also those after the arrival at the window's goal
+    goals: Tensor | None  # (B, Q, G) normalized
+
+    def head(self, windows: int) -> Transitions:
+        """Those of the first ``windows`` windows."""
+        return self.map(lambda values: values[:windows])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Transitions:
+        """The transitions with ``change`` applied to each of their tensors."""
+        tensors = {f.name: change(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
 class Batch:
     """A batch of windows on the training device, normalized.
 
@@ -56,6 +96,7 @@ class Batch:
     chunk_mask: Tensor  # (B, H) bool
     goals: Tensor | None = None  # (B, G)
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
+    transitions: Transitions | None = None  # single steps, for a stage that needs them (`Stage.transitions`)
     full_batch: Batch | None = None  # of which this is a share, with several devices or micro-batches
 
     @classmethod
@@ -105,7 +146,8 @@ class Batch:
     def head(self, windows: int) -> Batch:
         """The first ``windows`` windows as a batch of their own."""
         tensors = {f.name: v[:windows] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **tensors, full_batch=None)
+        transitions = None if self.transitions is None else self.transitions.head(windows)
+        return replace(self, **tensors, transitions=transitions, full_batch=None)
 
     def first(self, windows: int) -> int:
         """How many of the first ``windows`` windows of the full batch are in this share of it."""
@@ -217,6 +259,7 @@ class Stage:
             averages, target networks.
         report: figures for the log that are too expensive to compute at every step, as the usage of codes.
         options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
+        transitions: the goals for which its batches carry `Batch.transitions`; None leaves them out.
     """
 
     name: str
@@ -226,6 +269,7 @@ class Stage:
     after_step: Callable[[], None] | None = None
     report: Callable[[], dict[str, float]] = dict
     options_of: str | None = None
+    transitions: GoalSampling | None = None
 
     @property
     def groups(self) -> list[ParameterGroup]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.types import Batch
+from trajgen.core.types import Batch, GoalSampling, Transitions
 from trajgen.data.columns import Columns, Mapped, Resident
 from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import is_mapped
@@ -63,7 +64,8 @@ class Windows:
         self.normalizer = normalizer.to(device)
         self._count, self._before = count, to_device(before)  # windows in all, and before each episode (E,)
         self._first, self._last = to_device(episodes.starts), to_device(episodes.ends)  # (E,)
-        self._absorbs = to_device(episodes.terminated & options.absorbing_terminals)  # (E,)
+        self._terminated = to_device(episodes.terminated)  # (E,)
+        self._absorbs = self._terminated & options.absorbing_terminals  # (E,)
         fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
             fields["goals"], self._goal_ends = episodes.goals, to_device(_goal_ends(episodes))
@@ -87,6 +89,7 @@ class Windows:
         self._fields: Columns = columns(fields, self.device, stretches)
         self.generator, self.on_device = torch.Generator(self.device), columns is Resident
         self._names = frozenset(fields)
+        self.sampling: GoalSampling | None = None  # of the goals of transitions; None leaves them out
 
     def __len__(self) -> int:
         """W, the number of different windows."""
@@ -96,6 +99,12 @@ class Windows:
         """The batch of ``size`` windows of ``step``; always the same one, and another for each ``rank``."""
         self.seed_draw(step, rank)
         return self.draw(size)
+
+    def with_transitions(self, sampling: GoalSampling) -> Windows:
+        """The same windows, whose batches carry `Batch.transitions` for the goals that ``sampling`` says."""
+        windows = copy(self)
+        windows.generator, windows.sampling = torch.Generator(self.device), sampling
+        return windows
 
     def seed_draw(self, step: int, rank: int = 0) -> None:
         """Seeds the generator for the batch of a step."""
@@ -142,7 +151,51 @@ class Windows:
             chunk_mask=chunk < end,
             goals=None if goal is None else norm.goal(goal),
             time=time,
+            transitions=self._transitions(episode, row, goal, random),
         )
+
+    def _transitions(
+        self, episode: Tensor, row: Tensor, goal: Tensor | None, random: torch.Generator
+    ) -> Transitions | None:
+        """The steps of the chunks of windows that start at ``row`` (B, 1), for their goals (B, G) and further ones."""
+        sampling = self.sampling
+        if sampling is None:
+            return None
+        last = self._last[episode, None]  # (B, 1)
+        step, following = row + self._chunk, (row + 1 + self._chunk).minimum(last)  # (B, H)
+        rewards = self._fields.at("rewards", step.minimum(last)).unsqueeze(1)  # (B, 1, H)
+        terminals = ((step + 1 == last) & self._terminated[episode, None]).unsqueeze(1)  # (B, 1, H)
+        goals = None if goal is None else goal.unsqueeze(1)  # (B, 1, G)
+        if goals is not None and self.options.goal_radius is not None:
+            if sampling.goals:
+                goals = torch.cat([goals, self._further_goals(sampling, row, last, random)], dim=1)  # (B, Q, G)
+            distance = self._fields.at("achieved", following).unsqueeze(1) - goals.unsqueeze(2)  # (B, Q, H, G)
+            near = distance.square().sum(-1) <= self.options.goal_radius**2
+            rewards = (near & (step < last).unsqueeze(1)).float()
+            terminals = terminals | near if self.options.terminate_at_goal else terminals.expand_as(near)
+        return Transitions(
+            next_states=self.normalizer.state(self._fields.at("states", following)),
+            rewards=rewards,
+            terminals=terminals,
+            mask=step < last,
+            goals=None if goals is None else self.normalizer.goal(goals),
+        )
+
+    def _further_goals(self, sampling: GoalSampling, row: Tensor, last: Tensor, random: torch.Generator) -> Tensor:
+        """Positions (B, Q - 1, G) that the data reach: at once, later in the episode, or anywhere."""
+        shape = (len(row), sampling.goals)
+        choice, later = torch.rand(2, *shape, generator=random, device=self.device)
+        window = torch.randint(self._count, shape, generator=random, device=self.device)
+        episode = torch.searchsorted(self._before, window, right=True) - 1
+        anywhere = self._first[episode] + window - self._before[episode] + 1
+        left = last - row - 1  # beyond the first step
+        steps = later * (left + 1)  # uniform, where nothing is discounted
+        if self.options.discount < 1:
+            steps = later.log() / math.log(self.options.discount)
+        rows = row + 1 + steps.minimum(left).long()
+        rows = torch.where(choice < sampling.current + sampling.random, anywhere, rows)
+        rows = torch.where(choice < sampling.current, row + 1, rows)
+        return self._fields.at("achieved", rows)
 
     def _goal(self, row: Tensor, random: torch.Generator) -> Tensor | None:
         """The windows' goals (B, G): the data's at the start, or a position reached later under the same goal."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -164,6 +164,9 @@ def copy_batch(target: Any, source: Any) -> None:
     if torch.is_tensor(target):
         target.copy_(source)
         return
-    names = [f.name for f in fields(target) if torch.is_tensor(getattr(target, f.name))]
-    for name in names:
-        getattr(target, name).copy_(getattr(source, name), non_blocking=True)
+    for field in fields(target):
+        value, copied = getattr(target, field.name), getattr(source, field.name)
+        if torch.is_tensor(value):
+            value.copy_(copied, non_blocking=True)
+        elif is_dataclass(value):
+            copy_batch(value, copied)

@@ -19,7 +19,7 @@ from trajgen.assemble import WindowShape, assemble
 from trajgen.config import merged, read_options, recipe_files
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import KINDS, complete, spec
-from trajgen.core.types import Batch, Cond, Plan, Space
+from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
 SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
 GOAL_STATE = (0, 1)
@@ -147,7 +147,8 @@ class Fixture:
             mask[size // 2 :, -(-window.horizon // 2) :] = False
             chunk_mask[-1, 1:] = False
         states = randn(window.horizon, SPACE.state_dim)
-        return Batch(
+        own = states[:, -1, list(GOAL_STATE)]
+        batch = Batch(
             states=states,
             actions=randn(window.horizon, window.stride, SPACE.action_dim),
             rewards=randn(window.horizon),
@@ -156,9 +157,21 @@ class Fixture:
             chunk_states=randn(window.chunk, SPACE.state_dim),
             chunk_actions=randn(window.chunk, SPACE.action_dim),
             chunk_mask=chunk_mask,
-            goals=states[:, -1, list(GOAL_STATE)] if goals else None,
+            goals=own if goals else None,
             time=torch.arange(size),
         )
+        further = torch.stack([own, randn(SPACE.goal_dim)], dim=1)
+        transitions = Transitions(
+            next_states=randn(window.chunk, SPACE.state_dim),
+            rewards=randn(len(further[0]), window.chunk),
+            terminals=randn(len(further[0]), window.chunk) > 1,
+            mask=chunk_mask,
+            goals=further,
+        )
+        if not goals:
+            rewards, terminals = transitions.rewards[:, :1], transitions.terminals[:, :1]
+            transitions = replace(transitions, rewards=rewards, terminals=terminals, goals=None)
+        return replace(batch, transitions=transitions)
 
     def cond(self, size: int = 6) -> Cond:
         """Random conditions."""
@@ -196,7 +209,8 @@ def perturb(module: nn.Module, amount: float = 0.2) -> nn.Module:
 def select(batch: Batch, rows: slice) -> Batch:
     """Some windows of a batch."""
     changes: Any = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    return replace(batch, **changes)
+    transitions = None if batch.transitions is None else batch.transitions.map(lambda values: values[rows])
+    return replace(batch, **changes, transitions=transitions)
 
 
 def input_spans(lengths: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:
