@@ -57,6 +57,13 @@ class DrawsTransitions(Protocol):
         ...
 
 
+def source_of(stage: Stage, source: Source) -> Source:
+    """The source of a stage's batches: with transitions where the stage needs them, and the source has any."""
+    if stage.transitions is None or not isinstance(source, DrawsTransitions):
+        return source
+    return source.with_transitions(stage.transitions)
+
+
 @runtime_checkable
 class DrawsOnDevice(Protocol):
     """A source whose batch can be drawn within a CUDA graph: ``batch`` is ``seed_draw``, then ``draw``."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError
-from trajgen.core.protocols import DrawsTransitions, Source
+from trajgen.core.protocols import Source, source_of
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
@@ -162,7 +162,7 @@ class Training:
         optimization = Optimization(self.model, stage, settings, steps)
         if state:
             optimization.load_state(state, self.checkpoints.folder)
-        held_out = None if self.val_source is None else self._source_of(stage, self.val_source)
+        held_out = None if self.val_source is None else source_of(stage, self.val_source)
         take_step = self._step_of(stage, optimization, settings.batch_size)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
         timer = Timer(self.device)
@@ -206,18 +206,11 @@ class Training:
         if index + 1 < len(self.stages):
             self._save(Position(index + 1, 0), None)
 
-    @staticmethod
-    def _source_of(stage: Stage, source: Source) -> Source:
-        """The source of a stage's batches."""
-        if stage.transitions is None or not isinstance(source, DrawsTransitions):
-            return source
-        return source.with_transitions(stage.transitions)
-
     def _step_of(
         self, stage: Stage, optimization: Optimization, batch_size: int
     ) -> Callable[[int, int, Timer], dict[str, Tensor]]:
         """What takes a step of a stage."""
-        source = self._source_of(stage, self.source)
+        source = source_of(stage, self.source)
         if not self.options.cuda_graph or not optimization.capturable or self.world_size * self.options.accumulate > 1:
             return partial(self._step, stage, optimization, source, batch_size)
         report = self.console.print
