@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from trajgen.core.errors import ConfigError
 from trajgen.engine import loggers
-from trajgen.engine.loggers import MetricsLog, check_loggers, open_loggers
+from trajgen.engine.loggers import MetricsLog, check_loggers, open_loggers, stage_progress
 
 LINES: list[dict[str, Any]] = [
     {"stage": stage, "stage_index": index, "step": step, "seconds": 0.5, "total": 1.0 / step, "usage/scale_1": 0.5}
@@ -127,3 +130,27 @@ def test_wandb_writes_offline_without_a_network(tmp_path: Path, monkeypatch: pyt
             MetricsLog(tmp_path / "metrics.jsonl").write(line, opened)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     assert file.stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "all_fit"),
+    [(60, "prior", False), (60, "high_return_target", False), (80, "high_return_target", False), (100, "prior", True)],
+)
+def test_progress_fits_on_a_line_with_the_total_loss_first(width: int, name: str, all_fit: bool) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with stage_progress(console, name, 12000, 0) as show:
+        show(1, None)
+        show(2400, {"reconstruction": 0.25, "total": 0.5, "inverse": 0.2})
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", console.file.getvalue()))
+    line = next(line for line in reversed(lines) if line.strip())
+    assert len(line) <= width and re.search(rf"{name} .* 2400/12000 \S+ left total 0\.500", line)
+    assert line.strip().endswith("total 0.500  reconstruction 0.250  inverse 0.200" if all_fit else "total 0.500")
+
+
+def test_a_log_file_gets_ten_lines_with_the_time_left() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with stage_progress(console, "prior", 100, 0) as show:
+        for step in range(1, 101):
+            show(step, {"inverse": 0.25, "total": 1 / step} if step % 5 == 0 else None)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 10 and re.fullmatch(r"prior 10/100, 0:\d\d:\d\d left  total 0\.100  inverse 0\.250", lines[0])

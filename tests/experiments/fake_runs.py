@@ -98,6 +98,7 @@ def fake_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRuns:
     monkeypatch.setattr(experiments, "evaluate", fakes.evaluate)
     for module in (study, search):
         monkeypatch.setattr(module, "make_data", lambda *_: None)
+    monkeypatch.setattr(study, "estimate_cell", lambda console, config: (600.0, "a training takes about 10 minutes"))
     for module in (cells, search):
         monkeypatch.setattr(module, "compose", composed)
     return fakes

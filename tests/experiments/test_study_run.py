@@ -43,6 +43,19 @@ def test_every_cell_is_trained_once_and_kept(fake_runs: FakeRuns) -> None:
     assert results()["seeds"] == [0, 1, 2]
 
 
+def test_a_study_says_what_it_will_do_and_about_how_long_it_takes(
+    fake_runs: FakeRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study("engine.stages.prior.steps=1500") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "prior.depth: 4 cells, 4 trainings to do, one at a time"
+    assert lines[1].startswith("To train, each: ") and "prior 1,500 steps" in lines[1]
+    assert "4 trainings like that, one at a time: about 40 minutes" in lines  # of ten each
+    counts = [line.rpartition("(")[2] for line in lines if "-s0: trained" in line or "-s1: trained" in line]
+    assert [count[:6] for count in counts] == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
+    assert counts[0].endswith("left)") and counts[3] == "4 of 4)"
+
+
 def test_a_stopped_study_resumes(fake_runs: FakeRuns) -> None:
     fake_runs.stopping = {FOUR[1]}
     assert study() == 130

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trajgen.engine.device import synchronize
 from trajgen.evaluation.hardware import hardware
 
 WARM_UP = 10
@@ -62,12 +63,6 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int) -> Tim
         synchronize(device)
         values.append(1e3 * (time.perf_counter() - start))
     return Timing(tuple(values))
-
-
-def synchronize(device: torch.device) -> None:
-    """Waits until the device has finished all its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def machine(device: torch.device) -> dict[str, Any]:

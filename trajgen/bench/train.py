@@ -12,10 +12,10 @@ from torch import Tensor
 
 from trajgen import experiments
 from trajgen.bench.request import BenchRequest
-from trajgen.bench.timing import Timing, synchronize
+from trajgen.bench.timing import Timing
 from trajgen.core.protocols import Source
 from trajgen.core.types import Batch, Stage
-from trajgen.engine.device import autocast, prefer_fast_matmul, seed_step
+from trajgen.engine.device import autocast, prefer_fast_matmul, seed_step, synchronize
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
 from trajgen.viz.tables import Table

@@ -87,6 +87,12 @@ def seed_step(seed: int, step: int, index: int = 0) -> None:
         torch.cuda.manual_seed_all(number)
 
 
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has finished all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device has no memory left; torch has a class for it on CUDA alone."""
     return type(error) is torch.OutOfMemoryError or "can't allocate memory" in str(error)

@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import torch
 from rich.console import Console
@@ -18,7 +20,7 @@ from trajgen.core.protocols import Source, source_of
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
-from trajgen.engine.device import Timer, autocast, is_out_of_memory, prefer_fast_matmul, seed_step
+from trajgen.engine.device import Timer, autocast, is_out_of_memory, prefer_fast_matmul, seed_step, synchronize
 from trajgen.engine.distributed import (
     StopSignal,
     SyncedCounters,
@@ -40,6 +42,8 @@ from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
 VAL_BATCHES = 4
+TIMED_STEPS = 8
+"""Of each stage for an estimate; the last three count, after warming up and capturing a CUDA graph."""
 
 
 class StoppedError(Exception):
@@ -111,6 +115,23 @@ class Training:
                 stop.finish()
             broadcast_decision(self._finish)
 
+    def estimate(self) -> float:
+        """Seconds that the training takes on this machine, from a few steps of each stage, which change the model."""
+        prefer_fast_matmul(self.device)
+        seconds = 0.0
+        for stage, settings in zip(self.stages, self.settings, strict=True):
+            if stage.parameters:
+                stage.begin(self.model)
+                steps, clock = self.options.steps(settings), [time.perf_counter()]
+                optimization = Optimization(self.model, stage, settings, steps)
+                take_step = self._step_of(stage, optimization, settings.batch_size)
+                for step in range(TIMED_STEPS):
+                    take_step(step, step, Timer(self.device))
+                    synchronize(self.device)
+                    clock.append(time.perf_counter())
+                seconds += steps * median(after - before for before, after in pairwise(clock[-4:]))
+        return seconds
+
     def _load_finished(self, resume: bool) -> bool:
         """Removes what a killed process left; loads the weights of a training that came to its end."""
         self.checkpoints.clean()
@@ -177,6 +198,7 @@ class Training:
                         raise
                     raise self._out_of_memory(stage, settings, step, error) from error
                 done, stop = step + 1, signals.should_stop()
+                show(done, None)
                 is_checkpoint = done % self.options.checkpoint_every == 0
                 save = stop or (is_checkpoint and done < steps)
                 val_source = held_out if is_checkpoint or done == steps else None

@@ -74,8 +74,12 @@ def evaluate(
     trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     eval_env = make_eval_env(config.data)
-    with console.status("evaluating"):
-        result = play(policy, eval_env, config.evaluation)
+    with console.status("playing") as status:
+
+        def show(ended: int, episodes: int) -> None:
+            status.update(f"playing: {ended} of {episodes} episodes")
+
+        result = play(policy, eval_env, config.evaluation, progress=show)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
     figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
     if overrides:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
@@ -25,6 +26,7 @@ from typing import Any, TextIO
 import yaml
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest
+from trajgen.viz.tables import duration
 
 EXTRAS = {"loky": ("joblib", "sweep"), "submitit": ("submitit", "sweep"), "ray": ("ray", "ray")}
 """For each executor, the package that it needs, and the extra that installs it."""
@@ -337,13 +339,13 @@ def run_jobs(jobs: Sequence[Job], executor: JobExecutor, logs: Path) -> dict[str
     """
     logs.mkdir(parents=True, exist_ok=True)
     futures: dict[str, Future[Any]] = {}
-    stopping = threading.Event()
+    stopping, count = threading.Event(), Countdown(len(jobs))
     with _sigterm_as_interrupt():
         try:
             for job in jobs:
                 log = (logs / f"{job.name}.log").absolute()
                 futures[job.name] = executor.submit(run_job, job, log, os.getcwd(), executor.inline)
-                futures[job.name].add_done_callback(partial(_print_outcome, job.name, stopping))
+                futures[job.name].add_done_callback(partial(_print_outcome, job.name, stopping, count))
             wait(futures.values())
         except KeyboardInterrupt:
             stopping.set()
@@ -371,12 +373,29 @@ def _outcome(future: Future[Any]) -> Outcome:
         return Outcome(message=f"its process failed (out of memory?): {last}", failed=True)
 
 
-def _print_outcome(name: str, stopping: threading.Event, future: Future[Any]) -> None:
+class Countdown:
+    """Says how many of several equally long pieces of work are done, and about how long the others take.
+
+    Args:
+        total: number of pieces.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.begun = total, 0, time.monotonic()
+
+    def next(self) -> str:
+        """Counts one more piece."""
+        self.done += 1
+        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        return f"{self.done} of {self.total}" + (f", {duration(left)} left" if self.done < self.total else "")
+
+
+def _print_outcome(name: str, stopping: threading.Event, count: Countdown, future: Future[Any]) -> None:
     if future.cancelled():
         return
     outcome = _outcome(future)
     if not outcome.failed:
-        _print(f"{name}: {outcome.message}", sys.stdout)
+        _print(f"{name}: {outcome.message}" + (f" ({count.next()})" if count.total > 1 else ""), sys.stdout)
     else:
         _print(f"{name}: {STOPPED if stopping.is_set() else f'failed: {outcome.message}'}", sys.stderr)
 

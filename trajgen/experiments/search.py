@@ -30,10 +30,10 @@ from trajgen.experiments.definition import (
     read_question,
     refuse_cell_options,
 )
-from trajgen.experiments.executors import Job, JobExecutor, make_executor, run_jobs
+from trajgen.experiments.executors import Countdown, Job, JobExecutor, make_executor, run_jobs
 from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import STUDY_LOCK
-from trajgen.experiments.study import ROOT, report, require_empty
+from trajgen.experiments.study import ROOT, print_outlook, report, require_empty
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -224,10 +224,14 @@ def run_search(
         make_data([base.config], console)
         text = f"{search.name}: {search.trials} trials and the base as it is, {pool.description}"
         console.print(text, markup=False, highlight=False)
+        count = Countdown(search.trials + 1)
+        if not (folder / FILE).exists():
+            trainings = len(search.seeds) * count.total
+            print_outlook(Cell(base, search.seeds[0], folder), trainings, pool, console)
         while waiting := _next_trials(search, trials, max(1, pool.workers // len(search.seeds))):
             proposed = [trial.params for trial in trials if trial.number]
             write_json(folder / FILE, {**search.to_plain(), "proposed": proposed, "command": command})
-            _run_trials(search, waiting, folder, pool, console)
+            _run_trials(search, waiting, folder, pool, console, count)
         return _report(search, trials, folder, console, command)
 
 
@@ -336,7 +340,14 @@ def _row(search: Search, trial: Trial) -> Row:
     return Row(trial.name, trial.name, words, compose(words), {}, trial.name)
 
 
-def _run_trials(search: Search, trials: Sequence[Trial], folder: Path, executor: JobExecutor, console: Console) -> None:
+def _run_trials(
+    search: Search,
+    trials: Sequence[Trial],
+    folder: Path,
+    executor: JobExecutor,
+    console: Console,
+    count: Countdown,
+) -> None:
     """Trains and scores trials; one that cannot be composed, built or trained has failed."""
     cells: dict[str, list[Cell]] = {}
     jobs: list[Job] = []
@@ -358,7 +369,7 @@ def _run_trials(search: Search, trials: Sequence[Trial], folder: Path, executor:
             values = [score(cell.run) for cell in cells[trial.name]]
             trial.score = math.fsum(values) / len(values)
         result = f"failed: {trial.failed}" if trial.score is None else f"{trial.score:.3f}"
-        console.print(f"{trial.label}: {result}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{trial.label}: {result} ({count.next()})", markup=False, highlight=False, soft_wrap=True)
 
 
 def _report(

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import file_lock, read_json, write_json
+from trajgen.core.types import Space
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
 from trajgen.experiments.equal_time import Cost, equal_steps, measure_cell
-from trajgen.experiments.executors import Job, JobExecutor, LokyExecutor, make_executor, run_jobs
+from trajgen.experiments.executors import InlineExecutor, Job, JobExecutor, LokyExecutor, make_executor, run_jobs
+from trajgen.experiments.outlook import SHORTEST, estimate_cell, stage_steps, steps_text
+from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.results import gather
 from trajgen.experiments.run_folder import STUDY_LOCK, contents
 from trajgen.experiments.table import print_results, write_results
+from trajgen.viz.tables import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,11 +104,26 @@ def run_cells(
     console.print(text, markup=False, highlight=False)
     make_data((cell.row.config for cell in trainings.values()), console)
     logs = cells[0].folder / "jobs"
+    if trainings:
+        print_outlook(next(iter(trainings.values())), len(trainings), executor, console)
     outcomes = run_jobs([cell.training_job() for cell in trainings.values()], executor, logs)
     failed |= {name: outcome.message for name, outcome in outcomes.items() if outcome.failed}
     waiting = [cell for cell in cells if _reason(cell, failed) is None and not cell.is_finished()]
     outcomes = run_jobs([cell.evaluation_job() for cell in waiting], executor, logs)
     return failed | {name: outcome.message for name, outcome in outcomes.items() if outcome.failed}
+
+
+def print_outlook(cell: Cell, trainings: int, executor: JobExecutor, console: Console) -> None:
+    """Prints the steps of one of several trainings and, where they run here, about how long all of them take."""
+    config = cell.config
+    steps = stage_steps(config, build_planner(config, Space(state_dim=4, action_dim=2, goal_dim=2)))
+    console.print(f"To train, each: {steps_text(steps)}", markup=False, highlight=False)
+    if trainings > 1 and sum(steps.values()) >= SHORTEST and isinstance(executor, InlineExecutor | LokyExecutor):
+        job = Job(f"estimate-{slug(cell.row.name)}", estimate_cell, {"config": config.to_plain()})
+        if seconds := run_jobs([job], executor, cell.folder / "jobs")[job.name].value:
+            text = f"{trainings} trainings like that, {executor.description}: "
+            text += duration(seconds * -(-trainings // executor.workers))
+            console.print(text, markup=False, highlight=False)
 
 
 def _reason(cell: Cell, failed: Mapping[str, str]) -> str | None:

@@ -12,6 +12,7 @@ from trajgen.core.errors import DataError
 from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
+from trajgen.experiments.outlook import outlook
 from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, windows_of
 from trajgen.experiments.run_folder import LOCK, find_folder, require_free, versions, write_config
 
@@ -58,7 +59,9 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world_size()} processes" if world_size() > 1 else ""
         title = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
-        console.print(title, markup=False)
+        console.print(title, markup=False, highlight=False)
+        if first and not (config.resume and (folder / "checkpoints").is_dir()):
+            console.print(outlook(config, planner, source, episodes.space, device), markup=False, highlight=False)
         stages = planner.stages()
         val_source = windows_of(config, episodes, planner, device, "val") if config.data.val_fraction else None
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)

@@ -30,6 +30,16 @@ def interval(ends: Sequence[float | None] | None, digits: int = 1) -> str:
     return f"[{', '.join(number(end, digits) for end in ends)}]" if ends and None not in ends else NOTHING
 
 
+def duration(seconds: float) -> str:
+    """A time in words, to two digits: "about 4 minutes"."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        return f"about {minutes:.0f} minute{'s' * (round(minutes) > 1)}"
+    return f"about {minutes / 60:.{1 if minutes < 600 else 0}f} hours"
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of cells under the heads of their columns; no cell is read as markup.
