@@ -25,11 +25,14 @@ INDEXING = (Tensor.__getitem__, Tensor.__setitem__)
 
 
 class NoHost(TorchFunctionMode):
-    """Refuses what copies between host and device: reading values, and lists as an index."""
+    """Refuses what copies between host and device: reading values, lists as an index, numbers written by indices."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         index = args[1] if func in INDEXING else ()
-        if func in READS or any(isinstance(part, list) for part in (index if isinstance(index, tuple) else (index,))):
+        index = index if isinstance(index, tuple) else (index,)
+        lists = any(isinstance(part, list) for part in index)
+        writes_number = func is Tensor.__setitem__ and not isinstance(args[2], Tensor)
+        if func in READS or lists or (writes_number and any(isinstance(part, Tensor) for part in index)):
             raise RuntimeError("a copy between host and device")
         return func(*args, **(kwargs or {}))
 

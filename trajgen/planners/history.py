@@ -95,7 +95,7 @@ class HistoryPlanner(nn.Module):
         # Zeros on padding, since an attention weight of zero does not silence NaN.
         x = torch.where((positions < length.unsqueeze(1)).unsqueeze(-1), x, torch.zeros_like(x))
         current = length - 1
-        x[rows, current, self.view.slices["action"]] = 0
+        x[..., self.view.slices["action"]].masked_fill_((positions == current.unsqueeze(1)).unsqueeze(-1), 0)
         start = replace(
             cond,
             state=past.states[rows, first],
