@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
-from trajgen.core.types import Batch, Cond
+from trajgen.core.types import Batch, Cond, Plan
 
 SEGMENT = 4
 LEGS = tiny.HORIZON // SEGMENT
 
 
-def build(**swaps: Any) -> Any:
-    return tiny.planner(planner={"name": "hierarchy", "segment": SEGMENT, **swaps.pop("planner", {})}, **swaps)
+def build(chunk: int = tiny.CHUNK, **swaps: Any) -> Any:
+    torch.manual_seed(0)
+    planner = {"name": "hierarchy", "segment": SEGMENT, **swaps.pop("planner", {})}
+    return assemble(tiny.nodes(planner=planner, **swaps), tiny.SPACE, replace(tiny.WINDOW, chunk=chunk))
 
 
 @pytest.fixture
@@ -66,13 +70,66 @@ def test_weights_are_not_shared_and_stages_take_turns(planner: Any) -> None:
 
 
 @torch.no_grad()
-def test_acting_needs_the_first_leg_alone_and_takes_the_same_actions(planner: Any, cond: Cond) -> None:
+def test_a_head_that_is_lost_before_a_leg_ends_needs_the_first_leg_alone(planner: Any, cond: Cond) -> None:
     whole, first = planner.plan(cond), planner.plan(cond, decode=False)
-    torch.testing.assert_close(whole.latent, first.latent)
+    assert planner.action.plan_steps == tiny.CHUNK < SEGMENT * tiny.STRIDE
+    torch.testing.assert_close(whole.latent[:, : first.latent.shape[1]], first.latent)
     assert first.trajectory is None and whole.trajectory.shape == (6, tiny.HORIZON, 5)
+    states, offsets = torch.randn(6, tiny.CHUNK, 4), torch.arange(tiny.CHUNK).expand(6, -1)
+    actions = planner.action(whole, states, offsets)
+    torch.testing.assert_close(actions, planner.action(first, states, offsets))
+    torch.testing.assert_close(actions, planner.low.action(first, states, offsets))
     refined = planner.refinements(whole, cond)
     assert list(refined) == [f"{LEGS} subgoals", "in detail"]
     assert all(x.shape == whole.trajectory.shape for x in refined.values())
+
+
+DIFFUSION: dict[str, Any] = {
+    "view": {"fields": ("state",)},
+    "tokenizer": {"name": "identity", "inpaint_goal": True},
+    "prior": {"name": "diffusion", "width": 16, "depth": 1, "timesteps": 4},
+    "sampler": {"name": "diffusion", "steps": 2},
+    "schedule": "single",
+    "decoder": "identity",
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("swaps", "chunk"),
+    [({"planner": {"overlap": True}, "action": "state", **DIFFUSION}, 1), ({"action": "latent_state"}, SEGMENT)],
+)
+def test_a_plan_is_the_chain_of_all_legs_and_is_followed_leg_by_leg(
+    swaps: dict[str, Any], chunk: int, cond: Cond
+) -> None:
+    planner = tiny.shake(build(chunk * tiny.STRIDE, **swaps)).eval()
+    leg_steps, legs = SEGMENT * tiny.STRIDE, LEGS - 1
+    assert planner.action.plan_steps == legs * leg_steps
+    plan = planner.plan(cond, decode=False)
+    state = torch.randn(6, 1, 4)
+    for leg in range(legs):
+        steps = leg * leg_steps + 5
+        own = Plan(
+            *(part.unflatten(1, (legs, -1))[:, leg] for part in (plan.codes, plan.latent)),
+            None if plan.trajectory is None else plan.trajectory[:, leg * SEGMENT :][:, : SEGMENT + 1],
+        )
+        expected = planner.low.action(own, state, torch.full((6, 1), 5))
+        torch.testing.assert_close(planner.action(plan, state, torch.full((6, 1), steps)), expected)
+
+
+@torch.no_grad()
+def test_legs_that_overlap_meet_at_the_subgoals_and_end_at_the_goal(cond: Cond) -> None:
+    planner = tiny.shake(build(planner={"overlap": True}, action="state", **DIFFUSION)).eval()
+    plan = planner.plan(cond)
+    last = (LEGS - 1) * SEGMENT
+    goal = planner.high.tokenizer.known_codes(cond).codes[:, -1, :2]  # in units of the state
+    torch.testing.assert_close(plan.trajectory[:, last, :2], goal)
+    torch.testing.assert_close(plan.trajectory[:, 0], cond.state)
+    assert torch.equal(
+        plan.trajectory[:, last:], plan.trajectory[:, last : last + 1].expand(-1, tiny.HORIZON - last, -1)
+    )
+    held, end = (planner.action(plan, cond.state.unsqueeze(1), torch.full((6, 1), n)) for n in (10**6, 10**6 + 1))
+    assert held.isfinite().all() and end.isfinite().all()
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,27 @@ def test_hindsight_goals_come_from_the_rest_of_the_same_episode(share: float) ->
     assert (later[:, 1] <= last[later[:, 0].long()]).all()
     if share > 0:  # the final observation can be a goal too
         assert (later[:, 1] == last[later[:, 0].long()]).any()
+
+
+def test_with_absorbing_goals_a_window_stays_where_the_data_turn_to_another_goal() -> None:
+    steps, turn = 20, 8
+    states = np.stack([np.zeros(steps + 1), np.arange(steps + 1)], 1)
+    goals = np.where(np.arange(steps + 1)[:, None] < turn, 1.0, 2.0) * np.ones(2)
+    walk = Episode(states, np.arange(1.0, steps + 1)[:, None], np.ones(steps), False, goals, states)
+    episodes = Episodes.collect([walk], name="line", space=Space(2, 1, 2, "s", "d"))
+    choice = options(**{**GOALS, "goal_radius": None}, horizon=4, stride=3, chunk=4, max_padding=0.0)
+    plain_batch, batch = (
+        plain(episodes, replace(choice, absorbing_goals=absorbing)).batch(0, 200) for absorbing in (False, True)
+    )
+    start = batch.states[:, 0, 1]
+    points = start.unsqueeze(1) + 3 * torch.arange(4)
+    ends = torch.where(start < turn, turn, steps).unsqueeze(1)
+    assert (start < turn).any() and (start >= turn).any()
+    assert torch.equal(plain_batch.states[..., 1], points) and torch.equal(plain_batch.states[:, 0], batch.states[:, 0])
+    assert torch.equal(batch.states[..., 1], points.minimum(ends)) and batch.mask.all()
+    chunk = start.unsqueeze(1) + torch.arange(4)
+    assert torch.equal(batch.chunk_mask, chunk < ends)  # what is done after that leads elsewhere
+    assert torch.equal(batch.actions[:, 0, :, 0] == 0, start.unsqueeze(1) + torch.arange(3) >= ends)
 
 
 @pytest.mark.parametrize(("discount", "steps"), [(0.9, 66), (1.0, 30)])

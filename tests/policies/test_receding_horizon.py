@@ -43,7 +43,7 @@ class Planner(nn.Module):
 
 
 def policy(
-    space: Space | None = None, *, replan_interval: int = 2, discount: float = 0.5, history: int = 0
+    space: Space | None = None, *, replan_interval: Any = 2, discount: float = 0.5, history: int = 0
 ) -> RecedingHorizonPolicy:
     space = space or Space(state_dim=3, action_dim=2)
     normalizer = Normalizer(space.state_dim, space.action_dim, space.goal_dim)
@@ -57,6 +57,30 @@ def test_a_plan_is_followed_for_as_long_as_asked() -> None:
     made.reset()
     acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
     assert acted == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [3, 0]]
+
+
+class WholePlans:
+    """An action head that follows a plan to its end: acts (number of the plan, offset into it)."""
+
+    plan_steps = 5
+
+    def __call__(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        return torch.cat([plan.latent, offsets.unsqueeze(-1).float()], dim=-1)
+
+
+def test_a_plan_is_followed_to_its_end_and_no_further() -> None:
+    head = policy(replan_interval="plan")  # trained at 4 steps
+    assert head.replan_interval == 4
+    planner = head.planner
+    planner.action = WholePlans()
+    space, options = head.space, PolicyOptions(replan_interval="plan")
+    made = RecedingHorizonPolicy(planner, head.normalizer, space, options, discount=1.0, chunk=4)
+    made.reset()
+    acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
+    assert acted == [[1, 0], [1, 1], [1, 2], [1, 3], [1, 4], [2, 0], [2, 1]]
+    with pytest.raises(ConfigError, match="1 to 5, the length of a plan") as caught:
+        PolicyOptions(replan_interval=6).steps(planner, 4)
+    assert caught.value.fix == "policy.replan_interval=5"
 
 
 def test_a_plan_of_places_is_held_against_the_place_that_was_asked_for() -> None:

@@ -139,6 +139,18 @@ def test_a_goal_is_inpainted_at_the_last_point_in_the_units_of_the_state() -> No
         torch.testing.assert_close(known.codes[:, -1, 1 + feature], expected)
 
 
+def test_at_rest_at_the_goal_the_other_features_are_zero_in_the_units_of_the_data() -> None:
+    cond, normalizer = random_cond(), fitted(2)
+    plain, at_rest = (
+        make(IdentityTokenizer, normalizer=normalizer, inpaint=(), inpaint_goal=goal).known_codes(cond)
+        for goal in (True, "at_rest")
+    )
+    assert at_rest.mask[0].nonzero().tolist() == [[HORIZON - 1, 1 + feature] for feature in range(STATE)]
+    assert torch.equal(plain.into(at_rest.codes), at_rest.codes)  # the goal is where it was
+    velocity = at_rest.codes[:, -1, 2] * normalizer.state.scale[1] + normalizer.state.mean[1]  # feature 1 is no goal
+    torch.testing.assert_close(velocity, torch.zeros_like(velocity), atol=1e-5, rtol=0)
+
+
 def test_goals_in_the_units_of_the_state_are_its_values() -> None:
     options: dict[str, Any] = {"fields": ("state",), "goal_state": (0, 1, 2), "inpaint_goal": True}
     tokenizer = make(IdentityTokenizer, normalizer=fitted(0).for_subgoals(), **options)

@@ -60,13 +60,16 @@ class PlannedActions(nn.Module):
 class StateInverseDynamics(nn.Module):
     """Actions that lead from the state to the plan's next point (Decision Diffuser, arXiv 2211.15657, section 3.3).
 
+    It knows the way between any two points, and so follows a plan to its end, whose last point is the next one from
+    there on.
+
     Args:
         view: of the window, with the state.
         state_dim: S.
         action_dim: A.
         horizon: T.
         stride: M.
-        chunk: H, the steps for which a plan can be followed.
+        chunk: H, the steps at which it is trained.
         width: hidden width.
         depth: linear layers after the first.
 
@@ -103,7 +106,7 @@ class StateInverseDynamics(nn.Module):
                 got=f"data.chunk={chunk}, data.horizon={horizon}, data.stride={stride}",
                 fix=f"data.horizon={-(-chunk // stride) + 1}",
             )
-        self.view, self.stride, self.chunk = view, stride, chunk
+        self.view, self.stride, self.plan_steps = view, stride, (horizon - 1) * stride
         self.state_proj = nn.Linear(state_dim, width)
         self.next_proj = nn.Linear(state_dim, width)
         self.offset_embed = nn.Embedding(stride, width)
@@ -112,8 +115,8 @@ class StateInverseDynamics(nn.Module):
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) in the ``states`` (B, H, S) observed ``offsets`` (B, H) steps into the plan."""
         points = self.view.read(plan.trajectory, "state")  # (B, T, S)
-        offsets = offsets.clamp(max=self.chunk - 1)
-        index = (torch.div(offsets, self.stride, rounding_mode="floor") + 1).unsqueeze(-1)
+        index = torch.div(offsets, self.stride, rounding_mode="floor") + 1
+        index = index.clamp(max=points.shape[1] - 1).unsqueeze(-1)
         next_point = points.gather(1, index.expand(-1, -1, points.shape[-1]))
         # The displacement to the next point is more informative than its position.
         hidden = self.state_proj(states) + self.next_proj(next_point - states)

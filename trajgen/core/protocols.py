@@ -305,6 +305,14 @@ class ActionHead(Protocol):
 
 
 @runtime_checkable
+class FollowsPlans(Protocol):
+    """An action head that can follow a plan to its end, however many steps it was trained at."""
+
+    plan_steps: int
+    """Environment steps from a plan's first point to its last."""
+
+
+@runtime_checkable
 class HasActionLoss(Protocol):
     """An action head with a loss of its own."""
 

@@ -96,6 +96,9 @@ class DataOptions:
     absorbing_terminals: bool = False
     """Whether points beyond a terminal, or beyond an arrival that ends the episode, are absorbing states without reward
     (arXiv 1809.02925), so that a plan shows where it ends; false leaves them out of the losses."""
+    absorbing_goals: bool = False
+    """Whether a window ends where the data turn to another goal, and stays at its last point from there on, so that it
+    shows the way to one goal, however long, and the stay there. Without goals it changes nothing."""
     action_limits: Literal["space", "data"] = "space"
     """Where actions are clipped when acting: at the bounds of the action space, or at those of the data within it."""
 

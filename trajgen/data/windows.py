@@ -119,12 +119,16 @@ class Windows:
         episode = torch.searchsorted(self._before, window, right=True) - 1
         time = window - self._before[episode]
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
-        goal = self._goal(row, random)
+        turn = self._goal_end(row) if "goals" in self._names else end
+        goal = self._goal(row, turn, random)
         near, absorbs = self._near_goal(row, goal), self._absorbs[episode, None]
         if near is not None and options.terminate_at_goal:
             first_near = torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0] + 1)[:, None]
             absorbs = torch.where(first_near <= end, options.absorbing_terminals, absorbs)
             end = end.minimum(first_near)
+
+        if options.absorbing_goals and "goals" in self._names:
+            absorbs, end = absorbs | (turn < end), end.minimum(turn)
 
         points, chunk = row + self._points, row + self._chunk  # (B, T), (B, H)
         at, along = points.minimum(end), chunk.minimum(end)
@@ -197,16 +201,19 @@ class Windows:
         rows = torch.where(choice < sampling.current, row + 1, rows)
         return self._fields.at("achieved", rows)
 
-    def _goal(self, row: Tensor, random: torch.Generator) -> Tensor | None:
-        """The windows' goals (B, G): the data's at the start, or a position reached later under the same goal."""
+    def _goal_end(self, row: Tensor) -> Tensor:
+        """The rows (B, 1) after ``row`` up to which the data pursue the same goal."""
+        after = torch.searchsorted(self._goal_ends, row, right=True)
+        return self._goal_ends[after.clamp(max=len(self._goal_ends) - 1)]
+
+    def _goal(self, row: Tensor, last: Tensor, random: torch.Generator) -> Tensor | None:
+        """The windows' goals (B, G): the data's at the start, or a position reached later, up to the row ``last``."""
         if "goals" not in self._names:
             return None
         goals = self._fields.at("goals", row[:, 0])
         if self.options.goals == "dataset" or "achieved" not in self._names:
             return goals
         where, relabel = torch.rand(2, *row.shape, generator=random, device=self.device)
-        # Beyond the last row with the same goal the data pursue another one.
-        last = self._goal_ends[torch.searchsorted(self._goal_ends, row, right=True).clamp(max=len(self._goal_ends) - 1)]
         later = row + 1 + (where * (last - row)).long().minimum(last - row - 1)  # row < later <= last
         return torch.where(relabel < 1 - self.options.relabel_ratio, goals, self._fields.at("achieved", later[:, 0]))
 

@@ -78,7 +78,7 @@ def dry_run(config: Config) -> None:
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
     config.engine.check_batch_sizes(planner.stages(), world_size())
-    config.policy.check(config.data.chunk, planner.history)
+    config.policy.steps(planner, config.data.chunk)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(
             "The best weights are chosen on validation episodes, of which there are none.",

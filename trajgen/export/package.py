@@ -127,7 +127,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "format": format,
         "format_version": FORMAT,
         "batch": batch,
-        "replan_interval": policy.options.replan_interval,
+        "replan_interval": policy.replan_interval,
         "discount": policy.discount,
         "state_dim": space.state_dim,
         "goal_dim": space.goal_dim,

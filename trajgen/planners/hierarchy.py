@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
+from trajgen.core.protocols import FollowsPlans
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 
@@ -22,12 +23,14 @@ class HierarchicalPlanner(nn.Module):
     """Two models of the same parts: a subgoal planner conditions a detail planner (HD, arXiv 2401.02644, section 3).
 
     The high level sees every n-th point of a window; the low level sees n points and, in place of the goal, the state
-    that the high level wants to be in after them. Both are latent planners with weights of their own.
+    that the high level wants to be in after them. Both are latent planners with weights of their own. A plan is the
+    chain of the ways from each subgoal to the next, its legs, which are planned side by side.
 
     Args:
         level: builds the planner of one level.
         horizon: T, a multiple of n.
         stride: M.
+        chunk: H, the steps for which the low level's head follows a leg, unless it follows plans to their ends.
         state_dim: S.
         normalizer: of the data.
         segment: n, the points from one subgoal to the next.
@@ -47,6 +50,7 @@ class HierarchicalPlanner(nn.Module):
         level: Callable[..., Any],
         horizon: int,
         stride: int,
+        chunk: int,
         state_dim: int,
         normalizer: Normalizer,
         *,
@@ -65,6 +69,8 @@ class HierarchicalPlanner(nn.Module):
                 fix=f"planner.segment={max(horizon // 8, 2)} or data.horizon={8 * max(segment, 2)}",
             )
         self.horizon, self.segment, self.overlap = horizon, segment, overlap
+        self.legs = horizon // segment - 1
+        self._leg_steps, self._chunk = segment * stride, chunk
         weights = {"inverse_weight": inverse_weight, "condition_weight": condition_weight}
         planner = {"name": "latent", **weights, "end_to_end": end_to_end}
         # The high level's plan is not acted on, and only it asks for a return.
@@ -92,9 +98,19 @@ class HierarchicalPlanner(nn.Module):
         return self.low.view
 
     @property
-    def action(self) -> Any:
-        """The head that reads actions: the low level's."""
-        return self.low.action
+    def action(self) -> ChainedActions:
+        """The low level's head, which reads the actions of the leg under way."""
+        head = self.low.action
+        reach = head.plan_steps if isinstance(head, FollowsPlans) else self._chunk
+        whole = reach >= self._leg_steps  # a head that is lost before a leg's end does not get to the next one
+        return ChainedActions(
+            head,
+            self.low.tokenizer.latent_length,
+            self.segment + self.overlap,
+            self.segment,
+            self._leg_steps,
+            self.legs * self._leg_steps if whole else reach,
+        )
 
     @property
     def return_target(self) -> Any:
@@ -117,32 +133,42 @@ class HierarchicalPlanner(nn.Module):
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
-        """Plans for the conditions (B, ·): to act, the way to the first subgoal is enough."""
+        """Plans for the conditions (B, ·); without ``decode``, of the legs that can be followed alone.
+
+        Codes (B, legs · L, ·) and latents (B, legs · N, C) are those of the legs, one after the other.
+        """
         points = self.high.plan(cond, rng).trajectory  # (B, T / n, D)
-        subgoals = self._states(points)
-        if not decode:
-            plan: Plan = self.low.plan(replace(cond, goal=subgoals[:, 1]), rng, decode=False)
-            return plan
-        legs = subgoals.shape[1] - 1
-        returns = self.high.view.read(points, "return")
-        asked = cond.returns.unsqueeze(1).expand(-1, legs) if returns is None else returns[:, :legs, 0]
+        legs = self.legs if decode else -(-self.action.plan_steps // self._leg_steps)
+        subgoals = self._states(points)[:, : legs + 1]
+        asked = self.high.view.read(points, "return")
+        if asked is None:
+            returns = cond.returns.unsqueeze(1).expand(-1, legs)
+        else:
+            returns = torch.cat([cond.returns.unsqueeze(1), asked[:, 1:legs, 0]], dim=1)
         starts = torch.cat([cond.state.unsqueeze(1), subgoals[:, 1:-1]], dim=1)
-        folded = cond.map(lambda values: values.repeat_interleave(legs, 0))
-        every = self.low.plan(
-            replace(
-                folded,
-                state=starts.flatten(0, 1),
-                returns=torch.cat([cond.returns.unsqueeze(1), asked[:, 1:]], dim=1).flatten(),
-                goal=subgoals[:, 1:].flatten(0, 1),
-            ),
-            rng,
+        of_legs = replace(
+            cond.map(lambda values: values.repeat_interleave(legs, 0)),
+            state=starts.flatten(0, 1),
+            returns=returns.flatten(),
+            goal=subgoals[:, 1:].flatten(0, 1),
         )
-        detail = every.trajectory[:, : self.segment].unflatten(0, (len(cond), legs)).flatten(1, 2)
-        # Beyond the last subgoal nothing is planned in detail: its point stands for the rest of the horizon.
-        rest = detail[:, -1:].expand(-1, self.horizon - detail.shape[1], -1)
-        first = slice(None, None, legs)
-        noise = None if every.noise is None else every.noise[first]
-        return Plan(every.codes[first], every.latent[first], torch.cat([detail, rest], dim=1), noise)
+        plan = self.low.plan(of_legs, rng, decode=decode)
+
+        def chain(values: Tensor) -> Tensor:
+            return values.unflatten(0, (len(cond), legs)).flatten(1, 2)
+
+        return Plan(
+            chain(plan.codes),
+            chain(plan.latent),
+            None if plan.trajectory is None else self._chained(plan.trajectory.unflatten(0, (len(cond), legs))),
+            None if plan.noise is None else chain(plan.noise),
+        )
+
+    def _chained(self, points: Tensor) -> Tensor:
+        """The points (B, legs, n, D) of legs as one trajectory (B, T, D); beyond the last one nothing is planned."""
+        chained = points[:, :, : self.segment].flatten(1, 2)
+        rest = points[:, -1, -1:].expand(-1, self.horizon - chained.shape[1], -1)
+        return torch.cat([chained, rest], dim=1)
 
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
@@ -190,3 +216,44 @@ class HierarchicalPlanner(nn.Module):
 
 def _loss_of_level(loss: Callable[[Batch], Losses], level_batch: Callable[[Batch], Batch], batch: Batch) -> Losses:
     return loss(batch.map(level_batch))
+
+
+class ChainedActions(nn.Module):
+    """Actions of the leg that is under way, in a chain of them.
+
+    Args:
+        head: of one leg.
+        latent_length: N of a leg.
+        points: of a leg, with the subgoal where legs overlap.
+        segment: n, points from one leg's start to the next one's.
+        leg_steps: environment steps of a leg.
+        plan_steps: environment steps for which the chain can be followed.
+    """
+
+    def __init__(
+        self, head: Any, latent_length: int, points: int, segment: int, leg_steps: int, plan_steps: int
+    ) -> None:
+        super().__init__()
+        self.head, self.reads_trajectory = head, head.reads_trajectory
+        self.latent_length, self.points, self.segment = latent_length, points, segment
+        self.leg_steps, self.plan_steps = leg_steps, plan_steps
+
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        """Actions (B, H, A) in the ``states`` (B, H, S) observed ``offsets`` (B, H) steps into the plan."""
+        legs = plan.latent.shape[1] // self.latent_length
+        leg = torch.div(offsets, self.leg_steps, rounding_mode="floor").clamp(max=legs - 1)
+        rows = torch.arange(len(states), device=states.device).unsqueeze(1)
+
+        def of_leg(values: Tensor) -> Tensor:
+            """Values (B, legs · n, ·) of all legs to those (B · H, n, ·) of the leg at each step."""
+            return values.unflatten(1, (legs, -1))[rows, leg].flatten(0, 1)
+
+        trajectory = plan.trajectory
+        if trajectory is not None:
+            points = leg.unsqueeze(-1) * self.segment + torch.arange(self.points, device=leg.device)
+            trajectory = trajectory[rows.unsqueeze(-1), points].flatten(0, 1)
+        noise = None if plan.noise is None else of_leg(plan.noise)
+        of_legs = Plan(of_leg(plan.codes), of_leg(plan.latent), trajectory, noise)
+        within = (offsets - leg * self.leg_steps).flatten().unsqueeze(1)
+        actions: Tensor = self.head(of_legs, states.flatten(0, 1).unsqueeze(1), within)
+        return actions.squeeze(1).unflatten(0, offsets.shape)

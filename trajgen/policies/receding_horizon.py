@@ -44,7 +44,7 @@ class RecedingHorizonPolicy:
         discount: float,
         chunk: int,
     ) -> None:
-        options.check(chunk, planner.history)
+        self.replan_interval = options.steps(planner, chunk)
         self.planner, self.normalizer, self.space = planner, normalizer, space
         self.options, self.discount = options, discount
         self.device = next(planner.parameters()).device
@@ -82,12 +82,12 @@ class RecedingHorizonPolicy:
     def act(self, observation: Observation) -> np.ndarray:
         """Actions (B, A), or (A,) for an unbatched episode, in the environment's own units and bounds."""
         state, goal = self._read(observation)
-        due = (self._age % self.options.replan_interval == 0).nonzero().squeeze(-1)
+        due = (self._age % self.replan_interval == 0).nonzero().squeeze(-1)
         if len(due):
             self._replan(due, state, goal)
         if self._plan is None:
             raise TrajgenError("The policy must be reset before it acts.", fix="policy.reset()")
-        offsets = (self._age % self.options.replan_interval).to(self.device).unsqueeze(-1)
+        offsets = (self._age % self.replan_interval).to(self.device).unsqueeze(-1)
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         self._age += 1
         bounded = torch.clamp(self.normalizer.action.inverse(action), self._low, self._high)

@@ -29,7 +29,8 @@ class Inpainting:
         normalizer: of the data.
         goal_state: indices of the state features that goals specify.
         goal_dim: G.
-        goal: whether the last point is at the goal.
+        goal: whether the last point is at the goal; "at_rest" if all other features of the state are 0 there, in the
+            data's units.
 
     Raises:
         ConfigError: if a field is not in both the view and the condition, or there is no goal that can be inpainted.
@@ -42,7 +43,7 @@ class Inpainting:
         normalizer: Normalizer,
         goal_state: tuple[int, ...],
         goal_dim: int,
-        goal: bool,
+        goal: bool | Literal["at_rest"],
     ) -> None:
         possible = [name for name in ("state", "return") if name in slices]
         for name in fields:
@@ -61,9 +62,11 @@ class Inpainting:
                 fix="tokenizer.inpaint_goal=false",
             )
         self.fields = {name: slices[name] for name in fields}
-        self.normalizer, self.goal, self.goal_state = normalizer, goal, list(goal_state)
-        start = slices["state"].start if "state" in slices else 0
-        self.goal_features = [start + i for i in goal_state]
+        self.normalizer, self.goal, self.goal_state = normalizer, bool(goal), list(goal_state)
+        self.state = slices.get("state", slice(0, 0))
+        self.rest_state = (
+            [i for i in range(self.state.stop - self.state.start) if i not in goal_state] if goal == "at_rest" else []
+        )
 
     def __bool__(self) -> bool:
         return bool(self.fields or self.goal)
@@ -74,19 +77,21 @@ class Inpainting:
         for field in self.fields.values():
             mask[:, 0, field] = True
         if self.goal:
-            mask[:, -1, self.goal_features] = True
+            mask[:, -1, [self.state.start + i for i in (*self.goal_state, *self.rest_state)]] = True
         return mask
 
     def __call__(self, cond: Cond, horizon: int, features: int) -> Tensor:
         """A trajectory (B, T, D) of the known values, and zeros elsewhere."""
         x = cond.state.new_zeros(len(cond), horizon, features)
-        values = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        first = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
         for name, field in self.fields.items():
-            x[:, 0, field] = values[name]
+            x[:, 0, field] = first[name]
         if self.goal and cond.goal is not None:
-            state, goal = self.normalizer.state, self.normalizer.goal.inverse(cond.goal)
-            for feature, index, value in zip(self.goal_features, self.goal_state, goal.unbind(-1), strict=True):
-                x[:, -1, feature] = (value - state.mean[index]) / state.scale[index]
+            values = dict(zip(self.goal_state, self.normalizer.goal.inverse(cond.goal).unbind(-1), strict=True))
+            values |= dict.fromkeys(self.rest_state, x.new_zeros(()))
+            state = self.normalizer.state
+            for index, value in values.items():
+                x[:, -1, self.state.start + index] = (value - state.mean[index]) / state.scale[index]
         return x
 
 
@@ -204,7 +209,9 @@ class IdentityTokenizer(ValueTokenizer):
         tokens: "point" for one token per point (N = T, C = D); "field" for one per field of the view (C that of the
             widest, the others padded with zeros).
         inpaint: fields of the first point that are taken from the condition, any of state and return.
-        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3).
+        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3); with
+            "at_rest" the other features of the state are 0 there, in the data's units, as the velocity in Diffuser's
+            mazes.
 
     Raises:
         ConfigError: if the schedule does not add up to N, a field is not in the view, or the goal cannot be inpainted.
@@ -222,7 +229,7 @@ class IdentityTokenizer(ValueTokenizer):
         *,
         tokens: Literal["point", "field"] = "point",
         inpaint: tuple[str, ...] = ("state",),
-        inpaint_goal: bool = False,
+        inpaint_goal: bool | Literal["at_rest"] = False,
     ) -> None:
         slices = [("point", slice(0, features))] if tokens == "point" else list(view.slices.items())
         inpainting = Inpainting(view.slices, inpaint, normalizer, goal_state, goal_dim, inpaint_goal)
@@ -258,7 +265,9 @@ class BinTokenizer(ValueTokenizer):
         num_bins: V.
         bin_limit: bins cover -bin_limit to bin_limit; values outside are in the outermost ones.
         inpaint: fields of the first point that are taken from the condition, any of state and return.
-        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3).
+        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3); with
+            "at_rest" the other features of the state are 0 there, in the data's units, as the velocity in Diffuser's
+            mazes.
 
     Raises:
         ConfigError: if the schedule does not add up to N, an option is out of range, a field is not in the view, or the
@@ -281,7 +290,7 @@ class BinTokenizer(ValueTokenizer):
         num_bins: int = 100,
         bin_limit: float = 3.0,
         inpaint: tuple[str, ...] = ("state",),
-        inpaint_goal: bool = False,
+        inpaint_goal: bool | Literal["at_rest"] = False,
     ) -> None:
         check_range("tokenizer.num_bins", num_bins, 2, MAX_BINS, usual=100)
         check_range("tokenizer.bin_limit", bin_limit, 1e-3, 1e6, usual=3)

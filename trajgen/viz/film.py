@@ -165,7 +165,7 @@ def play(
     plans = []
     for number, (cond, plan) in enumerate(records):
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
-        plans.append(TimedPlan(number * policy.options.replan_interval, [x[0] for x in states.values()]))
+        plans.append(TimedPlan(number * policy.replan_interval, [x[0] for x in states.values()]))
     plans = [plan for plan in plans if plan.scales]
     frames = env.frames if isinstance(env, FrameRecorder) else []
     return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
