@@ -32,7 +32,6 @@ ALL_FIELDS = "view.fields=[return,state,action]"
 SCHEDULES = ("explicit", "geometric", "linear", "single", "two_level", "unit")
 VALUES = "tokenizer=identity decoder=identity"
 GUIDED = "planner.condition_weight=0.1"  # without L_cond nothing trains adapters
-UNGUIDED = "diffuser sampler.value_scale=0.0"
 
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "view": (("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"), {"fields": (OK, OK, OK, OK)}),
@@ -61,7 +60,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             *(f"mage schedule={name}" for name in SCHEDULES[:5]),
             *("flat_ar", "flat_ar schedule=single", "flat_ar schedule=explicit schedule.lengths=[1,1,2]"),
             *(f"mage schedule=unit {VALUES} sampler=greedy", f"mage schedule=single {VALUES} sampler=greedy"),
-            *(UNGUIDED, "tt"),
+            *("diffuser", "tt"),
         ),
         {
             "diffusion": (*[TRANSFORMER] * 8, SINGLE, DENOISE, OK, TRANSFORMER),
@@ -152,7 +151,7 @@ RECIPES: dict[str, dict[str, str]] = {
     },
     "tokenizer": {"bins": "tt", "identity": "diffuser hd", "multiscale": _QUANTIZED},
     "conditioner": {"fields": _ALL},
-    "prior": {"diffusion": "", "gpt": "dt flat_ar tap tt", "transformer": f"dt {_AUTOREGRESSIVE}"},
+    "prior": {"diffusion": "diffuser hd", "gpt": "dt flat_ar tap tt", "transformer": f"dt {_AUTOREGRESSIVE}"},
     "decoder": {
         **dict.fromkeys(("adapter", "plain", "state_conditioned"), _CONVOLUTIONAL),
         "identity": "diffuser hd tt",

@@ -179,6 +179,20 @@ def test_bins_and_temperatures_out_of_range_are_refused(options: dict[str, float
         make_action(**options)
 
 
+def test_inverse_dynamics_hold_the_last_point_of_a_plan_that_is_over() -> None:
+    planner = tiny.shake(tiny.planner(view={"fields": ("state",)}, action="state"))
+    steps = (tiny.HORIZON - 1) * tiny.STRIDE
+    assert planner.action.plan_steps == steps
+    states = torch.randn(1, 1, 4)
+    x = torch.randn(1, tiny.HORIZON, 4)
+    changed = x.clone()
+    changed[:, :-1] += 1
+    offset = torch.full((1, 1), steps - 1)
+    at_end, later = (planner.action(Plan(x, x, x), states, offset + beyond * tiny.STRIDE) for beyond in (0, 5))
+    assert torch.equal(at_end, later)
+    assert torch.equal(later, planner.action(Plan(x, x, changed), states, offset))  # of the last point alone
+
+
 def test_planned_actions_are_those_of_the_trajectory() -> None:
     fields = {"name": "fields", "fields": ["state", "action"]}
     view = build("view", fields, state_dim=4, action_dim=2, stride=3, goal_state=())

@@ -37,7 +37,7 @@ PREFERRED_RECIPES: dict[str, tuple[str, ...]] = {
     "view": ("mage", "tap"),
     "schedule": ("mage", "flat_ar"),
     "tokenizer": ("mage", "flat_ar", "flat", "diffuser", "tt"),
-    "prior": ("mage", "flat_ar", "diffuser sampler.value_scale=0.0"),
+    "prior": ("mage", "flat_ar", "diffuser"),
     "decoder": ("mage", "tap", "diffuser"),
     "action": ("mage", "carp", "diffuser"),
     "sampler": ("mage", "tap", "diffuser"),
