@@ -143,7 +143,7 @@ _WITH_RETURNS = "flat flat_ar hierarchy mage tap tt two_level"
 _LATENT = "carp diffuser flat flat_ar hd hierarchy mage tap tt two_level"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "flat flat_ar hierarchy mage two_level"},
+    "view": {"fields": "diffuser flat flat_ar hd hierarchy mage two_level"},
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
