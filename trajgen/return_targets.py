@@ -56,9 +56,9 @@ class QuantileTarget(nn.Module):
         state_dim: S.
         goal_dim: G.
         goal_state: indices of the state features that goals specify.
-        quantile: q in (0, 1).
-        width: hidden width.
-        depth: linear layers.
+        quantile: of the returns reachable from a state, between 0 and 1; higher asks for more.
+        width: units of each hidden layer.
+        depth: number of linear layers.
         fourier_frequencies: Fourier frequencies of each value.
         position_only: whether the quantile depends on those features of the state alone. Otherwise it is low in a
             posture from which the data moved on late or never, and the policy stays in it.
@@ -120,7 +120,7 @@ class BestTarget(nn.Module):
     For tasks without goals in which any episode can reach the best return, such as locomotion.
 
     Args:
-        quantile: q in (0, 1).
+        quantile: of the returns reachable from a state, between 0 and 1; higher asks for more.
         subtract_rewards: whether rewards received are subtracted, as by ``constant``.
 
     Raises:

@@ -17,7 +17,7 @@ def geometric(length: int, *, scales: int = 4) -> ScaleSchedule:
 
     Args:
         length: N.
-        scales: K, at most N.
+        scales: number of scales K, at most the latent length N.
 
     Raises:
         ConfigError: for less than one scale, or more than N.
@@ -40,7 +40,7 @@ def linear(length: int, *, scales: int = 4) -> ScaleSchedule:
 
     Args:
         length: N.
-        scales: K, at most N.
+        scales: number of scales K, at most the latent length N.
 
     Raises:
         ConfigError: for less than one scale, or more than N.
@@ -55,7 +55,7 @@ def explicit(length: int, *, lengths: tuple[int, ...] = (1, 2, 4, 8)) -> ScaleSc
 
     Args:
         length: N, which the tokenizer compares them with.
-        lengths: l_1 to l_K.
+        lengths: tokens of each scale, l_1 to l_K, coarse to fine.
 
     Raises:
         ConfigError: if the list is empty, or a length is not positive.
@@ -81,7 +81,7 @@ def two_level(length: int, *, coarse: int = 2) -> ScaleSchedule:
 
     Args:
         length: N.
-        coarse: l_1, less than N.
+        coarse: tokens of the coarse scale, fewer than the latent length N.
 
     Raises:
         ConfigError: if the coarse scale is not shorter than the latent.

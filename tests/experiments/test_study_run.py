@@ -87,9 +87,9 @@ def test_a_variant_that_cannot_be_built_fails_alone(fake_runs: FakeRuns, capsys:
 
 
 CHANGES = {
-    "prior.heads=1": "prior of variant 'prior.depth=1'",
-    "engine.budget=2": "engine of variant",
-    "evaluation.episodes=3": "evaluation of variant",
+    "prior.heads=1": "prior.heads=2 there, 1 here in variant 'prior.depth=1'",
+    "engine.budget=2": "engine.budget=1.0 there, 2.0 here in variant",
+    "evaluation.episodes=3": "evaluation.episodes=48 there, 3 here in variant",
     "axis=[sampler=greedy,top_k]": "variant 'prior.depth=1'",
     "reference=prior.depth=2": "reference",
     "equal=[time]": "equal",

@@ -70,7 +70,7 @@ class StateInverseDynamics(nn.Module):
         horizon: T.
         stride: M.
         chunk: H, the steps at which it is trained.
-        width: hidden width.
+        width: units of each hidden layer.
         depth: linear layers after the first.
 
     Raises:

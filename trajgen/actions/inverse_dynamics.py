@@ -18,12 +18,12 @@ class LatentInverseDynamics(nn.Module):
     """Actions from the latent alone, a_0 = I(Σ_k z_k), and open loop for the steps after it (MAGE, section 3).
 
     Args:
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
-        width: hidden width.
-        depth: linear layers.
+        width: units of each hidden layer.
+        depth: number of linear layers.
     """
 
     reads_trajectory = False
@@ -56,12 +56,12 @@ class LatentStateInverseDynamics(nn.Module):
     Not the paper's head, which is ``latent``.
 
     Args:
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         state_dim: S.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
-        width: hidden width.
+        width: units of each hidden layer.
         depth: linear layers after the first.
         fourier_frequencies: Fourier frequencies of each value of the state, for fine control.
         num_bins: into which each action is classified, for multimodal actions or actions at their bounds; 0 for

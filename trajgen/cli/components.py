@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -188,13 +189,22 @@ def _argument_docs(component: Any) -> dict[str, str]:
 
 
 def _print_files(console: Any, what: str) -> None:
+    from rich.markup import escape
+
     from trajgen import config
 
     files: dict[str, Path] = getattr(config, f"{what}_files")()
     console.print(f"\n[bold]{what}[/]  trajgen {FILES[what]} {what}=NAME")
     for name, path in files.items():
-        first = path.read_text(encoding="utf-8").split("\n", 1)[0]
-        console.print(f"  [cyan]{name}[/]  {first.removeprefix('#').strip() if first.startswith('#') else ''}")
+        console.print(f"  [cyan]{name}[/]  {escape(_about(path))}")
+
+
+def _about(path: Path) -> str:
+    """The first two sentences of the comment at the head of a file."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+    sentences = re.split(r"(?<=[.?!:]) (?=[A-Z])", " ".join(line.lstrip("# ") for line in lines))
+    names = sentences[0].endswith(":")  # "MAGE: Multi-scale …" is one sentence
+    return " ".join(sentences[: 2 + names])
 
 
 def _check_name(kind: str, name: str) -> None:

@@ -187,7 +187,7 @@ def _check_sweep(words: Sequence[str]) -> None:
             compose([*shared, *(first | {key: value}).values()])
 
 
-def explain(error: Exception, overrides: Iterable[str] = (), folders: Iterable[Path] = ()) -> TrajgenError:
+def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[Path] = ()) -> TrajgenError:
     """What Hydra meant, in terms of recipes and components."""
     malformed = getattr(error, "override", None)  # of Hydra's error of syntax
     if malformed is not None:
@@ -209,7 +209,8 @@ def explain(error: Exception, overrides: Iterable[str] = (), folders: Iterable[P
     named = next(filter(None, match.groups())) if match else None
     for key, value in values.items():
         if key == named or new_name(key):
-            return unknown_option(key, _options_of(key.rpartition(".")[0]), value)
+            rest = [word for word in overrides if word.lstrip("+~").partition("=")[0] != key]
+            return unknown_option(key, _options_of(key.rpartition(".")[0], rest, folders), value)
     return ConfigError(
         "The command line does not compose.",
         got=" ".join(str(error).split())[:500],
@@ -217,9 +218,15 @@ def explain(error: Exception, overrides: Iterable[str] = (), folders: Iterable[P
     )
 
 
-def _options_of(section: str) -> list[str]:
+def _options_of(section: str, words: Sequence[str], folders: Iterable[Path]) -> list[str]:
+    """The options of a section; of a component, those of the one that the other words choose."""
     if section in KINDS:
-        return sorted({o.name for name in names(section) for o in spec(section, name).options})
+        try:
+            chosen = compose([*(f"--config-dir={folder}" for folder in folders), *words]).components[section]["name"]
+        except (TrajgenError, KeyError):
+            chosen = None
+        components = [chosen] if chosen else names(section)
+        return sorted({option.name for name in components for option in spec(section, name).options})
     if not section:
         return list(TOP)
     return [f.name for f in fields({**SECTIONS, "data.success": SuccessRule}.get(section, StageOptions))]

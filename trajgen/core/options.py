@@ -119,6 +119,24 @@ def unknown_option(name: str, options: Iterable[str], value: Any = None) -> Conf
     return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options))
 
 
+def differing(one: Mapping[str, Any], two: Mapping[str, Any], where: str = "") -> list[str]:
+    """The options in which nested plain values differ, by their dotted names, each with both values."""
+    lines = []
+    for key in sorted({*one, *two}):
+        a, b = one.get(key), two.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += differing(a, b, f"{where}{key}.")
+        elif a != b:
+            lines.append(f"{where}{key}={_text(a)} there, {_text(b)} here")
+    return lines
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping) and "name" in value:
+        return str(value["name"])
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def describe(annotation: Any) -> str:
     """A type in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -49,9 +49,9 @@ class PlainDecoder(_Decoder):
     Args:
         features: D.
         horizon: T.
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
-        width: channels.
+        width: channels of its convolutions.
         depth: residual blocks per length.
 
     Raises:
@@ -93,10 +93,10 @@ class AdapterDecoder(_Decoder):
     Args:
         features: D.
         horizon: T.
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         state_dim: S.
-        width: channels.
+        width: channels of its convolutions.
         depth: residual blocks per length.
         bottleneck: width of the adapters.
         returns: whether decoder and adapters take the return-to-go; false is the paper's ablation "without R in D".
@@ -170,11 +170,11 @@ class StateConditionedDecoder(_Decoder):
     Args:
         features: D.
         horizon: T, which is N times a power of two.
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         state_dim: S.
         goal_dim: G.
-        width: channels.
+        width: channels of its convolutions.
         depth: residual blocks per length.
         causal: whether a latent's points depend on it and the latents before it alone.
         goal: whether the goal is embedded as well.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import re
 from typing import Any
 
 from trajgen.core.errors import DataError, nearest
 
+PIP = re.compile(r"`(pip install [^`]+)`")
+"""How Gymnasium writes what a missing package is installed by."""
 OGBENCH = "ogbench/"
 """Prefix here of the ids of OGBench's environments."""
 
@@ -67,5 +70,5 @@ def make_env(env_spec: Any) -> Any:
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
             f"The environment {env_spec.id} cannot be made: {cause}.",
-            fix="install what it needs, or name another one: data.env_id=ID",
+            fix=" and ".join(PIP.findall(str(error))) or "install what it needs, or name another one: data.env_id=ID",
         ) from error

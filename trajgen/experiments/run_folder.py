@@ -25,7 +25,7 @@ from trajgen.core.files import (
     write_json,
 )
 from trajgen.core.formats import FORMAT, current
-from trajgen.core.options import convert, structure
+from trajgen.core.options import convert, differing, structure
 from trajgen.core.types import Space
 from trajgen.security import check_links, check_numbers
 
@@ -117,11 +117,10 @@ def require_free(folder: Path, config: Config) -> None:
     """Raises a `ConfigError` unless a folder is new, is empty, or holds the run that is to be resumed."""
     existing, wanted = identity(folder), config.identity()
     if existing is not None and existing != wanted:
-        differing = sorted(k for k in {*existing, *wanted} if existing.get(k) != wanted.get(k))
         raise ConfigError(
             "A run folder belongs to one configuration.",
             expected=f"the configuration in {folder / 'config.json'}",
-            got=f"another {', '.join(differing)}",
+            got="; ".join(differing(existing, wanted)),
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
     names = contents(folder)

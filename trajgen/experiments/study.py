@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import file_lock, read_json, write_json
+from trajgen.core.options import differing
 from trajgen.core.types import Space
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
@@ -196,17 +197,16 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
             f"{path} is not as 'trajgen study' wrote it.", got="seeds or variants of other types", fix="out=ANOTHER"
         )
     before = {name: _with_new_options(variant) for name, variant in variants.items()}
-    differing = [key for key in ("reference", "equal") if existing.get(key) != plain[key]]
-    differing += [f"seeds: {seeds} became {plain['seeds']}"] if {*seeds} - {*plain["seeds"]} else []
-    differing += [f"variant '{n}', which is {'new' if n in composed else 'gone'}" for n in before.keys() ^ composed]
+    changes = [key for key in ("reference", "equal") if existing.get(key) != plain[key]]
+    changes += [f"seeds: {seeds} became {plain['seeds']}"] if {*seeds} - {*plain["seeds"]} else []
+    changes += [f"variant '{n}', which is {'new' if n in composed else 'gone'}" for n in before.keys() ^ composed]
     for name in before.keys() & composed:
-        changed = {k for k in {*before[name], *composed[name]} if before[name].get(k) != composed[name].get(k)}
-        differing += [f"{', '.join(sorted(changed))} of variant '{name}'"] if changed else []
-    if differing:
+        changes += [f"{line} in variant '{name}'" for line in differing(before[name], composed[name])]
+    if changes:
         raise ConfigError(
             "A study's folder belongs to one definition, to which only seeds can be added.",
             expected=f"the definition in {path}",
-            got="; ".join(differing),
+            got="; ".join(changes),
             fix="out=ANOTHER, or the options that the folder was made with",
         )
     return None

@@ -40,7 +40,7 @@ class DiffusionPrior(nn.Module):
         state_dim: S.
         goal_dim: G; 0 without goals.
         network: convolutions along time, as Diffuser's, or the transformer of DiT.
-        width: W.
+        width: features W of each token within the network.
         depth: layers; the value network has half of them.
         heads: attention heads of the transformer; must divide the width.
         expansion: hidden width of the transformer's MLPs in units of W.

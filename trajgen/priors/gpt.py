@@ -48,8 +48,8 @@ class GPTPrior(nn.Module):
         conditioner: module from `Cond` to embeddings (B, K or 1, E), of which the first is used.
         period: codes per point, where each stands for a part of a point; else 1.
         stride: environment steps between points.
-        width: W.
-        depth: layers.
+        width: features W of each token within the network.
+        depth: number of transformer layers.
         heads: attention heads; must divide the width.
         activation: of the MLPs: gelu as in GPT-2, or relu as in Decision Transformer's continuous control.
         dropout: on the embeddings and on the outputs of attention and MLP.
@@ -207,7 +207,7 @@ class GPTBlock(nn.Module):
     """A block of GPT-2: attention and MLP, each with pre-normalization and a residual connection.
 
     Args:
-        width: W.
+        width: features W of each token within the network.
         heads: attention heads; must divide W.
         depth: of the whole network, with which the initial weights of the residual branches shrink.
         activation: of the MLP, gelu (its tanh form) or relu.

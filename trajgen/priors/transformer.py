@@ -52,8 +52,8 @@ class TransformerPrior(nn.Module):
         code_dim: C, the width of the inputs.
         vocabulary: V, or None for continuous codes.
         conditioner: module from `Cond` to embeddings (B, K or 1, E).
-        width: W.
-        depth: layers.
+        width: features W of each token within the network.
+        depth: number of transformer layers.
         heads: attention heads; must divide the width.
         expansion: hidden width of the MLPs in units of W.
         dropout: on the outputs of attention and MLP.

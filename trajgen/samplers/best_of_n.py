@@ -31,7 +31,7 @@ class BestOfN:
         discount: per environment step.
         stride: environment steps between points.
         n: plans drawn for each condition.
-        temperature: of the draws.
+        temperature: of the distribution that plans are drawn from; lower is less varied.
         guidance: weight of classifier-free guidance; 0 leaves it out.
 
     Raises:

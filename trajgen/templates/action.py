@@ -12,7 +12,7 @@ class MineAction(nn.Module):
     """Actions from the latent, the current state, and the offset into the plan.
 
     Args:
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         state_dim: S.
         action_dim: A.

@@ -13,7 +13,7 @@ class MineDecoder(nn.Module):
     Args:
         features: D.
         horizon: T.
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         width: of the hidden layer.
     """

@@ -27,7 +27,7 @@ class MinePrior(nn.Module):
         code_dim: C, the width of the inputs.
         vocabulary: V, or None for continuous codes.
         conditioner: module from `Cond` to embeddings (B, K or 1, E).
-        width: W.
+        width: features W of each token within the network.
     """
 
     # Before the *: what the composition gives, by name. After it: options, with types and literal defaults.

@@ -38,9 +38,9 @@ class MultiscaleTokenizer(nn.Module):
         horizon: T, which is N times a power of two.
         quantizer: vq has codes that are moving averages; fsq rounds channels to levels (arXiv 2309.15505); lfq takes
             their signs (arXiv 2310.05737); simvq maps random codes by a learnt matrix (arXiv 2411.02038).
-        latent_length: N.
+        latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C; of lfq, which has 2^C codes, at most 16. Not of fsq.
-        codebook_size: V, of vq and simvq.
+        codebook_size: number of codes V in the codebook, of vq and simvq.
         levels: of fsq, per channel; V is their product.
         width: channels of the encoder; a multiple of 8, or less than 8.
         depth: residual blocks per length in the encoder.

@@ -262,7 +262,7 @@ class BinTokenizer(ValueTokenizer):
         normalizer: of the data.
         goal_state: indices of the state features that goals specify.
         goal_dim: G.
-        num_bins: V.
+        num_bins: number of bins V of each value.
         bin_limit: bins cover -bin_limit to bin_limit; values outside are in the outermost ones.
         inpaint: fields of the first point that are taken from the condition, any of state and return.
         inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3); with

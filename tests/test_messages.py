@@ -1,0 +1,69 @@
+"""What the command line answers to common mistakes, and that whatever it lists is explained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium
+import pytest
+from tiny import TRAIN
+
+from trajgen.cli import main
+from trajgen.cli.components import _argument_docs
+from trajgen.config import compose
+from trajgen.core.errors import ConfigError, DataError
+from trajgen.core.registry import KINDS, names, spec
+from trajgen.envs.gym import make_env
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit):
+        main(words)
+    return capsys.readouterr().err
+
+
+def test_a_value_alone_is_answered_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "train", "mage").splitlines()[1].split() == ["fix:", "recipe=mage"]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "has", "lacks"),
+    [("multiscale", "codebook_size", "bin_limit"), ("bins", "bin_limit", "codebook_size")],
+)
+def test_an_unknown_option_is_answered_by_those_of_the_chosen_component(tokenizer: str, has: str, lacks: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(["recipe=mage", f"tokenizer={tokenizer}", "tokenizer.codebook=256"])
+    text = str(caught.value)
+    assert has in text and lacks not in text and text.count("latent_length") < 2
+
+
+def test_another_configuration_in_a_run_folder_names_the_option(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = answer(capsys, "train", *TRAIN, "prior.depth=2", f"run_dir={run}", "resume=true")
+    assert "prior.depth=1 there, 2 here" in text and text.count("there,") == 1
+
+
+def test_the_fix_for_a_missing_package_of_an_environment_is_pips() -> None:
+    class Game(gymnasium.Env):
+        def __init__(self) -> None:
+            raise gymnasium.error.DependencyNotInstalled(
+                'pygame is not installed, run `pip install "gymnasium[classic-control]"`'
+            )
+
+    with pytest.raises(DataError) as caught:
+        make_env(gymnasium.envs.registration.EnvSpec("Game-v0", entry_point=Game))
+    assert caught.value.fix == 'pip install "gymnasium[classic-control]"'
+
+
+@pytest.mark.parametrize("what", ["recipes", "studies", "searches"])
+def test_what_lies_in_files_is_listed_in_whole_sentences(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["list", what])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert lines and all(line.endswith((".", "?")) for line in lines)
+
+
+def test_every_option_of_a_component_is_explained() -> None:
+    components = [
+        spec(kind, name) for kind in KINDS for name in names(kind) if spec(kind, name).module.startswith("trajgen")
+    ]
+    docs = {(c.kind, c.name, o.name): _argument_docs(c).get(o.name, "") for c in components for o in c.options}
+    assert len(docs) > 50 and not [key for key, doc in docs.items() if len(doc.split()) < 2]
