@@ -50,7 +50,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         (*(f"mage schedule={name}" for name in SCHEDULES), "diffuser", "diffuser schedule=unit", "tt"),
         {
             "bins": (ROW, ROW, ROW, IDENTITY, ROW, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
-            "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, GREEDY),
+            "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, "prior.action_weight=1"),
             "multiscale": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, IDENTITY),
         },
     ),

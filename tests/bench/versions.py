@@ -32,7 +32,7 @@ def work(compiled: bool) -> None:
     config, device = compose(WORDS), torch.device("cpu")
     episodes = experiments.load_episodes(config, Console(quiet=True))
     planner: Any = experiments.build_planner(config, episodes.space)
-    planner.normalizer.load_state_dict(fit_normalizer(episodes, config.data).state_dict())
+    fit_normalizer(episodes, config.data, planner.normalizer)
     source = Windows(episodes, config.data, planner.normalizer, device, 0)
     ready = {}
     for stage in planner.stages():

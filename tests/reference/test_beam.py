@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.samplers.autoregressive import greedy
-from trajgen.samplers.beam import Beam, is_repeated, likeliest, sample_candidates
+from trajgen.samplers.beam import Beam
+from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.value import PlanValue
 from trajgen.views import FieldView
 
@@ -37,7 +39,7 @@ class Row:
         self.schedule, self.layout = schedule, self
 
     def vectors(self, codes: Tensor) -> Tensor:
-        return F.one_hot(codes, VOCABULARY).float()
+        return codes if codes.is_floating_point() else F.one_hot(codes, VOCABULARY).float()
 
     def latent(self, vectors: Tensor) -> Tensor:
         return vectors
@@ -124,7 +126,7 @@ def make_value(points: int) -> tuple[PlanValue, Any]:
 def wired(prior: Any, points: int = TOKENS) -> tuple[Any, ...]:
     """The wiring of a beam search over the table."""
     value, decode = make_value(points)
-    return prior, VOCABULARY, decode, value.view, value.normalizer, points, DISCOUNT, STRIDE
+    return prior, None, VOCABULARY, decode, value.view, value.normalizer, points, DISCOUNT, STRIDE
 
 
 def beam(prior: Any, points: int = TOKENS, **options: Any) -> Beam:
@@ -322,6 +324,47 @@ def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
         assert len(kept) == len(set(kept)) > 1
 
 
+class Numbers(Row):
+    """Tokens that are numbers of a point: an action, then the return, whose codes stand for 0, 1 and 2."""
+
+    period, fields_of_tokens = 2, ("action", "return")
+
+    def points(self, latent: Tensor) -> Tensor:
+        return (latent * torch.arange(float(VOCABULARY))).sum(-1).view(len(latent), -1, 2)
+
+    def spread(self, x: Tensor) -> Tensor:
+        return F.one_hot(x.flatten(1).long(), VOCABULARY).float()
+
+
+def test_plans_are_ranked_by_the_return_that_is_expected_and_branch_at_actions() -> None:
+    prior, cond, tokenizer = Table(UNIT), tiny.cond(32), Numbers(UNIT)
+    view, numbers = FieldView(1, 1, STRIDE, fields=("action", "return")), torch.arange(float(VOCABULARY))
+    view.slices = {"action": slice(0, 1), "return": slice(1, 2)}
+    wiring = (prior, tokenizer, VOCABULARY, lambda latent, _: tokenizer.points(latent), view, Normalizer(1, 1))
+    sampler = Beam(
+        *(*wiring, 2, DISCOUNT, STRIDE),
+        beam_width=9,
+        temperature=None,
+        prob_threshold=None,
+        branch_fields=("action",),
+    )
+    codes = sampler(prior, tokenizer, cond).codes
+    expected, likeliest_return = torch.zeros(32, VOCABULARY), torch.zeros(32, VOCABULARY, dtype=torch.long)
+    for action in range(VOCABULARY):
+        state = prior.start(cond)
+        prior.step(None, 0, state)
+        logits = prior.step(numbers.eq(action).float().expand(32, 1, -1), 1, state)[:, 0]
+        expected[:, action], likeliest_return[:, action] = logits.softmax(-1) @ numbers, logits.argmax(-1)
+    assert torch.equal(codes[:, 0], expected.argmax(1))
+    assert torch.equal(codes[:, 1], likeliest_return.gather(1, codes[:, :1]).squeeze(1))
+    assert not torch.equal(expected.argmax(1), likeliest_return.argmax(1))  # what the drawn returns would have chosen
+
+
+def test_fields_that_no_token_stands_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="branch_fields"):
+        beam(Table(UNIT), branch_fields=("action",))
+
+
 def test_candidates_are_among_the_k_likeliest() -> None:
     prior, cond = Table(ScaleSchedule((4,))), tiny.cond(64)
     logits = prior.step(None, 0, prior.start(cond))
@@ -338,6 +381,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
     wiring: dict[str, Any] = {"schedule": lengths, "code_dim": 4, "vocabulary": 7, "stride": STRIDE}
     wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields"), **wiring)
+    wiring["tokenizer"] = None
     prior = tiny.shake(build("prior", tiny.node("prior", "transformer"), **wiring)).eval()
     table = torch.randn(7, 4)
 
@@ -367,7 +411,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
 
     tokenizer = Tokens()
     made = Spy(
-        prior, 7, None, FieldView(4, 2, STRIDE), Normalizer(4, 2), tiny.HORIZON, 1.0, STRIDE,
+        prior, None, 7, None, FieldView(4, 2, STRIDE), Normalizer(4, 2), tiny.HORIZON, 1.0, STRIDE,
         beam_width=4, expansions=3, select_every=every, score="likelihood", temperature=3.0,
     )  # fmt: skip
     found = made(prior, tokenizer, cond, torch.Generator().manual_seed(0))

@@ -62,17 +62,36 @@ def test_bins_by_hand() -> None:
     x[0, :3] = torch.tensor([[-5.0, -2.0, -1.01], [-0.99, 0.0, 0.99], [1.01, 2.0, 7.0]])
     ids = tokenizer.encode(x).codes
     assert ids.tolist() == [[0, 0, 0, 1, 2, 2, 3, 3, 3, 2, 2, 2]]
-    torch.testing.assert_close(tokenizer.centers, torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+    torch.testing.assert_close(tokenizer.centers, torch.tensor([-1.5, -0.5, 0.5, 1.5]).expand(STATE, -1))
     centers = [-1.5, -1.5, -1.5, -0.5, 0.5, 0.5, 1.5, 1.5, 1.5, 0.5, 0.5, 0.5]
     assert tokenizer.points(tokenizer.vectors(ids)).flatten().tolist() == pytest.approx(centers)
     assert tokenizer.vocabulary == tokenizer.code_dim == 4 and tokenizer.latent_length == 12
+
+
+def test_quantile_bins_hold_equal_shares_and_a_bound_has_its_own() -> None:
+    normalizer = Normalizer(STATE, ACTION, 0)
+    tokenizer = make(
+        BinTokenizer, fields=("state", "action"), goal_state=(), normalizer=normalizer, num_bins=10, binning="quantile"
+    )
+    torch.testing.assert_close(tokenizer.edges, torch.linspace(-3, 3, 11).expand(STATE + ACTION, -1))  # not yet fitted
+    states, actions = torch.randn(5000, STATE).exp(), torch.randn(5000, ACTION).clamp(-1, 1)
+    normalizer.fit({"state": states, "action": actions})
+    x = torch.cat([normalizer.state(states), normalizer.action(actions)], -1).view(-1, HORIZON, STATE + ACTION)
+    encoding = tokenizer.encode(x)
+    ids, points = encoding.codes.view(5000, -1), tokenizer.points(encoding.latent).view(5000, -1)
+    shares = torch.stack([torch.bincount(column, minlength=10) for column in ids[:, :STATE].T]) / 5000
+    assert (shares - 0.1).abs().max() < 0.002
+    at_bound = actions.abs() == 1
+    torch.testing.assert_close(points[:, STATE:][at_bound], normalizer.action(actions)[at_bound])
+    inside = (points - x.view(5000, -1))[:, STATE:][~at_bound].abs()
+    assert inside.max() < (tokenizer.edges[STATE:].diff(dim=-1)).max()
 
 
 def test_points_of_a_distribution_are_its_mean() -> None:
     tokenizer = make(BinTokenizer, num_bins=7)
     probs = torch.randn(2, HORIZON * FEATURES, 7).softmax(-1)
     points = tokenizer.points(tokenizer.layout.latent(tokenizer.vectors(probs)))
-    expected = torch.einsum("bnv,v->bn", probs, tokenizer.centers).view(2, HORIZON, FEATURES)
+    expected = torch.einsum("bnv,v->bn", probs, tokenizer.centers[0]).view(2, HORIZON, FEATURES)
     torch.testing.assert_close(points, expected)
 
 

@@ -20,11 +20,13 @@ class Affine(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    quantiles: Tensor | None
 
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
+        self.register_buffer("quantiles", None)
 
     def fit(self, values: Tensor) -> None:
         """Sets mean and deviation from ``values`` (M, n); a constant feature keeps its own unit."""
@@ -32,6 +34,16 @@ class Affine(nn.Module):
         deviation = values.double().std(0, unbiased=False)
         varies = deviation > SMALLEST_DEVIATION * torch.maximum(values.amax(0), -values.amin(0))
         self.scale.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
+        if self.quantiles is not None:
+            places = torch.linspace(0, len(values) - 1, len(self.quantiles), device=values.device).round().long()
+            self.quantiles.copy_((values.sort(0).values[places] - self.mean) / self.scale)
+
+    def fit_quantiles(self, levels: int) -> None:
+        """Has `fit` keep normalized quantiles too, (levels, n), from the least value to the largest.
+
+        Until then they are even from -3 to 3. A module that needs them calls this when it is built.
+        """
+        self.quantiles = torch.linspace(-3, 3, levels).unsqueeze(1).repeat(1, len(self.mean))
 
     def part(self, features: Sequence[int]) -> Affine:
         """The map of some of the features, in this order."""

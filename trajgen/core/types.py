@@ -209,6 +209,7 @@ class KnownCodes:
 
     codes: Codes  # (B, L) or (B, L, C)
     mask: Tensor  # bool, shaped as the codes; true where they are known
+    tokens: tuple[bool, ...] | None = None  # which of the L are known in all rows, so that none reads the mask
 
     def into(self, codes: Codes, span: slice | None = None) -> Codes:
         """Codes (B, n) or (B, n, C) of a span of tokens, the known ones put in their place."""

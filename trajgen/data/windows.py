@@ -225,8 +225,8 @@ class Windows:
         return (after - goal.t().unsqueeze(-1)).square_().sum(0) <= self.options.goal_radius**2
 
 
-def fit_normalizer(episodes: Episodes, options: DataOptions) -> Normalizer:
-    """The normalizer of a data set, fitted on a seeded sample of its windows."""
+def fit_normalizer(episodes: Episodes, options: DataOptions, normalizer: Normalizer | None = None) -> Normalizer:
+    """The normalizer of a data set, by default a new one, fitted on a seeded sample of its windows."""
     space, goal_dim = episodes.space, 0 if options.goals == "none" else episodes.space.goal_dim
     windows = Windows(episodes, options, Normalizer(space.state_dim, space.action_dim, goal_dim))
     samples: dict[str, list[Tensor]] = {name: [] for name in ("state", "action", "reward", "returns", "goal")}
@@ -238,7 +238,7 @@ def fit_normalizer(episodes: Episodes, options: DataOptions) -> Normalizer:
         samples["returns"].append(batch.returns[batch.mask])
         if batch.goals is not None:
             samples["goal"].append(batch.goals)
-    normalizer = Normalizer(space.state_dim, space.action_dim, goal_dim, options.return_power)
+    normalizer = normalizer or Normalizer(space.state_dim, space.action_dim, goal_dim, options.return_power)
     normalizer.fit({name: torch.cat(values) for name, values in samples.items() if values})
     return normalizer
 

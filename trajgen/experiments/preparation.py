@@ -30,7 +30,7 @@ def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Win
 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
-    planner.normalizer.load_state_dict(fit_normalizer(episodes, config.data).state_dict())
+    fit_normalizer(episodes, config.data, planner.normalizer)
     planner.to(device)
     return planner, windows_of(config, episodes, planner, device)
 

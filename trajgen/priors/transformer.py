@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import Values
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Codes, Cond
@@ -52,18 +54,22 @@ class TransformerPrior(nn.Module):
         code_dim: C, the width of the inputs.
         vocabulary: V, or None for continuous codes.
         conditioner: module from `Cond` to embeddings (B, K or 1, E).
+        tokenizer: which says what part of a point each token is, if it does (`trajgen.core.protocols.Values`).
         width: features W of each token within the network.
         depth: number of transformer layers.
         heads: attention heads; must divide the width.
         expansion: hidden width of the MLPs in units of W.
         dropout: on the outputs of attention and MLP.
+        action_weight: of actions in the loss, beside 1 for other parts of a point: the code of Trajectory Transformer
+            (arXiv 2106.02039) has 5. Other than 1 needs a tokenizer of values.
 
     Raises:
-        ConfigError: if the heads do not divide the width.
+        ConfigError: if the heads do not divide the width, or no token is an action that could be weighted.
     """
 
     mask: Tensor | None
     levels: Tensor
+    token_weights: Tensor | None
 
     def __init__(
         self,
@@ -71,12 +77,14 @@ class TransformerPrior(nn.Module):
         code_dim: int,
         vocabulary: int | None,
         conditioner: Any,
+        tokenizer: Any,
         *,
         width: int = 128,
         depth: int = 4,
         heads: int = 4,
         expansion: float = 4.0,
         dropout: float = 0.0,
+        action_weight: float = 1.0,
     ) -> None:
         super().__init__()
         check_heads(width, heads)
@@ -92,6 +100,8 @@ class TransformerPrior(nn.Module):
         mask = block_causal_mask(schedule)
         self.register_buffer("mask", None if bool(mask.all()) else mask, persistent=False)
         self.register_buffer("levels", torch.tensor(schedule.levels), persistent=False)
+        weights = None if action_weight == 1 else _token_weights(tokenizer, schedule, action_weight)
+        self.register_buffer("token_weights", weights, persistent=False)
 
     def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """The loss of teacher-forced predictions, and the predictions."""
@@ -111,9 +121,15 @@ class TransformerPrior(nn.Module):
 
     def loss(self, logits: Tensor, codes: Codes) -> Tensor:
         """Cross-entropy of token ids (B, L), or squared error of continuous codes (B, L, C), over all tokens."""
-        if self.vocabulary is None:
+        if self.token_weights is None and self.vocabulary is None:
             return F.mse_loss(logits.float(), codes)
-        return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+        if self.token_weights is None:
+            return F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+        if self.vocabulary is None:
+            losses = (logits.float() - codes).square().mean(-1)
+        else:
+            losses = F.cross_entropy(logits.float().transpose(1, 2), codes, reduction="none")
+        return (losses * self.token_weights).mean()
 
     def start(self, cond: Cond) -> DecodeState:
         """What is computed once per plan, with an empty cache."""
@@ -144,3 +160,17 @@ class TransformerPrior(nn.Module):
     def _per_token(self, per_scale: Tensor) -> Tensor:
         """Modulations (B, K, ·) of scales as those (B, L, ·) of tokens; those of one scale are left to broadcast."""
         return per_scale if per_scale.shape[1] == 1 else per_scale[:, self.levels]
+
+
+def _token_weights(tokenizer: Any, schedule: ScaleSchedule, action_weight: float) -> Tensor:
+    """Weights (L,) of tokens in the loss, with mean 1."""
+    fields = tokenizer.fields_of_tokens if isinstance(tokenizer, Values) else ()
+    if "action" not in fields or action_weight <= 0:
+        raise ConfigError(
+            "prior.action_weight is a positive weight of tokens that are actions.",
+            got=f"prior.action_weight={action_weight}, tokens of {', '.join(dict.fromkeys(fields)) or 'learnt codes'}",
+            fix="prior.action_weight=1",
+        )
+    weights = torch.tensor([action_weight if field == "action" else 1.0 for field in fields])
+    weights = weights.repeat(schedule.tokens // len(fields))
+    return weights / weights.mean()

@@ -10,10 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
+from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.samplers.autoregressive import draw, keep_top_k, require, require_steps, require_vocabulary
+from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_steps, require_vocabulary
+from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.value import PlanValue
 
 
@@ -39,6 +40,9 @@ class Beam:
     until the next selection continue each candidate once. No two candidates are the same; where E is above 1, the
     likeliest is among them.
 
+    Where each token is a number of a point (`trajgen.core.protocols.Values`), plans are ranked by the rewards and
+    returns that the prior expects, not by those that it drew: a search would otherwise select its own noise.
+
     Cost of a plan, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
     for leading scales that are known; W · E decodings per selection; one or two copies of the prior's cache per
     selection.
@@ -56,6 +60,11 @@ class Beam:
         expansions: E, the ways in which each is continued.
         temperature: of the draws of candidates; null takes the E likeliest, exactly, instead of drawing.
         top_k: candidates are among the k likeliest codes; null for all.
+        top_p: candidates are among the likeliest codes that hold this share of the probability; null for all.
+        distinct: whether the candidates of a plan differ in the codes of the scale at which it is expanded. False draws
+            each by itself, so that numbers of a narrow distribution stay likely (Trajectory Transformer).
+        branch_fields: the fields of a point whose tokens are expanded and drawn, where each token is a number of a
+            point; the others are the likeliest. Trajectory Transformer draws actions. Null for all.
         score: what is kept: plans of the highest return, or of the highest likelihood.
         select_every: scales between two selections; null selects after each scale that makes more points final, or
             refines all of them; with score=likelihood after each scale.
@@ -65,12 +74,13 @@ class Beam:
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, a view without rewards and returns,
-            or an option out of range.
+            fields that no token stands for, or an option out of range.
     """
 
     def __init__(
         self,
         prior: Any,
+        tokenizer: Any,
         vocabulary: int | None,
         decoder: Decoder,
         view: Any,
@@ -83,6 +93,9 @@ class Beam:
         expansions: int = 4,
         temperature: float | None = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
+        distinct: bool = True,
+        branch_fields: tuple[str, ...] | None = None,
         score: Literal["return", "likelihood"] = "return",
         select_every: int | None = None,
         prob_threshold: float | None = 0.05,
@@ -100,6 +113,8 @@ class Beam:
             require(name, count, holds, "a whole number of at least 1", f"sampler.{name}=4")
         holds = temperature is None or temperature > 0
         require("temperature", temperature, holds, "a positive number or null", "sampler.temperature=null to draw none")
+        holds = top_p is None or 0 < top_p <= 1
+        require("top_p", top_p, holds, "a share above 0 and at most 1, or null", "sampler.top_p=null for all codes")
         holds = prob_threshold is None or 0 < prob_threshold < 1
         require(
             "prob_threshold",
@@ -115,7 +130,18 @@ class Beam:
             "a positive number",
             "sampler.prob_threshold=null to leave it out",
         )
-        self.beam_width, self.expansions, self.temperature, self.top_k = beam_width, expansions, temperature, top_k
+        fields = tokenizer.fields_of_tokens if isinstance(tokenizer, Values) else ()
+        unknown = [field for field in branch_fields or () if field not in fields]
+        require(
+            "branch_fields",
+            branch_fields,
+            not unknown and branch_fields != (),
+            f"some of {', '.join(dict.fromkeys(fields))}" if fields else "null: its tokens are no numbers of a point",
+            "sampler.branch_fields=null",
+        )
+        self.roles = _Roles.of(fields, branch_fields)
+        self.beam_width, self.expansions, self.temperature = beam_width, expansions, temperature
+        self.top_k, self.top_p, self.distinct = top_k, top_p, distinct
         self.select_every, self.prob_threshold, self.prob_weight = select_every, prob_threshold, prob_weight
         self.decoder, self.horizon = decoder, horizon
         self.value = PlanValue(view, normalizer, discount, stride) if score == "return" else None
@@ -135,13 +161,14 @@ class Beam:
         plans = _Beam.empty(tokenizer, cond)
         may_expand = True  # nothing has been expanded since the last selection
         for k, span in enumerate(tokenizer.schedule.spans):
-            logits = steps(
-                tokenizer.layout.scale_input(plans.partial_latent, k) if k else None, k, plans.take_selection()
-            )
+            x = tokenizer.layout.scale_input(plans.partial_latent, k) if k else None
+            logits = steps(x, k, plans.take_selection()).float()
             fixed = None if known_codes is None else plans.known_rows(known_codes, span)
-            expands = may_expand and not is_known[k]
+            expands = may_expand and not is_known[k] and self.roles.branches(span)
             ways = max(1, self.beam_width * self.expansions // plans.rows_per_cond) if expands else 1
-            plans = plans.expanded(tokenizer, k, *self._candidates(logits.float(), fixed, ways, rng))
+            ids, likelihood = self._candidates(logits, span, fixed, ways, rng)
+            expected = tokenizer.vectors(logits.softmax(-1)) if self.roles.tells_value(span) else None
+            plans = plans.expanded(tokenizer, k, ids, likelihood, expected)
             may_expand = may_expand and not expands
             if k + 1 == scales or (not may_expand and self._selects_after(tokenizer, k)):
                 plans = plans.select(self._scores(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
@@ -162,18 +189,26 @@ class Beam:
         return math.floor(tokenizer.layout.decoded_fraction(k) * self.horizon + 1e-6)
 
     def _candidates(
-        self, logits: Tensor, fixed: KnownCodes | None, ways: int, rng: Generator | None
+        self, logits: Tensor, span: slice, fixed: KnownCodes | None, ways: int, rng: Generator | None
     ) -> tuple[Tensor, Tensor]:
         """Ids (R, E, n) that continue R plans, and their log likelihoods (R, E), -inf for impossible ones."""
         likelihood = logits.log_softmax(-1)
-        shaped = likelihood if self.top_k is None else keep_top_k(likelihood, self.top_k)
+        shaped = self.roles.narrowed(likelihood, span)
+        shaped = shaped if self.top_k is None else keep_top_k(shaped, self.top_k)
+        shaped = shaped if self.top_p is None else keep_top_p(shaped, self.top_p)
         shaped = shaped if self.temperature is None else shaped / self.temperature
         if fixed is not None:
             only = torch.zeros_like(shaped).scatter_(-1, fixed.codes.unsqueeze(-1), 1).log()
             shaped = torch.where(fixed.mask.unsqueeze(-1), only, shaped)
-        ids = likeliest(shaped, ways) if self.temperature is None else sample_candidates(shaped, ways, rng)
+        if self.temperature is None:
+            ids = likeliest(shaped, ways)
+        elif self.distinct:
+            ids = sample_candidates(shaped, ways, rng)
+        else:
+            ids = draw(shaped.unsqueeze(1).expand(-1, ways, -1, -1), rng)
         wide = ids.transpose(1, 2)  # (R, n, E)
-        possible = shaped.gather(-1, wide).isfinite().all(1) & ~is_repeated(ids)
+        possible = shaped.gather(-1, wide).isfinite().all(1)
+        possible = possible & ~is_repeated(ids) if self.distinct else possible
         return ids, likelihood.gather(-1, wide).sum(1).masked_fill(~possible, -torch.inf)
 
     def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
@@ -181,14 +216,53 @@ class Beam:
         points = self._points(tokenizer, k)
         if self.value is None or points == 0:
             return plans.likelihood
-        decoded = self.decoder(
-            plans.partial_latent, cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))
-        )
-        scores = self.value(decoded, points)
+        repeated = cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))
+        scores = self.value(self.decoder(plans.expected_latent(tokenizer), repeated), points)
         if self.prob_threshold is not None:
             lowest = math.log(self.prob_threshold) * tokenizer.schedule.tokens
             scores = scores + self.prob_weight * (plans.likelihood - lowest).clamp(max=0)
         return scores.masked_fill(plans.likelihood == -torch.inf, -torch.inf)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """What a search does with each token of a point: those that are branched, and those that tell the value.
+
+    Args:
+        branched: for each token of a point, whether it is expanded and drawn; the others are the likeliest.
+        valued: for each token of a point, whether it is a reward or a return.
+    """
+
+    branched: tuple[bool, ...] = (True,)
+    valued: tuple[bool, ...] = (False,)
+
+    @classmethod
+    def of(cls, fields: tuple[str, ...], branch_fields: tuple[str, ...] | None) -> _Roles:
+        """The roles of tokens that stand for these fields of a point; of others, the usual ones."""
+        if not fields:
+            return cls()
+        branched = tuple(branch_fields is None or field in branch_fields for field in fields)
+        return cls(branched, tuple(field in ("reward", "return") for field in fields))
+
+    def branches(self, span: slice) -> bool:
+        """Whether a token of the span is branched."""
+        return any(self._in(span, self.branched))
+
+    def tells_value(self, span: slice) -> bool:
+        """Whether a token of the span is a reward or a return."""
+        return any(self._in(span, self.valued))
+
+    def narrowed(self, logits: Tensor, span: slice) -> Tensor:
+        """Logits (R, n, V) that leave only the likeliest code to the tokens of the span that are not branched."""
+        branched = self._in(span, self.branched)
+        if all(branched):
+            return logits
+        mode = logits.masked_fill(logits < logits.amax(-1, keepdim=True), -torch.inf)
+        return torch.cat([(logits if b else mode)[:, i : i + 1] for i, b in enumerate(branched)], dim=1)
+
+    @staticmethod
+    def _in(span: slice, roles: tuple[bool, ...]) -> list[bool]:
+        return [roles[token % len(roles)] for token in range(span.start, span.stop)]
 
 
 @dataclass
@@ -199,13 +273,14 @@ class _Beam:
     partial_latent: Tensor  # (R, ·, C)
     likelihood: Tensor  # (R,) log
     rows_per_cond: int
+    expected: dict[int, Tensor]  # for some scales, the expected code vectors (R, l_k, C)
     selection: Tensor | None = None  # (R,) rows of the prior's state; None for the same rows
 
     @classmethod
     def empty(cls, tokenizer: Tokenizer, cond: Cond) -> _Beam:
         """One empty plan for each condition."""
         empty = cond.state.new_zeros(len(cond), 0, dtype=torch.int64)
-        return cls(empty, tokenizer.layout.start(len(cond)), cond.state.new_zeros(len(cond)), 1)
+        return cls(empty, tokenizer.layout.start(len(cond)), cond.state.new_zeros(len(cond)), 1, {})
 
     def take_selection(self) -> Tensor | None:
         """The selection that the prior's state has to follow before its next step; it is then cleared."""
@@ -214,12 +289,13 @@ class _Beam:
 
     def known_rows(self, known_codes: KnownCodes, span: slice) -> KnownCodes:
         """The known codes of a span for each of the rows."""
-        return KnownCodes(
-            *(v[:, span].repeat_interleave(self.rows_per_cond, 0) for v in (known_codes.codes, known_codes.mask))
+        codes, mask = (
+            v[:, span].repeat_interleave(self.rows_per_cond, 0) for v in (known_codes.codes, known_codes.mask)
         )
+        return KnownCodes(codes, mask)
 
-    def expanded(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor) -> _Beam:
-        """Each plan continued in E ways by ids (R, E, n)."""
+    def expanded(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor, expected: Tensor | None) -> _Beam:
+        """Each plan continued in E ways by ids (R, E, n), perhaps with the code vectors (R, n, C) that are expected."""
         ways = ids.shape[1]
         plans = (
             self if ways == 1 else self._rows(_indices(self.codes).repeat_interleave(ways), self.rows_per_cond * ways)
@@ -227,9 +303,16 @@ class _Beam:
         new = ids.flatten(0, 1)
         partial_latent = tokenizer.layout.extend(plans.partial_latent, tokenizer.vectors(new), k)
         codes = torch.cat([plans.codes, new], dim=1)
-        return _Beam(
-            codes, partial_latent, plans.likelihood + likelihood.flatten(), plans.rows_per_cond, plans.selection
-        )
+        of_scales = plans.expected if expected is None else {**plans.expected, k: expected.repeat_interleave(ways, 0)}
+        likelihoods = plans.likelihood + likelihood.flatten()
+        return _Beam(codes, partial_latent, likelihoods, plans.rows_per_cond, of_scales, plans.selection)
+
+    def expected_latent(self, tokenizer: Tokenizer) -> Tensor:
+        """The partial latent (R, N, C), with expected code vectors in place of drawn ones where there are some."""
+        latent = self.partial_latent
+        for k, vectors in self.expected.items():
+            latent = tokenizer.layout.extend(latent, vectors, k)
+        return latent
 
     def select(self, scores: Tensor, count: int) -> _Beam:
         """For each condition the ``count`` plans of the highest scores (R,)."""
@@ -241,7 +324,9 @@ class _Beam:
 
     def _rows(self, index: Tensor, rows_per_cond: int) -> _Beam:
         selection = index if self.selection is None else self.selection[index]
-        return _Beam(self.codes[index], self.partial_latent[index], self.likelihood[index], rows_per_cond, selection)
+        expected = {k: vectors[index] for k, vectors in self.expected.items()}
+        codes, partial_latent = self.codes[index], self.partial_latent[index]
+        return _Beam(codes, partial_latent, self.likelihood[index], rows_per_cond, expected, selection)
 
 
 class _PriorSteps:
@@ -270,54 +355,9 @@ class _PriorSteps:
             self.prior.step(x, k, self.state)
 
 
-def likeliest(logits: Tensor, count: int) -> Tensor:
-    """The ``count`` likeliest of all joint choices of n independent tokens, exactly.
-
-    The best choices of i + 1 tokens continue best choices of i tokens by one of the best tokens.
-
-    Args:
-        logits: (R, n, V), of which sums are compared: log probabilities up to a constant per token.
-        count: E; fewer are returned where there are fewer.
-
-    Returns:
-        Ids (R, E, n), the likeliest first.
-    """
-    best, ids = logits.new_zeros(len(logits), 1), logits.new_zeros(len(logits), 1, 0, dtype=torch.int64)
-    for token in logits.unbind(1):
-        top, place = token.topk(min(count, token.shape[-1]), dim=-1)
-        sums = (best.unsqueeze(2) + top.unsqueeze(1)).flatten(1)
-        best, pick = sums.topk(min(count, sums.shape[1]), dim=-1)
-        before = (pick // top.shape[1]).unsqueeze(-1).expand(-1, -1, ids.shape[-1])
-        last = place.gather(1, pick % top.shape[1]).unsqueeze(-1)
-        ids = torch.cat([ids.gather(1, before), last], dim=-1)
-    return ids
-
-
-def sample_candidates(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
-    """Ids (R, E, n) sampled from softmax(logits (R, n, V)); of more than one, the likeliest is the first.
-
-    A single token is drawn without replacement: the E largest of logits plus Gumbel noise (arXiv 1903.06059). Joint
-    draws of several tokens may repeat.
-    """
-    mode = logits.argmax(-1)
-    if logits.shape[1] > 1:
-        ids = draw(logits.unsqueeze(1).expand(-1, count, -1, -1), rng)
-        return torch.cat([mode.unsqueeze(1), ids[:, 1:]], dim=1) if count > 1 else ids
-    perturbed = logits[:, 0] - torch.empty_like(logits[:, 0]).exponential_(generator=rng).log()
-    if count > 1:
-        perturbed = perturbed.scatter(-1, mode, torch.inf)
-    return perturbed.topk(min(count, logits.shape[-1]), dim=-1).indices.unsqueeze(-1)
-
-
-def is_repeated(ids: Tensor) -> Tensor:
-    """Whether a candidate (R, E, n) equals an earlier one, (R, E)."""
-    same = (ids.unsqueeze(1) == ids.unsqueeze(2)).all(-1)
-    return same.tril(-1).any(-1)
-
-
 def _known_scales(known_codes: KnownCodes, tokenizer: Tokenizer) -> list[bool]:
     """For each scale, whether all its codes are known for all conditions, so that there is nothing to search."""
-    known_tokens = known_codes.mask.all(0).tolist()
+    known_tokens = known_codes.mask.all(0).tolist() if known_codes.tokens is None else known_codes.tokens
     return [all(known_tokens[span]) for span in tokenizer.schedule.spans]
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalizer import Normalizer
+from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses
+from trajgen.nn.layers import columns
 from trajgen.tokenizers.layouts import TokenRow
 
 MAX_BINS = 2**16
@@ -141,6 +142,7 @@ class ValueTokenizer(nn.Module, ABC):
         self.register_buffer("gather", gather, persistent=False)
         self.register_buffer("scatter", scatter, persistent=False)
         self.register_buffer("mask", self.to_tokens(inpainting.mask(horizon, self.features), True), persistent=False)
+        self.known_tokens = tuple(bool(known) for known in self.mask[0].all(-1))
 
     @abstractmethod
     def codes(self, x: Tensor) -> Codes:
@@ -178,7 +180,7 @@ class ValueTokenizer(nn.Module, ABC):
         if not self.inpainting:
             return None
         codes = self.codes(self.inpainting(cond, self.horizon, self.features))
-        return KnownCodes(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes))
+        return KnownCodes(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes), self.known_tokens)
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
         """Reconstruction over real points, for a decoder that is learnt."""
@@ -252,7 +254,7 @@ class IdentityTokenizer(ValueTokenizer):
 class BinTokenizer(ValueTokenizer):
     """One token per number, which is its bin: Trajectory Transformer (arXiv 2106.02039, section 2.1).
 
-    Bins are uniform in normalized values; code vectors are one-hot.
+    Code vectors are one-hot.
 
     Args:
         schedule: from N = T·D to a scale schedule that adds up to N.
@@ -263,7 +265,9 @@ class BinTokenizer(ValueTokenizer):
         goal_state: indices of the state features that goals specify.
         goal_dim: G.
         num_bins: number of bins V of each value.
-        bin_limit: bins cover -bin_limit to bin_limit; values outside are in the outermost ones.
+        binning: uniform bins are equally wide in normalized values; quantile bins hold equal shares of the data. A
+            value that fills several of these, as a bound of clipped actions, has one of its own.
+        bin_limit: uniform bins cover -bin_limit to bin_limit; values outside are in the outermost ones.
         inpaint: fields of the first point that are taken from the condition, any of state and return.
         inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3); with
             "at_rest" the other features of the state are 0 there, in the data's units, as the velocity in Diffuser's
@@ -275,7 +279,7 @@ class BinTokenizer(ValueTokenizer):
     """
 
     vocabulary: int
-    centers: Tensor
+    uniform_edges: Tensor
 
     def __init__(
         self,
@@ -288,6 +292,7 @@ class BinTokenizer(ValueTokenizer):
         goal_dim: int,
         *,
         num_bins: int = 100,
+        binning: Literal["uniform", "quantile"] = "uniform",
         bin_limit: float = 3.0,
         inpaint: tuple[str, ...] = ("state",),
         inpaint_goal: bool | Literal["at_rest"] = False,
@@ -298,23 +303,54 @@ class BinTokenizer(ValueTokenizer):
         tokens = [(name, slice(i, i + 1)) for name, of_field in indices.items() for i in of_field]
         inpainting = Inpainting(view.slices, inpaint, normalizer, goal_state, goal_dim, inpaint_goal)
         super().__init__(schedule, horizon, tokens, num_bins, inpainting)
-        self.vocabulary, self.bin_limit = num_bins, bin_limit
-        edges = torch.linspace(-bin_limit, bin_limit, num_bins + 1, dtype=torch.float64)
-        self.register_buffer("centers", ((edges[1:] + edges[:-1]) / 2).float(), persistent=False)
+        self.vocabulary = num_bins
+        edges = torch.linspace(-bin_limit, bin_limit, num_bins + 1, dtype=torch.float64).float()
+        self.register_buffer("uniform_edges", edges.expand(features, -1).clone(), persistent=False)
+        self._quantiles: list[tuple[Affine, int, list[int] | None]] = []  # of each field: map, repetitions, features
+        for name, field in view.slices.items() if binning == "quantile" else ():
+            maps: dict[str, Affine] = {"return": normalizer.returns, "position": normalizer.state}
+            affine = maps[name] if name in maps else getattr(normalizer, name)
+            affine.fit_quantiles(num_bins + 1)
+            picked = list(goal_state) if name == "position" else None
+            width = len(picked or affine.mean)
+            self._quantiles.append((affine, (field.stop - field.start) // width, picked))
+
+    @property
+    def edges(self) -> Tensor:
+        """The edges of the bins of each feature, (D, V + 1)."""
+        if not self._quantiles:
+            return self.uniform_edges
+        fields = []
+        for affine, repetitions, picked in self._quantiles:  # actions: one for each step from a point to the next
+            quantiles = cast(Tensor, affine.quantiles)
+            quantiles = quantiles if picked is None else columns(quantiles, picked)
+            fields.append(quantiles.T.repeat(repetitions, 1))
+        return torch.cat(fields)
+
+    @property
+    def centers(self) -> Tensor:
+        """The values that bins stand for, (D, V)."""
+        edges = self.edges
+        return (edges[:, 1:] + edges[:, :-1]) / 2
 
     def codes(self, x: Tensor) -> Codes:
         """Windows (B, T, D) to token ids (B, L)."""
-        position = (self.to_tokens(x).squeeze(-1) + self.bin_limit) * (self.vocabulary / (2 * self.bin_limit))
-        return position.floor().clamp(0, self.vocabulary - 1).long()
+        edges = self.edges.contiguous()
+        values = self.to_tokens(x).squeeze(-1).unflatten(1, (self.horizon, self.period)).flatten(0, 1).T.contiguous()
+        # A value that several edges share is put into the middle one of the bins between them, whose center it is.
+        ids = torch.searchsorted(edges, values) + torch.searchsorted(edges, values, right=True) - 1
+        ids = torch.div(ids, 2, rounding_mode="floor").clamp(0, self.vocabulary - 1)
+        return ids.T.unflatten(0, (len(x), self.horizon)).flatten(1)
 
     def vectors(self, codes: Codes) -> Tensor:
         """Token ids (B, L) to one-hot vectors (B, L, V); relaxed ones are returned as they are."""
         if codes.is_floating_point():
             return codes
         # Not F.one_hot, which allocates int64 first: for rows of hundreds of tokens these are the largest tensors.
-        return self.centers.new_zeros(*codes.shape, self.vocabulary).scatter_(-1, codes.unsqueeze(-1), 1.0)
+        return self.uniform_edges.new_zeros(*codes.shape, self.vocabulary).scatter_(-1, codes.unsqueeze(-1), 1.0)
 
     def points(self, latent: Tensor) -> Tensor:
         """Latent (B, N, V) to trajectory (B, T, D): the mean of the bins' centers."""
         # Not a matrix product: autocast would round the centers.
-        return self.to_points((latent.float() * self.centers).sum(-1, keepdim=True))
+        by_point = latent.float().unflatten(1, (self.horizon, self.period))
+        return self.to_points((by_point * self.centers).sum(-1, keepdim=True).flatten(1, 2))
