@@ -35,6 +35,8 @@ class Config:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     imports: tuple[str, ...] = ()
     task_options: bool = True
+    init: str | None = None
+    train_only: tuple[str, ...] = ()
     seed: int = 0
     device: str = "auto"
     run_dir: str | None = None

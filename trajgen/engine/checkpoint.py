@@ -168,6 +168,15 @@ def load_weights(model: nn.Module, path: Path, *, without: Iterable[str] = ()) -
     load_state(model, {k: weights[k] for k in shapes}, path)
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by their names in the model, on the CPU; averaged ones where it has an average.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
+    return _averaged(read_tensors(path, torch.device("cpu"))[0])
+
+
 def load_state(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Loads exactly these weights into a model, or raises a `CheckpointError` that names what does not fit."""
     check_state(model.state_dict(), weights, path)

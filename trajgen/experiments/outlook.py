@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare, prepare_imports
+from trajgen.experiments.starting import stages_of
 from trajgen.viz.tables import duration
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ SHORTEST = 200
 
 def stage_steps(config: Config, planner: Any) -> dict[str, int]:
     """The steps of each stage that trains something."""
-    stages = planner.stages()
+    stages = stages_of(planner, config.train_only)
     options = zip(stages, config.engine.of(stages), strict=True)
     return {stage.name: config.engine.steps(each) for stage, each in options if stage.parameters}
 
@@ -58,7 +59,9 @@ def estimate(config: Config, planner: Any, source: Any, device: torch.device) ->
     engine = replace(config.engine, log=(), compile=False)
     with TemporaryDirectory() as folder:
         silent = Console(quiet=True)
-        training = Training(planner, planner.stages(), source, engine, Path(folder), config.seed, device, silent)
+        training = Training(
+            planner, stages_of(planner, config.train_only), source, engine, Path(folder), config.seed, device, silent
+        )
         return training.estimate()
 
 

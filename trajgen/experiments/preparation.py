@@ -8,6 +8,7 @@ from trajgen.config import Config
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
+from trajgen.experiments.starting import checkpoint_of, stages_of, start_from
 
 if TYPE_CHECKING:
     import torch
@@ -20,17 +21,24 @@ if TYPE_CHECKING:
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
     """A planner with fresh weights and the normalizer of its data, the windows to train on, and their space."""
     episodes = load_episodes(config, console)
-    return (*ready(config, episodes, device), episodes.space)
+    return (*ready(config, episodes, device, console), episodes.space)
 
 
-def ready(config: Config, episodes: Any, device: torch.device) -> tuple[Any, Windows]:
-    """A planner with fresh weights and the normalizer of these episodes, and the windows to train on."""
+def ready(config: Config, episodes: Any, device: torch.device, console: Console | None = None) -> tuple[Any, Windows]:
+    """A planner to be trained on these episodes, and their windows.
+
+    Its weights are fresh and its normalizer that of the episodes, but for what ``config.init`` gives.
+    """
     from trajgen.data.windows import fit_normalizer
     from trajgen.engine.device import seed_step
 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
     fit_normalizer(episodes, config.data, planner.normalizer)
+    if config.init is not None:
+        note = start_from(planner, config.init)
+        if console is not None:
+            console.print(note, markup=False, highlight=False)
     planner.to(device)
     return planner, windows_of(config, episodes, planner, device)
 
@@ -77,7 +85,9 @@ def dry_run(config: Config) -> None:
 
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
-    config.engine.check_batch_sizes(planner.stages(), world_size())
+    config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
+    if config.init is not None:
+        checkpoint_of(config.init)
     config.policy.steps(planner, config.data.chunk)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(

@@ -15,6 +15,7 @@ from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.outlook import outlook
 from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, windows_of
 from trajgen.experiments.run_folder import LOCK, find_folder, require_free, versions, write_config
+from trajgen.experiments.starting import stages_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +53,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     folder = broadcast_decision(lambda: _checked_folder(config))
     episodes = main_process_first(lambda: load_episodes(config, console))
     data, acts = _same_data(folder, episodes), has_eval_env(config.data)
-    planner, source = ready(config, episodes, device)
+    planner, source = ready(config, episodes, device, console)
     if acts:
         broadcast_decision(lambda: make_eval_env(config.data).require_fits(episodes.space))
     with disk_errors(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
@@ -62,7 +63,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         console.print(title, markup=False, highlight=False)
         if first and not (config.resume and (folder / "checkpoints").is_dir()):
             console.print(outlook(config, planner, source, episodes.space, device), markup=False, highlight=False)
-        stages = planner.stages()
+        stages = stages_of(planner, config.train_only)
         val_source = windows_of(config, episodes, planner, device, "val") if config.data.val_fraction else None
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)
         try:

@@ -151,10 +151,9 @@ class LatentPlanner(nn.Module):
 
         A loss that can be met without the prior has a norm near 0.
         """
-        batch = self._last_batch
-        if batch is None or not self.prior.training:
+        batch, weights = self._last_batch, [p for p in self.prior.parameters() if p.requires_grad]
+        if batch is None or not weights or not self.prior.training:
             return {}
-        weights = [p for p in self.prior.parameters() if p.requires_grad]
         with torch.enable_grad():
             losses = self.prior_loss(batch.head(REPORTED_WINDOWS))
         self._last_batch = batch  # a replayed CUDA graph fills the tensors of the batch that it was captured with

@@ -1,0 +1,74 @@
+"""A training that starts from the weights of another run, and one of a part of the planner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from trajgen.cli import main
+from trajgen.core.errors import CheckpointError, ConfigError
+from trajgen.engine.checkpoint import Checkpoints, read_weights
+from trajgen.experiments.loading import load_run
+from trajgen.experiments.preparation import build_planner
+from trajgen.experiments.starting import stages_of, start_from
+
+
+def planner(run: Path, **overrides: Any) -> Any:
+    config, space = load_run(run, overrides=overrides)
+    return build_planner(config, space)
+
+
+def test_all_weights_of_the_same_planner_are_taken(tiny_run: Path) -> None:
+    model = planner(tiny_run)
+    note = start_from(model, str(tiny_run))
+    weights = read_weights(Checkpoints(tiny_run / "checkpoints").newest())
+    assert f"{len(weights)} of {len(weights)} tensors" in note and "fresh" not in note
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_what_does_not_fit_stays_fresh_and_is_named(tiny_run: Path) -> None:
+    model = planner(tiny_run, **{"prior.depth": 2, "decoder.width": 24, "action": "latent"})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    note = start_from(model, str(tiny_run))
+    weights = read_weights(Checkpoints(tiny_run / "checkpoints").newest())
+    fits = {name for name in before if name in weights and weights[name].shape == before[name].shape}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights[name] if name in fits else before[name]), name
+    assert f"{len(fits)} of {len(before)} tensors; fresh" in note and len(fits) < len(before)
+    assert "prior.blocks.1" in note or "more" in note
+
+
+def test_a_run_of_which_nothing_fits_is_refused(tiny_run: Path, tmp_path: Path) -> None:
+    config, space = load_run(tiny_run)
+    model: Any = torch.nn.ModuleDict({"policy": torch.nn.Linear(2, 2)})
+    with pytest.raises(CheckpointError, match="No weight of the run fits"):
+        start_from(model, str(tiny_run))
+    with pytest.raises(CheckpointError, match="is no folder"):
+        start_from(build_planner(config, space), str(tmp_path / "nowhere"))
+
+
+def test_only_the_parts_named_are_trained() -> None:
+    model = tiny.planner()
+    names = {id(p): name for name, p in model.named_parameters()}
+    stages = {s.name: [names[id(p)] for p in s.trained] for s in stages_of(model, ["action", "decoder"])}
+    everything = {s.name: [names[id(p)] for p in s.trained] for s in model.stages()}
+    for stage, trained in stages.items():
+        assert trained == [n for n in everything[stage] if n.startswith(("action.", "decoder."))]
+    assert stages["prior"] and stages_of(model, ()) and everything != stages
+    with pytest.raises(ConfigError, match="'decode' is none") as refusal:
+        stages_of(model, ["decode"])
+    assert "decoder" in str(refusal.value)
+
+
+def test_a_run_is_adapted_by_its_head(tiny_run: Path, tiny_place: Path, tmp_path: Path, capfd: Any) -> None:
+    words = [*tiny.TRAIN, f"init={tiny_run}", "train_only=[action]", "engine.budget=0.1", f"run_dir={tmp_path / 'run'}"]
+    main(["train", "recipe=mage", *words])
+    assert "Starts from" in capfd.readouterr().out
+    before = read_weights(Checkpoints(tiny_run / "checkpoints").newest())
+    after = read_weights(Checkpoints(tmp_path / "run" / "checkpoints").newest())
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"action"}

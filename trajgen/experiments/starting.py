@@ -1,0 +1,103 @@
+"""Training that starts from the weights of another run, and of a part of the planner alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajgen.core.errors import CheckpointError, ConfigError, nearest
+from trajgen.core.types import ParameterGroup, Stage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMED = 6
+"""Modules without a fitting weight that are named before the others are counted."""
+
+
+def checkpoint_of(run: str) -> Path:
+    """The checkpoint of the run from which a training starts.
+
+    Raises:
+        CheckpointError: if the folder has none.
+    """
+    from trajgen.engine.checkpoint import Checkpoints
+
+    if not Path(run).is_dir():
+        raise CheckpointError("init names a run folder.", got=f"init={run}, which is no folder", fix="init=runs/NAME")
+    return Checkpoints(Path(run) / "checkpoints").newest()
+
+
+def start_from(planner: nn.Module, run: str) -> str:
+    """Takes the weights of a run that fit by name and shape, the normalizer among them; returns what was taken.
+
+    Args:
+        planner: takes the weights; what does not fit keeps its own.
+        run: the folder; its weights alone are read.
+
+    Raises:
+        CheckpointError: if the checkpoint cannot be read, or nothing but the normalizer fits.
+    """
+    from trajgen.engine.checkpoint import read_weights
+
+    path = checkpoint_of(run)
+    stored, state = read_weights(path), planner.state_dict()
+    fitting = {name for name, value in state.items() if name in stored and stored[name].shape == value.shape}
+    if all(name.startswith("normalizer.") for name in fitting):
+        raise CheckpointError(
+            "No weight of the run fits this planner.", got=f"init={run}", fix="the recipe and options of that run"
+        )
+    for name in fitting:
+        state[name].copy_(stored[name])
+    fresh = list(dict.fromkeys(name.rpartition(".")[0] for name in state if name not in fitting))
+    text = f"Starts from {path}: {len(fitting)} of {len(state)} tensors"
+    if fresh:
+        others = f" and {len(fresh) - NAMED} more" if len(fresh) > NAMED else ""
+        text += f"; fresh, since they are not there or of another shape: {', '.join(fresh[:NAMED])}{others}"
+    unused = {name.partition(".")[0] for name in stored} - {name.partition(".")[0] for name in state}
+    return text + (f"; not used: {', '.join(sorted(unused))}" if unused else "")
+
+
+def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
+    """The stages of a planner, of which only the parameters below these modules are trained; all if none is named.
+
+    Args:
+        planner: satisfies `trajgen.core.protocols.Planner`.
+        train_only: modules or parameters by their path in the planner: ``prior``, ``prior.blocks.3``.
+
+    Raises:
+        ConfigError: if a name is that of no parameter that a stage trains.
+    """
+    stages: list[Stage] = planner.stages()
+    if not train_only:
+        return stages
+    names = {id(parameter): name for name, parameter in planner.named_parameters()}
+    trained = [names[id(parameter)] for stage in stages for parameter in stage.trained]
+    for part in train_only:
+        if not any(is_below(name, part) for name in trained):
+            modules = list(dict.fromkeys(name.partition(".")[0] for name in trained))
+            raise ConfigError(
+                f"train_only names a part of the planner that is trained; '{part}' is none.",
+                expected=", ".join(modules),
+                got=f"train_only={part}",
+                fix=nearest(part, modules),
+            )
+
+    def restricted(stage: Stage) -> Stage:
+        groups = [
+            ParameterGroup(
+                [p for p in group.parameters if any(is_below(names[id(p)], part) for part in train_only)],
+                group.lr_scale,
+            )
+            for group in stage.groups
+        ]
+        return replace(stage, parameters=[group for group in groups if group.parameters])
+
+    return [restricted(stage) for stage in stages]
+
+
+def is_below(name: str, part: str) -> bool:
+    """Whether a parameter's name is ``part``, or that of a parameter of the module ``part``."""
+    return name == part or name.startswith(f"{part}.")
