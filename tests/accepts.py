@@ -135,15 +135,15 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 """Further compositions that accept a component of the kind."""
 
 
-_ALL = "bc carp diffuser dt flat flat_ar hd hierarchy mage tap tt two_level"
-_QUANTIZED = "carp flat flat_ar hierarchy mage tap two_level"
-_AUTOREGRESSIVE = "carp flat flat_ar hierarchy mage tap tt two_level"
-_CONVOLUTIONAL = "carp diffuser flat flat_ar hd hierarchy mage tap two_level"
-_WITH_RETURNS = "flat flat_ar hierarchy mage tap tt two_level"
-_LATENT = "carp diffuser flat flat_ar hd hierarchy mage tap tt two_level"
+_ALL = "bc carp diffuser dt flat flat_ar hd hierarchy mage mage_paper tap tt two_level"
+_QUANTIZED = "carp flat flat_ar hierarchy mage mage_paper tap two_level"
+_AUTOREGRESSIVE = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
+_CONVOLUTIONAL = "carp diffuser flat flat_ar hd hierarchy mage mage_paper tap two_level"
+_WITH_RETURNS = "flat flat_ar hierarchy mage mage_paper tap tt two_level"
+_LATENT = "carp diffuser flat flat_ar hd hierarchy mage mage_paper tap tt two_level"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "diffuser flat flat_ar hd hierarchy mage two_level"},
+    "view": {"fields": "diffuser flat flat_ar hd hierarchy mage mage_paper two_level"},
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
@@ -159,7 +159,7 @@ RECIPES: dict[str, dict[str, str]] = {
     "action": {
         **dict.fromkeys(("latent", "latent_state"), f"bc {_LATENT}"),
         "plan": "carp tap tt",
-        "state": "diffuser flat flat_ar hd hierarchy mage tap tt two_level",
+        "state": "diffuser flat flat_ar hd hierarchy mage mage_paper tap tt two_level",
     },
     "sampler": {
         **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
@@ -169,7 +169,7 @@ RECIPES: dict[str, dict[str, str]] = {
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
     "planner": {
         "direct": "bc",
-        "hierarchy": "diffuser flat flat_ar hd hierarchy mage tap tt two_level",
+        "hierarchy": "diffuser flat flat_ar hd hierarchy mage mage_paper tap tt two_level",
         "history": "dt",
         "latent": _LATENT,
     },

@@ -54,7 +54,7 @@ UNUSED = {
 }
 """Sizes that a quantizer does not have."""
 
-STAGES = ("tokenizer", "return_target", "prior")
+STAGES = ("tokenizer", "return_target", "prior", "action")
 TRAIN = [
     "data=pointmaze/umaze-dwell",
     "device=cpu",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from accepts import cells, check_cell
 from torch import nn
 
@@ -133,10 +134,13 @@ def test_the_return_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
     assert not stage_of(constant, "return_target").parameters  # nothing to learn: the engine skips it
 
 
-def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: Batch) -> None:
+def test_the_action_head_learns_with_the_prior_in_a_stage_of_its_own_or_in_both(batch: Batch) -> None:
     joint = tiny.ready_planner(planner={"end_to_end": False})
-    separate = tiny.ready_planner(planner={"inverse_weight": 0.0})
-    assert not stage_of(joint, "action").parameters
+    separate = tiny.ready_planner(planner={"inverse_weight": 0.0, "end_to_end": False})
+    both = tiny.ready_planner(planner={"action_stage": True})
+    assert not stage_of(joint, "action").parameters and stage_of(both, "action").parameters
+    losses_of(both, "prior", batch)["total"].backward()
+    assert "action" in parts(reached(both))
     losses = losses_of(separate, "prior", batch)
     losses["total"].backward()
     assert "inverse" not in losses and "action" not in parts(reached(separate))
@@ -148,21 +152,46 @@ def test_without_its_weight_the_action_head_learns_in_a_stage_of_its_own(batch: 
     torch.testing.assert_close(losses["inverse"], losses_of(joint, "prior", batch)["inverse"])
 
 
-def test_the_action_head_learns_from_plans_as_the_prior_samples_them(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def likeliest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are the likeliest codes."""
+
+    def sample(logits: torch.Tensor, tau: float, hard: bool) -> torch.Tensor:
+        soft = logits.softmax(-1)
+        return F.one_hot(logits.argmax(-1), logits.shape[-1]) + (soft - soft.detach())
+
+    monkeypatch.setattr(F, "gumbel_softmax", sample)
+
+
+@pytest.mark.parametrize("sampled_prefixes", [False, True])
+def test_in_its_own_stage_the_action_head_reads_latents_that_the_prior_generates(
+    sampled_prefixes: bool, batch: Batch, monkeypatch: pytest.MonkeyPatch, likeliest: None
 ) -> None:
-    """Each scale is the likeliest given the data's coarser ones, in the first half of the batch alone."""
-    planner = tiny.ready_planner(planner={"inverse_weight": 0.0, "scheduled_sampling": 0.5}, sampler="greedy")
+    """Each scale is the likeliest given the data's coarser ones, or given the likeliest ones."""
+    planner = tiny.ready_planner(planner={"action_stage": True, "sampled_prefixes": sampled_prefixes})
     plans, loss = list[Plan](), planner.action.loss
     monkeypatch.setattr(planner.action, "loss", lambda plan, *others: plans.append(plan) or loss(plan, *others))
     losses_of(planner, "action", batch)["total"].backward()
     assert parts(reached(planner)) == {"action"}
     assert planner.action.training and not planner.prior.training
-    half, encoding = len(batch) // 2, planner.tokenizer.encode(planner.view(batch))
-    logits = planner.prior(encoding.codes, encoding.inputs, batch.condition())[1]
-    codes = torch.cat([logits.argmax(-1)[:half], encoding.codes[half:]])
+    layout, vectors, cond = planner.tokenizer.layout, planner.tokenizer.vectors, batch.condition()
+    encoding = planner.tokenizer.encode(planner.view(batch))
+    codes = planner.prior.logits(encoding.inputs, cond).argmax(-1)
+    if sampled_prefixes:
+        teacher_forced, codes = codes, planner.prior.logits(layout.inputs(vectors(codes)), cond).argmax(-1)
+        assert not codes.equal(teacher_forced)
     assert not codes.equal(encoding.codes) and plans[0].codes.equal(codes)
-    torch.testing.assert_close(plans[0].latent, planner.tokenizer.layout.latent(planner.tokenizer.vectors(codes)))
+    torch.testing.assert_close(plans[0].latent, layout.latent(vectors(codes)))
+
+
+def test_the_prior_s_losses_read_sampled_prefixes_too(batch: Batch, likeliest: None) -> None:
+    swaps = [{"conditioner": {"dropout": 0.0}, "planner": {"sampled_prefixes": value}} for value in (False, True)]
+    one, other = (tiny.ready_planner(**swap) for swap in swaps)
+    losses = [losses_of(planner, "prior", batch) for planner in (one, other)]
+    torch.testing.assert_close(losses[0]["prior"], losses[1]["prior"])
+    assert not torch.allclose(losses[0]["inverse"], losses[1]["inverse"])
+    losses[1]["inverse"].backward()
+    assert {"prior", "action"} <= parts(reached(other))
 
 
 @pytest.mark.parametrize(
@@ -174,18 +203,15 @@ def test_the_action_head_learns_from_plans_as_the_prior_samples_them(
         {"tokenizer": "identity", "schedule": "unit", "sampler": "greedy"},
     ],
 )
-def test_scheduled_sampling_works_with_every_kind_of_sampler_and_head(batch: Batch, swaps: dict[str, Any]) -> None:
-    planner = tiny.ready_planner(planner={"inverse_weight": 0.0, "scheduled_sampling": 1.0}, **swaps)
+def test_the_head_s_own_stage_works_with_every_kind_of_sampler_and_head(batch: Batch, swaps: dict[str, Any]) -> None:
+    planner = tiny.ready_planner(planner={"action_stage": True, "sampled_prefixes": True}, **swaps)
     assert losses_of(planner, "action", batch)["inverse"].isfinite()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"scheduled_sampling": 1.5}, {"scheduled_sampling": -0.1}, {"scheduled_sampling": 0.5, "inverse_weight": 1.0}],
-)
-def test_scheduled_sampling_is_a_fraction_of_the_head_s_own_stage(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"planner\.scheduled_sampling"):
-        tiny.planner(planner={"inverse_weight": 0.0, **options})
+def test_a_prior_without_prefixes_has_none_that_could_be_sampled() -> None:
+    swaps = {"tokenizer": "identity", "decoder": "identity", "schedule": "single", "sampler": "diffusion"}
+    with pytest.raises(ConfigError, match=r"planner\.sampled_prefixes"):
+        tiny.planner(planner={"sampled_prefixes": True}, prior="diffusion", action="state", **swaps)
 
 
 def test_padded_steps_do_not_count_in_the_inverse_loss(batch: Batch) -> None:

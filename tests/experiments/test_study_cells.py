@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fake_runs import SMALL, composed
 
 from trajgen.cli.overrides import parse
+from trajgen.cli.study import read_study_words
 from trajgen.config import Config, compose, recipe_files, study_files
 from trajgen.core.errors import ConfigError
 from trajgen.experiments import cells
@@ -18,8 +20,10 @@ from trajgen.experiments.definition import Study, Variant, read_study
 
 PROMISED = {
     "num_scales", "generation_scheme", "return_condition", "action_head", "levels", "sampler_temperature", "replan",
-    "recipes",
+    "recipes", "losses",
 }  # fmt: skip
+CLAIMS = ("num_scales", "generation_scheme", "return_condition", "losses", "action_head")
+"""The studies of what the paper claims."""
 
 
 def test_the_promised_studies_are_shipped() -> None:
@@ -40,6 +44,16 @@ def test_a_shipped_study_is_one_screen_and_can_be_run(name: str) -> None:
         assert row.config.data.id == "trajgen/pointmaze/medium-dwell-v0"
         assert (row.config.evaluation.seed, row.config.evaluation.episodes) == (0, 48)
     assert len({row.run for row in rows}) == (1 if name in ("sampler_temperature", "replan") else len(rows))
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_of_the_paper_can_be_studied_in_the_ant_maze_and_the_kitchen_too(name: str) -> None:
+    for data in ("antmaze/medium-play", "kitchen/complete"):
+        study = read_study_words([f"study={name}", f"data={data}", f"data.id=local/{data}-v0"])[2]
+        rows = make_rows(study)
+        assert dry_run_rows(rows) == {}, data
+        assert {row.config.data.id for row in rows} == {f"local/{data}-v0"}
+        assert len({json.dumps(row.config.components, default=list) for row in rows}) == len(rows)
 
 
 @pytest.fixture(autouse=True)

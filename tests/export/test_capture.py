@@ -48,7 +48,8 @@ def plan(recipe: str) -> Plan:
         return plan_step(planner, cond)[1]
 
 
-RECIPES = ["mage", "flat", "flat_ar", "two_level", "tap", "carp", "bc", "hierarchy", "dt", "diffuser", "hd", "tt"]
+RECIPES = ["mage", "mage_paper", "flat", "flat_ar", "two_level", "tap", "carp", "bc", "hierarchy", "dt", "diffuser", "hd"]
+RECIPES += ["tt"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

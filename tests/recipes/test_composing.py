@@ -165,7 +165,6 @@ def test_a_word_of_0_1_is_refused_with_the_new_one(word: str) -> None:
         ("target: {name: constant}", "return_target"),
         ("policy: {replan: 3}", "policy.replan_interval=3"),
         ("engine: {stages: {prior: {ema: 0.9}}}", "engine.stages.prior.ema_decay=0.9"),
-        ("planner: {name: latent, drawn: 1}", "planner.scheduled_sampling=1"),
     ],
 )
 def test_a_recipe_of_0_1_is_refused_with_the_new_name(text: str, new: str, tmp_path: Path) -> None:

@@ -345,16 +345,6 @@ class Sampler(Protocol):
         ...
 
 
-@runtime_checkable
-class SamplesCodes(Protocol):
-    """A sampler that draws the codes of a scale from their logits."""
-
-    @property
-    def sample_fn(self) -> Callable[[Tensor, Generator | None], Tensor]:
-        """From logits (B, n, V) and a generator to token ids (B, n)."""
-        ...
-
-
 class ReturnTarget(Protocol):
     """The return-to-go that is asked for when acting."""
 

@@ -20,7 +20,6 @@ OPTIONS = {
     r"engine\.stages\.(\w+)\.optimiser": r"engine.stages.\1.optimizer",
     r"engine\.stages\.(\w+)\.clip": r"engine.stages.\1.grad_clip",
     r"engine\.stages\.(\w+)\.ema": r"engine.stages.\1.ema_decay",
-    r"planner\.drawn": "planner.scheduled_sampling",
     r"policy\.replan": "policy.replan_interval",
     r"return_target\.place": "return_target.position_only",
     r"return_target\.spend": "return_target.subtract_rewards",

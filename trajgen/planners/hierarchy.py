@@ -35,9 +35,10 @@ class HierarchicalPlanner(nn.Module):
         normalizer: of the data.
         segment: n, the points from one subgoal to the next.
         overlap: whether the low level's plan has the subgoal as its last point, as inpainting needs it.
-        inverse_weight: λ_inv of the low level; 0 trains its action head in a stage of its own.
+        inverse_weight: λ_inv of the low level.
         condition_weight: λ_cond of both levels.
         end_to_end: whether L_inv reads the latent that the low level's prior generates.
+        action_stage: whether the low level's action head has a stage of its own where λ_inv is above 0.
 
     Raises:
         ConfigError: if the horizon is not a multiple of the segment, or no subgoal lies within it.
@@ -59,6 +60,7 @@ class HierarchicalPlanner(nn.Module):
         inverse_weight: float = 1.0,
         condition_weight: float = 0.1,
         end_to_end: bool = True,
+        action_stage: bool = False,
     ) -> None:
         super().__init__()
         if segment < 2 or horizon % segment or horizon < 2 * segment:
@@ -72,7 +74,7 @@ class HierarchicalPlanner(nn.Module):
         self.legs = horizon // segment - 1
         self._leg_steps, self._chunk = segment * stride, chunk
         weights = {"inverse_weight": inverse_weight, "condition_weight": condition_weight}
-        planner = {"name": "latent", **weights, "end_to_end": end_to_end}
+        planner = {"name": "latent", **weights, "end_to_end": end_to_end, "action_stage": action_stage}
         # The high level's plan is not acted on, and only it asks for a return.
         coarse = horizon // segment
         self.high = level(planner, horizon=coarse, stride=stride * segment, action=nn.Identity())

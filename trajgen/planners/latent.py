@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import HasActionLoss, SamplesActions, SamplesCodes
+from trajgen.core.protocols import Autoregressive, HasActionLoss, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
@@ -26,24 +27,25 @@ class LatentPlanner(nn.Module):
     """Plans in the latent of a tokenizer: MAGE, with L = L_CE + λ_inv L_inv + λ_cond L_cond (section 3).
 
     Stage ``tokenizer`` trains tokenizer and decoder, stage ``return_target`` the return target, and stage ``prior``
-    the prior, the decoder's adapters and the action head, with the tokenizer frozen. With λ_inv = 0 the action head
-    has a stage ``action`` of its own, one step of which is much cheaper than one of the prior.
+    the prior, the decoder's adapters and the action head, with the tokenizer frozen. A stage ``action`` can follow,
+    which trains the head alone; its steps are much cheaper than those of the prior.
 
     Args:
         view: features of a window.
         tokenizer, prior, decoder, action, sampler, return_target: the components.
-        inverse_weight: λ_inv; 0 trains the action head in a stage of its own.
+        inverse_weight: λ_inv; with 0, stage ``action`` alone trains the action head.
         condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, and the decoder's
             adapters untrained.
         condition_batch: windows of a batch on which L_cond is computed; decoding is expensive.
         gumbel_temperature: of the relaxation through which L_inv and L_cond reach the prior.
-        end_to_end: whether L_inv reads the latent that the prior generates, so that it trains the prior too; false
-            reads the data's latent.
-        scheduled_sampling: fraction of the plans in the head's own stage that the prior samples; the others are the
-            data's (scheduled sampling, arXiv 1506.03099).
+        end_to_end: whether L_inv reads the latent that the prior generates, in both stages, so that it trains the prior
+            too, and the head is used to sampled latents; false reads the data's latent.
+        sampled_prefixes: whether each scale of the generated latent is sampled given coarser scales that are sampled as
+            well, in one more pass (parallel scheduled sampling, arXiv 1906.04331); false gives it the data's.
+        action_stage: whether stage ``action`` follows where λ_inv is above 0.
 
     Raises:
-        ConfigError: for a fraction out of range, or scheduled sampling where the head has no stage of its own.
+        ConfigError: for sampled prefixes of a prior that has none.
     """
 
     history = 0
@@ -63,20 +65,15 @@ class LatentPlanner(nn.Module):
         condition_batch: int = 32,
         gumbel_temperature: float = 1.0,
         end_to_end: bool = True,
-        scheduled_sampling: float = 0.0,
+        sampled_prefixes: bool = False,
+        action_stage: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 <= scheduled_sampling <= 1:
+        if sampled_prefixes and not isinstance(prior, Autoregressive):
             raise ConfigError(
-                "planner.scheduled_sampling is a fraction from 0 to 1.",
-                got=f"planner.scheduled_sampling={scheduled_sampling}",
-                fix="planner.scheduled_sampling=0.5",
-            )
-        if scheduled_sampling and inverse_weight:
-            raise ConfigError(
-                "planner.scheduled_sampling needs an action head that is trained in a stage of its own.",
-                got=f"planner.scheduled_sampling={scheduled_sampling} planner.inverse_weight={inverse_weight}",
-                fix="planner.inverse_weight=0, or planner.scheduled_sampling=0",
+                "planner.sampled_prefixes needs a prior that predicts each scale from the coarser ones.",
+                got=f"{type(prior).__name__}",
+                fix="planner.sampled_prefixes=false",
             )
         self.view, self.sampler = view, sampler
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
@@ -84,12 +81,13 @@ class LatentPlanner(nn.Module):
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
         self._last_batch: Batch | None = None
-        self.end_to_end, self.scheduled_sampling = end_to_end, scheduled_sampling
+        self.end_to_end, self.sampled_prefixes, self.action_stage = end_to_end, sampled_prefixes, action_stage
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; one whose component has nothing to learn has no parameters."""
         adapters, head = self.decoder.adapter_parameters(), list(self.action.parameters())
-        head_with_prior, head_alone = (head, []) if self.inverse_weight else ([], head)
+        head_with_prior = head if self.inverse_weight else []
+        head_alone = head if self.action_stage or not self.inverse_weight else []
         tokenizer = [*self.tokenizer.parameters(), *self.decoder.base_parameters()]
         return [
             Stage(
@@ -119,8 +117,8 @@ class LatentPlanner(nn.Module):
     def prior_loss(self, batch: Batch) -> Losses:
         """L_CE; L_inv and L_cond on the latent that the prior generates; and the reconstruction by D′.
 
-        The generated latent is a straight-through Gumbel-Softmax sample of every scale given the data's coarser ones,
-        so that the gradients of L_inv and L_cond reach the prior.
+        The generated latent is a straight-through Gumbel-Softmax sample of every scale, so that the gradients of L_inv
+        and L_cond reach the prior.
         """
         self._last_batch = batch
         x, cond = self.view(batch), batch.condition()
@@ -131,17 +129,15 @@ class LatentPlanner(nn.Module):
         rows = slice(batch.first(self.condition_batch))
         end_to_end = trains_head and self.end_to_end
         if end_to_end or self.condition_weight:
-            generated = self._generated_latent(prediction if end_to_end else prediction[rows])
+            needed = slice(None) if end_to_end else rows
+            generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]))
         if trains_head:
-            plan = Plan(encoding.codes, encoding.latent, x)
-            if end_to_end:
-                trajectory = self.decoder(generated, cond) if self.action.reads_trajectory else None
-                plan = Plan(encoding.codes, generated, trajectory)
+            plan = self._readable(generated, cond) if end_to_end else Plan(encoding.codes, encoding.latent, x)
             losses["inverse"] = inverse_loss(self.action, batch, plan)
             total = total + self.inverse_weight * losses["inverse"]
         if self.condition_weight:
             cond = cond.map(lambda values: values[rows])
-            losses["condition"] = self._condition_loss(generated[rows], cond)
+            losses["condition"] = self._condition_loss(generated.latent[rows], cond)
             losses["reconstruction"] = self._reconstruction_loss(batch, x[rows], encoding.latent[rows], cond)
             total = total + self.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
@@ -166,19 +162,35 @@ class LatentPlanner(nn.Module):
         return norms
 
     def action_loss(self, batch: Batch) -> Losses:
-        """L_inv in the head's own stage, on the data's latents and on samples of the prior."""
+        """L_inv in the head's own stage, on latents that the prior generates, or on the data's."""
         with torch.no_grad():
-            plan = self._partly_sampled_plan(batch)
+            x, cond = self.view(batch), batch.condition()
+            encoding = self.tokenizer.encode(x)
+            plan = Plan(encoding.codes, encoding.latent, x)
+            if self.end_to_end:
+                _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
+                plan = self._readable(self._generated(prediction, cond), cond)
         total = inverse_loss(self.action, batch, plan)
         return {"total": total, "inverse": total}
 
-    def _generated_latent(self, prediction: Tensor) -> Tensor:
-        """The latent (B, N, C) of relaxed samples of logits (B, L, V), or of continuous predictions (B, L, C)."""
-        codes = prediction
-        if self.tokenizer.vocabulary is not None:
-            codes = F.gumbel_softmax(prediction.float(), tau=self.gumbel_temperature, hard=True)
-        latent: Tensor = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
-        return latent
+    def _generated(self, prediction: Tensor, cond: Cond) -> Plan:
+        """Relaxed samples of teacher-forced logits (B, L, V), or continuous predictions (B, L, C), as plans."""
+        codes, layout = self._relaxed_codes(prediction), self.tokenizer.layout
+        if self.sampled_prefixes:
+            inputs = layout.inputs(self.tokenizer.vectors(codes.detach()))
+            codes = self._relaxed_codes(self.prior.logits(inputs, cond))
+        ids = codes if self.tokenizer.vocabulary is None else codes.argmax(-1)
+        return Plan(ids, layout.latent(self.tokenizer.vectors(codes)))
+
+    def _readable(self, plan: Plan, cond: Cond) -> Plan:
+        """The plan, decoded where the action head reads the trajectory."""
+        return replace(plan, trajectory=self.decoder(plan.latent, cond)) if self.action.reads_trajectory else plan
+
+    def _relaxed_codes(self, prediction: Tensor) -> Tensor:
+        """One-hot samples (B, L, V) with the gradient of a softmax; continuous codes (B, L, C) as they are."""
+        if self.tokenizer.vocabulary is None:
+            return prediction
+        return F.gumbel_softmax(prediction.float(), tau=self.gumbel_temperature, hard=True)
 
     def _condition_loss(self, latent: Tensor, cond: Cond) -> Tensor:
         """L_cond: the decoded plan starts as the condition says."""
@@ -189,34 +201,6 @@ class LatentPlanner(nn.Module):
         """Keeps D′ a decoder: L_cond constrains the first point alone."""
         error = (self.decoder(latent, cond) - x).square().mean(-1)
         return batch.mean(error, lambda batch: batch.mask)
-
-    def _partly_sampled_plan(self, batch: Batch) -> Plan:
-        """The data's plans, of which the first rows are replaced by samples given the data's coarser scales.
-
-        A head that has seen the data's latents alone trusts sampled ones too far (exposure bias).
-        """
-        cond, x = batch.condition(), self.view(batch)
-        encoding = self.tokenizer.encode(x)
-        sampled = round(self.scheduled_sampling * len(batch))
-        if not sampled:
-            return Plan(encoding.codes, encoding.latent, x)
-        cond = cond.map(lambda values: values[:sampled])
-        _, prediction = self.prior(encoding.codes[:sampled], encoding.inputs[:sampled], cond)
-        samples = self._sample(prediction).to(encoding.codes.dtype)
-        codes = torch.cat([samples, encoding.codes[sampled:]])
-        latent = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
-        if self.action.reads_trajectory:
-            x = torch.cat([self.decoder(latent[:sampled], cond), x[sampled:]])
-        return Plan(codes, latent, x)
-
-    def _sample(self, prediction: Tensor) -> Tensor:
-        """Codes (B, L) from logits as the sampler draws them; of continuous codes the mean."""
-        if self.tokenizer.vocabulary is None:
-            return prediction
-        logits = prediction.float()
-        if isinstance(self.sampler, SamplesCodes):
-            return self.sampler.sample_fn(logits, None)
-        return F.gumbel_softmax(logits, hard=True).argmax(-1)
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:

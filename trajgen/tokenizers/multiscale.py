@@ -125,7 +125,7 @@ class MultiscaleTokenizer(nn.Module):
         error = (decode(latent + f - f.detach()) - x).square().mean(-1)
         reconstruction = batch.mean(error, lambda batch: batch.mask)
         total = reconstruction + commitment + agreement
-        return {"total": total, "reconstruction": reconstruction, "commitment": commitment}
+        return {"total": total, "reconstruction": reconstruction, "commitment": commitment, "agreement": agreement}
 
     def after_step(self) -> None:
         """Updates the quantizer once after each optimizer step."""
