@@ -43,7 +43,9 @@ def test_metrics_of_all_stages(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [(v["stage"], v["step"]) for v in lines] == [(stage, step) for stage in STAGES for step in (5, 10, 12)]
     assert all(np.isfinite(v["total"]) for v in lines)
-    assert "usage/all" in lines[0] and {"prior", "inverse", "condition"} <= set(lines[-1])
+    last = {v["stage"]: v for v in lines}
+    assert "usage/all" in lines[0] and {"prior", "inverse", "condition"} <= {*last["prior"]}
+    assert "inverse" in last["action"]
 
 
 def test_the_evaluation_says_what_was_asked_of_it(run: Path) -> None:
