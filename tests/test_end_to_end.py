@@ -210,7 +210,7 @@ def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(
         with pytest.raises(SystemExit) as caught:
             main(words)
     out, said = capsys.readouterr()
-    assert "To train: tokenizer 12, return target 12, prior 12 steps" in out
+    assert "To train: tokenizer 12, return target 12, prior 12, action 12 steps" in out
     assert "less than a minute on this machine" in " ".join(out.split())
     assert caught.value.code == 130
     assert "stage 'prior' after step 8" in said and "is whole" in said and "resume=true" in said
