@@ -48,8 +48,8 @@ def plan(recipe: str) -> Plan:
         return plan_step(planner, cond)[1]
 
 
-RECIPES = ["mage", "mage_paper", "flat", "flat_ar", "two_level", "tap", "carp", "bc", "hierarchy", "dt", "diffuser", "hd"]
-RECIPES += ["tt"]
+RECIPES = ["mage", "mage_paper", "flat", "flat_ar", "two_level", "tap", "carp", "bc", "hierarchy", "dt", "diffuser"]
+RECIPES += ["hd", "tt"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
