@@ -196,7 +196,8 @@ def test_an_ant_in_a_maze_ends_on_arrival_and_has_a_map() -> None:
 def test_an_environment_that_does_not_fit_the_data_is_refused() -> None:
     eval_env = EvalEnv("tasks", lambda: Tasks("success"), 6)
     low, high = (-1.0, -1.0), (1.0, 1.0)
-    eval_env.require_fits(Space(1, 2, action_low=low, action_high=high))
+    env = eval_env.make_env()
+    eval_env.require_fits(env, Space(1, 2, action_low=low, action_high=high))
     for space, message in (
         (Space(3, 2, action_low=low, action_high=high), "other observations"),
         (Space(1, 3, action_low=low * 2, action_high=high * 2), "other actions"),
@@ -204,7 +205,7 @@ def test_an_environment_that_does_not_fit_the_data_is_refused() -> None:
         (Space(1, 2, 2, "observation", "desired_goal"), "other observations"),
     ):
         with pytest.raises(DataError, match=message):
-            eval_env.require_fits(space)
+            eval_env.require_fits(env, space)
     save([3])
     options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"no_such_maze": True}, **KEYS)
     with pytest.raises(DataError, match=r"cannot be made: .*no_such_maze"):

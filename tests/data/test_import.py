@@ -294,12 +294,23 @@ def test_next_observations_show_more_than_one_episode() -> None:
 
 def test_a_table_without_ends_is_cut_by_a_number_of_rows(tmp_path: Path) -> None:
     path = formats.d4rl(tmp_path, final=False, timeouts=None, terminals=np.zeros(15))
+    with pytest.warns(UserWarning, match="read as one episode; episode_steps=1000 cuts"):
+        assert imported(path).lengths.tolist() == [14]
+    path = formats.d4rl(tmp_path, final=False, timeouts=None, terminals=None)
     with pytest.raises(DataError, match="episode_steps"):
-        imported(path)
-    assert imported(path, episode_steps=5, final="repeat").lengths.tolist() == [5, 5, 5]
+        imported(path, force=True)
+    assert imported(path, episode_steps=5, final="repeat", force=True).lengths.tolist() == [5, 5, 5]
     assert imported(path, cut="marks", force=True).lengths.tolist() == [14]
     terminal = formats.d4rl(tmp_path, final=False, timeouts=None)  # nine rows up to the terminal, and six after it
     assert imported(terminal, episode_steps=5, final="repeat", force=True).lengths.tolist() == [5, 4, 5, 1]
+
+
+def test_timeouts_in_two_rows_are_an_episode_of_one_step(tmp_path: Path) -> None:
+    ends = np.isin(np.arange(15), (7, 8, 14))
+    path = formats.d4rl(tmp_path, final=False, terminals=np.zeros(15), timeouts=ends)
+    with pytest.raises(DataError, match=r"skip=\[1\]"):
+        imported(path)
+    assert imported(path, skip=(1,)).lengths.tolist() == [7, 5]
 
 
 @pytest.mark.parametrize(
@@ -337,14 +348,6 @@ def test_whole_numbers_are_discrete_actions_unless_said_otherwise(dtype: Any) ->
     with pytest.raises(DataError, match="actions=continuous"):
         from_arrays(ID, [episode])
     assert from_arrays(ID, [episode], actions="continuous").steps == 8
-
-
-def test_steps_that_32_bits_do_not_hold_are_warned_of() -> None:
-    t = np.arange(101)
-    rows = np.stack([1.7e9 + t, t / 10, np.full(101, 0.1), 1e6 + t], axis=1)
-    episode = {"observations": rows, "actions": np.sin(t[:-1, None]), "rewards": np.zeros(100)}
-    with pytest.warns(UserWarning, match="feature 0, from 1.7e"):
-        from_arrays(ID, [episode])
 
 
 # --- what else a source holds ----------------------------------------------------------------------------------------

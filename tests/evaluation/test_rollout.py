@@ -10,7 +10,8 @@ import pytest
 from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import TrajgenError
-from trajgen.evaluation.rollout import decision_ms, environments, rollout, stack
+from trajgen.evaluation.pool import env_pool
+from trajgen.evaluation.rollout import decision_ms, rollout, stack
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
@@ -78,8 +79,8 @@ def test_a_reward_that_is_not_finite_fails_its_episode() -> None:
 
 def test_environments_are_used_again_and_batched_as_gymnasium_does() -> None:
     eval_env = walk_env()
-    with environments(eval_env, 3) as envs:
-        first, second = (rollout(Constant(0.2), eval_env, range(3), envs=envs) for _ in range(2))
+    with env_pool(eval_env, 3) as pool:
+        first, second = (rollout(Constant(0.2), eval_env, range(3), pool=pool) for _ in range(2))
     np.testing.assert_array_equal(first.returns, second.returns)
     assert len(eval_env.envs) == 3
     vector = gymnasium.vector.SyncVectorEnv([Walk, Walk, Walk])

@@ -22,6 +22,8 @@ from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 STEPS = 6
+OFFSET = {"state": (1.7e9, 0.0, 0.5, -4e6), "goal": (4649776.0, 0.0)}
+"""Of the data, as of seconds since 1970, whose steps a 32-bit float does not hold."""
 ALONE = """
 import json, sys
 sys.modules["trajgen"] = None  # importing it would fail
@@ -69,7 +71,8 @@ def acting(made: Any, replan_interval: int) -> RecedingHorizonPolicy:
         maps.mean.uniform_(0.5, 1.0)
         maps.scale.uniform_(0.5, 2.0)
     options = PolicyOptions(replan_interval=replan_interval)
-    return RecedingHorizonPolicy(made, made.normalizer, tiny.SPACE, options, discount=0.9, chunk=tiny.CHUNK)
+    space = replace(tiny.SPACE, state_offset=OFFSET["state"], goal_offset=OFFSET["goal"])
+    return RecedingHorizonPolicy(made, made.normalizer, space, options, discount=0.9, chunk=tiny.CHUNK)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +105,8 @@ def played(own: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draw
     assert bool(noises) == draws
     rng = np.random.default_rng(0)
     given: dict[str, np.ndarray] = {
-        "state": rng.normal(size=(STEPS, batch, 4)).astype(np.float32),
-        "goal": rng.normal(size=(STEPS, batch, 2)).astype(np.float32),
+        "state": rng.normal(size=(STEPS, batch, 4)) + OFFSET["state"],
+        "goal": rng.normal(size=(STEPS, batch, 2)) + OFFSET["goal"],
         "reward": rng.random(size=(STEPS, batch)).astype(np.float32),
     }
     noise = torch.Generator().manual_seed(own.options.seed)  # as that of the policy

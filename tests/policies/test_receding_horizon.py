@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -160,20 +159,6 @@ def test_looking_at_plans_changes_nothing() -> None:
     made.preview([np.ones(3)] * 5, returns=3.0)
     assert made.planner.asked[-1].returns.tolist() == [3.0] * 5
     assert made.act(np.zeros(3)).tolist() == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("space", "observation", "words"),
-    [
-        (Space(3, 2), np.zeros(4), "of 3 values"),
-        (Space(3, 2, state_key="observation"), np.zeros(3), "expects a dictionary"),
-    ],
-)
-def test_observations_that_do_not_fit(space: Space, observation: Any, words: str) -> None:
-    made = policy(space)
-    made.reset()
-    with pytest.raises(TrajgenError, match=words):
-        made.act(observation)
 
 
 @pytest.mark.parametrize("replan_interval", [0, 5])

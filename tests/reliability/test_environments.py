@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from walks import Constant, Walk, walk_env
+from gymnasium.spaces import Box
+from walks import Constant, Silent, Walk, walk_env
 
-from trajgen.core.errors import TrajgenError
-from trajgen.evaluation import rollout as room
+from trajgen.core.errors import ConfigError, DataError, TrajgenError
+from trajgen.core.types import Space
+from trajgen.evaluation import pool as room
+from trajgen.evaluation.evaluate import EvaluationOptions
+from trajgen.evaluation.protocol import require_playable
 from trajgen.evaluation.rollout import Rollouts, rollout
 
 SEED = 3
@@ -72,6 +76,51 @@ def test_a_step_that_hangs_is_said_while_it_does(
     said = capsys.readouterr().err
     assert said.count("hangs") == 1 and f"step 2 of the episode of seed {SEED}" in said and "Ctrl-C" in said
     np.testing.assert_array_equal(found.returns, LENGTHS)  # and counts, if it comes back
+
+
+@pytest.mark.parametrize("reward", [np.array([2.0]), np.array(2.0), np.float32(2), 2, True])
+def test_a_reward_is_one_number_in_whatever_array(reward: Any) -> None:
+    class Rewarding(Walk):
+        def step(self, action: np.ndarray) -> tuple:
+            observation, _, *rest = super().step(action)
+            return observation, reward, *rest
+
+    assert rollout(Constant(1.0), walk_env(Rewarding), [0]).returns.tolist() == [3 * np.asarray(reward).item()]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda seen: (seen, np.zeros(2), False, False, {}), r"step: ValueError: the reward is one number.*\(2,\)"),
+        (lambda seen: (seen, None, False, False, {}), "step: "),
+        (lambda seen: (seen, 0.0, False, {}), "not enough values to unpack"),
+        (lambda seen: ({**seen, "observation": np.zeros(3)}, 0.0, False, False, {}), "shape"),
+        (lambda seen: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_step_that_no_episode_can_hold_is_refused_before_training(step: Any, message: str) -> None:
+    class Odd(Walk):
+        def step(self, action: np.ndarray) -> Any:
+            return step(super().step(action)[0])
+
+    space = Space(2, 1, 1, "observation", "desired_goal")
+    require_playable(walk_env(Walk), EvaluationOptions(), space)
+    with pytest.raises(DataError, match=message):
+        require_playable(walk_env(Odd), EvaluationOptions(), space)
+
+
+def test_a_box_without_sides_is_refused_before_training_unless_nothing_is_drawn_from_it() -> None:
+    class Free(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = Box(-np.inf, np.inf, (1,), np.float32)
+
+    space = Space(2, 1, 1, "observation", "desired_goal")
+    with pytest.raises(ConfigError, match=r"evaluation\.reference=false"):
+        require_playable(walk_env(Free), EvaluationOptions(), space)
+    require_playable(walk_env(Free), EvaluationOptions(reference=False), space)
+    with pytest.raises(ConfigError, match=r"evaluation\.protocol=return"):
+        require_playable(walk_env(Silent), EvaluationOptions(protocol="first_hit"), space)
 
 
 def test_quick_steps_are_not_said_to_hang(capsys: pytest.CaptureFixture[str]) -> None:

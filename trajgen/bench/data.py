@@ -24,7 +24,7 @@ def run(request: BenchRequest, console: Console) -> None:
         start = time.perf_counter()
         episodes = experiments.load_episodes(config, stderr)
         seconds = time.perf_counter() - start
-        _, windows = experiments.ready(config, episodes, device)
+        _, windows = experiments.ready(config, episodes, device, stderr)
         steps = count()
 
         def draw(size: int) -> Callable[[], object]:

@@ -88,7 +88,13 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=lamb
             return
     from trajgen.data import minari
 
-    _print_table(minari.describe(name if task is None else task.options.id))
+    id = name if task is None else task.options.id
+    described = minari.describe(id)
+    if "env" in described:
+        from trajgen.envs.eval_env import IN_ANOTHER_MAZE, is_in_another_maze
+
+        described |= {"note": f"the set {IN_ANOTHER_MAZE}"} if is_in_another_maze(id) else {}
+    _print_table(described)
 
 
 @command("data make", MakeOptions, "data make pointmaze/umaze-dwell steps=100000", to=data)

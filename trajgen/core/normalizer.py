@@ -10,6 +10,11 @@ from torch import Tensor, nn
 SMALLEST_DEVIATION = 1e-6
 """Least deviation of a feature, as a share of its largest value, that is not a rounding error of a constant."""
 
+SMALL_DEVIATION = 1e-3
+"""Largest deviation, as a share of 1 or of a feature's largest value, that is told to the user."""
+NAMED = 8
+"""Features that are named one by one."""
+
 
 class Affine(nn.Module):
     """Maps values (..., n) to zero mean and unit variance, and back.
@@ -27,12 +32,20 @@ class Affine(nn.Module):
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
         self.register_buffer("quantiles", None)
+        self.constant: list[int] = []
+        """Features that did not vary when it was fitted."""
+        self.small: dict[int, float] = {}
+        """Deviations of features that are at most a thousandth of 1, or of the feature's size, when it was fitted."""
 
     def fit(self, values: Tensor) -> None:
         """Sets mean and deviation from ``values`` (M, n); a constant feature keeps its own unit."""
         self.mean.copy_(values.double().mean(0))
         deviation = values.double().std(0, unbiased=False)
-        varies = deviation > SMALLEST_DEVIATION * torch.maximum(values.amax(0), -values.amin(0))
+        size = torch.maximum(values.amax(0), -values.amin(0))
+        varies = deviation > SMALLEST_DEVIATION * size
+        is_small = varies & (deviation <= SMALL_DEVIATION * size.clamp(min=1))
+        self.constant = (~varies).nonzero()[:, 0].tolist()
+        self.small = {index: float(deviation[index]) for index in is_small.nonzero()[:, 0].tolist()}
         self.scale.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
         if self.quantiles is not None:
             places = torch.linspace(0, len(values) - 1, len(self.quantiles), device=values.device).round().long()
@@ -109,6 +122,17 @@ class Normalizer(nn.Module):
             setattr(same, name, getattr(self, name))
         same.goal = self.state
         return same
+
+    def remarks(self) -> list[str]:
+        """What a user may want to know of the data that it was fitted on: features that hardly vary, a line a kind."""
+        fields = {name: getattr(self, name) for name in ("state", "action", "goal", "reward", "returns")}
+        constant = [f"{name} {index}" for name, field in fields.items() for index in field.constant]
+        small = [f"{name} {i} ({d:.1e})" for name, field in fields.items() for i, d in field.small.items()]
+        return [
+            f"{title}: {', '.join(names[:NAMED])}" + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+            for title, names in (("Constant features", constant), ("Features of very small deviation", small))
+            if names
+        ]
 
     def fit(self, values: Mapping[str, Tensor]) -> None:
         """Fits each field in ``values``: state (M, S), action (M, A), goal (M, G), reward (M, 1), returns (M,)."""

@@ -7,6 +7,7 @@ chunk, P points of a history, Q goals of a transition.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -26,7 +27,9 @@ class Space:
     """What a world's data look like, and how an observation is read from it.
 
     ``state_key`` and ``goal_key`` name entries of a dictionary observation (`trajgen.core.observations.Key`); ``None``
-    says that the observation is the state itself, or that there is no goal.
+    says that the observation is the state itself, or that there is no goal. ``state_offset`` (S) and ``goal_offset``
+    (G) are what is subtracted from states and goals in 64-bit floats before they are rounded to 32 bits; empty where
+    nothing is.
     """
 
     state_dim: int
@@ -36,6 +39,13 @@ class Space:
     goal_key: str | None = None
     action_low: tuple[float, ...] = ()
     action_high: tuple[float, ...] = ()
+    state_offset: tuple[float, ...] = ()
+    goal_offset: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for offset, width in ((self.state_offset, self.state_dim), (self.goal_offset, self.goal_dim)):
+            if len(offset) not in (0, width) or not all(map(math.isfinite, offset)):
+                raise ValueError(f"an offset has {width} finite numbers, and is {offset}")
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from trajgen.core.errors import DataError
+from trajgen.core.normalizer import SMALLEST_DEVIATION
 from trajgen.core.types import Space
 from trajgen.security import NUMBER_KINDS
 
@@ -21,7 +22,11 @@ STEPWISE = ("actions", "rewards")
 """Fields with a row per step; the others have one more, for the final observation."""
 FIX = "make or download the data set again, or write it anew without this episode"
 ROUNDED = 1e-3
-"""Largest rounding error of a 32-bit float, as a share of a feature's range, that is not warned of."""
+"""Largest rounding error of a 32-bit float, as a share of a feature's range in an episode, that loses nothing."""
+LARGE = 2.0**14
+"""Size of a feature from which a range of a hundredth is no noise about a constant."""
+OBSERVED = ("states", "goals", "achieved")
+"""Fields of which an offset can be subtracted, since a policy can subtract it of an observation."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +85,17 @@ class Episodes:
         space: Space,
         rows: int | None = None,
         allocate: Callable[[str, tuple[int, ...]], Array] | None = None,
+        rounding: Rounding | None = None,
     ) -> Episodes:
         """Checks the episodes one by one and lays them end to end; the source is read once, as a stream.
 
         Args:
             raw: the episodes.
             name: name of the data set, for messages.
-            space: the widths that the data must have.
+            space: the widths that the data must have, and the offsets that are subtracted.
             rows: M, where it is known; else all raw episodes are in memory at once.
             allocate: an array of zeros in float32 for a field and a shape; None for memory.
+            rounding: is told what was rounded; None to warn of what was lost.
 
         Raises:
             DataError: naming data set, episode and field, if a length, a width or a type is wrong, a number
@@ -98,11 +105,11 @@ class Episodes:
             raw = list(raw)
             rows = sum(len(np.atleast_1d(episode.rewards)) + 1 for episode in raw)
         arrays: dict[str, Array] = {}
-        rounding = Rounding()
+        watch = rounding or Rounding()
         lengths, terminated, at = [], [], 0
         for number, episode in enumerate(raw):
             origin = f"data set {name!r}, episode {number}"
-            fields = checked(episode, space, origin, rounding=rounding)
+            fields = checked(episode, space, origin, rounding=watch)
             if number == 0:
                 make = allocate or (lambda _, shape: np.zeros(shape, np.float32))
                 arrays = {field: make(field, (rows, *values.shape[1:])) for field, values in fields.items()}
@@ -119,7 +126,8 @@ class Episodes:
         if not lengths:
             fix = "make or download it again, with force=true"
             raise DataError(f"A data set must hold at least one episode, and {name!r} is empty.", fix=fix)
-        rounding.warn(f"data set {name!r}")
+        if rounding is None:
+            watch.warn(f"data set {name!r}")
         steps = np.array(lengths, dtype=np.int64)
         fields_or_none: dict[str, Any] = {field: arrays.get(field) for field in WIDTHS}
         return cls(
@@ -132,11 +140,35 @@ class Episodes:
         )
 
 
+def collect_centered(
+    read: Callable[[], Iterable[Episode]],
+    collect: Callable[[Iterable[Episode], Space, Rounding], Episodes],
+    space: Space,
+    goal_state: Sequence[int] = (),
+) -> Episodes:
+    """The episodes of a source, read again without the offsets of features whose steps 32-bit floats do not hold.
+
+    Args:
+        read: the episodes, as a stream.
+        collect: lays them end to end, as `Episodes.collect`.
+        space: of the data.
+        goal_state: indices of the state that a goal sets.
+    """
+    rounding = Rounding()
+    episodes = collect(read(), space, rounding)
+    centered = rounding.centers(space, goal_state)
+    if centered != space:
+        rounding = Rounding()
+        episodes = collect(read(), centered, rounding)
+    rounding.warn(f"data set {episodes.name!r}")
+    return episodes
+
+
 class Rounding:
     """Watches what 32-bit floats lose of a data set's numbers: steps of a large offset, as of seconds since 1970."""
 
     def __init__(self) -> None:
-        self._ranges: dict[str, list[Array]] = {}  # field: least, largest and worst error of each feature
+        self._ranges: dict[str, list[Array]] = {}  # field: low, high, largest range of an episode, worst error
 
     def see(self, field: str, values: Array, rounded: Array) -> None:
         """Takes in a field (n, ...) of an episode, before and after it was rounded."""
@@ -146,20 +178,51 @@ class Rounding:
         error = np.zeros_like(low)
         if (2.0**-24 * np.maximum(np.abs(low), np.abs(high)) > ROUNDED * (high - low)).any():  # it may be too large
             error = np.abs(values - rounded.astype(np.float64)).max(0)
-        before = self._ranges.get(field, [low, high, error])
-        self._ranges[field] = [np.minimum(before[0], low), np.maximum(before[1], high), np.maximum(before[2], error)]
+        seen = self._ranges.get(field, [low, high, high - low, error])
+        self._ranges[field] = [
+            np.minimum(seen[0], low),
+            *(np.maximum(before, new) for before, new in zip(seen[1:], (high, high - low, error), strict=True)),
+        ]
 
-    def warn(self, origin: str) -> None:
-        """Warns of the features whose steps were lost."""
-        for field, (low, high, worst) in self._ranges.items():
-            size = np.maximum(np.abs(low), np.abs(high))
-            lost = np.flatnonzero((high - low > 1e-10 * size) & (worst > ROUNDED * (high - low)))
+    def lost(self, field: str) -> Array:
+        """Whether the steps of each feature of a field (n,) are lost, by more than noise about a constant."""
+        low, high, within, error = map(np.atleast_1d, self._ranges.get(field, [np.zeros(0)] * 4))
+        size = np.minimum(np.maximum(np.abs(low), np.abs(high)), LARGE)
+        steps = np.where(within > 0, within, high - low)
+        return (high - low > SMALLEST_DEVIATION * size) & (error > ROUNDED * steps)
+
+    def centers(self, space: Space, goal_state: Sequence[int] = ()) -> Space:
+        """The space with offsets for the features whose steps are lost, if there are any.
+
+        Args:
+            space: of the data.
+            goal_state: indices of the state that a goal sets, which then have one offset.
+        """
+        offsets = {field: self._middle(field) for field in OBSERVED}
+        state, goal = offsets["states"], offsets["goals"] if offsets["goals"].any() else offsets["achieved"]
+        if space.goal_dim and len(goal_state) == space.goal_dim and len(state):
+            goal = state[list(goal_state)]
+        return replace(
+            space,
+            state_offset=tuple(state.tolist()) if state.any() else (),
+            goal_offset=tuple(goal.tolist()) if goal.any() else (),
+        )
+
+    def _middle(self, field: str) -> Array:
+        lost = self.lost(field)
+        return np.where(lost, np.add(*self._ranges[field][:2]) / 2, 0.0) if len(lost) else np.zeros(0)
+
+    def warn(self, origin: str, without: Sequence[str] = ()) -> None:
+        """Warns of the features whose steps are lost, but for some fields."""
+        for field in self._ranges.keys() - set(without):
+            lost = np.flatnonzero(self.lost(field))
             if len(lost):
+                low, high = (np.atleast_1d(each)[lost[0]] for each in self._ranges[field][:2])
                 warnings.warn(
                     f"{origin}, field {field!r}: 32-bit floats do not hold the steps of feature {lost[0]}, from "
-                    f"{np.atleast_1d(low)[lost[0]]:g} to {np.atleast_1d(high)[lost[0]]:g}"
+                    f"{low:g} to {high:g}"
                     + (f", and of {len(lost) - 1} more" if len(lost) > 1 else "")
-                    + "; subtract an offset from it.",
+                    + "; subtract an offset from it, or divide the data into sets of shorter ranges.",
                     stacklevel=3,
                 )
 
@@ -176,7 +239,7 @@ def checked(
 
     Args:
         episode: as it was read.
-        space: the widths that it must have.
+        space: the widths that it must have, and the offsets that are subtracted.
         origin: what the episode is called in messages.
         names: what a field is called there, where it was read under another name.
         fix: the way out.
@@ -189,6 +252,7 @@ def checked(
     if not steps:
         raise DataError("An episode must have at least one step.", got=f"{origin}: no rewards", fix=fix)
     fields = {}
+    offsets = {"states": space.state_offset, "goals": space.goal_offset, "achieved": space.goal_offset}
     for field, width in WIDTHS.items():
         values = getattr(episode, field)
         if values is None:
@@ -206,6 +270,8 @@ def checked(
                 got=f"{where}: shape {values.shape}",
                 fix=fix,
             )
+        if offset := offsets.get(field):
+            values = values.astype(np.float64) - offset
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
             rounded = values.astype(np.float32, copy=False)
         if not np.isfinite(rounded).all():

@@ -20,6 +20,8 @@ BLOCKS = 256
 def fingerprint(episodes: Episodes) -> dict[str, Any]:
     """The id, the sizes, and the shape, type and checksum of each array."""
     arrays = {name: getattr(episodes, name) for name in ARRAYS}
+    space = episodes.space
+    offsets = {"offsets": [*space.state_offset, *space.goal_offset]} if space.state_offset or space.goal_offset else {}
     return {
         "id": episodes.name,
         "episodes": len(episodes),
@@ -29,6 +31,7 @@ def fingerprint(episodes: Episodes) -> dict[str, Any]:
             for name, values in arrays.items()
             if values is not None
         },
+        **offsets,
     }
 
 

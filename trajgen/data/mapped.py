@@ -14,7 +14,9 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from filelock import FileLock
 from trajgen.core.errors import DataError
 from trajgen.core.observations import Key
 from trajgen.core.types import Space
-from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes
+from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes, Rounding, collect_centered
 from trajgen.data.fingerprint import checksum, fingerprint
 
 FOLDER, ABOUT, INDEX, UNFINISHED = "mapped", "about.json", "index.npy", ".unfinished-"
@@ -34,6 +36,7 @@ BLOCK = 2**17
 """Rows that are written before their memory is given back."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, EOFError)
 """What reading a missing or damaged file raises."""
+OFFSETS = ("state_offset", "goal_offset")
 
 
 def key_of(entries: Mapping[str, Key]) -> str:
@@ -53,7 +56,14 @@ def size_of(rows: int, space: Space) -> int:
 
 
 def map_episodes(
-    folder: Path, source: Path, read: Callable[[], Iterable[Episode]], *, rows: int, name: str, space: Space
+    folder: Path,
+    source: Path,
+    read: Callable[[], Iterable[Episode]],
+    *,
+    rows: int,
+    name: str,
+    space: Space,
+    goal_state: Sequence[int] = (),
 ) -> Episodes:
     """The episodes of a data set as mapped arrays, which are written first where they are not there.
 
@@ -62,16 +72,18 @@ def map_episodes(
         source: the file of the data set; when it changes, the arrays are written anew.
         read: its episodes, as a stream.
         rows, name, space: as for `Episodes.collect`.
+        goal_state: indices of the state that a goal sets.
 
     Raises:
         DataError: if the folder cannot be written, or the data are not valid.
     """
     stamp = {"version": VERSION, "rows": rows, "source": _stamp(source)}
-    episodes = _open(folder, stamp, name, space)
+    opened = partial(_open, folder, stamp, name, space, tuple(goal_state))
+    episodes = opened()
     if episodes is not None:
         return episodes
     with _writing(folder.parent, rows, space), FileLock(folder.parent / ".lock"):  # all ranks come here at once
-        episodes = _open(folder, stamp, name, space)  # another process may have been faster
+        episodes = opened()  # another process may have been faster
         if episodes is not None:
             return episodes
         for left in folder.parent.glob(UNFINISHED + "*"):
@@ -79,12 +91,14 @@ def map_episodes(
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as temporary:
             new_folder = Path(temporary) / "whole"
             new_folder.mkdir()
-            about = {**stamp, "arrays": fingerprint(_write(new_folder, read, rows, name, space))["arrays"]}
+            written = _write(new_folder, read, rows, name, space, goal_state)
+            offsets = {key: getattr(written.space, key) for key in OFFSETS}
+            about = {**stamp, "arrays": fingerprint(written)["arrays"], "offsets": offsets}
             (new_folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
             if folder.exists():
                 folder.rename(Path(temporary) / "replaced")
             new_folder.rename(folder)
-    episodes = _open(folder, stamp, name, space)
+    episodes = opened()
     if episodes is None:
         raise DataError(f"The data set {name!r} changed while it was read.", fix="try again when it is complete")
     return episodes
@@ -110,12 +124,16 @@ def _stamp(source: Path) -> dict[str, Any]:
     return {"bytes": state.st_size, "time": state.st_mtime_ns, "sha256": sample}
 
 
-def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space) -> Episodes | None:
+def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space, goal_state: tuple[int, ...]) -> Episodes | None:
     """The arrays of the folder, if they are whole and made from this source."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if {key: about[key] for key in stamp} != stamp:
             return None
+        state, goal = (tuple(map(float, about["offsets"][key])) for key in OFFSETS)
+        if goal_state and space.goal_dim and goal != (tuple(state[index] for index in goal_state) if state else ()):
+            return None  # written for options without these
+        space = replace(space, state_offset=state, goal_offset=goal)
         rows = stamp["rows"]
         fields: dict[str, Any] = dict.fromkeys(WIDTHS)
         for field, width in WIDTHS.items():
@@ -133,7 +151,14 @@ def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space) -> Episo
         return None
 
 
-def _write(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name: str, space: Space) -> Episodes:
+def _write(
+    folder: Path,
+    read: Callable[[], Iterable[Episode]],
+    rows: int,
+    name: str,
+    space: Space,
+    goal_state: Sequence[int],
+) -> Episodes:
     arrays: list[Any] = []
 
     def allocate(field: str, shape: tuple[int, ...]) -> Array:
@@ -142,6 +167,7 @@ def _write(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name:
 
     def stream() -> Iterator[Episode]:
         written = 0
+        arrays.clear()
         for episode in read():
             yield episode
             written += len(episode)
@@ -149,7 +175,10 @@ def _write(folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name:
                 drop_pages(*arrays)
                 written = 0
 
-    episodes = Episodes.collect(stream(), name=name, space=space, rows=rows, allocate=allocate)
+    def collect(raw: Iterable[Episode], space: Space, rounding: Rounding) -> Episodes:
+        return Episodes.collect(raw, name=name, space=space, rows=rows, allocate=allocate, rounding=rounding)
+
+    episodes = collect_centered(stream, collect, space, goal_state)
     for values in arrays:
         values.flush()
     np.save(folder / INDEX, np.stack([episodes.lengths, episodes.terminated.astype(np.int64)]))

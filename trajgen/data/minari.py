@@ -8,14 +8,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.observations import Key, entry
+from trajgen.core.types import Space
 from trajgen.data import store
-from trajgen.data.episodes import Episode, Episodes
+from trajgen.data.episodes import Episode, Episodes, Rounding, collect_centered
 from trajgen.data.hdf5 import READ_ERRORS, EpisodeFile
 from trajgen.data.mapped import FOLDER, is_large, key_of, map_episodes, size_of
 from trajgen.data.options import DataOptions
@@ -47,20 +49,30 @@ def load(id: str, options: DataOptions) -> Episodes:
         if options.memory_map:
             raise ConfigError(f"Only data sets in HDF5 can be mapped, and {id!r} has no file {path.name}.",
                               fix="data.memory_map=false")  # fmt: skip
-        raw = (_episode(raw, entries) for raw in dataset.iterate_episodes())
-        return limit_actions(Episodes.collect(_stream(id, raw), name=id, space=space), options)
+
+        def read() -> Iterator[Episode]:
+            return _stream(id, (_episode(raw, entries) for raw in dataset.iterate_episodes()))
+
+        return limit_actions(collect_centered(read, partial(_collect, id, None), space, options.goal_state), options)
     file = EpisodeFile(path, dataset.total_episodes, entries)
     with _readable(id):
         rows = file.rows
         if size_of(rows, space) > 2 * memory_limit(path.stat().st_size):
             raise ValueError("its arrays would take more memory than it can hold")
-    arguments: dict[str, Any] = {"rows": rows, "name": id, "space": space}
+
+    def read_file() -> Iterator[Episode]:
+        return _stream(id, file.episodes())
+
     if is_large(rows, space) if options.memory_map is None else options.memory_map:
         folder = store.folder(id) / FOLDER / key_of(entries)
-        episodes = map_episodes(folder, path, lambda: _stream(id, file.episodes()), **arguments)
+        episodes = map_episodes(folder, path, read_file, rows=rows, name=id, space=space, goal_state=options.goal_state)
     else:
-        episodes = Episodes.collect(_stream(id, file.episodes()), **arguments)
+        episodes = collect_centered(read_file, partial(_collect, id, rows), space, options.goal_state)
     return limit_actions(episodes, options)
+
+
+def _collect(id: str, rows: int | None, raw: Iterable[Episode], space: Space, rounding: Rounding) -> Episodes:
+    return Episodes.collect(raw, name=id, space=space, rows=rows, rounding=rounding)
 
 
 def save(

@@ -11,8 +11,6 @@ import numpy as np
 
 from trajgen.core.errors import DataError
 from trajgen.core.observations import Key, entry
-from trajgen.core.protocols import Policy
-from trajgen.core.types import Space
 from trajgen.data import store
 from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
@@ -22,8 +20,14 @@ from trajgen.envs.waypoints import WaypointController
 if TYPE_CHECKING:
     import gymnasium
 
+    from trajgen.core.protocols import Policy
+    from trajgen.core.types import Space
+
 WITH_A_MAP = ("PointMaze_", "AntMaze_")
 """Prefixes of the ids of environments that have cells and walls."""
+IN_ANOTHER_MAZE = (
+    "was recorded in another maze than the one that it names for the evaluation: their maps have walls in other cells"
+)
 TOLERANCE = 1e-3
 """How far actions of the data may lie outside of an environment's box, as a share of it."""
 
@@ -87,10 +91,11 @@ class EvalEnv:
         offset = np.asarray(entry(observation, self.achieved_key)) - np.asarray(entry(observation, self.goal_key))
         return np.asarray(np.linalg.norm(offset, axis=-1) <= self.goal_radius)
 
-    def require_fits(self, space: Space) -> None:
-        """Makes the environment once, and raises a DataError if it does not fit what the data hold.
+    def require_fits(self, env: gymnasium.Env[Any, Any], space: Space) -> None:
+        """Raises a DataError if an environment that this one made does not fit what the data hold.
 
         Args:
+            env: the environment.
             space: of the data.
         """
         from gymnasium import spaces
@@ -98,8 +103,6 @@ class EvalEnv:
         def unbounded(width: int) -> Any:
             return spaces.Box(-np.inf, np.inf, (width,), np.float32)
 
-        env = self.make_env()
-        env.close()
         observations: Any = unbounded(space.state_dim)
         if space.state_key is not None or space.goal_dim:
             entries = {space.goal_key: space.goal_dim} if space.goal_key else {}
@@ -232,16 +235,23 @@ def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
             f"The data set {options.id!r} names no evaluation environment.",
             fix="data.env_id=ID of a Gymnasium environment",
         )
-    env_spec = _read_spec(options.id, text)
-    recorded = _read_spec(options.id, about["env_spec"]) if about.get("env_spec") else env_spec
-    maps = [each.kwargs.get("maze_map") for each in (recorded, env_spec)]
-    if None not in maps and recorded.id == env_spec.id and _walls(maps[0]) != _walls(maps[1]):
-        warnings.warn(
-            f"The data set {options.id!r} was recorded in another maze than the one that it names for the evaluation: "
-            "their maps have walls in other cells.",
-            stacklevel=3,
-        )
-    return env_spec
+    if is_in_another_maze(options.id):
+        warnings.warn(f"The data set {options.id!r} {IN_ANOTHER_MAZE}.", stacklevel=3)
+    return _read_spec(options.id, text)
+
+
+def is_in_another_maze(id: str) -> bool:
+    """Whether a data set was recorded in another maze than the one that it names for the evaluation.
+
+    Raises:
+        DataError: if its metadata cannot be read.
+    """
+    about = store.metadata(id)
+    specs = [_read_spec(id, about[key]) for key in ("env_spec", "eval_env_spec") if about.get(key)]
+    maps = [each.kwargs.get("maze_map") for each in specs]
+    if len(specs) < 2 or None in maps or specs[0].id != specs[1].id:
+        return False
+    return _walls(maps[0]) != _walls(maps[1])
 
 
 def _walls(maze_map: Any) -> list[list[bool]]:

@@ -13,8 +13,9 @@ import numpy as np
 
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.evaluation.hardware import hardware
-from trajgen.evaluation.protocol import describe, goal_kind, require_goal, success_by_reset
-from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, environments, rollout
+from trajgen.evaluation.pool import env_pool
+from trajgen.evaluation.protocol import describe, goal_kind, require_bounds, require_box, require_goal, success_by_reset
+from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, rollout
 from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalized, summarize
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class EvaluationOptions:
         batch: the most episodes played at once.
         protocol: what an episode's return is: "return", the sum of its rewards, or "first_hit", the steps from the
             first at the goal on, as if it stayed there (so CleanDiffuser scores Maze2D, arXiv 2406.09509).
+        workers: processes in which the environments run; 0 runs them in this process. The scores are the same. In a
+            process of its own, a step that hangs is ended after a minute, and fails its episode.
         latency: whether the time of a decision is measured too.
         reference: whether the environment's controller and random actions play the same episodes.
     """
@@ -43,11 +46,12 @@ class EvaluationOptions:
     seed: int = 0
     batch: int = 64
     protocol: Literal["return", "first_hit"] = "return"
+    workers: int = 0
     latency: bool = True
     reference: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("batch", 1), ("seed", 0)):
+        for name, least in (("episodes", 1), ("batch", 1), ("seed", 0), ("workers", 0)):
             if (value := getattr(self, name)) < least:
                 fix = f"evaluation.{name}={getattr(EvaluationOptions, name)}"
                 raise ConfigError(f"evaluation.{name} must be at least {least}.", got=value, fix=fix)
@@ -61,9 +65,7 @@ class RandomPolicy:
     """
 
     def __init__(self, low: Array, high: Array, seed: int = 0) -> None:
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            got = f"low {low}, high {high}"
-            raise ConfigError("Random actions need a bounded action box.", got=got, fix="evaluation.reference=false")
+        require_bounds(low, high)
         self.low, self.high = low, high
         self.rng = np.random.default_rng(seed)
         self.shape = np.shape(low)
@@ -114,19 +116,17 @@ def evaluate(
     """
     options = options or EvaluationOptions()
     seeds = range(options.seed, options.seed + options.episodes)
-    with environments(eval_env, min(options.batch, options.episodes)) as envs:
-        space: Any = envs[0].action_space
-        if not hasattr(space, "low"):
-            fix = "data.env_id=ID of an environment with such actions"
-            raise ConfigError("A policy's actions are a box of real numbers.", got=space, fix=fix)
+    with env_pool(eval_env, min(options.batch, options.episodes), options.workers) as pool:
+        space: Any = pool.action_space
+        require_box(space)
         if options.protocol == "first_hit":
-            require_goal(eval_env, envs[0])
+            require_goal(eval_env)
         references: dict[str, Policy] = {}
         if options.reference:
             references["random"] = RandomPolicy(space.low, space.high, options.seed)
             if eval_env.controller is not None:
                 references["controller"] = eval_env.controller()
-        play = partial(rollout, eval_env=eval_env, seeds=seeds, batch=options.batch, envs=envs)
+        play = partial(rollout, eval_env=eval_env, seeds=seeds, batch=options.batch, pool=pool)
         rollouts = {"policy": play(policy, progress=progress)}
         rollouts |= {name: play(reference, record=False) for name, reference in references.items()}
     if options.protocol == "first_hit":

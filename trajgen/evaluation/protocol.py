@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trajgen.core.errors import ConfigError
+import numpy as np
+
+from trajgen.core.errors import ConfigError, DataError
+from trajgen.evaluation.pool import LocalPool, environments
 
 if TYPE_CHECKING:
+    from trajgen.core.types import Space
     from trajgen.envs.eval_env import EvalEnv
     from trajgen.evaluation.evaluate import EvaluationOptions
     from trajgen.evaluation.rollout import Rollouts
@@ -31,12 +35,64 @@ def success_by_reset(eval_env: EvalEnv, rollouts: Rollouts) -> list[float | None
     return [float(group.mean()) if group.size else None for group in groups]
 
 
-def require_goal(eval_env: EvalEnv, env: Any) -> None:
+def require_box(space: Any) -> None:
+    """Raises a ConfigError if actions are not vectors of real numbers."""
+    if not hasattr(space, "low"):
+        fix = "data.env_id=ID of an environment with such actions"
+        raise ConfigError("A policy's actions are a box of real numbers.", got=space, fix=fix)
+
+
+def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space) -> None:
+    """Makes the environment and takes a step, so that what cannot be evaluated is refused before a training.
+
+    Args:
+        eval_env: whose environment is made.
+        options: of the evaluation.
+        space: of the data.
+
+    Raises:
+        DataError: if the environment does not fit the data, or its step raises or gives what no episode can hold.
+        ConfigError: if it does not fit the options of the evaluation.
+    """
+    with environments(eval_env, 1) as envs, LocalPool(eval_env, envs) as pool:
+        eval_env.require_fits(envs[0], space)
+        if options.reference:
+            box: Any = envs[0].action_space
+            require_bounds(box.low, box.high)
+        if options.protocol == "first_hit":
+            require_goal(eval_env)
+        (start,) = pool.reset([options.seed])
+        first = start if start.error else pool.step([middle(pool.action_space)])[0]
+        if first is not None and first.error:
+            raise DataError(
+                f"The environment {eval_env.name} cannot be played.",
+                got=f"{'reset' if start.error else 'step'}: {first.error}",
+                fix="mend the environment, or name another one: data.env_id=ID",
+            )
+
+
+def require_bounds(low: Any, high: Any) -> None:
+    """Raises a ConfigError if random actions cannot be drawn from the box (low, high), each (A,)."""
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        got = f"low {low}, high {high}"
+        raise ConfigError("Random actions need a bounded action box.", got=got, fix="evaluation.reference=false")
+
+
+def middle(space: Any) -> Any:
+    """An action within a box: the middle of its sides, 0 where they are not finite."""
+    sides = np.nan_to_num(space.low, neginf=0.0), np.nan_to_num(space.high, posinf=0.0)
+    return np.clip((sides[0] + sides[1]) / 2, space.low, space.high).astype(space.dtype)
+
+
+def require_goal(eval_env: EvalEnv) -> None:
     """Raises a ConfigError if the environment reports of no step whether it is at the goal."""
-    observation, info = eval_env.reset(env, 0)
-    success = eval_env.success(observation, info)
-    observation, _, _, _, info = env.step(env.action_space.sample())
-    if success is None and eval_env.success(observation, info) is None:
+    with environments(eval_env, 1) as (env,):
+        observation, info = eval_env.reset(env, 0)
+        success = eval_env.success(observation, info)
+        if success is None:
+            observation, _, _, _, info = env.step(env.action_space.sample())
+            success = eval_env.success(observation, info)
+    if success is None:
         raise ConfigError(
             "The first-hit protocol needs an environment that reports when the goal is reached.",
             got=f"evaluation.protocol=first_hit in {eval_env.name}",

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +12,7 @@ from numpy.typing import NDArray
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.observations import entry
+from trajgen.evaluation.pool import Moment, Pool, env_pool, environments
 
 if TYPE_CHECKING:
     import gymnasium
@@ -25,113 +22,57 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called after every step with the number of ended episodes and of all episodes."""
-PATIENCE = 60.0
-"""Seconds after which a step that has not returned is reported as hanging."""
 
 
 class Episode:
-    """One seed's episode in one environment; once it has ended, its observation stays and its reward is 0."""
+    """One seed's episode; once it has ended, its observation stays and its reward is 0."""
 
-    def __init__(self, eval_env: EvalEnv, env: gymnasium.Env, seed: int, record: bool, watchdog: Watchdog) -> None:
-        self.eval_env, self.env, self.seed, self.record, self.watchdog = eval_env, env, seed, record, watchdog
+    def __init__(self, eval_env: EvalEnv, seed: int, record: bool, start: Moment) -> None:
+        self.eval_env, self.seed, self.record = eval_env, seed, record
         self.done = False
         self.rewards: list[float] = []
         self.successes: int | None = None  # steps at which the environment reported success, if it reports it
         self.first_success: int | None = None
         self.error: str | None = None
-        self.states: list[NDArray[np.float32]] = []
-        self.goal: NDArray[np.float32] | None = None
+        self.states: list[NDArray[Any]] = []
+        self.goal: NDArray[Any] | None = None
         self.observation: Observation = None
-        with self._guarded():
-            self._receive(*eval_env.reset(env, seed))
-            if eval_env.goal_key is not None:
-                self.goal = np.array(entry(self.observation, eval_env.goal_key), dtype=np.float32)
+        self._receive(start)
+        if eval_env.goal_key is not None and self.error is None:
+            self.goal = np.array(entry(self.observation, eval_env.goal_key))
 
-    def step(self, action: Any) -> float:
-        """Takes one step; returns its reward."""
-        if self.done:
+    def step(self, moment: Moment | None) -> float:
+        """Takes in what a step gave, None if there was none; returns its reward."""
+        if moment is None:
             return 0.0
-        with self._guarded():
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            if not math.isfinite(reward):
-                raise ValueError(f"the reward is {reward}")
-            self.rewards.append(float(reward))
-            self.done = bool(terminated or truncated or self.steps >= self.eval_env.max_steps)
-            self._receive(observation, info)
-            return self.rewards[-1]
-        return 0.0
+        if moment.error is None:
+            self.rewards.append(moment.reward)
+            self.done = moment.done or self.steps >= self.eval_env.max_steps
+        self._receive(moment)
+        return moment.reward
 
     @property
     def steps(self) -> int:
         """Steps taken."""
         return len(self.rewards)
 
-    def _receive(self, observation: Observation, info: dict[str, Any]) -> None:
-        _check_observation(observation, self.env.observation_space)
-        self.observation = observation
-        success = self.eval_env.success(observation, info)
-        if success is not None:
-            self.successes = (self.successes or 0) + bool(success)
-            if success and self.first_success is None:
+    def _receive(self, moment: Moment) -> None:
+        if moment.error is not None:
+            self.error, self.done = moment.error, True
+            return
+        self.observation = moment.observation
+        if moment.success is not None:
+            self.successes = (self.successes or 0) + moment.success
+            if moment.success and self.first_success is None:
                 self.first_success = self.steps
-        state = self.eval_env.state(observation) if self.record else None
+        state = self.eval_env.state(moment.observation) if self.record else None
         if state is not None:
-            self.states.append(np.array(state, dtype=np.float32))
+            self.states.append(np.array(state))
 
     @property
     def success(self) -> bool | None:
         """Whether it has succeeded so far; None if the environment does not report it."""
         return None if self.successes is None else self.successes >= self.eval_env.rule.steps
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        self.watchdog.call = f"step {self.steps + 1} of the episode of seed {self.seed}", monotonic()
-        try:
-            yield
-        except Exception as error:  # an environment may raise anything; its episode fails, the others go on
-            self.error, self.done = f"{type(error).__name__}: {error}", True
-        finally:
-            self.watchdog.call = None
-
-
-def _check_observation(observation: Any, space: Any) -> None:
-    """Raises a ValueError for an observation that would spoil the batch it is put into."""
-    for name, subspace in getattr(space, "spaces", {"": space}).items():
-        value = np.asarray(observation[name] if name else observation)
-        if subspace.shape is not None and value.shape != subspace.shape:
-            raise ValueError(f"the observation {name} has shape {value.shape}, not {subspace.shape}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError(f"the observation {name} is not finite")
-
-
-class Watchdog:
-    """Reports on standard error when an environment's step hangs; nothing within a process can end such a step.
-
-    Args:
-        patience: seconds that a step may take.
-    """
-
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.call: tuple[str, float] | None = None
-        """The step that is being taken, and when it began."""
-        self._stop = threading.Event()
-
-    def __enter__(self) -> Watchdog:
-        threading.Thread(target=self._run, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-
-    def _run(self) -> None:
-        reported = None
-        while not self._stop.wait(self.patience / 4):
-            call = self.call
-            if call is not None and call is not reported and monotonic() - call[1] > self.patience:
-                reported = call
-                text = f"The environment hangs: {call[0]} has not returned for {self.patience:.0f} s; "
-                print(text + "Ctrl-C ends the evaluation.", file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -146,8 +87,8 @@ class Rollouts:
     lengths: NDArray[np.int64]  # (n,) steps
     success: NDArray[np.bool_] | None  # (n,) or None if the environment does not report it
     hits: NDArray[np.int64]  # (n,) first step at which it reported success, 0 at the start; -1 if it never did
-    states: list[NDArray[np.float32]] = field(repr=False)  # n arrays (steps + 1, S), or empty ones
-    goals: list[NDArray[np.float32] | None] = field(repr=False)  # n arrays (G,), at the episode's start
+    states: list[NDArray[Any]] = field(repr=False)  # n arrays (steps + 1, S), or empty ones
+    goals: list[NDArray[Any] | None] = field(repr=False)  # n arrays (G,), at the episode's start
     rewards: list[NDArray[np.float64]] = field(repr=False)  # n arrays (steps,)
     errors: list[dict[str, Any]]  # seed, step and message of each failed episode
     decisions: int  # actions that an environment took
@@ -169,23 +110,6 @@ class Rollouts:
         return self.decisions / max(float(self.act_seconds.sum()), 1e-9)
 
 
-@contextmanager
-def environments(eval_env: EvalEnv, count: int) -> Iterator[list[gymnasium.Env]]:
-    """Makes ``count`` environments, to be used by several rollouts, and closes them in the end."""
-    envs: list[gymnasium.Env] = []
-    try:
-        envs.extend(eval_env.make_env() for _ in range(count))
-        yield envs
-    finally:
-        for env in envs:
-            _close(env)
-
-
-def _close(env: gymnasium.Env) -> None:
-    with suppress(Exception):  # an environment that raises when it is closed must not cost the episodes
-        env.close()
-
-
 def first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> list[Any]:
     """The first observations of the episodes of these seeds."""
     with environments(eval_env, 1) as (env,):
@@ -199,7 +123,7 @@ def rollout(
     *,
     record: bool = True,
     batch: int = 64,
-    envs: list[gymnasium.Env] | None = None,
+    pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> Rollouts:
     """Rolls out one episode for every seed.
@@ -211,37 +135,32 @@ def rollout(
     Args:
         record: whether to keep the visited states.
         batch: the most episodes played at once.
-        envs: environments to use instead of new ones, at least min(batch, len(seeds)).
+        pool: environments to use instead of new ones, at least min(batch, len(seeds)).
         progress: called after every step with how many episodes have ended.
     """
     if not len(seeds) or batch < 1:
         raise TrajgenError(
             "A rollout needs at least one episode.", got=f"{len(seeds)} seeds, batch {batch}", fix="at least 1 of both"
         )
-    if envs is None:
-        with environments(eval_env, min(batch, len(seeds))) as envs:
-            return rollout(policy, eval_env, seeds, record=record, batch=batch, envs=envs, progress=progress)
+    if pool is None:
+        with env_pool(eval_env, min(batch, len(seeds))) as new_pool:
+            return rollout(policy, eval_env, seeds, record=record, batch=batch, pool=new_pool, progress=progress)
     episodes: list[Episode] = []
     seconds: list[float] = []
     for first in range(0, len(seeds), batch):
-        with Watchdog(PATIENCE) as watchdog:
-            pairs = zip(envs, seeds[first : first + batch], strict=False)
-            slots = [Episode(eval_env, env, int(seed), record, watchdog) for env, seed in pairs]
-            for duration in _play(policy, slots):
-                seconds.append(duration)
-                if progress:
-                    progress(first + sum(slot.done for slot in slots), len(seeds))
+        some = [int(seed) for seed in seeds[first : first + batch]]
+        starts = pool.reset(some)
+        slots = [Episode(eval_env, seed, record, start) for seed, start in zip(some, starts, strict=True)]
+        for duration in _play(policy, slots, pool):
+            seconds.append(duration)
+            if progress:
+                progress(first + sum(slot.done for slot in slots), len(seeds))
         episodes += slots
-        for index, slot in enumerate(slots):
-            if slot.error:  # an environment that raised may be in any state
-                envs[index] = eval_env.make_env()
-                _close(slot.env)
     return _collect(episodes, seconds)
 
 
-def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
+def _play(policy: Policy, slots: list[Episode], pool: Pool) -> Iterator[float]:
     """Plays all slots to their end; gives the seconds of each decision once its step is taken."""
-    space = slots[0].env.observation_space
     filler = next((slot.observation for slot in slots if slot.observation is not None), None)
     if filler is None:
         return
@@ -249,7 +168,7 @@ def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
         slot.observation = filler if slot.observation is None else slot.observation
     policy.reset(batch=len(slots))
     while not all(slot.done for slot in slots):
-        observation = stack(space, [slot.observation for slot in slots])
+        observation = stack(pool.observation_space, [slot.observation for slot in slots])
         start = perf_counter()
         try:
             actions = np.asarray(policy.act(observation))
@@ -269,7 +188,8 @@ def _play(policy: Policy, slots: list[Episode]) -> Iterator[float]:
                 got=actions.shape,
             )
         before = np.array([slot.done for slot in slots])
-        rewards = [slot.step(action) for slot, action in zip(slots, actions, strict=True)]
+        moments = pool.step([None if slot.done else action for slot, action in zip(slots, actions, strict=True)])
+        rewards = [slot.step(moment) for slot, moment in zip(slots, moments, strict=True)]
         # An end is reported once: a policy would plan anew at every step after it.
         policy.observe(np.array(rewards), np.array([slot.done for slot in slots]) & ~before)
         yield duration

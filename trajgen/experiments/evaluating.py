@@ -106,7 +106,7 @@ def sample(
 ) -> dict[str, float]:
     """Draws plans from one state into a new ``plots/sample-N.png``, and returns and prints their condition error."""
     from trajgen.envs.eval_env import make_eval_env
-    from trajgen.evaluation.rollout import environments
+    from trajgen.evaluation.pool import environments
     from trajgen.viz.plans import draw_plans
 
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
@@ -118,7 +118,7 @@ def sample(
         raise ConfigError("The run was trained without goals.", got=f"goal={list(request.goal)}", fix="leave it out")
     for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
         if values is not None:
-            observation = put(observation, key, np.asarray(values, dtype=np.float32))
+            observation = put(observation, key, np.asarray(values, dtype=np.float64))
     cond, plan, refinements = policy.preview([observation] * request.plans, request.returns)
     if plan.trajectory is None:
         console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory to draw.", markup=False)
@@ -140,7 +140,7 @@ def sample(
 
 def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range) -> dict[str, float]:
     """Distance of the plans' first state and return from the condition, over the first states of episodes."""
-    from trajgen.evaluation.rollout import environments
+    from trajgen.evaluation.pool import environments
 
     with environments(eval_env, 1) as (environment,):
         observations = [eval_env.reset(environment, seed)[0] for seed in seeds]

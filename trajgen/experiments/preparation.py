@@ -35,6 +35,9 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
     fit_normalizer(episodes, config.data, planner.normalizer)
+    if console is not None:
+        for line in planner.normalizer.remarks():
+            console.print(f"{line}.", markup=False)
     if config.init is not None:
         note = start_from(planner, config.init)
         if console is not None:

@@ -45,6 +45,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     )
     from trajgen.engine.loop import StoppedError, Training
     from trajgen.envs.eval_env import has_eval_env, make_eval_env
+    from trajgen.evaluation.protocol import require_playable
 
     device = init_process_group(config.device)
     first = is_main_process()
@@ -55,7 +56,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     data, acts = _same_data(folder, episodes), has_eval_env(config.data)
     planner, source = ready(config, episodes, device, console)
     if acts:
-        broadcast_decision(lambda: make_eval_env(config.data).require_fits(episodes.space))
+        broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
     with disk_errors(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
         broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world_size()} processes" if world_size() > 1 else ""

@@ -56,10 +56,13 @@ class Policy:
             state: what the model was trained on.
             goal: where it plans for goals.
             noise: what a plan that is due draws, shaped as ``description["noise"]`` says; drawn here if not given.
+
+        Raises:
+            ValueError: if states or goals have another shape, or are not finite.
         """
         single = np.ndim(state) == 1
         batch = self.description["batch"]
-        states = np.asarray(state, dtype=np.float32).reshape(batch, self.description["state_dim"])
+        states = self._vectors("state", state)
         offset = self._age % self.description["replan_interval"]
         if offset == 0:
             self._replan(states, goal, self.draw() if noise is None else noise)
@@ -69,8 +72,16 @@ class Policy:
         return action[0] if single else action
 
     def observe(self, reward: Any) -> None:
-        """Takes the rewards (B,) off what remains of the return that was asked for."""
-        rewards = np.broadcast_to(np.asarray(reward, dtype=np.float32), self._remaining.shape)
+        """Takes the rewards (B,) off what remains of the return that was asked for.
+
+        Raises:
+            ValueError: if there is not one finite reward for each episode.
+        """
+        rewards = np.asarray(reward, dtype=np.float32)
+        batch = self.description["batch"]
+        if rewards.shape not in {(batch,), (batch, 1), *([()] if batch == 1 else [])} or not np.isfinite(rewards).all():
+            raise ValueError(f"There is a finite reward for each of {batch} episodes, not {rewards}.")
+        rewards = rewards.reshape(batch)
         self._record("past_reward", rewards)
         self._remaining = ((self._remaining - rewards) / self.description["discount"]).astype(np.float32)
 
@@ -78,6 +89,16 @@ class Policy:
         """The noise of a plan."""
         draws = [getattr(self._rng, draw["kind"])(size=draw["shape"]) for draw in self.description["noise"]]
         return [np.asarray(values, dtype=np.float32) for values in draws]
+
+    def _vectors(self, name: str, values: Any) -> np.ndarray:
+        """States or goals (B, n) as the programs take them, without the offsets of the data."""
+        array, batch, width = np.asarray(values), self.description["batch"], self.description[f"{name}_dim"]
+        if offset := self.description[f"{name}_offset"]:
+            array = array.astype(np.float64) - offset
+        array = array.astype(np.float32)
+        if array.shape not in {(batch, width), *([(width,)] if batch == 1 else [])} or not np.isfinite(array).all():
+            raise ValueError(f"There are {batch} x {width} finite numbers in a {name}, not {values!r}.")
+        return array.reshape(batch, width)
 
     def _replan(self, states: np.ndarray, goal: Any, noise: list[np.ndarray]) -> None:
         for points in self._past.values():  # the oldest point is dropped
@@ -87,7 +108,7 @@ class Policy:
         inputs = {"state": states, "returns": self._remaining, "time": np.full(batch, self._age, dtype=np.int64)}
         inputs |= self._past
         if "goal" in self.description["inputs"]:
-            inputs["goal"] = np.asarray(goal, dtype=np.float32).reshape(batch, self.description["goal_dim"])
+            inputs["goal"] = self._vectors("goal", goal)
         self._plan = self._plan_program([*(inputs[name] for name in self.description["inputs"]), *noise])
         returns = self._plan[self.description["outputs"].index("target_return")]
         self._record("past_returns", returns)

@@ -132,6 +132,8 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "state_dim": space.state_dim,
         "goal_dim": space.goal_dim,
         "action_dim": space.action_dim,
+        "state_offset": space.state_offset,
+        "goal_offset": space.goal_offset,
         "inputs": list(inputs),
         "past": {name: list(value.shape) for name, value in inputs.items() if name.startswith(PAST)},
         "outputs": list(outputs),

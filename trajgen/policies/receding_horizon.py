@@ -11,11 +11,11 @@ from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
-from trajgen.core.observations import entry
 from trajgen.core.protocols import DecodesLatents, Observation
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.export.backends import plan_fn
 from trajgen.policies.history import History
+from trajgen.policies.inputs import ObservationReader, episode_indices, per_episode
 from trajgen.policies.options import PolicyOptions
 
 
@@ -47,6 +47,7 @@ class RecedingHorizonPolicy:
         self.replan_interval = options.steps(planner, chunk)
         self.planner, self.normalizer, self.space = planner, normalizer, space
         self.options, self.discount = options, discount
+        self._reader = ObservationReader(space)
         self.device = next(planner.parameters()).device
         self._batched = False
         self._low = torch.tensor(space.action_low or (-torch.inf,) * space.action_dim, device=self.device)
@@ -56,9 +57,14 @@ class RecedingHorizonPolicy:
         self._start(0)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
-        """Starts ``batch`` episodes, or restarts those of ``ids``, or starts one unbatched episode."""
+        """Starts ``batch`` episodes, or restarts those of ``ids``, or starts one unbatched episode.
+
+        Args:
+            batch: B.
+            ids: numbers of episodes, or a truth value for each of the batch.
+        """
         if ids is not None:
-            self._restart(torch.as_tensor(list(ids), dtype=torch.long))
+            self._restart(episode_indices(ids, self._episodes))
             return
         self._batched = batch is not None
         self._start(batch or 1)
@@ -80,13 +86,24 @@ class RecedingHorizonPolicy:
 
     @torch.inference_mode()
     def act(self, observation: Observation) -> np.ndarray:
-        """Actions (B, A), or (A,) for an unbatched episode, in the environment's own units and bounds."""
+        """Actions (B, A), or (A,) for an unbatched episode, in the environment's own units and bounds.
+
+        Raises:
+            TrajgenError: before `reset`, or if the observation is not that of as many episodes, or not finite.
+        """
+        if not self._episodes:
+            raise TrajgenError("The policy must be reset before it acts.", fix="policy.reset()")
         state, goal = self._read(observation)
+        if len(state) != self._episodes:
+            raise TrajgenError(
+                f"The policy acts in {self._episodes} episodes, and gets {len(state)} observations.",
+                fix=f"policy.reset(batch={len(state)}) starts as many",
+            )
         due = (self._age % self.replan_interval == 0).nonzero().squeeze(-1)
         if len(due):
             self._replan(due, state, goal)
         if self._plan is None:
-            raise TrajgenError("The policy must be reset before it acts.", fix="policy.reset()")
+            raise RuntimeError("no episode of a new batch was due")
         offsets = (self._age % self.replan_interval).to(self.device).unsqueeze(-1)
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         self._age += 1
@@ -97,12 +114,17 @@ class RecedingHorizonPolicy:
         return result if self._batched else result[0]
 
     def observe(self, reward: Any, done: Any) -> None:
-        """Subtracts rewards from the remaining returns; an episode that is done starts anew."""
-        rewards = torch.as_tensor(np.atleast_1d(np.asarray(reward, dtype=np.float32)))
+        """Subtracts rewards from the remaining returns; an episode that is done starts anew.
+
+        Raises:
+            TrajgenError: if there is not one finite reward and one truth value for each episode.
+        """
+        rewards = per_episode(reward, self._episodes, "reward", np.float32)
+        is_done = per_episode(done, self._episodes, "done", bool)
         self._remaining = (self._remaining - rewards) / self.discount
         if self._history is not None:
             self._history.record_reward(self.normalizer.reward(rewards.to(self.device)))
-        self._restart(torch.as_tensor(np.atleast_1d(np.asarray(done, dtype=bool))))
+        self._restart(is_done)
 
     def condition(self, observation: Observation, returns: float | None = None) -> Cond:
         """The condition of a plan made now.
@@ -192,30 +214,9 @@ class RecedingHorizonPolicy:
             self._plan.put(due, plan)
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
-        key, goal_key = self.space.state_key, self.space.goal_key
-        if isinstance(observation, list) and observation and isinstance(observation[0], dict):
-            observation = {name: np.stack([row[name] for row in observation]) for name in observation[0]}
-        if (key or goal_key) and not isinstance(observation, dict):
-            raise TrajgenError(
-                f"The policy expects a dictionary with {key!r}" + (f" and {goal_key!r}." if goal_key else "."),
-                got=type(observation).__name__,
-                fix="pass what env.step returns, unwrapped",
-            )
-        state = self.normalizer.state(self._tensor(entry(observation, key), self.space.state_dim))
-        goal = None
-        if goal_key and self.space.goal_dim:
-            goal = self.normalizer.goal(self._tensor(entry(observation, goal_key), self.space.goal_dim))
-        return state, goal
-
-    def _tensor(self, values: Any, width: int) -> Tensor:
-        tensor = torch.as_tensor(np.asarray(values, dtype=np.float32), device=self.device)
-        if tensor.shape[-1:] != (width,):
-            raise TrajgenError(
-                f"The policy expects observations of {width} values.",
-                got=f"shape {tuple(tensor.shape)}",
-                fix="pass what env.step returns, unwrapped",
-            )
-        return tensor.reshape(-1, width)
+        states, goals = self._reader(observation)
+        goal = None if goals is None else self.normalizer.goal(torch.tensor(goals, device=self.device))
+        return self.normalizer.state(torch.tensor(states, device=self.device)), goal
 
 
 def _rms(values: Tensor) -> float:

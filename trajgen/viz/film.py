@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import replacing
+from trajgen.evaluation.pool import LocalPool
 from trajgen.evaluation.rollout import rollout
 from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
@@ -153,7 +154,7 @@ def play(
     planner = policy.planner
     try:
         with record_plans(planner, decode=True) as records:
-            rollouts = rollout(policy, short, [seed], batch=1, envs=[env])
+            rollouts = rollout(policy, short, [seed], batch=1, pool=LocalPool(short, [env]))
     finally:
         env.close()
     if rollouts.errors:

@@ -122,9 +122,12 @@ def planned_states(
         return {}
     view, units = policy.planner.view, policy.normalizer.state
     field = "position" if eval_env.walls is not None and "state" not in view.slices else "state"
-    inverse = (units.part(view.position_indices) if field == "position" else units).inverse
+    offset = np.asarray(policy.space.state_offset or 0.0)
+    if field == "position":
+        units = units.part(view.position_indices)
+        offset = offset[view.position_indices] if offset.ndim else offset
     states = {title: view.read(x, field) for title, x in refinements.items()}
-    return {title: inverse(x).float().cpu().numpy() for title, x in states.items() if x is not None}
+    return {t: units.inverse(x).float().cpu().numpy() + offset for t, x in states.items() if x is not None}
 
 
 def draw_maze(ax: Axes, walls: Walls) -> None:

@@ -28,7 +28,7 @@ PERCENTILES = (1.0, 99.0)
 class DataRange:
     """What is usual in a data set, in its own units."""
 
-    limits: tuple[NDArray[np.float32], NDArray[np.float32]]  # (S,), (S,) lowest and highest
+    limits: tuple[NDArray[Any], NDArray[Any]]  # (S,), (S,) lowest and highest
     returns: NDArray[np.float32]  # (W,) returns-to-go of W windows, ascending
 
 
@@ -69,9 +69,9 @@ class Run:
             batch = Windows(episodes, self.config.data, norm, self.policy.device).batch(0, WINDOWS)
         except TrajgenError:
             return None
-        states = norm.state.inverse(batch.states)[batch.mask].cpu().numpy()
+        states = norm.state.inverse(batch.states)[batch.mask].cpu().numpy() + (episodes.space.state_offset or 0.0)
         returns = norm.returns.inverse(batch.returns[:, 0]).cpu().numpy()
-        low, high = np.percentile(states, PERCENTILES, axis=0).astype(np.float32)
+        low, high = np.percentile(states, PERCENTILES, axis=0)
         return DataRange((low, high), np.sort(returns))
 
 

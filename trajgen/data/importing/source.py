@@ -224,7 +224,7 @@ def flags(values: Array, where: str) -> Array:
     wrong = np.flatnonzero(((values != 0) & (values != 1)).any(1)) if values.shape[1] == 1 else np.array([0])
     if len(wrong):
         got = f"{where}, row {int(wrong[0])}: {values[wrong[0]]}"
-        raise DataError("Ends are marked by 0 and 1, one mark for each row.", got=got, fix="correct the source")
+        raise DataError("An end is marked by 0 or 1, one mark for each row.", got=got, fix="correct the source")
     return values[:, 0].astype(bool)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,11 +114,18 @@ class Table:
                 raise absent(TIMEOUTS[0], list(shapes), self._origin)
             ends = timeout
         else:
-            ends = marked if options.cut == "marks" else marked | self._breaks(marked, shapes)
+            stays = marked & ~(none if timeout is None else timeout & ~(none if terminal is None else terminal))
+            ends = marked if options.cut == "marks" else marked | self._breaks(marked, stays, shapes)
         if options.episode_steps is not None:
             begins = np.concatenate([[0], np.flatnonzero(ends) + 1])
             for first, last in zip(begins, [*begins[1:], total], strict=True):
                 ends[first + options.episode_steps - 1 : last : options.episode_steps] = True
+        elif not ends.any() and options.cut == "auto" and any(marks is not None for marks in (terminal, timeout, end)):
+            warnings.warn(
+                f"{self._origin} marks no end, so its {total:,} rows are read as one episode; episode_steps=1000 cuts "
+                "it, cut=marks confirms it.",
+                stacklevel=3,
+            )
         elif not ends.any() and options.cut == "auto":
             raise DataError(
                 f"A table of many episodes must mark where they end, and {self._origin} does not.",
@@ -143,15 +151,21 @@ class Table:
             marks.append(flags(values, f"{self._origin}, field {name!r}"))
         return np.any(marks, axis=0) if marks else None
 
-    def _breaks(self, marked: Array, shapes: Mapping[str, tuple[int, ...]]) -> Array:
-        """The rows that the next row does not follow, which must be all that are marked."""
+    def _breaks(self, marked: Array, stays: Array, shapes: Mapping[str, tuple[int, ...]]) -> Array:
+        """The rows that the next row does not follow, which must be all that are marked.
+
+        Args:
+            marked: (rows,).
+            stays: marks (rows,) that may stay set while the agent is at the goal: all but timeouts.
+            shapes: of all entries.
+        """
         breaks = np.zeros(self._total, bool)
         for name in EPISODE_IDS:
             if shapes.get(name) == (self._total,):
                 numbers = self._rows(name, 0, self._total)
                 breaks[:-1] |= numbers[1:] != numbers[:-1]
         if not {NEXT, "observations"} <= shapes.keys():
-            twice = np.flatnonzero(marked[1:] & marked[:-1])
+            twice = np.flatnonzero(stays[1:] & stays[:-1])
             if len(twice) and not marked.all():
                 raise self._contradicted(
                     int(twice[0]), "the next row is marked too, which would be an episode of one step"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.core.types import Space
 from trajgen.data import minari, store
-from trajgen.data.episodes import Array, Episode, Rounding, checked
+from trajgen.data.episodes import OBSERVED, Array, Episode, Rounding, checked
 from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
@@ -60,8 +60,8 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     """
     if not options.force:
         store.refuse_existing(options.id)
-    space, steps, terminated, numbers = _check(source, options, name)
-    observations, env_spec = _observation_space(space, options), None
+    space, steps, terminated, numbers, wide = _check(source, options, name)
+    observations, env_spec = _observation_space(space, options, wide), None
     if options.env is not None:
         env_spec, low, high = _env_spec(options.env, space, observations)
         space = replace(space, action_low=low, action_high=high)
@@ -71,7 +71,9 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     def buffers() -> Iterator[dict[str, Any]]:
         for number in numbers:
             episode, names = _read(source, number, options, name)
-            yield _buffer(episode, checked(episode, space, _origin(source, number, name), names, _fix(number)))
+            fields = checked(episode, space, _origin(source, number, name), names, _fix(number))
+            exact = {field: np.asarray(getattr(episode, field), np.float64) for field in fields if field in wide}
+            yield _buffer(episode, fields | exact)
 
     minari.save(
         options.id,
@@ -87,8 +89,9 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     return Imported(options.id, len(numbers), steps, terminated, source.about, _preset_lines(options))
 
 
-def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, int, int, list[int]]:
-    """Widths and bounds of the data, their steps and terminals, and the numbers of the episodes to write."""
+def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, int, int, list[int], list[str]]:
+    """Widths and bounds of the data, their steps and terminals, the numbers of the episodes to write, and the fields
+    whose steps 32-bit floats do not hold."""
     numbers = [number for number in range(len(source)) if number not in set(options.skip)]
     if not numbers or any(not 0 <= number < len(source) for number in options.skip):
         raise DataError(
@@ -127,8 +130,9 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, in
             got=f"{name}: whole numbers from {low.min():g} to {high.max():g}, as those of discrete actions",
             fix="actions=continuous, if they are none",
         )
-    rounding.warn(name)
-    return replace(space, action_low=tuple(low.tolist()), action_high=tuple(high.tolist())), steps, terminated, numbers
+    rounding.warn(name, without=OBSERVED)
+    space = replace(space, action_low=tuple(low.tolist()), action_high=tuple(high.tolist()))
+    return space, steps, terminated, numbers, [field for field in OBSERVED if rounding.lost(field).any()]
 
 
 def _is_number_of_action(actions: Array) -> bool:
@@ -207,17 +211,19 @@ def _preset_lines(options: ImportOptions) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _observation_space(space: Space, options: ImportOptions) -> Any:
+def _observation_space(space: Space, options: ImportOptions, wide: Collection[str]) -> Any:
+    """The space of the observations; the fields in ``wide`` are of 64-bit floats."""
     from gymnasium import spaces
 
-    def unbounded(width: int) -> Any:
-        return _box(np.full(width, -np.inf), np.full(width, np.inf))
+    def unbounded(field: str, width: int) -> Any:
+        dtype = np.float64 if field in wide else np.float32
+        return spaces.Box(-np.inf, np.inf, (width,), dtype)
 
     if not options.has_goals:
-        return unbounded(space.state_dim)
-    entries = {STATE: space.state_dim, GOAL: space.goal_dim}
-    entries |= {ACHIEVED: space.goal_dim} if options.achieved is not None else {}
-    return spaces.Dict({name: unbounded(width) for name, width in entries.items()})
+        return unbounded("states", space.state_dim)
+    entries = {STATE: unbounded("states", space.state_dim), GOAL: unbounded("goals", space.goal_dim)}
+    entries |= {ACHIEVED: unbounded("achieved", space.goal_dim)} if options.achieved is not None else {}
+    return spaces.Dict(entries)
 
 
 def _box(low: Array, high: Array) -> Any:

@@ -1,0 +1,93 @@
+"""Environments in worker processes: the same scores, and what hangs or crashes costs its own episode alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from walks import Walk, walk_env
+
+from trajgen.core.errors import DataError
+from trajgen.evaluation import pool
+from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
+from trajgen.evaluation.pool import env_pool
+from trajgen.evaluation.rollout import Rollouts, rollout
+
+LENGTHS = 3 + np.arange(8) % 5
+
+
+class Faulty(Walk):
+    """Hangs at the second step of seed 1, and ends its process at the start of seed 6."""
+
+    def reset(self, *, seed: int | None = None, **rest: Any) -> tuple:
+        if seed == 6:
+            os._exit(3)
+        return super().reset(seed=seed, **rest)
+
+    def step(self, action: np.ndarray) -> tuple:
+        if self.seed == 1 and self.time == 1:
+            time.sleep(600)
+        return super().step(action)
+
+
+class Moving:
+    """A policy whose actions depend on all that it has seen."""
+
+    def reset(self, *, batch: int | None = None, ids: Any = None) -> None:
+        self.seen = np.zeros((batch or 1, 1))
+
+    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        self.seen += observation["observation"].sum(1, keepdims=True) + observation["desired_goal"]
+        return np.sin(self.seen).astype(np.float32)
+
+    def observe(self, reward: Any, done: Any) -> None:
+        self.seen += np.asarray(reward)[:, None]
+
+
+def played(make_env: Any, workers: int) -> Rollouts:
+    eval_env = walk_env(make_env)
+    with env_pool(eval_env, 4, workers) as envs:
+        return rollout(Moving(), eval_env, range(8), batch=4, pool=envs)
+
+
+def test_the_scores_are_those_of_one_process_to_the_last_bit() -> None:
+    options = EvaluationOptions(episodes=6, batch=4, latency=False)
+    eval_env = walk_env(partial(Walk, fails_at=3))
+    own, others = (
+        evaluate(Moving(), eval_env, EvaluationOptions(**{**vars(options), "workers": n})).to_dict() for n in (0, 2)
+    )
+    assert own["errors"] and own["episode_returns"]["policy"][3] is None
+    for name in own.keys() - {"decisions_per_second", "hardware"}:
+        assert own[name] == others[name], name
+
+
+def test_a_step_that_hangs_is_ended_and_the_other_episodes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "PATIENCE", 2.0)
+    found, whole = played(Faulty, 2), played(Walk, 0)
+    assert [error["seed"] for error in found.errors] == [1, 6]
+    assert found.errors[0] == {"seed": 1, "step": 1, "error": "TimeoutError: the environment has not returned for 2 s"}
+    assert "exit code 3" in found.errors[1]["error"]
+    rest = found.completed
+    assert rest.sum() == 6
+    np.testing.assert_array_equal(found.returns[rest], whole.returns[rest])
+    for index in np.flatnonzero(rest):
+        np.testing.assert_array_equal(found.states[index], whole.states[index])
+        np.testing.assert_array_equal(found.rewards[index], whole.rewards[index])
+
+
+def test_an_environment_that_a_process_cannot_make_is_named() -> None:
+    def make() -> Any:
+        raise OSError("no display")
+
+    with pytest.raises(DataError, match="OSError: no display"), env_pool(walk_env(make), 2, 1):
+        pass
+
+
+@pytest.mark.parametrize("options", [{"workers": -1}, {"batch": 0}])
+def test_numbers_out_of_range_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(Exception, match=f"evaluation.{next(iter(options))} must be at least"):
+        EvaluationOptions(**options)

@@ -1,0 +1,113 @@
+"""A policy that is given something else than observations and rewards of its episodes says so, and stays as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_receding_horizon import policy
+
+from trajgen.core.errors import TrajgenError
+from trajgen.core.types import Space
+
+ENTRIES = Space(3, 2, 1, state_key="observation", goal_key="desired_goal")
+ROW = np.zeros(3, np.float32)
+SEEN = {"observation": np.zeros((2, 3)), "desired_goal": np.zeros((2, 1))}
+
+
+@pytest.mark.parametrize(
+    ("space", "batch", "observation", "words"),
+    [
+        (Space(3, 2), None, np.zeros(4), r"3 values[\s\S]*\(4,\)"),
+        (Space(3, 2), None, (ROW, {}), "the pair .observation, info. of env.reset"),
+        (Space(3, 2), None, {"observation": ROW}, r"expected: 3 numbers[\s\S]*got: +dict"),
+        (Space(3, 2), None, np.array([0.0, None, 1.0], dtype=object), "finite"),
+        (Space(3, 2), None, np.array(["a", "b", "c"]), "holds numbers"),
+        (Space(3, 2), None, ROW * np.nan, "value 0: not finite"),
+        (Space(3, 2), None, np.array([0, 0, 1e300]), "value 2: not finite"),
+        (Space(3, 2), None, np.zeros((2, 3)), r"1 episodes, and gets 2[\s\S]*batch=2"),
+        (Space(3, 2), 4, ROW, r"4 episodes, and gets 1 observations"),
+        (Space(3, 2), 2, np.zeros((3, 3)), "2 episodes, and gets 3"),
+        (Space(3, 2), 2, np.zeros((2, 1, 3)), r"shape \(2, 1, 3\)"),
+        (ENTRIES, 2, np.zeros((2, 3)), "a dictionary with 'observation', 'desired_goal'"),
+        (ENTRIES, 2, {"observation": np.zeros((2, 3))}, "missing"),
+        (ENTRIES, 2, SEEN | {"desired_goal": np.zeros((1, 1))}, "2 states and 1 goals"),
+        (ENTRIES, 2, SEEN | {"desired_goal": np.full((2, 1), np.inf)}, "goal, value 0"),
+    ],
+)
+def test_observations_that_do_not_fit(space: Space, batch: int | None, observation: Any, words: str) -> None:
+    made = policy(space)
+    made.reset(batch=batch)
+    with pytest.raises(TrajgenError, match=words):
+        made.act(observation)
+    assert not made.planner.asked
+
+
+def test_whole_numbers_lists_and_read_only_arrays_are_observations() -> None:
+    made = policy()
+    made.reset()
+    rows = np.ones(3, np.float32)
+    rows.flags.writeable = False
+    for observation in (rows, [1, 1, 1], np.ones(3, np.int64), torch.ones(3), np.ones((1, 3))):
+        assert made.act(observation).shape == (2,)
+
+
+@pytest.mark.parametrize("reward", [np.array([1.0, 4.0]), np.array([[1.0], [4.0]]), [1, 4]])
+def test_rewards_are_one_for_each_episode(reward: Any) -> None:
+    made = policy(replan_interval=1, discount=1.0)
+    made.reset(batch=2)
+    made.act(np.zeros((2, 3)))
+    made.observe(reward, [False, False])
+    made.act(np.zeros((2, 3)))
+    assert made.planner.asked[-1].returns.tolist() == [9.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("reward", "done", "words"),
+    [
+        (np.array([1.0, np.nan]), [False, False], "reward is finite"),
+        (1.0, [False, False], "one value for each"),
+        (np.zeros(3), [False, False], "one value for each"),
+        (np.zeros((2, 2)), [False, False], "one value for each"),
+        ([None, 1.0], [False, False], "reward is"),
+        (np.zeros(2), False, "done is one value"),
+    ],
+)
+def test_other_rewards_are_refused_and_change_nothing(reward: Any, done: Any, words: str) -> None:
+    made = policy(discount=1.0)
+    made.reset(batch=2)
+    made.act(np.zeros((2, 3)))
+    with pytest.raises(TrajgenError, match=words):
+        made.observe(reward, done)
+    assert made._remaining.tolist() == [10.0, 10.0]
+
+
+@pytest.mark.parametrize("ids", [[True, False, True], np.array([True, False, True]), [0, 2], np.array([2, 0])])
+def test_episodes_start_anew_by_number_or_by_truth_value(ids: Any) -> None:
+    made = policy(replan_interval=4)
+    made.reset(batch=3)
+    made.act(np.zeros((3, 3)))
+    made.reset(ids=ids)
+    assert made.act(np.zeros((3, 3))).tolist() == [[2, 0], [1, 1], [2, 0]]
+    made.reset(ids=[])
+
+
+@pytest.mark.parametrize("ids", [[3], [-1], [True, False], [0.5], ["a"], [[0]]])
+def test_episodes_that_there_are_not_are_named(ids: Any) -> None:
+    made = policy()
+    made.reset(batch=3)
+    with pytest.raises(TrajgenError, match="numbers from 0 to 2, or 3 truth values"):
+        made.reset(ids=ids)
+
+
+def test_nothing_is_done_before_a_reset() -> None:
+    for call in (
+        lambda made: made.act(np.zeros(3)),
+        lambda made: made.act(np.zeros((2, 3))),
+        lambda made: made.observe(1.0, False),
+        lambda made: made.reset(ids=[0]),
+    ):
+        with pytest.raises(TrajgenError):
+            call(policy())

@@ -1,0 +1,113 @@
+"""What a policy is given, checked before it is used: observations, rewards, and which episodes start anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trajgen.core.errors import TrajgenError
+from trajgen.core.observations import entry
+from trajgen.core.protocols import Observation
+from trajgen.core.types import Space
+
+Array = NDArray[np.float32]
+FIX = "pass the observation that env.reset or env.step returns, as it is"
+
+
+class ObservationReader:
+    """Reads state and goal from observations, without the offsets that the data were read without.
+
+    Args:
+        space: of the data.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._offsets = {"state": np.asarray(space.state_offset), "goal": np.asarray(space.goal_offset)}
+
+    def __call__(self, observation: Observation) -> tuple[Array, Array | None]:
+        """The states (B, S) and the goals (B, G), if there are any.
+
+        Raises:
+            TrajgenError: if the observation is not that of the data, or not finite.
+        """
+        space = self.space
+        if isinstance(observation, list) and observation and isinstance(observation[0], Mapping):
+            observation = {name: np.stack([row[name] for row in observation]) for name in observation[0]}
+        has_goal = bool(space.goal_key and space.goal_dim)
+        keys = [key for key in (space.state_key, space.goal_key if has_goal else None) if key]
+        is_pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping)
+        if is_pair or bool(keys) != isinstance(observation, Mapping):
+            expected = f"a dictionary with {', '.join(map(repr, keys))}" if keys else f"{space.state_dim} numbers"
+            raise TrajgenError(
+                "The observation has another type than those of the data.",
+                expected=expected,
+                got="the pair (observation, info) of env.reset" if is_pair else type(observation).__name__,
+                fix=FIX,
+            )
+        states = self._vectors(observation, "state", space.state_key, space.state_dim)
+        goals = self._vectors(observation, "goal", space.goal_key, space.goal_dim) if has_goal else None
+        if goals is not None and len(goals) != len(states):
+            raise TrajgenError(f"There are {len(states)} states and {len(goals)} goals.", fix=FIX)
+        return states, goals
+
+    def _vectors(self, observation: Observation, name: str, key: Any, width: int) -> Array:
+        try:
+            values = np.asarray(entry(observation, key))
+            if self._offsets[name].size:
+                values = values.astype(np.float64) - self._offsets[name]
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
+                values = values.astype(np.float32, copy=False)
+        except KeyError as error:
+            raise TrajgenError("An entry of the observation is missing.", got=error, fix=FIX) from error
+        except (TypeError, ValueError) as error:
+            raise TrajgenError("An observation holds numbers.", got=error, fix=FIX) from error
+        if values.ndim not in (1, 2) or values.shape[-1] != width:
+            raise TrajgenError(f"The {name} has {width} values.", got=f"shape {values.shape}", fix=FIX)
+        if not np.isfinite(values).all():
+            index = int(np.argwhere(~np.isfinite(values))[0][-1])
+            raise TrajgenError("An observation is finite.", got=f"{name}, value {index}: not finite", fix=FIX)
+        return values.reshape(-1, width)
+
+
+def per_episode(values: Any, episodes: int, name: str, dtype: type) -> Tensor:
+    """One finite value for each episode (B,), of shape (B,), (B, 1), or () for a single one.
+
+    Raises:
+        TrajgenError: if there are others.
+    """
+    try:
+        array: NDArray[Any] = np.asarray(values).astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TrajgenError(f"The {name} is a number for each episode.", got=error) from error
+    if array.shape not in {(episodes,), (episodes, 1), *([()] if episodes == 1 else [])}:
+        expected = f"shape ({episodes},)"
+        raise TrajgenError(f"The {name} is one value for each episode.", expected=expected, got=f"shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise TrajgenError(f"The {name} is finite.", got=array[~np.isfinite(array)][0])
+    return torch.from_numpy(array.reshape(episodes))
+
+
+def episode_indices(ids: Sequence[int] | Sequence[bool], episodes: int) -> Tensor:
+    """Which of B episodes are meant, by their numbers or by a truth value for each; the indices (n,).
+
+    Raises:
+        TrajgenError: if there is no such episode.
+    """
+    array = np.asarray(ids)
+    if array.dtype == bool and array.shape == (episodes,):
+        return torch.from_numpy(np.flatnonzero(array))
+    if not array.size:
+        return torch.zeros(0, dtype=torch.long)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= episodes:
+        raise TrajgenError(
+            "Episodes that start anew are named by their numbers, or by a truth value for each.",
+            expected=f"numbers from 0 to {episodes - 1}, or {episodes} truth values" if episodes else "reset(batch=n)",
+            got=f"ids={ids}",
+        )
+    return torch.from_numpy(array.astype(np.int64))
