@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments.loading import load_run
 from trajgen.experiments.preparation import build_planner
-from trajgen.experiments.starting import stages_of, start_from
+from trajgen.experiments.starting import require_same_offsets, stages_of, start_from
 
 
 def planner(run: Path, **overrides: Any) -> Any:
@@ -72,3 +73,9 @@ def test_a_run_is_adapted_by_its_head(tiny_run: Path, tiny_place: Path, tmp_path
     after = read_weights(Checkpoints(tmp_path / "run" / "checkpoints").newest())
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"action"}
+
+
+def test_data_with_another_offset_are_refused(tiny_run: Path) -> None:
+    require_same_offsets(str(tiny_run), tiny.SPACE)
+    with pytest.raises(ConfigError, match="state_offset"):
+        require_same_offsets(str(tiny_run), replace(tiny.SPACE, state_offset=(0.0, 0.0, 1.7e9, 0.0)))

@@ -8,7 +8,7 @@ from trajgen.config import Config
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
-from trajgen.experiments.starting import checkpoint_of, stages_of, start_from
+from trajgen.experiments.starting import checkpoint_of, require_same_offsets, stages_of, start_from
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
         for line in planner.normalizer.remarks():
             console.print(f"{line}.", markup=False)
     if config.init is not None:
+        require_same_offsets(config.init, episodes.space)
         note = start_from(planner, config.init)
         if console is not None:
             console.print(note, markup=False, highlight=False)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import CheckpointError, ConfigError, nearest
-from trajgen.core.types import ParameterGroup, Stage
+from trajgen.core.files import read_json
+from trajgen.core.types import ParameterGroup, Space, Stage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +59,20 @@ def start_from(planner: nn.Module, run: str) -> str:
         text += f"; fresh, since they are not there or of another shape: {', '.join(fresh[:NAMED])}{others}"
     unused = {name.partition(".")[0] for name in stored} - {name.partition(".")[0] for name in state}
     return text + (f"; not used: {', '.join(sorted(unused))}" if unused else "")
+
+
+def require_same_offsets(run: str, space: Space) -> None:
+    """Raises a `ConfigError` if the data of a run were centered by other offsets, which its weights are used to."""
+    stored = read_json(Path(run) / "config.json").get("space")
+    for name in ("state_offset", "goal_offset"):
+        offset = list(stored.get(name) or ()) if isinstance(stored, dict) else []
+        if offset != list(getattr(space, name)):
+            raise ConfigError(
+                "The data have other large offsets than those of the run, which are subtracted of them.",
+                expected=f"{name}: {offset}",
+                got=list(getattr(space, name)),
+                fix="leave init out, or subtract the same offset from both data sets",
+            )
 
 
 def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
