@@ -35,12 +35,15 @@ def test_every_cell_is_trained_once_and_kept(fake_runs: FakeRuns) -> None:
     assert study() == 0
     assert fake_runs.trained == [(name, False) for name in FOUR]
     assert {path.name for path in STUDY.iterdir()} == {
-        "cells", "commands.sh", "jobs", "plot.png", "results.json", "study.json", "table.md",
+        "cells", "commands.sh", "jobs", "plot.png", "results.json", "study.json", "table.csv", "table.md",
     }  # fmt: skip
     assert study() == 0 and len(fake_runs.trained) == 4
     assert study("seeds=[0,1,2]") == 0
     assert [name for name, _ in fake_runs.trained[4:]] == ["prior.depth-1-s2", "prior.depth-2-s2"]
     assert results()["seeds"] == [0, 1, 2]
+    assert study("seeds=[0,1,2]", "format=svg", "title=Depth", "labels={prior.depth=2: two layers}") == 0
+    text = (STUDY / "plot.svg").read_text()
+    assert "Depth" in text and "two layers" in text and len(fake_runs.trained) == 6
 
 
 def test_a_study_says_what_it_will_do_and_about_how_long_it_takes(

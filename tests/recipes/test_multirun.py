@@ -103,6 +103,19 @@ def test_each_job_has_a_folder_and_a_failing_one_stops_no_other(
         assert {**again, "run_dir": None} == {k: v for k, v in {**config, "run_dir": None}.items() if k != "command"}
 
 
+def test_the_means_over_seeds_are_printed_and_written(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(monkeypatch, "seed=1,3", "action=latent,state", "run_dir=mine") == 0
+    assert "Means over seeds" in capsys.readouterr().out
+    lines = Path("mine/means.csv").read_text().splitlines()
+    assert lines[0] == 'overrides,seeds,ratio,"lowest, highest",return,success'
+    assert lines[1:] == [f'action={name},2 of 2,0.500,"[0.250, 0.750]",1.0,–' for name in ("latent", "state")]
+    page = Path("mine/table.md").read_text()
+    assert "| action=latent | 2 of 2 | 0.500 | [0.250, 0.750] | 1.0 | – |" in page and page.count("| 1.0 |") == 6
+    assert len(Path("mine/runs.csv").read_text().splitlines()) == 5
+
+
 def test_a_named_sweep_goes_on_in_the_same_folders(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(monkeypatch, "seed=1,99,2", "run_dir=mine") == 130
     assert {path.name for path in Path("mine").iterdir()} >= {"0", "1"} and not Path("mine/2").exists()

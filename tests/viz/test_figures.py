@@ -17,7 +17,7 @@ from rich.text import Text
 from walks import Constant, walk_env
 
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
-from trajgen.viz.figure import new_figure
+from trajgen.viz.figure import captions, new_figure
 from trajgen.viz.plans import plan_curves, plan_maps
 from trajgen.viz.returns import draw_returns
 from trajgen.viz.study import draw_study
@@ -56,6 +56,40 @@ def test_names_are_not_read_as_formulas(study: str, variant: str, tmp_path: Path
                for step in range(3)]  # fmt: skip
     assert draw_losses(tmp_path / "losses.png", metrics) and draw_usage(tmp_path / "usage.png", metrics)
     assert size(tmp_path / "study.png")[0] > 500
+
+
+STUDY_ROW = {"variant": "prior.depth=2", "equal": "steps", "reference": True, "mean": 0.9, "ci95": [0.8, 1.0]}
+
+
+@pytest.mark.parametrize("suffix", ["pdf", "svg"])
+def test_pictures_for_papers_have_the_given_title_and_labels(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"plot.{suffix}"
+    with captions("Depth of the prior", {"prior.depth=2": "two layers", "x": "share of the controller's return"}):
+        draw_study(path, [STUDY_ROW | {"by_seed": {"0": 1.0}}], title="own", reference="", unit="ratio")
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF" if suffix == "pdf" else b"<?xml")
+    if suffix == "svg":
+        text = content.decode()
+        for word in ("Depth of the prior", "two layers", "share of the controller's return"):
+            assert word in text
+        assert "prior.depth" not in text and ">own<" not in text
+    draw_losses(tmp_path / "after.svg", [{"stage": "own", "step": 1, "total": 1.0}])
+    assert ">own<" in (tmp_path / "after.svg").read_text()  # captions are those of the pictures within
+
+
+def test_one_seed_is_no_interval_over_seeds(tmp_path: Path) -> None:
+    for seeds, words in ((1, "95 % over the episodes of one seed"), (2, "95 % over seeds and episodes")):
+        rows = [STUDY_ROW | {"by_seed": {str(seed): 0.9 for seed in range(seeds)}}]
+        draw_study(tmp_path / f"{seeds}.svg", rows, title="t", reference="", unit="ratio")
+        assert words in (tmp_path / f"{seeds}.svg").read_text()
+
+
+def test_a_curve_of_a_single_point_shows_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    draw_losses(tmp_path / "x.png", [{"stage": "a", "step": 5, "total": 1.0}])
+    draw_losses(tmp_path / "x.png", [{"stage": "a", "step": step, "total": 1.0} for step in (5, 10)])
+    assert [figure.axes[0].lines[0].get_marker() for figure in figures] == ["o", "None"]
 
 
 def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,13 @@ def test_a_run_of_mage_has_every_picture(fresh_run: FreshRun, capsys: pytest.Cap
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (folder / "drawn").iterdir())
 
 
+def test_the_format_is_a_choice(fresh_run: FreshRun) -> None:
+    folder = fresh_run("mage")
+    write_metrics(folder, "prior")
+    plot(folder, "what=learning", "format=pdf", "title=Losses", "labels={total: sum}")
+    assert (folder / "plots" / "training.pdf").read_bytes().startswith(b"%PDF")
+
+
 @pytest.mark.parametrize(
     ("recipe", "without"),
     [

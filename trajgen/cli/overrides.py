@@ -20,7 +20,7 @@ from trajgen.core.registry import KINDS, names
 T = TypeVar("T", bound=Hashable)
 COMPOSITION = (*KINDS, "data", "policy", "engine", "evaluation")
 """Components and the groups of options beside them."""
-PLACEHOLDERS = {Path: "PATH", int: "N", float: "X", str: "TEXT", tuple: "[A,B]"}
+PLACEHOLDERS = {Path: "PATH", int: "N", float: "X", str: "TEXT", tuple: "[A,B]", dict: "{A: B}"}
 
 
 @dataclass(frozen=True)

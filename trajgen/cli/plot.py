@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from trajgen.cli.app import Words, command
 from trajgen.cli.evaluate import ACTING, RunOptions, open_run, read_run
@@ -26,6 +26,12 @@ class PlotOptions(RunOptions):
     """Episodes for each return, and for the attention."""
     returns: tuple[float, ...] = ()
     """Returns-to-go to condition on, discounted, in the units of the data; by default quantiles of the data's."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Of the files."""
+    title: str | None = None
+    """Above each picture."""
+    labels: dict[str, str] | None = None
+    """Texts by those that they replace, 'labels={total: sum of losses, x: training step}'; x and y are the axes."""
     out: Path | None = None
     """Folder of the pictures; by default plots/ of the run or, where an option is changed, a new plots/N."""
 
@@ -40,5 +46,5 @@ def plot(words: Words) -> None:
     from trajgen.viz.plot import plot as draw
 
     request, default = select(options, PlotRequest), PlotRequest()
-    changed = bool(overrides) or replace(request, what=()) != default
+    changed = bool(overrides) or replace(request, what=(), format="png", title=None, labels=None) != default
     draw(open_run(options, overrides), options.out, request, Console(), changed=changed)

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.overrides import COMPOSITION, read, require_at_least
+from trajgen.cli.overrides import COMPOSITION, read, require_at_least, select
 from trajgen.core.errors import ConfigError, nearest
 
 
@@ -27,6 +27,12 @@ class ManyOptions:
     """Trainings at a time; by default one a core, and one on a GPU."""
     executor: Annotated[str | None, "inline", "loky", "submitit", "ray"] = None
     """inline, loky (processes), submitit (SLURM) or ray; executor.KEY=VALUE sets an option of the last two."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Of another file of the picture, beside plot.png."""
+    title: str | None = None
+    """Of the picture; by default the name."""
+    labels: dict[str, str] | None = None
+    """Texts of the picture by those that they replace, 'labels={prior.depth=2: two layers, x: return}'."""
 
     def __post_init__(self) -> None:
         require_at_least(1, workers=self.workers)
@@ -76,7 +82,8 @@ def study(words: Words) -> None:
     """Train and compare variants over seeds.
 
     The same command continues where it was stopped: finished cells are kept, failed ones are tried again. The folder
-    holds table.md, plot.png, results.json, commands.sh, study.json, cells/ (a run folder each) and jobs/ (output).
+    holds table.md, table.csv, plot.png, results.json, commands.sh, study.json, cells/ (a run folder each) and jobs/
+    (output). Finished, it draws its picture anew, as with format=pdf.
     """
     options, settings, built = read_study_words(words)
     from rich.console import Console
@@ -94,6 +101,7 @@ def study(words: Words) -> None:
             executor=options.executor,
             executor_options=settings,
             command=shlex.join(["trajgen", "study", *words]),
+            look=select(options, experiments.Look),
         )
 
 
@@ -123,6 +131,7 @@ def search(words: Words) -> None:
             executor=options.executor,
             executor_options=settings,
             command=shlex.join(["trajgen", "search", *words]),
+            look=select(options, experiments.Look),
         )
 
 

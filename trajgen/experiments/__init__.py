@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from trajgen.experiments.preparation import build_planner, dry_run, load_episodes, prepare, prepare_imports, ready
     from trajgen.experiments.search import Search, run_search
     from trajgen.experiments.study import run_study
+    from trajgen.experiments.table import Look
     from trajgen.experiments.training import train
 
 __all__ = [
-    "SampleRequest", "Search", "Study", "Variant", "build_planner", "dry_run", "evaluate", "load_episodes",
+    "Look", "SampleRequest", "Search", "Study", "Variant", "build_planner", "dry_run", "evaluate", "load_episodes",
     "load_policy", "prepare", "prepare_imports", "ready", "run_search", "run_study", "sample", "train",
 ]  # fmt: skip
 
@@ -27,6 +28,7 @@ _MODULES = {
     "preparation": ("build_planner", "dry_run", "load_episodes", "prepare", "prepare_imports", "ready"),
     "search": ("Search", "run_search"),
     "study": ("run_study",),
+    "table": ("Look",),
     "training": ("train",),
 }
 

@@ -10,8 +10,10 @@ import json
 import shlex
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -20,9 +22,10 @@ from hydra.types import RunMode
 
 from trajgen.config import from_hydra, hydra_application
 from trajgen.core.errors import TrajgenError
-from trajgen.core.files import write_json
+from trajgen.core.files import write_file, write_json
 from trajgen.experiments.results import score
 from trajgen.experiments.run_folder import read_evaluation
+from trajgen.viz.tables import Table, interval, number, percent
 
 FAILED = float("nan")
 
@@ -91,31 +94,45 @@ class RunTable(Callback):
 
 
 def print_runs(folder: Path, console: Any) -> list[str]:
-    """Prints the table of a sweep's runs, and returns the names of those that failed."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    """Prints the tables of a sweep's runs and of their means over seeds, and returns the names of those that failed.
 
-    from trajgen.viz.summary import NOTHING, interval, number
-
+    Both are written beside the runs, as table.md, runs.csv and means.csv.
+    """
     records = [path for path in folder.rglob("*.json") if path.with_suffix("").is_dir()]
     names = {path: str(path.relative_to(folder).with_suffix("")) for path in records}
     jobs = {name: json.loads(path.read_text(encoding="utf-8")) for path, name in names.items()}
     jobs = dict(sorted(jobs.items(), key=lambda item: (len(item[0]), item[0])))
     common = set.intersection(*(set(job["overrides"]) for job in jobs.values())) if len(jobs) > 1 else set()
-    table = Table(title=str(folder), title_justify="left", show_edge=False, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for head in ("run", "overrides", "ratio", "95 % interval", "return", "success"):
-        table.add_column(head, justify="left" if head in ("run", "overrides") else "right", overflow="fold")
+    runs: list[tuple[str, ...]] = []
+    groups: dict[str, list[dict[str, float | None]]] = {}
     for name, job in jobs.items():
         figures = {} if job["error"] else read_evaluation(folder / name / "evaluation.json")
-        success = figures.get("success")
-        cells = (
-            number(figures.get("ratio_to_controller"), 3),
-            interval(figures.get("ratio_to_controller_ci95"), 3),
-            number((figures.get("return") or {}).get("mean")),
-            ("failed" if job["error"] else NOTHING) if success is None else f"{success:.0%}",
-        )
-        words = " ".join(word for word in job["overrides"] if word not in common)
-        table.add_row(*map(Text, (name, words, *cells)))
-    console.print(table)
+        words = [word for word in job["overrides"] if word not in common]
+        scores = {"ratio": figures.get("ratio_to_controller"), "return": (figures.get("return") or {}).get("mean")}
+        scores["success"] = figures.get("success")
+        failed = "failed" if job["error"] else ""
+        cells = (number(scores["ratio"], 3), interval(figures.get("ratio_to_controller_ci95"), 3))
+        runs.append((name, " ".join(words), *cells, number(scores["return"]), failed or percent(scores["success"])))
+        groups.setdefault(" ".join(w for w in words if not w.startswith("seed=")), []).append(scores)
+    table = Table(("run", "overrides", "ratio", "95 % interval", "return", "success"), runs)
+    tables = {"runs": table} | ({"means": _means(groups)} if len(groups) < len(jobs) else {})
+    titles = {"runs": str(folder), "means": "Means over seeds, and the lowest and highest of them"}
+    for what, each in tables.items():
+        console.print(each.rich(titles[what], edges=False))
+        write_file(folder / f"{what}.csv", each.csv())
+    write_file(folder / "table.md", "\n\n".join(f"{titles[k]}:\n\n{t.markdown()}" for k, t in tables.items()) + "\n")
     return [name for name, job in jobs.items() if job["error"]]
+
+
+def _means(groups: Mapping[str, Sequence[Mapping[str, float | None]]]) -> Table:
+    """The means of runs with the same overrides but their seeds."""
+    rows = []
+    for words, runs in groups.items():
+        by_name = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
+        means = {name: fmean(values) if values else None for name, values in by_name.items()}
+        unit, digits = ("ratio", 3) if by_name["ratio"] else ("return", 1)
+        ends = [min(by_name[unit]), max(by_name[unit])] if len(by_name[unit]) > 1 else None
+        spread = interval(ends, digits)
+        figures = (number(means["ratio"], 3), spread, number(means["return"]), percent(means["success"]))
+        rows.append((words or "all", f"{len(by_name['return'])} of {len(runs)}", *figures))
+    return Table(("overrides", "seeds", "ratio", "lowest, highest", "return", "success"), rows)

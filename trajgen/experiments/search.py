@@ -34,6 +34,7 @@ from trajgen.experiments.executors import Countdown, Job, JobExecutor, make_exec
 from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import STUDY_LOCK
 from trajgen.experiments.study import ROOT, print_outlook, report, require_empty
+from trajgen.experiments.table import Look
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -202,6 +203,7 @@ def run_search(
     workers: int | None = None,
     executor_options: Mapping[str, Any] | None = None,
     command: str | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Trains and scores what Optuna proposes, writes a table with the best first, and returns the results.
 
@@ -232,7 +234,7 @@ def run_search(
             proposed = [trial.params for trial in trials if trial.number]
             write_json(folder / FILE, {**search.to_plain(), "proposed": proposed, "command": command})
             _run_trials(search, waiting, folder, pool, console, count)
-        return _report(search, trials, folder, console, command)
+        return _report(search, trials, folder, console, command, look)
 
 
 def _require_optuna() -> None:
@@ -373,7 +375,12 @@ def _run_trials(
 
 
 def _report(
-    search: Search, trials: Sequence[Trial], folder: Path, console: Console, command: str | None
+    search: Search,
+    trials: Sequence[Trial],
+    folder: Path,
+    console: Console,
+    command: str | None,
+    look: Look | None,
 ) -> dict[str, Any]:
     """The table of a study whose variants were proposed: the best first, each compared to the base."""
     ranked = sorted(trials, key=lambda trial: -math.inf if trial.score is None else trial.score, reverse=True)
@@ -396,5 +403,5 @@ def _report(
             f"Best: {best.label}. On the episodes that are reported:",
             f"  trajgen evaluate run={run} evaluation.seed=0",
         ]
-    report(results, cells, console, epilogue)
+    report(results, cells, console, epilogue, look)
     return results

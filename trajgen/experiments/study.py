@@ -20,7 +20,7 @@ from trajgen.experiments.outlook import SHORTEST, estimate_cell, stage_steps, st
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.results import gather
 from trajgen.experiments.run_folder import STUDY_LOCK, contents
-from trajgen.experiments.table import print_results, write_results
+from trajgen.experiments.table import Look, print_results, write_results
 from trajgen.viz.tables import duration
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def run_study(
     executor_options: Mapping[str, Any] | None = None,
     probe: int = PROBE,
     command: str | None = None,
+    look: Look | None = None,
 ) -> dict[str, Any]:
     """Trains and evaluates every cell that is not finished, writes table and plot, and returns the results.
 
@@ -53,6 +54,7 @@ def run_study(
         executor_options: of submitit or Ray.
         probe: steps that are timed for equal time.
         command: to be written beside the table.
+        look: of the picture.
 
     Raises:
         ConfigError: if a variant does not compose, or the folder is that of another study.
@@ -85,7 +87,7 @@ def run_study(
         absent = {k: failed[k] for k in failed if k.endswith(BY_TIME) and k not in {row.name for row in rows}}
         failed = {**{k: v for k, v in reasons.items() if v is not None}, **absent}
         results = gather(study, cells, failed) | {"command": command}
-        report(results, cells, console)
+        report(results, cells, console, look=look)
     return results
 
 
@@ -133,14 +135,20 @@ def _reason(cell: Cell, failed: Mapping[str, str]) -> str | None:
     return next((failed[name] for name in names if name in failed), None)
 
 
-def report(results: Mapping[str, Any], cells: Sequence[Cell], console: Console, epilogue: Sequence[str] = ()) -> None:
+def report(
+    results: Mapping[str, Any],
+    cells: Sequence[Cell],
+    console: Console,
+    epilogue: Sequence[str] = (),
+    look: Look | None = None,
+) -> None:
     """Writes and prints results, and lines of text below them.
 
     Raises:
         TrajgenError: if cells failed.
     """
     folder = cells[0].folder
-    write_results(folder, results, [cell.commands(f"repeat/{folder.name}") for cell in cells])
+    write_results(folder, results, [cell.commands(f"repeat/{folder.name}") for cell in cells], look)
     print_results(results, console)
     for line in epilogue:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

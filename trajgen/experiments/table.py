@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from trajgen.core.files import write_file, write_json
 from trajgen.experiments.results import RATIO
+from trajgen.viz.study import drawn_over
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
 if TYPE_CHECKING:
@@ -109,7 +111,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = hardware["cuda"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     facts = [
         f"{unit}, training seeds {_seeds(results)}{reference}",
-        "Intervals: hierarchical bootstrap over seeds and episodes; a difference draws the same ones for both.",
+        f"Intervals: bootstrap over {drawn_over(results['rows'])}; a difference draws the same ones for both.",
         f"Score: normalized by {results['normalized']}." if results["normalized"] else "",
         f"Episodes: {results['protocol']}." if results["protocol"] else "",
         "Errors of state and return: of the first planned point, in standard deviations of the data.",
@@ -129,15 +131,37 @@ def markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_results(folder: Path, results: Mapping[str, Any], commands: Iterable[tuple[str, str | None]]) -> None:
-    """Writes results.json, table.md, plot.png and commands.sh into a study's folder."""
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How the picture of a study looks besides plot.png.
+
+    Args:
+        format: pdf or svg for another file beside it.
+        title: instead of the study's name.
+        labels: texts by those that they replace; see `trajgen.viz.figure.Captions`.
+    """
+
+    format: Literal["png", "pdf", "svg"] = "png"
+    title: str | None = None
+    labels: dict[str, str] | None = None
+
+
+def write_results(
+    folder: Path, results: Mapping[str, Any], commands: Iterable[tuple[str, str | None]], look: Look | None = None
+) -> None:
+    """Writes results.json, table.md, table.csv, plot.png and commands.sh into a study's folder."""
+    from trajgen.viz.figure import captions
     from trajgen.viz.study import draw_study
 
+    look = look or Look()
     write_json(folder / "results.json", results)
     write_file(folder / "table.md", markdown(results))
+    write_file(folder / "table.csv", Table.of(columns(results)).csv())
     unit = "mean return / controller's" if results["unit"] == RATIO else "mean return"
     title, reference = results["study"], results["reference"]
-    draw_study(folder / "plot.png", results["rows"], title=title, reference=reference, unit=unit)
+    for suffix in dict.fromkeys(("png", look.format)):
+        with captions(look.title, look.labels):
+            draw_study(folder / f"plot.{suffix}", results["rows"], title=title, reference=reference, unit=unit)
     pairs = list(commands)
     lines = [
         "#!/bin/sh",

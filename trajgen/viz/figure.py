@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,7 +43,59 @@ STYLE: dict[Any, Any] = {
     "text.color": INK,
     "text.parse_math": False,  # names of runs, stages and losses may hold dollar signs
     "savefig.dpi": 150,
+    "pdf.fonttype": 42,  # as text that journals accept, and that can be edited
+    "svg.fonttype": "none",
 }
+FORMATS = ("png", "pdf", "svg")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What the pictures drawn meanwhile say instead of their own words.
+
+    Args:
+        title: above the figure.
+        labels: a text by the one that it replaces: of a curve, a panel, a tick; ``x`` and ``y`` are those of the axes.
+    """
+
+    title: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+_CAPTIONS: ContextVar[Captions | None] = ContextVar("captions", default=None)
+
+
+@contextmanager
+def captions(title: str | None, labels: Mapping[str, str] | None) -> Iterator[None]:
+    """Gives the pictures that are drawn within it another title and other labels."""
+    token = _CAPTIONS.set(Captions(title, labels or {}))
+    try:
+        yield
+    finally:
+        _CAPTIONS.reset(token)
+
+
+def _write_captions(figure: Figure, texts: Captions | None) -> None:
+    from matplotlib.text import Text
+
+    if texts is None:
+        return
+    labels = texts.labels
+    for ax in figure.axes:
+        for axis, key in ((ax.xaxis, "x"), (ax.yaxis, "y")):
+            if axis.get_label_text() and key in labels:
+                axis.set_label_text(labels[key])
+            ticks = [label.get_text() for label in axis.get_ticklabels()]
+            if {*ticks} & {*labels}:
+                axis.set_ticks(axis.get_ticklocs(), [labels.get(text, text) for text in ticks])
+    for artist in figure.findobj(Text):
+        if isinstance(artist, Text) and artist.get_text() in labels:
+            artist.set_text(labels[artist.get_text()])
+    if texts.title is not None:
+        for ax in figure.axes if len(figure.axes) == 1 else []:
+            for place in ("left", "center", "right"):
+                ax.set_title("", loc=place)
+        figure.suptitle(texts.title, x=0.02, ha="left", fontsize=10, fontweight="bold")
 
 
 @contextmanager
@@ -51,7 +105,7 @@ def new_figure(
     path: Path | None = None,
     layout: Literal["constrained", "compressed"] = "constrained",
 ) -> Iterator[Figure]:
-    """A figure of this size in inches, written to ``path`` in the end if one is given."""
+    """A figure of this size in inches, written to ``path`` in the end if one is given: PNG, PDF or SVG by its name."""
     backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may not be installed here, and its import would fail
     try:
         matplotlib = import_module("matplotlib")
@@ -65,6 +119,7 @@ def new_figure(
         figure = Figure(figsize=(width, height), layout=layout)
         FigureCanvasAgg(figure)
         yield figure
+        _write_captions(figure, _CAPTIONS.get())
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path)
@@ -74,9 +129,13 @@ def log_scale(ax: Axes) -> None:
     """Makes the y axis logarithmic, with labels that are no formulas."""
     from matplotlib.ticker import LogFormatter
 
+    class PlainFormatter(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(LogFormatter())
+    ax.yaxis.set_minor_formatter(PlainFormatter())
     ax.grid(True, which="major", axis="y")
 
 

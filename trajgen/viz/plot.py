@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest
 from trajgen.core.files import read_metrics
 from trajgen.evaluation.rollout import first_observations
 from trajgen.experiments.run_folder import free_path
+from trajgen.viz.figure import captions
 from trajgen.viz.plans import draw_plans
 from trajgen.viz.returns import default_targets, depends_on_return, draw_control, measure_control
 from trajgen.viz.training import draw_losses, draw_usage
@@ -41,6 +42,16 @@ class PlotRequest:
     """Played for each target return; and those whose first plans are read for the attention."""
     returns: tuple[float, ...] = ()
     """Target returns-to-go, discounted, in the data's units; by default quantiles of the data's."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Of the files."""
+    title: str | None = None
+    """Above each picture."""
+    labels: dict[str, str] | None = None
+    """Texts of the pictures by those that they replace; see `trajgen.viz.figure.Captions`."""
+
+    def path(self, folder: Path, name: str) -> Path:
+        """The file of a picture."""
+        return folder / f"{name}.{self.format}"
 
     def __post_init__(self) -> None:
         for name in self.what:
@@ -66,7 +77,7 @@ def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, 
     paths: list[Path] = []
     for name in request.what or PICTURES:
         try:
-            with console.status(f"drawing {name}"):
+            with console.status(f"drawing {name}"), captions(request.title, request.labels):
                 pictures = PICTURES[name](run, folder, request)
         except TrajgenError as error:
             if request.what:
@@ -79,12 +90,12 @@ def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, 
 
 
 def _learning(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    path = folder / "training.png"
+    path = request.path(folder, "training")
     return [path] if draw_losses(path, read_metrics(run.metrics)) else "this run has no losses in its metrics.jsonl"
 
 
 def _usage(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    path = folder / "usage.png"
+    path = request.path(folder, "usage")
     return [path] if draw_usage(path, read_metrics(run.metrics)) else "this run has no codebook whose use was logged"
 
 
@@ -95,7 +106,7 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     target = request.returns[0] if request.returns else None
     for seed, observation in zip(seeds, first_observations(run.eval_env, seeds), strict=True):
         _, _, refinements = run.policy.preview([observation] * request.plans, target)
-        paths.append(folder / f"plans_seed_{seed}.png")
+        paths.append(request.path(folder, f"plans_seed_{seed}"))
         if not draw_plans(paths[-1], run.policy, run.eval_env, observation, refinements, limits=limits):
             return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
     return paths
@@ -106,7 +117,7 @@ def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     low, high = min(targets), max(targets)
     if not depends_on_return(run, low, high if high > low else low + 1.0):
         return "what this run plans does not depend on the target return"
-    path = folder / "control.png"
+    path = request.path(folder, "control")
     draw_control(path, measure_control(run, targets, range(request.seed, request.seed + request.episodes)))
     return [path]
 
@@ -114,7 +125,7 @@ def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
 def _attention(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     from trajgen.viz.attention import draw_attention
 
-    path = folder / "attention.png"
+    path = request.path(folder, "attention")
     seeds = range(request.seed, request.seed + request.episodes)
     return [path] if draw_attention(path, run, seeds) else "this run has no prior that attends from scale to scale"
 

@@ -12,6 +12,11 @@ MARKS = {"steps": ("o", LINES[0], -0.14), "time": ("D", LINES[1], 0.14)}
 """Marker, color and offset of what variants have equal to the reference."""
 
 
+def drawn_over(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the intervals of a study are over: a single seed is none."""
+    return "seeds and episodes" if any(len(row["by_seed"]) > 1 for row in rows) else "the episodes of one seed"
+
+
 def draw_study(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, reference: str, unit: str) -> None:
     """Draws each variant's mean and 95 % interval over seeds and episodes, and small marks for single seeds.
 
@@ -43,7 +48,7 @@ def draw_study(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, ref
         ax.grid(True, axis="x")
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        ax.set_xlabel(f"{unit}, 95 % over seeds and episodes")
+        ax.set_xlabel(f"{unit}, 95 % over {drawn_over(rows)}")
         ax.set_title(title, loc="left", fontweight="bold", color=INK)
         if len(kinds) > 1:
             for kind in kinds:

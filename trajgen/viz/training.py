@@ -86,6 +86,8 @@ def draw_usage(path: Path, rows: list[dict[str, Any]]) -> bool:
 
 def _panel(ax: Axes, title: str, lines: Curves, styles: Mapping[str, Mapping[str, Any]]) -> None:
     for name, points in lines.items():
-        ax.plot(*zip(*points, strict=True), label=name.replace("_", " "), **{"lw": 1.5, **styles.get(name, {})})
+        mark = {"marker": "o"} if len(points) == 1 else {}  # a line of one point is none
+        style = {"lw": 1.5, **mark, **styles.get(name, {})}
+        ax.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)
     ax.set_title(title.replace("_", " "), loc="left", fontweight="bold")
     ax.set_xlabel("step")

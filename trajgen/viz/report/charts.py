@@ -50,7 +50,8 @@ def _chart(lines: Mapping[int, Sequence[tuple[float, float]]], prefix: str) -> s
         for index, points in lines.items():
             steps, values = zip(*points[:: max(1, len(points) // MOST_POINTS)], strict=True)
             dash = DASHES[index // len(LINES) % len(DASHES)]
-            ax.plot(steps, values, color=LINES[index % len(LINES)], lw=1.6, ls=dash)
+            mark = "o" if len(steps) == 1 else None
+            ax.plot(steps, values, color=LINES[index % len(LINES)], lw=1.6, ls=dash, marker=mark)
         log_scale(ax)
         ax.set_xlabel("step")
         metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
