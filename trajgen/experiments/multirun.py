@@ -128,7 +128,7 @@ def _means(groups: Mapping[str, Sequence[Mapping[str, float | None]]]) -> Table:
     """The means of runs with the same overrides but their seeds."""
     rows = []
     for words, runs in groups.items():
-        by_name = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
+        by_name = {name: [v for run in runs if (v := run[name]) is not None] for name in runs[0]}
         means = {name: fmean(values) if values else None for name, values in by_name.items()}
         unit, digits = ("ratio", 3) if by_name["ratio"] else ("return", 1)
         ends = [min(by_name[unit]), max(by_name[unit])] if len(by_name[unit]) > 1 else None
