@@ -1,0 +1,421 @@
+"""A CUDA device simulated on the CPU: what CUDA refuses is refused, and what the host waits for is recorded.
+
+Tensors have their values on the CPU; the storage of each carries the device that it is said to lie on. A CUDA graph keeps
+the operations of its capture and repeats them on replay, so that what Python computed during the capture stays as it was
+then, as on a GPU. Operations run at once, so that races between streams are not seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+HOST = torch.device("cpu")
+COMPOSITE = "CompositeImplicitAutograd"
+READS = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave")
+"""Operations whose result the host waits for."""
+INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put")
+"""Operations that take a host's tensors as indices or value, and copy them."""
+
+
+def device_of(tensor: Tensor) -> torch.device:
+    """The device that a tensor is said to lie on."""
+    device: torch.device = getattr(tensor.untyped_storage(), "simulated", HOST)
+    return device
+
+
+def put_on(tensor: Tensor, device: torch.device) -> None:
+    tensor.untyped_storage().simulated = device  # type: ignore[attr-defined]
+
+
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors among values that may be lists, tuples and dictionaries of others."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from tensors_in(value)
+    elif isinstance(values, dict):
+        yield from tensors_in(list(values.values()))
+
+
+class Generator(torch.Generator):
+    """A generator on the CPU that is said to lie on a device."""
+
+    simulated: torch.device
+
+    def __new__(cls, device: Any = HOST) -> Generator:
+        made = super().__new__(cls, HOST)
+        made.simulated = canonical(device)
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        return self.simulated
+
+
+def canonical(device: Any) -> Any:
+    """A device with its number."""
+    if not isinstance(device, (str, torch.device)):
+        return device
+    device = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+
+
+class Graph:
+    """A CUDA graph: the operations of its capture, in order, with the tensors that they read and wrote."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+        self.generators: list[Any] = []
+        self.device: int | None = None
+
+    def register_generator_state(self, generator: Any) -> None:
+        self.generators.append(generator)
+
+    def replay(self) -> None:
+        simulation = SimulatedCuda.current
+        assert simulation is not None
+        simulation.launches["replay"] += 1
+        with simulation.paused(), torch.no_grad():
+            for func, args, kwargs, results in self.operations:
+                for old, new in zip(results, tensors_in(func(*args, **kwargs)), strict=True):
+                    if old is not new:
+                        old.copy_(new)
+
+    def reset(self) -> None:
+        self.operations.clear()
+
+    def pool(self) -> tuple[int, int]:
+        return (0, 0)
+
+
+class Event:
+    """An event of `torch.cuda`; counts on which device it was recorded."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def record(self, stream: Any = None) -> None:
+        simulation = SimulatedCuda.current
+        assert simulation is not None
+        simulation.events[simulation.index if stream is None else stream.device.index] += 1
+
+    def synchronize(self) -> None:
+        assert SimulatedCuda.current is not None
+        SimulatedCuda.current.wait("Event.synchronize")
+
+    def wait(self, *_: Any) -> None:
+        pass
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, _: Event) -> float:
+        return 1.0
+
+
+class Stream:
+    """A stream of `torch.cuda`; operations run at once on any of them."""
+
+    def __init__(self, device: Any = None, **_: Any) -> None:
+        self.device = canonical("cuda" if device is None else device)
+
+    def wait_stream(self, _: Stream) -> None:
+        pass
+
+    wait_event = record_event = wait_stream
+
+    def is_capturing(self) -> bool:
+        return torch.cuda.is_current_stream_capturing()
+
+    def synchronize(self) -> None:
+        assert SimulatedCuda.current is not None
+        SimulatedCuda.current.wait("Stream.synchronize")
+
+
+class SimulatedCuda:
+    """A context in which torch finds CUDA devices.
+
+    Args:
+        devices: how many.
+        memory: free bytes of each.
+
+    Attributes:
+        waits: what the host waited for the device for, by place in the code; also copies that block it.
+        launches: operations on the device by name; the operations of a graph are one, ``replay``.
+        events: recorded events by number of the device.
+    """
+
+    current: SimulatedCuda | None = None
+
+    def __init__(self, devices: int = 1, memory: int = 2**40) -> None:
+        self.devices, self.memory, self.index = devices, memory, 0
+        self.waits: Counter[str] = Counter()
+        self.launches: Counter[str] = Counter()
+        self.events: Counter[int] = Counter()
+        self._target: torch.device | None = None  # of a copy that Tensor.to makes
+        self._graph: Graph | None = None
+        self._before: list[tuple[Tensor, Tensor]] = []
+
+    def __enter__(self) -> SimulatedCuda:
+        self._stack = ExitStack()
+        self._stack.enter_context(patch.multiple(torch.cuda, **self._replacements()))
+        self._stack.enter_context(patch.object(torch, "Generator", Generator))
+        self._stack.enter_context(patch.object(SimulatedCuda, "current", self))
+        self._stack.enter_context(patch.object(torch, "autocast", Autocast))
+        self._stack.enter_context(patch.object(torch.accelerator, "current_stream", Stream))
+        self._stack.enter_context(patch.object(torch._C, "_group_tensors_by_device_and_dtype", _grouped))
+        self._stack.enter_context(Functions(self))
+        self._stack.enter_context(Operations(self))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Operations within it are the host's own."""
+        with torch._C._DisableTorchDispatch():
+            yield
+
+    def wait(self, what: str) -> None:
+        """Notes that the host waits; refuses it during a capture, as CUDA does."""
+        where = _where()
+        if self._graph is not None:
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what} at {where}")
+        self.waits[f"{what} at {where}"] += 1
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Runs an operation on its device."""
+        kwargs, name = dict(kwargs or {}), func._schema.name.removeprefix("aten::")
+        inputs = list(tensors_in((args, kwargs)))
+        places = [device_of(tensor) for tensor in inputs]
+        on_cuda = next((place for place in places if place.type == "cuda"), HOST)
+        wanted = canonical(kwargs.get("device"))
+        target = self._target or (wanted if wanted is not None and wanted.type == "cuda" else on_cuda)
+        if wanted is not None and wanted.type == "cuda":
+            kwargs["device"] = HOST
+        if name == "is_pinned":
+            return getattr(inputs[0].untyped_storage(), "pinned", False)
+        if name in ("_pin_memory", "pin_memory"):
+            pinned = inputs[0].clone()
+            pinned.untyped_storage().pinned = True  # type: ignore[attr-defined]
+            return pinned
+        if target.type == "cuda" or on_cuda.type == "cuda":
+            self._check(name, args, kwargs, inputs, places, target)
+        if self._graph is not None:
+            self._keep(func, args, kwargs)
+        result = func(*args, **kwargs)
+        known = {tensor.untyped_storage()._cdata for tensor in inputs} if name != "_to_copy" else set()
+        if target.type == "cuda":
+            for leaf in tensors_in(result):
+                if leaf.untyped_storage()._cdata not in known:
+                    put_on(leaf, target)
+        if target.type == "cuda" and not func.is_view:
+            if self._graph is None:
+                self.launches[name] += 1
+            else:
+                self._graph.operations.append((func, args, kwargs, list(tensors_in(result))))
+        return result
+
+    def _check(
+        self, name: str, args: Any, kwargs: Any, inputs: list[Tensor], places: list[torch.device], target: torch.device
+    ) -> None:
+        """Refuses mixed devices, and notes what the host waits for."""
+        if name in ("_to_copy", "copy_"):
+            other = places[0] if name == "_to_copy" else places[1]
+            here = target if name == "_to_copy" else places[0]
+            if HOST in (here, other) and here != other:
+                pinned = all(getattr(t.untyped_storage(), "pinned", False) for t in inputs if device_of(t) == HOST)
+                non_blocking = kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2])
+                if not (non_blocking and (pinned or here == HOST)):
+                    self.wait(f"{name} {'to' if here == HOST else 'from'} the host {tuple(inputs[-1].shape)}")
+            return
+        if name in INDEXED:
+            scalar = name.startswith("index_put") and inputs[-1].ndim == 0
+            if any(i.dtype == torch.bool and not scalar for i in inputs[1 : len(inputs) - name.count("put")]):
+                self.wait(f"{name} by a mask")
+            is_mask = any(i.dtype == torch.bool for i in inputs[1:])
+            if HOST in places[1 : None if not (scalar and is_mask) else -1]:
+                self.wait(f"{name} by a host's tensor")
+            return
+        if name in READS:
+            self.wait(name)
+        cuda = {place for place in places if place != HOST}
+        mixed = len(cuda) > 1 or any(p == HOST and t.ndim for p, t in zip(places, inputs, strict=True))
+        if cuda and mixed:
+            found = ", ".join(f"{p} {tuple(t.shape)}" for p, t in zip(places, inputs, strict=True))
+            raise RuntimeError(f"Expected all tensors to be on the same device: {name} of {found} at {_where()}")
+        generator = kwargs.get("generator")
+        if isinstance(generator, torch.Generator) and generator.device != target:
+            raise RuntimeError(f"Expected a generator on {target} but found {generator.device}: {name} at {_where()}")
+
+    # --- graphs -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def capture(self, graph: Graph, **_: Any) -> Iterator[None]:
+        """Keeps the operations within it; what they change is as before at its end, since a capture runs nothing."""
+        graph.device, self._graph, self._before = self.index, graph, []
+        state = torch.default_generator.get_state()
+        generators = [(generator, generator.get_state()) for generator in graph.generators]
+        try:
+            yield
+        finally:
+            self._graph = None
+            with self.paused(), torch.no_grad():
+                for tensor, value in reversed(self._before):
+                    tensor.copy_(value)
+            torch.default_generator.set_state(state)
+            for generator, before in generators:
+                generator.set_state(before)
+
+    def _keep(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Copies what an operation of a capture is about to change."""
+        assert self._graph is not None
+        generator = kwargs.get("generator")
+        if isinstance(generator, torch.Generator) and generator not in self._graph.generators:
+            raise RuntimeError(f"A generator must be registered with the graph: {func} at {_where()}")
+        named = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+        written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+        with self.paused(), torch.no_grad():
+            for leaf in tensors_in([named.get(name) for name in written]):
+                self._before.append((leaf.detach(), leaf.detach().clone()))
+
+    def _replacements(self) -> dict[str, Any]:
+        """What stands in for the functions of `torch.cuda`."""
+
+        def set_device(device: Any) -> None:
+            index = device if isinstance(device, int) else torch.device(device).index
+            if not 0 <= (index or 0) < self.devices:
+                raise RuntimeError("CUDA error: invalid device ordinal")
+            self.index = index or 0
+
+        @contextmanager
+        def device(which: Any) -> Iterator[None]:
+            before = self.index
+            set_device(self.index if torch.device(which).index is None else which)
+            try:
+                yield
+            finally:
+                self.index = before
+
+        return {
+            "_lazy_init": lambda: None,
+            "is_available": lambda: True,
+            "is_initialized": lambda: True,
+            "device_count": lambda: self.devices,
+            "current_device": lambda: self.index,
+            "set_device": set_device,
+            "device": device,
+            "is_bf16_supported": lambda *_, **__: True,
+            "get_device_name": lambda which=None: f"Simulated {canonical('cuda' if which is None else which).index}",
+            "get_device_capability": lambda _=None: (9, 0),
+            "mem_get_info": lambda _=None: (self.memory, self.memory),
+            "synchronize": lambda _=None: self.wait("synchronize"),
+            "manual_seed_all": lambda _: None,
+            "is_current_stream_capturing": lambda: self._graph is not None,
+            "Event": Event,
+            "Stream": Stream,
+            "stream": lambda _: nullcontext(),
+            "current_stream": Stream,
+            "CUDAGraph": Graph,
+            "graph": self.capture,
+        }
+
+
+class Operations(TorchDispatchMode):
+    """Runs each operation on the device of its tensors."""
+
+    def __init__(self, simulation: SimulatedCuda) -> None:
+        super().__init__()
+        self.simulation = simulation
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
+            with self:  # in inference mode, operations that consist of others come here too
+                return func._op_dk(getattr(torch._C.DispatchKey, COMPOSITE), *args, **(kwargs or {}))
+        return self.simulation.run(func, args, kwargs)
+
+
+class Functions(TorchFunctionMode):
+    """What does not reach the operations: where a tensor lies, how it is moved, and reading it as numpy or a list."""
+
+    def __init__(self, simulation: SimulatedCuda) -> None:
+        super().__init__()
+        self.simulation = simulation
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__name__", "") == "__get__" and isinstance(args[0], Tensor):
+            attribute = getattr(getattr(func, "__self__", None), "__name__", "")
+            if attribute == "device":
+                return device_of(args[0])
+            if attribute in ("is_cuda", "is_cpu"):
+                return device_of(args[0]).type == attribute.removeprefix("is_")
+        if func in (Tensor.to, Tensor.cpu, Tensor.cuda):
+            return self._moved(func, *args, **kwargs)
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__) and device_of(args[0]) != HOST:
+            if func is not Tensor.tolist:
+                raise TypeError(f"can't convert {device_of(args[0])} device type tensor to numpy at {_where()}")
+            self.simulation.wait("tolist")
+        if kwargs.get("device") is not None:
+            kwargs["device"] = canonical(kwargs["device"])
+            if func in (torch.tensor, torch.as_tensor, torch.asarray):
+                device = kwargs.pop("device")
+                return self._moved(Tensor.to, func(*args, **kwargs), device)
+        return func(*args, **kwargs)
+
+    def _moved(self, func: Any, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
+        if func is not Tensor.to:
+            args = ("cpu" if func is Tensor.cpu else kwargs.pop("device", args[0] if args else "cuda"), *args[1:])
+        if args and isinstance(args[0], Tensor):
+            args = (device_of(args[0]), args[0].dtype, *args[1:])
+        copy = copy or bool(kwargs.pop("copy", False))
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        device = device_of(tensor) if device is None else canonical(device)
+        dtype = dtype or tensor.dtype
+        if (device, dtype) == (device_of(tensor), tensor.dtype) and not copy:
+            return tensor
+        self.simulation._target = device
+        try:
+            moved: Tensor = torch.ops.aten._to_copy(tensor, dtype=dtype, non_blocking=non_blocking)
+            return moved
+        finally:
+            self.simulation._target = None
+
+
+class Autocast(torch.autocast):
+    """Autocasting on the CPU for both devices."""
+
+    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__("cpu", *args, **kwargs)
+
+
+_group = torch._C._group_tensors_by_device_and_dtype
+
+
+def _grouped(lists: list[list[Tensor]], *args: Any) -> dict[Any, Any]:
+    """Groups of tensors by device, of which there is one, and type."""
+    device = next((device_of(tensor) for tensor in tensors_in(lists)), HOST)
+    return {(device, dtype): group for (_, dtype), group in _group(lists, *args).items()}
+
+
+def _where() -> str:
+    """The innermost line of the package that is being run."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if "/trajgen/" in name and not name.endswith("randomness.py"):
+            return f"{name.rpartition('/trajgen/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return "?"

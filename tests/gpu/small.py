@@ -1,0 +1,91 @@
+"""Recipes at a small size with a small data set, for training and acting on a device within a second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import tiny
+import torch
+
+from trajgen.assemble import WindowShape, assemble
+from trajgen.config import Config, compose, recipe_files
+from trajgen.core.types import Space
+from trajgen.data.episodes import Episode, Episodes
+from trajgen.data.windows import Windows, fit_normalizer
+from trajgen.policies.options import PolicyOptions
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+RECIPES = tuple(recipe_files())
+composed = cache(lambda recipe: compose([f"recipe={recipe}"]))
+
+
+def nodes(config: Config) -> dict[str, dict[str, Any]]:
+    """A recipe's components at small sizes, all else as it is."""
+
+    def shrunk(node: Mapping[str, Any]) -> dict[str, Any]:
+        sizes = tiny.small(node["name"], node.get("quantizer", "vq"))
+        return {**node, **{name: sizes[name] for name in node if name in sizes}}
+
+    return {kind: shrunk(node) for kind, node in config.components.items()}
+
+
+def episodes() -> Episodes:
+    """Twelve random walks with hindsight goals."""
+    random = np.random.default_rng(0)
+
+    def walk(steps: int) -> Episode:
+        states = np.cumsum(random.normal(0, 0.3, (steps + 1, 4)), 0)
+        goals = np.repeat(random.normal(0, 1, (1, 2)), steps + 1, 0)
+        return Episode(states, random.uniform(-1, 1, (steps, 2)), random.random(steps), False, goals, states[:, :2])
+
+    return Episodes.collect([walk(80) for _ in range(12)], name="walks", space=tiny.SPACE)
+
+
+class Setup:
+    """A recipe's planner with fresh weights and its windows, on a device.
+
+    Args:
+        recipe: of `RECIPES`.
+        device: of both.
+        changes: of the data's options.
+    """
+
+    def __init__(self, recipe: str, device: str, **changes: Any) -> None:
+        config = composed(recipe)
+        stride, chunk = min(config.data.stride, tiny.STRIDE), min(config.data.chunk, tiny.CHUNK)
+        shape = {"horizon": tiny.HORIZON, "stride": stride, "chunk": chunk}
+        self.options = replace(config.data, **shape, **changes)
+        self.window = WindowShape(**shape, return_power=config.data.return_power, goal_state=(0, 1))
+        self.policy_options = replace(config.policy, replan_interval=min(config.policy.replan_interval, chunk))
+        torch.manual_seed(0)
+        self.planner: Any = assemble(nodes(config), tiny.SPACE, self.window)
+        data = episodes()
+        self.planner.normalizer.load_state_dict(fit_normalizer(data, self.options).state_dict())
+        self.planner.to(device)
+        self.source = Windows(data, self.options, self.planner.normalizer, device)
+
+    def policy(self, **changes: Any) -> RecedingHorizonPolicy:
+        options: PolicyOptions = replace(self.policy_options, **changes)
+        norm, chunk = self.planner.normalizer, self.options.chunk
+        return RecedingHorizonPolicy(self.planner, norm, tiny.SPACE, options, discount=0.99, chunk=chunk)
+
+
+def observation(space: Space, batch: int, seed: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    state = random.normal(size=(batch, space.state_dim)).astype(np.float32)
+    goal = random.normal(size=(batch, space.goal_dim)).astype(np.float32)
+    return {"observation": state, "desired_goal": goal, "achieved_goal": state[:, :2]}
+
+
+def actions(policy: RecedingHorizonPolicy, steps: int = 6, batch: int = 3) -> np.ndarray:
+    """The actions (steps, B, A) of a policy in made-up environments, of which one begins a new episode."""
+    policy.reset(batch=batch)
+    taken = []
+    for step in range(steps):
+        taken.append(policy.act(observation(policy.space, batch, step)))
+        policy.observe(np.ones(batch), np.arange(batch) == (1 if step == 2 else -1))
+    return np.stack(taken)

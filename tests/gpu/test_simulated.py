@@ -1,0 +1,83 @@
+"""Every recipe on a simulated CUDA device: training, resuming and acting, without waits, and by graphs."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small
+import torch
+from rich.console import Console
+from simulated import SimulatedCuda
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.types import Batch
+from trajgen.engine.checkpoint import Checkpoints
+from trajgen.engine.loop import Training
+from trajgen.engine.options import EngineOptions, StageOptions
+
+STEPS, LOGGED = 5, 3
+"""Steps of a stage, and between lines of its log, which are checkpoints too."""
+
+
+NOT_CAPTURED = {"tt"}
+"""Recipes whose plans read values on the way."""
+
+
+class Watched:
+    """A source that notes what the host has waited for when a step begins.
+
+    Args:
+        source: of the batches.
+        simulation: of the device.
+        folder: of the training, which is copied at the beginning of step ``copied_at`` of all.
+    """
+
+    def __init__(self, source: Any, simulation: SimulatedCuda, folder: Path, copied_at: int) -> None:
+        self.source, self.simulation, self.folder, self.copied_at = source, simulation, folder, copied_at
+        self.waits: dict[int, Counter[str]] = {}
+
+    def batch(self, step: int, size: int, rank: int = 0) -> Batch:
+        self.waits[step] = self.simulation.waits.copy()
+        if step == self.copied_at:
+            shutil.copytree(self.folder, self.folder.with_name("copy"))
+        return self.source.batch(step, size, rank)
+
+    def in_second_steps(self) -> list[str]:
+        """The waits in the second step of each stage; in the first one, codes may be initialized."""
+        return [wait for step in self.waits if step % STEPS == 1 for wait in self.waits[step + 1] - self.waits[step]]
+
+
+def train(setup: small.Setup, source: Any, folder: Path, *, resume: bool = False, device: str = "cuda") -> None:
+    stages = setup.planner.stages()
+    settings = {stage.name: StageOptions(steps=STEPS, batch_size=16) for stage in stages}
+    options = EngineOptions(stages=settings, precision="auto", log_every=LOGGED, checkpoint_every=LOGGED)
+    console = Console(quiet=True)
+    folder.mkdir(exist_ok=True)
+    Training(setup.planner, stages, source, options, folder, 0, torch.device(device), console).run(resume=resume)
+
+
+@pytest.mark.parametrize("recipe", small.RECIPES)
+def test_a_recipe_trains_without_waits_goes_on_and_acts(recipe: str, tmp_path: Path) -> None:
+    with SimulatedCuda() as simulation:
+        whole, again = small.Setup(recipe, "cuda"), small.Setup(recipe, "cuda")
+        last = STEPS * max(index for index, stage in enumerate(whole.planner.stages()) if stage.parameters)
+        watched = Watched(whole.source, simulation, tmp_path / "whole", last + STEPS - 1)
+        train(whole, watched, tmp_path / "whole")
+        assert watched.waits and watched.in_second_steps() == []
+        train(again, again.source, tmp_path / "copy", resume=True)
+        for name, value in whole.planner.state_dict().items():
+            assert torch.equal(value, again.planner.state_dict()[name]), name
+        eager = small.actions(whole.policy())
+        assert np.isfinite(eager).all()
+        if recipe not in NOT_CAPTURED:
+            graph = whole.policy(backend="cuda_graph")
+            np.testing.assert_allclose(small.actions(graph), eager, atol=1e-5)
+            assert simulation.launches["replay"] >= 2
+        else:
+            with pytest.raises(ConfigError, match="cannot be captured"):
+                small.actions(whole.policy(backend="cuda_graph"))
