@@ -1,13 +1,14 @@
 """A CUDA device simulated on the CPU: what CUDA refuses is refused, and what the host waits for is recorded.
 
-Tensors have their values on the CPU; the storage of each carries the device that it is said to lie on. A CUDA graph keeps
-the operations of its capture and repeats them on replay, so that what Python computed during the capture stays as it was
-then, as on a GPU. Operations run at once, so that races between streams are not seen.
+Tensors have their values on the CPU; the storage of each carries the device that it is said to lie on. A CUDA graph
+keeps the operations of its capture and repeats them on replay, so that what Python computed during the capture stays as
+it was then, as on a GPU. Operations run at once, so that races between streams are not seen.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -21,7 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 HOST = torch.device("cpu")
 COMPOSITE = "CompositeImplicitAutograd"
-READS = ("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive", "repeat_interleave")
+READS = (
+    "_local_scalar_dense equal nonzero masked_select _unique2 unique_dim unique_consecutive repeat_interleave".split()
+)
 """Operations whose result the host waits for."""
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put")
 """Operations that take a host's tensors as indices or value, and copy them."""
@@ -68,7 +71,9 @@ def canonical(device: Any) -> Any:
     if not isinstance(device, (str, torch.device)):
         return device
     device = torch.device(device)
-    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+    return (
+        torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+    )
 
 
 class Graph:
@@ -163,6 +168,7 @@ class SimulatedCuda:
         self.waits: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self.events: Counter[int] = Counter()
+        self.debug = False
         self._target: torch.device | None = None  # of a copy that Tensor.to makes
         self._graph: Graph | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -194,6 +200,8 @@ class SimulatedCuda:
         if self._graph is not None:
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what} at {where}")
         self.waits[f"{what} at {where}"] += 1
+        if self.debug:
+            warnings.warn(f"called a synchronizing CUDA operation: {what} at {where}", stacklevel=2)
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Runs an operation on its device."""
@@ -321,6 +329,7 @@ class SimulatedCuda:
             "get_device_name": lambda which=None: f"Simulated {canonical('cuda' if which is None else which).index}",
             "get_device_capability": lambda _=None: (9, 0),
             "mem_get_info": lambda _=None: (self.memory, self.memory),
+            "set_sync_debug_mode": lambda mode: setattr(self, "debug", mode == "warn"),
             "synchronize": lambda _=None: self.wait("synchronize"),
             "manual_seed_all": lambda _: None,
             "is_current_stream_capturing": lambda: self._graph is not None,

@@ -60,7 +60,9 @@ class Setup:
         shape = {"horizon": tiny.HORIZON, "stride": stride, "chunk": chunk}
         self.options = replace(config.data, **shape, **changes)
         self.window = WindowShape(**shape, return_power=config.data.return_power, goal_state=(0, 1))
-        self.policy_options = replace(config.policy, replan_interval=min(config.policy.replan_interval, chunk))
+        self.policy_options = config.policy
+        if isinstance(config.policy.replan_interval, int):
+            self.policy_options = replace(config.policy, replan_interval=min(config.policy.replan_interval, chunk))
         torch.manual_seed(0)
         self.planner: Any = assemble(nodes(config), tiny.SPACE, self.window)
         data = episodes()

@@ -16,7 +16,7 @@ from simulated import SimulatedCuda
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch
-from trajgen.engine.checkpoint import Checkpoints
+from trajgen.engine import captured_step
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
@@ -52,32 +52,38 @@ class Watched:
         return [wait for step in self.waits if step % STEPS == 1 for wait in self.waits[step + 1] - self.waits[step]]
 
 
-def train(setup: small.Setup, source: Any, folder: Path, *, resume: bool = False, device: str = "cuda") -> None:
+def train(setup: small.Setup, source: Any, folder: Path, *, resume: bool = False, **changes: Any) -> None:
     stages = setup.planner.stages()
     settings = {stage.name: StageOptions(steps=STEPS, batch_size=16) for stage in stages}
-    options = EngineOptions(stages=settings, precision="auto", log_every=LOGGED, checkpoint_every=LOGGED)
+    options = EngineOptions(stages=settings, precision="auto", log_every=LOGGED, checkpoint_every=LOGGED, **changes)
     console = Console(quiet=True)
     folder.mkdir(exist_ok=True)
-    Training(setup.planner, stages, source, options, folder, 0, torch.device(device), console).run(resume=resume)
+    Training(setup.planner, stages, source, options, folder, 0, setup.source.device, console).run(resume=resume)
+
+
+def same_state(one: Any, other: Any) -> None:
+    for name, value in one.planner.state_dict().items():
+        assert torch.equal(value, other.planner.state_dict()[name]), name
 
 
 @pytest.mark.parametrize("recipe", small.RECIPES)
-def test_a_recipe_trains_without_waits_goes_on_and_acts(recipe: str, tmp_path: Path) -> None:
+def test_a_recipe_trains_by_graphs_without_waits_and_acts(recipe: str, tmp_path: Path) -> None:
     with SimulatedCuda() as simulation:
-        whole, again = small.Setup(recipe, "cuda"), small.Setup(recipe, "cuda")
-        last = STEPS * max(index for index, stage in enumerate(whole.planner.stages()) if stage.parameters)
-        watched = Watched(whole.source, simulation, tmp_path / "whole", last + STEPS - 1)
-        train(whole, watched, tmp_path / "whole")
+        whole, again, captured = (small.Setup(recipe, "cuda") for _ in range(3))
+        trained = [index for index, stage in enumerate(whole.planner.stages()) if stage.parameters]
+        watched = Watched(whole.source, simulation, tmp_path / "whole", STEPS * (trained[-1] + 1) - 1)
+        train(whole, watched, tmp_path / "whole", cuda_graph=False)
         assert watched.waits and watched.in_second_steps() == []
-        train(again, again.source, tmp_path / "copy", resume=True)
-        for name, value in whole.planner.state_dict().items():
-            assert torch.equal(value, again.planner.state_dict()[name]), name
-        eager = small.actions(whole.policy())
-        assert np.isfinite(eager).all()
+        train(again, again.source, tmp_path / "copy", resume=True, cuda_graph=False)
+        same_state(again, whole)
+        train(captured, captured.source, tmp_path / "captured")
+        assert simulation.launches["replay"] == 2 * len(trained) * (STEPS - captured_step.WARM_UP)
+        same_state(captured, whole)
+        plans = small.actions(whole.policy())
+        assert np.isfinite(plans).all()
         if recipe not in NOT_CAPTURED:
             graph = whole.policy(backend="cuda_graph")
-            np.testing.assert_allclose(small.actions(graph), eager, atol=1e-5)
-            assert simulation.launches["replay"] >= 2
+            np.testing.assert_allclose(small.actions(graph), plans, atol=1e-5)
         else:
             with pytest.raises(ConfigError, match="cannot be captured"):
                 small.actions(whole.policy(backend="cuda_graph"))
