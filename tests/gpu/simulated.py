@@ -22,9 +22,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 HOST = torch.device("cpu")
 COMPOSITE = "CompositeImplicitAutograd"
-READS = (
-    "_local_scalar_dense equal nonzero masked_select _unique2 unique_dim unique_consecutive repeat_interleave".split()
-)
+READS = [
+    "_local_scalar_dense",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "repeat_interleave",
+]
 """Operations whose result the host waits for."""
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put")
 """Operations that take a host's tensors as indices or value, and copy them."""
