@@ -66,7 +66,7 @@ class Setup:
         torch.manual_seed(0)
         self.planner: Any = assemble(nodes(config), tiny.SPACE, self.window)
         data = episodes()
-        self.planner.normalizer.load_state_dict(fit_normalizer(data, self.options).state_dict())
+        fit_normalizer(data, self.options, self.planner.normalizer)
         self.planner.to(device)
         self.source = Windows(data, self.options, self.planner.normalizer, device)
 
