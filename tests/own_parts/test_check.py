@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import harmful
 import mistakes
 import pytest
+from torch import Tensor, nn
 
 from trajgen import testing
 from trajgen.cli import main
@@ -26,7 +28,7 @@ def _unregister() -> Iterator[None]:
         module = registry._own[key][0].module
         if not module.startswith("trajgen."):
             del registry._own[key]
-            sys.modules.pop(module if module != "mistakes" else "", None)
+            sys.modules.pop(module if module not in ("mistakes", "harmful") else "", None)
 
 
 def message_of(report: testing.Report, promise: str) -> str:
@@ -56,7 +58,8 @@ def test_a_mistake_is_reported(kind: str, component: Callable[..., Any], promise
     contracts = [contract for contract in testing.CONTRACTS if contract.promise == promise and kind in contract.kinds]
     if contracts:  # that one alone, which is quicker
         fixture = testing.find_fixture(kind, "mistaken")
-        result = testing.attempt(promise, lambda: contracts[0].check(fixture), Path(mistakes.__file__))
+        source = sys.modules[component.__module__].__file__ or ""
+        result = testing.attempt(promise, lambda: contracts[0].check(fixture), Path(source))
         assert result.outcome == "failed"
         message = result.message
     else:
@@ -66,6 +69,7 @@ def test_a_mistake_is_reported(kind: str, component: Callable[..., Any], promise
 
 def test_there_is_a_mistake_of_every_kind() -> None:
     assert {kind for kind, *_ in mistakes.MISTAKES} == set(KINDS)
+    assert sum(component.__module__ == harmful.__name__ for _, component, *_ in mistakes.MISTAKES) >= 59
 
 
 def test_all_missing_members_are_listed_at_once() -> None:
@@ -77,6 +81,45 @@ def test_all_missing_members_are_listed_at_once() -> None:
     assert missing[: len(methods)] == methods
     attributes = {word.partition(":")[0] for word in missing[len(methods) :] if not word.startswith("layout.")}
     assert attributes == {"schedule", "latent_length", "vocabulary"} and "layout.start()" in missing
+
+
+def test_all_missing_methods_are_listed_where_nothing_could_be_built() -> None:
+    @registry.register("prior", "bare")
+    class Bare(nn.Module):
+        """Has one step of training, and nothing else."""
+
+        def forward(self, codes: Tensor, inputs: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
+            return inputs.sum(), inputs
+
+    report = testing.check("prior", "bare")
+    assert "expected: logits(), loss(), start(), step()" in message_of(report, "has what its kind promises")
+    promises = {result.promise for result in report.failed} - {"it is built in a composition"}
+    assert promises == {"has what its kind promises"}
+
+
+def test_what_is_missing_is_reported_once() -> None:
+    @registry.register("decoder", "partial")
+    class Partial(mistakes.PlainDecoder):
+        """Lacks a method."""
+
+        base = adapter_parameters = None
+
+    report = testing.check("decoder", "partial")
+    assert [result.promise for result in report.failed] == ["has what its kind promises"]
+    assert "expected: base(), adapter_parameters()" in report.failed[0].message
+
+
+def test_sizes_are_named_and_options_of_data_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    fixture = testing.find_fixture("schedule", "unit", "mage", {"data": {"horizon": 32, "stride": 2, "chunk": 2}})
+    window = fixture.composition.window
+    assert (window.horizon, window.stride, window.chunk) == (32, 2, 2)
+    assert fixture.batch().states.shape[1] == 32 and "data.horizon=32" in str(fixture.composition)
+    main(["check", "schedule/unit", "recipe=mage", "data.horizon=32", "tokenizer.latent_length=8"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "recipe=mage data.horizon=32 tokenizer.latent_length=8" in out and "at small sizes:" in out
+    assert "tokenizer.width=16" in out and "latent_length=4" not in out
+    message = "".join(run_refused(capsys, "check", "schedule/unit", "data.horizn=32"))
+    assert "data.horizon" in message
 
 
 PARTS = '''

@@ -118,7 +118,7 @@ def _components() -> list[str]:
     return [f"{kind}/{name}" for kind in KINDS for name in names(kind)]
 
 
-@command("check", CheckOptions, "check prior/gru 'imports=[gru]' prior.width=8", groups=tuple(KINDS))
+@command("check", CheckOptions, "check prior/gru 'imports=[gru]' prior.width=8", groups=(*KINDS, "data"))
 def check(
     component: Annotated[str, typer.Argument(metavar="KIND/NAME", autocompletion=_components)], words: Words
 ) -> None:
@@ -130,7 +130,7 @@ def check(
     kind, _, name = component.partition("/")
     if not name or "=" in component:
         raise ConfigError("A component is written KIND/NAME.", got=component, fix="trajgen check prior/transformer")
-    options, rest = read(words, CheckOptions, KINDS)
+    options, rest = read(words, CheckOptions, (*KINDS, "data"))
     _import((*options.imports, *_recipe_imports(options.recipe)))
     from rich.console import Console
 
@@ -270,6 +270,8 @@ def _print_report(console: Any, report: Any) -> None:
         rows.append((Text(result.outcome, STYLES[result.outcome]), Text.assemble(result.promise, (note, "dim"))))
     table = Table(("outcome", "check"), rows, numeric=False)
     console.print(table.rich(f"{report.kind}/{report.name} in {report.composition}"))
+    if report.sizes:
+        console.print(Text(f"at small sizes: {report.sizes}", style="dim"))
     for result in report.failed:
         console.print(Text(f"\n✗ {result.promise}", style="bold red"))
         console.print(Text("\n".join(f"  {line}" for line in result.message.splitlines())))

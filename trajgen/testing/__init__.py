@@ -14,7 +14,7 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
-from trajgen.testing import common, inputs, planners, plans, priors, tokenizers
+from trajgen.testing import common, inputs, isolation, planners, plans, priors, tokenizers
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
 from trajgen.testing.fixture import Fixture, find_fixture
 
@@ -25,7 +25,7 @@ SIGNATURE_CONTRACTS = {
     "options have types and literal defaults": common.check_options,
     "an unknown option is refused": common.check_unknown_option,
 }
-CONTRACT_MODULES = (common, inputs, tokenizers, priors, plans, planners)
+CONTRACT_MODULES = (common, isolation, inputs, tokenizers, priors, plans, planners)
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Report:
     name: str
     composition: str
     """The composition it was checked in, as words of a command line."""
+    sizes: str
+    """The options that are smaller than in the recipe, so that the check is quick."""
     results: tuple[Result, ...]
 
     @property
@@ -46,6 +48,7 @@ class Report:
     def __str__(self) -> str:
         width = max(len(result.promise) for result in self.results)
         lines = [f"{self.kind}/{self.name} in {self.composition}"]
+        lines += [f"  at small sizes: {self.sizes}"] if self.sizes else []
         for result in self.results:
             lines.append(f"  {result.promise:<{width}}  {result.outcome}")
             lines += [f"      {line}" for line in result.message.splitlines()]
@@ -59,7 +62,8 @@ def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str,
         kind, name: of the component.
         recipe: a recipe's name, or a path to one, in which it is checked; None for the first shipped one that accepts
             it.
-        changes: plain values that override the recipe's, as ``{"prior": {"width": 8}}``.
+        changes: plain values that override the recipe's, as ``{"prior": {"width": 8}, "data": {"horizon": 32}}``; the
+            check keeps these sizes, and makes others small.
 
     Raises:
         ConfigError: if there is no such component, recipe or option, or the requested composition cannot work.
@@ -75,19 +79,25 @@ def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str,
     results.append(building)
     if fixtures:
         results += run_contracts(fixtures[0])
-        where = str(fixtures[0].composition)
+        where, sizes = str(fixtures[0].composition), " ".join(fixtures[0].composition.reduced)
     else:
-        promises = (contract.promise for contract in CONTRACTS if kind in contract.kinds)
-        results += [Result(promise, "not applicable", "it could not be built") for promise in promises]
-        where = f"recipe={recipe}" if recipe else "no recipe"
-    return Report(kind, name, where, tuple(results))
+        members, *others = (contract for contract in CONTRACTS if kind in contract.kinds)
+        results.append(attempt(members.promise, partial(common.check_methods, kind, name), source))
+        results += [Result(each.promise, "not applicable", "it could not be built") for each in others]
+        where, sizes = f"recipe={recipe}" if recipe else "no recipe", ""
+    return Report(kind, name, where, sizes, tuple(results))
 
 
 def run_contracts(fixture: Fixture) -> list[Result]:
     """Checks all contracts of a component's behaviour in the composition of the fixture."""
     source = source_of(fixture.kind, fixture.name)
-    contracts = [contract for contract in CONTRACTS if fixture.kind in contract.kinds]
-    return [attempt(contract.promise, partial(contract.check, fixture), source) for contract in contracts]
+    results: list[Result] = []
+    for contract in (contract for contract in CONTRACTS if fixture.kind in contract.kinds):
+        if results and results[0].outcome == "failed" and results[0].promise == common.MEMBERS:
+            results.append(Result(contract.promise, "not applicable", "it lacks what its kind promises"))
+        else:
+            results.append(attempt(contract.promise, partial(contract.check, fixture), source))
+    return results
 
 
 def source_of(kind: str, name: str) -> Path | None:

@@ -6,7 +6,7 @@ import ast
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -31,6 +31,7 @@ PROTOCOLS: dict[str, type] = {
     "planner": protocols.Planner,
 }
 """What each kind that computes must have; a schedule is a `ScaleSchedule`."""
+MEMBERS = "has what its kind promises"
 TOLERANCE = 1e-4
 _ABSENT = object()
 
@@ -92,19 +93,37 @@ def check_unknown_option(kind: str, name: str) -> None:
     raise ContractError("An option that it does not have is accepted.", expected="a refusal", got="no_such_option=1")
 
 
-@contract("has what its kind promises", *PROTOCOLS)
+@contract(MEMBERS, *PROTOCOLS)
 def has_members(fixture: Fixture) -> None:
-    missing = missing_members(fixture.component, PROTOCOLS[fixture.kind])
-    if fixture.kind == "prior":  # one of two capabilities: the one of which it has more
+    _require_members(fixture.kind, type(fixture.component).__name__, _missing(fixture.kind, fixture.component))
+
+
+def check_methods(kind: str, name: str) -> None:
+    """The class of a component that could not be built has the methods of its kind."""
+    target = component(kind, name)
+    if kind not in PROTOCOLS or not inspect.isclass(target):
+        raise NotApplicableError("it could not be built")
+    missing = _missing(kind, target)
+    _require_members(kind, target.__name__, [member for member in missing if member.endswith("()")])
+
+
+def _missing(kind: str, value: Any) -> list[str]:
+    missing = missing_members(value, PROTOCOLS[kind])
+    if kind == "prior":  # one of two capabilities: the one of which it has more
         capabilities = (protocols.Autoregressive, protocols.Denoising)
-        first, second = (missing_members(fixture.component, capability) for capability in capabilities)
-        missing += first if len(first) <= len(second) else second
+        lacking = [missing_members(value, capability) for capability in capabilities]
+        present = [len(missing_members(None, c)) - len(lacks) for c, lacks in zip(capabilities, lacking, strict=True)]
+        missing += lacking[0] if present[0] >= present[1] else lacking[1]
+    return missing
+
+
+def _require_members(kind: str, owner: str, missing: list[str]) -> None:
     require(
         not missing,
-        f"A {fixture.kind} lacks what its kind promises.",
+        f"A {kind} lacks what its kind promises.",
         expected=", ".join(missing),
-        got=f"{type(fixture.component).__name__} without them",
-        look=f"{PROTOCOLS[fixture.kind].__name__} in trajgen/core/protocols.py",
+        got=f"{owner} without them",
+        look=f"{PROTOCOLS[kind].__name__} in trajgen/core/protocols.py",
     )
 
 
@@ -127,7 +146,9 @@ def missing_members(value: Any, protocol: type) -> list[str]:
     return missing
 
 
-def respond(fixture: Fixture, planner: Any, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+def respond(
+    fixture: Fixture, planner: Any, batch: Batch, seed: int = 0, example: Example | None = None
+) -> dict[str, Tensor]:
     """What the checked component in ``planner`` returns for B windows: named tensors with B rows each.
 
     Args:
@@ -135,11 +156,12 @@ def respond(fixture: Fixture, planner: Any, batch: Batch, seed: int = 0) -> dict
         planner: holds the component.
         batch: B windows.
         seed: of samplers and planners.
+        example: what the planner's parts make of the batch, if it was made before.
     """
     part, generator = fixture.part(planner), torch.Generator().manual_seed(seed)
     if fixture.kind == "planner":
         return _respond_planner(planner, batch, generator)
-    example = fixture.example(planner, batch)
+    example = example or fixture.example(planner, batch)
     cond, latent = example.cond, example.latent
     match fixture.kind:
         case "view":
@@ -194,7 +216,7 @@ def chunk_offsets(example: Example) -> Tensor:
 
 @contract("finite float32 in evaluation", *PROTOCOLS)
 def finite(fixture: Fixture) -> None:
-    for name, value in _responses(fixture).items():
+    for name, value in responses(fixture).items():
         if value.is_floating_point():
             require(
                 value.dtype == torch.float32,
@@ -208,11 +230,11 @@ def finite(fixture: Fixture) -> None:
 @contract("the same twice in evaluation", *PROTOCOLS)
 def deterministic(fixture: Fixture) -> None:
     torch.manual_seed(1)
-    first = _responses(fixture)
+    first = responses(fixture)
     torch.manual_seed(2)
-    _require_equal(
+    require_equal(
         first,
-        _responses(fixture),
+        responses(fixture),
         "{name} differs by {by} in a second call with the same seed.",
         look="random numbers without rng, dropout in evaluation, state that is left over",
     )
@@ -220,10 +242,10 @@ def deterministic(fixture: Fixture) -> None:
 
 @contract("acting without gradients (torch.inference_mode)", *PROTOCOLS)
 def inference_mode(fixture: Fixture) -> None:
-    expected = _responses(fixture)
+    expected = responses(fixture)
     with torch.inference_mode():
         inferred = respond(fixture, fixture.planner, fixture.batch())
-    _require_equal(expected, inferred, "{name} differs by {by} under torch.inference_mode, as policies act.")
+    require_equal(expected, inferred, "{name} differs by {by} under torch.inference_mode, as policies act.")
 
 
 @contract("what it samples carries no gradient", "sampler", "planner")
@@ -237,10 +259,10 @@ def no_gradient(fixture: Fixture) -> None:
 def independent_of_batch(fixture: Fixture) -> None:
     if fixture.kind in ("sampler", "planner") and _is_random(fixture):
         raise NotApplicableError("random draws differ with the place in the batch")
-    batched = {name: value[2:3] for name, value in _responses(fixture).items()}
+    batched = {name: value[2:3] for name, value in responses(fixture).items()}
     with torch.no_grad():
         alone = respond(fixture, fixture.planner, select(fixture.batch(), slice(2, 3)))
-    _require_equal(
+    require_equal(
         batched,
         alone,
         "{name} of the third window differs by {by} when it is computed alone.",
@@ -258,26 +280,9 @@ def without_goals(fixture: Fixture) -> None:
         respond(fixture, planner, fixture.batch(goals=False))
 
 
-@contract("no hidden tensors: it moves to another device as a whole")
-def hidden_tensors(fixture: Fixture) -> None:
-    registered = {id(t) for t in (*fixture.planner.parameters(), *fixture.planner.buffers())}
-    part = fixture.component
-    owners = part.modules() if isinstance(part, nn.Module) else [part] if hasattr(part, "__dict__") else []
-    for owner in owners:
-        for attribute, value in vars(owner).items():
-            tensors = [] if attribute in ("_parameters", "_buffers", "_modules") else _tensors(value)
-            for tensor in tensors:
-                require(
-                    id(tensor) in registered,
-                    f"The tensor in '{attribute}' of {type(owner).__name__} is neither a parameter nor a buffer: "
-                    "it stays behind on another device, and is not in the checkpoint.",
-                    expected=f'self.register_buffer("{attribute}", …), nn.Parameter, or an nn.ModuleList',
-                )
-
-
 @contract("makes its tensors on the device of its inputs", *PROTOCOLS)
 def device_of_inputs(fixture: Fixture) -> None:
-    expected, batch = _responses(fixture), fixture.batch()
+    expected, batch = responses(fixture), fixture.batch()
     problem = ContractError(
         "A tensor is made without saying on which device: on a GPU this fails.",
         expected="device=x.device, x.new_zeros(…), torch.zeros_like(x), or a buffer",
@@ -285,18 +290,18 @@ def device_of_inputs(fixture: Fixture) -> None:
     )
     try:
         with torch.no_grad(), torch.device("meta"):  # a default device unlike that of the inputs, without values
-            responses = respond(fixture, fixture.planner, batch)
+            on_meta = respond(fixture, fixture.planner, batch)
     except RuntimeError as error:
         if "meta" not in str(error).lower() and "device" not in str(error).lower():
             raise
         raise problem from error
-    if any(value.device != expected[name].device for name, value in responses.items()):
+    if any(value.device != expected[name].device for name, value in on_meta.items()):
         raise problem
 
 
 @contract("its state dict is complete", *PROTOCOLS)
 def complete_state(fixture: Fixture) -> None:
-    other = fixture.build_ready(seed=5)
+    other = fixture.other
     try:
         other.load_state_dict(fixture.planner.state_dict())
     except RuntimeError as error:
@@ -305,8 +310,8 @@ def complete_state(fixture: Fixture) -> None:
         ) from error
     with torch.no_grad():
         loaded = respond(fixture, other, fixture.batch())
-    _require_equal(
-        _responses(fixture),
+    require_equal(
+        responses(fixture),
         loaded,
         "{name} differs by {by} once the state is loaded into a planner that is built anew.",
         look="attributes that are not registered as buffers",
@@ -325,13 +330,15 @@ def weights_are_trained(fixture: Fixture) -> None:
             stage.begin(planner)
             stage.loss(fixture.batch(32))["total"].backward()
             listed = {id(p) for p in stage.trained}
-            untrained = {name: p for name, p in untrained.items() if p.grad is None or id(p) not in listed}
+            untrained = {
+                name: p for name, p in untrained.items() if p.grad is None or not p.grad.any() or id(p) not in listed
+            }
     expected = respond(fixture, planner.eval(), fixture.batch()) if untrained else {}
     for name, p in untrained.items():  # an option may leave a weight unused, which does no harm
         require(
             not _affects_responses(fixture, planner, p, expected),
-            f"The weight '{name}' changes the output, and no stage of training reaches it.",
-            look="detach(), no_grad(), and the parameters that stages() and the decoder list",
+            f"The weight '{name}' changes the output, and no stage of training reaches it (gradient absent or 0).",
+            look="detach(), no_grad(), products with 0, and the parameters that stages() and the decoder list",
         )
 
 
@@ -339,9 +346,9 @@ def weights_are_trained(fixture: Fixture) -> None:
 def _affects_responses(fixture: Fixture, planner: Any, parameter: Tensor, expected: Mapping[str, Tensor]) -> bool:
     original = parameter.clone()
     parameter.add_(torch.randn_like(parameter))
-    responses = respond(fixture, planner, fixture.batch())
+    changed = respond(fixture, planner, fixture.batch())
     parameter.copy_(original)
-    return any(not torch.equal(value, responses[name]) for name, value in expected.items())
+    return any(not torch.equal(value, changed[name]) for name, value in expected.items())
 
 
 def _is_random(fixture: Fixture) -> bool:
@@ -350,28 +357,18 @@ def _is_random(fixture: Fixture) -> bool:
     return any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def _responses(fixture: Fixture) -> dict[str, Tensor]:
+def responses(fixture: Fixture) -> dict[str, Tensor]:
+    """What the component in the shared planner returns, without gradients."""
     with torch.no_grad():
         return respond(fixture, fixture.planner, fixture.batch())
 
 
-def _require_equal(
-    expected: Mapping[str, Tensor], responses: Mapping[str, Tensor], problem: str, *, look: str | None = None
+def require_equal(
+    expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], problem: str, *, look: str | None = None
 ) -> None:
     for name, value in expected.items():
-        other = responses[name]
+        other = actual[name]
         require(other.shape == value.shape, problem.format(name=name, by="its shape"), got=tuple(other.shape))
         if not torch.allclose(value.float(), other.float(), atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True):
             difference = f"{float((value.float() - other.float()).abs().max()):.2g}"
             raise ContractError(problem.format(name=name, by=difference), look=look)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value, in containers, and in modules within containers."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, nn.Module):
-        yield from (*value.parameters(), *value.buffers())
-    elif isinstance(value, (Mapping, list, tuple, set)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(item)

@@ -23,6 +23,8 @@ from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
 SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
 GOAL_STATE = (0, 1)
+WINDOW_OPTIONS = ("horizon", "stride", "chunk", "discount", "return_power")
+"""Options of data that can be given to a check."""
 HORIZON, STRIDE, CHUNK = 16, 3, 4
 """The largest windows that components are checked on."""
 
@@ -59,6 +61,8 @@ class Composition:
     window: WindowShape
     changes: tuple[str, ...] = ()
     """What differs from the recipe, as words of a command line."""
+    reduced: tuple[str, ...] = ()
+    """Sizes that are smaller than the recipe's, so that checks are quick, as words of a command line."""
 
     def without(self, kinds: list[str]) -> Composition:
         """The same composition without some kinds."""
@@ -118,6 +122,11 @@ class Fixture:
         return self.build_ready()
 
     @cached_property
+    def other(self) -> Any:
+        """A second shared planner, with weights of its own."""
+        return self.build_ready(seed=5)
+
+    @cached_property
     def component(self) -> Any:
         """The component in `planner`."""
         return self.part(self.planner)
@@ -135,7 +144,7 @@ class Fixture:
         return next((part for part in parts if part is not None), None)
 
     def batch(self, size: int = 6, *, seed: int = 1, goals: bool = True, padded: bool = True) -> Batch:
-        """Random windows, half of which end in padding; a window's goal is the position of its last point."""
+        """Random windows, half of which end in padding; a window's goal is the position of its last point, at rest."""
         generator, window = torch.Generator().manual_seed(seed), self.composition.window
 
         def randn(*shape: int) -> Tensor:
@@ -147,6 +156,7 @@ class Fixture:
             mask[size // 2 :, -(-window.horizon // 2) :] = False
             chunk_mask[-1, 1:] = False
         states = randn(window.horizon, SPACE.state_dim)
+        states[:, -1, len(GOAL_STATE) :] = 0  # at rest, where normalizers are not fitted
         own = states[:, -1, list(GOAL_STATE)]
         batch = Batch(
             states=states,
@@ -206,7 +216,7 @@ def perturb(module: nn.Module, amount: float = 0.2) -> nn.Module:
     return module
 
 
-def select(batch: Batch, rows: slice) -> Batch:
+def select(batch: Batch, rows: slice | list[int]) -> Batch:
     """Some windows of a batch."""
     changes: Any = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
     transitions = None if batch.transitions is None else batch.transitions.map(lambda values: values[rows])
@@ -283,29 +293,51 @@ def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], 
     if nodes.get(kind, {}).get("name") != name:
         nodes[kind] = spec(kind, name).defaults()
     words = []
+    window_changes = dict(changes.get("data", {}))
     for key, values in changes.items():
+        if key == "data":
+            words += [f"data.{option}={value}" for option, value in values.items()]
+            continue
         if key not in KINDS or not isinstance(values, Mapping):
             raise ConfigError(
-                f"Only components can be changed here, not '{key}'.",
+                f"Only components and the windows of data can be changed here, not '{key}'.",
                 got=f"{key}={values}",
-                fix="for example prior.width=8, schedule=unit, or recipe=flat_ar",
+                fix="for example prior.width=8, schedule=unit, data.horizon=32, or recipe=flat_ar",
             )
         base = nodes if "name" not in values else {key: spec(key, values["name"]).defaults()}
         nodes[key] = merged(base, {key: values})[key]
         words += [f"{key}={v}" if option == "name" else f"{key}.{option}={v}" for option, v in values.items()]
+    reduced = []
     for key, node in nodes.items():
         sizes = _small_sizes(node) if shrunk or key != kind else {}
+        sizes = {option: size for option, size in sizes.items() if option not in changes.get(key, {})}
+        reduced += [f"{key}.{option}={size}" for option, size in sizes.items() if size != node[option]]
         chosen = {option: value for option, value in changes.get(key, {}).items() if option != "name"}
         nodes[key] = complete(key, merged({**node, **sizes}, chosen))
     data = plain.get("data", {})
-    window = WindowShape(
-        horizon=min(data.get("horizon", HORIZON), HORIZON),
-        stride=min(data.get("stride", STRIDE), STRIDE),
-        chunk=min(data.get("chunk", CHUNK), CHUNK),
-        return_power=1.0,
-        goal_state=GOAL_STATE,
-    )
-    return Composition(recipe, nodes, window, tuple(words))
+    largest = {"horizon": HORIZON, "stride": STRIDE, "chunk": CHUNK}
+    shape = {option: min(data.get(option, size), size) for option, size in largest.items()}
+    reduced += [f"data.{o}={n}" for o, n in shape.items() if o not in window_changes and n != data.get(o, n)]
+    window = WindowShape(return_power=1.0, goal_state=GOAL_STATE)
+    window = replace(window, **{**shape, **_checked(window_changes)})
+    return Composition(recipe, nodes, window, tuple(words), tuple(reduced))
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of data, all of which shape a window.
+
+    Raises:
+        ConfigError: for another option of data.
+    """
+    for option in options:
+        if option not in WINDOW_OPTIONS:
+            raise ConfigError(
+                f"data.{option} does not shape a window, on which components are checked.",
+                expected=", ".join(f"data.{name}" for name in WINDOW_OPTIONS),
+                got=f"data.{option}={options[option]}",
+                fix=nearest(option, WINDOW_OPTIONS),
+            )
+    return options
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:

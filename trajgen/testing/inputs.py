@@ -11,7 +11,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
-from trajgen.testing.fixture import Fixture
+from trajgen.testing.fixture import Fixture, select
 
 LENGTHS = (1, 2, 3, 4, 7, 8, 16)
 UNUSUAL_VALUES = (0, -1, 1, 1000)
@@ -100,15 +100,20 @@ def embedding(fixture: Fixture) -> None:
 @torch.no_grad()
 def unconditional(fixture: Fixture) -> None:
     conditioner, cond = fixture.component, fixture.cond()
-    other = replace(cond, returns=cond.returns + 1)
-    if torch.equal(conditioner(cond), conditioner(other)):
-        raise NotApplicableError("it does not look at the return")
+    optional = getattr(conditioner, "optional", ("return", "goal"))
+    others = {"return": replace(cond, returns=cond.returns + 1)}
+    if cond.goal is not None:
+        others["goal"] = replace(cond, goal=cond.goal + 1)
+    read = [name for name, other in others.items() if not torch.equal(conditioner(cond), conditioner(other))]
+    if not set(read) & set(optional):
+        raise NotApplicableError("it looks at nothing that could be withheld")
     withheld = conditioner(cond.unconditional())
-    require(
-        torch.equal(withheld, conditioner(other.unconditional())),
-        "A return that is withheld still changes the embedding.",
-        look="forward(): cond.cond_mask (B,) is false where guidance or dropout withholds the condition",
-    )
+    for name in set(read) & set(optional):
+        require(
+            torch.equal(withheld, conditioner(others[name].unconditional())),
+            f"A {name} that is withheld still changes the embedding.",
+            look="forward(): cond.cond_mask (B,) is false where guidance or dropout withholds the condition",
+        )
     mask = torch.arange(len(cond)) % 2 == 0
     mixed = torch.where(mask[:, None, None], conditioner(cond), withheld)
     require(
@@ -133,6 +138,17 @@ def returns(fixture: Fixture) -> None:
 
 @contract("losses that can be trained", "return_target")
 def target_losses(fixture: Fixture) -> None:
-    losses = fixture.component.loss(fixture.batch())
+    target, batch = fixture.component, fixture.batch(padded=False)
+    losses = target.loss(batch)
     require_losses(losses, total=False)
-    require(losses or not list(fixture.component.parameters()), "A target with weights has a loss.", look="loss()")
+    require(losses or not list(target.parameters()), "A target with weights has a loss.", look="loss()")
+    windows = [target.loss(select(batch, slice(i, i + 1))) for i in range(len(batch))]
+    for name, value in losses.items():
+        mean = sum(float(window[name]) for window in windows) / len(windows)
+        require(
+            abs(float(value) - mean) <= 1e-3 * abs(mean) + 1e-6,
+            f"The loss '{name}' of a batch is not the mean of those of its windows.",
+            expected=f"{mean:.4g}",
+            got=f"{float(value):.4g}",
+            look="loss(): sums, and (B, 1) beside (B,), whose difference is (B, B)",
+        )

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trajgen.testing.contract import contract, require, require_losses, require_shape
-from trajgen.testing.fixture import SPACE, Fixture
+from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
+from trajgen.testing.fixture import SPACE, Fixture, select
 
 
 @contract("a stage trains its own weights alone", "planner")
@@ -40,6 +40,11 @@ def stages(fixture: Fixture) -> None:
             got=", ".join(sorted(names[i] for i in reached - listed)),
         )
         require(reached, f"Stage '{stage.name}' trains nothing.", expected="a gradient", look="the stage's loss")
+        require(
+            any(p.grad is not None and p.grad.any() for p in stage.trained),
+            f"All gradients of stage '{stage.name}' are 0.",
+            look="the stage's loss: products with 0, saturated functions",
+        )
         figures = all(isinstance(value, float) for value in stage.report().values())
         require(figures, f"The report of stage '{stage.name}' is a dict[str, float].")
         after = planner.state_dict()
@@ -50,6 +55,51 @@ def stages(fixture: Fixture) -> None:
             got=", ".join(changed),
             look="the stage's frozen modules",
         )
+
+
+@contract("the loss of a stage is a mean over windows", "planner")
+def mean_losses(fixture: Fixture) -> None:
+    planner, batch = fixture.build_ready(), fixture.batch(16)
+    for stage in planner.stages():
+        if not stage.parameters:
+            continue
+        totals = []
+        for repeats in (1, 2):
+            torch.manual_seed(0)
+            losses = stage.loss(select(batch, list(range(len(batch))) * repeats))
+            totals.append(abs(float(losses["total"].detach())))
+        require(
+            totals[1] <= 1.6 * totals[0],
+            f"The loss of stage '{stage.name}' grows with the windows of its batch.",
+            expected="a mean",
+            got=f"{totals[0]:.3g} for 16 windows, {totals[1]:.3g} once each is there twice",
+        )
+
+
+@contract("L_cond reaches the prior", "planner")
+def condition_gradient(fixture: Fixture) -> None:
+    planner = fixture.build_ready()
+    prior = fixture.part(planner, "prior")
+    for stage in planner.stages():
+        if prior is None or not stage.parameters:
+            continue
+        stage.begin(planner)
+        losses = stage.loss(fixture.batch(16))
+        weights = [p for p in prior.parameters() if p.requires_grad]
+        if "condition" not in losses or not weights:
+            continue
+        gradients = (
+            torch.autograd.grad(losses["condition"], weights, allow_unused=True)
+            if losses["condition"].requires_grad
+            else []
+        )
+        require(
+            any(gradient is not None and gradient.any() for gradient in gradients),
+            "L_cond has no gradient at the prior's weights: it trains nothing.",
+            look="from the prediction to the decoded plan: detach(), argmax, codes that are not relaxed",
+        )
+        return
+    raise NotApplicableError("none of its stages has a loss 'condition'")
 
 
 @contract("every weight is trained by a stage", "planner")

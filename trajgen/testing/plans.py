@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.protocols import HasActionLoss
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.testing.common import acting_plan, chunk_offsets
 from trajgen.testing.contract import NotApplicableError, contract, require, require_shape
@@ -67,9 +68,9 @@ def gradient(fixture: Fixture) -> None:
     latent = example.latent.clone().requires_grad_()
     fixture.component(latent, example.cond).square().sum().backward()
     require(
-        latent.grad is not None and float(latent.grad.abs().max()) > 0,
-        "No gradient reaches the latent: the tokenizer could not learn, nor L_cond reach the prior.",
-        look="forward(): detach() and no_grad()",
+        latent.grad is not None and bool((latent.grad.abs().amax((0, 2)) > 0).all()),
+        "No gradient reaches the latent, or some of it: the tokenizer could not learn, nor L_cond reach the prior.",
+        look="forward(): detach(), no_grad(), products with 0, and parts of the latent that are left out",
     )
 
 
@@ -104,6 +105,20 @@ def read_off(fixture: Fixture) -> None:
     require(not same, "Another plan leads to the same actions.", look="forward()")
     learns = isinstance(action, nn.Module) and list(action.parameters())
     require(actions.requires_grad or not learns, "No gradient reaches its weights.", look="detach(), no_grad()")
+    source = plan.latent if plan.trajectory is None else plan.trajectory
+    source = source.clone().requires_grad_()
+    generated = Plan(plan.codes, source, None) if plan.trajectory is None else Plan(plan.codes, plan.latent, source)
+    if isinstance(action, HasActionLoss):
+        errors = action.loss(generated, states, offsets, example.batch.chunk_actions)
+        require_shape("the loss", errors, tuple(offsets.shape), "(B, H)")
+    else:
+        errors = (action(generated, states, offsets) - example.batch.chunk_actions).square().mean(-1)
+    errors.sum().backward()
+    require(
+        source.grad is not None and bool(source.grad.any()),
+        "No gradient reaches the plan: L_inv could not train the prior.",
+        look="forward() and loss(): detach(), no_grad(), products with 0",
+    )
 
 
 @contract("codes of the tokenizer's vocabulary", "sampler")

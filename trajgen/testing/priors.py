@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,10 +29,118 @@ def training_step(fixture: Fixture) -> None:
         )
     require_losses({"total": result[0]})
     require_shape("the prediction", result[1], _prediction_shape(fixture, example), "(B, L, V or C)")
+    weights = [p for p in prior.parameters() if p.requires_grad]
+    gradients = (
+        torch.autograd.grad(result[1].square().sum(), weights, retain_graph=True, allow_unused=True)
+        if result[1].requires_grad
+        else []
+    )
     require(
-        result[1].requires_grad,
+        any(gradient is not None and gradient.any() for gradient in gradients),
         "No gradient flows back from the prediction: L_cond could not reach the prior.",
-        look="forward(): detach() and no_grad()",
+        look="forward(): detach(), no_grad(), and products with 0",
+    )
+    torch.manual_seed(0)
+    twice = float(prior.eval()(*_twice(example))[0].detach())
+    torch.manual_seed(0)
+    once = float(prior(example.codes, example.inputs, example.cond)[0].detach())
+    require(
+        abs(twice) <= 1.5 * abs(once),
+        "The loss of a batch grows with its windows.",
+        expected="a mean",
+        got=f"{once:.3g} for 6 windows, {twice:.3g} for 12",
+        look="forward(): sums over the batch",
+    )
+
+
+def _twice(example: Example) -> tuple[Tensor, Tensor, Cond]:
+    cond = example.cond.map(lambda values: torch.cat([values, values]))
+    return torch.cat([example.codes] * 2), torch.cat([example.inputs] * 2), cond
+
+
+@contract("the loss pulls every prediction to its code", "prior")
+def loss_of_codes(fixture: Fixture) -> None:
+    prior, example = _autoregressive(fixture)
+    codes = example.codes
+    with torch.no_grad():
+        forced = prior.logits(example.inputs, example.cond)
+    is_predicted = forced.abs().amax((0, 2)) > 0  # a first code that has to be known is not
+    logits = forced.clone().requires_grad_()
+    gradient = torch.autograd.grad(prior.loss(logits, codes), logits)[0]
+    _require_pull("loss()", gradient, logits, codes, is_predicted, fixture)
+    total, prediction = prior(codes, example.inputs, example.cond)
+    through = torch.autograd.grad(total, prediction, allow_unused=True)[0] if prediction.requires_grad else None
+    if through is not None:
+        _require_pull("forward()", through, prediction, codes, is_predicted, fixture)
+    if codes.is_floating_point():
+        even, expected = float(prior.loss(codes + 1, codes)), 1.0
+    else:
+        even, expected = float(prior.loss(torch.zeros_like(forced), codes)), math.log(forced.shape[-1])
+    require(
+        even <= 1.5 * expected,
+        "The loss is not a mean over windows and codes.",
+        expected=f"{expected:.3g}, as for {'errors of 1' if codes.is_floating_point() else 'even probabilities'}",
+        got=f"{even:.3g}",
+        look="loss(): sums where there should be means",
+    )
+
+
+def _require_pull(
+    name: str, gradient: Tensor, logits: Tensor, codes: Tensor, is_predicted: Tensor, fixture: Fixture
+) -> None:
+    """Raises `ContractError` unless a step against the gradient makes each predicted code likelier."""
+    if codes.is_floating_point():
+        pull = (gradient * (logits - codes)).sum(-1)
+    else:
+        pull = -gradient.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+    is_pulled = (pull > 0).all(0) | ~is_predicted
+    wrong = [str(k + 1) for k, span, _ in _spans(fixture) if not is_pulled[span].all()]
+    require(
+        not wrong,
+        f"{name} does not pull the predictions of scale {', '.join(wrong[:8])} to their codes.",
+        look=f"{name}: predictions and codes of the same token, of all scales, and the sign",
+    )
+
+
+@contract("the rows of its state can be selected", "prior")
+@torch.no_grad()
+def rows(fixture: Fixture) -> None:
+    prior, example = _autoregressive(fixture)
+    if not hasattr(prior.start(example.cond), "rows"):
+        raise NotApplicableError("its state has no rows(): a search repeats its steps instead")
+    spans, index = _spans(fixture), torch.tensor([3, 3, 0, 5, 1])
+    forced = prior.logits(example.inputs, example.cond)[index]
+    for split in sorted({0, min(1, len(spans) - 1), len(spans) - 1}):
+        state = prior.start(example.cond)
+        for k, span, inputs in spans:
+            if k == split:
+                state = state.rows(index)
+            x = None if k == 0 else example.inputs[:, inputs]
+            step = prior.step(x if x is None or k < split else x[index], k, state)
+            if k < split:
+                continue
+            same = step.shape == forced[:, span].shape and torch.allclose(step, forced[:, span], atol=1e-4)
+            require(
+                same,
+                f"Once rows are selected before scale {split + 1}, scale {k + 1} is predicted for other rows.",
+                look="rows(index) of the state that start() returns: all of its tensors, the cache too, by row",
+            )
+
+
+@contract("what is withheld changes no prediction", "prior")
+@torch.no_grad()
+def withheld(fixture: Fixture) -> None:
+    prior, example = fixture.component, fixture.example()
+    conditioner = fixture.part(fixture.planner, "conditioner")
+    goal = None if example.cond.goal is None else example.cond.goal + 1
+    other = replace(example.cond, returns=example.cond.returns + 1, goal=goal).unconditional()
+    cond = example.cond.unconditional()
+    if conditioner is None or not torch.equal(conditioner(cond), conditioner(other)):
+        raise NotApplicableError("its conditioner withholds nothing")
+    require(
+        torch.allclose(_predict(prior, example, cond), _predict(prior, example, other), atol=1e-6),
+        "A return or goal that is withheld still changes the predictions.",
+        look="cond.cond_mask on the way to the conditioner",
     )
 
 
@@ -87,13 +197,7 @@ def condition(fixture: Fixture) -> None:
     if conditioner is not None and torch.equal(conditioner(example.cond), conditioner(other)):
         raise NotApplicableError("in this composition nothing is conditioned on")
 
-    def predict(cond: Cond) -> Tensor:
-        if isinstance(prior, Denoising):
-            return _denoise(prior, example, cond)
-        logits: Tensor = prior.logits(example.inputs, cond)
-        return logits
-
-    differences = (predict(example.cond) - predict(other)).abs().amax((0, 2))
+    differences = (_predict(prior, example, example.cond) - _predict(prior, example, other)).abs().amax((0, 2))
     deaf = [str(k + 1) for k, span, _ in _spans(fixture) if not float(differences[span].min()) > 1e-7]
     require(
         not deaf,
@@ -165,6 +269,13 @@ def _prediction_shape(fixture: Fixture, example: Example) -> tuple[int, int, int
 
 def _spans(fixture: Fixture) -> list[tuple[int, slice, slice]]:
     return list(input_spans(fixture.part(fixture.planner, "tokenizer").schedule.lengths))
+
+
+def _predict(prior: Any, example: Example, cond: Cond) -> Tensor:
+    if isinstance(prior, Denoising):
+        return _denoise(prior, example, cond)
+    logits: Tensor = prior.logits(example.inputs, cond)
+    return logits
 
 
 def _denoise(prior: Any, example: Example, cond: Cond, t: int = 1) -> Tensor:

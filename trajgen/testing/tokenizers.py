@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trajgen.core.protocols import Values
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
-from trajgen.testing.fixture import Fixture, input_spans
+from trajgen.testing.fixture import Fixture, input_spans, select
 
 
 @contract("codes, vectors, inputs and latent have their shapes", "tokenizer")
@@ -126,6 +126,24 @@ def loss(fixture: Fixture) -> None:
     require(losses["total"].requires_grad or not trainable, "The loss has no gradient.", look="loss()")
     usage = tokenizer.usage()
     require(all(isinstance(value, float) for value in usage.values()), "usage() is a dict[str, float].", got=usage)
+    once, twice = (float(_evaluated_loss(fixture, repeats)) for repeats in (1, 2))
+    require(
+        abs(twice - once) <= 0.01 * abs(once),
+        "The loss of a batch that holds each window twice differs from that of the windows.",
+        expected=f"{once:.4g}, a mean",
+        got=f"{twice:.4g}",
+        look="loss(): sums over the batch",
+    )
+
+
+@torch.no_grad()
+def _evaluated_loss(fixture: Fixture, repeats: int) -> Tensor:
+    """The tokenizer's loss in evaluation, of a batch that holds each window several times."""
+    planner, batch = fixture.planner, select(fixture.batch(8), list(range(8)) * repeats)
+    x = fixture.part(planner, "view")(batch)
+    torch.manual_seed(0)
+    total: Tensor = fixture.component.loss(batch, x, lambda latent: x + latent.mean((1, 2), keepdim=True))["total"]
+    return total
 
 
 @contract("padding does not count in the loss", "tokenizer")

@@ -1,0 +1,563 @@
+"""Components with a fault that does harm silently, and the contract that must report it: added to the mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from mistakes import MultiscaleVQ, PlainDecoder, mistake, plain_decoder
+from torch import Generator, Tensor, nn
+
+from trajgen.actions.inverse_dynamics import LatentInverseDynamics
+from trajgen.conditioners import FieldConditioner
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Batch, Cond, Encoding, KnownCodes, Losses, Plan
+from trajgen.decoders.convolutional import AdapterDecoder
+from trajgen.planners.latent import LatentPlanner
+from trajgen.priors.transformer import TransformerPrior
+from trajgen.return_targets import QuantileTarget
+from trajgen.samplers.autoregressive import AutoregressiveSampler, draw
+from trajgen.tokenizers.layouts import ResidualPyramid
+from trajgen.views import FieldView
+
+UNCHANGED = "leaves its inputs as they are"
+OWN_ROWS = "each window follows from its own inputs, in training too"
+ALONE = "one window does not depend on the others of its batch"
+UNSHARED = "two of them share no state"
+NO_HIDDEN = "no hidden tensors: it moves to another device as a whole"
+OWN_PLANS = "each condition has a plan of its own"
+ROWS = "the rows of its state can be selected"
+PULL = "the loss pulls every prediction to its code"
+STEP = "one step of training: a loss and a prediction"
+TRAINED = "training reaches all of its weights"
+WITHHELD = "what is withheld changes no prediction"
+
+
+def of_first(values: Tensor) -> Tensor:
+    """Every row replaced by the first one."""
+    return values[:1].expand_as(values)
+
+
+# The state of a prior
+
+
+class Unselected:
+    """A state whose rows() selects nothing, or a part."""
+
+    def __init__(self, state: Any, part: str | None) -> None:
+        self.state, self.part = state, part
+
+    def rows(self, index: Tensor) -> Unselected:
+        state = copy(self.state)
+        if self.part:
+            setattr(state, self.part, self.state.rows(index).__dict__[self.part])
+        return Unselected(state, self.part)
+
+
+class PriorOfState(TransformerPrior):
+    part: ClassVar[str | None] = None
+
+    def start(self, cond: Cond) -> Any:
+        return Unselected(super().start(cond), self.part)
+
+    def step(self, x: Tensor | None, k: int, state: Any) -> Tensor:
+        return super().step(x, k, state.state)
+
+
+@mistake("prior", ROWS, "Once rows are selected before scale 1")
+class PriorWhoseRowsDoNothing(PriorOfState):
+    pass
+
+
+@mistake("prior", ROWS)
+class PriorWhoseRowsLeaveTheCondition(PriorOfState):
+    part = "cache"
+
+
+@mistake("prior", ROWS)
+class PriorWhoseRowsLeaveTheCache(PriorOfState):
+    part = "start"
+
+
+# The loss of a prior
+
+
+@mistake("prior", PULL, "does not pull the predictions of scale")
+class PriorOfShiftedCodes(TransformerPrior):
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return super().loss(logits[:, 1:], codes[:, :-1])
+
+
+@mistake("prior", PULL, "forward() does not pull the predictions of scale")
+class PriorOfShiftedCodesInForward(TransformerPrior):
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        logits = self.logits(inputs, cond)
+        return self.loss(logits, codes.roll(1, 1)), logits
+
+
+@mistake("prior", PULL, "does not pull the predictions of scale 3")
+class PriorWithoutTheFinestScale(TransformerPrior):
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        coarse = self.schedule.tokens - self.schedule.lengths[-1]
+        return super().loss(logits[:, :coarse], codes[:, :coarse])
+
+
+@mistake("prior", PULL, "does not pull the predictions of scale 1")
+class PriorWithoutTheCoarsestScale(TransformerPrior):
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return super().loss(logits[:, 1:], codes[:, 1:])
+
+
+@mistake("prior", PULL, "not a mean over windows and codes")
+class PriorThatSums(TransformerPrior):
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum")
+
+
+@mistake("prior", PULL, "not a mean over windows and codes")
+class PriorThatSumsTokens(TransformerPrior):
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return super().loss(logits, codes) * codes.shape[1]
+
+
+@mistake("prior", STEP, "The loss of a batch grows with its windows")
+class PriorThatSumsInForward(TransformerPrior):
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        loss, logits = super().forward(codes, inputs, cond)
+        return loss * len(codes), logits
+
+
+@mistake("prior", PULL)
+class PriorOfAnotherWindow(TransformerPrior):
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return super().loss(logits, codes.roll(1, 0))
+
+
+# What a prediction leads back to
+
+
+@mistake("prior", STEP, "L_cond could not reach the prior")
+class PriorOfDetachedPredictions(TransformerPrior):
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        loss, logits = super().forward(codes, inputs, cond)
+        return loss, logits.detach()
+
+
+@mistake("prior", STEP, "L_cond could not reach the prior", "products with 0")
+class PriorOfZeroGradients(TransformerPrior):
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        loss, logits = super().forward(codes, inputs, cond)
+        return loss, logits.detach() + 0 * logits
+
+
+@mistake("prior", TRAINED, "input_proj.weight", "gradient absent or 0")
+class PriorWithALayerOfZeroGradients(TransformerPrior):
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        weight = self.input_proj.weight
+        detached = F.linear(inputs, weight.detach() + 0 * weight, self.input_proj.bias)
+        return super().logits(inputs, cond) if not self.training else self._logits(detached, inputs, cond)
+
+    def _logits(self, projected: Tensor, inputs: Tensor, cond: Cond) -> Tensor:
+        layer, self.input_proj = self.input_proj, nn.Identity()
+        try:
+            return super().logits(projected, cond)
+        finally:
+            self.input_proj = layer
+
+
+@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond cannot reach the prior")
+class TokenizerThatDetachesRelaxedCodes(MultiscaleVQ):
+    def vectors(self, codes: Tensor) -> Tensor:
+        return super().vectors(codes.detach())
+
+
+@mistake("tokenizer", "one-hot codes have the vectors of their ids", "L_cond cannot reach the prior")
+class TokenizerOfZeroGradients(MultiscaleVQ):
+    def vectors(self, codes: Tensor) -> Tensor:
+        vectors = super().vectors(codes)
+        return vectors.detach() + 0 * vectors
+
+
+@mistake("planner", "L_cond reaches the prior", "it trains nothing")
+class PlannerOfDetachedCodes(LatentPlanner):
+    def _generated_latent(self, prediction: Tensor) -> Tensor:
+        return super()._generated_latent(prediction).detach()
+
+
+@mistake("planner", "L_cond reaches the prior", "it trains nothing")
+class PlannerOfHardCodes(LatentPlanner):
+    def _generated_latent(self, prediction: Tensor) -> Tensor:
+        return self.tokenizer.layout.latent(self.tokenizer.vectors(prediction.argmax(-1)))
+
+
+mistake("decoder", "gradients flow through it to the latent", "No gradient reaches the latent, or some of it")(
+    plain_decoder(torch.clone, before=lambda latent: torch.cat([latent[:, :1], latent[:, 1:].detach()], 1))
+)
+mistake("decoder", "gradients flow through it to the latent", "products with 0")(
+    plain_decoder(torch.clone, before=lambda latent: latent.detach() + 0 * latent)
+)
+
+
+@mistake("action", "actions are read off the plan, and can be learnt", "L_inv could not train the prior")
+class ActionOfDetachedPlans(LatentInverseDynamics):
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        return super().forward(replace(plan, latent=plan.latent.detach()), states, offsets)
+
+
+@mistake("return_target", TRAINED, "network.")
+class TargetOfZeroGradients(QuantileTarget):
+    def loss(self, batch: Batch) -> Losses:
+        return {name: value * 0 for name, value in super().loss(batch).items()}
+
+
+# What is withheld
+
+
+@mistake("conditioner", "what is withheld is not looked at", "A goal that is withheld still changes the embedding")
+class ConditionerThatKeepsTheGoal(FieldConditioner):
+    def forward(self, cond: Cond) -> Tensor:
+        self.optional = frozenset(("return",))
+        embedded = super().forward(cond)
+        self.optional = frozenset(("return", "goal"))
+        return embedded
+
+
+@mistake("prior", WITHHELD, "still changes the predictions")
+class PriorThatIgnoresTheMask(TransformerPrior):
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        return super().logits(inputs, replace(cond, cond_mask=None))
+
+
+@mistake("prior", WITHHELD, "still changes the predictions")
+class PriorThatReadsTheReturnItself(TransformerPrior):
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        return super().logits(inputs, cond) + cond.returns[:, None, None] * self.pos_embed[0, 0]
+
+
+# Rows that follow the first one
+
+
+@mistake("prior", ALONE)
+class PriorOfTheFirstCondition(TransformerPrior):
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        return super().logits(inputs, cond.map(of_first))
+
+
+@mistake("conditioner", ALONE)
+class ConditionerOfTheFirstState(FieldConditioner):
+    def forward(self, cond: Cond) -> Tensor:
+        return super().forward(replace(cond, state=of_first(cond.state)))
+
+
+@mistake("sampler", OWN_PLANS, "do not change their plans")
+class SamplerOfTheFirstCondition:
+    """Draws every row for the first condition."""
+
+    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: Any = None) -> Plan:
+        return AutoregressiveSampler(draw)(prior, tokenizer, cond.map(of_first), rng, known_codes)
+
+
+@mistake("planner", OWN_PLANS, "do not change their plans")
+class PlannerOfTheFirstCondition(LatentPlanner):
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        return super().plan(cond.map(of_first), rng, decode=decode)
+
+
+@mistake("decoder", ALONE)
+class DecoderOfTheFirstCondition(AdapterDecoder):
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        return super().forward(latent, None if cond is None else cond.map(of_first))
+
+
+@mistake("return_target", ALONE)
+class TargetOfTheFirstState(QuantileTarget):
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        return super().forward(of_first(state), goal, remaining)
+
+
+# Known codes
+
+
+@mistake("sampler", "what is drawn follows from known codes", "put in once all is drawn")
+class SamplerThatPutsKnownCodesInLast:
+    """Draws as if nothing were known, and then puts known codes in."""
+
+    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: Any = None) -> Plan:
+        codes = AutoregressiveSampler(draw)(prior, tokenizer, cond, rng).codes
+        codes = codes if known_codes is None else known_codes.into(codes)
+        return Plan(codes, tokenizer.layout.latent(tokenizer.vectors(codes)))
+
+
+@mistake("sampler", UNCHANGED, "known_codes.codes")
+class SamplerThatChangesKnownCodes:
+    """Clips known codes where they lie."""
+
+    def __call__(
+        self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: KnownCodes | None = None
+    ) -> Plan:
+        if known_codes is not None:
+            known_codes.codes.clamp_(max=3)
+        return AutoregressiveSampler(draw)(prior, tokenizer, cond, rng, known_codes)
+
+
+# Inputs that are changed in place
+
+
+@mistake("view", UNCHANGED, "batch.states")
+class ViewThatChangesTheBatch(FieldView):
+    def __call__(self, batch: Batch) -> Tensor:
+        batch.states.clamp_(-5, 5)
+        return super().__call__(batch)
+
+
+@mistake("conditioner", UNCHANGED, "cond.state")
+class ConditionerThatChangesTheCondition(FieldConditioner):
+    def forward(self, cond: Cond) -> Tensor:
+        cond.state.sub_(0.1)
+        return super().forward(cond)
+
+
+@mistake("prior", UNCHANGED, "example.inputs")
+class PriorThatChangesItsInputs(TransformerPrior):
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        inputs.add_(0.1)
+        return super().logits(inputs, cond)
+
+
+@mistake("prior", UNCHANGED, "cond.returns")
+class PriorThatClipsTheReturn(TransformerPrior):
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        cond.returns.clamp_(-1, 1)
+        return super().forward(codes, inputs, cond)
+
+
+@mistake("tokenizer", UNCHANGED, "example.x")
+class TokenizerThatChangesTheWindow(MultiscaleVQ):
+    def encode(self, x: Tensor) -> Encoding:
+        return super().encode(x.clamp_(-5, 5))
+
+
+@mistake("tokenizer", UNCHANGED, "example.x")
+class TokenizerThatLearnsInPlace(MultiscaleVQ):
+    def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
+        x[~batch.mask] = 0
+        return super().loss(batch, x, decode)
+
+
+class PyramidInPlace(ResidualPyramid):
+    def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
+        partial_latent += super().extend(partial_latent, vectors, k) - partial_latent
+        return partial_latent
+
+
+class PyramidOfChangedInputs(ResidualPyramid):
+    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
+        return super().scale_input(partial_latent.mul_(0.9) if not torch.is_grad_enabled() else partial_latent, k)
+
+
+@mistake(
+    "tokenizer",
+    "the partial latent, extended step by step, agrees with inputs() and latent()",
+    "extend() changes the partial latent",
+)
+class TokenizerThatExtendsInPlace(MultiscaleVQ):
+    def __init__(self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int) -> None:
+        super().__init__(schedule, features, horizon)
+        self.layout = PyramidInPlace(self.schedule, 6, 4)
+
+
+@mistake("tokenizer", UNCHANGED, "A partial latent is changed in place")
+class TokenizerThatShrinksTheSum(MultiscaleVQ):
+    def __init__(self, schedule: Callable[[int], ScaleSchedule], features: int, horizon: int) -> None:
+        super().__init__(schedule, features, horizon)
+        self.layout = PyramidOfChangedInputs(self.schedule, 6, 4)
+
+
+mistake("decoder", UNCHANGED, "example.latent")(
+    plain_decoder(torch.clone, before=lambda latent: latent if latent.requires_grad else latent.mul_(1.1))
+)
+
+
+@mistake("action", UNCHANGED, "batch.chunk_states")
+class ActionThatChangesTheStates(LatentInverseDynamics):
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        states.clamp_(-5, 5)
+        return super().forward(plan, states, offsets)
+
+
+@mistake("return_target", UNCHANGED, "batch.returns")
+class TargetThatChangesTheBatch(QuantileTarget):
+    def loss(self, batch: Batch) -> Losses:
+        batch.returns.clamp_(-1, 1)
+        return super().loss(batch)
+
+
+@mistake("sampler", UNCHANGED, "cond.returns")
+class SamplerThatHopes:
+    """Asks for more than it was told, in place."""
+
+    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: Any = None) -> Plan:
+        cond.returns.add_(0.5)
+        return AutoregressiveSampler(draw)(prior, tokenizer, cond, rng, known_codes)
+
+
+@mistake("planner", UNCHANGED, "batch.states")
+class PlannerThatAugmentsInPlace(LatentPlanner):
+    def prior_loss(self, batch: Batch) -> Losses:
+        batch.states.add_(0.01)
+        return super().prior_loss(batch)
+
+
+# Batch statistics
+
+
+class Normalized(nn.Module):
+    """Batch normalization of the last axis."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.flatten(0, -2)).view_as(x)
+
+
+@mistake("conditioner", OWN_ROWS, "in training", "batch normalization")
+class ConditionerWithBatchNorm(FieldConditioner):
+    def __init__(self, schedule: ScaleSchedule, state_dim: int, goal_dim: int) -> None:
+        super().__init__(schedule, state_dim, goal_dim, width=16)
+        self.norm = Normalized(16)
+
+    def forward(self, cond: Cond) -> Tensor:
+        return self.norm(super().forward(cond))
+
+
+@mistake("prior", OWN_ROWS, "in training")
+class PriorWithBatchNorm(TransformerPrior):
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        if not hasattr(self, "norm"):
+            self.norm = Normalized(self.head.out_features).train(self.training)
+        return self.norm(super().logits(inputs, cond))
+
+
+mistake("decoder", OWN_ROWS, "in training")(
+    type(
+        "DecoderWithBatchNorm",
+        (PlainDecoder,),
+        {"forward": lambda self, latent, cond=None: F.batch_norm(
+            PlainDecoder.forward(self, latent, cond), torch.zeros(16), torch.ones(16), training=self.training
+        )},
+    )
+)  # fmt: skip
+
+
+@mistake("action", OWN_ROWS, "in training")
+class ActionThatCenters(LatentInverseDynamics):
+    def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
+        actions = super().forward(plan, states, offsets)
+        return actions - actions.mean(0) if self.training else actions
+
+
+@mistake("return_target", OWN_ROWS, "in training")
+class TargetThatStandardizes(QuantileTarget):
+    def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        returns = super().forward(state, goal, remaining)
+        return returns - returns.mean() if self.training else returns
+
+
+# State that is shared or left behind
+
+
+@mistake("conditioner", UNSHARED, "once another one of its kind")
+class ConditionerWithAClassCache(FieldConditioner):
+    offsets: ClassVar[dict[str, float]] = {}
+
+    def forward(self, cond: Cond) -> Tensor:
+        self.offsets["last"] = float(self.mix[0].bias.sum()) if not self.training else 0.0
+        return super().forward(cond) + self.offsets.setdefault("largest", self.offsets["last"])
+
+    def _mask(self, cond: Cond) -> Tensor | None:
+        self.offsets["largest"] = self.offsets.get("seen", 0.0)
+        self.offsets["seen"] = self.offsets["largest"] + self.offsets["last"]
+        return super()._mask(cond)
+
+
+@mistake("decoder", UNSHARED, "attributes of the class")
+class DecoderWithAClassScale(PlainDecoder):
+    scale: ClassVar[float] = 1.0
+
+    def forward(self, latent: Tensor, cond: Cond | None = None) -> Tensor:
+        decoded = super().forward(latent, cond) * self.scale
+        type(self).scale = 1 + float(next(self.parameters()).detach().norm())
+        return decoded
+
+
+@mistake("view", NO_HIDDEN, "The tensor in 'scale' of ViewWithAClassTensor")
+class ViewWithAClassTensor(FieldView):
+    scale = torch.full((1,), 1.0)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return super().__call__(batch) * self.scale
+
+
+@mistake("sampler", NO_HIDDEN, "The tensor in 'sample_fn' of AutoregressiveSampler")
+def biased(vocabulary: int | None, *, weight: float = 1.0) -> AutoregressiveSampler:
+    """Prefers later codes."""
+    bias = torch.linspace(0, weight, vocabulary or 1)
+    return AutoregressiveSampler(lambda logits, rng: draw(logits + bias, rng))
+
+
+@mistake("sampler", NO_HIDDEN, "The tensor in 'sample_fn' of AutoregressiveSampler")
+def defaulted(vocabulary: int | None, *, weight: float = 1.0) -> AutoregressiveSampler:
+    """Prefers later codes."""
+    bias = torch.linspace(0, weight, vocabulary or 1)
+    return AutoregressiveSampler(lambda logits, rng, bias=bias: draw(logits + bias, rng))
+
+
+@mistake("conditioner", NO_HIDDEN, "The tensor in 'shift' of ConditionerWithAClosure")
+class ConditionerWithAClosure(FieldConditioner):
+    def __init__(self, schedule: ScaleSchedule, state_dim: int, goal_dim: int) -> None:
+        super().__init__(schedule, state_dim, goal_dim, width=16)
+        offset = torch.linspace(0, 1, 16)
+        self.shift = lambda x: x + offset
+
+    def forward(self, cond: Cond) -> Tensor:
+        return self.shift(super().forward(cond))
+
+
+# Losses of other kinds
+
+
+@mistake("return_target", "losses that can be trained", "is not the mean", "(B, 1) beside (B,)")
+class TargetThatBroadcasts(QuantileTarget):
+    def loss(self, batch: Batch) -> Losses:
+        error = batch.returns[:, 0] - self._quantile(batch.states[:, 0], batch.goals).unsqueeze(-1)
+        return {"quantile": torch.maximum(0.9 * error, -0.1 * error).mean()}
+
+
+@mistake("return_target", "losses that can be trained", "is not the mean")
+class TargetThatSums(QuantileTarget):
+    def loss(self, batch: Batch) -> Losses:
+        return {name: value * len(batch) for name, value in super().loss(batch).items()}
+
+
+@mistake("tokenizer", "the loss trains, and decodes its latent", "sums over the batch")
+class TokenizerThatSums(MultiscaleVQ):
+    def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
+        return {name: value * len(batch) for name, value in super().loss(batch, x, decode).items()}
+
+
+@mistake("action", "actions are read off the plan, and can be learnt", "should have the shape (B, H)")
+class ActionOfBroadcastErrors(LatentInverseDynamics):
+    def loss(self, plan: Plan, states: Tensor, offsets: Tensor, actions: Tensor) -> Tensor:
+        return (self(plan, states, offsets) - actions).square().mean((1, 2))
+
+
+@mistake("planner", "the loss of a stage is a mean over windows", "grows with the windows")
+class PlannerThatSums(LatentPlanner):
+    def prior_loss(self, batch: Batch) -> Losses:
+        return {name: value * len(batch) for name, value in super().prior_loss(batch).items()}
