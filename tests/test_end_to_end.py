@@ -93,6 +93,10 @@ def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixt
     assert "return" in capsys.readouterr().out
     assert found["episodes"] == 1 and found["overrides"]["sampler"] == {"name": "greedy"}
     assert (run / "evaluation.json").read_text() == before  # the run's own stays
+    name = "evaluation.episodes-1-sampler-greedy-policy.replan_interval-2-return_target-constant-return_target.value-30"
+    assert (run / "evaluations" / name / "summary.md").exists()
+    evaluated(run, *words)
+    assert (run / "evaluations" / f"{name}-2").exists()
 
 
 def test_the_evaluation_is_reproducible(run: Path) -> None:
@@ -180,6 +184,27 @@ def test_the_target_decreases_by_the_rewards(run: Path) -> None:
     policy.act({"observation": np.zeros((1, 4)), "desired_goal": np.zeros((1, 2))})
     policy.observe(np.array([3.0]), np.array([False]))
     assert float(policy._remaining[0]) == pytest.approx((30.0 - 3.0) / policy.discount, rel=1e-3)
+
+
+def test_what_the_data_earned_stands_beside_the_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trajgen.data import minari
+
+    episodes = list(minari.open_dataset("trajgen/pointmaze/umaze-dwell-v0").iterate_episodes())
+    returns = sorted(float(episode.rewards.sum()) for episode in episodes)
+    earned = json.loads((run / "evaluation.json").read_text())["data_returns"]
+    assert earned["mean"] == pytest.approx(np.mean(returns)) and earned["best_tenth"] == pytest.approx(returns[-1])
+    assert f"| return of the data's episodes | {np.mean(returns):.1f} |" in (run / "summary.md").read_text()
+    main(["data", "info", "trajgen/pointmaze/umaze-dwell-v0"])
+    assert f"'best_tenth': {round(returns[-1], 3)}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_summary_ends_with_what_one_would_do_next(run: Path) -> None:
+    text = (run / "summary.md").read_text()
+    steps = text[text.index("## What to do next") : text.index("## To repeat it")]
+    for line in steps.splitlines()[3:-3]:
+        assert line.startswith("trajgen ") and "  # " in line
+    assert f"trajgen video run={run.relative_to(Path.cwd())}" in steps and "seed=0,1,2" in steps
+    assert "data=pointmaze/umaze-dwell" in steps  # as it was trained
 
 
 def test_data_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

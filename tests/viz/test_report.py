@@ -94,11 +94,32 @@ def test_differences_are_paired_on_the_episodes_that_both_completed(pair: list[P
     assert paired.ci95 == bootstrap_interval(mean_difference, returns, reference) and paired.clear
 
 
+def test_differences_use_the_episodes_that_two_runs_share(pair: list[Path]) -> None:
+    write_evaluation(pair[0], [1.0, 2.0, 3.0, 4.0], first_seed=0)
+    write_evaluation(pair[1], [2.5, 4.5], first_seed=2)
+    first, second = read_facts(pair)
+    paired = paired_difference(second, first)
+    assert paired.episodes == 2 and paired.difference == pytest.approx(np.mean([2.5 - 3.0, 4.5 - 4.0]))
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_evaluations_of_a_run_are_compared(pair: list[Path]) -> None:
+    greedy = pair[0] / "evaluations" / "view-name-other"
+    greedy.mkdir(parents=True)
+    write_evaluation(greedy, [2.0, 3.0, 4.0, 6.0], overrides={"view": {"name": "other"}})
+    runs = read_facts([pair[0], greedy])
+    assert [run.label for run in runs] == ["a", "view-name-other"] and runs[1].command == runs[0].command
+    assert paired_difference(runs[1], runs[0]).difference == pytest.approx(1.25)
+    assert option_differences(runs)[0] == {"view.name": ["fields", "other"]}
+    assert "view-name-other" in shown([pair[0], greedy]).text
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"env": "run"}, "another environment"),
-        ({"seeds": [4, 7]}, "another seed"),
+        ({"seeds": [4, 7]}, "no episode"),
+        ({"protocol_name": "first_hit"}, "another protocol"),
         ({"seeds": [0, 9]}, "missing"),
         ({"seeds": "all"}, "missing"),
         ({"episode_returns": None}, "missing"),

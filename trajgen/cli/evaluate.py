@@ -36,7 +36,7 @@ class EvaluateOptions(RunOptions):
 
     out: Path | None = None
     """Folder of evaluation.json, plots/ and summary.md; by default the run folder or, where an option is changed, a
-    new folder evaluations/N in it."""
+    new folder in its evaluations/, named by what differs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Literal, TypeVar
@@ -117,6 +117,15 @@ def unknown_option(name: str, options: Iterable[str], value: Any = None) -> Conf
     if new := replacement(name, value):
         return ConfigError(f"Option '{name}' has another name since 0.1.", fix=new)
     return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options))
+
+
+def flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted name and the value of each option of nested plain values."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{where}{key}.")
+        else:
+            yield f"{where}{key}", value
 
 
 def differing(one: Mapping[str, Any], two: Mapping[str, Any], where: str = "") -> list[str]:

@@ -70,6 +70,23 @@ class EpisodeFile:
         except READ_ERRORS as error:
             raise ValueError(f"episode {number}: {error}") from error
 
+    def returns(self) -> Array:
+        """The sum of the rewards of each episode (E,); nothing else is read.
+
+        Raises:
+            ValueError: naming the episode, if something cannot be read.
+        """
+        from h5py import h5g
+
+        returns, number = np.zeros(self.count), 0
+        try:
+            with open_hdf5(self.path) as file:
+                for number in range(self.count):
+                    returns[number] = read_array(h5g.open(file.id, b"episode_%d" % number), "rewards").sum()
+        except READ_ERRORS as error:
+            raise ValueError(f"episode {number}: {error}") from error
+        return returns
+
 
 def read_array(group: Any, name: str) -> Array:
     """An array of numbers of a low-level group: h5py's own objects take three times as long.

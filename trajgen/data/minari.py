@@ -21,6 +21,7 @@ from trajgen.data.episodes import Episode, Episodes, Rounding, collect_centered
 from trajgen.data.hdf5 import READ_ERRORS, EpisodeFile
 from trajgen.data.mapped import FOLDER, is_large, key_of, map_episodes, size_of
 from trajgen.data.options import DataOptions
+from trajgen.data.returns import score_episodes
 from trajgen.data.spaces import limit_actions, space_of
 from trajgen.data.store import local_sets
 from trajgen.security import memory_limit
@@ -126,6 +127,8 @@ def describe(id: str) -> dict[str, Any]:
         episodes = dataset.storage.get_episode_metadata(dataset.episode_indices)
         lengths = [int(episode["total_steps"]) for episode in episodes] if dataset.total_episodes else []
         about = dataset.storage.metadata
+        file = EpisodeFile(store.folder(id) / "data" / "main_data.hdf5", len(lengths), {})
+        earned = score_episodes(file.returns(), np.array(lengths)) if lengths else {}
     specs = {"env": dataset.env_spec, "eval_env": dataset._eval_env_spec or dataset.env_spec}
     shown = {name: about[name] for name in DESCRIPTION if about.get(name) is not None}
     return {
@@ -137,6 +140,7 @@ def describe(id: str) -> dict[str, Any]:
             "median": float(np.median(lengths)) if lengths else 0.0,
             "longest": int(max(lengths, default=0)),
         },
+        **({"returns": {key: round(earned[key], 3) for key in ("mean", "best_tenth")}} if earned else {}),
         "observation_space": str(dataset.observation_space),
         "action_space": str(dataset.action_space),
         **{name: spec.id for name, spec in specs.items() if spec is not None},

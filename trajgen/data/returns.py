@@ -25,6 +25,26 @@ def returns_to_go(episodes: Episodes, discount: float) -> np.ndarray:
     return returns
 
 
+def score_episodes(returns: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+    """What recorded episodes with these returns and lengths (E,) earned: their mean, that of the best tenth."""
+    best = np.sort(returns)[-max(1, round(len(returns) / 10)) :]
+    return {
+        "mean": float(returns.mean()),
+        "best_tenth": float(best.mean()),
+        "episodes": len(returns),
+        "median_steps": float(np.median(lengths)),
+    }
+
+
+def episode_returns(episodes: Episodes) -> np.ndarray:
+    """The sum of the stored rewards of each episode (E,)."""
+    returns = np.add.reduceat(
+        episodes.rewards, episodes.starts, dtype=np.float64
+    )  # the row after the last step is zero
+    drop_pages(episodes.rewards)
+    return returns
+
+
 def strides_ahead(episodes: Episodes, options: DataOptions) -> int:
     """How many strides a return-to-go looks ahead: until rewards are negligible, or the longest episode ends."""
     longest = int(episodes.lengths.max())

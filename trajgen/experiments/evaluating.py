@@ -14,7 +14,14 @@ from trajgen.core.files import write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.experiments.loading import load_policy, load_run
-from trajgen.experiments.run_folder import free_path, load_config, trained_stages, write_summary
+from trajgen.experiments.run_folder import (
+    data_returns,
+    evaluation_folder,
+    free_path,
+    load_config,
+    trained_stages,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +68,7 @@ def evaluate(
         imports: own modules that register components.
         overrides: plain values that replace those of the run, as for `load_policy`.
         out: where the files are written; None for the run folder, or, where something is overridden, for a new
-            folder ``evaluations/N`` in it, so that the run's own evaluation stays.
+            folder in its ``evaluations/``, named by what differs, so that the run's own evaluation stays.
     """
     from trajgen.envs.eval_env import make_eval_env
     from trajgen.evaluation.evaluate import evaluate as play
@@ -84,7 +91,9 @@ def evaluate(
     figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
     if overrides:
         figures["overrides"] = overrides
-    out = out or (free_path(folder / "evaluations") if overrides else folder)
+    if (returns := data_returns(folder)) is not None:
+        figures["data_returns"] = returns
+    out = out or (evaluation_folder(folder, overrides) if overrides else folder)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "evaluation.json", plain(figures))
     seed, stride = config.evaluation.seed, config.data.stride

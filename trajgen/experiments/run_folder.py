@@ -25,7 +25,7 @@ from trajgen.core.files import (
     write_json,
 )
 from trajgen.core.formats import FORMAT, current
-from trajgen.core.options import convert, differing, structure
+from trajgen.core.options import convert, differing, flat, structure
 from trajgen.core.types import Space
 from trajgen.security import check_links, check_numbers
 
@@ -35,6 +35,8 @@ HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
 NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
 """Entries of a line of metrics.jsonl that are neither losses nor usage."""
+LONGEST_NAME = 120
+"""Characters of the name of an evaluation's folder."""
 LARGEST_SIZE = 2**24
 """Largest whole number among the options of components and data in a folder whose model is rebuilt."""
 Summary = dict[str, str | float | list[float | None] | None]
@@ -50,6 +52,7 @@ FIGURES: dict[str, Any] = {
     "seeds": list[int] | None,
     "protocol": str | None,
     "overrides": dict[str, Any] | None,
+    "data_returns": dict[str, float] | None,
 }
 """Types of the figures of evaluation.json that are read; one may be missing, as in older folders."""
 PACKAGES = (
@@ -214,9 +217,24 @@ def refuse_links(folder: Path) -> None:
         ) from error
 
 
-def free_path(parent: Path, name: str = "{}") -> Path:
+def evaluation_folder(folder: Path, overrides: dict[str, Any]) -> Path:
+    """A new folder for an evaluation of a run, named by the options that differ: ``evaluations/sampler-greedy``."""
+    words = [f"{key.removesuffix('.name')}-{value}" for key, value in flat(overrides)]
+    name = re.sub(r"[^\w.+]+", "-", "-".join(words), flags=re.ASCII).strip("-.")[:LONGEST_NAME] or "same"
+    parent = folder / "evaluations"
+    return parent / name if not (parent / name).exists() else free_path(parent, f"{name}-{{}}", first=2)
+
+
+def data_returns(folder: Path) -> dict[str, float] | None:
+    """What the episodes of a run's data earned; None where the folder does not say."""
+    path = folder / "data.json"
+    returns = read_json(path).get("returns") if path.exists() else None
+    return None if returns is None else convert(returns, dict[str, float], "returns")
+
+
+def free_path(parent: Path, name: str = "{}", first: int = 1) -> Path:
     """The first path in ``parent``, with 1, 2, … in ``name``, that does not exist."""
-    return next(path for path in (parent / name.format(n) for n in range(1, 10**6)) if not path.exists())
+    return next(path for path in (parent / name.format(n) for n in range(first, 10**6)) if not path.exists())
 
 
 def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, Any], plots: list[str]) -> None:
@@ -230,6 +248,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         plots,
         versions=read_json(folder / "versions.json"),
         command=read_config(folder).get("command"),
+        run=str(folder),
     )
     write_file(out / "summary.md", text)
 

@@ -100,19 +100,20 @@ def _checked_folder(config: Config) -> Path:
 
 
 def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
-    """The fingerprint of the data, which must be the resumed run's, and the same for all processes.
+    """The fingerprint of the data, which must be the resumed run's and that of all processes, and what they earned.
 
     Raises:
         DataError: if it is not.
     """
     from trajgen.data.fingerprint import fingerprint, require_same
+    from trajgen.data.returns import episode_returns, score_episodes
     from trajgen.engine.distributed import broadcast_decision, rank
 
     data = fingerprint(episodes)
 
     def compared() -> dict[str, Any]:
         if (folder / "data.json").exists():  # a run from before fingerprints is given one
-            require_same(read_json(folder / "data.json"), data)
+            require_same({k: v for k, v in read_json(folder / "data.json").items() if k != "returns"}, data)
         return data
 
     if broadcast_decision(compared) != data:
@@ -122,7 +123,7 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
             got=f"another one for process {rank()}: {data['id']}, {data['episodes']} episodes, {data['steps']} steps",
             fix="MINARI_DATASETS_PATH on a disk that all machines share, or the same copy on each",
         )
-    return data
+    return {**data, "returns": score_episodes(episode_returns(episodes), episodes.lengths)}
 
 
 @contextmanager

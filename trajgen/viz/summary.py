@@ -25,6 +25,9 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     for name, words in REFERENCES.items():
         if other := evaluation.get(name):
             rows.append((f"return of {words}", number(other["mean"]), interval(other.get("ci95"))))
+    if data := evaluation.get("data_returns"):
+        best = f"best tenth {number(data['best_tenth'])}, of {number(data['median_steps'], 0)} steps"
+        rows.append(("return of the data's episodes", number(data["mean"]), best))
     if (ratio := evaluation.get("ratio_to_controller")) is not None:
         ends = interval(evaluation.get("ratio_to_controller_ci95"), 3)
         rows.append(("ratio to the controller", number(ratio, 3), ends))
@@ -69,6 +72,7 @@ def summary_markdown(
     *,
     versions: Mapping[str, str] | None = None,
     command: str | None = None,
+    run: str | None = None,
 ) -> str:
     """A run on one page: scores, what was run, training, pictures, and the command that repeats it.
 
@@ -76,6 +80,7 @@ def summary_markdown(
         stages: ``name``, ``steps``, ``minutes``, ``parts`` (of a step, to minutes), ``losses`` (name to last value),
             and, where there is a codebook, ``usage`` (scale to the share of codes in use, 0 to 1) of each.
         plots: paths of pictures, relative to the page.
+        run: path of the run folder, to be named in the commands of what can be done next.
         command: that repeats the run; put together from the configuration if not given.
     """
     recipe, data, hardware = config.get("recipe"), config.get("data"), evaluation.get("hardware") or {}
@@ -105,8 +110,26 @@ def summary_markdown(
         captions = {plot: plot.rpartition("/")[2].rpartition(".")[0].replace("_", " ") for plot in plots}
         sections += ["## Pictures", *(f"![{caption}]({plot})" for plot, caption in captions.items())]
     words = [f"{key}={config[key]}" for key in ("recipe", "seed") if isinstance(config.get(key), str | int)]
+    if run is not None:
+        trained = shlex.split(command)[2:] if command else words
+        sections += ["## What to do next", f"```\n{next_steps(run, trained)}\n```"]
     sections += ["## To repeat it", f"```\n{command or shlex.join(['trajgen', 'train', *words])}\n```"]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def next_steps(run: str, words: Sequence[str]) -> str:
+    """Commands for what one would do next with a run that these words trained, each with what it is for."""
+    words = [word for word in words if word.partition("=")[0] not in ("seed", "run_dir", "resume")]
+    run = shlex.quote(run)
+    commands = {
+        f"trajgen video run={run}": "an episode as a film",
+        f"trajgen plot run={run}": "codes, plans, target and achieved return",
+        f"trajgen evaluate run={run} evaluation.seed=100": "other episodes; also sampler=, policy.replan_interval=",
+        f"trajgen train -m {shlex.join(words)} seed=0,1,2": "does it hold over seeds?",
+        "trajgen study study=num_scales": "which part matters? ('trajgen list studies')",
+        f"trajgen report {run}": "one page; several runs or evaluations are compared",
+    }
+    return "\n".join(f"{command}  # {purpose}" for command, purpose in commands.items())
 
 
 def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:

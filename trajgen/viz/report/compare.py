@@ -42,7 +42,7 @@ def paired_difference(run: Facts, reference: Facts) -> Paired:
     returns, other = run.episode_returns(), reference.episode_returns()
     if not returns or not other:
         return Paired(reason="returns of single episodes are missing")
-    for name, key in (("environment", "env"), ("seed", "seeds")):
+    for name, key in (("environment", "env"), ("protocol", "protocol_name"), ("kind of goal", "goals")):
         if run.evaluation.get(key) != reference.evaluation.get(key):
             return Paired(reason=f"another {name}: the episodes are not the same")
     lengths = [data.get("max_episode_steps") if isinstance(data := r.config.get("data"), Mapping) else None
@@ -51,7 +51,7 @@ def paired_difference(run: Facts, reference: Facts) -> Paired:
         return Paired(reason="episodes of another length")
     seeds = sorted({*returns} & {*other})
     if not seeds:
-        return Paired(reason="no episode that both completed")
+        return Paired(reason="no episode with the same seed that both completed")
     pair = [returns[seed] for seed in seeds], [other[seed] for seed in seeds]
     return Paired(float(mean_difference(*pair)), bootstrap_interval(mean_difference, *pair), len(seeds))
 

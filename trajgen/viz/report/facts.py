@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from trajgen.config import merged
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import read_json, read_metrics
 from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
@@ -45,6 +46,7 @@ class Facts:
 
     label: str
     folder: Path
+    """Of the run, or of an evaluation in it."""
     config: dict[str, Any]
     command: str | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -92,8 +94,15 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def run_of(folder: Path) -> Path:
+    """The folder of the run that was evaluated into a folder: itself, or the one whose ``evaluations/`` holds it."""
+    run = folder.absolute().parent.parent
+    is_evaluation = not (folder / "config.json").exists() and (folder / "evaluation.json").exists()
+    return run if is_evaluation and (run / "config.json").is_file() else folder
+
+
 def read_facts(folders: Sequence[Path]) -> list[Facts]:
-    """The facts of runs; a folder of a study stands for its cells.
+    """The facts of runs and of further evaluations of runs; a folder of a study stands for its cells.
 
     Raises:
         CheckpointError: for a folder without a run in it.
@@ -104,7 +113,7 @@ def read_facts(folders: Sequence[Path]) -> list[Facts]:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    if (folder / "config.json").is_file():
+    if (run_of(folder) / "config.json").is_file():
         return [folder]
     cells = [path.parent for path in sorted(folder.glob("cells/*/config.json"))]
     if not cells:
@@ -126,13 +135,14 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(folder: Path, label: str) -> Facts:
-    refuse_links(folder)
-    config = read_config(folder)
+    run = run_of(folder)
+    refuse_links(run)
+    config = read_config(run)
     config.pop("format", None)
     command = config.pop("command", None)
     facts = Facts(label, folder, config, command if isinstance(command, str) else None)
     for name, (read, missing) in READERS.items():
-        path = folder / name
+        path = (folder if name in OF_AN_EVALUATION else run) / name
         if not path.exists():
             facts.problems += [missing] if missing else []
             continue
@@ -147,6 +157,8 @@ def _read(folder: Path, label: str) -> Facts:
 def _read_evaluation(facts: Facts, path: Path) -> None:
     evaluation = read_json(path)
     facts.scores, facts.evaluation = score_rows(evaluation), evaluation
+    if isinstance(overrides := evaluation.get("overrides"), Mapping):  # what an evaluation did otherwise than the run
+        facts.config = merged(facts.config, overrides)
 
 
 def _read_training(facts: Facts, path: Path) -> None:
@@ -186,3 +198,4 @@ READERS: dict[str, tuple[Callable[[Facts, Path], None], str]] = {
     "plots": (_read_pictures, ""),
 }
 """What reads each file, and the problem if it is missing."""
+OF_AN_EVALUATION = ("evaluation.json", "plots")
