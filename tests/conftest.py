@@ -22,11 +22,11 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which commands are given, with a tiny data set in ``datasets``, where all later tests look."""
-    place = tmp_path_factory.mktemp("lab")
+    folder = tmp_path_factory.mktemp("lab")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(place / "datasets"))
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
         main(["data", "make", "pointmaze/umaze-dwell", "steps=3000"])
-        yield place
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def check_refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Callable[..., str]:
     """Runs a command that must be refused; returns the error."""
 
-    def run(*words: str, said: tuple[str, ...] = ()) -> str:
+    def run(*words: str, mentions: tuple[str, ...] = ()) -> str:
         with pytest.raises(SystemExit) as caught:
             main(list(words))
         out, err = capsys.readouterr()
@@ -51,8 +51,8 @@ def check_refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Callable[
         assert err.startswith("Error: ")
         assert "Traceback" not in err + out and "Hydra" not in err and "hydra" not in err.lower()
         assert "expected:" in err or "fix:" in err, err
-        for word in said:
-            assert word in err, err
+        for mention in mentions:
+            assert mention in err, err
         assert not (folder / "runs").exists()
         return err
 
@@ -77,11 +77,11 @@ def write(*episodes: dict[str, Any], **changes: Any) -> None:
     minari.save(ID, episodes, env_spec=None, eval_env_spec=None, description="", algorithm="", **(spaces | changes))
 
 
-OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
+TRAIN_OWN_DATA = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "mentions"),
     [
         ("recipe=mgae", ["There is no recipe 'mgae'", "did you mean 'mage'?", ".yaml"]),
         ("recipe=nofile.yaml", ["nofile.yaml", "No such file"]),
@@ -122,17 +122,17 @@ OWN = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         ("-m pointmaze/umaze", ["data=pointmaze/umaze"]),
     ],
 )
-def test_command_lines(line: str, said: list[str], check_refused: Callable[..., str]) -> None:
-    check_refused("train", *line.split(), said=tuple(said))
+def test_command_lines(line: str, mentions: list[str], check_refused: Callable[..., str]) -> None:
+    check_refused("train", *line.split(), mentions=tuple(mentions))
 
 
 def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    check_refused("train", "device=cuda", said=("finds no CUDA device", "device=cpu"))
+    check_refused("train", "device=cuda", mentions=("finds no CUDA device", "device=cpu"))
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "mentions"),
     [
         ("study num_scales", ["study=num_scales"]),
         ("evaluate .", ["run=."]),
@@ -154,13 +154,13 @@ def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytes
         ("check prior", ["KIND/NAME"]),
     ],
 )
-def test_other_commands(line: str, said: list[str], check_refused: Callable[..., str], folder: Path) -> None:
+def test_other_commands(line: str, mentions: list[str], check_refused: Callable[..., str], folder: Path) -> None:
     (folder / "config.json").write_text("{}")
-    check_refused(*line.split(), said=tuple(said))
+    check_refused(*line.split(), mentions=tuple(mentions))
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "mentions"),
     [
         ("trian", "No such command 'trian'. Did you mean 'train'?"),
         ("data mak x", "No such command 'mak'. Did you mean 'make'?"),
@@ -170,11 +170,11 @@ def test_other_commands(line: str, said: list[str], check_refused: Callable[...,
         ("bench decision --against gpt", "'gpt'"),
     ],
 )
-def test_a_line_that_cannot_be_parsed(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_that_cannot_be_parsed(line: str, mentions: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(line.split())
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and "Usage: trajgen" in error and "Error: " in error and said in error
+    assert ended.value.code == 2 and "Usage: trajgen" in error and "Error: " in error and mentions in error
 
 
 @pytest.mark.parametrize("words", [["+newkey=3", "~tokenizer", "view.fields=[state]"], ["-m", "seed=0,1", "x@y=z"]])
@@ -196,12 +196,12 @@ def test_paths_are_taken_as_they_stand(folder: Path, monkeypatch: pytest.MonkeyP
     assert composed.run_dir == str(odd)
 
 
-def refused_without(check_refused: Callable[..., str], *said: str) -> str:
-    return check_refused(*OWN, *SMALL, said=said)
+def refused_without(check_refused: Callable[..., str], *mentions: str) -> str:
+    return check_refused(*TRAIN_OWN_DATA, *SMALL, mentions=mentions)
 
 
 def test_a_missing_or_empty_data_set(check_refused: Callable[..., str], folder: Path) -> None:
-    check_refused(*OWN, said=("must be on this machine", ID, f"looked for in {folder / 'sets'}"))
+    check_refused(*TRAIN_OWN_DATA, mentions=("must be on this machine", ID, f"looked for in {folder / 'sets'}"))
     write()
     refused_without(check_refused, "at least one episode", ID)
 
@@ -214,7 +214,7 @@ def test_a_truncated_data_set(folder: Path, check_refused: Callable[..., str]) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "mentions"),
     [
         ({"rewards": np.full(40, np.nan)}, "field 'rewards', row 0"),
         ({"actions": np.full((40, 2), np.inf, np.float32)}, "field 'actions'"),
@@ -223,15 +223,15 @@ def test_a_truncated_data_set(folder: Path, check_refused: Callable[..., str]) -
     ],
     ids=["nan", "infinity", "wide", "short"],
 )
-def test_a_data_set_with_faults(changes: dict[str, Any], said: str, check_refused: Callable[..., str]) -> None:
+def test_a_data_set_with_faults(changes: dict[str, Any], mentions: str, check_refused: Callable[..., str]) -> None:
     write(raw(), raw(**changes))
-    refused_without(check_refused, ID, "episode 1", said)
+    refused_without(check_refused, ID, "episode 1", mentions)
 
 
 def test_states_of_another_width(check_refused: Callable[..., str]) -> None:
-    wide = raw()
-    wide["observations"]["observation"] = np.zeros((41, 5))
-    write(raw(), wide)
+    wider = raw()
+    wider["observations"]["observation"] = np.zeros((41, 5))
+    write(raw(), wider)
     refused_without(check_refused, "episode 1", "field 'states'", "(41, 5)")
 
 
@@ -247,32 +247,34 @@ def test_a_horizon_longer_than_every_episode(check_refused: Callable[..., str]) 
 
 def test_an_observation_key_that_is_not_there(check_refused: Callable[..., str]) -> None:
     write(raw())
-    check_refused(*OWN, *SMALL, "data.state_key=observatoin", said=("data.state_key", "observation"))
+    check_refused(*TRAIN_OWN_DATA, *SMALL, "data.state_key=observatoin", mentions=("data.state_key", "observation"))
 
 
 @pytest.fixture
 def run(folder: Path) -> Path:
     """A run folder with the weights of a small planner that nothing has trained."""
     write(raw(300))
-    config = compose([*OWN[1:], *SMALL])
+    config = compose([*TRAIN_OWN_DATA[1:], *SMALL])
     space = dataclasses.replace(tiny.SPACE, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
-    place = folder / "done"
-    place.mkdir()
-    run_folder.write_json(place / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
-    Checkpoints(place / "checkpoints").save_final(build_planner(config, space))
-    return place
+    done = folder / "done"
+    done.mkdir()
+    run_folder.write_json(done / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
+    Checkpoints(done / "checkpoints").save_final(build_planner(config, space))
+    return done
 
 
 def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callable[..., str]) -> None:
-    again = [*OWN, *SMALL, f"run_dir={run}"]
-    check_refused(*again, "seed=1", "resume=true", said=("belongs to one configuration", "another seed", "run_dir="))
-    check_refused(*again, "prior.depth=2", said=("another prior",))
-    check_refused(*again, said=("resume=true", "holds"))
+    again = [*TRAIN_OWN_DATA, *SMALL, f"run_dir={run}"]
+    check_refused(
+        *again, "seed=1", "resume=true", mentions=("belongs to one configuration", "another seed", "run_dir=")
+    )
+    check_refused(*again, "prior.depth=2", mentions=("another prior",))
+    check_refused(*again, mentions=("resume=true", "holds"))
 
 
 def test_nothing_to_resume(check_refused: Callable[..., str]) -> None:
     write(raw(300))
-    check_refused(*OWN, *SMALL, "resume=true", said=("to resume", "none"))
+    check_refused(*TRAIN_OWN_DATA, *SMALL, "resume=true", mentions=("to resume", "none"))
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample"])
@@ -280,14 +282,14 @@ def test_nothing_to_resume(check_refused: Callable[..., str]) -> None:
 def test_a_truncated_checkpoint(share: float, command: str, run: Path, check_refused: Callable[..., str]) -> None:
     path = run / "checkpoints" / "final.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    check_refused(command, f"run={run}", said=("damaged or cut short", "final.safetensors"))
+    check_refused(command, f"run={run}", mentions=("damaged or cut short", "final.safetensors"))
 
 
 def test_a_checkpoint_of_another_model(run: Path, check_refused: Callable[..., str]) -> None:
     plain = json.loads((run / "config.json").read_text())
     plain["prior"]["width"] = 32
     (run / "config.json").write_text(json.dumps(plain))
-    check_refused("evaluate", f"run={run}", said=("belongs to another model", "has shape"))
+    check_refused("evaluate", f"run={run}", mentions=("belongs to another model", "has shape"))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "{}"])
@@ -298,13 +300,13 @@ def test_a_damaged_config(text: str, run: Path, check_refused: Callable[..., str
 
 def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]) -> None:
     (folder / "empty").mkdir()
-    check_refused("evaluate", "run=empty", said=("config.json",))
+    check_refused("evaluate", "run=empty", mentions=("config.json",))
     (folder / "mage-umaze").mkdir()
-    check_refused("evaluate", "run=mage-umze", said=("'mage-umaze'",))
+    check_refused("evaluate", "run=mage-umze", mentions=("'mage-umaze'",))
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "mentions"),
     [
         ("evaluate sampler=gredy", "'greedy'"),
         ("evaluate sampler.temprature=1", "'temperature'"),
@@ -316,8 +318,8 @@ def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]
         ("sample plans=x", "plans"),
     ],
 )
-def test_overrides_of_a_run(line: str, said: str, run: Path, check_refused: Callable[..., str]) -> None:
-    check_refused(*line.split(), f"run={run}", said=(said,))
+def test_overrides_of_a_run(line: str, mentions: str, run: Path, check_refused: Callable[..., str]) -> None:
+    check_refused(*line.split(), f"run={run}", mentions=(mentions,))
 
 
 def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

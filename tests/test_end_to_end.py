@@ -49,24 +49,24 @@ def test_metrics_of_all_stages(run: Path) -> None:
 
 
 def test_the_evaluation_says_what_was_asked_of_it(run: Path) -> None:
-    found = json.loads((run / "evaluation.json").read_text())
-    assert found["episodes"] == 2 and found["seeds"] == [0, 1]
-    low, high = found["return"]["ci95"]
-    assert low <= found["return"]["mean"] <= high
-    assert len(found["normalized"]["bounds"]) == 2 and "mean" in found["normalized"]
-    assert found["controller"]["mean"] >= 0 and "ratio_to_controller" in found
-    assert 0 <= found["success"] <= 1
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["episodes"] == 2 and evaluation["seeds"] == [0, 1]
+    low, high = evaluation["return"]["ci95"]
+    assert low <= evaluation["return"]["mean"] <= high
+    assert len(evaluation["normalized"]["bounds"]) == 2 and "mean" in evaluation["normalized"]
+    assert evaluation["controller"]["mean"] >= 0 and "ratio_to_controller" in evaluation
+    assert 0 <= evaluation["success"] <= 1
     kinds = {"", "_units", "_other_latent", "_zero_latent"}
-    assert set(found["condition_error"]) == {name + kind for name in ("state", "return") for kind in kinds}
-    assert all(v > 0 for v in found["condition_error"].values())
-    assert {"batch_1", "batch_64"} <= set(found["decision_ms"])
+    assert set(evaluation["condition_error"]) == {name + kind for name in ("state", "return") for kind in kinds}
+    assert all(v > 0 for v in evaluation["condition_error"].values())
+    assert {"batch_1", "batch_64"} <= set(evaluation["decision_ms"])
 
 
 def test_the_summary_is_one_page_with_the_score(run: Path) -> None:
     text = (run / "summary.md").read_text()
     assert len(text.splitlines()) < 90
-    for said in ("mage", "return, mean", "tokenizer", "prior", "condition error", "plots/", "trajgen train"):
-        assert said in text
+    for word in ("mage", "return, mean", "tokenizer", "prior", "condition error", "plots/", "trajgen train"):
+        assert word in text
     for link in [part.split(")")[0] for part in text.split("](")[1:]]:
         assert (run / link).is_file()
 
@@ -76,8 +76,8 @@ def evaluated(run: Path, *words: str) -> dict[str, Any]:
     before = set(run.glob("evaluations/*"))
     main(["evaluate", f"run={run}", "device=cpu", *words])
     (folder,) = set(run.glob("evaluations/*")) - before
-    found: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
-    return found
+    evaluation: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return evaluation
 
 
 def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,9 +89,9 @@ def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixt
         "return_target=constant",
         "return_target.value=30",
     ]
-    found = evaluated(run, *words)
+    evaluation = evaluated(run, *words)
     assert "return" in capsys.readouterr().out
-    assert found["episodes"] == 1 and found["overrides"]["sampler"] == {"name": "greedy"}
+    assert evaluation["episodes"] == 1 and evaluation["overrides"]["sampler"] == {"name": "greedy"}
     assert (run / "evaluation.json").read_text() == before  # the run's own stays
     name = "evaluation.episodes-1-sampler-greedy-policy.replan_interval-2-return_target-constant-return_target.value-30"
     assert (run / "evaluations" / name / "summary.md").exists()
@@ -100,15 +100,15 @@ def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixt
 
 
 def test_the_evaluation_is_reproducible(run: Path) -> None:
-    own = json.loads((run / "evaluation.json").read_text())
+    first = json.loads((run / "evaluation.json").read_text())
     again = evaluated(run, "evaluation.latency=false", "evaluation.reference=false")
-    assert again["return"] == own["return"] and again["condition_error"] == own["condition_error"]
+    assert again["return"] == first["return"] and again["condition_error"] == first["condition_error"]
 
 
 def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["sample", f"run={run}", "state=[1.0,1.0,0,0]", "goal=[-1,1]", "return=20", "plans=3", "device=cpu"])
     out = capsys.readouterr().out
-    assert "3 plans, asked for a return-to-go of 20.0" in out.replace("\n", "")
+    assert "3 plans for a target return-to-go of 20.0" in out.replace("\n", "")
     assert "condition error of the first state" in out and "condition error of the first return" in out
     assert (run / "plots" / "sample-1.png").stat().st_size > 1000
     with pytest.raises(SystemExit):
@@ -148,25 +148,25 @@ def test_a_batch_acts_as_its_members_do(run: Path) -> None:
     random = np.random.default_rng(0)
     wholes = [{"observation": random.normal(size=(3, 4)), "desired_goal": random.normal(size=(3, 2))} for _ in range(6)]
     policy.reset(batch=3)
-    together = []
-    for seen in wholes:
-        together.append(policy.act(seen))
+    batch_actions = []
+    for observation in wholes:
+        batch_actions.append(policy.act(observation))
         policy.observe(np.zeros(3), np.zeros(3, bool))
     for i in range(3):
         policy.reset()
-        for seen, expected in zip(wholes, together, strict=True):
-            alone = policy.act({k: v[i] for k, v in seen.items()})
+        for observation, expected in zip(wholes, batch_actions, strict=True):
+            alone = policy.act({k: v[i] for k, v in observation.items()})
             np.testing.assert_allclose(alone, expected[i], atol=1e-4)
             policy.observe(0.0, False)
 
 
 def test_an_episode_that_ends_starts_afresh(run: Path) -> None:
     policy = trajgen.load_policy(run, device="cpu", overrides={"sampler": "greedy"})
-    seen = {"observation": np.ones((2, 4)), "desired_goal": np.zeros((2, 2))}
+    observation = {"observation": np.ones((2, 4)), "desired_goal": np.zeros((2, 2))}
     policy.reset(batch=2)
-    first = policy.act(seen)
+    first = policy.act(observation)
     policy.observe(np.zeros(2), np.array([False, True]))
-    second = policy.act(seen)
+    second = policy.act(observation)
     np.testing.assert_allclose(second[1], first[1], atol=1e-6)  # a new plan, at its first step
     assert policy._age.tolist() == [2, 1]
     policy.reset(ids=[0])
@@ -234,17 +234,17 @@ def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(
         patch.setattr(outlook, "SHORTEST", 0)  # its time is estimated, which must not change it
         with pytest.raises(SystemExit) as caught:
             main(words)
-    out, said = capsys.readouterr()
+    out, message = capsys.readouterr()
     assert "To train: tokenizer 12, return target 12, prior 12, action 12 steps" in out
     assert "less than a minute on this machine" in " ".join(out.split())
     assert caught.value.code == 130
-    assert "stage 'prior' after step 8" in said and "is whole" in said and "resume=true" in said
+    assert "stage 'prior' after step 8" in message and "is whole" in message and "resume=true" in message
     assert trajgen.load_policy(folder, device="cpu").act is not None  # usable as it is
     with pytest.raises(SystemExit):
         main(words)
     assert "resume=true" in capsys.readouterr().err
     main([*words, "resume=true"])
-    one, two = (load_file(place / "checkpoints" / "final.safetensors") for place in (folder, run))
+    one, two = (load_file(run_folder / "checkpoints" / "final.safetensors") for run_folder in (folder, run))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     text = (folder / "summary.md").read_text()
     assert "| tokenizer | 12 |" in text and "| prior | 12 |" in text

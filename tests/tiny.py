@@ -137,12 +137,12 @@ def schedule(name: str, length: int = LATENT) -> ScaleSchedule:
 
 def ready_planner(**swaps: Any) -> Any:
     """A small planner with perturbed weights, whose first stage has seen a batch, so that its codes are in use."""
-    made = planner(**swaps)
-    shake(made)
-    first = made.stages()[0]
-    first.begin(made)
+    built = planner(**swaps)
+    shake(built)
+    first = built.stages()[0]
+    first.begin(built)
     first.loss(batch(64))
-    return made
+    return built
 
 
 def check_cure(refusal: ConfigError) -> None:
@@ -184,9 +184,9 @@ def cond(size: int = 6, seed: int = 1) -> Cond:
     return batch(size, seed=seed).condition()
 
 
-def windows(known: Batch) -> Tensor:
+def windows(batch: Batch) -> Tensor:
     """The (return, state) windows (B, T, 5) of a batch."""
-    return torch.cat([known.returns.unsqueeze(-1), known.states], dim=-1)
+    return torch.cat([batch.returns.unsqueeze(-1), batch.states], dim=-1)
 
 
 @dataclass
@@ -199,6 +199,6 @@ class RandomSource:
         return batch(size, seed=self.seed + 1000 * rank + step)
 
 
-def moved(known: Cond, **changes: float) -> Cond:
+def moved(cond: Cond, **changes: float) -> Cond:
     """The condition with some of its fields moved."""
-    return replace(known, **{name: getattr(known, name) + by for name, by in changes.items()})
+    return replace(cond, **{name: getattr(cond, name) + by for name, by in changes.items()})

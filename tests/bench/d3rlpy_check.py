@@ -2,7 +2,7 @@
 
 d3rlpy's IQL and Decision Transformer learn from the same Minari set and play the same episodes, one for each reset
 seed. Nothing of trajgen is imported, so that an error of its reading or its rollouts would show as a difference.
-d3rlpy 2.8.1 asks for gymnasium 1.0.0, which gymnasium-robotics 1.4.2 refuses, but works with 1.4.0:
+d3rlpy 2.8.1 requires gymnasium 1.0.0, which gymnasium-robotics 1.4.2 refuses, but works with 1.4.0:
 
     pip install 'minari[hdf5]==0.5.4' gymnasium==1.4.0 gymnasium-robotics==1.4.2 'mujoco<3.12' torch pillow
     pip install gym tqdm click structlog colorama dataclasses-json scikit-learn
@@ -30,7 +30,7 @@ PACKAGES = ("d3rlpy", "torch", "gymnasium", "gymnasium-robotics", "minari", "muj
 
 @dataclass(frozen=True)
 class Family:
-    """What IQL's paper (arXiv 2110.06169) does in a family of worlds, and how trajgen's presets have them played."""
+    """The settings of IQL's paper (arXiv 2110.06169) for some environments, and how trajgen's presets play them."""
 
     expectile: float = 0.7
     weight_temp: float = 3.0
@@ -43,7 +43,7 @@ class Family:
     env_options: dict[str, bool] = field(default_factory=dict)
 
     def good(self, info: Mapping[str, Any]) -> bool | None:
-        """Whether a step is good; None if the world does not say."""
+        """Whether a step is good; None if the environment does not say."""
         value = info.get(self.info)
         count = len(value) if isinstance(value, list | tuple | set) else value
         return None if count is None else float(count) >= self.at_least
@@ -59,8 +59,8 @@ FAMILIES = {"AntMaze": ANT, "AdroitHand": HAND, "FrankaKitchen": KITCHEN}
 def flat(observation: Any) -> Array:
     """An observation as one vector, batched or not; the kitchen's goals never change, and are left out."""
     if isinstance(observation, Mapping):
-        told = not isinstance(observation["achieved_goal"], Mapping)
-        keys = ["achieved_goal", "observation", "desired_goal"] if told else ["observation"]
+        has_goal_vector = not isinstance(observation["achieved_goal"], Mapping)
+        keys = ["achieved_goal", "observation", "desired_goal"] if has_goal_vector else ["observation"]
         observation = np.concatenate([np.asarray(observation[key]) for key in keys], axis=-1)
     return np.asarray(observation, dtype=np.float32)
 
@@ -72,21 +72,21 @@ def episodes_of(raws: list[Any], low: Array, high: Array, ends_at_goal: bool, ma
     what it leads to is not known. One more row brings that observation in. It is the row that is dropped then: no
     transition and no window begins or ends there.
     """
-    found = []
+    episodes = []
     for raw in raws:
-        seen, acted = flat(raw.observations), raw.actions.astype(np.float32).clip(low, high)
-        paid, first = raw.rewards.astype(np.float32)[:, None], 0
-        ends = {len(paid): bool(raw.terminations[-1])}
+        observations, actions = flat(raw.observations), raw.actions.astype(np.float32).clip(low, high)
+        step_rewards, first = raw.rewards.astype(np.float32)[:, None], 0
+        ends = {len(step_rewards): bool(raw.terminations[-1])}
         if ends_at_goal:  # data that go on after an arrival fall into pieces of one step while they stay there
-            ends |= {int(step) + 1: True for step in np.flatnonzero(paid > 0)}
+            ends |= {int(step) + 1: True for step in np.flatnonzero(step_rewards > 0)}
         for last in sorted(ends):
             rows = np.arange(first, last if ends[last] else last + 1)
             if last - first > 1 or not ends_at_goal:
-                real, known = rows[: last - first], np.minimum(rows, last - 1)
-                rewards = np.concatenate([paid[real], np.zeros((len(rows) - len(real), 1), np.float32)])
-                found.append(make(seen[rows], acted[known], rewards, ends[last]))
+                real, last_action = rows[: last - first], np.minimum(rows, last - 1)
+                rewards = np.concatenate([step_rewards[real], np.zeros((len(rows) - len(real), 1), np.float32)])
+                episodes.append(make(observations[rows], actions[last_action], rewards, ends[last]))
             first = last
-    return found
+    return episodes
 
 
 def learner(d3rlpy: Any, options: argparse.Namespace, family: Family, episodes: list[Any], shared: Any) -> Any:
@@ -126,18 +126,18 @@ def learner(d3rlpy: Any, options: argparse.Namespace, family: Family, episodes: 
 
 
 def play(env: Any, seed: int, act: Callable[[Array, float], Any], family: Family) -> tuple[float, int, int]:
-    """One episode: its return, its steps, and at how many the world said success (-1 if it never says)."""
+    """One episode: its return, its steps, and at how many the environment said success (-1 if it never says)."""
     observation, info = env.reset(seed=seed)
     total, reward, steps, over = 0.0, 0.0, 0, False
-    said = [family.good(info)]
+    good = [family.good(info)]
     while not over:
         action = act(flat(observation), reward)
-        observation, paid, terminated, truncated, info = env.step(action.astype(env.action_space.dtype))
-        reward, steps, over = float(paid), steps + 1, bool(terminated or truncated)
+        observation, step_reward, terminated, truncated, info = env.step(action.astype(env.action_space.dtype))
+        reward, steps, over = float(step_reward), steps + 1, bool(terminated or truncated)
         total += reward
-        said.append(family.good(info))
-    told = [each for each in said if each is not None]
-    return total, steps, sum(told) if told else -1
+        good.append(family.good(info))
+    known_good = [each for each in good if each is not None]
+    return total, steps, sum(known_good) if known_good else -1
 
 
 def main(options: argparse.Namespace) -> None:
@@ -181,13 +181,13 @@ def main(options: argparse.Namespace) -> None:
             action = wrapper.predict(observation, reward) if wrapper else algo.predict(observation[None])[0]
             return np.clip(action, low, high)
 
-        # A new world for each, as for trajgen's episodes: a reset leaves something of the last one in some of them.
+        # A new environment for each, as for trajgen's episodes: a reset leaves something of the last one in some.
         env = dataset.recover_environment(eval_env=True, **family.env_options, **limit)
         played.append(play(env, seed, act, family))
         env.close()
     earned, lengths, good = map(np.array, zip(*played, strict=True))
-    drawn = np.random.default_rng(0).integers(len(earned), size=(10_000, len(earned)))
-    low_end, high_end = np.percentile(earned[drawn].mean(1), [2.5, 97.5])
+    resampled = np.random.default_rng(0).integers(len(earned), size=(10_000, len(earned)))
+    low_end, high_end = np.percentile(earned[resampled].mean(1), [2.5, 97.5])
     success = None if (good < 0).all() else float((good >= options.success_steps).mean())
     worst, best = about.get("ref_min_score"), about.get("ref_max_score")
     result = {
@@ -205,9 +205,9 @@ def main(options: argparse.Namespace) -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    told = "" if success is None else f", success {success:.2f}"
+    success_text = "" if success is None else f", success {success:.2f}"
     cost = f"{trained / 60:.1f} min of training, {1000 * busy / options.steps:.1f} ms a step of processor"
-    print(f"{options.method} {options.id}: {earned.mean():.2f} ({low_end:.2f} to {high_end:.2f}){told}; {cost}")
+    print(f"{options.method} {options.id}: {earned.mean():.2f} ({low_end:.2f} to {high_end:.2f}){success_text}; {cost}")
 
 
 def parse() -> argparse.Namespace:
@@ -219,10 +219,10 @@ def parse() -> argparse.Namespace:
     for name, default in {"seed": 0, "steps": 50_000, "episodes": 48, "first-seed": 0, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--success-steps", type=int, default=1, help="good steps that make a success")
-    parser.add_argument("--max-steps", type=int, help="of an episode; the world's own if not given")
+    parser.add_argument("--max-steps", type=int, help="of an episode; the environment's own if not given")
     parser.add_argument("--batch", type=int, help="256 for iql, 64 for dt if not given")
     for name in ("expectile", "weight-temp"):
-        parser.add_argument(f"--{name}", type=float, help="of iql; its paper's for the world if not given")
+        parser.add_argument(f"--{name}", type=float, help="of iql; its paper's for the environment if not given")
     parser.add_argument("--target-return", type=float, help="of dt; the data's 90th percentile if not given")
     return parser.parse_args()
 

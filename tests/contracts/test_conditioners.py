@@ -35,11 +35,11 @@ def test_every_field_changes_the_embedding(field: str, cond: Cond) -> None:
 @torch.no_grad()
 def test_dropout_withholds_whole_conditions_in_training_alone() -> None:
     conditioner, cond = make(dropout=0.5), tiny.cond(400)
-    given, withheld = conditioner(cond), conditioner(cond.unconditional())
-    assert torch.equal(given, conditioner(cond))
+    conditional, unconditional = conditioner(cond), conditioner(cond.unconditional())
+    assert torch.equal(conditional, conditioner(cond))
     embedded = conditioner.train()(cond)
-    is_given = (embedded - given).abs().amax((1, 2)) < 1e-6
-    is_withheld = (embedded - withheld).abs().amax((1, 2)) < 1e-6
+    is_given = (embedded - conditional).abs().amax((1, 2)) < 1e-6
+    is_withheld = (embedded - unconditional).abs().amax((1, 2)) < 1e-6
     assert (is_given ^ is_withheld).all()
     assert 0.4 < float(is_withheld.float().mean()) < 0.6
 
@@ -54,10 +54,10 @@ def test_withheld_fields_are_replaced_by_their_missing_vectors(cond: Cond) -> No
 @torch.no_grad()
 def test_only_optional_fields_are_withheld_and_a_missing_goal_is_a_withheld_one(cond: Cond) -> None:
     conditioner = make(optional=("goal",))
-    withheld = conditioner(cond.unconditional())
-    assert torch.equal(withheld, conditioner(tiny.moved(cond, goal=1.0).unconditional()))
-    assert not torch.allclose(withheld, conditioner(tiny.moved(cond, returns=1.0).unconditional()))
-    torch.testing.assert_close(conditioner(replace(cond, goal=None)), withheld)
+    unconditional = conditioner(cond.unconditional())
+    assert torch.equal(unconditional, conditioner(tiny.moved(cond, goal=1.0).unconditional()))
+    assert not torch.allclose(unconditional, conditioner(tiny.moved(cond, returns=1.0).unconditional()))
+    torch.testing.assert_close(conditioner(replace(cond, goal=None)), unconditional)
 
 
 @pytest.mark.parametrize("scales", [0, 1, 2])

@@ -71,17 +71,17 @@ def test_weights_are_not_shared_and_stages_take_turns(planner: Any) -> None:
 
 @torch.no_grad()
 def test_a_head_that_is_lost_before_a_leg_ends_needs_the_first_leg_alone(planner: Any, cond: Cond) -> None:
-    whole, first = planner.plan(cond), planner.plan(cond, decode=False)
+    chain, first_leg = planner.plan(cond), planner.plan(cond, decode=False)
     assert planner.action.plan_steps == tiny.CHUNK < SEGMENT * tiny.STRIDE
-    torch.testing.assert_close(whole.latent[:, : first.latent.shape[1]], first.latent)
-    assert first.trajectory is None and whole.trajectory.shape == (6, tiny.HORIZON, 5)
+    torch.testing.assert_close(chain.latent[:, : first_leg.latent.shape[1]], first_leg.latent)
+    assert first_leg.trajectory is None and chain.trajectory.shape == (6, tiny.HORIZON, 5)
     states, offsets = torch.randn(6, tiny.CHUNK, 4), torch.arange(tiny.CHUNK).expand(6, -1)
-    actions = planner.action(whole, states, offsets)
-    torch.testing.assert_close(actions, planner.action(first, states, offsets))
-    torch.testing.assert_close(actions, planner.low.action(first, states, offsets))
-    refined = planner.refinements(whole, cond)
+    actions = planner.action(chain, states, offsets)
+    torch.testing.assert_close(actions, planner.action(first_leg, states, offsets))
+    torch.testing.assert_close(actions, planner.low.action(first_leg, states, offsets))
+    refined = planner.refinements(chain, cond)
     assert list(refined) == [f"{LEGS} subgoals", "in detail"]
-    assert all(x.shape == whole.trajectory.shape for x in refined.values())
+    assert all(x.shape == chain.trajectory.shape for x in refined.values())
 
 
 DIFFUSION: dict[str, Any] = {
@@ -109,11 +109,11 @@ def test_a_plan_is_the_chain_of_all_legs_and_is_followed_leg_by_leg(
     state = torch.randn(6, 1, 4)
     for leg in range(legs):
         steps = leg * leg_steps + 5
-        own = Plan(
+        leg_plan = Plan(
             *(part.unflatten(1, (legs, -1))[:, leg] for part in (plan.codes, plan.latent)),
             None if plan.trajectory is None else plan.trajectory[:, leg * SEGMENT :][:, : SEGMENT + 1],
         )
-        expected = planner.low.action(own, state, torch.full((6, 1), 5))
+        expected = planner.low.action(leg_plan, state, torch.full((6, 1), 5))
         torch.testing.assert_close(planner.action(plan, state, torch.full((6, 1), steps)), expected)
 
 
@@ -128,8 +128,8 @@ def test_legs_that_overlap_meet_at_the_subgoals_and_end_at_the_goal(cond: Cond) 
     assert torch.equal(
         plan.trajectory[:, last:], plan.trajectory[:, last : last + 1].expand(-1, tiny.HORIZON - last, -1)
     )
-    held, end = (planner.action(plan, cond.state.unsqueeze(1), torch.full((6, 1), n)) for n in (10**6, 10**6 + 1))
-    assert held.isfinite().all() and end.isfinite().all()
+    late, end = (planner.action(plan, cond.state.unsqueeze(1), torch.full((6, 1), n)) for n in (10**6, 10**6 + 1))
+    assert late.isfinite().all() and end.isfinite().all()
 
 
 @torch.no_grad()

@@ -17,9 +17,9 @@ TERMINATED = (False, True, False)
 def episodes() -> list[dict[str, Any]]:
     """Episodes with n+1 observations of three numbers, the first two of them a place, and goals."""
     random = np.random.default_rng(0)
-    made = []
+    recorded = []
     for steps, terminated in zip(LENGTHS, TERMINATED, strict=True):
-        made.append(
+        recorded.append(
             {
                 "observations": random.normal(size=(steps + 1, 3)).astype(np.float32),
                 "actions": random.uniform(-1, 1, (steps, 2)).astype(np.float32),
@@ -28,7 +28,7 @@ def episodes() -> list[dict[str, Any]]:
                 "terminated": terminated,
             }
         )
-    return made
+    return recorded
 
 
 def ends(name: str) -> np.ndarray:
@@ -39,17 +39,17 @@ def ends(name: str) -> np.ndarray:
 
 def table(*, final: bool) -> dict[str, np.ndarray]:
     """All episodes end to end, a row for each step, as D4RL's; with ``final`` the next observations too."""
-    known = episodes()
+    recorded = episodes()
     arrays = {
-        "observations": np.concatenate([e["observations"][:-1] for e in known]),
-        "actions": np.concatenate([e["actions"] for e in known]),
-        "rewards": np.concatenate([e["rewards"] for e in known]),
+        "observations": np.concatenate([e["observations"][:-1] for e in recorded]),
+        "actions": np.concatenate([e["actions"] for e in recorded]),
+        "rewards": np.concatenate([e["rewards"] for e in recorded]),
         "terminals": ends("terminal"),
         "timeouts": ends("timeout"),
-        "infos/goal": np.concatenate([e["goals"][:-1] for e in known]),
+        "infos/goal": np.concatenate([e["goals"][:-1] for e in recorded]),
     }
     if final:
-        arrays["next_observations"] = np.concatenate([e["observations"][1:] for e in known])
+        arrays["next_observations"] = np.concatenate([e["observations"][1:] for e in recorded])
     return arrays
 
 

@@ -59,13 +59,13 @@ def train_on(limit: int, memory_map: bool | None, batches: int) -> dict[str, Any
         choice = options(memory_map)
         episodes = minari.load(ID, choice)
         source = Windows(episodes, choice, fit_normalizer(episodes, choice))
-        total, held = 0.0, 0
+        total, peak = 0.0, 0
         for step in range(batches):
             total += float(source.batch(step, 64).states.double().sum())
-            held = max(held, status("VmRSS"))
+            peak = max(peak, status("VmRSS"))
     except (MemoryError, RuntimeError) as error:  # torch's own allocator raises the second
         return {"failed": f"{type(error).__name__}: {error}", "imported": imported}
-    return {"steps": episodes.steps, "sum": total, "held": held - before, "mapped": str(type(episodes.states).__name__)}
+    return {"steps": episodes.steps, "sum": total, "held": peak - before, "mapped": str(type(episodes.states).__name__)}
 
 
 if __name__ == "__main__":

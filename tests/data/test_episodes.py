@@ -47,7 +47,7 @@ def test_goals_are_optional() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "values", "said"),
+    ("field", "values", "words"),
     [
         ("states", np.zeros((3, 2)), "shape (3, 2)"),  # no final observation
         ("states", np.zeros((4, 5)), "shape (4, 5)"),
@@ -65,11 +65,11 @@ def test_goals_are_optional() -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
-def test_a_bad_field_is_named(field: str, values: Any, said: str) -> None:
+def test_a_bad_field_is_named(field: str, values: Any, words: str) -> None:
     bad = replace(episode(3), **{field: values})
     with pytest.raises(DataError) as caught:
         Episodes.collect([episode(3), bad], name="the-set", space=SPACE)
-    for part in ("'the-set'", "episode 1", repr(field), said):
+    for part in ("'the-set'", "episode 1", repr(field), words):
         assert part in str(caught.value.got)
 
 

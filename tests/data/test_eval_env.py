@@ -22,8 +22,10 @@ from trajgen.envs.eval_env import EvalEnv, make_eval_env
 from trajgen.envs.gym import spec
 from trajgen.evaluation.rollout import rollout
 
-PLACE, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)
-ROOMS = Dict({"observation": STANCE, "achieved_goal": PLACE, "desired_goal": PLACE, "deep": Dict({"place": PLACE})})
+POSITION, STANCE = Box(-9, 9, (2,), np.float64), Box(-9, 9, (3,), np.float64)
+ROOMS = Dict(
+    {"observation": STANCE, "achieved_goal": POSITION, "desired_goal": POSITION, "deep": Dict({"place": POSITION})}
+)
 ACTIONS = Box(-1.0, 1.0, (2,), np.float32)
 KEYS: dict[str, Any] = {
     "state_key": ("achieved_goal", "observation"),
@@ -63,11 +65,11 @@ class Tasks(gymnasium.Env):
 
     observation_space, action_space = Box(-9, 9, (1,), np.float64), ACTIONS
 
-    def __init__(self, say: str) -> None:
-        self.say, self.asked = say, []
+    def __init__(self, key: str) -> None:
+        self.key, self.reset_options = key, []
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-        self.asked.append(options)
+        self.reset_options.append(options)
         self.time, self.done = 0, []
         return np.zeros(1), {}
 
@@ -75,8 +77,8 @@ class Tasks(gymnasium.Env):
         self.time += 1
         if self.time in (2, 3, 5):
             self.done.append(f"task {self.time}")
-        said: Any = {"success": self.time in (2, 3, 5), "tasks": self.done, "nothing": 0}[self.say]
-        return np.zeros(1), 1.0, False, self.time == 6, {self.say: said}
+        value: Any = {"success": self.time in (2, 3, 5), "tasks": self.done, "nothing": 0}[self.key]
+        return np.zeros(1), 1.0, False, self.time == 6, {self.key: value}
 
 
 class Still:
@@ -93,7 +95,7 @@ class Still:
 
 
 @pytest.mark.parametrize(
-    ("say", "rule", "expected"),
+    ("key", "rule", "expected"),
     [
         ("success", SuccessRule(), True),
         ("success", SuccessRule(steps=3), True),  # more than two good steps, as Adroit counts
@@ -105,8 +107,8 @@ class Still:
         ("nothing", SuccessRule(), None),
     ],
 )
-def test_an_episode_succeeds_by_its_environments_rule(say: str, rule: SuccessRule, expected: bool | None) -> None:
-    played = rollout(Still(), EvalEnv("tasks", lambda: Tasks(say), 6, rule=rule), [0, 1])
+def test_an_episode_succeeds_by_its_environments_rule(key: str, rule: SuccessRule, expected: bool | None) -> None:
+    played = rollout(Still(), EvalEnv("tasks", lambda: Tasks(key), 6, rule=rule), [0, 1])
     assert expected is None if played.success is None else played.success.tolist() == [expected] * 2
 
 
@@ -130,16 +132,16 @@ def test_episodes_are_reset_with_the_options_in_turn() -> None:
     env = Tasks("success")
     eval_env = EvalEnv("tasks", lambda: env, 6, resets=({"task_id": 1}, {"task_id": 2}))
     rollout(Still(), eval_env, [4, 5, 6], batch=1)
-    assert env.asked == [{"task_id": 1}, {"task_id": 2}, {"task_id": 1}]
+    assert env.reset_options == [{"task_id": 1}, {"task_id": 2}, {"task_id": 1}]
     rollout(Still(), EvalEnv("tasks", lambda: env, 6), [4])
-    assert env.asked[-1] is None
+    assert env.reset_options[-1] is None
 
 
 def test_entries_are_read_joined_and_from_within() -> None:
-    seen = observed(3)
-    np.testing.assert_array_equal(entry(seen, ("achieved_goal", "observation"))[2], [0.5, -0.5, 2, 2, 2])
-    np.testing.assert_array_equal(entry(seen, "deep/place")[1], [101, 101])
-    assert entry(seen, None) is seen
+    observations = observed(3)
+    np.testing.assert_array_equal(entry(observations, ("achieved_goal", "observation"))[2], [0.5, -0.5, 2, 2, 2])
+    np.testing.assert_array_equal(entry(observations, "deep/place")[1], [101, 101])
+    assert entry(observations, None) is observations
     one = {"a": np.zeros(2), "b": {"c": np.zeros(3)}}
     put(one, ("a", "b/c"), np.arange(5.0))
     np.testing.assert_array_equal(entry(one, ("a", "b/c")), np.arange(5.0))
@@ -157,11 +159,11 @@ def test_a_state_of_several_entries_is_loaded_and_shown_to_the_policy() -> None:
 
 def test_actions_are_clipped_where_those_of_the_data_end() -> None:
     save([4, 3])
-    wide, narrow = (
+    of_space, of_data = (
         minari.load(ID, DataOptions(id=ID, action_limits=which, **KEYS)).space for which in ("space", "data")
     )
-    assert (wide.action_low, wide.action_high) == ((-1.0, -1.0), (1.0, 1.0))
-    np.testing.assert_allclose([narrow.action_low, narrow.action_high], [[-0.1] * 2, [0.2] * 2])
+    assert (of_space.action_low, of_space.action_high) == ((-1.0, -1.0), (1.0, 1.0))
+    np.testing.assert_allclose([of_data.action_low, of_data.action_high], [[-0.1] * 2, [0.2] * 2])
 
 
 def test_flags_of_the_environment_and_bounds_of_the_task_come_first() -> None:

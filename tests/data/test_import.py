@@ -159,9 +159,9 @@ def test_rewards_of_demonstrations_come_last_and_episodes_can_be_left_out(tmp_pa
 def test_the_environment_must_fit_and_gives_the_bounds_of_the_actions(tmp_path: Path) -> None:
     path = formats.d4rl(tmp_path)
     assert imported(path).space.action_low == (-1.0, -1.0)
-    wide = formats.table(final=True)["actions"] * np.array([4.0, 1.0])
-    space = imported(formats.d4rl(tmp_path, actions=wide), force=True).space
-    assert space.action_low == pytest.approx(wide.min(0)) and space.action_high == pytest.approx(wide.max(0))
+    actions = formats.table(final=True)["actions"] * np.array([4.0, 1.0])
+    space = imported(formats.d4rl(tmp_path, actions=actions), force=True).space
+    assert space.action_low == pytest.approx(actions.min(0)) and space.action_high == pytest.approx(actions.max(0))
     with pytest.raises(DataError, match="actions like Box"):
         imported(path, env="Pendulum-v1", force=True)  # three observations, but one action
     with pytest.raises(DataError, match="known to Gymnasium"):

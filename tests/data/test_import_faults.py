@@ -246,8 +246,8 @@ def test_a_broken_archive_is_refused(tmp_path: Path) -> None:
     for broken in (content[:-30], content[: len(content) // 2], content[:100] + bytes(50) + content[150:], b"PK"):
         path.write_bytes(broken)
         check_refused(path, "must be readable", rewards="zero")
-    with zipfile.ZipFile(io.BytesIO(content)) as whole, zipfile.ZipFile(path, "w") as file:
-        file.writestr("../observations.npy", whole.read("observations.npy"))
+    with zipfile.ZipFile(io.BytesIO(content)) as original, zipfile.ZipFile(path, "w") as file:
+        file.writestr("../observations.npy", original.read("observations.npy"))
     check_refused(path, "no 'observations'")
 
 

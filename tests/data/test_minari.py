@@ -184,14 +184,14 @@ def test_discrete_actions_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "words"),
     [({"state_key": "stat"}, "'state'"), ({"state_key": None}, "choose one of"), ({"goal_key": "gaol"}, "'goal'")],
 )
-def test_observation_keys_must_fit(changes: dict[str, Any], said: str) -> None:
+def test_observation_keys_must_fit(changes: dict[str, Any], words: str) -> None:
     write([raw(3)])
     with pytest.raises(ConfigError) as caught:
         minari.load(ID, options(**changes))
-    assert said in str(caught.value.expected)
+    assert words in str(caught.value.expected)
 
 
 def test_an_array_observation_has_no_keys() -> None:
@@ -208,10 +208,10 @@ def test_a_broken_folder_is_listed_and_breaks_nothing(root: Path) -> None:
     alien = root / "tests" / "alien-v0" / "data"
     alien.mkdir(parents=True)
     alien.joinpath("metadata.json").write_text(json.dumps({"total_episodes": 1, "total_steps": 2}))
-    found = {entry.id: entry for entry in minari.local_sets()}
-    assert set(found) == {ID, "bad name", "tests/half-v0", "tests/alien-v0"}
-    assert found[ID].problem is None and (found[ID].episodes, found[ID].steps) == (1, 3)
-    assert all(entry.problem for id, entry in found.items() if id != ID)
+    entries = {entry.id: entry for entry in minari.local_sets()}
+    assert set(entries) == {ID, "bad name", "tests/half-v0", "tests/alien-v0"}
+    assert entries[ID].problem is None and (entries[ID].episodes, entries[ID].steps) == (1, 3)
+    assert all(entry.problem for id, entry in entries.items() if id != ID)
 
 
 def test_a_set_describes_itself() -> None:
@@ -234,17 +234,17 @@ def test_a_download_appears_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch,
     import minari as library
 
     write([raw(3)])
-    kept = root.parent / "kept"
-    store.folder(ID).rename(kept)
+    moved = root.parent / "kept"
+    store.folder(ID).rename(moved)
 
     def fetch(id: str, broken: bool) -> None:
-        place = Path(os.environ["MINARI_DATASETS_PATH"]) / id
-        assert place.is_relative_to(root) and place != store.folder(id, root)
-        place.mkdir(parents=True)
+        folder = Path(os.environ["MINARI_DATASETS_PATH"]) / id
+        assert folder.is_relative_to(root) and folder != store.folder(id, root)
+        folder.mkdir(parents=True)
         if broken:
             raise OSError("connection lost")
-        kept.rename(place / "moved")
-        (place / "moved" / "data").rename(place / "data")
+        moved.rename(folder / "moved")
+        (folder / "moved" / "data").rename(folder / "data")
 
     monkeypatch.setenv("MINARI_REMOTE", "gcp://elsewhere")
     monkeypatch.setattr(library, "download_dataset", lambda id: fetch(id, True))

@@ -137,12 +137,12 @@ def test_the_environments_of_the_package_are_as_the_presets_say(name: str, optio
         np.testing.assert_array_equal(first["desired_goal"], inner.cur_goal_xy)
         np.testing.assert_array_equal(info["goal"][:2], inner.cur_goal_xy)
     action = np.full(inner.action_space.shape, 0.5, np.float32)
-    for (observation, _, _, _, told), (same, *_) in ((env.step(action), other.step(action)) for _ in range(20)):
+    for (observation, _, _, _, info), (same, *_) in ((env.step(action), other.step(action)) for _ in range(20)):
         np.testing.assert_array_equal(observation["observation"], same["observation"])
-        assert not eval_env.success(observation, told)
+        assert not eval_env.success(observation, info)
     inner.set_xy(np.array(inner.cur_goal_xy))
-    observation, reward, terminated, _, told = env.step(0 * action)
-    assert terminated and reward == 1 and eval_env.success(observation, told)
+    observation, reward, terminated, _, info = env.step(0 * action)
+    assert terminated and reward == 1 and eval_env.success(observation, info)
     assert inner._goal_tol == eval_env.goal_radius, "arrival in the data is not what it is in the environment"
 
 
@@ -154,12 +154,12 @@ def test_a_seed_decides_where_a_teleport_leads(options: DataOptions) -> None:
 
     def places(seed: int) -> np.ndarray:
         eval_env.reset(env, seed)
-        found = []
+        positions = []
         for _ in range(8):
             inner.set_xy(np.array(inner._teleport_info["teleport_in_xys"][0]))
             env.step(np.zeros(2, np.float32))
-            found.append(inner.get_xy())
-        return np.array(found)
+            positions.append(inner.get_xy())
+        return np.array(positions)
 
     first = places(3)
     assert len(np.unique(first, axis=0)) > 1
@@ -189,17 +189,17 @@ def test_a_file_as_the_package_writes_it_is_read_as_the_package_reads_it(
     np.savez_compressed(path, **rows)
 
     preset = replace(PRESETS["ogbench/pointmaze-medium-navigate"], id="mine/navigate-v0")
-    made = from_path(path, ImportOptions(id=preset.id, rewards="zero", achieved=(0, 1)))
-    assert (made.episodes, made.steps, made.terminated) == (3, 36, 0)
-    found, theirs = minari.load(preset.id, preset), real.load_dataset(str(path))
-    steps = np.delete(np.arange(len(found.states)), found.ends)
-    np.testing.assert_array_equal(found.states[steps], theirs["observations"])
-    np.testing.assert_array_equal(found.states[steps + 1], theirs["next_observations"])
-    np.testing.assert_array_equal(found.actions[steps], theirs["actions"])
+    imported = from_path(path, ImportOptions(id=preset.id, rewards="zero", achieved=(0, 1)))
+    assert (imported.episodes, imported.steps, imported.terminated) == (3, 36, 0)
+    episodes, theirs = minari.load(preset.id, preset), real.load_dataset(str(path))
+    steps = np.delete(np.arange(len(episodes.states)), episodes.ends)
+    np.testing.assert_array_equal(episodes.states[steps], theirs["observations"])
+    np.testing.assert_array_equal(episodes.states[steps + 1], theirs["next_observations"])
+    np.testing.assert_array_equal(episodes.actions[steps], theirs["actions"])
     assert np.flatnonzero(theirs["terminals"]).tolist() == [11, 23, 35]
 
     np.savez_compressed(path, **theirs)  # what the package has read is read as well, and its ends are timeouts
     from_path(path, ImportOptions(id=preset.id, rewards="zero", achieved=(0, 1), ends="timeout", force=True))
     again = minari.load(preset.id, preset)
-    assert again.lengths.tolist() == found.lengths.tolist() and not again.terminated.any()
-    np.testing.assert_array_equal(again.states, found.states)
+    assert again.lengths.tolist() == episodes.lengths.tolist() and not again.terminated.any()
+    np.testing.assert_array_equal(again.states, episodes.states)

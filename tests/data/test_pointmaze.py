@@ -94,11 +94,11 @@ def test_rewards_and_goals_are_those_of_the_action(name: str, monkeypatch: pytes
     for first, last in zip(episodes.starts, episodes.ends, strict=True):
         near = np.linalg.norm(achieved[first + 1 : last + 1] - goals[first:last], axis=1) <= 0.45
         assert (near == episodes.rewards[first:last]).all()
-        drawn = np.flatnonzero((np.diff(goals[first : last + 1], axis=0) != 0).any(1))  # goal of row t+1 is new
-        for begin, end in zip([-1, *drawn[:-1]], drawn, strict=True):
+        goal_changes = np.flatnonzero((np.diff(goals[first : last + 1], axis=0) != 0).any(1))  # goal of row t+1 is new
+        for begin, end in zip([-1, *goal_changes[:-1]], goal_changes, strict=True):
             stays.append(int(end - (begin + 1) - np.argmax(near[begin + 1 : end + 1])))
             assert near[begin + 1 : end + 1].any()
-        assert np.linalg.norm(goals[first + drawn + 1] - achieved[first + drawn + 1], axis=1).min() > 0.5
+        assert np.linalg.norm(goals[first + goal_changes + 1] - achieved[first + goal_changes + 1], axis=1).min() > 0.5
         assert (goals[last] == goals[last - 1]).all()
     low, high = (60, 180) if "dwell" in name else (0, 0)
     assert len(stays) >= 4 and min(stays) >= low and max(stays) <= high
@@ -121,9 +121,9 @@ def test_the_recorded_steps_are_those_of_the_environment() -> None:
 
 def test_the_final_observation_keeps_the_goal_that_was_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
     maze = pointmaze.MAZES["umaze"]
-    whole = next(pointmaze.record(maze, (0, 0), 300, seed=1))
-    arrival = int(np.flatnonzero(whole["rewards"])[0])
-    goals = whole["observations"]["desired_goal"]
+    episode = next(pointmaze.record(maze, (0, 0), 300, seed=1))
+    arrival = int(np.flatnonzero(episode["rewards"])[0])
+    goals = episode["observations"]["desired_goal"]
     assert (goals[arrival] != goals[arrival + 1]).any()
     cut = next(pointmaze.record(maze, (0, 0), arrival + 1, seed=1))
     assert cut["rewards"][-1] == 1

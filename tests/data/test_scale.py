@@ -45,8 +45,8 @@ def write(seed: int = 0, lengths: tuple[int, ...] = (50, 7, 33), **changes: Any)
         goal = np.where(np.arange(steps + 1)[:, None] < steps // 2, here[steps // 2], here[-1])
         observations = {"state": np.concatenate([here, random.normal(size=here.shape)], 1), "goal": goal, "here": here}
         actions, rewards = random.uniform(-1, 1, (steps, 3)).astype(np.float32), random.normal(size=steps)
-        whole = episode(observations, actions, rewards, terminated=number % 2 == 0)
-        episodes.append(whole | (changes if number == 1 else {}))
+        unchanged = episode(observations, actions, rewards, terminated=number % 2 == 0)
+        episodes.append(unchanged | (changes if number == 1 else {}))
     save(ID, episodes, {"state": 4, "goal": 2, "here": 2}, 3, force=True)
 
 
@@ -60,8 +60,8 @@ GOALS: dict[str, Any] = {"goals": "hindsight", "goal_key": "goal", "achieved_key
 
 def files() -> dict[str, int]:
     """The mapped files, and when each was written."""
-    found = (store.folder(ID) / mapped.FOLDER).rglob("*.np*")
-    return {str(path.relative_to(store.folder(ID))): path.stat().st_mtime_ns for path in found}
+    paths = (store.folder(ID) / mapped.FOLDER).rglob("*.np*")
+    return {str(path.relative_to(store.folder(ID))): path.stat().st_mtime_ns for path in paths}
 
 
 @pytest.mark.parametrize(
@@ -110,23 +110,25 @@ def test_arrays_are_laid_out_once() -> None:
 def test_a_changed_set_is_laid_out_anew() -> None:
     write()
     old = minari.load(ID, options()).states.copy()
-    kept = store.folder(ID) / mapped.FOLDER
-    shutil.move(kept, kept.parent.parent / "kept")
+    folder = store.folder(ID) / mapped.FOLDER
+    shutil.move(folder, folder.parent.parent / "kept")
     write(seed=1)
-    shutil.move(kept.parent.parent / "kept", kept)
+    shutil.move(folder.parent.parent / "kept", folder)
     new = minari.load(ID, options())
     assert not np.array_equal(new.states, old)
     assert np.array_equal(new.states, minari.load(ID, options(memory_map=False)).states)
 
 
-@pytest.mark.parametrize("damage", [lambda whole: whole[:-8], lambda whole: whole[:-4] + b"abcd", lambda _: b"", None])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-8], lambda content: content[:-4] + b"abcd", lambda _: b"", None]
+)
 @pytest.mark.parametrize("name", ["states.npy", "rewards.npy", "index.npy", "about.json"])
 def test_damaged_files_are_laid_out_anew(name: str, damage: Any) -> None:
     write()
     choice = options()
-    right = minari.load(ID, replace(choice, memory_map=False))
-    norm = fit_normalizer(right, choice)
-    expected = Windows(right, choice, norm).batch(0, 32)
+    episodes = minari.load(ID, replace(choice, memory_map=False))
+    norm = fit_normalizer(episodes, choice)
+    expected = Windows(episodes, choice, norm).batch(0, 32)
     spoilt = minari.load(ID, choice)
     Windows(spoilt, choice, norm)
     (path,) = (store.folder(ID) / mapped.FOLDER).rglob(name)
@@ -135,8 +137,8 @@ def test_damaged_files_are_laid_out_anew(name: str, damage: Any) -> None:
         path.unlink()
     else:
         path.write_bytes(damage(path.read_bytes()))
-    found = Windows(minari.load(ID, choice), choice, norm).batch(0, 32)
-    assert torch.equal(found.returns, expected.returns) and torch.equal(found.states, expected.states)
+    batch = Windows(minari.load(ID, choice), choice, norm).batch(0, 32)
+    assert torch.equal(batch.returns, expected.returns) and torch.equal(batch.states, expected.states)
 
 
 def test_an_interrupted_layout_leaves_nothing_that_is_taken_for_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,21 +191,21 @@ def test_sets_that_would_fill_half_of_the_memory_are_mapped(monkeypatch: pytest.
 def test_a_set_lies_in_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No second copy of any field: the arrays are allocated once, and filled episode by episode."""
     write()
-    asked: list[tuple[str, tuple[int, ...]]] = []
+    allocated: list[tuple[str, tuple[int, ...]]] = []
     collect = vars(Episodes)["collect"].__func__
 
     def watched(cls: Any, raw: Any, *, rows: Any = None, **rest: Any) -> Any:
         assert rows == 93 and not isinstance(raw, list)
 
         def allocate(field: str, shape: tuple[int, ...]) -> Any:
-            asked.append((field, shape))
+            allocated.append((field, shape))
             return np.zeros(shape, np.float32)
 
         return collect(cls, raw, rows=rows, **rest, allocate=allocate)
 
     monkeypatch.setattr(Episodes, "collect", classmethod(watched))
     minari.load(ID, options(memory_map=False))
-    assert asked == [("states", (93, 4)), ("actions", (93, 3)), ("rewards", (93,))]
+    assert allocated == [("states", (93, 4)), ("actions", (93, 3)), ("rewards", (93,))]
 
 
 # --- under a limit --------------------------------------------------------------------------------------------------
@@ -219,8 +221,8 @@ def under(limit: int, memory_map: str, batches: int) -> dict[str, Any]:
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
@@ -230,13 +232,13 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memor
 def test_200_mib_are_trained_on_with_120() -> None:
     sizes.write(200)
     assert "failed" in under(120 * 2**20, "false", 1)  # the limit bites
-    found = under(120 * 2**20, "true", 20)
-    assert found.get("mapped") == "memmap", found
+    figures = under(120 * 2**20, "true", 20)
+    assert figures.get("mapped") == "memmap", figures
     choice = sizes.options(False)
     episodes = minari.load(sizes.ID, choice)
     source = Windows(episodes, choice, fit_normalizer(episodes, choice))
-    assert found["steps"] == episodes.steps == 204 * 4000
-    assert found["sum"] == sum(float(source.batch(step, 64).states.double().sum()) for step in range(20))
+    assert figures["steps"] == episodes.steps == 204 * 4000
+    assert figures["sum"] == sum(float(source.batch(step, 64).states.double().sum()) for step in range(20))
 
 
 @linux

@@ -99,11 +99,11 @@ def test_hindsight_goals_come_from_the_rest_of_the_same_episode(share: float) ->
     batch = plain(line([9, 6, 7], terminated=[True, False, True]), choice).batch(3, 3000)
     assert batch.goals is not None
     start, goal = batch.states[:, 0].double(), batch.goals.double()
-    own = ((goal - start - 0.2).abs() < 1e-5).all(1)
-    assert own.double().mean().item() == pytest.approx(1 - share, abs=0.03)
-    later = goal[~own]
-    assert (later[:, 0] == start[~own, 0]).all()
-    assert (later[:, 1] > start[~own, 1]).all()
+    next_state = ((goal - start - 0.2).abs() < 1e-5).all(1)
+    assert next_state.double().mean().item() == pytest.approx(1 - share, abs=0.03)
+    later = goal[~next_state]
+    assert (later[:, 0] == start[~next_state, 0]).all()
+    assert (later[:, 1] > start[~next_state, 1]).all()
     last = torch.tensor([9.0, 6.0, 7.0], dtype=torch.double)
     assert (later[:, 1] <= last[later[:, 0].long()]).all()
     if share > 0:  # the final observation can be a goal too
@@ -251,14 +251,14 @@ STEPS, DISCOUNT = 40, 0.9
 
 
 def walk() -> Episodes:
-    """A walk along a line to 20 and back, one unit a step; the goal asked for is never reached."""
-    place = np.concatenate([np.arange(21.0), np.arange(19.0, -1.0, -1.0)])[:, None]
+    """A walk along a line to 20 and back, one unit a step; the desired goal is never reached."""
+    position = np.concatenate([np.arange(21.0), np.arange(19.0, -1.0, -1.0)])[:, None]
     raw = Episode(
-        states=place,
+        states=position,
         actions=np.ones((STEPS, 1)),
         rewards=np.zeros(STEPS),
-        goals=np.full_like(place, 99.0),
-        achieved=place,
+        goals=np.full_like(position, 99.0),
+        achieved=position,
     )
     return Episodes.collect([raw], name="walk", space=Space(1, 1, 1, "state", "goal"))
 
@@ -282,8 +282,8 @@ def windows(**changes: Any) -> Windows:
 
 
 def first_arrival(start: int, goal: float) -> int:
-    place = walk().states[:, 0]
-    return next(row for row in range(start + 1, STEPS + 1) if abs(place[row] - goal) <= 0.25)
+    position = walk().states[:, 0]
+    return next(row for row in range(start + 1, STEPS + 1) if abs(position[row] - goal) <= 0.25)
 
 
 def test_a_window_ends_where_its_goal_is_first_reached() -> None:
@@ -340,8 +340,8 @@ def test_a_terminal_absorbs_and_a_timeout_does_not(terminated: bool) -> None:
 
 
 def test_a_goal_that_is_never_reached_leaves_the_window_as_it_is() -> None:
-    asked = {"goals": "dataset", "goal_radius": 0.25}
-    one, other = (windows(terminate_at_goal=ends, **asked).batch(0, 50) for ends in (True, False))
+    goal_options = {"goals": "dataset", "goal_radius": 0.25}
+    one, other = (windows(terminate_at_goal=ends, **goal_options).batch(0, 50) for ends in (True, False))
     assert torch.equal(one.mask, other.mask) and torch.equal(one.states, other.states)
     assert float(one.returns.abs().max()) == 0
 
@@ -363,8 +363,8 @@ def test_episodes_are_on_one_side_or_the_other() -> None:
     assert len(numbers(aside[0])) == 3 - (1 in numbers(aside[0])) and numbers(aside[0]) == numbers(aside[1])
     assert not numbers(trained) & numbers(aside[0])
     assert numbers(trained) | numbers(aside[0]) == set(range(10)) - {1}  # which is shorter than a window
-    whole = Windows(episodes, options(), units)
-    assert len(trained) + len(aside[0]) == len(whole) and numbers(whole) == set(range(10)) - {1}
+    unsplit = Windows(episodes, options(), units)
+    assert len(trained) + len(aside[0]) == len(unsplit) and numbers(unsplit) == set(range(10)) - {1}
 
 
 def test_units_are_those_of_what_is_trained_on() -> None:

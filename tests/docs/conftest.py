@@ -17,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for key in [key for key, (found, _) in registry._own.items() if not found.module.startswith("trajgen.")]:
-        del registry._own[key]
+    for key in [key for key, (spec, _) in registry._registered.items() if not spec.module.startswith("trajgen.")]:
+        del registry._registered[key]
     for name in [path.stem for path in tmp_path.glob("*.py")]:
         sys.modules.pop(name, None)

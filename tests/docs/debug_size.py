@@ -1,4 +1,4 @@
-"""A command's training at debug size: the composition as it is asked for, one step in each stage, one plan."""
+"""A command's training at debug size: the composition of its words, one step in each stage, one plan."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def trains_and_acts(config: Config) -> None:
     space = path_figure.space(config)
     planner: Any = build_planner(config, space)
     config.engine.check_batch_sizes(planner.stages(), 1)
-    known = path_figure.windows(config, 16)
+    batch = path_figure.windows(config, 16)
     trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained
     for stage in trained:
         stage.begin(planner)
         before = [p.detach().clone() for p in stage.trained]
-        total = stage.loss(known)["total"]
+        total = stage.loss(batch)["total"]
         assert torch.isfinite(total)
         total.backward()
         torch.optim.SGD(stage.trained, 1e-3).step()
@@ -43,7 +43,7 @@ def trains_and_acts(config: Config) -> None:
         planner, planner.normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
     policy.reset(batch=2)
-    cond, plan, grown = policy.preview(path_figure.observed(known, 2))
+    cond, plan, grown = policy.preview(path_figure.observed(batch, 2))
     if plan.trajectory is not None:
         assert plan.trajectory.shape[0] == len(cond) == 2 and torch.isfinite(plan.trajectory).all()
         assert grown

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "trajgen"
 HOLE = "…"
 """What stands where a message names something of the moment."""
 PARTS = ("expected", "got", "fix")
-OWN = {"nearest": "did you mean …?"}
+ANSWERS = {"nearest": "did you mean …?"}
 """Functions whose answers are part of a message, and what they say."""
 
 
@@ -31,23 +31,23 @@ class Message:
     parts: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        lines = [f"  {name + ':':<9} {said}" for name, said in self.parts]
+        lines = [f"  {name + ':':<9} {rendered}" for name, rendered in self.parts]
         return "\n".join([self.rule, *lines])
 
 
 def classes() -> dict[str, str]:
     """The errors that a person can mend, by name, with what each is."""
-    found: dict[str, str] = {}
-    known = {"TrajgenError"}
+    docs: dict[str, str] = {}
+    names = {"TrajgenError"}
     for path in [PACKAGE / "core" / "errors.py", *sorted(PACKAGE.rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ClassDef) and {ast.unparse(b) for b in node.bases} & known | ({node.name} & known):
-                known.add(node.name)
-                found[node.name] = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-    return found
+            if isinstance(node, ast.ClassDef) and {ast.unparse(b) for b in node.bases} & names | ({node.name} & names):
+                names.add(node.name)
+                docs[node.name] = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+    return docs
 
 
-def messages(path: Path, known: Mapping[str, str]) -> Iterator[Message]:
+def messages(path: Path, error_names: Mapping[str, str]) -> Iterator[Message]:
     """The messages of a module, in the order in which they stand."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -55,31 +55,31 @@ def messages(path: Path, known: Mapping[str, str]) -> Iterator[Message]:
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
     for call in sorted(calls, key=lambda n: n.lineno):
         assert isinstance(call.func, ast.Name)
-        if call.func.id in known and call.args:
-            given = {word.arg: word.value for word in call.keywords}
-            parts = tuple((name, said(given[name], constants)) for name in PARTS if name in given)
-            yield Message(call.func.id, room, said(call.args[0], constants), parts)
+        if call.func.id in error_names and call.args:
+            arguments = {word.arg: word.value for word in call.keywords}
+            parts = tuple((name, rendered(arguments[name], constants)) for name in PARTS if name in arguments)
+            yield Message(call.func.id, room, rendered(call.args[0], constants), parts)
 
 
-def said(node: ast.expr, constants: Mapping[str, ast.expr]) -> str:
+def rendered(node: ast.expr, constants: Mapping[str, ast.expr]) -> str:
     """An expression as a reader meets it: its text, with a hole where something of the moment stands."""
-    return re.sub(rf"{HOLE}(?:[ ,.]*{HOLE})+", HOLE, _said(node, constants))
+    return re.sub(rf"{HOLE}(?:[ ,.]*{HOLE})+", HOLE, _rendered(node, constants))
 
 
-def _said(node: ast.expr, constants: Mapping[str, ast.expr]) -> str:
+def _rendered(node: ast.expr, constants: Mapping[str, ast.expr]) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(_said(part, constants) for part in node.values)
+        return "".join(_rendered(part, constants) for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return _said(node.value, constants)
+        return _rendered(node.value, constants)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _said(node.left, constants) + _said(node.right, constants)
+        return _rendered(node.left, constants) + _rendered(node.right, constants)
     if isinstance(node, (ast.BoolOp, ast.IfExp)):
         either = node.values if isinstance(node, ast.BoolOp) else [node.body, node.orelse]
-        return " | ".join(text for text in dict.fromkeys(_said(each, constants) for each in either) if text)
+        return " | ".join(text for text in dict.fromkeys(_rendered(each, constants) for each in either) if text)
     if isinstance(node, ast.Name) and node.id in constants:
-        return _said(constants[node.id], constants)
+        return _rendered(constants[node.id], constants)
     if isinstance(node, ast.Call):
         return _called(node, constants)
     return HOLE
@@ -88,9 +88,9 @@ def _said(node: ast.expr, constants: Mapping[str, ast.expr]) -> str:
 def _called(node: ast.Call, constants: Mapping[str, ast.expr]) -> str:
     """What a call gives: of what is joined, one item and a hole; or what one of ours is known to say."""
     if isinstance(node.func, ast.Name):
-        return OWN.get(node.func.id, HOLE)
+        return ANSWERS.get(node.func.id, HOLE)
     if isinstance(node.func, ast.Attribute) and node.func.attr == "join" and isinstance(node.args[0], ast.GeneratorExp):
-        return _said(node.args[0].elt, constants) + HOLE
+        return _rendered(node.args[0].elt, constants) + HOLE
     return HOLE
 
 
@@ -112,24 +112,24 @@ In Python, each is an exception of one of these classes, with the attributes `ru
 
 def page() -> str:
     """The page as the code has it now."""
-    known = classes()
+    docs = classes()
     rooms: defaultdict[str, defaultdict[str, list[Message]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(PACKAGE.rglob("*.py")):
-        for message in messages(path, known):
+        for message in messages(path, docs):
             here = rooms[message.room][message.error]
             if message not in here:
                 here.append(message)
-    parts = [f"| class | when |\n| --- | --- |\n{_rows(known)}\n"]
+    parts = [f"| class | when |\n| --- | --- |\n{_rows(docs)}\n"]
     for room in sorted(rooms):
         parts.append(f"## {room}\n\n{about(room)}\n")
-        for error in (error for error in known if error in rooms[room]):
+        for error in (error for error in docs if error in rooms[room]):
             listed = "\n\n".join(map(str, rooms[room][error]))
             parts.append(f"`{error}`\n\n```text\n{listed}\n```\n")
     return HEAD + "\n".join(parts)
 
 
-def _rows(known: Mapping[str, str]) -> str:
-    return "\n".join(f"| `{name}` | {_marked(what)} |" for name, what in known.items())
+def _rows(docs: Mapping[str, str]) -> str:
+    return "\n".join(f"| `{name}` | {_marked(what)} |" for name, what in docs.items())
 
 
 def _marked(text: str) -> str:

@@ -61,8 +61,8 @@ def shell_lines(page: Path) -> list[str]:
 def words_of(block: str) -> list[list[str]]:
     """The words after ``trajgen``, or ``python -m trajgen``, of each such command in a bash block."""
     parts = [shlex.split(part, comments=True) for line in block.splitlines() for part in line.split("&&")]
-    own = [words[1:] for words in parts if words and Path(words[0]).name == "trajgen"]
-    return own + [words[words.index("trajgen") + 1 :] for words in parts if ["-m", "trajgen"] in pairs(words)]
+    commands = [words[1:] for words in parts if words and Path(words[0]).name == "trajgen"]
+    return commands + [words[words.index("trajgen") + 1 :] for words in parts if ["-m", "trajgen"] in pairs(words)]
 
 
 def pairs(words: list[str]) -> list[list[str]]:
@@ -73,14 +73,14 @@ def pairs(words: list[str]) -> list[list[str]]:
 def commands(page: Path) -> list[list[str]]:
     """The commands of a page that are not there to be refused."""
     refused = [words for words, _ in refusals(page)]
-    every = [words for block in blocks(page, "bash") for words in words_of(block)]
-    return [words for words in every if words not in refused]
+    called = [words for block in blocks(page, "bash") for words in words_of(block)]
+    return [words for words in called if words not in refused]
 
 
 def refusals(page: Path) -> list[tuple[list[str], str]]:
     """The commands of a page that are refused, and what is said to each."""
-    found = REFUSED.findall(page.read_text(encoding="utf-8"))
-    return [(words, said) for command, said in found for words in words_of(command)]
+    refused = REFUSED.findall(page.read_text(encoding="utf-8"))
+    return [(words, message) for command, message in refused for words in words_of(command)]
 
 
 def write_files(page: Path, folder: Path) -> None:

@@ -34,7 +34,7 @@ INK, SOFT, PAPER, DATA, LEARNT, CODES, ACTING = (
     "#fdf1dc",
     "#e3f4ec",
 )
-WIDE, HIGH, ACROSS, DOWN, MARGIN = 226, 108, 258, 146, 16
+BOX_WIDTH, BOX_HEIGHT, ACROSS, DOWN, MARGIN = 226, 108, 258, 146, 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Box:
     name: str
     lines: tuple[str, ...]
     color: str
-    place: tuple[int, int]
+    cell: tuple[int, int]
 
 
 def space(config: Config) -> Space:
@@ -64,7 +64,7 @@ def shapes(config: Config) -> dict[str, Any]:
         x = planner.view(batch)
         encoding = tokenizer.encode(x)
         codes, inputs = encoding.codes, encoding.inputs
-        known = planner.prior.conditioner(cond)
+        embedding = planner.prior.conditioner(cond)
         logits = planner.prior.logits(inputs, cond)
         plan = planner.plan(cond, torch.Generator().manual_seed(0))
         offsets = torch.arange(config.data.chunk).expand(len(batch), -1)
@@ -83,9 +83,9 @@ def shapes(config: Config) -> dict[str, Any]:
         "x": x,
         "codes": codes,
         "inputs": inputs,
-        "known": known,
+        "embedding": embedding,
         "logits": logits,
-        "drawn": plan.codes,
+        "sampled": plan.codes,
         "latent": plan.latent,
         "trajectory": plan.trajectory,
         "actions": head,
@@ -113,39 +113,39 @@ def windows(config: Config, count: int = WINDOWS) -> Batch:
 
 def observed(batch: Batch, count: int) -> dict[str, Any]:
     """Observations of the first windows' first points."""
-    seen = {"observation": batch.states[:count, 0].numpy()}
-    return seen if batch.goals is None else {**seen, "desired_goal": batch.goals[:count].numpy()}
+    observation = {"observation": batch.states[:count, 0].numpy()}
+    return observation if batch.goals is None else {**observation, "desired_goal": batch.goals[:count].numpy()}
 
 
 def boxes(config: Config) -> list[Box]:
     """The parts, with what was measured of them."""
-    seen = shapes(config)
+    tensors = shapes(config)
     nodes, data = config.components, config.data
 
-    def said(name: str, letters: str) -> str:
-        value: Tensor = seen[name]
+    def shape(name: str, letters: str) -> str:
+        value: Tensor = tensors[name]
         numbers = ["B", *(str(size) for size in value.shape[1:])]
         return f"({', '.join(letters)}) = ({', '.join(numbers)})"
 
-    lengths = seen["schedule"]
+    lengths = tensors["schedule"]
     return [
         Box("data", data.id.rpartition("/")[2], ("episodes of states, actions,", "rewards and goals"), DATA, (0, 0)),
         Box(
             "window",
             f"{data.horizon} points, stride {data.stride}",
             (
-                f"states {said('states', 'BTS')}",
-                f"returns {said('returns', 'BT')}",
-                f"first actions {said('chunk', 'BHA')}",
+                f"states {shape('states', 'BTS')}",
+                f"returns {shape('returns', 'BT')}",
+                f"first actions {shape('chunk', 'BHA')}",
             ),
             DATA,
             (1, 0),
         ),
-        Box("view", ", ".join(nodes["view"]["fields"]), (f"x {said('x', 'BTD')}",), DATA, (2, 0)),
+        Box("view", ", ".join(nodes["view"]["fields"]), (f"x {shape('x', 'BTD')}",), DATA, (2, 0)),
         Box(
             "tokenizer",
             nodes["tokenizer"]["name"],
-            (f"codes {said('codes', 'BL')}", f"codebook (V, C) = ({seen['vocabulary']}, {seen['code_dim']})"),
+            (f"codes {shape('codes', 'BL')}", f"codebook (V, C) = ({tensors['vocabulary']}, {tensors['code_dim']})"),
             LEARNT,
             (3, 0),
         ),
@@ -162,7 +162,7 @@ def boxes(config: Config) -> list[Box]:
             (
                 f"state (B, {SPACE.state_dim}), goal (B, {SPACE.goal_dim}),",
                 "return (B)",
-                f"embedded {said('known', 'BKE' if seen['known'].shape[1] > 1 else 'B1E')}",
+                f"embedded {shape('embedding', 'BKE' if tensors['embedding'].shape[1] > 1 else 'B1E')}",
             ),
             LEARNT,
             (1, 1),
@@ -170,30 +170,34 @@ def boxes(config: Config) -> list[Box]:
         Box(
             "prior",
             nodes["prior"]["name"],
-            (f"sees (B, L − l₁, C) = {_sizes(seen['inputs'])}", f"logits {said('logits', 'BLV')}"),
+            (f"sees (B, L − l₁, C) = {_sizes(tensors['inputs'])}", f"logits {shape('logits', 'BLV')}"),
             LEARNT,
             (2, 1),
         ),
         Box(
             "sampler",
             nodes["sampler"]["name"],
-            (f"codes {said('drawn', 'BL')}", "scale by scale, which add up to", f"the latent {said('latent', 'BNC')}"),
+            (
+                f"codes {shape('sampled', 'BL')}",
+                "scale by scale, which add up to",
+                f"the latent {shape('latent', 'BNC')}",
+            ),
             CODES,
             (2, 2),
         ),
         Box(
             "return_target",
             nodes["return_target"]["name"],
-            ("the return to ask for, (B)",),
+            ("the target return, (B)",),
             LEARNT,
             (0, 1),
         ),
-        Box("decoder", nodes["decoder"]["name"], (f"trajectory {said('trajectory', 'BTD')}",), LEARNT, (3, 2)),
-        Box("action head", nodes["action"]["name"], (f"actions {said('actions', 'BHA')}",), LEARNT, (1, 2)),
+        Box("decoder", nodes["decoder"]["name"], (f"trajectory {shape('trajectory', 'BTD')}",), LEARNT, (3, 2)),
+        Box("action head", nodes["action"]["name"], (f"actions {shape('actions', 'BHA')}",), LEARNT, (1, 2)),
         Box(
             "policy",
             f"a plan every {config.policy.replan_interval} steps",
-            (f"one action (B, A) = {_sizes(seen['acted'])}", "state and reward come back"),
+            (f"one action (B, A) = {_sizes(tensors['acted'])}", "state and reward come back"),
             ACTING,
             (0, 2),
         ),
@@ -225,8 +229,8 @@ def figure(config: Config) -> str:
     """The picture, as SVG."""
     parts = boxes(config)
     by_title = {box.title: box for box in parts}
-    width, height = 2 * MARGIN + 3 * ACROSS + WIDE, 2 * MARGIN + 2 * DOWN + HIGH + 30
-    drawn = [
+    width, height = 2 * MARGIN + 3 * ACROSS + BOX_WIDTH, 2 * MARGIN + 2 * DOWN + BOX_HEIGHT + 30
+    lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         'font-family="Helvetica, Arial, sans-serif" font-size="12">',
         f"<title>From data to actions in recipe {escape(config.recipe)}, with the shapes of what is handed on</title>",
@@ -239,11 +243,11 @@ def figure(config: Config) -> str:
         *_legend(height),
         "</svg>",
     ]
-    return "\n".join(drawn) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _corner(box: Box) -> tuple[int, int]:
-    return MARGIN + box.place[0] * ACROSS, MARGIN + box.place[1] * DOWN
+    return MARGIN + box.cell[0] * ACROSS, MARGIN + box.cell[1] * DOWN
 
 
 def _box(box: Box) -> str:
@@ -253,7 +257,7 @@ def _box(box: Box) -> str:
         for i, line in enumerate(box.lines)
     ]
     return (
-        f'<rect x="{x}" y="{y}" width="{WIDE}" height="{HIGH}" rx="6" fill="{box.color}" stroke="{SOFT}"/>'
+        f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="{box.color}" stroke="{SOFT}"/>'
         f'<text x="{x + 10}" y="{y + 22}" fill="{INK}" font-weight="bold">{escape(box.title)}'
         f'<tspan font-weight="normal" fill="{SOFT}">  {escape(box.name)}</tspan></text>' + "".join(lines)
     )
@@ -262,18 +266,18 @@ def _box(box: Box) -> str:
 def _arrow(start: Box, end: Box) -> str:
     (x, y), (across, down) = _corner(start), _corner(end)
     if y == down:
-        x, across = (x + WIDE, across) if x < across else (x, across + WIDE)
-        y = down = y + HIGH // 2
+        x, across = (x + BOX_WIDTH, across) if x < across else (x, across + BOX_WIDTH)
+        y = down = y + BOX_HEIGHT // 2
     else:
-        x = across = x + WIDE // 2
-        y, down = (y + HIGH, down) if y < down else (y, down + HIGH)
+        x = across = x + BOX_WIDTH // 2
+        y, down = (y + BOX_HEIGHT, down) if y < down else (y, down + BOX_HEIGHT)
     return f'<path d="M{x} {y}L{across} {down}" stroke="{SOFT}" stroke-width="1.5" marker-end="url(#tip)"/>'
 
 
 def _scales(box: Box, lengths: tuple[int, ...]) -> list[str]:
     """A square for each token, a row for each scale."""
     x, y = _corner(box)
-    size = min(12.0, (WIDE - 20) / max(lengths) - 2, (HIGH - 72) / len(lengths) - 2)
+    size = min(12.0, (BOX_WIDTH - 20) / max(lengths) - 2, (BOX_HEIGHT - 72) / len(lengths) - 2)
     return [
         f'<rect x="{x + 110 + i * (size + 2):g}" y="{y + 56 + k * (size + 2):g}" width="{size:g}" height="{size:g}" '
         f'fill="{SOFT}"/>'
@@ -283,11 +287,11 @@ def _scales(box: Box, lengths: tuple[int, ...]) -> list[str]:
 
 
 def _legend(height: int) -> list[str]:
-    places = [MARGIN, *accumulate((30 + 8 * len(said) for _, said in LEGEND), initial=MARGIN)][1:]
+    places = [MARGIN, *accumulate((30 + 8 * len(label) for _, label in LEGEND), initial=MARGIN)][1:]
     return [
         f'<rect x="{x}" y="{height - 28}" width="14" height="14" rx="3" fill="{color}" stroke="{SOFT}"/>'
-        f'<text x="{x + 20}" y="{height - 17}" fill="{SOFT}">{said}</text>'
-        for x, (color, said) in zip(places, LEGEND, strict=False)
+        f'<text x="{x + 20}" y="{height - 17}" fill="{SOFT}">{label}</text>'
+        for x, (color, label) in zip(places, LEGEND, strict=False)
     ]
 
 

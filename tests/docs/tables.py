@@ -43,35 +43,35 @@ def protocol(name: str) -> str:
     tree = ast.parse(inspect.getsource(protocols))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes]
-    rows = [f"| `{what}` | {said} |" for each in (*bases, name) for what, said in _members(classes[each])]
+    rows = [f"| `{what}` | {text} |" for each in (*bases, name) for what, text in _members(classes[each])]
     return "\n".join(["| it has | which is |", "| --- | --- |", *rows])
 
 
-def _members(found: ast.ClassDef) -> Iterator[tuple[str, str]]:
-    for node, following in zip(found.body, [*found.body[1:], None], strict=True):
+def _members(protocol: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for node, following in zip(protocol.body, [*protocol.body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign):
-            said = f"`{ast.unparse(node.annotation)}`"
+            text = f"`{ast.unparse(node.annotation)}`"
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                said = str(following.value.value)
-            yield ast.unparse(node.target), _cell(said)
+                text = str(following.value.value)
+            yield ast.unparse(node.target), _cell(text)
         elif isinstance(node, ast.FunctionDef):
             arguments = node.args
-            given = [a.arg for a in arguments.args[1:]]
-            given += ["*", *(a.arg for a in arguments.kwonlyargs)] if arguments.kwonlyargs else []
-            name = CALLED.get(found.name, found.name.lower()) if node.name == "__call__" else node.name
-            said = ast.get_docstring(node) or f"`{ast.unparse(node.returns or ast.Constant(None))}`"
+            parameters = [a.arg for a in arguments.args[1:]]
+            parameters += ["*", *(a.arg for a in arguments.kwonlyargs)] if arguments.kwonlyargs else []
+            name = CALLED.get(protocol.name, protocol.name.lower()) if node.name == "__call__" else node.name
+            text = ast.get_docstring(node) or f"`{ast.unparse(node.returns or ast.Constant(None))}`"
             if node.name == "__call__":
-                said = ast.get_docstring(node) or ast.get_docstring(found) or said
-            yield f"{name}({', '.join(given)})", _cell(said.split("\n\n")[0])
+                text = ast.get_docstring(node) or ast.get_docstring(protocol) or text
+            yield f"{name}({', '.join(parameters)})", _cell(text.split("\n\n")[0])
 
 
 def components(kind: str) -> str:
     """The components that are shipped: what each is, and what it requires before its ``*``."""
     shipped = [spec(kind, n) for n in names(kind)]
     rows = [
-        f"| `{found.name}` | {_cell(found.summary)} | {', '.join(f'`{w}`' for w in found.wiring)} |"
-        for found in shipped
-        if component(kind, found.name).__module__.startswith("trajgen.")
+        f"| `{description.name}` | {_cell(description.summary)} | {', '.join(f'`{w}`' for w in description.wiring)} |"
+        for description in shipped
+        if component(kind, description.name).__module__.startswith("trajgen.")
     ]
     return "\n".join(["| name | what | requires |", "| --- | --- | --- |", *rows])
 
@@ -90,7 +90,7 @@ def recipes(_: str = "") -> str:
 
 def kinds(_: str = "") -> str:
     """All kinds, with the page of each."""
-    rows = [f"| [{kind}]({kind}.md) | {said} |" for kind, said in KINDS.items()]
+    rows = [f"| [{kind}]({kind}.md) | {text} |" for kind, text in KINDS.items()]
     return "\n".join(["| kind | what it is |", "| --- | --- |", *rows])
 
 
@@ -98,21 +98,21 @@ def options(kind: str) -> str:
     """The options of the components that are shipped, with types, defaults, and what each is."""
     rows = []
     for name in names(kind):
-        found, made = spec(kind, name), component(kind, name)
-        if not made.__module__.startswith("trajgen."):
+        description, implementation = spec(kind, name), component(kind, name)
+        if not implementation.__module__.startswith("trajgen."):
             continue
-        types = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made)
-        about = arguments(made)
-        rows += [_row(f"{name}.{o.name}", types[o.name], f"`{_plain(o.default)}`", about) for o in found.options]
+        types = typing.get_type_hints(implementation.__init__ if inspect.isclass(implementation) else implementation)
+        about = arguments(implementation)
+        rows += [_row(f"{name}.{o.name}", types[o.name], f"`{_plain(o.default)}`", about) for o in description.options]
     if not rows:
         return "None of them has options."
     return "\n".join(["| option | type | default | what |", "| --- | --- | --- | --- |", *rows])
 
 
-def arguments(made: Any) -> dict[str, str]:
+def arguments(documented: Any) -> dict[str, str]:
     """What the docstring of a class or function says of each of its arguments."""
     about = {}
-    for section in Docstring(inspect.getdoc(made) or "").parse("google", warnings=False):
+    for section in Docstring(inspect.getdoc(documented) or "").parse("google", warnings=False):
         if section.kind is DocstringSectionKind.parameters:
             about |= {name: one.description for one in section.value for name in one.name.split(", ")}
     return about
@@ -126,11 +126,11 @@ def settings(name: str) -> str:
     rows = []
     for field in dataclasses.fields(cls):
         if field.default is not dataclasses.MISSING:
-            said = f"`{_plain(field.default)}`"
+            default = f"`{_plain(field.default)}`"
         else:
-            made = field.default_factory
-            said = "" if made is dataclasses.MISSING else f"`{_plain(made())}`"
-        rows.append(_row(f"{prefix}.{field.name}", types[field.name], said, about))
+            factory = field.default_factory
+            default = "" if factory is dataclasses.MISSING else f"`{_plain(factory())}`"
+        rows.append(_row(f"{prefix}.{field.name}", types[field.name], default, about))
     return "\n".join(["| option | type | default | what |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -147,9 +147,9 @@ def attributes(cls: type) -> dict[str, str]:
 
 def letters(_: str = "") -> str:
     """The letters of shapes, with what each is in the default recipe."""
-    seen, config = path_figure.shapes(compose([])), compose([])
-    lengths = seen["schedule"]
-    known = {
+    tensors, config = path_figure.shapes(compose([])), compose([])
+    lengths = tensors["schedule"]
+    letters_and_sizes = {
         "B": ("batch", "`engine.stages.NAME.batch_size`", ""),
         "T": ("horizon: points in a window", "`data.horizon`", config.data.horizon),
         "M": ("stride: environment steps between two points", "`data.stride`", config.data.stride),
@@ -160,27 +160,31 @@ def letters(_: str = "") -> str:
             f"{path_figure.SPACE.state_dim}, {path_figure.SPACE.action_dim}, {path_figure.SPACE.goal_dim}",
         ),
         "P": ("points of a history", "the planner", "0"),
-        "D": ("features per point", "the view: 1 + S for (return, state); M·A for the actions", seen["x"].shape[-1]),
+        "D": ("features per point", "the view: 1 + S for (return, state); M·A for the actions", tensors["x"].shape[-1]),
         "N": (
             "latent length; where it is learnt, T is N times a power of two",
             "`tokenizer.latent_length`",
-            seen["latent"].shape[1],
+            tensors["latent"].shape[1],
         ),
-        "C": ("code width", "`tokenizer.code_dim`", seen["code_dim"]),
-        "V": ("codes in the vocabulary; none if codes are continuous", "`tokenizer.codebook_size`", seen["vocabulary"]),
+        "C": ("code width", "`tokenizer.code_dim`", tensors["code_dim"]),
+        "V": (
+            "codes in the vocabulary; none if codes are continuous",
+            "`tokenizer.codebook_size`",
+            tensors["vocabulary"],
+        ),
         "K, l_k": ("scales, and their lengths", "`schedule`", f"{len(lengths)}, {lengths}"),
         "L": ("tokens: the sum of l_k", "follows", sum(lengths)),
-        "E": ("width of the condition's embedding", "`conditioner.width`", seen["known"].shape[-1]),
+        "E": ("width of the condition's embedding", "`conditioner.width`", tensors["embedding"].shape[-1]),
         "W": ("width of the prior", "`prior.width`", config.components["prior"]["width"]),
     }
-    rows = [f"| {letter} | {what} | {where} | {value} |" for letter, (what, where, value) in known.items()]
+    rows = [f"| {letter} | {what} | {where} | {value} |" for letter, (what, where, value) in letters_and_sizes.items()]
     return "\n".join(["| letter | what | where it is set | default recipe |", "| --- | --- | --- | --- |", *rows])
 
 
 def scales(_: str = "") -> str:
     """What a schedule tells: the lengths it was made of, and what follows from them."""
-    told = {k: v.__doc__ or v.func.__doc__ for k, v in vars(ScaleSchedule).items() if isinstance(v, FOLLOWS)}
-    rows = [f"| `{name}` | {_cell(said)} |" for name, said in told.items()]
+    docs = {k: v.__doc__ or v.func.__doc__ for k, v in vars(ScaleSchedule).items() if isinstance(v, FOLLOWS)}
+    rows = [f"| `{name}` | {_cell(text)} |" for name, text in docs.items()]
     return "\n".join(["| a `ScaleSchedule` has | which is |", "| --- | --- |", "| `lengths` | (l_1, …, l_K) |", *rows])
 
 
@@ -188,9 +192,9 @@ def public(_: str = "") -> str:
     """The names that ``import trajgen`` offers."""
     rows = []
     for name in trajgen.__all__:
-        found = getattr(trajgen, name)
-        home = f"{found.__module__}.{name}"
-        rows.append(f"| [`trajgen.{name}`][{home}] | {_cell(first_sentence(found))} |")
+        exported = getattr(trajgen, name)
+        home = f"{exported.__module__}.{name}"
+        rows.append(f"| [`trajgen.{name}`][{home}] | {_cell(first_sentence(exported))} |")
     return "\n".join(["| name | what |", "| --- | --- |", *rows])
 
 
@@ -199,8 +203,8 @@ def api(_: str = "") -> str:
     rows = []
     for path in sorted((DOCS / "api").glob("*.md")):
         for module in modules(path):
-            said = _cell(first_sentence(importlib.import_module(module)))
-            rows.append(f"| [`{module}`]({path.name}) | {said} |")
+            text = _cell(first_sentence(importlib.import_module(module)))
+            rows.append(f"| [`{module}`]({path.name}) | {text} |")
     return "\n".join(["| module | what |", "| --- | --- |", *sorted(rows)])
 
 
@@ -209,9 +213,9 @@ def modules(page: Path) -> list[str]:
     return re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
 
 
-def first_sentence(found: Any) -> str:
+def first_sentence(documented: Any) -> str:
     """The first paragraph of a docstring."""
-    return (inspect.getdoc(found) or "").split("\n\n")[0]
+    return (inspect.getdoc(documented) or "").split("\n\n")[0]
 
 
 def not_run(_: str = "") -> str:

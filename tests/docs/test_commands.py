@@ -31,7 +31,7 @@ FOR_HYDRA = {"-m", "--help", "--cfg"}
 
 def called(name: str) -> list[Any]:
     """The different commands of all pages that begin with ``name``, as parameters of a test."""
-    found: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for page, path in PAGES.items():
         for words in commands(path):
             text = shlex.join(words[1:])
@@ -39,8 +39,8 @@ def called(name: str) -> list[Any]:
             key = text if "imports=" not in text and ".yaml" not in text else f"{page} {text}"
             key = key.replace(" format=onnx", "")  # what is exported if nothing is said
             if words[0] == name and not any(shlex.join(["trajgen", *words]).startswith(each) for each in NOT_RUN):
-                found.setdefault(key, pytest.param(page, words[1:], id=f"{name}: {text}"))
-    return list(found.values())
+                parameters.setdefault(key, pytest.param(page, words[1:], id=f"{name}: {text}"))
+    return list(parameters.values())
 
 
 def copy_run(folder: Path, run: Path) -> Path:
@@ -57,17 +57,17 @@ def prepare(page: str, folder: Path) -> None:
 
 
 def test_every_line_of_a_shell_block_is_run_or_says_why_not() -> None:
-    every = [line for path in PAGES.values() for line in shell_lines(path)]
-    names = {line.split()[1] for line in every if line.startswith(("trajgen ", ".venv/bin/trajgen "))}
+    lines = [line for path in PAGES.values() for line in shell_lines(path)]
+    names = {line.split()[1] for line in lines if line.startswith(("trajgen ", ".venv/bin/trajgen "))}
     here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new", "plot", "video", "report"}
     here |= {"search", "export", "bench"}
     assert names <= here, "give the command a test here"
-    for line in every:
-        own = line.startswith(("trajgen ", ".venv/bin/trajgen ", *RUN_ELSEWHERE))
+    for line in lines:
+        is_tested = line.startswith(("trajgen ", ".venv/bin/trajgen ", *RUN_ELSEWHERE))
         marked = [start for start in NOT_RUN if line.startswith(start)]
-        assert own or marked, line
+        assert is_tested or marked, line
     for start in NOT_RUN:
-        assert any(line.startswith(start) for line in every), f"no page has it any more: {start}"
+        assert any(line.startswith(start) for line in lines), f"no page has it any more: {start}"
 
 
 @pytest.mark.parametrize(("page", "words"), called("train"))
@@ -96,12 +96,12 @@ def test_train_commands_train_and_act(
 
 
 @pytest.mark.parametrize(
-    ("page", "words", "said"), [(p, *each) for p, path in PAGES.items() for each in refusals(path)]
+    ("page", "words", "message"), [(p, *each) for p, path in PAGES.items() for each in refusals(path)]
 )
 def test_refusals_are_those_of_the_page(
     page: str,
     words: list[str],
-    said: str,
+    message: str,
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -110,7 +110,7 @@ def test_refusals_are_those_of_the_page(
     monkeypatch.setattr(experiments, "train", lambda config, *_: experiments.dry_run(config))
     with pytest.raises(SystemExit):
         cli.main(words)
-    assert capsys.readouterr().err.strip() == said.strip()
+    assert capsys.readouterr().err.strip() == message.strip()
 
 
 @pytest.mark.parametrize(("page", "words"), called("study"))
@@ -119,10 +119,10 @@ def test_study_commands_ask_for_variants_that_train(
 ) -> None:
     """Every variant can be built, and the last one trains; shipped studies are built in ``tests/experiments``."""
     prepare(page, folder)
-    asked: list[Study] = []
-    monkeypatch.setattr(experiments, "run_study", lambda study, *_, **__: asked.append(study))
+    requested: list[Study] = []
+    monkeypatch.setattr(experiments, "run_study", lambda study, *_, **__: requested.append(study))
     cli.main(["study", *words])
-    rows = studies.make_rows(replace(asked[0], equal=("steps",)))
+    rows = studies.make_rows(replace(requested[0], equal=("steps",)))
     if not any(word.startswith("study=") and not word.endswith(".yaml") for word in words):
         assert studies.dry_run_rows(rows) == {}
     trains_and_acts(rows[-1].config)
@@ -134,12 +134,12 @@ def test_search_commands_propose_what_trains(
 ) -> None:
     """Whole searches, at debug size, are run in ``tests/experiments``."""
     prepare(page, folder)
-    asked: list[Search] = []
-    monkeypatch.setattr(experiments, "run_search", lambda search, *_, **__: asked.append(search))
+    requested: list[Search] = []
+    monkeypatch.setattr(experiments, "run_search", lambda search, *_, **__: requested.append(search))
     cli.main(["search", *words])
-    assert len(asked) == 1
-    proposed = searches.propose(asked[0], 1, [])
-    trains_and_acts(compose(asked[0].overrides(proposed)))
+    assert len(requested) == 1
+    proposed = searches.propose(requested[0], 1, [])
+    trains_and_acts(compose(requested[0].overrides(proposed)))
 
 
 @pytest.mark.parametrize(("page", "words"), called("check"))
@@ -164,8 +164,8 @@ def test_evaluate_commands_run(
     """On a toy run, whose episodes are short."""
     monkeypatch.chdir(folder)
     prepare(page, folder)
-    place = copy_run(folder, run)
-    before = (place / "evaluation.json").stat().st_mtime_ns
+    run_copy = copy_run(folder, run)
+    before = (run_copy / "evaluation.json").stat().st_mtime_ns
     monkeypatch.setattr(experiments.evaluating, "CONDITIONS", 2)
     monkeypatch.setattr("trajgen.evaluation.evaluate.LATENCY_BATCHES", ())
     if any("sampler" in word or "replan" in word for word in words):  # drawn once is enough
@@ -173,8 +173,8 @@ def test_evaluate_commands_run(
     few = [f"evaluation.episodes={min(2, int(w.partition('=')[2]))}" for w in words if "episodes=" in w]
     cli.main(["evaluate", *words, *few, "device=cpu"])
     changed = len([word for word in words if not word.startswith(("run=", "imports="))])
-    assert (place / "evaluations" / "1" / "evaluation.json").exists() == bool(changed)
-    assert ((place / "evaluation.json").stat().st_mtime_ns == before) == bool(changed)
+    assert (run_copy / "evaluations" / "1" / "evaluation.json").exists() == bool(changed)
+    assert ((run_copy / "evaluation.json").stat().st_mtime_ns == before) == bool(changed)
 
 
 @pytest.mark.parametrize(("page", "words"), called("sample"))
@@ -187,10 +187,10 @@ def test_sample_commands_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(folder)
-    place = copy_run(folder, run)
+    run_copy = copy_run(folder, run)
     cli.main(["sample", *words, "device=cpu"])
     assert "condition error of the first state" in " ".join(capsys.readouterr().out.split())
-    assert (place / "plots" / "sample-1.png").exists()
+    assert (run_copy / "plots" / "sample-1.png").exists()
 
 
 @pytest.mark.parametrize(("page", "words"), called("export"))
@@ -230,13 +230,13 @@ def test_data_commands_run_one_after_the_other(
     """After the page's Python blocks, which write what is read. Sets are made with few steps."""
     shutil.copytree(tiny_place / "datasets", folder / "datasets")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
-    made = makers.make
-    monkeypatch.setattr(makers, "make", lambda name, **o: made(name, **(o | {"steps": STEPS, "force": True})))
-    own = [words for words in commands(PAGES[page]) if words[0] == "data" and words[1] != "get"]
-    if any(words[1] in ("import", "info") for words in own):
+    make = makers.make
+    monkeypatch.setattr(makers, "make", lambda name, **o: make(name, **(o | {"steps": STEPS, "force": True})))
+    data_commands = [words for words in commands(PAGES[page]) if words[0] == "data" and words[1] != "get"]
+    if any(words[1] in ("import", "info") for words in data_commands):
         done = run_python(page, folder)
         assert done.returncode == 0, done.stderr
-    for words in own:
+    for words in data_commands:
         again = ["force=true"] if "import" in words and "force=true" not in words and len(words) > 3 else []
         cli.main([*words, *again])  # a later block of the page may have written the same set
         assert capsys.readouterr().out.strip(), words

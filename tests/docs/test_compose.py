@@ -35,8 +35,8 @@ def test_each_kind_has_a_page_with_one_example_and_the_commands_to_try_it(kind: 
     name = FILE.match(example(kind))
     assert name is not None
     imports = f"imports=[{Path(name[1]).stem}]"
-    given = {words[0] for words in commands(page) if imports in words}
-    assert {"check", "train"} <= given
+    commands_shown = {words[0] for words in commands(page) if imports in words}
+    assert {"check", "train"} <= commands_shown
     assert f"compose/{kind}.md" in (DOCS / "extend.md").read_text(encoding="utf-8")
     assert f"compose/{kind}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
@@ -54,10 +54,10 @@ def test_an_example_is_short_documented_and_new(kind: str, folder: Path) -> None
     write_files(COMPOSE / f"{kind}.md", folder)
     registry.load_imports([path.stem for path in folder.glob("*.py")])
     (name,) = {*names(kind)} - {*shipped}
-    found = spec(kind, name)
-    assert found.options
+    example_spec = spec(kind, name)
+    assert example_spec.options
     about = component(kind, name).__doc__ or ""
-    for option in found.options:
+    for option in example_spec.options:
         assert f"{option.name}:" in about
 
 
@@ -69,8 +69,8 @@ def test_an_example_is_short_documented_and_new(kind: str, folder: Path) -> None
 def test_an_example_trains_and_plans_in_its_recipe(kind: str, words: list[str], folder: Path) -> None:
     write_files(COMPOSE / f"{kind}.md", folder)
     config = compose(words)
-    own = registry.component(kind, config.components[kind]["name"])
-    assert own.__module__ in {path.stem for path in folder.glob("*.py")}
+    component = registry.component(kind, config.components[kind]["name"])
+    assert component.__module__ in {path.stem for path in folder.glob("*.py")}
     trains_and_acts(config)
 
 
@@ -101,7 +101,7 @@ def test_a_page_lists_what_is_shipped(kind: str) -> None:
 
 
 def wiring_of_the_page() -> set[str]:
-    """The names that a component can ask for, as the page on own parts lists them."""
+    """The names of the wiring that a component can require, as the page on own parts lists them."""
     text = (DOCS / "extend.md").read_text(encoding="utf-8")
     table = text.partition("<!-- wiring -->\n")[2].partition("<!-- end -->")[0]
     rows = [row.split("|")[1] for row in table.splitlines()[2:]]
@@ -109,7 +109,7 @@ def wiring_of_the_page() -> set[str]:
 
 
 def test_what_the_page_offers_is_what_a_composition_provides(folder: Path) -> None:
-    """Where the page says that a component can ask for it, a planner that asks for all of it gets it."""
+    """Where the page says that a component can require it, a planner that requires all of it gets it."""
     offered = sorted(wiring_of_the_page())
     (folder / "curious.py").write_text(
         "from torch import nn\n\nfrom trajgen import register\n\n\n"
@@ -117,13 +117,13 @@ def test_what_the_page_offers_is_what_a_composition_provides(folder: Path) -> No
         "class Curious(nn.Module):\n"
         f"    def __init__(self, {', '.join(offered)}):\n"
         "        super().__init__()\n"
-        f"        self.asked = dict({', '.join(f'{name}={name}' for name in offered)})\n",
+        f"        self.wiring = dict({', '.join(f'{name}={name}' for name in offered)})\n",
         encoding="utf-8",
     )
     registry.load_imports(["curious"])
-    asked: Any = assemble(tiny.nodes(planner="curious"), tiny.SPACE, tiny.WINDOW).asked
-    assert {*asked} == {*offered}
-    assert asked["goal_state"] == tiny.WINDOW.goal_state and asked["code_dim"] == tiny.SMALL["code_dim"]
+    wiring: Any = assemble(tiny.nodes(planner="curious"), tiny.SPACE, tiny.WINDOW).wiring
+    assert {*wiring} == {*offered}
+    assert wiring["goal_state"] == tiny.WINDOW.goal_state and wiring["code_dim"] == tiny.SMALL["code_dim"]
 
 
 def test_the_page_offers_whatever_shipped_components_ask_for() -> None:
@@ -155,9 +155,9 @@ def test_the_example_of_a_tokenizer_keeps_what_is_slow(folder: Path) -> None:
     write_files(COMPOSE / "tokenizer.md", folder)
     registry.load_imports(["my_tokenizers"])
     wiring = {"schedule": lambda n: tiny.schedule("unit", n), "features": 3, "horizon": 16}
-    made: Any = build("tokenizer", {"name": "cosine", "frequencies": 16}, **wiring)
+    tokenizer: Any = build("tokenizer", {"name": "cosine", "frequencies": 16}, **wiring)
     x = torch.randn(2, 16, 3)
-    torch.testing.assert_close(made.points(made.codes(x)), x)
+    torch.testing.assert_close(tokenizer.points(tokenizer.codes(x)), x)
     few: Any = build("tokenizer", {"name": "cosine", "frequencies": 4}, **wiring)
     codes = few.codes(torch.ones(1, 16, 3))
     torch.testing.assert_close(codes[:, 0], torch.full((1, 3), 4.0))
@@ -169,10 +169,10 @@ def test_the_example_of_a_sampler_keeps_what_is_typical(folder: Path) -> None:
     write_files(COMPOSE / "sampler.md", folder)
     registry.load_imports(["my_samplers"])
     prior = type("Drawn", (), {"start": None, "step": None})()
-    made: Any = build("sampler", {"name": "typical", "mass": 0.5}, prior=prior, vocabulary=101)
+    sampler: Any = build("sampler", {"name": "typical", "mass": 0.5}, prior=prior, vocabulary=101)
     share = torch.cat([torch.tensor([0.3]), torch.full((100,), 0.007)])
-    drawn = made.sample_fn(share.log().expand(1, 2000, -1), torch.Generator().manual_seed(0))
-    assert 0 not in drawn and len(drawn.unique()) == 72  # 72 · 0.007 is the least that reaches 0.5
+    sampled = sampler.sample_fn(share.log().expand(1, 2000, -1), torch.Generator().manual_seed(0))
+    assert 0 not in sampled and len(sampled.unique()) == 72  # 72 · 0.007 is the least that reaches 0.5
 
 
 def test_the_example_of_a_view_starts_at_zero(folder: Path) -> None:

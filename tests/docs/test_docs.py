@@ -106,10 +106,10 @@ def test_the_shapes_of_concepts_name_every_field() -> None:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built without a warning, and without a network: whatever is asked of another machine is refused."""
-    place = tmp_path_factory.mktemp("site")
+    folder = tmp_path_factory.mktemp("site")
     offline = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(place)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         env=os.environ | offline,
         capture_output=True,
@@ -117,7 +117,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=280,
     )
     assert done.returncode == 0, done.stderr
-    return place
+    return folder
 
 
 def test_the_site_has_every_page(site: Path) -> None:

@@ -17,7 +17,7 @@ from trajgen.core.registry import KINDS, ROOMS, component, names, spec
 from trajgen.engine.options import StageOptions
 
 API = sorted((DOCS / "api").glob("*.md"))
-OWN = {
+WITHOUT_SOURCE = {
     "action/latent_state": "the paper's is latent",
     "decoder/identity": "nothing is learnt or computed",
     "decoder/plain": "a plain network",
@@ -39,13 +39,13 @@ SHIPPED = [
 
 def files() -> dict[str, Path]:
     """The modules of the API pages, and where they lie."""
-    found = {}
+    paths = {}
     for page in API:
         for module in tables.modules(page):
-            place = importlib.util.find_spec(module)
-            assert place is not None and place.origin is not None, module
-            found[module] = Path(place.origin)
-    return found
+            module_spec = importlib.util.find_spec(module)
+            assert module_spec is not None and module_spec.origin is not None, module
+            paths[module] = Path(module_spec.origin)
+    return paths
 
 
 def public(module: str, path: Path) -> Iterator[tuple[str, str | None]]:
@@ -77,17 +77,19 @@ def test_public_names_say_what_they_are_in_a_sentence(module: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)
 def test_components_explain_their_wiring_and_options(kind: str, name: str) -> None:
     about = tables.arguments(component(kind, name))
-    found = spec(kind, name)
-    known = {*found.wiring, *(option.name for option in found.options)}
-    missing = {option.name for option in found.options} - {*about}
+    described = spec(kind, name)
+    parameters = {*described.wiring, *(option.name for option in described.options)}
+    missing = {option.name for option in described.options} - {*about}
     assert not missing, f"Args: of {kind} {name} leaves out {', '.join(sorted(missing))}"
-    assert {*about} <= known, f"Args: of {kind} {name} names what it does not take: {', '.join({*about} - known)}"
+    assert {*about} <= parameters, (
+        f"Args: of {kind} {name} names what it does not take: {', '.join({*about} - parameters)}"
+    )
 
 
 @pytest.mark.parametrize(("kind", "name"), SHIPPED)
 def test_components_name_their_source(kind: str, name: str) -> None:
     doc = component(kind, name).__doc__ or ""
-    if f"{kind}/{name}" in OWN:
+    if f"{kind}/{name}" in WITHOUT_SOURCE:
         first = " ".join(doc.split("\n\n")[0].split())
         assert not re.search(r"arXiv \d{4}\.\d{5}", first), f"{kind} {name} names a source; take it out of OWN"
     else:
@@ -95,7 +97,7 @@ def test_components_name_their_source(kind: str, name: str) -> None:
 
 
 def test_what_has_no_source_is_shipped() -> None:
-    assert {*OWN} <= {f"{kind}/{name}" for kind, name in SHIPPED}
+    assert {*WITHOUT_SOURCE} <= {f"{kind}/{name}" for kind, name in SHIPPED}
 
 
 @pytest.mark.parametrize("name", [*SECTIONS, "stage"])
@@ -112,6 +114,6 @@ def test_every_room_is_on_one_page_of_the_api() -> None:
     rooms = {module.split(".")[1] for module in listed}
     inside = {"cli", "templates", "bench"}  # for the command line alone
     package = ROOT / "trajgen"
-    every = {path.stem for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
-    assert {room for room in every if not room.startswith("_")} - inside <= rooms
+    present = {path.stem for path in package.iterdir() if path.is_dir() or path.suffix == ".py"}
+    assert {room for room in present if not room.startswith("_")} - inside <= rooms
     assert {spec(kind, name).module for kind, name in SHIPPED} <= {*listed}

@@ -23,36 +23,36 @@ def test_the_page_says_what_the_code_says() -> None:
 
 
 def test_every_class_of_errors_has_a_line() -> None:
-    own = [name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)]
+    defined = [name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", error_page.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {*own} <= {name for name, _ in rows} and all(when.strip() for _, when in rows)
+    assert {*defined} <= {name for name, _ in rows} and all(when.strip() for _, when in rows)
 
 
 def patterns() -> list[re.Pattern[str]]:
     """The messages of the page, each as what it can look like when it is met."""
-    known = error_page.classes()
-    every = [m for path in sorted(error_page.PACKAGE.rglob("*.py")) for m in error_page.messages(path, known)]
-    lines = [[error_page.HOLE if " | " in line else line for line in str(message).splitlines()] for message in every]
+    docs = error_page.classes()
+    messages = [m for path in sorted(error_page.PACKAGE.rglob("*.py")) for m in error_page.messages(path, docs)]
+    lines = [[error_page.HOLE if " | " in line else line for line in str(message).splitlines()] for message in messages]
     texts = ["\n".join(re.escape(line) for line in each) for each in lines]
     return [re.compile(text.replace(error_page.HOLE, "(?s:.*)")) for text in texts if text != error_page.HOLE]
 
 
 def met() -> list[str]:
     """Messages that are really said, from several rooms."""
-    said = [text.removeprefix("Error: ").strip() for path in PAGES.values() for _, text in refusals(path)]
+    shown = [text.removeprefix("Error: ").strip() for path in PAGES.values() for _, text in refusals(path)]
     with pytest.raises(ConfigError) as unknown:
         spec("prior", "transfomer")
     with pytest.raises(ConfigError) as mistyped:
         convert("four", int, "prior.depth")
     with pytest.raises(ConfigError) as empty:
         ScaleSchedule(())
-    return [*said, *(str(each.value) for each in (unknown, mistyped, empty))]
+    return [*shown, *(str(each.value) for each in (unknown, mistyped, empty))]
 
 
 def test_a_message_that_is_met_is_on_the_page() -> None:
-    known = patterns()
+    expected = patterns()
     for text in met():
-        assert any(pattern.fullmatch(text) for pattern in known), text
+        assert any(pattern.fullmatch(text) for pattern in expected), text
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ def default() -> Config:
 
 
 def test_the_figure_shows_what_the_default_recipe_is(default: Config) -> None:
-    drawn = path_figure.PICTURE.read_text(encoding="utf-8")
-    assert drawn == path_figure.figure(default), "stale: python tests/docs/path_figure.py draws the figure anew"
+    picture = path_figure.PICTURE.read_text(encoding="utf-8")
+    assert picture == path_figure.figure(default), "stale: python tests/docs/path_figure.py draws the figure anew"
     assert "images/path.svg" in (DOCS / "concepts.md").read_text(encoding="utf-8")
 
 
@@ -38,15 +38,15 @@ def test_the_figure_is_an_image_with_a_title_and_every_part_on_it(default: Confi
 
 def test_another_recipe_is_another_figure(default: Config) -> None:
     other = compose(["schedule=two_level", "data.horizon=64", "data.chunk=4"])
-    seen, usual = path_figure.shapes(other), path_figure.shapes(default)
-    assert seen["schedule"] == (2, 8) and usual["schedule"] == (1, 2, 4, 8)
-    assert seen["codes"].shape == (2, 10) and usual["codes"].shape == (2, 15)
-    assert seen["x"].shape == (2, 64, 5) and seen["actions"].shape == (2, 4, 2)
+    changed, default_shapes = path_figure.shapes(other), path_figure.shapes(default)
+    assert changed["schedule"] == (2, 8) and default_shapes["schedule"] == (1, 2, 4, 8)
+    assert changed["codes"].shape == (2, 10) and default_shapes["codes"].shape == (2, 15)
+    assert changed["x"].shape == (2, 64, 5) and changed["actions"].shape == (2, 4, 2)
     assert "(B, T, D) = (B, 64, 5)" in path_figure.figure(other)
 
 
 def test_the_letters_of_the_page_are_those_of_the_code() -> None:
     rows = re.findall(r"^\| ([A-Z](?:, [A-Zl_k]+)*) \|", tables.letters(), re.MULTILINE)
     explained = {letter for row in rows for letter in row.split(", ")}
-    said = (types.__doc__ or "").partition("Shapes: ")[2]
-    assert {*re.findall(r"\b([A-Z]) [a-z]", said)} <= explained
+    shapes = (types.__doc__ or "").partition("Shapes: ")[2]
+    assert {*re.findall(r"\b([A-Z]) [a-z]", shapes)} <= explained

@@ -38,7 +38,7 @@ def composed(name: str) -> set[str]:
     return {f"{kind}: {nodes[kind]['name']}" for kind in KINDS if kind in nodes}
 
 
-def found(path: str) -> Any:
+def resolved(path: str) -> Any:
     """What a dotted name is: a class, a function or a method of the package."""
     parts = path.split(".")
     for end in range(len(parts) - 1, 0, -1):
@@ -68,11 +68,11 @@ def test_a_table_names_all_that_the_recipe_composes_and_nothing_else(name: str) 
 def test_a_table_leads_to_the_code_of_each_component(name: str) -> None:
     rows = table(name)
     for component, path in rows:
-        assert callable(found(path)) or isinstance(found(path), (classmethod, staticmethod)), path
+        assert callable(resolved(path)) or isinstance(resolved(path), (classmethod, staticmethod)), path
         assert path.startswith("trajgen."), component
     for component in composed(name):
         module = spec(*component.split(": ")).module
-        assert any(path.startswith(f"{module}.") for own, path in rows if own == component), component
+        assert any(path.startswith(f"{module}.") for other, path in rows if other == component), component
 
 
 @pytest.mark.parametrize("name", recipe_files())
@@ -81,15 +81,15 @@ def test_a_page_has_source_command_figures_differences_and_variants(name: str) -
     assert {*PAPER.findall(recipe_files()[name].read_text(encoding="utf-8"))} <= {*PAPER.findall(text)}
     assert "](../results.md#" in text
     assert "## What differs" in text
-    given = commands(DOCS / "recipes" / f"{name}.md")
-    assert given[0] == ["train", f"recipe={name}"]
+    listed = commands(DOCS / "recipes" / f"{name}.md")
+    assert listed[0] == ["train", f"recipe={name}"]
     variants = text.partition("\n## Vary it\n")[2]
     assert variants.count("\ntrajgen train ") >= 2
 
 
 def test_a_code_name_that_is_gone_is_noticed() -> None:
-    assert inspect.isclass(found("trajgen.views.FieldView"))
+    assert inspect.isclass(resolved("trajgen.views.FieldView"))
     with pytest.raises(AttributeError):
-        found("trajgen.views.FieldView.nothing_of_this_name")
+        resolved("trajgen.views.FieldView.nothing_of_this_name")
     with pytest.raises(AttributeError):
-        found("trajgen.no_room.Thing")
+        resolved("trajgen.no_room.Thing")

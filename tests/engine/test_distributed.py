@@ -81,7 +81,7 @@ def planner(name: str) -> Any:
 
 
 def train(
-    place: Path,
+    folder: Path,
     name: str,
     *,
     resume: bool = False,
@@ -98,7 +98,7 @@ def train(
         replace_dead_codes(self, x)
 
     EMAVectorQuantizer._replace_dead_codes = count
-    folder = place / name if is_main_process() else place / name / "elsewhere"
+    folder = folder / name if is_main_process() else folder / name / "elsewhere"
     if is_main_process():
         folder.mkdir(exist_ok=True)
     model = planner(parts)
@@ -113,8 +113,8 @@ def train(
     return {"weights": digests, "revived": revived[0]}
 
 
-def train_toy(place: Path, name: str, **options: Any) -> None:
-    folder = place / name if is_main_process() else place / "other"
+def train_toy(folder: Path, name: str, **options: Any) -> None:
+    folder = folder / name if is_main_process() else folder / "other"
     source = toys.Numbers(**options) if rank() == 1 else None
     toys.training(folder, source, checkpoint_every=1).run()
 
@@ -123,7 +123,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(world_size: int, call: Callable[..., Any], place: Path, name: str, **options: Any) -> dict[str, Any]:
+def start(world_size: int, call: Callable[..., Any], folder: Path, name: str, **options: Any) -> dict[str, Any]:
     """Calls a function in processes that train together; returns the exit code and the result of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -134,19 +134,19 @@ def start(world_size: int, call: Callable[..., Any], place: Path, name: str, **o
         if not child:
             os.environ |= {"RANK": str(number), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(number)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            os._exit(work(call, place, name, number, options))
+            os._exit(work(call, folder, name, number, options))
         children.append(child)
     began = time.monotonic()
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    paths = [place / f"{name}.{number}.json" for number in range(world_size)]
+    paths = [folder / f"{name}.{number}.json" for number in range(world_size)]
     results = [json.loads(path.read_text()) if path.exists() else None for path in paths]
     return {"codes": codes, "results": results, "seconds": time.monotonic() - began}
 
 
-def work(call: Callable[..., Any], place: Path, name: str, number: int, options: dict[str, Any]) -> int:
+def work(call: Callable[..., Any], folder: Path, name: str, number: int, options: dict[str, Any]) -> int:
     try:
         init_process_group("cpu")
-        result, status = call(place, name, **options), 0
+        result, status = call(folder, name, **options), 0
         destroy_process_group()
     except StoppedError as error:
         result, status = str(error), 130
@@ -155,20 +155,20 @@ def work(call: Callable[..., Any], place: Path, name: str, number: int, options:
     except BaseException:
         traceback.print_exc()
         return 99
-    (place / f"{name}.{number}.json").write_text(json.dumps(result))
+    (folder / f"{name}.{number}.json").write_text(json.dumps(result))
     return status
 
 
-def main(place: Path) -> None:
+def main(folder: Path) -> None:
     """All trainings that the tests look at."""
     torch.set_num_threads(1)
     ended = {}
 
     def run(name: str, world_size: int, call: Callable[..., Any] = train, **options: Any) -> None:
-        ended[name] = start(world_size, call, place, name, **options)
+        ended[name] = start(world_size, call, folder, name, **options)
 
     def copy(begun: str, name: str) -> str:
-        shutil.copytree(place / begun, place / name)
+        shutil.copytree(folder / begun, folder / name)
         return name
 
     run("one", 1)
@@ -189,14 +189,14 @@ def main(place: Path) -> None:
         run(f"condition by {world_size}, {accumulate}", world_size, **options)
     run("poisoned", 2, train_toy, poison=toys.FIRST + 4)
     run("toy killed", 2, train_toy, at=toys.FIRST + 3, happens=die)
-    (place / "ended.json").write_text(json.dumps(ended))
+    (folder / "ended.json").write_text(json.dumps(ended))
 
 
 # --- what they left -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all trainings."""
     folder = tmp_path_factory.mktemp("many")
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -208,9 +208,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def ended(place: Path) -> dict[str, Any]:
+def ended(folder: Path) -> dict[str, Any]:
     """How each training ended."""
-    return dict(json.loads((place / "ended.json").read_text()))
+    return dict(json.loads((folder / "ended.json").read_text()))
 
 
 def differences(one: Path, two: Path, after: int = 0) -> Iterator[tuple[str, float]]:
@@ -229,73 +229,73 @@ def check_close(one: Path, two: Path, gradients: float = 10 * TOLERANCE) -> None
     assert not far
 
 
-def test_losses_usage_and_weights_are_those_of_one_process(place: Path, ended: dict[str, Any]) -> None:
+def test_losses_usage_and_weights_are_those_of_one_process(folder: Path, ended: dict[str, Any]) -> None:
     """Over 50 steps of a codebook that starts, moves and revives, and over the stages after it."""
     assert ended["one"]["codes"] == [0] and ended["two"]["codes"] == [0, 0]
-    check_close(place / "one", place / "two")
-    lines = toys.metrics(place / "one")
+    check_close(folder / "one", folder / "two")
+    lines = toys.metrics(folder / "one")
     assert [line["step"] for line in lines if line["stage"] == "tokenizer"] == list(range(5, 51, 5))
     assert {"reconstruction", "usage/scale_1", "perplexity/all"} <= lines[0].keys()
     first, second = ended["two"]["results"]
     assert first["weights"] == second["weights"]
     assert ended["one"]["results"][0]["revived"] == first["revived"] > 5 and second["revived"] == 0  # rank 0 draws
-    assert sorted(p.name for p in (place / "two").iterdir()) == ["checkpoints", "metrics.jsonl"]  # and writes, alone
-    assert [p.name for p in (place / "two" / "checkpoints").iterdir()] == ["final.safetensors"]
-    assert not list(place.rglob("elsewhere")) and not list((place / "other").iterdir())
+    assert sorted(p.name for p in (folder / "two").iterdir()) == ["checkpoints", "metrics.jsonl"]  # and writes, alone
+    assert [p.name for p in (folder / "two" / "checkpoints").iterdir()] == ["final.safetensors"]
+    assert not list(folder.rglob("elsewhere")) and not list((folder / "other").iterdir())
 
 
 @pytest.mark.parametrize("name", ["lfq", "simvq"])
-def test_other_codes_too(name: str, place: Path, ended: dict[str, Any]) -> None:
+def test_other_codes_too(name: str, folder: Path, ended: dict[str, Any]) -> None:
     first, second = ended[f"{name} by 2"]["results"]
     assert first == {**second, "revived": first["revived"]}
     # LFQ's entropies, at a temperature of 0.01, magnify rounding: its gradients are equal in the first step alone.
-    check_close(place / f"{name} by 1", place / f"{name} by 2", gradients=1e-2 if name == "lfq" else 10 * TOLERANCE)
+    check_close(folder / f"{name} by 1", folder / f"{name} by 2", gradients=1e-2 if name == "lfq" else 10 * TOLERANCE)
 
 
 @pytest.mark.parametrize("split", ["2, 1", "1, 2"])
-def test_the_first_windows_of_a_batch_are_split(split: str, place: Path) -> None:
+def test_the_first_windows_of_a_batch_are_split(split: str, folder: Path) -> None:
     """L_cond is computed on the first 4 of 8 windows: on the first 2 of each micro-batch."""
-    check_close(place / "condition by 1, 1", place / f"condition by {split}")
-    assert sum("condition" in line for line in toys.metrics(place / "condition by 1, 1")) == 2
+    check_close(folder / "condition by 1, 1", folder / f"condition by {split}")
+    assert sum("condition" in line for line in toys.metrics(folder / "condition by 1, 1")) == 2
 
 
 @pytest.mark.parametrize("name", ["one then two", "two then one", "in micro-batches", "in micro-batches by two"])
 def test_another_number_of_micro_batches_goes_on_in_the_same_order(
-    name: str, place: Path, ended: dict[str, Any]
+    name: str, folder: Path, ended: dict[str, Any]
 ) -> None:
     assert set(ended[name]["codes"]) == {0}
-    check_close(place / "one", place / name)
+    check_close(folder / "one", folder / name)
     if name == "in micro-batches":  # moving averages decay once per batch, however it is split
-        assert max(d for key, d in differences(place / "one", place / name, STOPPED) if "usage" in key) == 0.0
+        assert max(d for key, d in differences(folder / "one", folder / name, STOPPED) if "usage" in key) == 0.0
 
 
-def test_a_signal_to_one_process_stops_all_at_the_same_step(place: Path, ended: dict[str, Any]) -> None:
+def test_a_signal_to_one_process_stops_all_at_the_same_step(folder: Path, ended: dict[str, Any]) -> None:
     run = ended["begun by two"]
     assert run["codes"] == [130, 130] and run["results"][0] == run["results"][1]
     assert f"after step {STOPPED + 2}" in run["results"][0]  # all hear of it one step later
-    newest = sorted((place / "begun by two" / "checkpoints").iterdir())[-1]
+    newest = sorted((folder / "begun by two" / "checkpoints").iterdir())[-1]
     assert newest.name == f"stage0-step{STOPPED + 2:07d}.safetensors" and str(newest) in run["results"][0]
 
 
-def test_a_loss_that_is_not_finite_on_one_process_stops_all(place: Path, ended: dict[str, Any]) -> None:
+def test_a_loss_that_is_not_finite_on_one_process_stops_all(folder: Path, ended: dict[str, Any]) -> None:
     first, second = ended["poisoned"]["results"]
     assert ended["poisoned"]["codes"] == [1, 1]
     assert first.startswith("TrainingError") and "not finite" in first and "stage 'two'" in first
     assert second.startswith("PeerError")
-    newest = sorted((place / "poisoned" / "checkpoints").iterdir())[-1]
+    newest = sorted((folder / "poisoned" / "checkpoints").iterdir())[-1]
     tensors, position = read_tensors(newest, CPU)
     assert (position.stage, position.step) == (1, 4)
     assert all(v.isfinite().all() for v in tensors.values() if v.is_floating_point())
 
 
-def test_a_process_that_is_killed_ends_the_others_and_the_training_resumes(place: Path, ended: dict[str, Any]) -> None:
+def test_a_process_that_is_killed_ends_the_others_and_the_training_resumes(folder: Path, ended: dict[str, Any]) -> None:
     run = ended["toy killed"]
     assert run["codes"] == [1, -signal.SIGKILL] and run["seconds"] < 20
     assert "one of them is gone" in run["results"][0] and "resume=true" in run["results"][0]
-    for path in (place / "toy killed" / "checkpoints").iterdir():
+    for path in (folder / "toy killed" / "checkpoints").iterdir():
         read_tensors(path, CPU)
     assert ended["killed"]["codes"] == [0]  # of the second time: by one process, from the last checkpoint
-    check_close(place / "one", place / "killed")
+    check_close(folder / "one", folder / "killed")
 
 
 # --- launchers ------------------------------------------------------------------------------------------------------

@@ -56,8 +56,8 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> Wandb:
 
 
 def test_no_logger_is_opened_by_default(tmp_path: Path) -> None:
-    with open_loggers([], tmp_path) as opened:
-        assert opened == [] and list(tmp_path.iterdir()) == []
+    with open_loggers([], tmp_path) as loggers:
+        assert loggers == [] and list(tmp_path.iterdir()) == []
 
 
 def test_unknown_loggers_and_missing_packages_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +71,9 @@ def test_unknown_loggers_and_missing_packages_are_refused(monkeypatch: pytest.Mo
 
 
 def test_wandb_gets_each_figure_over_the_steps_of_its_stage(tmp_path: Path, wandb: Wandb) -> None:
-    with open_loggers(["wandb_offline"], tmp_path / "run", {"seed": 3}) as opened:
+    with open_loggers(["wandb_offline"], tmp_path / "run", {"seed": 3}) as loggers:
         for line in [*LINES, {"stage": "first", "stage_index": 0, "step": 1, "a": float("nan"), "d": 2}]:
-            MetricsLog(tmp_path / "metrics.jsonl").write(line, opened)
+            MetricsLog(tmp_path / "metrics.jsonl").write(line, loggers)
         assert not wandb.finished
     assert wandb.finished
     assert wandb.options["mode"] == "offline" and wandb.options["name"] == "run"
@@ -110,9 +110,9 @@ def test_a_logger_that_cannot_be_opened_is_an_error(tmp_path: Path, wandb: Wandb
 def test_tensorboard_holds_what_metrics_jsonl_holds(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with open_loggers(["tensorboard"], tmp_path) as opened:
+    with open_loggers(["tensorboard"], tmp_path) as loggers:
         for line in LINES:
-            MetricsLog(tmp_path / "metrics.jsonl").write(line, opened)
+            MetricsLog(tmp_path / "metrics.jsonl").write(line, loggers)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     written = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -125,9 +125,9 @@ def test_tensorboard_holds_what_metrics_jsonl_holds(tmp_path: Path) -> None:
 @pytest.mark.skipif(find_spec("wandb") is None, reason="the extra 'log' is not installed: wandb is missing")
 def test_wandb_writes_offline_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
-    with open_loggers(["wandb_offline"], tmp_path, {"seed": 0}) as opened:
+    with open_loggers(["wandb_offline"], tmp_path, {"seed": 0}) as loggers:
         for line in LINES:
-            MetricsLog(tmp_path / "metrics.jsonl").write(line, opened)
+            MetricsLog(tmp_path / "metrics.jsonl").write(line, loggers)
     (file,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     assert file.stat().st_size > 500
 

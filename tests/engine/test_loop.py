@@ -26,7 +26,7 @@ CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     training(folder).run()
@@ -57,7 +57,7 @@ POINTS = {
 @pytest.mark.parametrize("kill", [term, interrupt])
 @pytest.mark.parametrize("at", POINTS.values(), ids=POINTS)
 def test_interrupted_and_resumed_is_uninterrupted(
-    at: int, kill: Callable[[], None], tmp_path: Path, whole: Path
+    at: int, kill: Callable[[], None], tmp_path: Path, uninterrupted: Path
 ) -> None:
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(StoppedError, match="is whole") as caught:
@@ -68,11 +68,11 @@ def test_interrupted_and_resumed_is_uninterrupted(
     source = Numbers()
     training(tmp_path, source, model=Toy(seed=99)).run(resume=True)
     assert [step for step, _ in source.requests] == list(range(at + 1, FIRST + SECOND))
-    check_same(tmp_path, whole)
+    check_same(tmp_path, uninterrupted)
 
 
 @pytest.mark.parametrize("at", POINTS.values(), ids=POINTS)
-def test_crashed_and_resumed_is_uninterrupted(at: int, tmp_path: Path, whole: Path) -> None:
+def test_crashed_and_resumed_is_uninterrupted(at: int, tmp_path: Path, uninterrupted: Path) -> None:
     with pytest.raises(CrashError):
         training(tmp_path, Numbers(at, crash)).run()
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -82,7 +82,7 @@ def test_crashed_and_resumed_is_uninterrupted(at: int, tmp_path: Path, whole: Pa
             training(tmp_path, Numbers(at_again, term)).run(resume=True)
         except StoppedError:
             continue
-    check_same(tmp_path, whole)
+    check_same(tmp_path, uninterrupted)
 
 
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
@@ -94,13 +94,13 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
         training(tmp_path, Numbers(3, twice)).run()
 
 
-def test_a_finished_training_is_not_trained_again(tmp_path: Path, whole: Path) -> None:
+def test_a_finished_training_is_not_trained_again(tmp_path: Path, uninterrupted: Path) -> None:
     training(tmp_path).run()
     source, model = Numbers(), Toy(seed=99)
     training(tmp_path, source, model=model).run(resume=True)
     assert source.requests == []
-    assert torch.equal(model.one.weight, weights(whole)["model.one.weight"])
-    check_same(tmp_path, whole)
+    assert torch.equal(model.one.weight, weights(uninterrupted)["model.one.weight"])
+    check_same(tmp_path, uninterrupted)
 
 
 def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_what_after_step_moves_is_kept_saved_and_resumed(tmp_path: Path) -> None
 
     start = Following().target.weight
     for decay in (0.0, 0.999):
-        whole = train(tmp_path / f"whole-{decay}", Numbers(), decay=decay)
-        assert (whole.target.weight - start).abs().max() > 0.01
-        assert torch.equal(weights(tmp_path / f"whole-{decay}")["model.target.weight"], whole.target.weight)
+        uninterrupted = train(tmp_path / f"whole-{decay}", Numbers(), decay=decay)
+        assert (uninterrupted.target.weight - start).abs().max() > 0.01
+        assert torch.equal(weights(tmp_path / f"whole-{decay}")["model.target.weight"], uninterrupted.target.weight)
         with pytest.raises(StoppedError):
             train(tmp_path / f"cut-{decay}", Numbers(5, term), decay=decay)
         train(tmp_path / f"cut-{decay}", Numbers(), decay=decay, resume=True)
@@ -195,8 +195,8 @@ def test_a_gradient_that_is_not_finite_stops_it_before_a_checkpoint_is_spoilt(tm
     assert setup.checkpoints.intermediate() == []
 
 
-def test_metrics_are_one_object_a_line(whole: Path) -> None:
-    lines = metrics(whole, timed=True)
+def test_metrics_are_one_object_a_line(uninterrupted: Path) -> None:
+    lines = metrics(uninterrupted, timed=True)
     assert [(v["stage_index"], v["step"]) for v in lines] == [
         *((0, s) for s in (2, 4, 6)),
         *((1, s) for s in (2, 4, 6, 8, 9)),
@@ -243,13 +243,13 @@ def test_a_stage_trains_its_own_parameters_alone(tmp_path: Path) -> None:
     assert torch.equal(Toy().two.weight, between["two.weight"])
 
 
-def test_a_stage_without_parameters_is_passed_over(tmp_path: Path, whole: Path) -> None:
+def test_a_stage_without_parameters_is_passed_over(tmp_path: Path, uninterrupted: Path) -> None:
     setup = training(tmp_path)
     setup.stages.insert(1, Stage("empty", lambda batch: {}, []))
     setup.settings.insert(1, StageOptions(steps=SECOND))
     setup.run()
     assert {line["stage"] for line in metrics(tmp_path)} == {"one", "two"}
-    assert torch.equal(weights(tmp_path)["model.one.weight"], weights(whole)["model.one.weight"])
+    assert torch.equal(weights(tmp_path)["model.one.weight"], weights(uninterrupted)["model.one.weight"])
 
 
 def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

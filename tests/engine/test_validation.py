@@ -82,27 +82,29 @@ def validation_losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("held_out") / "whole"
     make(folder).run()
     return folder
 
 
-def test_the_best_weights_are_those_with_the_lowest_loss(whole: Path) -> None:
-    losses = validation_losses(whole)
+def test_the_best_weights_are_those_with_the_lowest_loss(uninterrupted: Path) -> None:
+    losses = validation_losses(uninterrupted)
     assert list(losses) == list(range(2, 41, 2))
     first, *_, last = losses
     lowest = min(losses, key=lambda step: losses[step])
     assert first < lowest < last and losses[lowest] < losses[last] - 1e-3, "the test should overfit"
-    folder = whole / "checkpoints"
+    folder = uninterrupted / "checkpoints"
     assert held_out_loss(folder / "best.safetensors") == pytest.approx(losses[lowest], rel=1e-6)
     assert held_out_loss(folder / "final.safetensors") == pytest.approx(losses[last], rel=1e-6)
     assert sorted(path.name for path in folder.iterdir()) == ["best.safetensors", "final.safetensors"]
 
 
-def test_nothing_is_learnt_from_validation(whole: Path, tmp_path: Path) -> None:
+def test_nothing_is_learnt_from_validation(uninterrupted: Path, tmp_path: Path) -> None:
     make(tmp_path / "without", validate=False).run()
-    one, two = (load_file(place / "checkpoints" / "final.safetensors") for place in (whole, tmp_path / "without"))
+    one, two = (
+        load_file(folder / "checkpoints" / "final.safetensors") for folder in (uninterrupted, tmp_path / "without")
+    )
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert validation_losses(tmp_path / "without") == {}
     with pytest.raises(CheckpointError, match="held out"):
@@ -110,15 +112,15 @@ def test_nothing_is_learnt_from_validation(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [5, 33])
-def test_a_resumed_training_keeps_the_same_best(at: int, whole: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_keeps_the_same_best(at: int, uninterrupted: Path, tmp_path: Path) -> None:
     """Stopped before the lowest loss, and after it: then nothing that comes is better than what was there."""
-    place = tmp_path / "stopped"
+    folder = tmp_path / "stopped"
     with pytest.raises(StoppedError):
-        make(place, source=Around(at=2 + at, happens=interrupt)).run()
-    make(place).run(resume=True)
-    assert metrics(place) == metrics(whole)
+        make(folder, source=Around(at=2 + at, happens=interrupt)).run()
+    make(folder).run(resume=True)
+    assert metrics(folder) == metrics(uninterrupted)
     for name in ("best", "final"):
-        one, two = (load_file(p / "checkpoints" / f"{name}.safetensors") for p in (place, whole))
+        one, two = (load_file(p / "checkpoints" / f"{name}.safetensors") for p in (folder, uninterrupted))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 

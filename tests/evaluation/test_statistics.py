@@ -29,8 +29,8 @@ def test_bootstrap_is_the_naive_loop() -> None:
     generator = np.random.default_rng(3)
     naive = []
     for _ in range(200):
-        drawn = [scores[generator.integers(17)] for _ in range(17)]
-        naive.append(sum(sorted(drawn)[4:13]) / 9)
+        resampled = [scores[generator.integers(17)] for _ in range(17)]
+        naive.append(sum(sorted(resampled)[4:13]) / 9)
     naive.sort()
     low, high = bootstrap_interval(interquartile_mean, scores, resamples=200, seed=3)
     assert naive[3] <= low <= naive[6]

@@ -49,8 +49,8 @@ def test_each_task_of_the_paper_table_is_a_study_of_presets(task: str) -> None:
         assert options == ["recipe=mage"] and preset in tasks  # what it needs there is composed by itself
     figures = [tuple(mean.figures.values()) for mean in study.published]
     assert figures == FIGURES[task.removeprefix("local-")]
-    whole = read_study(PAPER, task.removeprefix("local-"))
-    assert {name for mean in study.published for name in mean.over} <= {*whole.variants}
+    full_study = read_study(PAPER, task.removeprefix("local-"))
+    assert {name for mean in study.published for name in mean.over} <= {*full_study.variants}
     for mean in study.published:
         assert "2602.23770" in mean.source and mean.differs
     assert ("local" in task) == any("data.id" in word for v in study.variants.values() for word in v.train)

@@ -100,7 +100,7 @@ def test_a_stopped_search_ends_as_one_that_was_not(runs: FakeRuns) -> None:
     before = len(runs.trained)
     assert search("out=cut") == 0
     assert runs.trained[before:] == [("trial-002-s0", True), ("trial-003-s0", False), ("trial-004-s0", False)]
-    one, two = (json.loads(Path(place, "search.json").read_text())["proposed"] for place in ("whole", "cut"))
+    one, two = (json.loads(Path(name, "search.json").read_text())["proposed"] for name in ("whole", "cut"))
     assert one == two
     assert search("out=cut", "trials=6") == 0
     more = json.loads(Path("cut/search.json").read_text())["proposed"]

@@ -45,16 +45,16 @@ STUDY = Path("small")
 
 
 @pytest.fixture
-def place(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty current folder with a module that registers a sampler, forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("study_part.py").write_text(PART, encoding="utf-8")
     yield tmp_path
-    registry._own.pop(("sampler", "noted"), None)
+    registry._registered.pop(("sampler", "noted"), None)
 
 
-def test_a_study_in_processes(place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     main(["study", *WORDS])
     out = capfd.readouterr().out
@@ -112,7 +112,7 @@ def test_a_cell_fails_on_a_cluster_as_it_does_here(
     assert "DataError" in Path("there/jobs/prior.depth-1-s0.log").read_text()
 
 
-def test_the_cost_of_a_step_is_measured_and_nothing_is_left(place: Path) -> None:
+def test_the_cost_of_a_step_is_measured_and_nothing_is_left(folder: Path) -> None:
     from rich.console import Console
 
     from trajgen.config import compose
@@ -125,6 +125,6 @@ def test_the_cost_of_a_step_is_measured_and_nothing_is_left(place: Path) -> None
     )
     assert cost.steps == {"tokenizer": 24, "return_target": 24, "prior": 24} and cost.budget == 0.5
     assert cost.total == pytest.approx(12 * sum(cost.seconds.values()))
-    assert {path.name for path in place.iterdir()} <= {"study_part.py", "__pycache__"}
+    assert {path.name for path in folder.iterdir()} <= {"study_part.py", "__pycache__"}
     both = measure(compose(["recipe=hierarchy", *TRAIN]), 10, Console(quiet=True))
     assert set(both.seconds) == {"tokenizer", "return_target", "prior"}  # both levels under the options that they share

@@ -42,8 +42,8 @@ def test_the_hierarchical_bootstrap_is_the_naive_loop() -> None:
         means.append(np.mean([row[generator.integers(9)] for row in sampled for _ in range(9)]))
     low, high = bootstrap_interval(mean, rows, draw_rows=True)
     assert [low, high] == pytest.approx(np.percentile(means, [2.5, 97.5]).tolist(), abs=0.15)
-    narrow = bootstrap_interval(mean, rows)
-    assert high - low > 2 * (narrow[1] - narrow[0])
+    pooled = bootstrap_interval(mean, rows)
+    assert high - low > 2 * (pooled[1] - pooled[0])
 
 
 def test_pairs_are_drawn_together() -> None:

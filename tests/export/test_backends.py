@@ -19,9 +19,9 @@ from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 
 def planner(**swaps: Any) -> Any:
-    made = tiny.planner(return_target="quantile", **swaps)
-    tiny.shake(made)
-    return made.eval()
+    built = tiny.planner(return_target="quantile", **swaps)
+    tiny.shake(built)
+    return built.eval()
 
 
 def test_a_condition_is_what_its_tensors_make() -> None:
@@ -51,8 +51,8 @@ class Sizes(Programs):
 @torch.no_grad()
 @pytest.mark.parametrize("sampler", ["temperature", "best_of_n", "beam", "greedy"])
 def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
-    made = planner(sampler=sampler)
-    eager, programs = plan_fn("eager", made), Sizes(PlanModule(made))
+    built = planner(sampler=sampler)
+    eager, programs = plan_fn("eager", built), Sizes(PlanModule(built))
     for batch in (3, 4, 1, 300):
         cond = tiny.cond(batch)
         _, expected = eager(cond, Generator().manual_seed(5))
@@ -67,24 +67,24 @@ def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnx_draws_the_same_codes(batch: int) -> None:
-    made = planner()
-    eager, onnx = plan_fn("eager", made), plan_fn("onnx", made)
-    rng, other = Generator().manual_seed(1), Generator().manual_seed(1)
+    built = planner()
+    eager, onnx = plan_fn("eager", built), plan_fn("onnx", built)
+    rng, other_rng = Generator().manual_seed(1), Generator().manual_seed(1)
     for _ in range(3):  # the generators stay in step
         cond = tiny.cond(batch)
-        asked, plan = eager(cond, rng)
-        again, found = onnx(cond, other)
-        assert torch.equal(found.codes, plan.codes)
-        torch.testing.assert_close(found.latent, plan.latent, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(again, asked, atol=1e-4, rtol=1e-4)
+        target, plan = eager(cond, rng)
+        other_target, other_plan = onnx(cond, other_rng)
+        assert torch.equal(other_plan.codes, plan.codes)
+        torch.testing.assert_close(other_plan.latent, plan.latent, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(other_target, target, atol=1e-4, rtol=1e-4)
 
 
 def played(backend: Any) -> tuple[list[np.ndarray], Plan]:
     """The actions of a policy with two episodes, one of which starts anew in the middle."""
-    made = planner(action="plan", view={"fields": ("state", "action")}, sampler="greedy")
+    built = planner(action="plan", view={"fields": ("state", "action")}, sampler="greedy")
     policy = RecedingHorizonPolicy(
-        made,
-        made.normalizer,
+        built,
+        built.normalizer,
         tiny.SPACE,
         PolicyOptions(replan_interval=2, backend=backend),
         discount=0.99,
@@ -102,9 +102,9 @@ def played(backend: Any) -> tuple[list[np.ndarray], Plan]:
 
 def test_a_policy_acts_alike_whatever_runs_its_plans() -> None:
     expected, plan = played("eager")
-    found, other = played("onnx")
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert plan.trajectory is not None and other.trajectory is not None
+    actions, other_plan = played("onnx")
+    np.testing.assert_allclose(actions, expected, atol=1e-4)
+    assert plan.trajectory is not None and other_plan.trajectory is not None
 
 
 def test_a_backend_of_another_device_is_refused() -> None:
@@ -113,7 +113,7 @@ def test_a_backend_of_another_device_is_refused() -> None:
 
 
 def test_a_plan_that_takes_gradients_is_refused_with_what_to_do() -> None:
-    made = planner(
+    built = planner(
         tokenizer={"name": "identity", "tokens": "point"},
         schedule="single",
         prior={"name": "diffusion", "value": True},
@@ -123,4 +123,4 @@ def test_a_plan_that_takes_gradients_is_refused_with_what_to_do() -> None:
         view={"fields": ("state", "action")},
     )
     with pytest.raises(ConfigError, match=r"takes no gradients[\s\S]*sampler.value_scale=0"):
-        plan_fn("onnx", made)(tiny.cond(1), None)
+        plan_fn("onnx", built)(tiny.cond(1), None)

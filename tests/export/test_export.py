@@ -45,7 +45,7 @@ print(json.dumps([actions, remaining]))
 
 
 def policy(**swaps: Any) -> RecedingHorizonPolicy:
-    return acting(tiny.planner(return_target="quantile", **swaps), replan_interval=2)
+    return policy_of(tiny.planner(return_target="quantile", **swaps), replan_interval=2)
 
 
 def continuing(past_actions: bool) -> RecedingHorizonPolicy:
@@ -60,19 +60,24 @@ def continuing(past_actions: bool) -> RecedingHorizonPolicy:
         "planner": {"name": "history", "past_actions": past_actions},
     }
     window = replace(tiny.WINDOW, horizon=4, stride=1, chunk=1, return_power=0.5)
-    return acting(
+    return policy_of(
         assemble({k: tiny.node(k, **node) for k, node in parts.items()}, tiny.SPACE, window), replan_interval=1
     )
 
 
-def acting(made: Any, replan_interval: int) -> RecedingHorizonPolicy:
-    tiny.shake(made)
-    for maps in (made.normalizer.state, made.normalizer.goal, made.normalizer.action, made.normalizer.returns):
+def policy_of(planner: Any, replan_interval: int) -> RecedingHorizonPolicy:
+    tiny.shake(planner)
+    for maps in (
+        planner.normalizer.state,
+        planner.normalizer.goal,
+        planner.normalizer.action,
+        planner.normalizer.returns,
+    ):
         maps.mean.uniform_(0.5, 1.0)
         maps.scale.uniform_(0.5, 2.0)
     options = PolicyOptions(replan_interval=replan_interval)
     space = replace(tiny.SPACE, state_offset=OFFSET["state"], goal_offset=OFFSET["goal"])
-    return RecedingHorizonPolicy(made, made.normalizer, space, options, discount=0.9, chunk=tiny.CHUNK)
+    return RecedingHorizonPolicy(planner, planner.normalizer, space, options, discount=0.9, chunk=tiny.CHUNK)
 
 
 @pytest.mark.parametrize(
@@ -83,45 +88,47 @@ def test_it_acts_as_the_policy_that_was_loaded(
     form: str, batch: int, sampler: str, temperature: float, tmp_path: Path
 ) -> None:
     action = {"name": "latent_state", "num_bins": 5, "temperature": temperature}
-    own, alone = played(policy(sampler=sampler, action=action), form, batch, tmp_path, draws=sampler == "temperature")
-    np.testing.assert_allclose(alone[0], own[0], atol=1e-4)
-    np.testing.assert_allclose(alone[1], own[1], atol=1e-3)
+    loaded, exported = played(
+        policy(sampler=sampler, action=action), form, batch, tmp_path, draws=sampler == "temperature"
+    )
+    np.testing.assert_allclose(exported[0], loaded[0], atol=1e-4)
+    np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(("form", "batch", "past_actions"), [("onnx", 2, True), ("torch_export", 1, False)])
 def test_it_continues_a_history_as_the_policy_that_was_loaded(
     form: str, batch: int, past_actions: bool, tmp_path: Path
 ) -> None:
-    own, alone = played(continuing(past_actions), form, batch, tmp_path, draws=False)
-    assert not np.allclose(own[0][0], own[0][-1], atol=1e-2)
-    np.testing.assert_allclose(alone[0], own[0], atol=1e-4)
-    np.testing.assert_allclose(alone[1], own[1], atol=1e-3)
+    loaded, exported = played(continuing(past_actions), form, batch, tmp_path, draws=False)
+    assert not np.allclose(loaded[0][0], loaded[0][-1], atol=1e-2)
+    np.testing.assert_allclose(exported[0], loaded[0], atol=1e-4)
+    np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 
 
-def played(own: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> tuple[Any, Any]:
+def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> tuple[Any, Any]:
     """The actions and the remaining returns of a policy, and those of its export under the same noise."""
-    out = export(own, folder / "exported", format=form, batch=batch)
+    out = export(loaded, folder / "exported", format=form, batch=batch)
     noises = [Draw(one["kind"], tuple(one["shape"])) for one in json.loads((out / "policy.json").read_text())["noise"]]
     assert bool(noises) == draws
     rng = np.random.default_rng(0)
-    given: dict[str, np.ndarray] = {
+    inputs: dict[str, np.ndarray] = {
         "state": rng.normal(size=(STEPS, batch, 4)) + OFFSET["state"],
         "goal": rng.normal(size=(STEPS, batch, 2)) + OFFSET["goal"],
         "reward": rng.random(size=(STEPS, batch)).astype(np.float32),
     }
-    noise = torch.Generator().manual_seed(own.options.seed)  # as that of the policy
-    own.reset(batch=batch)
+    noise = torch.Generator().manual_seed(loaded.options.seed)  # as that of the policy
+    loaded.reset(batch=batch)
     actions, remaining = [], []
     for step in range(STEPS):
-        if step % own.options.replan_interval == 0:
-            given |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(noises)}
-        actions.append(own.act({"observation": given["state"][step], "desired_goal": given["goal"][step]}))
-        own.observe(given["reward"][step], np.zeros(batch, dtype=bool))
-        remaining.append(own._remaining.numpy())
-    np.savez(folder / "given.npz", **given)
+        if step % loaded.options.replan_interval == 0:
+            inputs |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(noises)}
+        actions.append(loaded.act({"observation": inputs["state"][step], "desired_goal": inputs["goal"][step]}))
+        loaded.observe(inputs["reward"][step], np.zeros(batch, dtype=bool))
+        remaining.append(loaded._remaining.numpy())
+    np.savez(folder / "given.npz", **inputs)
     command = [sys.executable, "-c", ALONE, str(out), str(folder / "given.npz")]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return (actions, remaining), json.loads(said.splitlines()[-1])
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return (actions, remaining), json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ def test_a_recorded_draw_repeats_the_numbers_of_its_generator(name: str) -> None
         DRAWS[name](None)
     (draw,) = recorded.draws
     assert draw == Draw(name.split()[0], (2, 3))
-    known = DRAWS[name](torch.Generator().manual_seed(3))
-    assert torch.equal(draw.sample(torch.Generator().manual_seed(3), CPU), known)
+    expected = DRAWS[name](torch.Generator().manual_seed(3))
+    assert torch.equal(draw.sample(torch.Generator().manual_seed(3), CPU), expected)
 
 
 def test_given_numbers_take_the_place_of_drawn_ones_in_order() -> None:
@@ -39,8 +39,8 @@ def test_given_numbers_take_the_place_of_drawn_ones_in_order() -> None:
 
 def test_calls_that_draw_nothing_are_left_alone() -> None:
     with RecordDraws() as recorded:
-        made = torch.ones(3).cumsum(0)
-    assert recorded.draws == [] and made.tolist() == [1, 2, 3]
+        summed = torch.ones(3).cumsum(0)
+    assert recorded.draws == [] and summed.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ Case = tuple[str, int]
 
 
 @dataclass
-class Tally:
+class Outcomes:
     """How cases ended."""
 
     refused: int = 0
@@ -35,25 +35,25 @@ class Tally:
     """Bytes that the process grew by, at most."""
 
     def __str__(self) -> str:
-        said = [f"{kind}, seed {seed}:\n{what}" for (kind, seed), what in self.defects.items()]
-        return "\n".join([f"{self.refused} refused, {self.worked} worked, {len(self.defects)} defects", *said])
+        reports = [f"{kind}, seed {seed}:\n{what}" for (kind, seed), what in self.defects.items()]
+        return "\n".join([f"{self.refused} refused, {self.worked} worked, {len(self.defects)} defects", *reports])
 
 
-def play(cases: Iterable[Case], do: Callable[[str, int], None]) -> Tally:
+def play(cases: Iterable[Case], do: Callable[[str, int], None]) -> Outcomes:
     """Plays cases in processes of their own, each of which goes on until a case ends it.
 
     Args:
         cases: kind and seed.
         do: reads a spoilt file; a `TrajgenError` is a refusal, any other exception a defect.
     """
-    waiting, tally = list(cases), Tally()
+    waiting, outcomes = list(cases), Outcomes()
     while waiting:
-        done = _play_some(waiting, do, tally)
+        done = _play_some(waiting, do, outcomes)
         waiting = waiting[done:]
-    return tally
+    return outcomes
 
 
-def _play_some(cases: list[Case], do: Callable[[str, int], None], tally: Tally) -> int:
+def _play_some(cases: list[Case], do: Callable[[str, int], None], outcomes: Outcomes) -> int:
     """Plays cases in one process until it ends, and returns how many have been tried."""
     context = multiprocessing.get_context("fork")
     near, far = context.Pipe(duplex=False)
@@ -64,19 +64,19 @@ def _play_some(cases: list[Case], do: Callable[[str, int], None], tally: Tally) 
     try:
         while tried < len(cases):
             if not _answers(near, int(process.pid or 0)):
-                tally.defects[cases[tried]] = f"it hangs: no end within {SECONDS:.0f} s"
+                outcomes.defects[cases[tried]] = f"it hangs: no end within {SECONDS:.0f} s"
                 return tried + 1
             try:
                 kind, what, peak = near.recv()
             except EOFError:
                 process.join()
-                tally.defects[cases[tried]] = f"it ended the process: exit code {process.exitcode}"
+                outcomes.defects[cases[tried]] = f"it ended the process: exit code {process.exitcode}"
                 return tried + 1
-            tally.peak = max(tally.peak, peak)
+            outcomes.peak = max(outcomes.peak, peak)
             if kind == "defect":
-                tally.defects[cases[tried]] = what
+                outcomes.defects[cases[tried]] = what
             else:
-                setattr(tally, kind, getattr(tally, kind) + 1)
+                setattr(outcomes, kind, getattr(outcomes, kind) + 1)
             tried += 1
         return tried
     finally:

@@ -38,31 +38,31 @@ def spoilt_bytes(content: bytes, draw: Random) -> bytes:
 
 
 def _spoil(data: bytearray, draw: Random) -> bytearray:
-    place = draw.randrange(len(data) + 1)
-    length = min(len(data) - place, draw.choice([1, 1, 2, 4, 8, 16, 100, 1000]))
-    piece, rest = data[place : place + length], data[place + length :]
+    offset = draw.randrange(len(data) + 1)
+    length = min(len(data) - offset, draw.choice([1, 1, 2, 4, 8, 16, 100, 1000]))
+    piece, rest = data[offset : offset + length], data[offset + length :]
     kind = draw.randrange(9)
     if kind == 0:  # one bit
         if length:
-            data[place] ^= 1 << draw.randrange(8)
+            data[offset] ^= 1 << draw.randrange(8)
         return data
     if kind == 1:
-        return data[:place] + bytearray(draw.randbytes(length)) + rest
+        return data[:offset] + bytearray(draw.randbytes(length)) + rest
     if kind == 2:
-        return data[:place] + bytearray(length) + rest
+        return data[:offset] + bytearray(length) + rest
     if kind == 3:
-        return data[:place] + rest
+        return data[:offset] + rest
     if kind == 4:
-        return data[:place] + piece * draw.randint(2, 5) + rest
+        return data[:offset] + piece * draw.randint(2, 5) + rest
     if kind == 5:
-        return data[:place] if draw.random() < 0.5 else data[place:]
+        return data[:offset] if draw.random() < 0.5 else data[offset:]
     if kind == 6:
-        return data[:place] + bytearray(draw.choice(WORDS)) + data[place:]
+        return data[:offset] + bytearray(draw.choice(WORDS)) + data[offset:]
     if kind == 7:  # in place, so that whatever follows stays where it is declared to be
-        word = draw.choice(WORDS)[: max(1, len(data) - place)]
-        return data[:place] + bytearray(word) + data[place + len(word) :]
+        word = draw.choice(WORDS)[: max(1, len(data) - offset)]
+        return data[:offset] + bytearray(word) + data[offset + len(word) :]
     other = draw.randrange(len(data) + 1)
-    return data[:place] + data[other : other + length] + rest
+    return data[:offset] + data[other : other + length] + rest
 
 
 def spoilt_value(value: Any, draw: Random) -> Any:
@@ -84,8 +84,8 @@ def _spoil_value(value: Any, draw: Random) -> Any:
     elif kind == 1 and isinstance(holder, dict):
         holder[str(key)[: draw.randrange(len(str(key)) + 1)] + draw.choice(["", "x", "_", "é"])] = holder.pop(key)
     elif kind == 2:
-        other, place = draw.choice(places)
-        holder[key], other[place] = copy.deepcopy(other[place]), copy.deepcopy(holder[key])
+        other, offset = draw.choice(places)
+        holder[key], other[offset] = copy.deepcopy(other[offset]), copy.deepcopy(holder[key])
     elif kind == 3:
         holder[key] = [holder[key]] * draw.randint(1, 3)
     elif kind == 4:

@@ -54,20 +54,22 @@ class Model(nn.Module):
 class Readers:
     """The readers, and the folder in which they write what they read.
 
-    ``place`` holds a data set in ``sets``, a run folder in ``run`` and a study's cells in ``study``, all whole; a case
+    ``folder`` holds a data set in ``sets``, a run folder in ``run`` and a study's cells in ``study``, all whole; a case
     spoils one file of a copy, or writes it back as it was afterwards.
     """
 
-    place: Path
+    folder: Path
 
     def __post_init__(self) -> None:
-        self.place.mkdir(parents=True, exist_ok=True)
-        self.scratch = self.place / "scratch"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.scratch = self.folder / "scratch"
         write_set()
         self.data = store.folder(ID) / "data"
         self.options = DICT_OPTIONS
         self.episodes = minari.load(ID, self.options)
-        self.kept = {path: path.read_bytes() for path in (self.data / "main_data.hdf5", self.data / "metadata.json")}
+        self.originals = {
+            path: path.read_bytes() for path in (self.data / "main_data.hdf5", self.data / "metadata.json")
+        }
         self._make_run()
         self.by_kind: Mapping[str, Read] = {
             "hdf5": self.hdf5,
@@ -89,7 +91,7 @@ class Readers:
     def _make_run(self) -> None:
         """A run folder with a checkpoint that was never trained, and its place among a study's cells."""
         self.composed = compose(["recipe=mage", *tiny.TRAIN])
-        self.run = self.place / "run"
+        self.run = self.folder / "run"
         planner = experiments.build_planner(self.composed, tiny.SPACE)
         Checkpoints(self.run / "checkpoints").save_final(planner)
         self.plain = {**self.composed.to_plain(), "space": asdict(tiny.SPACE), "command": "trajgen train"}
@@ -116,8 +118,8 @@ class Readers:
         self.model = Model()
         state = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         state |= {f"ema.{k}": v for k, v in self.model.state_dict().items()}
-        write_tensors(self.place / "whole.safetensors", state, Position(1, 7))
-        self.whole = (self.place / "whole.safetensors").read_bytes()
+        write_tensors(self.folder / "whole.safetensors", state, Position(1, 7))
+        self.checkpoint_bytes = (self.folder / "whole.safetensors").read_bytes()
 
     def __call__(self, kind: str, seed: int) -> None:
         """One case: a file of this kind, spoilt by this seed, is read."""
@@ -137,12 +139,12 @@ class Readers:
             normalizer = fit_normalizer(episodes, self.options)
             Windows(episodes, self.options, normalizer, CPU, 0).batch(0, 2)
         finally:
-            for path, content in self.kept.items():
+            for path, content in self.originals.items():
                 path.write_bytes(content)
 
     def hdf5(self, draw: Random) -> None:
         path = self.data / "main_data.hdf5"
-        path.write_bytes(spoilt_bytes(self.kept[path], draw))
+        path.write_bytes(spoilt_bytes(self.originals[path], draw))
         self._read_set()
 
     def hdf5_structure(self, draw: Random) -> None:
@@ -156,7 +158,7 @@ class Readers:
 
     def metadata(self, draw: Random) -> None:
         path = self.data / "metadata.json"
-        about = json.loads(self.kept[path])
+        about = json.loads(self.originals[path])
         for key in ("observation_space", "action_space", "env_spec", "eval_env_spec"):
             if draw.random() < 0.3:  # JSON within JSON
                 about[key] = spoilt_json(json.loads(about[key]), draw).decode(errors="replace")
@@ -185,17 +187,17 @@ class Readers:
     def _spoilt_checkpoint(self, draw: Random) -> bytes:
         """Any byte spoilt, or the header alone, whose length is mended."""
         if draw.random() < 0.4:
-            return spoilt_bytes(self.whole, draw)
-        length = int.from_bytes(self.whole[:8], "little")
-        header = json.loads(self.whole[8 : 8 + length])
+            return spoilt_bytes(self.checkpoint_bytes, draw)
+        length = int.from_bytes(self.checkpoint_bytes[:8], "little")
+        header = json.loads(self.checkpoint_bytes[8 : 8 + length])
         if draw.random() < 0.5:
             header["__metadata__"].pop("sha256", None)  # as before there were checksums
         spoilt = spoilt_json(header, draw)
-        return len(spoilt).to_bytes(8, "little") + spoilt + self.whole[8 + length :]
+        return len(spoilt).to_bytes(8, "little") + spoilt + self.checkpoint_bytes[8 + length :]
 
     def config(self, draw: Random) -> None:
         path = self.run / "config.json"
-        whole = path.read_bytes()
+        original = path.read_bytes()
         path.write_bytes(spoilt_json(self.plain, draw))
         try:
             identity(self.run)
@@ -203,13 +205,13 @@ class Readers:
                 require_free(self.run, replace(self.composed, resume=True))
             experiments.load_policy(self.run, device="cpu")
         finally:
-            path.write_bytes(whole)
+            path.write_bytes(original)
 
     def fingerprint(self, draw: Random) -> None:
         path = self.scratch / "data.json"
-        found = fingerprint(self.episodes)
-        path.write_bytes(spoilt_json(found, draw))
-        require_same(read_json(path), found)
+        recorded = fingerprint(self.episodes)
+        path.write_bytes(spoilt_json(recorded, draw))
+        require_same(read_json(path), recorded)
 
     def metrics(self, draw: Random) -> None:
         path = self.scratch / "metrics.jsonl"
@@ -269,15 +271,14 @@ class Readers:
     def study(self, draw: Random) -> None:
         path = self.scratch / "given.yaml"
         path.write_bytes(spoilt_yaml((RECIPES / "study" / "levels.yaml").read_text(), draw))
-        asked = read_study(path)
+        study = read_study(path)
         if draw.random() < 0.2:
-            make_rows(replace(asked, equal=("steps",)))
+            make_rows(replace(study, equal=("steps",)))
 
     def search(self, draw: Random) -> None:
         path = self.scratch / "given.yaml"
         path.write_bytes(spoilt_yaml((RECIPES / "search" / "mage.yaml").read_text(), draw))
-        asked = read_search(path)
-        asked.to_plain()
+        read_search(path).to_plain()
 
 
 def _small(node: Mapping[str, Any]) -> dict[str, Any]:

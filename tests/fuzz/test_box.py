@@ -39,18 +39,18 @@ def test_each_way_to_end_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(box, "SECONDS", 0.5)
     monkeypatch.setattr(box, "PATIENCE", 4)
     kinds = ["refuse", "work", "raise", "leave", "hang", "work", "spin", "swell", "die", "refuse", "talk"]
-    tally = box.play([(kind, seed) for seed, kind in enumerate(kinds)], act)
-    assert (tally.refused, tally.worked) == (3, 2)
-    found = {kind: what for (kind, _), what in tally.defects.items()}
-    assert {*found} == {"raise", "leave", "hang", "spin", "swell", "die"}
-    assert "KeyError" in found["raise"] and "SystemExit" in found["leave"] and "MemoryError" in found["swell"]
-    assert "hangs" in found["hang"] and "hangs" in found["spin"] and "ended the process" in found["die"]
-    assert "die, seed 8" in str(tally)
+    outcomes = box.play([(kind, seed) for seed, kind in enumerate(kinds)], act)
+    assert (outcomes.refused, outcomes.worked) == (3, 2)
+    defects = {kind: what for (kind, _), what in outcomes.defects.items()}
+    assert {*defects} == {"raise", "leave", "hang", "spin", "swell", "die"}
+    assert "KeyError" in defects["raise"] and "SystemExit" in defects["leave"] and "MemoryError" in defects["swell"]
+    assert "hangs" in defects["hang"] and "hangs" in defects["spin"] and "ended the process" in defects["die"]
+    assert "die, seed 8" in str(outcomes)
 
 
 def test_memory_that_is_used_is_seen() -> None:
     def use(kind: str, seed: int) -> None:
-        held = bytearray(seed)
-        held[::4096] = b"x" * len(held[::4096])
+        memory = bytearray(seed)
+        memory[::4096] = b"x" * len(memory[::4096])
 
     assert 200 * 2**20 < box.play([("use", 2**28)], use).peak < box.MEMORY

@@ -114,7 +114,7 @@ def test_metadata_that_minari_never_wrote(key: str, value: Any, data: Path) -> N
         with pytest.raises(DataError) as caught:
             read()
         assert len(str(caught.value)) < 3000
-    assert [found.problem is not None for found in store.local_sets()] == [True]
+    assert [entry.problem is not None for entry in store.local_sets()] == [True]
 
 
 def test_deep_metadata_is_refused(data: Path) -> None:

@@ -50,11 +50,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Readers]:
-    place = tmp_path_factory.mktemp("fuzz")
+    folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(place / "sets"))
-        patch.chdir(place)
-        yield Readers(place)
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "sets"))
+        patch.chdir(folder)
+        yield Readers(folder)
 
 
 def test_the_shares_are_those_of_200_and_of_all_readers(readers: Readers) -> None:
@@ -65,11 +65,12 @@ def test_the_shares_are_those_of_200_and_of_all_readers(readers: Readers) -> Non
 def test_spoilt_files_are_refused_or_read(kind: str, readers: Readers) -> None:
     count = -(-SHARES[kind] * CASES // 200)
     seeds = dict.fromkeys((*REGRESSIONS.get(kind, ()), *range(FIRST, FIRST + count)))
-    tally = play([(kind, seed) for seed in seeds], readers)
-    print(f"{kind}: {len(seeds)} cases, {tally.refused} refused, {tally.worked} worked, {tally.peak / 2**20:.0f} MiB")
-    assert not tally.defects, str(tally)
-    assert tally.peak < MEMORY
-    assert tally.refused > 0.1 * len(seeds)
+    outcomes = play([(kind, seed) for seed in seeds], readers)
+    counts = f"{outcomes.refused} refused, {outcomes.worked} worked, {outcomes.peak / 2**20:.0f} MiB"
+    print(f"{kind}: {len(seeds)} cases, {counts}")
+    assert not outcomes.defects, str(outcomes)
+    assert outcomes.peak < MEMORY
+    assert outcomes.refused > 0.1 * len(seeds)
 
 
 def test_whole_files_are_read(readers: Readers, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,12 +66,12 @@ def test_words_are_read_or_refused(words: list[str]) -> None:
         st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5})?", fullmatch=True), st.integers() | st.booleans(), max_size=4
     )
 )
-def test_words_say_what_was_meant(wanted: dict[str, Any]) -> None:
-    heads = [key.split(".")[0] for key in wanted]
+def test_words_say_what_was_meant(overrides: dict[str, Any]) -> None:
+    heads = [key.split(".")[0] for key in overrides]
     if len({*heads}) < len(heads):  # a value and a group of one name contradict each other
         return
-    values = parse([f"{key}={json.dumps(value)}" for key, value in wanted.items()])
-    for key, value in wanted.items():
+    values = parse([f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    for key, value in overrides.items():
         head, _, last = key.partition(".")
         assert (values[head][last] if last else values[head]) == value
 
@@ -94,9 +94,9 @@ def test_an_axis_is_read_or_refused(text: str) -> None:
     )
 )
 def test_of_overrides_of_one_option_the_last_one_stays(words: list[str]) -> None:
-    left = merge_overrides(words)
-    assert {option_of(word): word for word in words} == {option_of(word): word for word in left}
-    assert len({option_of(word) for word in left}) == len(left) and merge_overrides(left) == left
+    merged = merge_overrides(words)
+    assert {option_of(word): word for word in words} == {option_of(word): word for word in merged}
+    assert len({option_of(word) for word in merged}) == len(merged) and merge_overrides(merged) == merged
 
 
 # --- schedules -------------------------------------------------------------------------------------------------------
@@ -152,20 +152,20 @@ ANNOTATIONS: list[Any] = [
 @given(PLAIN, st.sampled_from(ANNOTATIONS))
 def test_values_are_converted_to_their_type_or_refused(value: Any, annotation: Any) -> None:
     try:
-        made = convert(value, annotation, "option")
+        converted = convert(value, annotation, "option")
     except ConfigError as error:
-        made, refused = None, error
+        converted, refused = None, error
     else:
         refused = None
     if refused is not None:
         assert refused.fix and len(str(refused)) < 10_000
         return
     if annotation is float:
-        assert type(made) is float and (made == value or math.isnan(made))
+        assert type(converted) is float and (converted == value or math.isnan(converted))
     elif annotation in (int, bool, str):
-        assert type(made) is annotation and made == value
-    if type(made) not in (Inner, Outer) and not isinstance(made, tuple) and "nan" not in repr(made):
-        assert convert(made, annotation, "option") == made
+        assert type(converted) is annotation and converted == value
+    if type(converted) not in (Inner, Outer) and not isinstance(converted, tuple) and "nan" not in repr(converted):
+        assert convert(converted, annotation, "option") == converted
 
 
 OUTERS = st.fixed_dictionaries(
@@ -186,14 +186,14 @@ OUTERS = st.fixed_dictionaries(
 @given(OUTERS)
 def test_an_options_dataclass_keeps_every_value(plain: dict[str, Any]) -> None:
     try:
-        made = convert(plain, Outer, "outer")
+        converted = convert(plain, Outer, "outer")
     except ConfigError:
         assert type(plain["size"]) is not int
         return
-    assert made.size == plain["size"] and made.names == tuple(plain.get("names", ()))
-    assert list(made.pair) == plain.get("pair", [1, 2.0]) and made.table == plain.get("table", {})
+    assert converted.size == plain["size"] and converted.names == tuple(plain.get("names", ()))
+    assert list(converted.pair) == plain.get("pair", [1, 2.0]) and converted.table == plain.get("table", {})
     for key, value in plain.get("inner", {}).items():
-        assert getattr(made.inner, key) == value
+        assert getattr(converted.inner, key) == value
 
 
 @given(st.dictionaries(st.text(max_size=3), PLAIN, min_size=1, max_size=3))
@@ -211,7 +211,7 @@ NUMBERS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
 @st.composite
-def whole(draw: st.DrawFn) -> Episode:
+def valid_episode(draw: st.DrawFn) -> Episode:
     """An episode without fault, of any number type that holds its values."""
     steps = draw(st.integers(1, 7))
     goals = draw(st.booleans())
@@ -224,7 +224,7 @@ def whole(draw: st.DrawFn) -> Episode:
     return Episode(array(steps + 1, 2), array(steps, 1), array(steps), draw(st.booleans()), goal, goal)
 
 
-@given(st.lists(whole(), min_size=1, max_size=4))
+@given(st.lists(valid_episode(), min_size=1, max_size=4))
 def test_episodes_come_out_as_they_went_in(raw: list[Episode]) -> None:
     joined_up = Episodes.collect(raw, name="made", space=SPACE)
     assert len(joined_up) == len(raw) and joined_up.steps == sum(map(len, raw))
@@ -245,15 +245,21 @@ ANY = ODD | arrays.arrays(np.float64, st.sampled_from([(4,), (4, 1), (5, 2), (4,
 @given(st.lists(st.builds(Episode, ANY, ANY, ANY, st.booleans(), st.none() | ANY, st.none() | ANY), max_size=3))
 def test_odd_episodes_are_refused_or_finite(raw: list[Episode]) -> None:
     try:
-        made = Episodes.collect(raw, name="made", space=SPACE)
+        collected = Episodes.collect(raw, name="made", space=SPACE)
     except DataError:
         return
     assert (
-        np.isfinite(made.states).all() and np.isfinite(made.rewards).all() and len(made.states) == made.steps + len(raw)
+        np.isfinite(collected.states).all()
+        and np.isfinite(collected.rewards).all()
+        and len(collected.states) == collected.steps + len(raw)
     )
 
 
-@given(st.lists(whole(), min_size=1, max_size=3), st.integers(0, 2), st.sampled_from([np.nan, np.inf, -np.inf, 1e39]))
+@given(
+    st.lists(valid_episode(), min_size=1, max_size=3),
+    st.integers(0, 2),
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e39]),
+)
 def test_what_is_not_finite_is_named(raw: list[Episode], which: int, value: float) -> None:
     episode = raw[which % len(raw)]
     states = episode.states.astype(np.float64)

@@ -29,12 +29,12 @@ class Source(tiny.RandomSource):
 
 
 def ready() -> Any:
-    made = tiny.planner(sampler="greedy", return_target="quantile")
-    tiny.shake(made)
-    first = made.stages()[0]
-    first.begin(made)
+    planner = tiny.planner(sampler="greedy", return_target="quantile")
+    tiny.shake(planner)
+    first = planner.stages()[0]
+    first.begin(planner)
     first.loss(tiny.batch(64))
-    return made.eval()
+    return planner.eval()
 
 
 def test_auto_takes_the_gpu() -> None:
@@ -43,24 +43,24 @@ def test_auto_takes_the_gpu() -> None:
 
 def test_a_plan_is_the_same_as_on_the_cpu() -> None:
     torch.set_float32_matmul_precision("highest")
-    made, known = ready(), tiny.cond(32)
-    own = made.plan(known)
-    made.cuda()
-    other = made.plan(known.map(lambda values: values.cuda()))
-    same = (own.codes == other.codes.cpu()).all(1)
+    planner, cond = ready(), tiny.cond(32)
+    on_cpu = planner.plan(cond)
+    planner.cuda()
+    on_gpu = planner.plan(cond.map(lambda values: values.cuda()))
+    same = (on_cpu.codes == on_gpu.codes.cpu()).all(1)
     assert same.float().mean() >= 0.9  # a tie between two codes may fall either way
-    torch.testing.assert_close(own.trajectory[same], other.trajectory.cpu()[same], atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(on_cpu.trajectory[same], on_gpu.trajectory.cpu()[same], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])
 def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
-    made = tiny.planner(return_target="quantile").cuda()
-    before = {k: v.clone() for k, v in made.state_dict().items()}
+    planner = tiny.planner(return_target="quantile").cuda()
+    before = {k: v.clone() for k, v in planner.state_dict().items()}
     stages = {name: StageOptions(steps=3, batch_size=32) for name in ("tokenizer", "prior")}
     options = EngineOptions(stages=stages, precision=precision, log_every=1, checkpoint_every=2)
     device, console = torch.device("cuda"), Console(quiet=True)
-    Training(made, made.stages(), Source(), options, tmp_path, 0, device, console).run()
-    after = made.state_dict()
+    Training(planner, planner.stages(), Source(), options, tmp_path, 0, device, console).run()
+    after = planner.state_dict()
     assert all(v.isfinite().all() for v in after.values() if v.is_floating_point())
     assert any(not torch.equal(before[k], after[k]) for k in before if k.startswith("prior."))
     assert (tmp_path / "checkpoints" / "final.safetensors").exists()
@@ -68,12 +68,12 @@ def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
 
 def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
     def train(source: Any, resume: bool) -> Any:
-        made = tiny.planner(return_target="quantile").cuda()
+        planner = tiny.planner(return_target="quantile").cuda()
         stages = {name: StageOptions(steps=4, batch_size=32) for name in ("tokenizer", "prior")}
         options = EngineOptions(stages=stages, precision="float32", log_every=1, checkpoint_every=2)
         device, console = torch.device("cuda"), Console(quiet=True)
-        Training(made, made.stages(), source, options, tmp_path, 0, device, console).run(resume=resume)
-        return made
+        Training(planner, planner.stages(), source, options, tmp_path, 0, device, console).run(resume=resume)
+        return planner
 
     class Stops(Source):
         def batch(self, step: int, size: int, rank: int = 0) -> Batch:
@@ -83,19 +83,19 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedError):
         train(Stops(), resume=False)
-    made = train(Source(), resume=True)
-    assert all(v.isfinite().all() for v in made.state_dict().values() if v.is_floating_point())
+    planner = train(Source(), resume=True)
+    assert all(v.isfinite().all() for v in planner.state_dict().values() if v.is_floating_point())
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_plan_by_a_graph_is_the_plan(batch: int) -> None:
-    made = ready().cuda()
-    made.sampler = tiny.planner(sampler="temperature").sampler
-    eager, graph = plan_fn("eager", made), plan_fn("cuda_graph", made)
-    rng, other = torch.Generator("cuda").manual_seed(1), torch.Generator("cuda").manual_seed(1)
+    planner = ready().cuda()
+    planner.sampler = tiny.planner(sampler="temperature").sampler
+    eager, graph = plan_fn("eager", planner), plan_fn("cuda_graph", planner)
+    rng, other_rng = torch.Generator("cuda").manual_seed(1), torch.Generator("cuda").manual_seed(1)
     for seed in range(3):
         cond = tiny.cond(batch, seed).map(lambda values: values.cuda())
         with torch.inference_mode():
-            (_, expected), (_, plan) = eager(cond, rng), graph(cond, other)
+            (_, expected), (_, plan) = eager(cond, rng), graph(cond, other_rng)
         assert torch.equal(plan.codes, expected.codes)
         torch.testing.assert_close(plan.latent, expected.latent, atol=1e-4, rtol=1e-4)

@@ -299,7 +299,7 @@ class DecoderThatCannotBeBuilt(PlainDecoder):
         raise ValueError("no room")
 
 
-@mistake("decoder", "it is built in a composition", "asks for widht before its '*', which nothing provides")
+@mistake("decoder", "it is built in a composition", "requires widht before its '*', which nothing provides")
 class DecoderWithoutAStar(PlainDecoder):
     def __init__(self, features: int, horizon: int, latent_length: int, code_dim: int, widht: int = 8) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width=widht)

@@ -22,12 +22,12 @@ from trajgen.core.registry import KINDS, names
 @pytest.fixture(autouse=True)
 def _unregister() -> Iterator[None]:
     """Removes what a test registers."""
-    before = set(registry._own)
+    before = set(registry._registered)
     yield
-    for key in set(registry._own) - before:
-        module = registry._own[key][0].module
+    for key in set(registry._registered) - before:
+        module = registry._registered[key][0].module
         if not module.startswith("trajgen."):
-            del registry._own[key]
+            del registry._registered[key]
             sys.modules.pop(module if module not in ("mistakes", "harmful") else "", None)
 
 

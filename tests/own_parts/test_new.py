@@ -35,8 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for path in tmp_path.rglob("*.py"):
         module = ".".join(path.relative_to(tmp_path).with_suffix("").parts)
         sys.modules.pop(module, None)
-        for key in [key for key, (found, _) in registry._own.items() if found.module == module]:
-            del registry._own[key]
+        for key in [key for key, (spec, _) in registry._registered.items() if spec.module == module]:
+            del registry._registered[key]
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:

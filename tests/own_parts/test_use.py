@@ -83,8 +83,8 @@ def folder(tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def unregister() -> None:
-    for key in [k for k, (found, _) in registry._own.items() if found.module in ("my_lab.parts", "lab_points")]:
-        del registry._own[key]
+    for key in [k for k, (spec, _) in registry._registered.items() if spec.module in ("my_lab.parts", "lab_points")]:
+        del registry._registered[key]
     for module in ("my_lab", "my_lab.parts", "lab_points"):
         sys.modules.pop(module, None)
     registry.load_entry_points.cache_clear()

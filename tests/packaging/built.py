@@ -45,11 +45,11 @@ class Built:
 
     def run(self, *words: str) -> str:
         """What Python says with the unpacked wheel on its path."""
-        known = {**os.environ, "PYTHONPATH": str(self.site), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(self.site), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, *words],
             cwd=self.elsewhere,
-            env=known,
+            env=environment,
             capture_output=True,
             text=True,
             timeout=280,

@@ -13,14 +13,14 @@ from built import ROOT, Built, build
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The package, built once."""
     pytest.importorskip("hatchling", reason="the build backend is not installed: pip install hatchling")
-    place = tmp_path_factory.mktemp("package")
-    sdist = build("sdist", ROOT, place / "dist")
+    folder = tmp_path_factory.mktemp("package")
+    sdist = build("sdist", ROOT, folder / "dist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(place / "tree", filter="data")
-    (tree,) = (place / "tree").iterdir()
-    wheel = build("wheel", ROOT, place / "dist")
-    again = build("wheel", tree, place / "again")
-    with zipfile.ZipFile(wheel) as opened:
-        opened.extractall(place / "site")
-    (place / "elsewhere").mkdir()
-    return Built(sdist, wheel, again, place / "site", place / "elsewhere")
+        archive.extractall(folder / "tree", filter="data")
+    (tree,) = (folder / "tree").iterdir()
+    wheel = build("wheel", ROOT, folder / "dist")
+    again = build("wheel", tree, folder / "again")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    (folder / "elsewhere").mkdir()
+    return Built(sdist, wheel, again, folder / "site", folder / "elsewhere")

@@ -29,22 +29,22 @@ print(json.dumps({
 
 def files(folder: str, root: Path = ROOT) -> set[str]:
     """The files of a folder of the checkout, by their paths; what Python leaves there is none."""
-    found = (path.relative_to(root) for path in (root / folder).rglob("*") if path.is_file())
-    return {path.as_posix() for path in found if "__pycache__" not in path.parts and not path.name.startswith(".")}
+    paths = (path.relative_to(root) for path in (root / folder).rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if "__pycache__" not in path.parts and not path.name.startswith(".")}
 
 
 def test_the_wheel_holds_the_package_and_the_recipes_and_nothing_else(built: Built) -> None:
-    found = {name for name in names(built.wheel) if ".dist-info/" not in name}
-    assert found == files("trajgen") | {f"trajgen/{name}" for name in files("recipes")}
-    assert {"trajgen/py.typed", "trajgen/templates/prior.py", "trajgen/recipes/mage.yaml"} <= found
+    packed = {name for name in names(built.wheel) if ".dist-info/" not in name}
+    assert packed == files("trajgen") | {f"trajgen/{name}" for name in files("recipes")}
+    assert {"trajgen/py.typed", "trajgen/templates/prior.py", "trajgen/recipes/mage.yaml"} <= packed
     assert any(name.endswith("licenses/LICENSE") for name in names(built.wheel))
 
 
 def test_the_sdist_holds_what_makes_the_same_wheel_and_the_tests(built: Built) -> None:
     assert names(built.wheel_of_sdist) == names(built.wheel)
-    found = names(built.sdist)
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "mkdocs.yml", "tests/tiny.py"} <= found
-    assert not any("__pycache__" in name or name.startswith(("runs/", ".ci/", ".git/")) for name in found)
+    packed = names(built.sdist)
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "mkdocs.yml", "tests/tiny.py"} <= packed
+    assert not any("__pycache__" in name or name.startswith(("runs/", ".ci/", ".git/")) for name in packed)
 
 
 def test_the_version_is_the_same_wherever_it_is_asked_for(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,11 +56,11 @@ def test_the_version_is_the_same_wherever_it_is_asked_for(built: Built, capsys: 
 
 
 def test_the_unpacked_wheel_finds_its_own_recipes_and_version(built: Built) -> None:
-    said = json.loads(built.run("-c", SAYS_WHERE))
-    assert said["file"] == str(built.site / "trajgen" / "__init__.py")
-    assert said["recipes"] == str(built.site / "trajgen" / "recipes")
-    assert said["version"] == said["metadata"] == trajgen.__version__
-    assert said["names"] == [*recipe_files(), *data_files(), *study_files(), *search_files()]
+    about = json.loads(built.run("-c", SAYS_WHERE))
+    assert about["file"] == str(built.site / "trajgen" / "__init__.py")
+    assert about["recipes"] == str(built.site / "trajgen" / "recipes")
+    assert about["version"] == about["metadata"] == trajgen.__version__
+    assert about["names"] == [*recipe_files(), *data_files(), *study_files(), *search_files()]
 
 
 def test_python_m_trajgen_is_the_command(built: Built) -> None:

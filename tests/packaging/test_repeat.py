@@ -17,14 +17,14 @@ from trajgen.config import Config, compose, data_files, recipe_files
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Config, str]]:
     """What was asked to be trained, with the command that is written down for it."""
-    asked: list[tuple[Config, str]] = []
+    requested: list[tuple[Config, str]] = []
 
     def train(config: Config, console: Any, command: str) -> Path:
-        asked.append((config, command))
+        requested.append((config, command))
         return Path("runs/none")
 
     monkeypatch.setattr(experiments, "train", train)
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("folder", ["lab", "a lab of one's own"])

@@ -28,11 +28,11 @@ class Planner(nn.Module):
         self.history = history
         self.weight = nn.Parameter(torch.zeros(1))
         self.return_target = ConstantTarget(normalizer, value=value)
-        self.asked: list[Cond] = []
+        self.conds: list[Cond] = []
 
     def plan(self, cond: Cond, rng: torch.Generator | None = None, *, decode: bool = True) -> Plan:
-        self.asked.append(cond)
-        number = torch.full((len(cond), 1, 1), float(len(self.asked)))
+        self.conds.append(cond)
+        number = torch.full((len(cond), 1, 1), float(len(self.conds)))
         return Plan(number[:, 0].long(), number, torch.zeros(len(cond), 2, 3) if decode else None)
 
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
@@ -53,9 +53,9 @@ def policy(
 
 
 def test_a_plan_is_followed_for_as_long_as_asked() -> None:
-    made = policy(replan_interval=3)
-    made.reset()
-    acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
+    acting = policy(replan_interval=3)
+    acting.reset()
+    acted = [acting.act(np.zeros(3)).tolist() for _ in range(7)]
     assert acted == [[1, 0], [1, 1], [1, 2], [2, 0], [2, 1], [2, 2], [3, 0]]
 
 
@@ -74,9 +74,9 @@ def test_a_plan_is_followed_to_its_end_and_no_further() -> None:
     planner = head.planner
     planner.action = WholePlans()
     space, options = head.space, PolicyOptions(replan_interval="plan")
-    made = RecedingHorizonPolicy(planner, head.normalizer, space, options, discount=1.0, chunk=4)
-    made.reset()
-    acted = [made.act(np.zeros(3)).tolist() for _ in range(7)]
+    acting = RecedingHorizonPolicy(planner, head.normalizer, space, options, discount=1.0, chunk=4)
+    acting.reset()
+    acted = [acting.act(np.zeros(3)).tolist() for _ in range(7)]
     assert acted == [[1, 0], [1, 1], [1, 2], [1, 3], [1, 4], [2, 0], [2, 1]]
     with pytest.raises(ConfigError, match="1 to 5, the length of a plan") as caught:
         PolicyOptions(replan_interval=6).steps(planner, 4)
@@ -88,78 +88,78 @@ def test_a_plan_of_places_is_held_against_the_place_that_was_asked_for() -> None
     planner.normalizer.state.mean.copy_(torch.arange(4.0))
     planner.normalizer.state.scale.copy_(torch.tensor([2.0, 4.0, 1.0, 1.0]))
     options = PolicyOptions(replan_interval=1)
-    made = RecedingHorizonPolicy(planner, planner.normalizer, tiny.SPACE, options, discount=1.0, chunk=tiny.CHUNK)
+    acting = RecedingHorizonPolicy(planner, planner.normalizer, tiny.SPACE, options, discount=1.0, chunk=tiny.CHUNK)
     cond = tiny.batch().condition()
     trajectory = torch.zeros(len(cond), tiny.HORIZON, 3)
     trajectory[:, 0, 1:] = cond.state[:, :2] + torch.tensor([3.0, 4.0])
     trajectory[:, 0, 0] = cond.returns
     plan = planner.plan(cond, decode=False)
-    errors = made.condition_error(cond, replace(plan, trajectory=trajectory))
+    errors = acting.condition_error(cond, replace(plan, trajectory=trajectory))
     assert "state" not in errors and errors["return"] == 0
     assert errors["position"] == pytest.approx(math.sqrt((9 + 16) / 2))
     assert errors["position_units"] == pytest.approx(math.sqrt((36 + 256) / 2), rel=1e-5)
 
 
 def test_rewards_are_taken_off_what_was_asked() -> None:
-    made = policy(replan_interval=2, discount=0.5)
-    made.reset()
+    acting = policy(replan_interval=2, discount=0.5)
+    acting.reset()
     for reward in (1.0, 2.0):
-        made.act(np.zeros(3))
-        made.observe(reward, False)
-    made.act(np.zeros(3))
-    assert [float(cond.returns[0]) for cond in made.planner.asked] == [10.0, ((10 - 1) / 0.5 - 2) / 0.5]
+        acting.act(np.zeros(3))
+        acting.observe(reward, False)
+    acting.act(np.zeros(3))
+    assert [float(cond.returns[0]) for cond in acting.planner.conds] == [10.0, ((10 - 1) / 0.5 - 2) / 0.5]
 
 
 def test_each_environment_of_a_batch_has_its_own_clock() -> None:
-    made = policy(replan_interval=4)
-    made.reset(batch=3)
-    assert made.act(np.zeros((3, 3))).shape == (3, 2)
-    made.observe(np.ones(3), np.array([False, True, False]))
+    acting = policy(replan_interval=4)
+    acting.reset(batch=3)
+    assert acting.act(np.zeros((3, 3))).shape == (3, 2)
+    acting.observe(np.ones(3), np.array([False, True, False]))
     states = np.arange(9.0).reshape(3, 3)
-    second = made.act(states)
+    second = acting.act(states)
     assert second.tolist() == [[1, 1], [2, 0], [1, 1]]  # the one that was done plans anew, the others go on
-    replanned = made.planner.asked[1]
+    replanned = acting.planner.conds[1]
     assert replanned.state.tolist() == [[3.0, 4.0, 5.0]] and replanned.returns.tolist() == [10.0]
-    made.reset(ids=[0])
-    assert made.act(states).tolist() == [[3, 0], [2, 1], [1, 2]]
+    acting.reset(ids=[0])
+    assert acting.act(states).tolist() == [[3, 0], [2, 1], [1, 2]]
 
 
 def test_a_first_plan_made_later_does_not_touch_the_books_of_others() -> None:
-    made = policy(replan_interval=2, discount=1.0)
-    made.reset(batch=2)
-    made.act(np.zeros((2, 3)))
-    made.observe(np.array([4.0, 4.0]), np.array([False, True]))
-    made.act(np.zeros((2, 3)))
-    made.observe(np.array([1.0, 1.0]), np.array([False, False]))
-    made.act(np.zeros((2, 3)))
-    assert made.planner.asked[-1].returns.tolist() == [10.0 - 4.0 - 1.0]
+    acting = policy(replan_interval=2, discount=1.0)
+    acting.reset(batch=2)
+    acting.act(np.zeros((2, 3)))
+    acting.observe(np.array([4.0, 4.0]), np.array([False, True]))
+    acting.act(np.zeros((2, 3)))
+    acting.observe(np.array([1.0, 1.0]), np.array([False, False]))
+    acting.act(np.zeros((2, 3)))
+    assert acting.planner.conds[-1].returns.tolist() == [10.0 - 4.0 - 1.0]
 
 
 def test_actions_are_in_the_worlds_units_and_bounds() -> None:
-    made = policy(Space(state_dim=3, action_dim=2, action_low=(-1.0, -1.0), action_high=(4.0, 1.0)))
-    made.normalizer.action.scale.copy_(torch.tensor([2.0, 5.0]))
-    made.normalizer.action.mean.copy_(torch.tensor([0.5, 0.0]))
-    made.reset()
-    made.act(np.zeros(3))
-    assert made.act(np.zeros(3)).tolist() == [2.5, 1.0]  # 1·2 + 0.5, and 1·5 clipped
+    acting = policy(Space(state_dim=3, action_dim=2, action_low=(-1.0, -1.0), action_high=(4.0, 1.0)))
+    acting.normalizer.action.scale.copy_(torch.tensor([2.0, 5.0]))
+    acting.normalizer.action.mean.copy_(torch.tensor([0.5, 0.0]))
+    acting.reset()
+    acting.act(np.zeros(3))
+    assert acting.act(np.zeros(3)).tolist() == [2.5, 1.0]  # 1·2 + 0.5, and 1·5 clipped
 
 
 def test_goals_are_read_from_dictionaries() -> None:
-    made = policy(Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal"))
-    made.normalizer.goal.mean.copy_(torch.tensor([1.0, 0.0]))
-    made.reset()
-    made.act({"observation": np.zeros(3), "desired_goal": np.array([3.0, 4.0]), "achieved_goal": np.zeros(2)})
-    goal = made.planner.asked[0].goal
+    acting = policy(Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal"))
+    acting.normalizer.goal.mean.copy_(torch.tensor([1.0, 0.0]))
+    acting.reset()
+    acting.act({"observation": np.zeros(3), "desired_goal": np.array([3.0, 4.0]), "achieved_goal": np.zeros(2)})
+    goal = acting.planner.conds[0].goal
     assert goal is not None and goal.tolist() == [[2.0, 4.0]]
 
 
 def test_looking_at_plans_changes_nothing() -> None:
-    made = policy(replan_interval=2)
-    made.reset()
-    made.act(np.zeros(3))
-    made.preview([np.ones(3)] * 5, returns=3.0)
-    assert made.planner.asked[-1].returns.tolist() == [3.0] * 5
-    assert made.act(np.zeros(3)).tolist() == [1, 1]
+    acting = policy(replan_interval=2)
+    acting.reset()
+    acting.act(np.zeros(3))
+    acting.preview([np.ones(3)] * 5, returns=3.0)
+    assert acting.planner.conds[-1].returns.tolist() == [3.0] * 5
+    assert acting.act(np.zeros(3)).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("replan_interval", [0, 5])
@@ -174,25 +174,25 @@ def test_a_policy_is_reset_before_it_acts() -> None:
 
 
 def test_a_planner_that_continues_a_history_is_given_it() -> None:
-    made = policy(replan_interval=1, discount=1.0, history=3)
-    made.normalizer.action.mean.fill_(0.5)  # actions are noted as the model sees them: of what was done, less 0.5
-    made.reset(batch=2)
+    acting = policy(replan_interval=1, discount=1.0, history=3)
+    acting.normalizer.action.mean.fill_(0.5)  # actions are noted as the model sees them: of what was done, less 0.5
+    acting.reset(batch=2)
     for step in range(4):
-        made.act(np.full((2, 3), step, dtype=np.float32))
-        made.observe(np.full(2, step), np.array([False, step == 2]))
-    past = made.planner.asked[-1].past
+        acting.act(np.full((2, 3), step, dtype=np.float32))
+        acting.observe(np.full(2, step), np.array([False, step == 2]))
+    past = acting.planner.conds[-1].past
     assert past.states[..., 0].tolist() == [[1, 2, 3], [1, 2, 3]]
     assert past.mask.tolist() == [[True, True, True], [False, False, True]]  # the second episode has just begun
     assert past.actions[0, :2, 0].tolist() == [[2.0, 0.0], [3.0, 0.0]]
     assert past.rewards[0, :2].tolist() == [1, 2]
     assert past.returns[:, :2].tolist() == [[10, 9], [10, 9]]  # what was left of the first target
-    assert made.planner.asked[-1].returns.tolist() == [7, 10]
+    assert acting.planner.conds[-1].returns.tolist() == [7, 10]
     assert past.time.tolist() == [1, -2]
-    assert made.planner.asked[-1].time.tolist() == [3, 0]
+    assert acting.planner.conds[-1].time.tolist() == [3, 0]
 
 
 def test_without_a_history_none_is_kept() -> None:
-    made = policy()
-    made.reset()
-    made.act(np.zeros(3))
-    assert made.planner.asked[-1].past is None
+    acting = policy()
+    acting.reset()
+    acting.act(np.zeros(3))
+    assert acting.planner.conds[-1].past is None

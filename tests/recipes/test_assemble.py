@@ -1,4 +1,4 @@
-"""Parts are built when they are asked for, once; what is missing, left over or circular is refused."""
+"""Parts are built when they are required, once; what is missing, left over or circular is refused."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trajgen.core.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
+def forget_components() -> Iterator[None]:
     """What a test registers is forgotten afterwards."""
     yield
-    for key in [key for key, (found, _) in registry._own.items() if found.module == __name__]:
-        del registry._own[key]
+    for key in [key for key, (spec, _) in registry._registered.items() if spec.module == __name__]:
+        del registry._registered[key]
 
 
-def made(nodes: dict[str, Any]) -> Any:
+def assembled(nodes: dict[str, Any]) -> Any:
     return assemble(nodes, tiny.SPACE, tiny.WINDOW)
 
 
@@ -31,7 +31,7 @@ def test_each_part_is_built_once() -> None:
 
     @registry.register("planner", "curious")
     class Curious(nn.Module):
-        """Asks for the same parts twice over."""
+        """Requires the same parts twice over."""
 
         def __init__(self, prior: Any, conditioner: Any, tokenizer: Any, code_dim: int) -> None:
             super().__init__()
@@ -39,12 +39,12 @@ def test_each_part_is_built_once() -> None:
             built.append(prior)
 
     nodes = {k: v for k, v in tiny.nodes().items() if k in ("view", "schedule", "tokenizer", "conditioner", "prior")}
-    made({**nodes, "planner": {"name": "curious"}})
+    assembled({**nodes, "planner": {"name": "curious"}})
     assert len(built) == 1
 
 
 def test_the_normalizer_belongs_to_the_whole() -> None:
-    planner = made(tiny.nodes())
+    planner = assembled(tiny.nodes())
     assert any(name.startswith("normalizer.state") for name in planner.state_dict())
 
 
@@ -53,7 +53,7 @@ def test_a_part_that_is_asked_for_and_missing_is_named(kind: str) -> None:
     nodes = tiny.nodes()
     del nodes[kind]
     with pytest.raises(ConfigError, match="does not have") as caught:
-        made(nodes)
+        assembled(nodes)
     tiny.check_cure(caught.value)
     assert f"{kind}=" in str(caught.value.fix)
 
@@ -62,24 +62,24 @@ def test_parts_that_nothing_asks_for_are_refused() -> None:
     nodes = {k: tiny.nodes()[k] for k in ("conditioner", "return_target", "sampler", "decoder")}
     nodes |= {"action": tiny.node("action", "latent"), "planner": {"name": "direct"}}
     with pytest.raises(ConfigError, match="uses sampler or decoder") as caught:
-        made(nodes)
+        assembled(nodes)
     assert "'~sampler' '~decoder'" in str(caught.value.fix)
     del nodes["sampler"], nodes["decoder"]
-    assert made(nodes).stages()
+    assert assembled(nodes).stages()
 
 
 def test_parts_that_ask_for_each_other_are_refused() -> None:
     @registry.register("conditioner", "of_the_prior")
     def circle(prior: Any) -> None:
-        """Asks for the prior, which asks for it."""
+        """Requires the prior, which requires it."""
 
     with pytest.raises(ConfigError, match="circle") as caught:
-        made({**tiny.nodes(), "conditioner": {"name": "of_the_prior"}})
+        assembled({**tiny.nodes(), "conditioner": {"name": "of_the_prior"}})
     assert "prior → conditioner → prior" in str(caught.value.got)
 
 
 def test_without_a_tokenizer_the_latent_is_the_embedded_condition() -> None:
     nodes = {k: tiny.nodes()[k] for k in ("conditioner", "return_target")}
     nodes |= {"action": tiny.node("action", "latent"), "planner": {"name": "direct"}}
-    planner = made(nodes)
+    planner = assembled(nodes)
     assert planner.plan(tiny.cond(2)).latent.shape == (2, 1, nodes["conditioner"]["width"])

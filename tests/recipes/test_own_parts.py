@@ -56,8 +56,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
-    for key in [key for key, (found, _) in registry._own.items() if found.module in ("lab_parts", __name__)]:
-        del registry._own[key]
+    for key in [key for key, (spec, _) in registry._registered.items() if spec.module in ("lab_parts", __name__)]:
+        del registry._registered[key]
     sys.modules.pop("lab_parts", None)
 
 
@@ -93,8 +93,8 @@ def test_an_own_component_draws(lab: Path) -> None:
     import tiny
 
     registry.load_imports(["lab_parts"])
-    made = tiny.planner(sampler={"name": "coin"})
-    codes = made.plan(tiny.cond(50), torch.Generator().manual_seed(0)).codes
+    planner = tiny.planner(sampler={"name": "coin"})
+    codes = planner.plan(tiny.cond(50), torch.Generator().manual_seed(0)).codes
     assert set(codes.unique().tolist()) == {0, 1}
 
 
@@ -126,10 +126,10 @@ def test_an_option_without_default_is_refused() -> None:
 
 def test_wiring_that_nothing_provides_is_refused() -> None:
     @registry.register("sampler", "greedy_for_goals")
-    def wants(goals: int) -> None:
+    def greedy_for_goals(goals: int) -> None:
         """Wants more than there is."""
 
-    with pytest.raises(ConfigError, match="asks for goals before its") as caught:
+    with pytest.raises(ConfigError, match="requires goals before its") as caught:
         registry.build("sampler", {"name": "greedy_for_goals"}, schedule=None)
     assert caught.value.fix
 

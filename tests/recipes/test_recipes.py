@@ -58,27 +58,27 @@ def works(composed: Composition) -> ConfigError | None:
     """Builds, trains one step of each stage and plans; or the refusal, which says how to cure it."""
     torch.manual_seed(0)
     try:
-        made: Any = assemble(small(composed.nodes), tiny.SPACE, composed.window)
+        planner: Any = assemble(small(composed.nodes), tiny.SPACE, composed.window)
     except ConfigError as refusal:
         tiny.check_cure(refusal)
         return refusal
-    known = tiny.batch(16, stride=composed.window.stride)
-    trained = [stage for stage in made.stages() if stage.parameters]
+    batch = tiny.batch(16, stride=composed.window.stride)
+    trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained
     for stage in trained:
-        stage.begin(made)
+        stage.begin(planner)
         optimizer = torch.optim.SGD(stage.trained, 1e-3)
-        total = stage.loss(known)["total"]
+        total = stage.loss(batch)["total"]
         assert torch.isfinite(total)
         total.backward()
         optimizer.step()
-    made.eval()
+    planner.eval()
     cond = tiny.cond(3)
-    plan = made.plan(cond, torch.Generator().manual_seed(0))
+    plan = planner.plan(cond, torch.Generator().manual_seed(0))
     if plan.trajectory is not None:
         assert plan.trajectory.shape[:2] == (3, tiny.HORIZON) and torch.isfinite(plan.trajectory).all()
-        assert made.refinements(plan, cond) and made.condition_residuals(plan.trajectory, cond) is not None
-    actions = made.action(plan, tiny.batch(3).states[:, :1], torch.zeros(3, 1, dtype=torch.long))
+        assert planner.refinements(plan, cond) and planner.condition_residuals(plan.trajectory, cond) is not None
+    actions = planner.action(plan, tiny.batch(3).states[:, :1], torch.zeros(3, 1, dtype=torch.long))
     assert actions.shape == (3, 1, tiny.SPACE.action_dim) and torch.isfinite(actions).all()
     return None
 
@@ -86,9 +86,9 @@ def works(composed: Composition) -> ConfigError | None:
 def follow(advice: str, composed: Composition, recipes: dict[str, Config]) -> Composition:
     """The composition after the first of the cures that an error offers."""
     advice = re.split(r",? or ", advice)[0]
-    found = re.findall(r"(~\w+|[a-z_]+(?:\.\w+)?=(?:\[[^\]]*\]|[\w./-]+))", advice)
-    assert found, f"no cure can be read in: {advice}"
-    for word in found:
+    overrides = re.findall(r"(~\w+|[a-z_]+(?:\.\w+)?=(?:\[[^\]]*\]|[\w./-]+))", advice)
+    assert overrides, f"no cure can be read in: {advice}"
+    for word in overrides:
         key, _, text = word.lstrip("~").partition("=")
         kind, _, option = key.partition(".")
         value = yaml.safe_load(text) if text else None
@@ -148,13 +148,13 @@ def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
     assert set(RECIPES[kind]) == set(names(kind))
     for name in names(kind):
         swapped = Composition.of(composed[recipe]).swapped(kind, spec(kind, name).defaults())
-        refusal, said = works(swapped), list[str]()
+        refusal, refusals = works(swapped), list[str]()
         assert (refusal is None) == (recipe in RECIPES[kind][name].split()), f"recipe={recipe} {kind}={name}: {refusal}"
-        while refusal is not None and len(said) < ROUNDS:
-            said.append(str(refusal))
+        while refusal is not None and len(refusals) < ROUNDS:
+            refusals.append(str(refusal))
             swapped = follow(str(refusal.fix), swapped, composed)
             refusal = works(swapped)
-        assert refusal is None, f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(said)
+        assert refusal is None, f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(refusals)
 
 
 @pytest.mark.parametrize("swap", ["sampler=greedy", "decoder=plain", "action=latent", "return_target=constant"])

@@ -21,7 +21,7 @@ BUILT_IN = sorted(registry._built_in())
 def test_the_source_says_what_the_object_says(kind: str, name: str) -> None:
     read = registry.spec(kind, name)
     component = registry.component(kind, name)
-    imported, registered = registry._own[kind, name]
+    imported, registered = registry._registered[kind, name]
     assert component is registered is getattr(importlib.import_module(read.module), read.attribute)
     assert imported == replace(read, options=imported.options)
     assert [(o.name, o.default) for o in imported.options] == [(o.name, o.default) for o in read.options]
@@ -64,8 +64,8 @@ def test_every_kind_has_a_component() -> None:
     ],
 )
 def test_values_take_their_types(value: object, annotation: object, expected: object) -> None:
-    found = convert(value, annotation, "here")
-    assert found == expected and type(found) is type(expected)
+    converted = convert(value, annotation, "here")
+    assert converted == expected and type(converted) is type(expected)
 
 
 @pytest.mark.parametrize(

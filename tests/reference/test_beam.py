@@ -61,7 +61,7 @@ class Row:
 
 @dataclass
 class Memory:
-    """What a plan's steps have seen: the number that its tokens make, and what is asked for."""
+    """What a plan's steps have seen: the number that its tokens make, and the target return."""
 
     prefix: Tensor  # (B,)
     returns: Tensor  # (B,)
@@ -75,7 +75,7 @@ class Chosen(Memory):
 
 
 class Table:
-    """A prior that looks logits up by all tokens before; what is asked for tilts them."""
+    """A prior that looks logits up by all tokens before; the target return tilts them."""
 
     def __init__(self, schedule: ScaleSchedule, state: type[Memory] = Chosen) -> None:
         draw = torch.Generator().manual_seed(3)
@@ -96,15 +96,15 @@ class Table:
 
     def likelihoods(self, cond: Cond) -> Tensor:
         """Of every sequence, (B, 81)."""
-        found = torch.zeros(len(cond), len(ALL))
+        result = torch.zeros(len(cond), len(ALL))
         for i, codes in enumerate(ALL):
             state, x = self.start(cond), None
             for k, span in enumerate(self.schedule.spans):
                 logp = self.step(x, k, state).log_softmax(-1)
-                own = codes[span].expand(len(cond), -1)
-                found[:, i] += logp.gather(-1, own.unsqueeze(-1)).sum((1, 2))
-                x = F.one_hot(own, VOCABULARY).float()
-        return found
+                tokens = codes[span].expand(len(cond), -1)
+                result[:, i] += logp.gather(-1, tokens.unsqueeze(-1)).sum((1, 2))
+                x = F.one_hot(tokens, VOCABULARY).float()
+        return result
 
 
 def make_value(points: int) -> tuple[PlanValue, Any]:
@@ -146,9 +146,9 @@ class Spy(Beam):
 def worths(cond: Cond, points: int = TOKENS) -> Tensor:
     """What every sequence is worth, (B, 81)."""
     value, decode = make_value(points)
-    every = F.one_hot(ALL, VOCABULARY).float()
+    vectors = F.one_hot(ALL, VOCABULARY).float()
     each = [
-        value(decode(every, cond.map(lambda v, i=i: v[i : i + 1].expand(81, *v.shape[1:])))) for i in range(len(cond))
+        value(decode(vectors, cond.map(lambda v, i=i: v[i : i + 1].expand(81, *v.shape[1:])))) for i in range(len(cond))
     ]
     return torch.stack(each)
 
@@ -159,26 +159,26 @@ SCHEDULES = [UNIT, ScaleSchedule((1, 3)), ScaleSchedule((2, 2)), ScaleSchedule((
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_wide_enough_it_finds_the_likeliest_of_all_sequences(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, beam_width=81, expansions=81, score="likelihood")(prior, Row(schedule), cond).codes
-    assert torch.equal(found, ALL[prior.likelihoods(cond).argmax(1)])
+    codes = beam(prior, beam_width=81, expansions=81, score="likelihood")(prior, Row(schedule), cond).codes
+    assert torch.equal(codes, ALL[prior.likelihoods(cond).argmax(1)])
     if schedule is UNIT:
-        assert not torch.equal(found, greedy(prior)(prior, Row(schedule), cond).codes)  # there is something to search
+        assert not torch.equal(codes, greedy(prior)(prior, Row(schedule), cond).codes)  # there is something to search
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_wide_enough_it_finds_the_sequence_of_the_highest_value(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, beam_width=81, expansions=81)(prior, Row(schedule), cond).codes
-    assert torch.equal(found, ALL[worths(cond).argmax(1)])
+    codes = beam(prior, beam_width=81, expansions=81)(prior, Row(schedule), cond).codes
+    assert torch.equal(codes, ALL[worths(cond).argmax(1)])
 
 
 def test_below_the_threshold_value_is_traded_for_likelihood() -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
     likelihoods, worth = prior.likelihoods(cond), worths(cond)
     penalised = worth + 0.7 * (likelihoods - TOKENS * math.log(0.4)).clamp(max=0)
-    made = beam(prior, beam_width=81, expansions=3, prob_threshold=0.4, prob_weight=0.7)
-    found = made(prior, Row(UNIT), cond).codes
-    assert torch.equal(found, ALL[penalised.argmax(1)])
+    search = beam(prior, beam_width=81, expansions=3, prob_threshold=0.4, prob_weight=0.7)
+    codes = search(prior, Row(UNIT), cond).codes
+    assert torch.equal(codes, ALL[penalised.argmax(1)])
     assert not torch.equal(penalised.argmax(1), worth.argmax(1))
     assert not torch.equal(penalised.argmax(1), likelihoods.argmax(1))
 
@@ -192,11 +192,11 @@ def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int],
         return float(likelihoods[tuple(tokens)].exp().sum().log())  # all that go on from here
 
     def worth(tokens: list[int]) -> float:
-        decided = len(tokens) * points // TOKENS
-        if score == "likelihood" or not decided:
+        points_decided = len(tokens) * points // TOKENS
+        if score == "likelihood" or not points_decided:
             return logp(tokens)
         padded = F.one_hot(torch.tensor([tokens + [0] * (TOKENS - len(tokens))]), VOCABULARY).float()
-        return float(value(decode(padded, cond), decided))
+        return float(value(decode(padded, cond), points_decided))
 
     plans: list[list[int]] = [[]]
     ways = width * expand
@@ -214,43 +214,45 @@ def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int],
 @pytest.mark.parametrize(("width", "expand"), [(1, 1), (1, 2), (2, 2), (3, 1), (3, 3)])
 def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score: str) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
-    found = beam(prior, beam_width=width, expansions=expand, score=score)(prior, Row(UNIT), cond).codes
+    codes = beam(prior, beam_width=width, expansions=expand, score=score)(prior, Row(UNIT), cond).codes
     expected = [
         searched(prior, cond.map(lambda v, i=i: v[i : i + 1]), width, expand, [0, 1, 2, 3], score, TOKENS)
         for i in range(8)
     ]
-    assert found.tolist() == expected
+    assert codes.tolist() == expected
 
 
-@pytest.mark.parametrize("every", [2, None])
-def test_plans_are_chosen_once_a_point(every: int | None) -> None:
+@pytest.mark.parametrize("select_every", [2, None])
+def test_plans_are_chosen_once_a_point(select_every: int | None) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
-    found = beam(prior, points=2, beam_width=2, expansions=3, select_every=every)(prior, Row(UNIT), cond).codes
+    codes = beam(prior, points=2, beam_width=2, expansions=3, select_every=select_every)(prior, Row(UNIT), cond).codes
     ones = [cond.map(lambda v, i=i: v[i : i + 1]) for i in range(8)]
-    assert found.tolist() == [searched(prior, one, 2, 3, [1, 3], "return", 2) for one in ones]
-    assert found.tolist() != [searched(prior, one, 2, 3, [0, 1, 2, 3], "return", 2) for one in ones]
+    assert codes.tolist() == [searched(prior, one, 2, 3, [1, 3], "return", 2) for one in ones]
+    assert codes.tolist() != [searched(prior, one, 2, 3, [0, 1, 2, 3], "return", 2) for one in ones]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_one_beam_continued_in_one_way_is_greedy(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    found = beam(prior, beam_width=1, expansions=1)(prior, Row(schedule), cond).codes
-    assert torch.equal(found, greedy(prior)(prior, Row(schedule), cond).codes)
+    codes = beam(prior, beam_width=1, expansions=1)(prior, Row(schedule), cond).codes
+    assert torch.equal(codes, greedy(prior)(prior, Row(schedule), cond).codes)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_a_batch_is_its_plans_one_by_one(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
-    made = beam(prior, beam_width=3, expansions=2)
-    alone = [made(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])).codes for i in range(8)]
-    assert torch.equal(made(prior, Row(schedule), cond).codes, torch.cat(alone))
+    search = beam(prior, beam_width=3, expansions=2)
+    alone = [search(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])).codes for i in range(8)]
+    assert torch.equal(search(prior, Row(schedule), cond).codes, torch.cat(alone))
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_a_prior_without_select_is_stepped_again(every: int) -> None:
+@pytest.mark.parametrize("select_every", [1, 3])
+def test_a_prior_without_select_is_stepped_again(select_every: int) -> None:
     prior, plain, cond = Table(UNIT), Table(UNIT, Memory), tiny.cond(8)
-    found = [beam(p, beam_width=3, expansions=2, select_every=every)(p, Row(UNIT), cond).codes for p in (prior, plain)]
-    assert torch.equal(*found)
+    codes = [
+        beam(p, beam_width=3, expansions=2, select_every=select_every)(p, Row(UNIT), cond).codes for p in (prior, plain)
+    ]
+    assert torch.equal(*codes)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -258,11 +260,11 @@ def test_known_tokens_stay_and_the_rest_is_the_likeliest(schedule: ScaleSchedule
     prior, cond = Table(schedule), tiny.cond(4)
     mask = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]]).bool()
     codes = torch.tensor([[2, 0, 0, 0], [0, 1, 0, 2], [2, 0, 1, 2], [1, 1, 1, 1]])
-    found = beam(prior, beam_width=81, expansions=81, score="likelihood")(
+    plan = beam(prior, beam_width=81, expansions=81, score="likelihood")(
         prior, Row(schedule), cond, None, KnownCodes(codes, mask)
     )
     fits = ((codes[:, None] == ALL) | ~mask[:, None]).all(-1)  # (4, 81)
-    assert torch.equal(found.codes, ALL[prior.likelihoods(cond).masked_fill(~fits, -torch.inf).argmax(1)])
+    assert torch.equal(plan.codes, ALL[prior.likelihoods(cond).masked_fill(~fits, -torch.inf).argmax(1)])
 
 
 def test_scales_that_are_known_are_not_expanded() -> None:
@@ -271,17 +273,17 @@ def test_scales_that_are_known_are_not_expanded() -> None:
     step = prior.step
     prior.step = lambda x, k, state: rows.append(len(state.returns)) or step(x, k, state)
     mask = torch.tensor([1, 1, 0, 0]).bool().expand(4, -1)
-    given = KnownCodes(torch.full((4, 4), 2), mask)
-    found = beam(prior, beam_width=2, expansions=2)(prior, Row(UNIT), cond, None, given).codes
-    assert rows == [4, 4, 4, 8] and (found[:, :2] == 2).all()
+    known_codes = KnownCodes(torch.full((4, 4), 2), mask)
+    codes = beam(prior, beam_width=2, expansions=2)(prior, Row(UNIT), cond, None, known_codes).codes
+    assert rows == [4, 4, 4, 8] and (codes[:, :2] == 2).all()
 
 
 def test_the_likeliest_joint_choices_are_exact() -> None:
     logits = torch.randn(5, 3, 4)
-    every = torch.tensor(list(itertools.product(range(4), repeat=3)))
-    sums = logits[:, torch.arange(3), every].sum(-1)  # (5, 64)
+    combinations = torch.tensor(list(itertools.product(range(4), repeat=3)))
+    sums = logits[:, torch.arange(3), combinations].sum(-1)  # (5, 64)
     for count in (1, 2, 7, 64):
-        assert torch.equal(likeliest(logits, count), every[sums.topk(count, dim=1).indices])
+        assert torch.equal(likeliest(logits, count), combinations[sums.topk(count, dim=1).indices])
     assert likeliest(logits, 100).shape == (5, 64, 3)
 
 
@@ -316,12 +318,12 @@ def test_a_candidate_that_came_before_is_no_choice() -> None:
 
 def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
     prior, cond = Table(ScaleSchedule((2, 2))), tiny.cond(8)
-    made = Spy(*wired(prior), beam_width=4, expansions=8, temperature=1.0, score="likelihood")
-    made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
-    live = made.plans.likelihood.isfinite().view(8, -1)
-    for plans, alive in zip(made.plans.codes.view(8, -1, TOKENS), live, strict=True):
-        kept = [tuple(row) for row in plans[alive].tolist()]
-        assert len(kept) == len(set(kept)) > 1
+    search = Spy(*wired(prior), beam_width=4, expansions=8, temperature=1.0, score="likelihood")
+    search(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0))
+    live = search.plans.likelihood.isfinite().view(8, -1)
+    for plans, alive in zip(search.plans.codes.view(8, -1, TOKENS), live, strict=True):
+        distinct = [tuple(row) for row in plans[alive].tolist()]
+        assert len(distinct) == len(set(distinct)) > 1
 
 
 class Numbers(Row):
@@ -368,15 +370,19 @@ def test_fields_that_no_token_stands_for_are_refused() -> None:
 def test_candidates_are_among_the_k_likeliest() -> None:
     prior, cond = Table(ScaleSchedule((4,))), tiny.cond(64)
     logits = prior.step(None, 0, prior.start(cond))
-    made = beam(prior, beam_width=4, expansions=4, top_k=2, temperature=5.0)
-    found = made(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)).codes
-    assert (found != logits.argmin(-1)).all()
-    wide = beam(prior, beam_width=4, expansions=4, temperature=5.0)
-    assert (wide(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)).codes == logits.argmin(-1)).any()
+    search = beam(prior, beam_width=4, expansions=4, top_k=2, temperature=5.0)
+    codes = search(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)).codes
+    assert (codes != logits.argmin(-1)).all()
+    unrestricted = beam(prior, beam_width=4, expansions=4, temperature=5.0)
+    assert (
+        unrestricted(prior, Row(prior.schedule), cond, torch.Generator().manual_seed(0)).codes == logits.argmin(-1)
+    ).any()
 
 
-@pytest.mark.parametrize(("schedule", "every"), [("geometric", 1), ("unit", 1), ("unit", 3), ("two_level", None)])
-def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: str, every: int | None) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "select_every"), [("geometric", 1), ("unit", 1), ("unit", 3), ("two_level", None)]
+)
+def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: str, select_every: int | None) -> None:
     lengths, cond = tiny.schedule(schedule), tiny.cond(3)
     wiring: dict[str, Any] = {"schedule": lengths, "code_dim": 4, "vocabulary": 7, "stride": STRIDE}
     wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1}
@@ -410,17 +416,17 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
             return 1.0
 
     tokenizer = Tokens()
-    made = Spy(
+    search = Spy(
         prior, None, 7, None, FieldView(4, 2, STRIDE), Normalizer(4, 2), tiny.HORIZON, 1.0, STRIDE,
-        beam_width=4, expansions=3, select_every=every, score="likelihood", temperature=3.0,
+        beam_width=4, expansions=3, select_every=select_every, score="likelihood", temperature=3.0,
     )  # fmt: skip
-    found = made(prior, tokenizer, cond, torch.Generator().manual_seed(0))
-    codes, each = made.plans.codes, made.plans.rows_per_cond
+    plan = search(prior, tokenizer, cond, torch.Generator().manual_seed(0))
+    codes, each = search.plans.codes, search.plans.rows_per_cond
     assert each == 12 and len({tuple(row) for row in codes[:each].tolist()}) > 4
     vectors = tokenizer.vectors(codes)
-    seen = [tokenizer.scale_input(vectors[:, : span.start], k) for k, span in enumerate(lengths.spans) if k]
-    forced = prior.logits(torch.cat(seen, 1), cond.map(lambda v: v.repeat_interleave(each, 0))).log_softmax(-1)
+    inputs = [tokenizer.scale_input(vectors[:, : span.start], k) for k, span in enumerate(lengths.spans) if k]
+    forced = prior.logits(torch.cat(inputs, 1), cond.map(lambda v: v.repeat_interleave(each, 0))).log_softmax(-1)
     expected = forced.gather(-1, codes.unsqueeze(-1)).sum((1, 2))
-    torch.testing.assert_close(made.plans.likelihood, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(search.plans.likelihood, expected, atol=1e-4, rtol=1e-4)
     best = codes.view(3, each, -1)[torch.arange(3), expected.view(3, each).argmax(1)]
-    assert torch.equal(found.codes, best)
+    assert torch.equal(plan.codes, best)

@@ -28,8 +28,8 @@ class Exact:
 
     def __init__(self, mean: Mean, value: Mean | None = None, timesteps: int = LEVELS) -> None:
         self.timesteps = timesteps
-        kept = noise_levels(timesteps, self.beta_schedule).alphas_cumprod.double()
-        self.signal, self.noise = kept.sqrt(), (1 - kept).sqrt()  # the a and σ of x_t = a x_0 + σ noise
+        alphas = noise_levels(timesteps, self.beta_schedule).alphas_cumprod.double()
+        self.signal, self.noise = alphas.sqrt(), (1 - alphas).sqrt()  # the a and σ of x_t = a x_0 + σ noise
         self.mean = mean
         self._value = value
         self.value = None if value is None else self._values
@@ -65,8 +65,8 @@ def gaussian(mean: Tensor, covariance: Tensor) -> Mean:
     mean, covariance = mean.double(), covariance.double()
 
     def posterior(x: Tensor, a: Tensor, sigma: Tensor) -> Tensor:
-        seen = a**2 * covariance + sigma**2 * torch.eye(len(mean), dtype=torch.float64)
-        gain = a * covariance @ torch.linalg.inv(seen)
+        spread = a**2 * covariance + sigma**2 * torch.eye(len(mean), dtype=torch.float64)
+        gain = a * covariance @ torch.linalg.inv(spread)
         return mean + (x - a * mean) @ gain.transpose(-1, -2)
 
     return posterior
@@ -77,9 +77,9 @@ def mixture(weights: list[float], means: list[float], deviations: list[float]) -
     w, m, s = (torch.tensor(each, dtype=torch.float64) for each in (weights, means, deviations))
 
     def posterior(x: Tensor, a: Tensor, sigma: Tensor) -> Tensor:
-        seen = (a * s) ** 2 + sigma**2
-        explains = (w.log() - 0.5 * seen.log() - 0.5 * (x - a * m) ** 2 / seen).softmax(-1)
-        return (explains * (m + a * s**2 / seen * (x - a * m))).sum(-1, keepdim=True)
+        spread = (a * s) ** 2 + sigma**2
+        explains = (w.log() - 0.5 * spread.log() - 0.5 * (x - a * m) ** 2 / spread).softmax(-1)
+        return (explains * (m + a * s**2 / spread * (x - a * m))).sum(-1, keepdim=True)
 
     return posterior
 
@@ -181,11 +181,11 @@ def test_inpainting_is_exact_if_the_prior_knows_what_is_given(eta: float) -> Non
     """x_2 given x_1 = 1.5 is N(0.8 · 1.5, 1 - 0.8²), which a prior draws that was trained with x_1 without noise."""
 
     def posterior(x: Tensor, a: Tensor, sigma: Tensor) -> Tensor:
-        known, noisy = x.unbind(-1)
+        given, noisy = x.unbind(-1)
         a, sigma = a.squeeze(-1), sigma.squeeze(-1)
-        mean = 0.8 * known
+        mean = 0.8 * given
         free = mean + a * 0.36 / (a**2 * 0.36 + sigma**2) * (noisy - a * mean)
-        return torch.stack([torch.zeros_like(known), free], dim=-1)  # what it says of the given one must not matter
+        return torch.stack([torch.zeros_like(given), free], dim=-1)  # what it says of the given one must not matter
 
     x = draw(Exact(posterior), 20_000, 2, known_codes=given_first(20_000, 1.5), steps=100, eta=eta)
     assert (x[:, 0] == 1.5).all()
@@ -214,10 +214,10 @@ def test_guidance_by_a_linear_value_is_the_step_of_algorithm_1() -> None:
     (a_less, a), (less, sigma) = prior.signal.tolist(), prior.noise.tolist()
     variance = less**2 / sigma**2 * (1 - a**2 / a_less**2)
     expected = a_less * x + less / sigma * (x - a * x) + 0.7 * variance * slope.double()
-    found = draw(prior, 5, 2, seed=4, steps=2, value_scale=0.7)
-    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    guided = draw(prior, 5, 2, seed=4, steps=2, value_scale=0.7)
+    torch.testing.assert_close(guided, expected, atol=1e-6, rtol=0)
     unguided = draw(prior, 5, 2, seed=4, steps=2)
-    torch.testing.assert_close((found - unguided)[0], 0.7 * variance * slope.double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close((guided - unguided)[0], 0.7 * variance * slope.double(), atol=1e-6, rtol=0)
 
 
 def test_guidance_by_value_tilts_the_distribution() -> None:
@@ -233,17 +233,17 @@ def test_guidance_by_value_tilts_the_distribution() -> None:
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear", "scaled_linear"])
 @pytest.mark.parametrize("timesteps", [1, 10, 100, 1000])
 def test_the_last_level_is_almost_all_noise(schedule: str, timesteps: int) -> None:
-    kept = noise_levels(timesteps, schedule).alphas_cumprod
-    assert kept.shape == (timesteps,) and (kept.diff() < 0).all() and (kept > 0).all()
+    alphas = noise_levels(timesteps, schedule).alphas_cumprod
+    assert alphas.shape == (timesteps,) and (alphas.diff() < 0).all() and (alphas > 0).all()
     if timesteps > 1:
-        assert kept[-1] < 1e-3 and kept[0] > 0.5
+        assert alphas[-1] < 1e-3 and alphas[0] > 0.5
 
 
 def test_the_cosine_schedule_by_hand() -> None:
     """ᾱ_t = f(t + 1) / f(0), f(n) = cos²((n / 10 + 0.008) / 1.008 · π/2) (arXiv 2102.09672, equation 17)."""
-    kept = noise_levels(10, "squaredcos_cap_v2").alphas_cumprod
+    alphas = noise_levels(10, "squaredcos_cap_v2").alphas_cumprod
     f = [math.cos((n / 10 + 0.008) / 1.008 * math.pi / 2) ** 2 for n in range(10)]
-    torch.testing.assert_close(kept[:9], torch.tensor([f[n] / f[0] for n in range(1, 10)]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(alphas[:9], torch.tensor([f[n] / f[0] for n in range(1, 10)]), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("timesteps", "steps"), [(1, 1), (100, 10), (256, 2), (1000, 5), (1000, 1000)])

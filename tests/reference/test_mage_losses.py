@@ -17,13 +17,13 @@ from trajgen.planners.latent import inverse_loss
 
 def planner(**swaps: Any) -> Any:
     """A planner in its prior's stage, with codes in use."""
-    made = tiny.planner(conditioner={"dropout": 0.0}, **swaps)
-    tiny.shake(made)
-    stages = {stage.name: stage for stage in made.stages()}
+    built = tiny.planner(conditioner={"dropout": 0.0}, **swaps)
+    tiny.shake(built)
+    stages = {stage.name: stage for stage in built.stages()}
     for name in ("tokenizer", "prior"):
-        stages[name].begin(made)
+        stages[name].begin(built)
         stages[name].loss(tiny.batch(64))
-    return made
+    return built
 
 
 @pytest.mark.parametrize("action", ["latent", "latent_state"])
@@ -34,17 +34,17 @@ def test_inverse_and_condition_loss_train_the_prior(action: str) -> None:
 
 
 def test_on_the_datas_latents_the_inverse_loss_trains_the_head_alone() -> None:
-    made = planner(planner={"end_to_end": False})
-    assert made.gradient_norms()["gradient_norm/inverse"] == 0
+    built = planner(planner={"end_to_end": False})
+    assert built.gradient_norms()["gradient_norm/inverse"] == 0
     batch = tiny.batch(16)
-    encoding = made.tokenizer.encode(made.view(batch))
-    expected = inverse_loss(made.action, batch, Plan(encoding.codes, encoding.latent))
-    torch.testing.assert_close(made.prior_loss(batch)["inverse"], expected)
+    encoding = built.tokenizer.encode(built.view(batch))
+    expected = inverse_loss(built.action, batch, Plan(encoding.codes, encoding.latent))
+    torch.testing.assert_close(built.prior_loss(batch)["inverse"], expected)
 
 
 def test_the_generated_latent_is_that_of_one_hot_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Straight-through: the value is that of a code, the gradient that of a softmax."""
-    made, batch = planner(), tiny.batch(16)
+    built, batch = planner(), tiny.batch(16)
     ids: list[Tensor] = []
 
     def sample(logits: Tensor, tau: float, hard: bool) -> Tensor:
@@ -53,23 +53,23 @@ def test_the_generated_latent_is_that_of_one_hot_samples(monkeypatch: pytest.Mon
         return F.one_hot(ids[-1], logits.shape[-1]) + soft - soft.detach()
 
     monkeypatch.setattr(F, "gumbel_softmax", sample)
-    losses = made.prior_loss(batch)
-    latent = made.tokenizer.layout.latent(made.tokenizer.vectors(ids[0]))
-    expected = inverse_loss(made.action, batch, Plan(ids[0], latent))
+    losses = built.prior_loss(batch)
+    latent = built.tokenizer.layout.latent(built.tokenizer.vectors(ids[0]))
+    expected = inverse_loss(built.action, batch, Plan(ids[0], latent))
     torch.testing.assert_close(losses["inverse"], expected)
     cond = batch.condition()
-    residuals = made.condition_residuals(made.decoder(latent, cond), cond)
+    residuals = built.condition_residuals(built.decoder(latent, cond), cond)
     torch.testing.assert_close(losses["condition"], torch.cat([*residuals.values()], dim=-1).square().mean())
 
 
 def test_the_decoder_reads_the_return_and_not_the_state() -> None:
-    made, cond = planner().eval(), tiny.cond(8)
-    latent = torch.randn(8, made.tokenizer.latent_length, made.tokenizer.code_dim)
+    built, cond = planner().eval(), tiny.cond(8)
+    latent = torch.randn(8, built.tokenizer.latent_length, built.tokenizer.code_dim)
 
     def changed(decode: Any, **field: Tensor) -> bool:
         return not torch.equal(decode(latent, cond), decode(latent, replace(cond, **field)))
 
-    for decode in (made.decoder, made.decoder.base):
+    for decode in (built.decoder, built.decoder.base):
         assert changed(decode, returns=cond.returns + 1) and not changed(decode, state=cond.state + 1)
     copies = planner(decoder={"state": True}).eval().decoder
     assert changed(copies, state=cond.state + 1) and not changed(copies.base, state=cond.state + 1)

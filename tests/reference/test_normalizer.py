@@ -9,10 +9,10 @@ from trajgen.core.normalizer import Affine, Normalizer, PowerAffine
 
 
 def test_mean_and_deviation_by_hand() -> None:
-    made = Affine(2)
-    made.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
-    assert made.mean.tolist() == [2, 5] and made.scale.tolist() == [1, 1]  # a constant keeps its own unit
-    assert made(torch.tensor([[4.0, 7.0]])).tolist() == [[2, 2]]
+    affine = Affine(2)
+    affine.fit(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))
+    assert affine.mean.tolist() == [2, 5] and affine.scale.tolist() == [1, 1]  # a constant keeps its own unit
+    assert affine(torch.tensor([[4.0, 7.0]])).tolist() == [[2, 2]]
 
 
 def test_features_that_hardly_vary_are_named() -> None:
@@ -36,26 +36,26 @@ def test_features_that_hardly_vary_are_named() -> None:
 
 
 def test_many_values_keep_their_precision() -> None:
-    made = Affine(1)
-    made.fit(1e4 + torch.randn(100_000, 1) * 0.5)
-    assert float(made.scale) == pytest.approx(0.5, rel=0.02)
+    affine = Affine(1)
+    affine.fit(1e4 + torch.randn(100_000, 1) * 0.5)
+    assert float(affine.scale) == pytest.approx(0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
 def test_there_and_back(power: float) -> None:
-    made = PowerAffine(power)
+    affine = PowerAffine(power)
     values = torch.tensor([-16.0, -1.0, 0.0, 0.25, 81.0])
-    made.fit(values)
-    torch.testing.assert_close(made.inverse(made(values)), values, atol=1e-3, rtol=1e-4)
-    normal = made(values)
+    affine.fit(values)
+    torch.testing.assert_close(affine.inverse(affine(values)), values, atol=1e-3, rtol=1e-4)
+    normal = affine(values)
     assert float(normal.mean()) == pytest.approx(0, abs=1e-5)
     assert float(normal.std(unbiased=False)) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_power_by_hand() -> None:
-    made = PowerAffine(0.5)
-    assert made(torch.tensor([-4.0, 0.0, 9.0])).tolist() == [-2, 0, 3]
-    assert made.inverse(torch.tensor([-2.0, 3.0])).tolist() == [-4, 9]
+    affine = PowerAffine(0.5)
+    assert affine(torch.tensor([-4.0, 0.0, 9.0])).tolist() == [-2, 0, 3]
+    assert affine.inverse(torch.tensor([-2.0, 3.0])).tolist() == [-4, 9]
 
 
 def test_a_normalizer_travels_in_its_weights() -> None:

@@ -94,13 +94,13 @@ def test_moving_averages_are_those_of_the_library() -> None:
 
 def test_micro_batches_update_the_codes_once_as_the_whole_batch_does() -> None:
     x, codebook = torch.randn(6, 10, 3), torch.randn(40, 3)
-    whole, shared = ema(codebook, dead_code_threshold=0.95), ema(codebook, dead_code_threshold=0.95)
-    step(whole, x)
-    step(shared, x[0::3], x[1::3], x[2::3])
-    assert all(torch.equal(a, b) for a, b in zip(whole.buffers(), shared.buffers(), strict=True))
-    before = shared.codebook.clone()
-    shared.after_step()  # without a loss there is nothing to learn from
-    assert torch.equal(shared.codebook, before) and not torch.equal(before, codebook)
+    undivided, divided = ema(codebook, dead_code_threshold=0.95), ema(codebook, dead_code_threshold=0.95)
+    step(undivided, x)
+    step(divided, x[0::3], x[1::3], x[2::3])
+    assert all(torch.equal(a, b) for a, b in zip(undivided.buffers(), divided.buffers(), strict=True))
+    before = divided.codebook.clone()
+    divided.after_step()  # without a loss there is nothing to learn from
+    assert torch.equal(divided.codebook, before) and not torch.equal(before, codebook)
 
 
 @pytest.mark.parametrize("vectors", [64, 2])
@@ -188,23 +188,23 @@ def test_codes_and_losses_are_the_same_under_autocast(kind: str) -> None:
 @pytest.mark.parametrize("lengths", [(1,) * 4, (1, 2, 4)])
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_training_reduces_the_reconstruction(kind: str, lengths: tuple[int, ...], dtype: torch.dtype) -> None:
-    made = tokenizer(kind, lengths, 2, **({"code_dim": 8} if kind != "fsq" else {}))
+    built = tokenizer(kind, lengths, 2, **({"code_dim": 8} if kind != "fsq" else {}))
     phase = torch.rand(64, 1) * 6 + torch.arange(16) / 4
     x, batch = torch.stack([phase.sin(), phase.cos()], -1), tiny.batch(64)
     batch.mask.fill_(True)
-    decoder = torch.nn.Linear(4 * made.code_dim, 32)
-    optimizer = torch.optim.Adam([*made.parameters(), *decoder.parameters()], lr=1e-2)
+    decoder = torch.nn.Linear(4 * built.code_dim, 32)
+    optimizer = torch.optim.Adam([*built.parameters(), *decoder.parameters()], lr=1e-2)
     history = []
     for _ in range(60):
         with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
-            losses = made.loss(batch, x, lambda latent: decoder(latent.flatten(1)).view_as(x))
+            losses = built.loss(batch, x, lambda latent: decoder(latent.flatten(1)).view_as(x))
         optimizer.zero_grad()
         losses["total"].backward()
         optimizer.step()
-        made.after_step()
+        built.after_step()
         history.append(float(losses["reconstruction"].detach()))
     assert history[-1] < 0.4 * history[0]
-    assert len(made.encode(x).codes.unique()) > 4
+    assert len(built.encode(x).codes.unique()) > 4
 
 
 @pytest.mark.parametrize(
@@ -257,9 +257,9 @@ def test_fsq_is_that_of_the_library(levels: tuple[int, ...]) -> None:
 
 @torch.no_grad()
 def test_a_row_of_fsq_codes_is_the_encoder_s_output_through_the_library() -> None:
-    made, x = tokenizer("fsq"), torch.randn(3, 16, 5) * 20  # far beyond the levels, unless it is bounded
-    codes, ids = FSQ([8, 6, 5])(made.encoder(x))
-    encoding = made.encode(x)
+    built, x = tokenizer("fsq"), torch.randn(3, 16, 5) * 20  # far beyond the levels, unless it is bounded
+    codes, ids = FSQ([8, 6, 5])(built.encoder(x))
+    encoding = built.encode(x)
     assert torch.equal(encoding.codes, ids.long()) and len(ids.unique()) > 2
     torch.testing.assert_close(encoding.latent, codes)
 
@@ -308,17 +308,17 @@ def test_simvq_is_that_of_the_library() -> None:
 
 
 def test_simvq_moves_all_codes_and_by_its_own_loss_alone() -> None:
-    made, x, batch = tokenizer("simvq"), torch.randn(4, 16, 5), tiny.batch(4)
+    built, x, batch = tokenizer("simvq"), torch.randn(4, 16, 5), tiny.batch(4)
     decode = torch.nn.Linear(12, 80)
-    losses = made.loss(batch, x, lambda latent: decode(latent.flatten(1)).view_as(x))
-    weight = made.quantizer.simvq.code_transform.weight
+    losses = built.loss(batch, x, lambda latent: decode(latent.flatten(1)).view_as(x))
+    weight = built.quantizer.simvq.code_transform.weight
     (gradient,) = torch.autograd.grad(losses["reconstruction"], weight, retain_graph=True, allow_unused=True)
     assert gradient is None
-    before = made.quantizer.codebook.detach().clone()
+    before = built.quantizer.codebook.detach().clone()
     losses["commitment"].backward()
     with torch.no_grad():
         weight -= 0.1 * weight.grad
-    assert (made.quantizer.codebook - before).abs().sum(-1).gt(0).all()
+    assert (built.quantizer.codebook - before).abs().sum(-1).gt(0).all()
 
 
 # --- how codes are used ---------------------------------------------------------------------------------------------

@@ -128,34 +128,34 @@ def test_one_token_per_field_in_the_order_of_the_view() -> None:
 @pytest.mark.parametrize("kind", [IdentityTokenizer, BinTokenizer])
 def test_known_codes_of_the_first_point(kind: Any) -> None:
     tokenizer, cond = make(kind, inpaint=("state", "return")), random_cond()
-    known, x = tokenizer.known_codes(cond), torch.randn(5, HORIZON, FEATURES)
+    known_codes, x = tokenizer.known_codes(cond), torch.randn(5, HORIZON, FEATURES)
     mask = torch.zeros(HORIZON, FEATURES, dtype=torch.bool)
     mask[0, :4] = True
     x[:, 0, 0], x[:, 0, 1:4] = cond.returns, cond.state
     codes = tokenizer.encode(x).codes
     expected = mask if kind is IdentityTokenizer else mask.flatten()
-    assert torch.equal(known.mask, expected.expand_as(codes))
-    assert torch.equal(known.codes[known.mask], codes[known.mask])
+    assert torch.equal(known_codes.mask, expected.expand_as(codes))
+    assert torch.equal(known_codes.codes[known_codes.mask], codes[known_codes.mask])
     assert make(kind, inpaint=()).known_codes(cond) is None
 
 
 def test_padding_is_known() -> None:
-    known = make(IdentityTokenizer, tokens="field", inpaint=("state", "return")).known_codes(random_cond())
-    first = known.mask[0, :4]
+    known_codes = make(IdentityTokenizer, tokens="field", inpaint=("state", "return")).known_codes(random_cond())
+    first = known_codes.mask[0, :4]
     assert first[:2].all()  # a whole token is known, whatever its field's width
-    assert first[2].tolist() == [False, False, True] and not known.codes[0, 2].any()
+    assert first[2].tolist() == [False, False, True] and not known_codes.codes[0, 2].any()
 
 
 def test_a_goal_is_inpainted_at_the_last_point_in_the_units_of_the_state() -> None:
     cond, normalizer = random_cond(), fitted(2)
-    known = make(IdentityTokenizer, normalizer=normalizer, inpaint=(), inpaint_goal=True).known_codes(cond)
+    known_codes = make(IdentityTokenizer, normalizer=normalizer, inpaint=(), inpaint_goal=True).known_codes(cond)
     assert cond.goal is not None
     # The goal specifies state features 2 and 0; the return comes before the state.
-    assert known.mask[0].nonzero().tolist() == [[HORIZON - 1, 1], [HORIZON - 1, 3]]
+    assert known_codes.mask[0].nonzero().tolist() == [[HORIZON - 1, 1], [HORIZON - 1, 3]]
     for i, feature in enumerate((2, 0)):
         goal = cond.goal[:, i] * normalizer.goal.scale[i] + normalizer.goal.mean[i]
         expected = (goal - normalizer.state.mean[feature]) / normalizer.state.scale[feature]
-        torch.testing.assert_close(known.codes[:, -1, 1 + feature], expected)
+        torch.testing.assert_close(known_codes.codes[:, -1, 1 + feature], expected)
 
 
 def test_at_rest_at_the_goal_the_other_features_are_zero_in_the_units_of_the_data() -> None:
@@ -174,10 +174,10 @@ def test_goals_in_the_units_of_the_state_are_its_values() -> None:
     options: dict[str, Any] = {"fields": ("state",), "goal_state": (0, 1, 2), "inpaint_goal": True}
     tokenizer = make(IdentityTokenizer, normalizer=fitted(0).for_subgoals(), **options)
     cond = Cond(state=torch.randn(5, STATE), returns=torch.zeros(5), goal=torch.randn(5, STATE))
-    known = tokenizer.known_codes(cond)
-    assert known is not None and cond.goal is not None
-    torch.testing.assert_close(known.codes[:, -1], cond.goal, atol=1e-5, rtol=1e-5)
-    assert torch.equal(known.codes[:, 0], cond.state)
+    known_codes = tokenizer.known_codes(cond)
+    assert known_codes is not None and cond.goal is not None
+    torch.testing.assert_close(known_codes.codes[:, -1], cond.goal, atol=1e-5, rtol=1e-5)
+    assert torch.equal(known_codes.codes[:, 0], cond.state)
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,18 @@ from trajgen.engine.checkpoint import Checkpoints
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set in ``sets``, and in ``received`` a run folder: whole, with the weights of a small planner."""
-    place = tmp_path_factory.mktemp("originals")
+    folder = tmp_path_factory.mktemp("originals")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(place / "sets"))
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "sets"))
         record()
     config = compose(WORDS)
-    received = place / "received"
+    received = folder / "received"
     received.mkdir()
     space = dataclasses.replace(tiny.SPACE, action_low=(-float("inf"),) * 2, action_high=(float("inf"),) * 2)
     write_json(received / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
     write_json(received / "versions.json", {})
     Checkpoints(received / "checkpoints").save_final(experiments.build_planner(config, space))
-    return place
+    return folder
 
 
 @pytest.fixture

@@ -56,9 +56,9 @@ class Counted(toys.Toy):
         return loss(batch)
 
     def report(self) -> dict[str, float]:
-        seen = float(self.counts)
+        count = float(self.counts)
         self.counts.zero_()
-        return {"usage/seen": seen}
+        return {"usage/seen": count}
 
 
 def make(kind: str, folder: Path) -> Training:
@@ -88,20 +88,20 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at_call(place: Any, name: str, number: int, *, after: bool = False) -> None:
+def at_call(owner: Any, name: str, number: int, *, after: bool = False) -> None:
     """Kills this process before or after the ``number``-th call of a function."""
-    own, left = getattr(place, name), [number]
+    original, left = getattr(owner, name), [number]
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         left[0] -= 1
         if left[0] == 0 and not after:
             die()
-        found = own(*args, **kwargs)
+        result = original(*args, **kwargs)
         if left[0] == 0:
             die()
-        return found
+        return result
 
-    setattr(place, name, counted)
+    setattr(owner, name, counted)
 
 
 def in_a_write(number: int) -> None:
@@ -196,14 +196,14 @@ def disturb(kind: str, folder: Path, number: int, seconds: float) -> list[str]:
 
 
 def main() -> None:
-    place, kind, runs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    folder, kind, runs = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     torch.set_num_threads(1)
-    make(kind, place / "warm")  # what it imports, no child imports again
-    train(kind, place / "warm", None)
+    make(kind, folder / "warm")  # what it imports, no child imports again
+    train(kind, folder / "warm", None)
     began = time.perf_counter()
-    train(kind, place / "whole", None)
+    train(kind, folder / "whole", None)
     seconds = time.perf_counter() - began
-    print(json.dumps({f"run-{n}": disturb(kind, place / f"run-{n}", n, seconds) for n in range(runs)}))
+    print(json.dumps({f"run-{n}": disturb(kind, folder / f"run-{n}", n, seconds) for n in range(runs)}))
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ def test_the_last_two_are_kept_in_the_order_of_numbers(tmp_path: Path) -> None:
     for position in (Position(0, 9), Position(0, 10), Position(2, 9_999_999), Position(2, 10_000_000), Position(10, 1)):
         checkpoints.save(position, state())
     (tmp_path / "stagex-step1.safetensors").write_text("")
-    kept = [read_tensors(path, CPU)[1] for path in checkpoints.intermediate()]
-    assert kept == [Position(2, 10_000_000), Position(10, 1)] and not checkpoints.finished
+    positions = [read_tensors(path, CPU)[1] for path in checkpoints.intermediate()]
+    assert positions == [Position(2, 10_000_000), Position(10, 1)] and not checkpoints.finished
     assert read_tensors(checkpoints.newest(), CPU)[1] == Position(10, 1)
     checkpoints.save_final(Model())
     assert checkpoints.finished and checkpoints.intermediate() == []
@@ -87,9 +87,9 @@ def test_a_power_cut_finds_the_old_file_or_the_new_one(tmp_path: Path, monkeypat
     """Bytes reach the disk before the name does, and the name before anything older is removed."""
     checkpoints, calls = Checkpoints(tmp_path), []
 
-    def record(place: Any, name: str, describe: Any) -> None:
-        call = getattr(place, name)
-        monkeypatch.setattr(place, name, lambda *args, **rest: (calls.append(describe(*args)), call(*args, **rest))[1])
+    def record(owner: Any, name: str, describe: Any) -> None:
+        call = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **rest: (calls.append(describe(*args)), call(*args, **rest))[1])
 
     for step in (1, 2):
         checkpoints.save(Position(0, step), state())
@@ -122,8 +122,8 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     content, draw, noticed = path.read_bytes(), random.Random(1), 0
     expected = load(content)
     for _ in range(FLIPS):
-        place = draw.randrange(len(content))
-        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
+        offset = draw.randrange(len(content))
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 1 << draw.randrange(8)]) + content[offset + 1 :])
         try:
             tensors, position = read_tensors(path, CPU)
         except CheckpointError:
@@ -172,11 +172,11 @@ def test_another_model_is_named_and_not_passed_over(tmp_path: Path) -> None:
         checkpoints.read_newest(Model(), CPU, QUIET)
     with pytest.raises(CheckpointError, match="other is not part of the model"):
         load_weights(Model(), path)
-    wide, more = Model(), Model()
-    wide.weight = nn.Parameter(torch.zeros(5, 8))
+    wider, more = Model(), Model()
+    wider.weight = nn.Parameter(torch.zeros(5, 8))
     more.other, more.third = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
     with pytest.raises(CheckpointError, match=r"weight has shape \(5, 7\), not \(5, 8\)"):
-        load_weights(wide, path)
+        load_weights(wider, path)
     with pytest.raises(CheckpointError, match=r"third is missing"):
         load_weights(more, path)
     write_tensors(path, {**state(), "model.weight": torch.zeros(5, 7, dtype=torch.complex64)}, Position())

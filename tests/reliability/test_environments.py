@@ -57,11 +57,11 @@ def played(way: str) -> Rollouts:
 
 @pytest.mark.parametrize("way", ["raises", "not finite", "another shape", "an entry less", "nothing"])
 def test_the_episode_is_reported_and_the_others_go_on(way: str) -> None:
-    found = played(way)
-    (error,) = found.errors
+    rollouts = played(way)
+    (error,) = rollouts.errors
     assert error["seed"] == SEED and error["error"]
-    assert np.isnan(found.returns[SEED])
-    np.testing.assert_array_equal(np.delete(found.returns, SEED), np.delete(LENGTHS, SEED))
+    assert np.isnan(rollouts.returns[SEED])
+    np.testing.assert_array_equal(np.delete(rollouts.returns, SEED), np.delete(LENGTHS, SEED))
 
 
 def test_an_environment_that_raises_when_it_is_closed_costs_nothing() -> None:
@@ -72,10 +72,10 @@ def test_a_step_that_hangs_is_said_while_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(room, "PATIENCE", 0.1)
-    found = played("hangs")
-    said = capsys.readouterr().err
-    assert said.count("hangs") == 1 and f"step 2 of the episode of seed {SEED}" in said and "Ctrl-C" in said
-    np.testing.assert_array_equal(found.returns, LENGTHS)  # and counts, if it comes back
+    rollouts = played("hangs")
+    message = capsys.readouterr().err
+    assert message.count("hangs") == 1 and f"step 2 of the episode of seed {SEED}" in message and "Ctrl-C" in message
+    np.testing.assert_array_equal(rollouts.returns, LENGTHS)  # and counts, if it comes back
 
 
 @pytest.mark.parametrize("reward", [np.array([2.0]), np.array(2.0), np.float32(2), 2, True])

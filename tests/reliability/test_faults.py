@@ -81,11 +81,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     full = training(tmp_path / "full", Numbers(FIRST + 6, lambda: limits.enter_context(largest_file(size))))
     with pytest.raises(TrainingError) as caught, limits:
         full.run()
-    kept = full.checkpoints.intermediate()
-    assert [path.name for path in full.checkpoints.folder.iterdir()] == [path.name for path in kept]  # nothing half
-    assert str(kept[-1]) in str(caught.value) and "File too large" in str(caught.value)
+    checkpoints = full.checkpoints.intermediate()
+    assert [path.name for path in full.checkpoints.folder.iterdir()] == [
+        path.name for path in checkpoints
+    ]  # nothing half
+    assert str(checkpoints[-1]) in str(caught.value) and "File too large" in str(caught.value)
     assert "resume=true" in str(caught.value.fix)
-    assert kept[-1].stat().st_size > size  # so the next one met the limit too
+    assert checkpoints[-1].stat().st_size > size  # so the next one met the limit too
     training(tmp_path / "full").run(resume=True)
     assert same(tmp_path / "whole", tmp_path / "full")
 
@@ -95,8 +97,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
 def test_whatever_the_disk_refuses(where: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training(tmp_path / "whole").run()
     left = [4]
-    place, name = (MetricsLog, "write") if where == "metrics" else (files.os, where)
-    call = getattr(place, name)
+    owner, name = (MetricsLog, "write") if where == "metrics" else (files.os, where)
+    call = getattr(owner, name)
 
     def refuse(*args: Any) -> Any:
         left[0] -= 1
@@ -105,7 +107,7 @@ def test_whatever_the_disk_refuses(where: str, code: int, tmp_path: Path, monkey
         return call(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(place, name, refuse)
+        patch.setattr(owner, name, refuse)
         with pytest.raises(TrainingError, match=os.strerror(code)):
             training(tmp_path / "run").run()
     assert not list((tmp_path / "run").rglob(".*"))
@@ -114,9 +116,9 @@ def test_whatever_the_disk_refuses(where: str, code: int, tmp_path: Path, monkey
 
 
 def test_a_folder_that_vanishes_is_said_and_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    place = tmp_path / "run"
+    folder = tmp_path / "run"
     with pytest.raises(TrainingError, match="writes into its folder"):
-        training(place, Numbers(3, lambda: shutil.rmtree(place))).run()
+        training(folder, Numbers(3, lambda: shutil.rmtree(folder))).run()
 
     def missing() -> None:
         raise FileNotFoundError(errno.ENOENT, "no such thing", "of the source")

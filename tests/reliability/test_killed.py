@@ -17,34 +17,34 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are fo
 SCRIPT = Path(__file__).with_name("killed.py")
 
 
-def disturbed(place: Path, kind: str, runs: int) -> dict[str, list[str]]:
+def disturbed(folder: Path, kind: str, runs: int) -> dict[str, list[str]]:
     """Where each run was killed."""
-    words = [sys.executable, str(SCRIPT), str(place), kind, str(runs)]
+    words = [sys.executable, str(SCRIPT), str(folder), kind, str(runs)]
     paths = [str(SCRIPT.parents[1]), str(SCRIPT.parents[1] / "engine"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    points: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return points
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     """The metrics of a run, but for the clock."""
     text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
     timed = ("seconds", "windows_per_second")
-    every = [json.loads(line) for line in text.splitlines()]
-    return [{k: v for k, v in line.items() if k.partition("/")[0] not in timed} for line in every]
+    records = [json.loads(line) for line in text.splitlines()]
+    return [{k: v for k, v in line.items() if k.partition("/")[0] not in timed} for line in records]
 
 
-def check_same(folder: Path, whole: Path) -> None:
+def check_same(folder: Path, uninterrupted: Path) -> None:
     """Weights, averages, what optimizers keep, and metrics; and nothing else is left."""
-    names = sorted(str(path.relative_to(whole)) for path in whole.rglob("*.*"))
+    names = sorted(str(path.relative_to(uninterrupted)) for path in uninterrupted.rglob("*.*"))
     assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*")) == names
     assert sum(name.startswith("end-") for name in names) >= 2 and "checkpoints/final.safetensors" in names
     for name in (name for name in names if name.endswith(".safetensors")):
-        one, two = load_file(folder / name), load_file(whole / name)
+        one, two = load_file(folder / name), load_file(uninterrupted / name)
         assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), name
-    assert lines(folder) == lines(whole)
+    assert lines(folder) == lines(uninterrupted)
 
 
 @pytest.mark.parametrize(("kind", "runs", "kills"), [("toy", 25, 40), ("planner", 4, 4)])

@@ -154,8 +154,8 @@ def test_modules_that_the_folder_names_are_not_imported(stranger: Path, trap: Pa
 
 
 def test_a_world_of_a_module_is_not_imported(stranger: Path, trap: Path) -> None:
-    """Gymnasium imports what stands before the colon of a world's id."""
-    change(stranger, "data", "env_id", to="trap:World-v0")
+    """Gymnasium imports what stands before the colon of an environment's id."""
+    change(stranger, "data", "env_id", to="trap:Env-v0")
     assert "imports=[trap]" in check_refused(stranger)
     with pytest.raises(CheckpointError, match="imported already"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")

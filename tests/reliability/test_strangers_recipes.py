@@ -22,7 +22,7 @@ RECIPE = (RECIPES / "bc.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A current folder with a module ``trap``, which leaves a file behind when it is imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SECRET", "it is out")
@@ -34,8 +34,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_recipe_as_it_is_composes(place: Path) -> None:
-    (place / "given.yaml").write_text(RECIPE)
+def test_the_recipe_as_it_is_composes(folder: Path) -> None:
+    (folder / "given.yaml").write_text(RECIPE)
     assert compose(["recipe=given.yaml", "data=pointmaze/umaze-dwell"]).recipe == "given"
 
 
@@ -92,15 +92,15 @@ CASES = [
 
 @pytest.mark.parametrize(("group", "text"), CASES)
 def test_a_file_that_is_not_plain_is_refused(
-    group: str, text: str, place: Path, monkeypatch: pytest.MonkeyPatch
+    group: str, text: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began: list[Any] = []
-    monkeypatch.setattr(experiments, "train", lambda *given: began.append(given))
-    (place / "given.yaml").write_text(text)
+    monkeypatch.setattr(experiments, "train", lambda *arguments: began.append(arguments))
+    (folder / "given.yaml").write_text(text)
     with pytest.raises(ConfigError) as caught:
         main(["train", f"{group}=given.yaml", "--debug"])
     assert len(str(caught.value)) < 3000
-    assert began == [] and not (place / TRACE).exists()
+    assert began == [] and not (folder / TRACE).exists()
 
 
 @pytest.mark.parametrize(
@@ -115,11 +115,11 @@ def test_a_file_that_is_not_plain_is_refused(
         "resume=true",
     ],
 )
-def test_a_study_that_is_not_plain_is_refused(word: str, place: Path) -> None:
-    (place / "asked.yaml").write_text(f"base: ['{word}']\nvariants: {{one: [], two: [seed=1]}}\nseeds: [0]\n")
+def test_a_study_that_is_not_plain_is_refused(word: str, folder: Path) -> None:
+    (folder / "odd_study.yaml").write_text(f"base: ['{word}']\nvariants: {{one: [], two: [seed=1]}}\nseeds: [0]\n")
     with pytest.raises(ConfigError, match="plain values" if SECRET in word else None):
-        make_rows(read_study(place / "asked.yaml"))
-    assert not (place / TRACE).exists()
+        make_rows(read_study(folder / "odd_study.yaml"))
+    assert not (folder / TRACE).exists()
 
 
 EVIL = "import pathlib\npathlib.Path('executed').touch()\n"
@@ -129,37 +129,37 @@ RUN = "from trajgen.config import hydra_run; hydra_run({words} + ['--cfg', 'job'
 
 @pytest.mark.parametrize("flags", [["-P"], []], ids=["as the console script", "with the current folder on the path"])
 @pytest.mark.parametrize("code", [COMPOSE, RUN], ids=["compose", "hydra_run"])
-def test_nothing_of_the_current_folder_is_imported(code: str, flags: list[str], place: Path) -> None:
-    (place / "given.yaml").write_text(RECIPE)
-    (place / "hydra_plugins" / "evil").mkdir(parents=True)
-    (place / "hydra_plugins" / "evil" / "__init__.py").write_text(EVIL)
-    info = place / "evil_parts-1.0.dist-info"
+def test_nothing_of_the_current_folder_is_imported(code: str, flags: list[str], folder: Path) -> None:
+    (folder / "given.yaml").write_text(RECIPE)
+    (folder / "hydra_plugins" / "evil").mkdir(parents=True)
+    (folder / "hydra_plugins" / "evil" / "__init__.py").write_text(EVIL)
+    info = folder / "evil_parts-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: evil-parts\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[trajgen.components]\nevil = evil_parts\n")
     for name in ("evil_parts", "joblib", "submitit", "optuna"):
-        (place / f"{name}.py").write_text(EVIL if name == "evil_parts" or flags else "")
-    (place / "harmless.py").write_text("")
+        (folder / f"{name}.py").write_text(EVIL if name == "evil_parts" or flags else "")
+    (folder / "harmless.py").write_text("")
     environment = {**os.environ, "PYTHONPATH": str(RECIPES.parent)}
     for words in (["recipe=given.yaml"], ["recipe=given.yaml", "imports=[harmless]"]):
         command = [sys.executable, *flags, "-c", code.format(words=words)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=place)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=folder)
         assert done.returncode == 0, done.stderr
-        assert not (place / TRACE).exists()
+        assert not (folder / TRACE).exists()
 
 
 def test_the_current_folder_comes_after_installed_packages_and_only_for_imports(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(place))])
-    (place / "given.yaml").write_text(RECIPE)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(folder))])
+    (folder / "given.yaml").write_text(RECIPE)
     compose(["recipe=given.yaml"])
-    assert str(place) not in sys.path
-    (place / "yaml.py").write_text(EVIL)
-    (place / "harmless_parts.py").write_text("")
+    assert str(folder) not in sys.path
+    (folder / "yaml.py").write_text(EVIL)
+    (folder / "harmless_parts.py").write_text("")
     monkeypatch.delitem(sys.modules, "harmless_parts", raising=False)
     compose(["recipe=given.yaml", "imports=[harmless_parts]"])
-    assert sys.path[-1] == str(place)
+    assert sys.path[-1] == str(folder)
 
 
 def test_shipped_files_are_plain() -> None:

@@ -46,11 +46,11 @@ def complete(ctx: typer.Context, incomplete: str) -> list[str]:
     if not incomplete and key in {*options_of(command.options), *command.groups}:  # the cursor follows the '='
         before[-1] = key = f"{key}="
     prefix = key if key.endswith("=") else ""
-    given = dict(word.partition("=")[::2] for word in (before[:-1] if prefix else before))
+    options = dict(word.partition("=")[::2] for word in (before[:-1] if prefix else before))
     try:
-        words = candidates(command, given, prefix + incomplete)
+        words = candidates(command, options, prefix + incomplete)
         # Several words keep the shell from adding a blank after what they begin with.
-        while len(words) == 1 and words[0][-1] in "=./" and (more := candidates(command, given, words[0])):
+        while len(words) == 1 and words[0][-1] in "=./" and (more := candidates(command, options, words[0])):
             if more == words:
                 break
             words = more
@@ -62,15 +62,15 @@ def complete(ctx: typer.Context, incomplete: str) -> list[str]:
     return [word.removeprefix(prefix) for word in words if not set(word) & set(" \n'\"")]
 
 
-def candidates(command: Command, given: Mapping[str, str], begun: str) -> list[str]:
+def candidates(command: Command, options: Mapping[str, str], begun: str) -> list[str]:
     """The words that begin with ``begun``, sorted."""
     key, equals, value = begun.partition("=")
     if equals:
         head = re.sub(r"[^,\[]*$", "", value)  # of several values, the last one is completed
-        words: Iterable[str] = [f"{key}={head}{each}" for each in _values(command, key, value[len(head) :], given)]
+        words: Iterable[str] = [f"{key}={head}{each}" for each in _values(command, key, value[len(head) :], options)]
     elif "." in key and key.partition(".")[0] in command.groups:
         section = key.rpartition(".")[0]
-        words = [f"{section}.{name}" for name in _section(section, given)]
+        words = [f"{section}.{name}" for name in _section(section, options)]
     else:
         words = [*_options(command), *_positional(command.positional, begun)]
     return sorted({word for word in words if word.startswith(begun)})
@@ -88,7 +88,7 @@ def _positional(what: str, begun: str) -> list[str]:
     return [*KINDS, "recipes", "studies", "searches", "data", *components] if what == "listed" else components
 
 
-def _values(command: Command, key: str, begun: str, given: Mapping[str, str]) -> Iterable[str]:
+def _values(command: Command, key: str, begun: str, options: Mapping[str, str]) -> Iterable[str]:
     section, dot, name = key.rpartition(".")
     if key in FILES:
         return [*_files(key), *(str(path) for path in _siblings(begun) if path.suffix in (".yaml", ".yml"))]
@@ -97,22 +97,22 @@ def _values(command: Command, key: str, begun: str, given: Mapping[str, str]) ->
     if key in KINDS:
         return names(key)
     if dot:
-        annotation = _section(section, given).get(f"{name}=", "")
+        annotation = _section(section, options).get(f"{name}=", "")
         return ("true", "false") if annotation == "bool" else LITERAL.findall(annotation)
     option = options_of(command.options).get(key)
     return option.values if option else ()
 
 
-def _section(section: str, given: Mapping[str, str]) -> dict[str, str]:
+def _section(section: str, options: Mapping[str, str]) -> dict[str, str]:
     """What may follow a part's name and a dot, with its type as text; ending in a dot where more follows."""
     from trajgen.config import SECTIONS as OPTIONS
     from trajgen.core.registry import spec
     from trajgen.engine.options import StageOptions
 
-    config = _composition(given)
+    config = _composition(options)
     if section in KINDS:
         node = config.get(section)
-        name = given.get(section) or (node.get("name") if isinstance(node, dict) else None)
+        name = options.get(section) or (node.get("name") if isinstance(node, dict) else None)
         components = [name] if name in names(section) else names(section)
         return {f"{option.name}=": option.annotation for each in components for option in spec(section, each).options}
     if section == "engine.stages":
@@ -121,16 +121,16 @@ def _section(section: str, given: Mapping[str, str]) -> dict[str, str]:
     return {"stages." if f.name == "stages" else f"{f.name}=": str(f.type) for f in fields(cls)} if cls else {}
 
 
-def _composition(given: Mapping[str, str]) -> dict[str, Any]:
+def _composition(options: Mapping[str, str]) -> dict[str, Any]:
     """The configuration of the run or the recipe that is on the line; empty if there is none."""
     from trajgen.config import read_options
     from trajgen.core.formats import current
 
-    if "run" in given:
-        path = Path(given["run"]) / "config.json"  # read here, since the module of run folders imports torch
+    if "run" in options:
+        path = Path(options["run"]) / "config.json"  # read here, since the module of run folders imports torch
         is_small = path.stat().st_size < MAX_CONFIG_BYTES
         return current("config", json.loads(path.read_text("utf-8")), path) if is_small else {}
-    path = _files("recipe").get(given.get("recipe", "mage"), Path(given.get("recipe", "")))
+    path = _files("recipe").get(options.get("recipe", "mage"), Path(options.get("recipe", "")))
     return read_options("recipe", path) if path.is_file() else {}
 
 

@@ -125,11 +125,12 @@ def import_data(source: Annotated[str, typer.Argument(metavar="SOURCE")], words:
     options, _ = read(words, ImportOptions, ())
     from trajgen.data.importing import from_path
 
-    made = from_path(source, options)
-    print(f"Imported {made.id}: {made.episodes:,} episodes, {made.steps:,} steps; the task ended {made.terminated:,}.")
-    if made.about:
-        print(made.about)
-    print("A preset for it:\n\ndata:\n  " + "\n  ".join(made.lines))
+    imported = from_path(source, options)
+    counts = f"{imported.episodes:,} episodes, {imported.steps:,} steps"
+    print(f"Imported {imported.id}: {counts}; the task ended {imported.terminated:,}.")
+    if imported.about:
+        print(imported.about)
+    print("A preset for it:\n\ndata:\n  " + "\n  ".join(imported.lines))
     if options.env is None:
         print("\nIt names no environment: train on it, and evaluate with data.env_id=ID of a Gymnasium environment.")
 

@@ -67,8 +67,8 @@ def train(
             raise bare_word(word, options_of(TrainOptions))
     words = [word if word.partition("=")[0] != "run_dir" else quoted(word) for word in words]
     flags = {"--cfg": cfg, "--config-dir": config_dir and str(config_dir), "--info": info}
-    given = [word for flag, value in flags.items() if value for word in (flag, value)]
-    run([*["--multirun"] * multirun, *["--hydra-help"] * hydra_help, *given, *words])
+    passed = [word for flag, value in flags.items() if value for word in (flag, value)]
+    run([*["--multirun"] * multirun, *["--hydra-help"] * hydra_help, *passed, *words])
 
 
 def quoted(word: str) -> str:

@@ -33,7 +33,7 @@ def recipe_files(folders: Iterable[Path] = ()) -> dict[str, Path]:
 def data_files(folders: Iterable[Path] = ()) -> dict[str, Path]:
     """The data presets by name, as ``pointmaze/umaze``. Files named ``_….yaml`` are there to be inherited."""
     places = [RECIPES / "data", *(folder / "data" for folder in folders)]
-    return {k: v for place in places for k, v in _by_name(place, "**/*.yaml").items()}
+    return {k: v for folder in places for k, v in _by_name(folder, "**/*.yaml").items()}
 
 
 def study_files() -> dict[str, Path]:
@@ -58,7 +58,7 @@ def find_file(group: str, name: str, folders: Iterable[Path] = ()) -> Path | Non
     if any(part in ("", ".", "..") for part in name.split("/")):
         return None
     shipped = {"recipe": [RECIPES], "data": [RECIPES / "data"]}.get(group, [])
-    paths = [place / f"{name}.yaml" for place in (*(folder / group for folder in folders), *shipped)]
+    paths = [folder / f"{name}.yaml" for folder in (*(folder / group for folder in folders), *shipped)]
     return next((path for path in paths if path.is_file() and path != RECIPES / "base.yaml"), None)
 
 

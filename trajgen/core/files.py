@@ -174,7 +174,7 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
-        for left in (holder, path):  # before the lock is released: nobody else can hold them yet
+        for file in (holder, path):  # before the lock is released: nobody else can hold them yet
             with suppress(OSError):
-                left.unlink()
+                file.unlink()
         lock.release()

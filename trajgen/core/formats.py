@@ -18,7 +18,7 @@ UPGRADES: dict[int, dict[str, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 """For a format, what makes the next one of it, by the kind of file; a kind that is not named stays as it is."""
 
 
-def current(kind: str, values: Mapping[str, Any], place: object) -> dict[str, Any]:
+def current(kind: str, values: Mapping[str, Any], source: object) -> dict[str, Any]:
     """What a file says, in the present format and without its number.
 
     Args:
@@ -39,13 +39,13 @@ def current(kind: str, values: Mapping[str, Any], place: object) -> dict[str, An
     if written > FORMAT:
         raise CheckpointError(
             "This was written by a newer trajgen.",
-            got=f"format {written} in {place}; this version reads up to {FORMAT}",
+            got=f"format {written} in {source}; this version reads up to {FORMAT}",
             fix="pip install --upgrade trajgen",
         )
     if written < OLDEST:
         raise CheckpointError(
             "This was written by trajgen 0.1, whose options and modules had other names.",
-            got=f"format {written} in {place}; this version reads from {OLDEST}",
+            got=f"format {written} in {source}; this version reads from {OLDEST}",
             fix="train it again, or read it with the trajgen that wrote it",
         )
     for number in range(written, FORMAT):

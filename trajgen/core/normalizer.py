@@ -60,9 +60,9 @@ class Affine(nn.Module):
 
     def part(self, features: Sequence[int]) -> Affine:
         """The map of some of the features, in this order."""
-        made = Affine(len(features))
-        made.mean, made.scale = self.mean[list(features)], self.scale[list(features)]
-        return made
+        selected = Affine(len(features))
+        selected.mean, selected.scale = self.mean[list(features)], self.scale[list(features)]
+        return selected
 
     def forward(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.scale
@@ -85,17 +85,17 @@ class PowerAffine(Affine):
 
     def fit(self, values: Tensor) -> None:
         """Takes mean and scale from values (n,), after the power."""
-        super().fit(self._bend(values.reshape(-1, 1), self.power))
+        super().fit(self._signed_power(values.reshape(-1, 1), self.power))
 
     def forward(self, values: Tensor) -> Tensor:
-        return (self._bend(values, self.power) - self.mean) / self.scale
+        return (self._signed_power(values, self.power) - self.mean) / self.scale
 
     def inverse(self, values: Tensor) -> Tensor:
         """Normalized values to the data's units, any shape."""
-        return self._bend(values * self.scale + self.mean, 1.0 / self.power)
+        return self._signed_power(values * self.scale + self.mean, 1.0 / self.power)
 
     @staticmethod
-    def _bend(values: Tensor, power: float) -> Tensor:
+    def _signed_power(values: Tensor, power: float) -> Tensor:
         return values.sign() * values.abs().pow(power)
 
 

@@ -48,7 +48,7 @@ def put(observation: Any, key: Key, values: np.ndarray) -> Any:
     keys = (key,) if isinstance(key, str) else key
     for each in keys:
         *path, last = each.split("/")
-        place = entry(observation, "/".join(path)) if path else observation
-        width = len(values) if each is keys[-1] else len(np.atleast_1d(place[last]))
-        place[last], values = values[:width], values[width:]
+        parent = entry(observation, "/".join(path)) if path else observation
+        width = len(values) if each is keys[-1] else len(np.atleast_1d(parent[last]))
+        parent[last], values = values[:width], values[width:]
     return observation

@@ -11,7 +11,7 @@ from trajgen.core.protocols import Planner
 from trajgen.core.types import Cond, Plan
 
 PlanFn = Callable[[Cond, Generator | None], tuple[Tensor, Plan]]
-"""From conditions whose ``returns`` are what remains, and a generator, to the returns asked for (B,) and plans."""
+"""From conditions whose ``returns`` are what remains, and a generator, to the target returns (B,) and plans."""
 
 
 def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tuple[Tensor, Plan]:
@@ -24,7 +24,7 @@ def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tup
         rng: of the sampler.
 
     Returns:
-        The normalized returns asked for (B,), and the plans.
+        The normalized target returns (B,), and the plans.
     """
     returns = planner.return_target(cond.state, cond.goal, cond.returns)
     return returns, planner.plan(replace(cond, returns=returns), rng, decode=False)

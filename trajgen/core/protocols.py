@@ -32,7 +32,7 @@ class Policy(Protocol):
         ...
 
     def act(self, observation: Observation) -> np.ndarray:
-        """The action (A,) or actions (B, A) for what the world shows, in the world's units."""
+        """The action (A,) or actions (B, A) for an observation, in the environment's units."""
         ...
 
     def observe(self, reward: Any, done: Any) -> None:
@@ -44,7 +44,7 @@ class Source(Protocol):
     """Gives the batch of a step: a pure function of seed, step and rank."""
 
     def batch(self, step: int, size: int, rank: int = 0) -> Batch:
-        """The ``size`` windows of a step; the same ones whenever they are asked for."""
+        """The ``size`` windows of a step; the same ones at every call."""
         ...
 
 
@@ -346,10 +346,10 @@ class Sampler(Protocol):
 
 
 class ReturnTarget(Protocol):
-    """The return-to-go that is asked for when acting."""
+    """The target return-to-go when acting."""
 
     def __call__(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
-        """Normalized return-to-go (B,) to ask for.
+        """Normalized target return-to-go (B,).
 
         Args:
             state: normalized states (B, S).
@@ -392,5 +392,5 @@ class Planner(Protocol):
         ...
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
+        """How far trajectories (B, T, D) start from the condition, per field: state (B, S), return (B, 1)."""
         ...

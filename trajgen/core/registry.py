@@ -35,7 +35,7 @@ KINDS: dict[str, str] = {
     "decoder": "latent to trajectory",
     "action": "plan to action",
     "sampler": "how codes are drawn from the prior",
-    "return_target": "the return-to-go that is asked for when acting",
+    "return_target": "the target return-to-go when acting",
     "planner": "the composition: stages of training and the making of a plan",
 }
 ROOMS = tuple(f"{kind}s" for kind in KINDS)
@@ -71,7 +71,7 @@ class Spec:
         return {"name": self.name, **{o.name: o.default for o in self.options}}
 
 
-_own: dict[tuple[str, str], tuple[Spec, Callable[..., Any]]] = {}
+_registered: dict[tuple[str, str], tuple[Spec, Callable[..., Any]]] = {}
 """The components whose modules have been imported, by kind and name."""
 
 
@@ -95,7 +95,7 @@ def register(kind: str, name: str) -> Callable[[C], C]:
                 got=f"{new.module}.{new.attribute}, but it is {taken.module}.{taken.attribute}",
                 fix=f'@register("{kind}", "my_{name}")',
             )
-        _own[kind, name] = (new, component)
+        _registered[kind, name] = (new, component)
         return component
 
     return add
@@ -110,7 +110,7 @@ def check_kind(kind: str) -> None:
 def names(kind: str) -> list[str]:
     """The names of all components of a kind, sorted."""
     check_kind(kind)
-    return sorted({n for k, n in (*_built_in(), *_own) if k == kind})
+    return sorted({n for k, n in (*_built_in(), *_registered) if k == kind})
 
 
 def spec(kind: str, name: str) -> Spec:
@@ -120,22 +120,22 @@ def spec(kind: str, name: str) -> Spec:
         ConfigError: if there is none of this name; the nearest names are given.
     """
     check_kind(kind)
-    found = _find(kind, name)
-    if found is None:
+    description = _find(kind, name)
+    if description is None:
         rule = f"There is no {kind} '{name}'."
         if new := new_value(kind, name):
             raise ConfigError(rule, fix=f"{kind}={new}")
         hint = f"own components need imports=[…]; see 'trajgen list {kind}'"
         raise unknown_name(rule, str(name), names(kind), hint)
-    return found
+    return description
 
 
 def component(kind: str, name: str) -> Callable[..., Any]:
     """The registered class or function itself, imported now if it was not yet."""
-    found = spec(kind, name)
-    if (kind, name) not in _own:
-        importlib.import_module(found.module)
-    return _own[kind, name][1]
+    description = spec(kind, name)
+    if (kind, name) not in _registered:
+        importlib.import_module(description.module)
+    return _registered[kind, name][1]
 
 
 def complete(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,11 +146,11 @@ def complete(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("name"), str):
         raise ConfigError(f"The {kind} has no name.", got=f"{kind}={node!r:.100}", fix=f"{kind}={names(kind)[0]}")
-    found = spec(kind, node["name"])
+    description = spec(kind, node["name"])
     options = {k: v for k, v in node.items() if k != "name"}
-    refuse_unknown(options, [o.name for o in found.options], kind)
-    hints = _types(found)
-    return {**found.defaults(), **{k: convert(v, hints.get(k, Any), f"{kind}.{k}") for k, v in options.items()}}
+    refuse_unknown(options, [o.name for o in description.options], kind)
+    hints = _types(description)
+    return {**description.defaults(), **{k: convert(v, hints.get(k, Any), f"{kind}.{k}") for k, v in options.items()}}
 
 
 def build(kind: str, node: Mapping[str, Any], **wiring: Any) -> Any:
@@ -165,15 +165,15 @@ def build(kind: str, node: Mapping[str, Any], **wiring: Any) -> Any:
         ConfigError: for an unknown component or option, a wrong type, or wiring that nothing provides.
     """
     options = complete(kind, node)
-    found = spec(kind, options.pop("name"))
-    missing = [w for w in found.wiring if w not in wiring]
+    description = spec(kind, options.pop("name"))
+    missing = [w for w in description.wiring if w not in wiring]
     if missing:
         raise ConfigError(
-            f"{kind} '{found.name}' asks for {', '.join(missing)} before its '*', which nothing provides.",
+            f"{kind} '{description.name}' requires {', '.join(missing)} before its '*', which nothing provides.",
             expected=f"only {', '.join(sorted(wiring))}",
             fix="make it keyword-only with a default, so that it is an option",
         )
-    return component(kind, found.name)(**{w: wiring[w] for w in found.wiring}, **options)
+    return component(kind, description.name)(**{w: wiring[w] for w in description.wiring}, **options)
 
 
 def load_imports(modules: Iterable[str]) -> None:
@@ -223,14 +223,14 @@ def load_entry_points() -> None:
 
 
 def _find(kind: str, name: str) -> Spec | None:
-    return _built_in().get((kind, name)) or (_own[kind, name][0] if (kind, name) in _own else None)
+    return _built_in().get((kind, name)) or (_registered[kind, name][0] if (kind, name) in _registered else None)
 
 
-def _types(found: Spec) -> dict[str, Any]:
+def _types(description: Spec) -> dict[str, Any]:
     """The types of the options. Annotations of built-in components name nothing but builtins and Literal."""
-    if (found.kind, found.name) in _built_in():
-        return _built_in_types(found.kind, found.name)
-    target = _own[found.kind, found.name][1]
+    if (description.kind, description.name) in _built_in():
+        return _built_in_types(description.kind, description.name)
+    target = _registered[description.kind, description.name][1]
     return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
 
 
@@ -244,15 +244,15 @@ def _built_in_types(kind: str, name: str) -> dict[str, Any]:
 def _built_in() -> dict[tuple[str, str], Spec]:
     root = Path(__file__).resolve().parents[1]
     files = [f for room in ROOMS for f in (root / f"{room}.py", *sorted((root / room).glob("*.py"))) if f.is_file()]
-    found: dict[tuple[str, str], Spec] = {}
+    specs: dict[tuple[str, str], Spec] = {}
     for file in files:
         module = ".".join(("trajgen", *file.relative_to(root).with_suffix("").parts))
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             for call in getattr(node, "decorator_list", ()):
                 if isinstance(call, ast.Call) and getattr(call.func, "id", None) == "register":
                     kind, name = (ast.literal_eval(a) for a in call.args)
-                    found[kind, name] = _from_source(kind, name, module, typing.cast(ast.ClassDef, node))
-    return found
+                    specs[kind, name] = _from_source(kind, name, module, typing.cast(ast.ClassDef, node))
+    return specs
 
 
 def _from_source(kind: str, name: str, module: str, node: ast.ClassDef | ast.FunctionDef) -> Spec:

@@ -24,7 +24,7 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Space:
-    """What a world's data look like, and how an observation is read from it.
+    """What an environment's data look like, and how an observation is read from it.
 
     ``state_key`` and ``goal_key`` name entries of a dictionary observation (`trajgen.core.observations.Key`); ``None``
     says that the observation is the state itself, or that there is no goal. ``state_offset`` (S) and ``goal_offset``
@@ -117,7 +117,7 @@ class Batch:
             states: (B, P, S), oldest first.
             actions: (B, P, A).
             rewards: (B, P).
-            returns: the returns-to-go (B, P) that were asked for.
+            returns: the target returns-to-go (B, P).
             steps: of the episode (B, P); points before its first one, step 0, are masked.
         """
         real = steps >= 0
@@ -171,7 +171,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Cond:
-    """What a plan is conditioned on: the current state, the return-to-go asked for, the goal."""
+    """What a plan is conditioned on: the current state, the target return-to-go, the goal."""
 
     state: Tensor  # (B, S)
     returns: Tensor  # (B,)
@@ -200,8 +200,8 @@ class Cond:
     def cfg_batch(self) -> Cond:
         """The conditions twice, (2B, ·): as they are, then withheld."""
         twice = self.map(lambda values: torch.cat([values, values]))
-        given = torch.arange(len(twice), device=self.state.device) < len(self)
-        return replace(twice, cond_mask=given if twice.cond_mask is None else given & twice.cond_mask)
+        is_conditional = torch.arange(len(twice), device=self.state.device) < len(self)
+        return replace(twice, cond_mask=is_conditional if twice.cond_mask is None else is_conditional & twice.cond_mask)
 
 
 @dataclass(frozen=True)

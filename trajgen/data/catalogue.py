@@ -18,7 +18,7 @@ class About:
         reward: of a step.
         ends: when an episode of the evaluation ends.
         bounds: where the bounds of the normalized score come from.
-        return_target: which return-to-go is asked for when acting.
+        return_target: the target return-to-go when acting.
         differs: from the protocol of published scores.
         eval_env: the evaluation environment, where ``data.env_id`` does not name it.
         get: how the data are had, where no single command fetches or makes them.
@@ -47,8 +47,8 @@ class Task:
     @property
     def get(self) -> str:
         """The command that brings its data, or what else to do."""
-        made = f"trajgen data make {self.options.maker}" if self.options.maker else ""
-        return self.about.get or made or f"trajgen data get {self.options.id}"
+        make_command = f"trajgen data make {self.options.maker}" if self.options.maker else ""
+        return self.about.get or make_command or f"trajgen data get {self.options.id}"
 
     @property
     def train(self) -> str:

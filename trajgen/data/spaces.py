@@ -59,7 +59,7 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
 
 
 def limit_actions(episodes: Episodes, options: DataOptions) -> Episodes:
-    """The episodes, with the bounds of their actions narrowed to those of the data where the options ask for it."""
+    """The episodes, with the bounds of their actions narrowed to those of the data where the options say so."""
     if options.action_limits == "space":
         return episodes
     actions = [episodes.actions[first:last] for first, last in zip(episodes.starts, episodes.ends, strict=True)]

@@ -21,7 +21,7 @@ STAGING = ".trajgen-"
 DAY = 24 * 3600
 ID = re.compile(r"(?![-\w]/[-\w]+$)(?:[-\w]+/)*[-\w]+?-v\d+")
 """Ids that Minari can list: a namespace has more than one letter."""
-OWN = re.compile(r"trajgen/(.+)-v0")
+RECORDED_ID = re.compile(r"trajgen/(.+)-v0")
 """Ids of the sets that trajgen records, with the name of their maker."""
 MAX_METADATA = 2**28
 
@@ -80,7 +80,7 @@ def damaged(id: str, cause: object) -> DataError:
 
 def missing(id: str, maker: str | None) -> DataError:
     """The error for a data set that is not on this machine, with the command that brings it."""
-    match = OWN.fullmatch(id)
+    match = RECORDED_ID.fullmatch(id)
     maker = maker or (match[1] if match else None)
     local = [each.id for each in local_sets()]
     return DataError(

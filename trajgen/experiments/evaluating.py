@@ -137,7 +137,7 @@ def sample(
     path.parent.mkdir(exist_ok=True)
     draw_plans(path, policy, eval_env, observation, refinements)
     return_to_go = float(policy.normalizer.returns.inverse(cond.returns[:1]))
-    console.print(f"{request.plans} plans, asked for a return-to-go of {return_to_go:.1f}: {path}")
+    console.print(f"{request.plans} plans for a target return-to-go of {return_to_go:.1f}: {path}")
     for name in ("state", "return"):
         if name in errors:
             console.print(

@@ -118,12 +118,12 @@ def contents(folder: Path) -> list[str]:
 
 def require_free(folder: Path, config: Config) -> None:
     """Raises a `ConfigError` unless a folder is new, is empty, or holds the run that is to be resumed."""
-    existing, wanted = identity(folder), config.identity()
-    if existing is not None and existing != wanted:
+    existing, requested = identity(folder), config.identity()
+    if existing is not None and existing != requested:
         raise ConfigError(
             "A run folder belongs to one configuration.",
             expected=f"the configuration in {folder / 'config.json'}",
-            got="; ".join(differing(existing, wanted)),
+            got="; ".join(differing(existing, requested)),
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
     names = contents(folder)

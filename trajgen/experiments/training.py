@@ -76,8 +76,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         if first and acts:
             evaluate(folder, console, device=config.device, imports=config.imports)
         elif first:
-            said = f"{config.data.id} names no environment, so the policy is not evaluated: data.env_id=ID names one."
-            console.print(said, markup=False)
+            reason = f"{config.data.id} names no environment, so the policy is not evaluated: data.env_id=ID names one."
+            console.print(reason, markup=False)
     return folder
 
 

@@ -3,7 +3,7 @@
 from policy import Policy            # this file, in the folder of the export
 policy = Policy()
 policy.reset()
-action = policy.act(state, goal)     # at every step of the world
+action = policy.act(state, goal)     # at every step of the environment
 policy.observe(reward)               # after it
 """
 
@@ -72,7 +72,7 @@ class Policy:
         return action[0] if single else action
 
     def observe(self, reward: Any) -> None:
-        """Takes the rewards (B,) off what remains of the return that was asked for.
+        """Takes the rewards (B,) off what remains of the target return.
 
         Raises:
             ValueError: if there is not one finite reward for each episode.

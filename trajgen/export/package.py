@@ -44,7 +44,7 @@ class RawPlanModule(nn.Module):
         self.module = module
 
     def forward(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
-        """The returns asked for (B,) in the data's units, and the parts of the plan."""
+        """The target returns (B,) in the data's units, and the parts of the plan."""
         outputs = self.module(self.normalized(inputs), noise)
         return {**outputs, TARGET_RETURN: self.module.planner.normalizer.returns.inverse(outputs[TARGET_RETURN])}
 

@@ -46,7 +46,7 @@ class PlanModule(nn.Module):
         self.planner = planner
 
     def forward(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
-        """The returns asked for (B,) and the parts of the plan, by name.
+        """The target returns (B,) and the parts of the plan, by name.
 
         Args:
             inputs: the tensors of the condition.
@@ -63,7 +63,7 @@ class PlanModule(nn.Module):
 
 
 def plan_from(outputs: Tensors) -> tuple[Tensor, Plan]:
-    """The returns asked for and the plan, of the outputs of a `PlanModule`."""
+    """The target returns and the plan, of the outputs of a `PlanModule`."""
     return outputs[TARGET_RETURN], Plan(**{name: value for name, value in outputs.items() if name != TARGET_RETURN})
 
 

@@ -41,8 +41,8 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, in_features: int, frequencies: int) -> None:
         super().__init__()
-        octaves = 2 * math.pi * LOWEST_FREQUENCY * 2.0 ** torch.arange(frequencies)
-        self.register_buffer("frequencies", octaves, persistent=False)
+        angular_frequencies = 2 * math.pi * LOWEST_FREQUENCY * 2.0 ** torch.arange(frequencies)
+        self.register_buffer("frequencies", angular_frequencies, persistent=False)
         self.out_features = in_features * (1 + 2 * frequencies)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class HierarchicalPlanner(nn.Module):
         self._leg_steps, self._chunk = segment * stride, chunk
         weights = {"inverse_weight": inverse_weight, "condition_weight": condition_weight}
         planner = {"name": "latent", **weights, "end_to_end": end_to_end, "action_stage": action_stage}
-        # The high level's plan is not acted on, and only it asks for a return.
+        # The high level's plan is not acted on, and it alone takes a target return.
         coarse = horizon // segment
         self.high = level(planner, horizon=coarse, stride=stride * segment, action=nn.Identity())
         self.low = level(
@@ -116,7 +116,7 @@ class HierarchicalPlanner(nn.Module):
 
     @property
     def return_target(self) -> Any:
-        """The return that is asked for: the high level's."""
+        """The high level's return target."""
         return self.high.return_target
 
     def stages(self) -> list[Stage]:
@@ -142,11 +142,11 @@ class HierarchicalPlanner(nn.Module):
         points = self.high.plan(cond, rng).trajectory  # (B, T / n, D)
         legs = self.legs if decode else -(-self.action.plan_steps // self._leg_steps)
         subgoals = self._states(points)[:, : legs + 1]
-        asked = self.high.view.read(points, "return")
-        if asked is None:
+        leg_returns = self.high.view.read(points, "return")
+        if leg_returns is None:
             returns = cond.returns.unsqueeze(1).expand(-1, legs)
         else:
-            returns = torch.cat([cond.returns.unsqueeze(1), asked[:, 1:legs, 0]], dim=1)
+            returns = torch.cat([cond.returns.unsqueeze(1), leg_returns[:, 1:legs, 0]], dim=1)
         starts = torch.cat([cond.state.unsqueeze(1), subgoals[:, 1:-1]], dim=1)
         of_legs = replace(
             cond.map(lambda values: values.repeat_interleave(legs, 0)),
@@ -182,7 +182,7 @@ class HierarchicalPlanner(nn.Module):
         return {f"{points.shape[1]} subgoals": lines.transpose(1, 2), "in detail": plan.trajectory}
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """How far trajectories (B, T, D) start from what was asked, per field: state (B, S), return (B, 1)."""
+        """How far trajectories (B, T, D) start from the condition, per field: state (B, S), return (B, 1)."""
         residuals: dict[str, Tensor] = self.low.condition_residuals(trajectory, cond)
         return residuals
 

@@ -17,7 +17,7 @@ from trajgen.planners.latent import return_target_stage
 
 @register("planner", "history")
 class HistoryPlanner(nn.Module):
-    """Acts by continuing the history of returns asked for, states and actions (Decision Transformer, arXiv 2106.01345).
+    """Acts by continuing the history of target returns, states and actions (Decision Transformer, arXiv 2106.01345).
 
     Each action is predicted from the points before it and from what is known at its own (section 3, algorithm 1); no
     other prediction is trained. Without the return in the view this is behaviour cloning from histories.
@@ -26,7 +26,7 @@ class HistoryPlanner(nn.Module):
         view: features of a point: the state, perhaps the return, and the action last.
         tokenizer: whose latent is the trajectory, one continuous token for each field of a point.
         prior: autoregressive, one token at a time.
-        return_target: the return-to-go that is asked for when acting.
+        return_target: the target return-to-go when acting.
         horizon: T, the points that a history holds at most.
         stride: environment steps between points; a history is lived through step by step, so it must be 1.
         past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a
@@ -78,9 +78,9 @@ class HistoryPlanner(nn.Module):
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """The next action (B, 1, A), as the plan's latent; there are no codes and no trajectory.
 
-        Without ``cond.past`` an episode starts here. Otherwise its windows (B, P ≤ T, ·) end in the current points, at
-        which ``cond.returns`` is asked for; masked points come before the real ones. The action of the current points
-        is not read.
+        Without ``cond.past`` an episode starts here. Otherwise its windows (B, P ≤ T, ·) end in the current points, of
+        which ``cond.returns`` is the target return; masked points come before the real ones. The action of the current
+        points is not read.
         """
         past = self._first_point(cond) if cond.past is None else cond.past
         past = replace(past, returns=torch.cat([past.returns[:, :-1], cond.returns.unsqueeze(1)], dim=1))

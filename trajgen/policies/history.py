@@ -47,7 +47,7 @@ class History:
         self._steps = step.to(self._back).unsqueeze(1) + self._back
 
     def record_return(self, returns: Tensor) -> None:
-        """Sets the return-to-go (N,) that was asked for at the newest point."""
+        """Sets the target return-to-go (N,) at the newest point."""
         self._returns = _with_last(self._returns, returns)
 
     def record_action(self, action: Tensor) -> None:

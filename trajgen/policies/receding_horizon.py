@@ -131,7 +131,7 @@ class RecedingHorizonPolicy:
 
         Args:
             observation: batched or not, as from the environment.
-            returns: the return-to-go to ask for, in the data's (discounted) units; None asks the return target.
+            returns: the target return-to-go, in the data's (discounted) units; None takes the return target's.
         """
         state, goal = self._read(observation)
         if returns is None:
@@ -147,7 +147,7 @@ class RecedingHorizonPolicy:
 
         Args:
             observation: batched or not, as from the environment, or a list of them.
-            returns: the return-to-go to ask for, in the data's (discounted) units; None asks the return target.
+            returns: the target return-to-go, in the data's (discounted) units; None takes the return target's.
 
         Returns:
             The condition, the plan, and trajectories (B, T, D) by scale, coarse to fine; all normalized.
@@ -159,7 +159,7 @@ class RecedingHorizonPolicy:
 
     @torch.inference_mode()
     def condition_error(self, cond: Cond, plan: Plan) -> dict[str, float]:
-        """How far decoded plans start from the state and the return that were asked for.
+        """How far decoded plans start from the state and the return that they are conditioned on.
 
         The same error is measured with another plan's latent and with a latent of zeros: a decoder that copies its
         condition meets it with any latent, and the error then says nothing about the plan.
@@ -177,13 +177,13 @@ class RecedingHorizonPolicy:
             return {}
         errors: dict[str, float] = {}
         maps: dict[str, Affine] = {"state": self.normalizer.state, "return": self.normalizer.returns}
-        asked = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
+        condition = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
         residuals = self.planner.condition_residuals(plan.trajectory, cond)
         if "position" in residuals:
             indices = self.planner.view.position_indices
-            asked["position"], maps["position"] = cond.state[:, indices], self.normalizer.state.part(indices)
+            condition["position"], maps["position"] = cond.state[:, indices], self.normalizer.state.part(indices)
         for name, residual in residuals.items():
-            in_units = maps[name].inverse(asked[name] + residual) - maps[name].inverse(asked[name])
+            in_units = maps[name].inverse(condition[name] + residual) - maps[name].inverse(condition[name])
             errors[name], errors[f"{name}_units"] = _rms(residual), _rms(in_units)
         has_decoder = isinstance(self.planner, DecodesLatents)
         if has_decoder and len(cond) > 1:

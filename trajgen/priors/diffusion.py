@@ -112,16 +112,16 @@ class DiffusionPrior(nn.Module):
         clean = codes.float()  # noise is added in full precision, whatever the networks compute in
         t = torch.randint(self.timesteps, (len(cond),), device=clean.device)
         x = self._noise_levels.add_noise(clean, torch.randn_like(clean), t)
-        known = self._known_codes(cond)
-        if known is not None:
-            known = KnownCodes(clean, known.mask.expand_as(clean))
-            x = known.into(x)
+        known_codes = self._known_codes(cond)
+        if known_codes is not None:
+            known_codes = KnownCodes(clean, known_codes.mask.expand_as(clean))
+            x = known_codes.into(x)
         prediction = self.denoise(x, t, cond)
-        if known is None:
+        if known_codes is None:
             loss = (prediction - clean).square().mean()
         else:
-            prediction = known.into(prediction)  # leaves no error there
-            loss = (prediction - clean).square().sum() / (~known.mask).sum().clamp(min=1)
+            prediction = known_codes.into(prediction)  # leaves no error there
+            loss = (prediction - clean).square().sum() / (~known_codes.mask).sum().clamp(min=1)
         if self.value is not None:
             loss = loss + (self.value(x, t, cond) - cond.returns).square().mean()
         return loss, prediction

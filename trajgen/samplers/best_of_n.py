@@ -19,7 +19,7 @@ from trajgen.samplers.value import PlanValue
 class BestOfN:
     """Draws n plans at a temperature and keeps the one that promises the highest return.
 
-    Costs one plan for B · n conditions and their decoding. Where a plan is already asked to bring the return that the
+    Costs one plan for B · n conditions and their decoding. Where a plan is already conditioned on the return that the
     condition names, expect no gain from it.
 
     Args:

@@ -62,10 +62,10 @@ class DiffusionSampler:
         # A step's coefficients are differences of numbers close to 1: in single precision their root may be NaN. They
         # stay on the CPU, whence scalars reach any device without waiting for it.
         self._scheduler.alphas_cumprod = self._scheduler.alphas_cumprod.double()
-        kept = [1.0, *self._scheduler.alphas_cumprod.tolist()]  # ᾱ before the first level is 1
+        alphas = [1.0, *self._scheduler.alphas_cumprod.tolist()]  # ᾱ before the first level is 1
         self._steps: list[tuple[int, float]] = []
         for t in self._scheduler.timesteps.tolist():
-            now, then = kept[t + 1], kept[t + 1 - prior.timesteps // steps]
+            now, then = alphas[t + 1], alphas[t + 1 - prior.timesteps // steps]
             self._steps.append((t, (1 - then) / (1 - now) * (1 - now / then)))
 
     @torch.no_grad()
@@ -85,10 +85,10 @@ class DiffusionSampler:
             return self.temperature * torch.randn(shape, generator=rng, device=device)
 
         x = noise() if known_codes is None else known_codes.into(noise())
-        asked = cond.cfg_batch() if self.guidance else cond
+        cfg_cond = cond.cfg_batch() if self.guidance else cond
         for t, variance in self._steps:
-            level = torch.full((len(asked),), t, device=device)
-            predicted = self._predict(prior.denoise, x, level, asked)
+            level = torch.full((len(cfg_cond),), t, device=device)
+            predicted = self._predict(prior.denoise, x, level, cfg_cond)
             added = noise() if self.eta else None
             following: Tensor = self._scheduler.step(predicted, t, x, eta=self.eta, variance_noise=added).prev_sample
             if self.value_scale and variance:

@@ -30,12 +30,12 @@ class PlanValue:
 
     def __init__(self, view: Any, normalizer: Normalizer, discount: float, stride: int) -> None:
         if not {"reward", "return"} & set(view.slices):
-            seen = ",".join(view.slices)
+            fields = ",".join(view.slices)
             raise ConfigError(
                 "A search for plans of high return needs points that tell it.",
                 expected="return, or reward and return, in view.fields",
-                got=f"view.fields=[{seen}]",
-                fix=f"view.fields=[return,{seen}] or sampler=temperature",
+                got=f"view.fields=[{fields}]",
+                fix=f"view.fields=[return,{fields}] or sampler=temperature",
             )
         self.view, self.normalizer = view, normalizer
         self.discount = discount**stride
@@ -47,8 +47,8 @@ class PlanValue:
             trajectory: decoded plans.
             points: how many of the first points are decided, at least 1; None for all.
         """
-        decided = trajectory[:, :points]
-        rewards, returns = self.view.read(decided, "reward"), self.view.read(decided, "return")
+        trajectory = trajectory[:, :points]
+        rewards, returns = self.view.read(trajectory, "reward"), self.view.read(trajectory, "return")
         if returns is not None:
             returns = self.normalizer.returns.inverse(returns).squeeze(-1)
         if rewards is None:

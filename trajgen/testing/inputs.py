@@ -107,15 +107,15 @@ def unconditional(fixture: Fixture) -> None:
     read = [name for name, other in others.items() if not torch.equal(conditioner(cond), conditioner(other))]
     if not set(read) & set(optional):
         raise NotApplicableError("it looks at nothing that could be withheld")
-    withheld = conditioner(cond.unconditional())
+    unconditional = conditioner(cond.unconditional())
     for name in set(read) & set(optional):
         require(
-            torch.equal(withheld, conditioner(others[name].unconditional())),
+            torch.equal(unconditional, conditioner(others[name].unconditional())),
             f"A {name} that is withheld still changes the embedding.",
             look="forward(): cond.cond_mask (B,) is false where guidance or dropout withholds the condition",
         )
     mask = torch.arange(len(cond)) % 2 == 0
-    mixed = torch.where(mask[:, None, None], conditioner(cond), withheld)
+    mixed = torch.where(mask[:, None, None], conditioner(cond), unconditional)
     require(
         torch.allclose(conditioner(replace(cond, cond_mask=mask)), mixed, atol=1e-6),
         "Withholding some conditions of a batch changes others.",

@@ -106,8 +106,8 @@ def condition_gradient(fixture: Fixture) -> None:
 def coverage(fixture: Fixture) -> None:
     planner = fixture.component
     listed = {id(p) for stage in planner.stages() for p in stage.trained}
-    left = [name for name, p in planner.named_parameters() if id(p) not in listed]
-    require(not left, "No stage trains these weights.", got=", ".join(left), look="stages()")
+    unlisted = [name for name, p in planner.named_parameters() if id(p) not in listed]
+    require(not unlisted, "No stage trains these weights.", got=", ".join(unlisted), look="stages()")
 
 
 @contract("plans are seeded, and decoded on request", "planner")

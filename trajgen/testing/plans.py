@@ -153,9 +153,9 @@ def known_codes(fixture: Fixture) -> None:
     other = example.codes if tokenizer.vocabulary is None else (free + 1) % tokenizer.vocabulary
     from_cond = tokenizer.known_codes(example.cond)
     codes = other if from_cond is None else from_cond.into(other)
-    every, half = torch.ones_like(other, dtype=torch.bool), torch.ones_like(other, dtype=torch.bool)
-    half[:, other.shape[1] // 2 :] = False
-    for mask in (every, half):
+    all_known, half_known = torch.ones_like(other, dtype=torch.bool), torch.ones_like(other, dtype=torch.bool)
+    half_known[:, other.shape[1] // 2 :] = False
+    for mask in (all_known, half_known):
         sampled = _sample(fixture, example.cond, torch.Generator().manual_seed(0), KnownCodes(codes, mask))
         require(
             torch.allclose(sampled[mask].float(), codes[mask].float(), atol=1e-5),

@@ -57,9 +57,9 @@ def stepwise(fixture: Fixture) -> None:
     require_shape("start()", partial_latent, (6, tokenizer.latent_length, tokenizer.code_dim), "(B, N, C)")
     for k, span, rows in input_spans(schedule.lengths):
         if k:
-            seen, shape = layout.scale_input(partial_latent, k), (6, schedule.lengths[k], tokenizer.code_dim)
-            require_shape(f"scale_input() of scale {k + 1}", seen, shape, "(B, l_k, C)")
-            difference = float((seen - inputs[:, rows]).abs().max())
+            inputs_of_scale, shape = layout.scale_input(partial_latent, k), (6, schedule.lengths[k], tokenizer.code_dim)
+            require_shape(f"scale_input() of scale {k + 1}", inputs_of_scale, shape, "(B, l_k, C)")
+            difference = float((inputs_of_scale - inputs[:, rows]).abs().max())
             require(
                 difference <= 1e-5,
                 f"What scale {k + 1} sees of the partial latent differs from its teacher-forcing input by "
@@ -195,14 +195,14 @@ def evaluation(fixture: Fixture) -> None:
 def known_codes(fixture: Fixture) -> None:
     planner, batch = fixture.planner, fixture.batch(padded=False)
     tokenizer = fixture.component
-    given = tokenizer.known_codes(batch.condition())
-    if given is None:
+    known = tokenizer.known_codes(batch.condition())
+    if known is None:
         raise NotApplicableError("no code follows from the condition alone")
     codes = tokenizer.encode(fixture.part(planner, "view")(batch)).codes
-    for name, value in (("known_codes().codes", given.codes), ("known_codes().mask", given.mask)):
+    for name, value in (("known_codes().codes", known.codes), ("known_codes().mask", known.mask)):
         require_shape(name, value, tuple(codes.shape), "of encode().codes")
-    require(given.mask.dtype == torch.bool, "A mask is boolean, true where codes are known.", got=given.mask.dtype)
-    equal = torch.isclose(given.codes.float(), codes.float(), atol=1e-5) | ~given.mask
+    require(known.mask.dtype == torch.bool, "A mask is boolean, true where codes are known.", got=known.mask.dtype)
+    equal = torch.isclose(known.codes.float(), codes.float(), atol=1e-5) | ~known.mask
     require(
         equal.all(), f"{int((~equal).sum())} known codes differ from encode(x).codes of windows under that condition."
     )
