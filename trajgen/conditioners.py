@@ -73,7 +73,10 @@ class FieldConditioner(nn.Module):
     def forward(self, cond: Cond) -> Tensor:
         """Embeddings (B, K, E), or (B, 1, E) where all scales see the same."""
         values = {"state": cond.state, "return": cond.returns.unsqueeze(-1), "goal": cond.goal}
-        cond_mask = self._mask(cond)
+        cond_mask = cond.cond_mask
+        if self.training and self.dropout:
+            keep = torch.rand(len(cond), device=cond.state.device) >= self.dropout
+            cond_mask = keep if cond_mask is None else keep & cond_mask
         total: Tensor | None = None
         for name in self.fields:
             value = values[name]
@@ -87,10 +90,3 @@ class FieldConditioner(nn.Module):
                 embedded = torch.where(sees_return[None, :, None], embedded, missing.unsqueeze(1))
             total = embedded if total is None else total + embedded
         return self.mix(cond.state.new_zeros(len(cond), 1, self.width) if total is None else total)
-
-    def _mask(self, cond: Cond) -> Tensor | None:
-        """The mask (B,) of windows whose optional fields are given, with dropout in training; None if all are."""
-        if not self.training or self.dropout == 0:
-            return cond.cond_mask
-        keep = torch.rand(len(cond), device=cond.state.device) >= self.dropout
-        return keep if cond.cond_mask is None else keep & cond.cond_mask

@@ -72,7 +72,7 @@ def test_a_message_that_is_met_is_on_the_page() -> None:
 )
 def test_an_expression_is_read_as_it_is_met(expression: str, expected: str) -> None:
     constants = {"LEAST": ast.Constant("1 or more")}
-    assert error_page.said(ast.parse(expression, mode="eval").body, constants) == expected
+    assert error_page.rendered(ast.parse(expression, mode="eval").body, constants) == expected
 
 
 def test_another_message_makes_the_page_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from trajgen.priors.diffusion import DiffusionPrior
 from trajgen.priors.transformer import TransformerPrior
 from trajgen.return_targets import QuantileTarget
 from trajgen.samplers.autoregressive import AutoregressiveSampler
-from trajgen.tokenizers.layouts import ResidualPyramid
+from trajgen.tokenizers.layouts import Quantize, ResidualPyramid
 from trajgen.tokenizers.multiscale import MultiscaleTokenizer
 from trajgen.views import FieldView
 
@@ -54,9 +53,16 @@ class PyramidThatLooksAhead(ResidualPyramid):
     def inputs(self, vectors: Tensor) -> Tensor:
         return vectors[:, self.schedule.lengths[0] :]
 
-    def _scale_inputs(self, partial_latents: list[Tensor]) -> Tensor:
-        codes = [after - before for before, after in pairwise(partial_latents)]
-        return torch.cat([self.pool(code, k) for k, code in enumerate(codes)][1:], dim=1)
+    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        codes: list[Tensor] = []
+
+        def recorded(x: Tensor) -> tuple[Tensor, Tensor]:
+            ids, vectors = quantize(x)
+            codes.append(vectors)
+            return ids, vectors
+
+        ids, residuals, _, latent = super().encode(f, recorded)
+        return ids, residuals, self.inputs(torch.cat(codes, 1)), latent
 
 
 class MultiscaleVQ(MultiscaleTokenizer):

@@ -102,7 +102,7 @@ def test_codes_are_their_own_nearest_at_one_scale_without_smoothing() -> None:
     tokenizer, ids = build((LENGTH,)), torch.randint(SIZE, (4, LENGTH))
     pyramid(tokenizer).smoothing = 0.0
     latent = tokenizer.layout.latent(tokenizer.vectors(ids))
-    assert torch.equal(tokenizer.quantize(latent)[0], ids)
+    assert torch.equal(tokenizer.layout.encode(latent, tokenizer.quantizer.quantize)[0], ids)
 
 
 @torch.no_grad()
@@ -111,7 +111,7 @@ def test_each_scale_reduces_the_error_where_codes_are_fine() -> None:
     tokenizer.quantizer.codebook.mul_(2)
     layout = pyramid(tokenizer)
     layout.smoothing = 0.0
-    ids, _, _, latent = tokenizer.quantize(f)
+    ids, _, _, latent = layout.encode(f, tokenizer.quantizer.quantize)
     vectors, partial_latent, errors = tokenizer.vectors(ids), layout.start(16), []
     for k, span in enumerate(layout.schedule.spans):
         partial_latent = layout.extend(partial_latent, vectors[:, span], k)

@@ -34,7 +34,7 @@ class ScaleSchedule:
                 fix="schedule=explicit 'schedule.lengths=[1,2,4,8]'",
             )
 
-    @property
+    @cached_property
     def scales(self) -> int:
         """K, the number of scales."""
         return len(self.lengths)

@@ -110,13 +110,15 @@ class TransformerPrior(nn.Module):
 
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
         """Predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""
-        modulation, final, start = self._condition(cond)
+        modulation, start = self._condition(cond)
         start = start.expand(-1, self.schedule.lengths[0], -1)
         x = torch.cat([start, self.input_proj(inputs)], dim=1) + self.pos_embed
-        per_token = self._per_token(modulation)
+        if modulation.shape[1] > 1:  # that of one scale is left to broadcast
+            modulation = modulation[:, self.levels]
+        of_blocks, final = modulation.split([6, 2], dim=-2)
         for block in self.blocks:
-            x = block(x, per_token, self.mask)
-        shift, scale = self._per_token(final).unbind(-2)
+            x = block(x, of_blocks, self.mask)
+        shift, scale = final.unbind(-2)
         return self.head(modulated_norm(x, shift, 1 + scale))
 
     def loss(self, logits: Tensor, codes: Codes) -> Tensor:
@@ -133,10 +135,11 @@ class TransformerPrior(nn.Module):
 
     def start(self, cond: Cond) -> DecodeState:
         """What is computed once per plan, with an empty cache."""
-        modulation, final, start = self._condition(cond)
+        modulation, start = self._condition(cond)
+        of_blocks, final = modulation.split([6, 2], dim=-2)
         shift, scale = final.unbind(-2)
         final = torch.stack([shift, 1 + scale]).permute(2, 0, 1, 3).unsqueeze(-2)
-        return DecodeState(modulations(self.blocks, modulation), final, start, KeyValueCache(len(self.blocks)))
+        return DecodeState(modulations(self.blocks, of_blocks), final, start, KeyValueCache(len(self.blocks)))
 
     def step(self, x: Tensor | None, k: int, state: DecodeState) -> Tensor:
         """Predictions (B, l_k, V or C) of scale k from its input (B, l_k, C); None at the first scale."""
@@ -151,15 +154,11 @@ class TransformerPrior(nn.Module):
         logits = self.head(modulated_norm(tokens, *final.unbind(0)))
         return logits if logits.ndim == 3 else logits.unsqueeze(0)
 
-    def _condition(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
-        """Modulations of the blocks (B, K or 1, 6, W) and the head (B, K or 1, 2, W), and the start token (B, 1, W)."""
+    def _condition(self, cond: Cond) -> tuple[Tensor, Tensor]:
+        """Modulations (B, K or 1, 6 of the blocks and 2 of the head, W), and the start token (B, 1, W)."""
         embedded = self.conditioner(cond)
         modulation = self.modulation(F.silu(embedded)).unflatten(-1, (8, self.width))
-        return *modulation.split([6, 2], dim=-2), self.start_token(embedded[:, :1])
-
-    def _per_token(self, per_scale: Tensor) -> Tensor:
-        """Modulations (B, K, ·) of scales as those (B, L, ·) of tokens; those of one scale are left to broadcast."""
-        return per_scale if per_scale.shape[1] == 1 else per_scale[:, self.levels]
+        return modulation, self.start_token(embedded[:, :1])
 
 
 def _token_weights(tokenizer: Any, schedule: ScaleSchedule, action_weight: float) -> Tensor:

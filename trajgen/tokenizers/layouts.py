@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 
-Quantize = Callable[[Tensor], Tensor]
-"""From vectors (B, n, C) to the code vectors (B, n, C) that are nearest to them."""
+Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From vectors (B, n, C) to the ids (B, n) of the nearest codes and their vectors (B, n, C)."""
 
 
 class ResidualPyramid(nn.Module):
@@ -53,10 +53,6 @@ class ResidualPyramid(nn.Module):
             self.register_buffer(f"pool_{k}", resampling(length, n), persistent=False)
             self.register_buffer(f"grow_{k}", resampling(n, length), persistent=False)
 
-    def pool(self, z: Tensor, k: int) -> Tensor:
-        """A latent (B, N, C), averaged to the length of scale k."""
-        return self.get_buffer(f"pool_{k}") @ z
-
     def start(self, batch: int) -> Tensor:
         """The empty sum f̂_0."""
         return self.empty.repeat(batch, 1, 1)
@@ -67,60 +63,56 @@ class ResidualPyramid(nn.Module):
         smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
         return partial_latent + torch.lerp(z, smooth, self.smoothing)
 
-    def scale_input(self, partial_latent: Tensor, k: int) -> Tensor:
-        """The prior's input at scale k: the running sum, pooled to (B, l_k, C)."""
-        return self.pool(partial_latent, k)
+    def pool(self, z: Tensor, k: int) -> Tensor:
+        """A latent (B, N, C), averaged to the length of scale k, (B, l_k, C)."""
+        return self.get_buffer(f"pool_{k}") @ z
+
+    scale_input = pool  # the prior's input at scale k is the running sum f̂_{k-1}, pooled
 
     def decoded_fraction(self, k: int) -> float:
         """1: every scale covers the whole window."""
         return 1.0
 
-    def partial_latents(self, batch: int, codes: Callable[[int, Tensor], Tensor]) -> Iterator[Tensor]:
-        """Yields f̂_0 = 0, …, f̂_K, where ``codes(k, f̂_{k-1})`` gives the code vectors of scale k."""
-        partial_latent = self.start(batch)
-        yield partial_latent
-        for k in range(self.schedule.scales):
-            partial_latent = self.extend(partial_latent, codes(k, partial_latent), k)
-            yield partial_latent
-
     def inputs(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, L, C) to the teacher-forcing inputs (B, L - l_1, C) of scales 2 to K."""
-        return self._scale_inputs(self._partial_latents_of(vectors))
+        partial_latent, inputs = self.start(len(vectors)), []
+        for k, span in enumerate(self.schedule.spans[:-1]):
+            partial_latent = self.extend(partial_latent, vectors[:, span], k)
+            inputs.append(self.pool(partial_latent, k + 1))
+        return torch.cat(inputs or [partial_latent[:, :0]], 1)
 
     def latent(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, L, C) to their sum f̂_K (B, N, C)."""
-        return self._partial_latents_of(vectors)[-1]
+        partial_latent = self.start(len(vectors))
+        for k, span in enumerate(self.schedule.spans):
+            partial_latent = self.extend(partial_latent, vectors[:, span], k)
+        return partial_latent
 
-    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor]:
+    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantizes f (B, N, C) scale by scale.
 
         Args:
             f: the latent of the encoder.
-            quantize: from vectors to code vectors.
+            quantize: see `Quantize`.
 
         Returns:
-            The vectors that were quantized (B, L, C), the teacher-forcing inputs (B, L - l_1, C) and f̂_K (B, N, C).
+            Ids (B, L), the vectors that they stand for (B, L, C), the teacher-forcing inputs (B, L - l_1, C) and f̂_K
+            (B, N, C).
         """
-        residuals: list[Tensor] = []
-
-        def residual_codes(k: int, partial_latent: Tensor) -> Tensor:
+        partial_latent, ids, residuals, inputs = self.start(len(f)), [], [], []
+        for k in range(self.schedule.scales):
+            if k:
+                inputs.append(self.pool(partial_latent, k))
             residuals.append(self.pool(f - partial_latent.detach(), k))
-            return quantize(residuals[-1].detach())
-
-        partial_latents = list(self.partial_latents(len(f), residual_codes))
-        return torch.cat(residuals, 1), self._scale_inputs(partial_latents), partial_latents[-1]
+            nearest, codes = quantize(residuals[-1].detach())
+            ids.append(nearest)
+            partial_latent = self.extend(partial_latent, codes, k)
+        inputs = inputs or [partial_latent[:, :0]]
+        return torch.cat(ids, 1), torch.cat(residuals, 1), torch.cat(inputs, 1), partial_latent
 
     def samples(self, f: Tensor) -> Tensor:
         """f (B, N, C) pooled to all scales, (B, L, C): vectors from which a codebook can be initialized."""
         return torch.cat([self.pool(f, k) for k in range(self.schedule.scales)], 1)
-
-    def _partial_latents_of(self, vectors: Tensor) -> list[Tensor]:
-        spans = self.schedule.spans
-        return list(self.partial_latents(len(vectors), lambda k, _: vectors[:, spans[k]]))
-
-    def _scale_inputs(self, partial_latents: list[Tensor]) -> Tensor:
-        inputs = [self.scale_input(partial_latents[k], k) for k in range(1, self.schedule.scales)]
-        return torch.cat(inputs, dim=1) if inputs else partial_latents[0][:, :0]
 
 
 class TokenRow(nn.Module):
@@ -186,10 +178,10 @@ class TokenRow(nn.Module):
         """The code vectors themselves, (B, N, C)."""
         return vectors
 
-    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor]:
-        """f (B, N, C) itself, the teacher-forcing inputs (B, L - l_1, C), and the code vectors (B, N, C)."""
-        vectors = quantize(f.detach())
-        return f, self.inputs(vectors), vectors
+    def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ids (B, N), f (B, N, C) itself, teacher-forcing inputs (B, L - l_1, C), and the code vectors (B, N, C)."""
+        ids, vectors = quantize(f.detach())
+        return ids, f, self.inputs(vectors), vectors
 
     def samples(self, f: Tensor) -> Tensor:
         """f itself: vectors from which a codebook can be initialized."""

@@ -100,7 +100,7 @@ class MultiscaleTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Encoding:
         """Windows (B, T, D) to token ids (B, L), teacher-forcing inputs and latent."""
-        ids, _, inputs, latent = self.quantize(self.quantizer.bound(self.encoder(x)))
+        ids, _, inputs, latent = self.layout.encode(self.quantizer.bound(self.encoder(x)), self.quantizer.quantize)
         return Encoding(ids, inputs, latent)
 
     def vectors(self, codes: Codes) -> Tensor:
@@ -118,7 +118,7 @@ class MultiscaleTokenizer(nn.Module):
         f = self.quantizer.bound(self.encoder(x))
         if self.training and not self.quantizer.initialized:
             self.quantizer.initialize(self.layout.samples(f))
-        ids, vectors, _, latent = self.quantize(f)
+        ids, vectors, _, latent = self.layout.encode(f, self.quantizer.quantize)
         self.code_usage.add(ids)
         commitment, agreement = self.quantizer.loss(vectors, ids), F.mse_loss(latent, f.detach())
         # The value is the quantized latent; the gradient reaches both the encoder and the layout's convolutions.
@@ -134,22 +134,6 @@ class MultiscaleTokenizer(nn.Module):
     def usage(self) -> dict[str, float]:
         """Per scale, the share of codes in use and their perplexity since the last call."""
         return self.code_usage.take()
-
-    def quantize(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Quantizes f (B, N, C).
-
-        Returns:
-            Ids (B, L), the vectors that they stand for (B, L, C), teacher-forcing inputs and latent (B, N, C).
-        """
-        ids: list[Tensor] = []
-        codebook = self.quantizer.codebook.detach()  # the quantizer's loss alone trains its codes
-
-        def nearest_codes(x: Tensor) -> Tensor:
-            ids.append(self.quantizer.nearest(x))
-            return F.embedding(ids[-1], codebook)
-
-        vectors, inputs, latent = self.layout.encode(f, nearest_codes)
-        return torch.cat(ids, 1), vectors, inputs, latent
 
 
 class CodeUsage(nn.Module):

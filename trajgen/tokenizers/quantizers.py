@@ -62,6 +62,11 @@ class Quantizer(nn.Module, ABC):
         """Token ids (B, n) of the codes nearest to x (B, n, C)."""
         return torch.cdist(x.float(), self.codebook).argmin(-1)
 
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids (B, n) and vectors (B, n, C) of the codes nearest to x (B, n, C); `loss` alone trains the codes."""
+        ids = self.nearest(x)
+        return ids, F.embedding(ids, self.codebook.detach())
+
     def initialize(self, x: Tensor) -> None:
         """Initializes the codes from vectors x (B, n, C)."""
 
