@@ -38,30 +38,30 @@ SEEN = {"observation": np.zeros((2, 3)), "desired_goal": np.zeros((2, 1))}
     ],
 )
 def test_observations_that_do_not_fit(space: Space, batch: int | None, observation: Any, words: str) -> None:
-    made = policy(space)
-    made.reset(batch=batch)
+    acting = policy(space)
+    acting.reset(batch=batch)
     with pytest.raises(TrajgenError, match=words):
-        made.act(observation)
-    assert not made.planner.asked
+        acting.act(observation)
+    assert not acting.planner.conds
 
 
 def test_whole_numbers_lists_and_read_only_arrays_are_observations() -> None:
-    made = policy()
-    made.reset()
+    acting = policy()
+    acting.reset()
     rows = np.ones(3, np.float32)
     rows.flags.writeable = False
     for observation in (rows, [1, 1, 1], np.ones(3, np.int64), torch.ones(3), np.ones((1, 3))):
-        assert made.act(observation).shape == (2,)
+        assert acting.act(observation).shape == (2,)
 
 
 @pytest.mark.parametrize("reward", [np.array([1.0, 4.0]), np.array([[1.0], [4.0]]), [1, 4]])
 def test_rewards_are_one_for_each_episode(reward: Any) -> None:
-    made = policy(replan_interval=1, discount=1.0)
-    made.reset(batch=2)
-    made.act(np.zeros((2, 3)))
-    made.observe(reward, [False, False])
-    made.act(np.zeros((2, 3)))
-    assert made.planner.asked[-1].returns.tolist() == [9.0, 6.0]
+    acting = policy(replan_interval=1, discount=1.0)
+    acting.reset(batch=2)
+    acting.act(np.zeros((2, 3)))
+    acting.observe(reward, [False, False])
+    acting.act(np.zeros((2, 3)))
+    assert acting.planner.conds[-1].returns.tolist() == [9.0, 6.0]
 
 
 @pytest.mark.parametrize(
@@ -76,38 +76,38 @@ def test_rewards_are_one_for_each_episode(reward: Any) -> None:
     ],
 )
 def test_other_rewards_are_refused_and_change_nothing(reward: Any, done: Any, words: str) -> None:
-    made = policy(discount=1.0)
-    made.reset(batch=2)
-    made.act(np.zeros((2, 3)))
+    acting = policy(discount=1.0)
+    acting.reset(batch=2)
+    acting.act(np.zeros((2, 3)))
     with pytest.raises(TrajgenError, match=words):
-        made.observe(reward, done)
-    assert made._remaining.tolist() == [10.0, 10.0]
+        acting.observe(reward, done)
+    assert acting._remaining.tolist() == [10.0, 10.0]
 
 
 @pytest.mark.parametrize("ids", [[True, False, True], np.array([True, False, True]), [0, 2], np.array([2, 0])])
 def test_episodes_start_anew_by_number_or_by_truth_value(ids: Any) -> None:
-    made = policy(replan_interval=4)
-    made.reset(batch=3)
-    made.act(np.zeros((3, 3)))
-    made.reset(ids=ids)
-    assert made.act(np.zeros((3, 3))).tolist() == [[2, 0], [1, 1], [2, 0]]
-    made.reset(ids=[])
+    acting = policy(replan_interval=4)
+    acting.reset(batch=3)
+    acting.act(np.zeros((3, 3)))
+    acting.reset(ids=ids)
+    assert acting.act(np.zeros((3, 3))).tolist() == [[2, 0], [1, 1], [2, 0]]
+    acting.reset(ids=[])
 
 
 @pytest.mark.parametrize("ids", [[3], [-1], [True, False], [0.5], ["a"], [[0]]])
 def test_episodes_that_there_are_not_are_named(ids: Any) -> None:
-    made = policy()
-    made.reset(batch=3)
+    acting = policy()
+    acting.reset(batch=3)
     with pytest.raises(TrajgenError, match="numbers from 0 to 2, or 3 truth values"):
-        made.reset(ids=ids)
+        acting.reset(ids=ids)
 
 
 def test_nothing_is_done_before_a_reset() -> None:
     for call in (
-        lambda made: made.act(np.zeros(3)),
-        lambda made: made.act(np.zeros((2, 3))),
-        lambda made: made.observe(1.0, False),
-        lambda made: made.reset(ids=[0]),
+        lambda acting: acting.act(np.zeros(3)),
+        lambda acting: acting.act(np.zeros((2, 3))),
+        lambda acting: acting.observe(1.0, False),
+        lambda acting: acting.reset(ids=[0]),
     ):
         with pytest.raises(TrajgenError):
             call(policy())
