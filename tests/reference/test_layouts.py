@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,40 @@ def test_a_pyramid_against_a_naive_loop(lengths: tuple[int, ...]) -> None:
         np.testing.assert_allclose(encoding.latent[b].numpy(), latent, atol=1e-5)
     assert not tokenizer.layout.start(3).any()
     assert [tokenizer.layout.decoded_fraction(k) for k in range(len(lengths))] == [1.0] * len(lengths)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count", "of_scales"),
+    [((1, 2, 4, 8), 2, [0, 0, 1, 1]), ((1, 2, 3, 4, 5, 6, 7, 8), 4, [0, 0, 1, 1, 2, 2, 3, 3]), ((1, 3, 8), 1, [0] * 3)],
+)
+@torch.no_grad()
+def test_scales_share_convolutions(lengths: tuple[int, ...], count: int, of_scales: list[int]) -> None:
+    tokenizer, x = build(lengths, smoothing_convs=count), torch.randn(2, 32, 5)
+    shared = pyramid(tokenizer).convolutions
+    assert len(shared) == count
+    convolutions = [(shared[i].weight.numpy(), shared[i].bias.numpy()) for i in of_scales]
+    encoding, codebook = tokenizer.encode(x), tokenizer.quantizer.codebook.numpy()
+    for b, f in enumerate(tokenizer.encoder(x).numpy()):
+        ids, _, latent = naive_encoding(f, codebook, lengths, convolutions)
+        assert encoding.codes[b].tolist() == ids
+        np.testing.assert_allclose(encoding.latent[b].numpy(), latent, atol=1e-5)
+
+
+def test_the_latent_agrees_with_f_after_the_last_scale_or_after_every_one() -> None:
+    lengths, x = (1, 2, 4, 8), torch.randn(3, 32, 5)
+    batch = SimpleNamespace(mean=lambda errors, real: errors.mean())
+    for agreement in ("last", "every"):
+        tokenizer = build(lengths, agreement=agreement)
+        layout, f = pyramid(tokenizer), tokenizer.encoder(x)
+        vectors, sums = tokenizer.vectors(tokenizer.encode(x).codes), [layout.start(3)]
+        for k, span in enumerate(tokenizer.schedule.spans):
+            sums.append(layout.extend(sums[-1], vectors[:, span], k))
+        errors = torch.stack([(each - f).square().mean() for each in sums[1:]])
+        loss = tokenizer.loss(batch, x, lambda latent: x + 0 * latent.sum())["agreement"]
+        torch.testing.assert_close(loss, errors[-1] if agreement == "last" else errors.mean())
+        first = torch.autograd.grad(loss, layout.convolutions[0].weight)[0]
+        assert first.abs().max() > 0
+    assert build((1,) * 8, agreement="every").layout.after_scales(vectors[:, :8])[0].equal(vectors[:, :8])
 
 
 @pytest.mark.parametrize("shared", [True, False])

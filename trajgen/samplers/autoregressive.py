@@ -23,10 +23,13 @@ class AutoregressiveSampler:
         sample_fn: from logits (B, l_k, V) and a generator to token ids (B, l_k).
         guidance: weight w of classifier-free guidance (arXiv 2207.12598): logits + w (logits - logits without
             the condition); 0 leaves it out and costs nothing.
+        guidance_ramp: whether the weight grows from 0 at the first scale to w at the last, as in VAR (arXiv
+            2404.02905); false for w at every scale.
     """
 
     sample_fn: Callable[[Tensor, Generator | None], Tensor]
     guidance: float = 0.0
+    guidance_ramp: bool = False
 
     @torch.no_grad()
     def __call__(
@@ -55,7 +58,8 @@ class AutoregressiveSampler:
             logits = prior.step(torch.cat([x, x]) if self.guidance and x is not None else x, k, state)
             if self.guidance:
                 conditional, unconditional = logits.chunk(2)
-                logits = conditional + self.guidance * (conditional - unconditional)
+                ramp = k / max(tokenizer.schedule.scales - 1, 1) if self.guidance_ramp else 1.0
+                logits = conditional + self.guidance * ramp * (conditional - unconditional)
             codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
             scales.append(codes if known_codes is None else known_codes.into(codes, span))
             partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
@@ -63,23 +67,24 @@ class AutoregressiveSampler:
 
 
 @register("sampler", "greedy")
-def greedy(prior: Any, *, guidance: float = 0.0) -> AutoregressiveSampler:
+def greedy(prior: Any, *, guidance: float = 0.0, guidance_ramp: bool = False) -> AutoregressiveSampler:
     """The likeliest code at every place; of continuous codes the mean, which is the mode of their Gaussian.
 
     Args:
         prior: drawn scale by scale.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
+        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale.
     """
     require_steps(prior)
-    return AutoregressiveSampler(lambda logits, _: logits.argmax(-1), guidance)
+    return AutoregressiveSampler(lambda logits, _: logits.argmax(-1), guidance, guidance_ramp)
 
 
 @register("sampler", "temperature")
 def temperature(
-    prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0
+    prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0, guidance_ramp: bool = False
 ) -> AutoregressiveSampler:
     """Draws from softmax(logits / temperature).
 
@@ -88,6 +93,7 @@ def temperature(
         vocabulary: V.
         temperature: below 1 for likelier codes, above 0.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
+        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
@@ -95,12 +101,18 @@ def temperature(
     require_steps(prior)
     require_vocabulary(vocabulary)
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance)
+    return AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance, guidance_ramp)
 
 
 @register("sampler", "top_k")
 def top_k(
-    prior: Any, vocabulary: int | None, *, k: int = 16, temperature: float = 1.0, guidance: float = 0.0
+    prior: Any,
+    vocabulary: int | None,
+    *,
+    k: int = 16,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    guidance_ramp: bool = False,
 ) -> AutoregressiveSampler:
     """Draws among the k likeliest codes (arXiv 1805.04833, section 5.4).
 
@@ -110,6 +122,7 @@ def top_k(
         k: how many are kept, at least 1.
         temperature: by which the logits are divided first.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
+        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
@@ -120,12 +133,20 @@ def top_k(
         "k", k, k >= 1, "a whole number of at least 1", "sampler.k=1 for the likeliest code, or sampler=temperature"
     )
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return AutoregressiveSampler(lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance)
+    return AutoregressiveSampler(
+        lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance, guidance_ramp
+    )
 
 
 @register("sampler", "top_p")
 def top_p(
-    prior: Any, vocabulary: int | None, *, p: float = 0.9, temperature: float = 1.0, guidance: float = 0.0
+    prior: Any,
+    vocabulary: int | None,
+    *,
+    p: float = 0.9,
+    temperature: float = 1.0,
+    guidance: float = 0.0,
+    guidance_ramp: bool = False,
 ) -> AutoregressiveSampler:
     """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
 
@@ -135,6 +156,7 @@ def top_p(
         p: the share, above 0 and at most 1.
         temperature: by which the logits are divided first.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
+        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
@@ -143,7 +165,9 @@ def top_p(
     require_vocabulary(vocabulary)
     require("p", p, 0 < p <= 1, "a share above 0 and at most 1", "sampler.p=0.9, or sampler=temperature for all codes")
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return AutoregressiveSampler(lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance)
+    return AutoregressiveSampler(
+        lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance, guidance_ramp
+    )
 
 
 def draw(logits: Tensor, rng: Generator | None) -> Tensor:

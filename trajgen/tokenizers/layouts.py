@@ -28,6 +28,7 @@ class ResidualPyramid(nn.Module):
         code_dim: C.
         length: N.
         smoothing: weight r of the convolutions.
+        convolutions: how many there are, which neighbouring scales share evenly; None for one a scale.
 
     Raises:
         ConfigError: if the schedule does not end at N, or a scale is longer than N.
@@ -35,7 +36,14 @@ class ResidualPyramid(nn.Module):
 
     empty: Tensor
 
-    def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int, smoothing: float = 0.5) -> None:
+    def __init__(
+        self,
+        schedule: ScaleSchedule,
+        code_dim: int,
+        length: int,
+        smoothing: float = 0.5,
+        convolutions: int | None = None,
+    ) -> None:
         super().__init__()
         if not is_pyramid(schedule, length):
             geometric = "schedule=geometric" if length >= 4 else f"schedule=geometric schedule.scales={length}"
@@ -48,7 +56,9 @@ class ResidualPyramid(nn.Module):
             )
         self.schedule, self.code_dim, self.length, self.smoothing = schedule, code_dim, length, smoothing
         self.register_buffer("empty", torch.zeros(1, length, code_dim), persistent=False)
-        self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in schedule)
+        count, last = min(convolutions or schedule.scales, schedule.scales), max(schedule.scales - 1, 1)
+        self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in range(count))
+        self.convolution_of = [round(k * (count - 1) / last) for k in range(schedule.scales)]
         for k, n in enumerate(schedule):
             self.register_buffer(f"pool_{k}", resampling(length, n), persistent=False)
             self.register_buffer(f"grow_{k}", resampling(n, length), persistent=False)
@@ -60,7 +70,7 @@ class ResidualPyramid(nn.Module):
     def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
         z = self.get_buffer(f"grow_{k}") @ vectors
-        smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
+        smooth = self.convolutions[self.convolution_of[k]](z.transpose(1, 2)).transpose(1, 2)
         return partial_latent + torch.lerp(z, smooth, self.smoothing)
 
     def pool(self, z: Tensor, k: int) -> Tensor:
@@ -87,6 +97,13 @@ class ResidualPyramid(nn.Module):
         for k, span in enumerate(self.schedule.spans):
             partial_latent = self.extend(partial_latent, vectors[:, span], k)
         return partial_latent
+
+    def after_scales(self, vectors: Tensor) -> list[Tensor]:
+        """Code vectors (B, L, C) to the sums f̂_1, …, f̂_K, (B, N, C) each."""
+        sums = [self.start(len(vectors))]
+        for k, span in enumerate(self.schedule.spans):
+            sums.append(self.extend(sums[-1], vectors[:, span], k))
+        return sums[1:]
 
     def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Quantizes f (B, N, C) scale by scale.
@@ -178,6 +195,10 @@ class TokenRow(nn.Module):
         """The code vectors themselves, (B, N, C)."""
         return vectors
 
+    def after_scales(self, vectors: Tensor) -> list[Tensor]:
+        """The code vectors (B, N, C) alone: no scale covers the whole row before the last."""
+        return [vectors]
+
     def encode(self, f: Tensor, quantize: Quantize) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Ids (B, N), f (B, N, C) itself, teacher-forcing inputs (B, L - l_1, C), and the code vectors (B, N, C)."""
         ids, vectors = quantize(f.detach())
@@ -192,7 +213,9 @@ class TokenRow(nn.Module):
         return vectors if lengths[k] == lengths[k - 1] else self.get_buffer(f"resample_{k}") @ vectors
 
 
-def layout_of(schedule: ScaleSchedule, code_dim: int, length: int) -> ResidualPyramid | TokenRow:
+def layout_of(
+    schedule: ScaleSchedule, code_dim: int, length: int, convolutions: int | None = None
+) -> ResidualPyramid | TokenRow:
     """The layout of a schedule: a residual pyramid if it ends at N, a row if it adds up to N.
 
     A single scale of N tokens does both, and is a pyramid.
@@ -201,13 +224,14 @@ def layout_of(schedule: ScaleSchedule, code_dim: int, length: int) -> ResidualPy
         schedule: the scales.
         code_dim: C.
         length: N.
+        convolutions: of a pyramid; None for one a scale.
 
     Raises:
         ConfigError: if it does neither.
     """
     if schedule.tokens == length and not is_pyramid(schedule, length):
         return TokenRow(schedule, code_dim, length)
-    return ResidualPyramid(schedule, code_dim, length)
+    return ResidualPyramid(schedule, code_dim, length, convolutions=convolutions)
 
 
 def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:
