@@ -173,7 +173,7 @@ def test_evaluate_commands_run(
     few = [f"evaluation.episodes={min(2, int(w.partition('=')[2]))}" for w in words if "episodes=" in w]
     cli.main(["evaluate", *words, *few, "device=cpu"])
     changed = len([word for word in words if not word.startswith(("run=", "imports="))])
-    assert (run_copy / "evaluations" / "1" / "evaluation.json").exists() == bool(changed)
+    assert bool([*run_copy.glob("evaluations/*/evaluation.json")]) == bool(changed)
     assert ((run_copy / "evaluation.json").stat().st_mtime_ns == before) == bool(changed)
 
 

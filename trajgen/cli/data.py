@@ -1,4 +1,4 @@
-"""``trajgen data``: list, info, make, get, import."""
+"""``trajgen data``: list, info, make, record, get, import."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import options_of, read
 from trajgen.core.errors import ConfigError
 from trajgen.data.importing import ImportOptions
+from trajgen.experiments.record_options import RecordOptions
 
 if TYPE_CHECKING:
     from trajgen.data.catalogue import Task
@@ -33,14 +34,18 @@ class MakeOptions(GetOptions):
     """Environment steps; by default those of the data set."""
     seed: int = 0
     """Seed of the episodes."""
+    map: tuple[tuple[int, ...], ...] | None = None
+    """Of 'pointmaze', rows of a maze of your own: 1 is a wall, 0 is free, as map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]."""
+    id: str = "own/pointmaze-v0"
+    """With a map, the id of the data set."""
 
 
-data = group("List, describe, make, download and import data sets.")
+data = group("List, describe, make, record, download and import data sets.")
 app.add_typer(data, name="data")
 
 
 def _makers() -> list[str]:
-    return sorted({task.options.maker for task in catalogue().values() if task.options.maker})
+    return ["pointmaze", *sorted({task.options.maker for task in catalogue().values() if task.options.maker})]
 
 
 @data.command("list")
@@ -105,6 +110,22 @@ def make(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_mak
 
     id = makers.make(name, **vars(options))
     print(f"Made {id}.  trajgen data info {id}")
+    if options.map is not None:
+        preset = f"defaults: [/data/pointmaze/_pointmaze]\ndata: {{id: {id}}}"
+        print(f"A preset for it, my_maze.yaml for 'trajgen train data=my_maze.yaml':\n\n{preset}")
+
+
+@command("data record", RecordOptions, "data record env=Pendulum-v1 episodes=200", to=data)
+def record_data(words: Words) -> None:
+    """Record a policy in any Gymnasium environment: random actions, a trained run, or one of your own.
+
+    Each episode is a function of its seed. The same command continues a recording that was stopped.
+    """
+    options, _ = read(words, RecordOptions, ())
+    from trajgen.experiments.recording import record
+
+    id = record(options)
+    print(f"Recorded {id}.  trajgen data info {id}\nA preset for it:\n\ndata:\n  id: {id}")
 
 
 @command("data get", GetOptions, "data get D4RL/pointmaze/umaze-v2", to=data)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
-from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, maze_spec, record
+from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, maze_spec, own_maze, record
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Maker:
         return f"trajgen/{self.name}-v0"
 
 
+OWN = "pointmaze"
+"""The maker of mazes of one's own."""
 ON_ARRIVAL = "a new goal is drawn on arrival, as in D4RL's maze2d"
 AFTER_DWELL = f"each goal is held for {DWELL[0]} to {DWELL[1]} steps"
 MAKERS = {
@@ -38,7 +40,15 @@ MAKERS = {
 }
 
 
-def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False, quiet: bool = False) -> str:
+def make(
+    name: str,
+    steps: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    quiet: bool = False,
+    map: Sequence[Sequence[int]] | None = None,
+    id: str = "",
+) -> str:
     """Creates a data set on this machine and returns its Minari id.
 
     Args:
@@ -47,6 +57,8 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
         seed: the same seed gives the same data.
         force: replace a set of the same id.
         quiet: no progress bar.
+        map: of ``pointmaze``, a maze of one's own, whose goals are held for a while; see `own_maze`.
+        id: of the data set in it.
 
     Raises:
         ConfigError: if there is no such maker, or ``steps`` is not positive.
@@ -54,17 +66,24 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if name not in MAKERS:
+    if (name == OWN) != (map is not None):
+        raise ConfigError(
+            f"'{OWN}' is made of a map, and of nothing else is one.",
+            got=name + ("" if map is None else " with a map"),
+            fix=f"trajgen data make {OWN} 'map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]'",
+        )
+    if name not in MAKERS and map is None:
         raise ConfigError(
             f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
         )
-    maker = MAKERS[name]
-    maze = MAZES[maker.maze]
+    maker = Maker(name, OWN, DWELL, f"own maze, noisy waypoint controller; {AFTER_DWELL}") if map else MAKERS[name]
+    maze = own_maze(map) if map else MAZES[maker.maze]
+    id = id if map else maker.id
     total = maze.default_steps if steps is None else steps
     if total < 1:
         raise ConfigError(f"A data set has at least one step, and steps={total}.", fix="steps=100000")
     if not force:
-        store.refuse_existing(maker.id)
+        store.refuse_existing(id)
 
     import gymnasium
 
@@ -75,7 +94,7 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=quiet) as progress:
-        task = progress.add_task(f"making {maker.id}", total=total)
+        task = progress.add_task(f"making {id}", total=total)
 
         def episodes() -> Iterator[dict[str, Any]]:
             for episode in record(maze, maker.stay, total, seed):
@@ -83,7 +102,7 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
                 yield episode
 
         minari.save(
-            maker.id,
+            id,
             episodes(),
             env_spec=spec,
             eval_env_spec=maze_spec(maze, maze.max_steps),
@@ -93,4 +112,4 @@ def make(name: str, steps: int | None = None, seed: int = 0, force: bool = False
             force=force,
             **spaces,
         )
-    return maker.id
+    return id

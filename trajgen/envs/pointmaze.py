@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from trajgen.core.errors import ConfigError
 from trajgen.envs.gym import spec
 from trajgen.envs.waypoints import Grid, WaypointController
 
@@ -46,6 +47,8 @@ class Maze:
     bounds_name: str
     bounds: tuple[float, float]
     default_steps: int
+    cells: tuple[tuple[int, ...], ...] | None = None
+    """Of a maze of one's own; None for the environment's."""
 
 
 MAZES = {
@@ -54,13 +57,50 @@ MAZES = {
     "large": Maze("PointMaze_Large-v3", 800, "d4rl maze2d-large", (6.7, 273.99), 1_000_000),
 }
 
+
+def own_maze(cells: Sequence[Sequence[int]]) -> Maze:
+    """A maze of one's own: 1 is a wall, 0 is free. Its episodes last longer the longer its longest way is.
+
+    Raises:
+        ConfigError: unless it is a rectangle, closed by walls, whose free cells, two at least, are connected.
+    """
+    widths = {len(row) for row in cells}
+    flat = [cell for row in cells for cell in row]
+    rim = [*cells[0], *cells[-1], *(row[0] for row in cells), *(row[-1] for row in cells)] if len(widths) == 1 else [0]
+    free = np.flatnonzero(np.array(flat) == 0)
+    lengths = np.zeros(0)
+    if {*flat} <= {0, 1} and all(rim) and len(free) > 1:
+        lengths = _ways(Grid(cells), free)
+    if not lengths.size or (lengths < 0).any():
+        raise ConfigError(
+            "A maze is rows of 0 (free) and 1 (wall), closed by walls, with a way between any two cells.",
+            got=str([list(row) for row in cells])[:300],
+            fix="map=[[1,1,1,1],[1,0,0,1],[1,1,0,1],[1,1,1,1]]",
+        )
+    return Maze(
+        "PointMaze_UMaze-v3", max(300, 40 * int(lengths.max())), "", (0.0, 0.0), 300_000, tuple(map(tuple, cells))
+    )
+
+
+def _ways(grid: Grid, free: np.ndarray) -> np.ndarray:
+    """The number of steps between any two of the free cells; -1 where there is no way."""
+    cell, goal = np.meshgrid(free, free, indexing="ij")
+    steps = np.zeros(cell.shape, int)
+    for _ in range(grid.free.size):
+        going = cell != goal
+        cell = grid.towards[cell, goal]
+        steps += going
+    return np.where(cell == goal, steps, -1)
+
+
 DWELL = (60, 180)
 """Shortest and longest stay at a goal of the dwell data, in steps, before the next goal is drawn."""
 
 
 def maze_spec(maze: Maze, max_steps: int) -> Any:
     """Gymnasium spec of a maze whose goal stays where it is and whose episodes end by timeout only."""
-    return spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps)
+    own = {} if maze.cells is None else {"maze_map": [list(row) for row in maze.cells]}
+    return spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **own)
 
 
 def grid(env: Any) -> Grid:

@@ -1,0 +1,47 @@
+"""What ``trajgen data record`` records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trajgen.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """Options of ``trajgen data record``."""
+
+    env: str
+    """Id of a Gymnasium environment; a module that registers it before a colon, as my_module:Mine-v0."""
+    policy: str = "random"
+    """random, the folder of a run, or my_module:NAME, a function from observation to action or an object with act."""
+    episodes: int = 100
+    """Number of episodes."""
+    seed: int = 0
+    """Seed of the first episode; the others count on from it."""
+    id: str | None = None
+    """Id of the data set; by default recorded/ENV-POLICY-v0."""
+    max_episode_steps: int | None = None
+    """Longest episode; by default the environment's own limit."""
+    device: str = "auto"
+    """Device of the policy of a run."""
+    force: bool = False
+    """Replace a data set that is there."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.seed < 0:
+            raise ConfigError(
+                "A recording has an episode at least, and seeds from 0 on.",
+                got=f"episodes={self.episodes} seed={self.seed}",
+                fix="episodes=100 seed=0",
+            )
+
+    @property
+    def name(self) -> str:
+        """Id of the data set."""
+        if self.id is not None:
+            return self.id
+        env = self.env.rpartition(":")[2].rpartition("-v")[0] or self.env
+        policy = Path(self.policy).name if Path(self.policy).is_dir() else self.policy.rpartition(":")[2]
+        return "recorded/" + "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{env}-{policy}") + "-v0"

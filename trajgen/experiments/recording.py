@@ -1,0 +1,203 @@
+"""Recording: episodes of a policy in a Gymnasium environment, written as a Minari data set.
+
+Each episode is a function of its seed, and is kept in a folder of its own until all are there: a recording that was
+stopped goes on with the same command, and ends as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trajgen.core.errors import ConfigError, DataError
+from trajgen.core.files import write_file, write_json
+from trajgen.data import store
+from trajgen.experiments.record_options import RecordOptions
+
+RECORDINGS = ".recordings"
+"""Folder of unfinished recordings, hidden beside the data sets."""
+MOST_STEPS = 1_000_000
+"""Steps after which an episode of an environment without a time limit is an error."""
+
+
+def record(options: RecordOptions) -> str:
+    """Records a data set and returns its Minari id.
+
+    Raises:
+        ConfigError: if there is no such policy, or it gives no action of the environment.
+        DataError: if the environment cannot be made, the set exists, or an episode does not end.
+    """
+    import gymnasium
+
+    from trajgen.data import minari
+    from trajgen.envs.gym import make_env, spec
+
+    if not options.force:
+        store.refuse_existing(options.name)
+    sys.path.insert(0, str(Path.cwd()))  # modules of one's own are looked for here, as by imports=
+    try:
+        env_spec = spec(options.env, max_episode_steps=options.max_episode_steps)
+        env = make_env(env_spec)
+        policy = _policy(options, env)
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    folder = _folder(options)
+    with env:
+        for number in _shown(range(options.episodes), options.name):
+            path = folder / f"{number:06d}.npz"
+            if not path.exists():
+                _write(path, _episode(env, policy, options.seed + number, options.name))
+        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+        is_box = isinstance(env.action_space, gymnasium.spaces.Box)
+    minari.save(
+        options.name,
+        (_read(folder / f"{number:06d}.npz", options.seed + number) for number in range(options.episodes)),
+        env_spec=env_spec,
+        eval_env_spec=env_spec,
+        description=f"Recorded by trajgen: {options.policy} in {options.env}, seeds from {options.seed} on."
+        + ("" if is_box else " Actions are discrete."),
+        algorithm=options.policy,
+        force=options.force,
+        **spaces,
+    )
+    shutil.rmtree(folder)
+    return options.name
+
+
+def _folder(options: RecordOptions) -> Path:
+    """The folder of the unfinished recording, emptied where it is that of another one."""
+    folder = store.root() / RECORDINGS / store.folder(options.name).relative_to(store.root())
+    about = {k: v for k, v in vars(options).items() if k not in ("episodes", "force", "device")}
+    path = folder / "recording.json"
+    if folder.exists() and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == about):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, about)
+    return folder
+
+
+def _shown(numbers: range, name: str) -> Iterator[int]:
+    from rich.progress import track
+
+    yield from track(numbers, description=f"recording {name}")
+
+
+def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any], Any]]:
+    """From the seed of an episode to the policy that plays it."""
+    if options.policy == "random":
+
+        def random(seed: int) -> Callable[[Any], Any]:
+            env.action_space.seed(seed)
+            return lambda observation: env.action_space.sample()
+
+        return random
+    if Path(options.policy).is_dir():
+        from trajgen.experiments.loading import load_policy
+
+        run = load_policy(options.policy, device=options.device)
+
+        def of_run(seed: int) -> Callable[[Any], Any]:
+            run.reset()  # its random numbers begin anew
+            return run.act
+
+        return of_run
+    module, colon, name = options.policy.partition(":")
+    try:
+        policy: Any = getattr(import_module(module), name) if colon else None
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"The policy {options.policy!r} cannot be imported: {error}.") from error
+    if policy is None:
+        raise ConfigError(
+            "A policy is random, the folder of a run, or my_module:NAME.",
+            got=f"policy={options.policy}",
+            fix="policy=random",
+        )
+
+    def own(seed: int) -> Callable[[Any], Any]:
+        np.random.seed(seed)
+        if hasattr(policy, "reset"):
+            policy.reset()
+        return policy.act if hasattr(policy, "act") else policy  # type: ignore[no-any-return]
+
+    return own
+
+
+def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int, name: str) -> dict[str, Any]:
+    """An episode as flat arrays: observations by their path, actions, rewards, whether it was terminated."""
+    observation, _ = env.reset(seed=seed)
+    act = policy(seed)
+    observer = getattr(getattr(act, "__self__", None), "observe", None)
+    observations, actions, rewards = [observation], [], []
+    for _ in range(MOST_STEPS):
+        action = act(observation)
+        if not env.action_space.contains(action):
+            raise ConfigError(
+                "A policy gives actions of the environment.",
+                expected=str(env.action_space),
+                got=f"{type(action).__name__} {action!r} in the episode of seed {seed}"[:300],
+            )
+        observation, reward, terminated, truncated, _ = env.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(float(reward))
+        done = terminated or truncated
+        if observer is not None:
+            observer(float(reward), done)
+        if done:
+            columns = {f"observations/{k}": np.stack(v) for k, v in _columns(observations).items()}
+            ends = {"terminated": np.array(terminated), "rewards": np.array(rewards), "actions": np.array(actions)}
+            return columns | ends
+    raise DataError(f"An episode of {name} does not end within {MOST_STEPS:,} steps.", fix="max_episode_steps=1000")
+
+
+def _columns(observations: list[Any], where: str = "") -> dict[str, list[Any]]:
+    if not isinstance(observations[0], Mapping):
+        return {where: observations}
+    columns: dict[str, list[Any]] = {}
+    for key in observations[0]:
+        columns |= _columns([each[key] for each in observations], f"{where}/{key}" if where else str(key))
+    return columns
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
+    import io
+
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_file(path, content.getvalue())
+
+
+def _read(path: Path, seed: int) -> dict[str, Any]:
+    """The entries of Minari's EpisodeBuffer for a kept episode."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    observations: Any = {}
+    for name, values in arrays.items():
+        head, _, key = name.partition("/")
+        if head != "observations":
+            continue
+        if not key:
+            observations = values
+            break
+        *parents, last = key.split("/")
+        node = observations
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = values
+    last_step = np.arange(len(arrays["rewards"])) == len(arrays["rewards"]) - 1
+    terminated = bool(arrays["terminated"])
+    return {
+        "seed": seed,
+        "observations": observations,
+        "actions": arrays["actions"],
+        "rewards": arrays["rewards"],
+        "terminations": last_step & terminated,
+        "truncations": last_step & (not terminated),
+    }
