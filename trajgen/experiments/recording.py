@@ -124,7 +124,7 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
         np.random.seed(seed)
         if hasattr(policy, "reset"):
             policy.reset()
-        return policy.act if hasattr(policy, "act") else policy  # type: ignore[no-any-return]
+        return policy.act if hasattr(policy, "act") else policy
 
     return own
 
