@@ -19,7 +19,9 @@ ROW = "schedule=unit"
 SINGLE = "schedule=single"
 TRANSFORMER = "prior=transformer"
 DIFFUSION = "prior=diffusion tokenizer=identity schedule=single"
+FLOW = "prior=flow tokenizer=identity schedule=single"
 DENOISE = "sampler=diffusion"
+EULER = "sampler=euler"
 GREEDY = "sampler=greedy"
 IDENTITY = "decoder=identity"
 PLAIN = "decoder=plain"
@@ -60,12 +62,13 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             *(f"mage schedule={name}" for name in SCHEDULES[:5]),
             *("flat_ar", "flat_ar schedule=single", "flat_ar schedule=explicit schedule.lengths=[1,1,2]"),
             *(f"mage schedule=unit {VALUES} sampler=greedy", f"mage schedule=single {VALUES} sampler=greedy"),
-            *("diffuser", "tt"),
+            *("diffuser", "tt", "flow"),
         ),
         {
-            "diffusion": (*[TRANSFORMER] * 8, SINGLE, DENOISE, OK, TRANSFORMER),
-            "gpt": (*[ROW] * 5, OK, ROW, ROW, OK, ROW, ROW, OK),
-            "transformer": (*[OK] * 10, GREEDY, OK),
+            "diffusion": (*[TRANSFORMER] * 8, SINGLE, DENOISE, OK, TRANSFORMER, DENOISE),
+            "flow": (*[TRANSFORMER] * 8, SINGLE, EULER, EULER, TRANSFORMER, OK),
+            "gpt": (*[ROW] * 5, OK, ROW, ROW, OK, ROW, ROW, OK, ROW),
+            "transformer": (*[OK] * 10, GREEDY, OK, GREEDY),
         },
     ),
     "decoder": (
@@ -87,15 +90,16 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         },
     ),
     "sampler": (
-        ("mage", "flat_ar", "tap", "tt", "diffuser", f"mage schedule=single {VALUES}"),
+        ("mage", "flat_ar", "tap", "tt", "diffuser", f"mage schedule=single {VALUES}", "flow"),
         {
-            "beam": (OK, OK, OK, OK, DENOISE, GREEDY),
-            "best_of_n": (OK, OK, OK, OK, DENOISE, GREEDY),
-            "diffusion": (DIFFUSION, DIFFUSION, DIFFUSION, DIFFUSION, OK, DIFFUSION),
-            "greedy": (OK, OK, OK, OK, DENOISE, OK),
-            "temperature": (OK, OK, OK, OK, DENOISE, GREEDY),
-            "top_k": (OK, OK, OK, OK, DENOISE, GREEDY),
-            "top_p": (OK, OK, OK, OK, DENOISE, GREEDY),
+            "beam": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
+            "best_of_n": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
+            "diffusion": (DIFFUSION, DIFFUSION, DIFFUSION, DIFFUSION, OK, DIFFUSION, EULER),
+            "euler": (FLOW, FLOW, FLOW, FLOW, DENOISE, FLOW, OK),
+            "greedy": (OK, OK, OK, OK, DENOISE, OK, EULER),
+            "temperature": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
+            "top_k": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
+            "top_p": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
         },
     ),
     "return_target": (
@@ -103,15 +107,22 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         {"best": (OK, OK, OK, OK), "constant": (OK, OK, OK, OK), "quantile": (OK, OK, OK, OK)},
     ),
     "planner": (
-        ("bc", "carp", "diffuser", "dt", "flat", "flat_ar", "hd", "hierarchy", "mage", "tap", "tt", "two_level"),
+        (
+            *("bc", "carp", "diffuser", "dt", "flat", "flat_ar", "hd", "hierarchy", "mage", "tap", "tt", "two_level"),
+            "flow",
+        ),
         {
-            "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK),
+            "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS),
             "hierarchy": (
                 *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
-                *("planner.segment=2", OK),
+                *("planner.segment=2", OK, OK),
             ),
-            "history": (*(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS), *[ALL_FIELDS] * 5),
-            "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 8),
+            "history": (
+                *(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS),
+                *[ALL_FIELDS] * 5,
+                ACTIONS,
+            ),
+            "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 9),
         },
     ),
 }
@@ -135,41 +146,47 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 """Further compositions that accept a component of the kind."""
 
 
-_ALL = "bc carp diffuser dt flat flat_ar hd hierarchy mage mage_paper tap tt two_level"
+_ALL = "bc carp diffuser dt flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level"
 _QUANTIZED = "carp flat flat_ar hierarchy mage mage_paper tap two_level"
 _AUTOREGRESSIVE = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
-_CONVOLUTIONAL = "carp diffuser flat flat_ar hd hierarchy mage mage_paper tap two_level"
+_CONVOLUTIONAL = "carp diffuser flat flat_ar flow hd hierarchy mage mage_paper tap two_level"
 _WITH_RETURNS = "flat flat_ar hierarchy mage mage_paper tap tt two_level"
-_LATENT = "carp diffuser flat flat_ar hd hierarchy mage mage_paper tap tt two_level"
+_LATENT = "carp diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "diffuser flat flat_ar hd hierarchy mage mage_paper two_level"},
+    "view": {"fields": "diffuser flat flat_ar flow hd hierarchy mage mage_paper two_level"},
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
         "unit": f"dt {_AUTOREGRESSIVE}",
     },
-    "tokenizer": {"bins": "tt", "identity": "diffuser hd", "multiscale": _QUANTIZED},
+    "tokenizer": {"bins": "tt", "identity": "diffuser flow hd", "multiscale": _QUANTIZED},
     "conditioner": {"fields": _ALL},
-    "prior": {"diffusion": "diffuser hd", "gpt": "dt flat_ar tap tt", "transformer": f"dt {_AUTOREGRESSIVE}"},
+    "prior": {
+        "diffusion": "diffuser hd",
+        "flow": "flow",
+        "gpt": "dt flat_ar tap tt",
+        "transformer": f"dt {_AUTOREGRESSIVE}",
+    },
     "decoder": {
         **dict.fromkeys(("adapter", "plain", "state_conditioned"), _CONVOLUTIONAL),
-        "identity": "diffuser hd tt",
+        "identity": "diffuser flow hd tt",
     },
     "action": {
         **dict.fromkeys(("latent", "latent_state"), f"bc {_LATENT}"),
         "plan": "carp tap tt",
-        "state": "diffuser flat flat_ar hd hierarchy mage mage_paper tap tt two_level",
+        "state": "diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
     },
     "sampler": {
         **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
         **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _AUTOREGRESSIVE),
         "diffusion": "diffuser hd",
+        "euler": "flow",
     },
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
     "planner": {
         "direct": "bc",
-        "hierarchy": "diffuser flat flat_ar hd hierarchy mage mage_paper tap tt two_level",
+        "hierarchy": "diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
         "history": "dt",
         "latent": _LATENT,
     },

@@ -14,6 +14,7 @@ from torch import nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
+from trajgen.core.pairing import check_pair
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
@@ -177,6 +178,9 @@ class _Composition:
             )
         self._building.append(kind)
         node, wiring = self.nodes[kind], {}
+        if kind == "sampler" and "prior" in self.nodes:
+            discrete = "tokenizer" in self.nodes and self.get("vocabulary") is not None
+            check_pair(node["name"], self.get("prior"), self.nodes["prior"]["name"], discrete=discrete)
         for name in spec(kind, node["name"]).wiring:
             if name == "schedule" and kind == "tokenizer":  # which knows the latent's length
                 wiring[name] = self._build_schedule

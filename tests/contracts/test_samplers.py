@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
+from trajgen.core.pairing import check_pair
 from trajgen.core.registry import build
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, keep_top_k, keep_top_p
@@ -216,9 +217,9 @@ def test_options_out_of_range_are_refused(name: str, option: str, value: Any, mo
 
 
 @pytest.mark.parametrize("name", ["greedy", *RANDOM])
-def test_a_prior_that_does_not_step_is_refused(name: str, model: Any) -> None:
+def test_a_prior_that_does_not_step_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="prior=transformer") as caught:
-        make(name, model, wiring(model, prior=torch.nn.Linear(1, 1)))
+        check_pair(name, torch.nn.Linear(1, 1), "linear", discrete=True)
     assert "Linear" in str(caught.value.got)
     tiny.check_cure(caught.value)
 

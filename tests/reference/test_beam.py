@@ -162,7 +162,7 @@ def test_wide_enough_it_finds_the_likeliest_of_all_sequences(schedule: ScaleSche
     codes = beam(prior, beam_width=81, expansions=81, score="likelihood")(prior, Row(schedule), cond).codes
     assert torch.equal(codes, ALL[prior.likelihoods(cond).argmax(1)])
     if schedule is UNIT:
-        assert not torch.equal(codes, greedy(prior)(prior, Row(schedule), cond).codes)  # there is something to search
+        assert not torch.equal(codes, greedy()(prior, Row(schedule), cond).codes)  # there is something to search
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -235,7 +235,7 @@ def test_plans_are_chosen_once_a_point(select_every: int | None) -> None:
 def test_one_beam_continued_in_one_way_is_greedy(schedule: ScaleSchedule) -> None:
     prior, cond = Table(schedule), tiny.cond(8)
     codes = beam(prior, beam_width=1, expansions=1)(prior, Row(schedule), cond).codes
-    assert torch.equal(codes, greedy(prior)(prior, Row(schedule), cond).codes)
+    assert torch.equal(codes, greedy()(prior, Row(schedule), cond).codes)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)

@@ -125,24 +125,33 @@ def check(
     """Test what a component of its kind promises.
 
     Shapes, gradients, reproducible samples, teacher forcing equal to stepwise prediction, … For each that fails it says
-    what was expected, what was found, and where to look; the exit code is 1 then.
+    what was expected, what was found, and where to look; the exit code is 1 then. Components that need each other are
+    named together, and tested in one composition: prior/flow sampler/euler.
     """
-    kind, _, name = component.partition("/")
-    if not name or "=" in component:
-        raise ConfigError("A component is written KIND/NAME.", got=component, fix="trajgen check prior/transformer")
-    options, rest = read(words, CheckOptions, (*KINDS, "data"))
+    together = [component, *(word for word in words if "=" not in word)]
+    parts = [(kind, name) for kind, _, name in (word.partition("/") for word in together)]
+    for (_, name), word in zip(parts, together, strict=True):
+        if not name or "=" in word:
+            raise ConfigError("A component is written KIND/NAME.", got=word, fix="trajgen check prior/transformer")
+    options, rest = read([word for word in words if "=" in word], CheckOptions, (*KINDS, "data"))
     _import((*options.imports, *_recipe_imports(options.recipe)))
     from rich.console import Console
 
     from trajgen import testing
 
-    report = testing.check(kind, name, options.recipe, parse(rest))
-    _print_report(Console(soft_wrap=True, highlight=False), report)
-    if report.failed:
-        errors = [result.error for result in report.failed if result.error]
+    named = [f"{kind}={name}" for kind, name in parts] if len(parts) > 1 else []
+    reports = [testing.check(kind, name, options.recipe, parse([*named, *rest])) for kind, name in parts]
+    for report in reports:
+        _print_report(Console(soft_wrap=True, highlight=False), report)
+    broken = [report for report in reports if report.failed]
+    if broken:
+        errors = [result.error for report in broken for result in report.failed if result.error]
         raise TrajgenError(
-            f"{kind} '{name}' breaks {len(report.failed)} of {len(report.results)} contracts: "
-            + "; ".join(result.promise for result in report.failed),
+            "; ".join(
+                f"{report.kind} '{report.name}' breaks {len(report.failed)} of {len(report.results)} contracts: "
+                + "; ".join(result.promise for result in report.failed)
+                for report in broken
+            ),
             fix="see above" + (" (--debug: traceback)" if errors else ""),
         ) from (errors[0] if errors else None)
 

@@ -262,6 +262,15 @@ class Denoising(Protocol):
         ...
 
 
+@runtime_checkable
+class HasVelocity(Protocol):
+    """A prior that is drawn by moving noise along a flow."""
+
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """The velocity (B, L, C) of codes that are at x (B, L, C) at times t (B,) from 0, noise, to 1, codes."""
+        ...
+
+
 class Decoder(Protocol):
     """Turns a latent (B, N, C) into a trajectory (B, T, D).
 

@@ -1,4 +1,4 @@
-"""Noise levels and networks over noisy tokens, shared by the diffusion prior and its sampler."""
+"""Noise levels, and networks over noisy tokens, shared by priors of noisy codes and their samplers."""
 
 from __future__ import annotations
 
@@ -53,27 +53,26 @@ def noise_levels(timesteps: int, beta_schedule: str) -> Any:
     )
 
 
-class LevelEmbedding(nn.Module):
-    """Noise levels (B,) to embeddings (B, 1, E): an MLP of sines and cosines (arXiv 2212.09748, appendix A).
+class TimeEmbedding(nn.Module):
+    """Times (B,) to embeddings (B, 1, E): an MLP of sines and cosines (arXiv 2212.09748, appendix A).
 
     Args:
-        timesteps: the number of levels.
+        end: the latest time: the number of noise levels, or 1 for times from 0 to 1.
         width: E.
         frequencies: the number of sines, and of cosines.
     """
 
-    table: Tensor
+    frequency: Tensor
 
-    def __init__(self, timesteps: int, width: int, frequencies: int = 32) -> None:
+    def __init__(self, end: int, width: int, frequencies: int = 32) -> None:
         super().__init__()
-        level = torch.arange(timesteps, dtype=torch.float32) * (LINEAR_STEPS / timesteps)
         frequency = torch.exp(-math.log(10_000) * torch.arange(frequencies) / frequencies)
-        phase = level[:, None] * frequency
-        self.register_buffer("table", torch.cat([phase.cos(), phase.sin()], dim=-1), persistent=False)
+        self.register_buffer("frequency", frequency * (LINEAR_STEPS / end), persistent=False)
         self.layers = mlp(2 * frequencies, width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.layers(self.table[t]).unsqueeze(1)
+        phase = t.unsqueeze(-1) * self.frequency
+        return self.layers(torch.cat([phase.cos(), phase.sin()], dim=-1)).unsqueeze(1)
 
 
 class NoisyTransformer(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -12,23 +11,21 @@ from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Codes, Cond, KnownCodes
-from trajgen.nn.attention import check_heads
-from trajgen.nn.diffusion import LevelEmbedding, NoisyConvolutions, NoisyTransformer, noise_levels
+from trajgen.core.types import Codes, Cond
+from trajgen.nn.diffusion import TimeEmbedding, noise_levels
 from trajgen.nn.layers import FourierFeatures, mlp
+from trajgen.priors.noisy import Network, NoisyPrior, noisy_network, unknown_mean
 
 FOURIER_FREQUENCIES = 4
 """Of each value of the state and the goal in the value network."""
 
 
 @register("prior", "diffusion")
-class DiffusionPrior(nn.Module):
+class DiffusionPrior(NoisyPrior):
     """Denoises all codes of a window at once (Diffuser, arXiv 2205.09991; DiT, arXiv 2212.09748).
 
-    Known codes (those of the current state, for example) are left without noise and out of the loss, as in Diffuser, so
-    that the sampler can inpaint them. Predicts the codes x_0 rather than the noise, as Diffuser does for mazes. The
-    embedded condition modulates every layer together with the noise level, and can be dropped for classifier-free
-    guidance as in Decision Diffuser (arXiv 2211.15657).
+    Predicts the codes x_0 rather than the noise, as Diffuser does for mazes. The embedded condition can be dropped for
+    classifier-free guidance as in Decision Diffuser (arXiv 2211.15657, section 3.2).
 
     Args:
         schedule: a single scale of L tokens.
@@ -75,10 +72,26 @@ class DiffusionPrior(nn.Module):
         beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2",
         value: bool = False,
     ) -> None:
-        super().__init__()
-        _check_codes(schedule, vocabulary)
-        check_heads(width, heads)
         check_range("prior.timesteps", timesteps, 1, usual=100)
+        sizes: dict[str, Any] = {
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+            "expansion": expansion,
+            "dropout": dropout,
+        }
+        super().__init__(
+            schedule,
+            code_dim,
+            vocabulary,
+            conditioner,
+            tokenizer,
+            times=timesteps,
+            name="diffusion",
+            sampler="diffusion",
+            network=network,
+            sizes=sizes,
+        )
         if value and "return" in view.slices:
             raise ConfigError(
                 "The value network predicts the return from the window, which must not contain it.",
@@ -86,20 +99,12 @@ class DiffusionPrior(nn.Module):
                 got=f"prior.value=true, view.fields={list(view.slices)}",
                 fix="view.fields=[state,action], or prior.value=false",
             )
-        self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
         self.timesteps, self.beta_schedule = timesteps, beta_schedule
         self._noise_levels = noise_levels(timesteps, beta_schedule)
-        self._known_codes = tokenizer.known_codes  # the method alone, since the tokenizer is no part of the prior
-        self.level = LevelEmbedding(timesteps, conditioner.width)
-        sizes: dict[str, Any] = {"width": width, "dropout": dropout}
-        if network == "transformer":
-            sizes |= {"heads": heads, "expansion": expansion}
-        build = NoisyTransformer if network == "transformer" else NoisyConvolutions
-        self.network = build(schedule.tokens, code_dim, code_dim, conditioner.width, depth=depth, **sizes)
         self.value: ValueNetwork | None = None
         if value:
             sizes["depth"] = max(1, depth // 2)
-            self.value = ValueNetwork(build, schedule.tokens, code_dim, state_dim, goal_dim, timesteps, **sizes)
+            self.value = ValueNetwork(network, schedule.tokens, code_dim, state_dim, goal_dim, timesteps, **sizes)
 
     def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """The loss at random noise levels (squared errors of codes and values), and the predicted codes (B, L, C).
@@ -110,25 +115,18 @@ class DiffusionPrior(nn.Module):
             cond: B conditions.
         """
         clean = codes.float()  # noise is added in full precision, whatever the networks compute in
+        known = self.known_codes(clean, cond)
         t = torch.randint(self.timesteps, (len(cond),), device=clean.device)
-        x = self._noise_levels.add_noise(clean, torch.randn_like(clean), t)
-        known_codes = self._known_codes(cond)
-        if known_codes is not None:
-            known_codes = KnownCodes(clean, known_codes.mask.expand_as(clean))
-            x = known_codes.into(x)
+        x = known.into(self._noise_levels.add_noise(clean, torch.randn_like(clean), t))
         prediction = self.denoise(x, t, cond)
-        if known_codes is None:
-            loss = (prediction - clean).square().mean()
-        else:
-            prediction = known_codes.into(prediction)  # leaves no error there
-            loss = (prediction - clean).square().sum() / (~known_codes.mask).sum().clamp(min=1)
+        loss = unknown_mean((prediction - clean).square(), known)
         if self.value is not None:
             loss = loss + (self.value(x, t, cond) - cond.returns).square().mean()
-        return loss, prediction
+        return loss, known.into(prediction)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The codes (B, L, C) expected behind noisy ones x (B, L, C) at noise levels t (B,)."""
-        return self.network(x, self.conditioner(cond) + self.level(t)).float()
+        return self.predict(x, t, cond)
 
 
 class ValueNetwork(nn.Module):
@@ -137,7 +135,7 @@ class ValueNetwork(nn.Module):
     Depends on the state and the goal of the condition, never on its return.
 
     Args:
-        network: its class.
+        network: its kind.
         tokens: L.
         code_dim: C.
         state_dim: S.
@@ -148,7 +146,7 @@ class ValueNetwork(nn.Module):
 
     def __init__(
         self,
-        network: Callable[..., nn.Module],
+        network: Network,
         tokens: int,
         code_dim: int,
         state_dim: int,
@@ -159,36 +157,20 @@ class ValueNetwork(nn.Module):
         **sizes: Any,
     ) -> None:
         super().__init__()
-        self.level = LevelEmbedding(timesteps, width)
+        self.time = TimeEmbedding(timesteps, width)
         self.embed = nn.ModuleDict()
         for name, size in (("state", state_dim), ("goal", goal_dim)):
             if size:
                 features = FourierFeatures(size, FOURIER_FREQUENCIES)
                 self.embed[name] = nn.Sequential(features, mlp(features.out_features, width, width))
-        self.network = network(tokens, code_dim, 1, width, width=width, **sizes)
+        self.network = noisy_network(network, tokens, code_dim, 1, width, width=width, **sizes)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Normalized returns-to-go (B,) from noisy codes (B, L, C) at noise levels t (B,)."""
-        condition = self.level(t)
+        condition = self.time(t)
         for name, embed in self.embed.items():
             value = cond.state if name == "state" else cond.goal
             if value is not None:
                 condition = condition + embed(value).unsqueeze(1)
-        return self.network(x, condition).float().mean(dim=(1, 2))
-
-
-def _check_codes(schedule: ScaleSchedule, vocabulary: int | None) -> None:
-    if vocabulary is not None:
-        raise ConfigError(
-            "Diffusion models continuous codes.",
-            expected="a tokenizer with continuous codes",
-            got=f"prior=diffusion with a vocabulary of {vocabulary}",
-            fix="tokenizer=identity schedule=single sampler=diffusion, or prior=transformer sampler=temperature",
-        )
-    if schedule.scales != 1:
-        raise ConfigError(
-            "Diffusion samples all tokens of a window together, so the schedule is a single scale.",
-            expected=f"the schedule ({schedule.tokens},)",
-            got=f"prior=diffusion with the schedule {schedule}",
-            fix="schedule=single, or prior=transformer sampler=greedy",
-        )
+        values: Tensor = self.network(x, condition).float().mean(dim=(1, 2))
+        return values

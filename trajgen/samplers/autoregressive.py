@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -30,6 +30,7 @@ class AutoregressiveSampler:
     sample_fn: Callable[[Tensor, Generator | None], Tensor]
     guidance: float = 0.0
     guidance_ramp: bool = False
+    needs: ClassVar[tuple[str, ...]] = ("start", "step")
 
     @torch.no_grad()
     def __call__(
@@ -67,38 +68,31 @@ class AutoregressiveSampler:
 
 
 @register("sampler", "greedy")
-def greedy(prior: Any, *, guidance: float = 0.0, guidance_ramp: bool = False) -> AutoregressiveSampler:
+def greedy(*, guidance: float = 0.0, guidance_ramp: bool = False) -> AutoregressiveSampler:
     """The likeliest code at every place; of continuous codes the mean, which is the mode of their Gaussian.
 
     Args:
-        prior: drawn scale by scale.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
         guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
-
-    Raises:
-        ConfigError: for a prior that is not drawn scale by scale.
     """
-    require_steps(prior)
     return AutoregressiveSampler(lambda logits, _: logits.argmax(-1), guidance, guidance_ramp)
 
 
 @register("sampler", "temperature")
 def temperature(
-    prior: Any, vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0, guidance_ramp: bool = False
+    vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0, guidance_ramp: bool = False
 ) -> AutoregressiveSampler:
     """Draws from softmax(logits / temperature).
 
     Args:
-        prior: drawn scale by scale.
         vocabulary: V.
         temperature: below 1 for likelier codes, above 0.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
         guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
-        ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
+        ConfigError: for continuous codes, or an option out of range.
     """
-    require_steps(prior)
     require_vocabulary(vocabulary)
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
     return AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance, guidance_ramp)
@@ -106,7 +100,6 @@ def temperature(
 
 @register("sampler", "top_k")
 def top_k(
-    prior: Any,
     vocabulary: int | None,
     *,
     k: int = 16,
@@ -117,7 +110,6 @@ def top_k(
     """Draws among the k likeliest codes (arXiv 1805.04833, section 5.4).
 
     Args:
-        prior: drawn scale by scale.
         vocabulary: V.
         k: how many are kept, at least 1.
         temperature: by which the logits are divided first.
@@ -125,9 +117,8 @@ def top_k(
         guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
-        ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
+        ConfigError: for continuous codes, or an option out of range.
     """
-    require_steps(prior)
     require_vocabulary(vocabulary)
     require(
         "k", k, k >= 1, "a whole number of at least 1", "sampler.k=1 for the likeliest code, or sampler=temperature"
@@ -140,7 +131,6 @@ def top_k(
 
 @register("sampler", "top_p")
 def top_p(
-    prior: Any,
     vocabulary: int | None,
     *,
     p: float = 0.9,
@@ -151,7 +141,6 @@ def top_p(
     """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
 
     Args:
-        prior: drawn scale by scale.
         vocabulary: V.
         p: the share, above 0 and at most 1.
         temperature: by which the logits are divided first.
@@ -159,9 +148,8 @@ def top_p(
         guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
-        ConfigError: for a prior that is not drawn scale by scale, continuous codes, or an option out of range.
+        ConfigError: for continuous codes, or an option out of range.
     """
-    require_steps(prior)
     require_vocabulary(vocabulary)
     require("p", p, 0 < p <= 1, "a share above 0 and at most 1", "sampler.p=0.9, or sampler=temperature for all codes")
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
@@ -190,17 +178,6 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # what the likelier ones hold already
     dropped = (before >= p).scatter(-1, index, before >= p)
     return logits.masked_fill(dropped, -torch.inf)
-
-
-def require_steps(prior: Any) -> None:
-    """Raises a `ConfigError` if a prior is not drawn scale by scale."""
-    if not (hasattr(prior, "start") and hasattr(prior, "step")):
-        raise ConfigError(
-            "This sampler draws scale by scale, each given the coarser ones.",
-            expected="a prior with start and step",
-            got=f"{type(prior).__name__}, which has not",
-            fix="sampler=diffusion or prior=transformer",
-        )
 
 
 def require_vocabulary(vocabulary: int | None) -> None:

@@ -13,7 +13,7 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_steps, require_vocabulary
+from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_vocabulary
 from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.value import PlanValue
 
@@ -73,9 +73,11 @@ class Beam:
         prob_weight: α, above the range of returns.
 
     Raises:
-        ConfigError: for a prior that is not drawn scale by scale, continuous codes, a view without rewards and returns,
-            fields that no token stands for, or an option out of range.
+        ConfigError: for continuous codes, a view without rewards and returns, fields that no token stands for, or an
+            option out of range.
     """
+
+    needs = ("start", "step")
 
     def __init__(
         self,
@@ -101,7 +103,6 @@ class Beam:
         prob_threshold: float | None = 0.05,
         prob_weight: float = 500.0,
     ) -> None:
-        require_steps(prior)
         require_vocabulary(vocabulary)
         for name, count in {
             "beam_width": beam_width,

@@ -11,7 +11,7 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, require, require_steps, require_vocabulary
+from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, require, require_vocabulary
 from trajgen.samplers.value import PlanValue
 
 
@@ -35,9 +35,10 @@ class BestOfN:
         guidance: weight of classifier-free guidance; 0 leaves it out.
 
     Raises:
-        ConfigError: for a prior that is not drawn scale by scale, continuous codes, a view without rewards and returns,
-            or an option out of range.
+        ConfigError: for continuous codes, a view without rewards and returns, or an option out of range.
     """
+
+    needs = ("start", "step")
 
     def __init__(
         self,
@@ -53,7 +54,6 @@ class BestOfN:
         temperature: float = 1.0,
         guidance: float = 0.0,
     ) -> None:
-        require_steps(prior)
         require_vocabulary(vocabulary)
         require("n", n, n >= 1, "a whole number of at least 1", "sampler.n=8, or sampler=temperature for one plan")
         require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest")

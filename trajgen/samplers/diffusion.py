@@ -13,9 +13,6 @@ from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.nn.diffusion import noise_levels
 
-NEEDS = ("denoise", "timesteps", "beta_schedule")
-"""What a denoising prior has: the prediction, and the noise levels that it was trained at."""
-
 
 @register("sampler", "diffusion")
 class DiffusionSampler:
@@ -38,9 +35,11 @@ class DiffusionSampler:
             Diffuser's code; the last step has no variance, and so is not guided. 0 leaves it out.
 
     Raises:
-        ConfigError: for a prior that does not denoise, discrete codes, a prior without a value network where one is to
+        ConfigError: for discrete codes, a prior without a value network where one is to
             guide, or an option out of range.
     """
+
+    needs = ("denoise", "timesteps", "beta_schedule")
 
     def __init__(
         self,
@@ -117,15 +116,6 @@ def gradient(value: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tens
 
 
 def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None:
-    missing = [name for name in NEEDS if not hasattr(prior, name)]
-    other = "greedy" if vocabulary is None else "temperature"
-    if missing:
-        raise ConfigError(
-            "Sampling by diffusion needs a prior that denoises.",
-            expected="a prior with " + ", ".join(NEEDS),
-            got=f"sampler=diffusion with {type(prior).__name__}, which lacks {', '.join(missing)}",
-            fix=f"sampler={other}, or prior=diffusion tokenizer=identity schedule=single",
-        )
     if vocabulary is not None:
         raise ConfigError(
             "Sampling by diffusion draws continuous codes.",

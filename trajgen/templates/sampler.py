@@ -7,7 +7,6 @@ from torch import Generator
 
 from trajgen import register
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Autoregressive
 from trajgen.core.types import Cond, KnownCodes, Plan
 
 
@@ -16,18 +15,19 @@ class MineSampler:
     """Samples among the codes that are not much less likely than the likeliest (min-p sampling).
 
     Args:
-        prior: what is sampled from.
         vocabulary: V; None for continuous codes.
         min_p: the fraction of the likeliest code's probability below which a code is left out.
     """
 
+    needs = ("start", "step")  # what it uses of a prior; one that lacks it is refused
+
     # Before the *: what the composition gives, by name. After it: options, with types and literal defaults.
-    def __init__(self, prior: Any, vocabulary: int | None, *, min_p: float = 0.1) -> None:
-        if vocabulary is None or not isinstance(prior, Autoregressive):  # what cannot work is refused
+    def __init__(self, vocabulary: int | None, *, min_p: float = 0.1) -> None:
+        if vocabulary is None:  # what cannot work is refused
             raise ConfigError(
-                "This sampler samples token ids, scale by scale.",
-                expected="a prior with start and step, and a tokenizer with a vocabulary",
-                got=f"{type(prior).__name__}, vocabulary {vocabulary}",
+                "This sampler samples token ids.",
+                expected="a tokenizer with a vocabulary",
+                got="continuous codes",
                 fix="recipe=mage",
             )
         self.min_p = min_p

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trajgen.core import protocols
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import complete, component, spec
-from trajgen.core.types import Batch, Plan
+from trajgen.core.types import Batch, Cond, Plan
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require
 from trajgen.testing.fixture import Example, Fixture, select
 
@@ -33,6 +33,8 @@ PROTOCOLS: dict[str, type] = {
 """What each kind that computes must have; a schedule is a `ScaleSchedule`."""
 MEMBERS = "has what its kind promises"
 TOLERANCE = 1e-4
+DRAWN_BY = (protocols.Autoregressive, protocols.Denoising, protocols.HasVelocity)
+"""The ways in which the package's own samplers draw from a prior."""
 _ABSENT = object()
 
 
@@ -109,11 +111,11 @@ def check_methods(kind: str, name: str) -> None:
 
 def _missing(kind: str, value: Any) -> list[str]:
     missing = missing_members(value, PROTOCOLS[kind])
-    if kind == "prior":  # one of two capabilities: the one of which it has more
-        capabilities = (protocols.Autoregressive, protocols.Denoising)
-        lacking = [missing_members(value, capability) for capability in capabilities]
-        present = [len(missing_members(None, c)) - len(lacks) for c, lacks in zip(capabilities, lacking, strict=True)]
-        missing += lacking[0] if present[0] >= present[1] else lacking[1]
+    if kind == "prior":  # of the ways in which it may be drawn from, that of which it has most; or one of its own
+        lacking = [missing_members(value, capability) for capability in DRAWN_BY]
+        present = [len(missing_members(None, c)) - len(lacks) for c, lacks in zip(DRAWN_BY, lacking, strict=True)]
+        if max(present):
+            missing += lacking[present.index(max(present))]
     return missing
 
 
@@ -173,10 +175,7 @@ def respond(
         case "conditioner":
             return {"the embedding": part(cond)}
         case "prior":
-            if isinstance(part, protocols.Denoising):
-                t = torch.ones(len(batch), dtype=torch.long, device=latent.device)
-                return {"denoise()": part.denoise(example.vectors * 0.5 + 0.3, t, cond)}
-            return {"logits()": part.logits(example.inputs, cond)}
+            return {"the prediction": predict(part, example, cond)}
         case "decoder":
             return {"the trajectory": part(latent, cond), "base()": part.base(latent, cond)}
         case "action":
@@ -192,6 +191,23 @@ def respond(
                 "the return that remains": part(cond.state, cond.goal, remaining),
             }
     raise KeyError(fixture.kind)
+
+
+def predict(prior: Any, example: Example, cond: Cond) -> Tensor:
+    """What a prior predicts (B, L, ·) for conditions (B, ·), by the methods through which it is drawn from."""
+    noisy = example.vectors * 0.5 + 0.3
+    prediction: Tensor
+    if isinstance(prior, protocols.Autoregressive):
+        prediction = prior.logits(example.inputs, cond)
+    elif isinstance(prior, protocols.Denoising):
+        prediction = prior.denoise(noisy, torch.ones(len(cond), dtype=torch.long, device=noisy.device), cond)
+    elif isinstance(prior, protocols.HasVelocity):
+        prediction = prior.velocity(noisy, noisy.new_full((len(cond),), 0.5), cond)
+    else:  # drawn in a way of its own: what a step of training predicts, from the same noise
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            prediction = prior(example.codes, example.inputs, cond)[1]
+    return prediction
 
 
 def _respond_planner(planner: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -257,7 +273,8 @@ def no_gradient(fixture: Fixture) -> None:
 
 @contract("one window does not depend on the others of its batch", *PROTOCOLS)
 def independent_of_batch(fixture: Fixture) -> None:
-    if fixture.kind in ("sampler", "planner") and _is_random(fixture):
+    own_way = fixture.kind == "prior" and not isinstance(fixture.component, DRAWN_BY)  # predicts from noise
+    if own_way or (fixture.kind in ("sampler", "planner") and _is_random(fixture)):
         raise NotApplicableError("random draws differ with the place in the batch")
     batched = {name: value[2:3] for name, value in responses(fixture).items()}
     with torch.no_grad():

@@ -39,10 +39,10 @@ PREFERRED_RECIPES: dict[str, tuple[str, ...]] = {
     "view": ("mage", "tap"),
     "schedule": ("mage", "flat_ar"),
     "tokenizer": ("mage", "flat_ar", "flat", "diffuser", "tt"),
-    "prior": ("mage", "flat_ar", "diffuser"),
+    "prior": ("mage", "flat_ar", "diffuser", "flow"),
     "decoder": ("mage", "tap", "diffuser"),
     "action": ("mage", "carp", "diffuser"),
-    "sampler": ("mage", "tap", "diffuser"),
+    "sampler": ("mage", "tap", "diffuser", "flow"),
     "planner": ("mage", "bc", "dt", "hierarchy"),
 }
 """For each kind, the compositions that are tried before the other recipes: one of scales, one of tokens in a row, one

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trajgen.core.protocols import Autoregressive, Denoising
+from trajgen.core.protocols import Autoregressive, Denoising, HasVelocity
 from trajgen.core.types import Cond
+from trajgen.testing.common import predict
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Example, Fixture, input_spans
 
@@ -138,7 +139,7 @@ def withheld(fixture: Fixture) -> None:
     if conditioner is None or not torch.equal(conditioner(cond), conditioner(other)):
         raise NotApplicableError("its conditioner withholds nothing")
     require(
-        torch.allclose(_predict(prior, example, cond), _predict(prior, example, other), atol=1e-6),
+        torch.allclose(predict(prior, example, cond), predict(prior, example, other), atol=1e-6),
         "A return or goal that is withheld still changes the predictions.",
         look="cond.cond_mask on the way to the conditioner",
     )
@@ -197,7 +198,7 @@ def condition(fixture: Fixture) -> None:
     if conditioner is not None and torch.equal(conditioner(example.cond), conditioner(other)):
         raise NotApplicableError("in this composition nothing is conditioned on")
 
-    differences = (_predict(prior, example, example.cond) - _predict(prior, example, other)).abs().amax((0, 2))
+    differences = (predict(prior, example, example.cond) - predict(prior, example, other)).abs().amax((0, 2))
     deaf = [str(k + 1) for k, span, _ in _spans(fixture) if not float(differences[span].min()) > 1e-7]
     require(
         not deaf,
@@ -211,11 +212,24 @@ def condition(fixture: Fixture) -> None:
 def denoising(fixture: Fixture) -> None:
     prior, example = fixture.component, fixture.example()
     if not isinstance(prior, Denoising):
-        raise NotApplicableError("it is sampled scale by scale")
+        raise NotApplicableError("it does not denoise")
     levels = [_denoise(prior, example, example.cond, t) for t in (0, 5)]
     for denoised in levels:
         require_shape("denoise()", denoised, tuple(example.vectors.shape), "(B, L, C)")
     require(not torch.equal(*levels), "The noise level changes nothing.", look="denoise(): t")
+
+
+@contract("it has a velocity at every time, in the shape of the codes", "prior")
+@torch.no_grad()
+def velocities(fixture: Fixture) -> None:
+    prior, example = fixture.component, fixture.example()
+    if not isinstance(prior, HasVelocity):
+        raise NotApplicableError("it has no velocity")
+    x = example.vectors * 0.5 + 0.3
+    early, late = (prior.velocity(x, x.new_full((len(x),), t), example.cond) for t in (0.0, 0.9))
+    for velocity in (early, late):
+        require_shape("velocity()", velocity, tuple(x.shape), "(B, L, C)")
+    require(not torch.equal(early, late), "The time changes nothing.", look="velocity(): t")
 
 
 @contract("it learns in a few steps", "prior")
@@ -258,7 +272,7 @@ def _error(prediction: Tensor, codes: Tensor) -> Tensor:
 
 def _autoregressive(fixture: Fixture) -> tuple[Any, Example]:
     if not isinstance(fixture.component, Autoregressive):
-        raise NotApplicableError("it is sampled by denoising")
+        raise NotApplicableError("it is not drawn scale by scale")
     return fixture.component, fixture.example()
 
 
@@ -269,13 +283,6 @@ def _prediction_shape(fixture: Fixture, example: Example) -> tuple[int, int, int
 
 def _spans(fixture: Fixture) -> list[tuple[int, slice, slice]]:
     return list(input_spans(fixture.part(fixture.planner, "tokenizer").schedule.lengths))
-
-
-def _predict(prior: Any, example: Example, cond: Cond) -> Tensor:
-    if isinstance(prior, Denoising):
-        return _denoise(prior, example, cond)
-    logits: Tensor = prior.logits(example.inputs, cond)
-    return logits
 
 
 def _denoise(prior: Any, example: Example, cond: Cond, t: int = 1) -> Tensor:

@@ -1,0 +1,54 @@
+"""How a sampler and a prior fit: a prior is drawn from by its methods, and a sampler names those that it needs."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import Any
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.registry import component, names
+
+USUAL = {True: ("temperature", "greedy"), False: ("greedy",)}
+"""The samplers that are advised before all others, for discrete codes and for continuous ones."""
+USUAL_PRIOR = "transformer"
+
+
+def needs(sampler: Any) -> tuple[str, ...]:
+    """The members of a prior that a sampler uses: ``needs`` of its class, or of the class that a function returns."""
+    built = sampler if inspect.isclass(sampler) else typing.get_type_hints(sampler).get("return")
+    return tuple(getattr(built, "needs", ()))
+
+
+def check_pair(sampler: str, prior: Any, prior_name: str, *, discrete: bool) -> None:
+    """Refuses a sampler that needs what a prior does not have, with samplers and priors that fit.
+
+    Args:
+        sampler: its name.
+        prior: that is drawn from.
+        prior_name: its name.
+        discrete: whether its codes are those of a vocabulary.
+
+    Raises:
+        ConfigError: if the prior lacks a member that the sampler needs.
+    """
+    needed = needs(component("sampler", sampler))
+    missing = [name for name in needed if not hasattr(prior, name)]
+    if not missing:
+        return
+    others = [*USUAL[discrete], *names("sampler")]
+    fitting = (
+        name for name in others if (n := needs(component("sampler", name))) and all(hasattr(prior, m) for m in n)
+    )
+    fixes = [f"sampler={name}" for name in fitting][:1]
+    for name in sorted(names("prior"), key=lambda name: name != USUAL_PRIOR):
+        candidate = component("prior", name)
+        if hasattr(candidate, needed[0]):
+            fixes.append(" ".join([f"prior={name}", *getattr(candidate, "goes_with", ())]))
+            break
+    raise ConfigError(
+        f"sampler={sampler} cannot draw from prior={prior_name}.",
+        expected="a prior with " + ", ".join(needed),
+        got=f"{type(prior).__name__} without {', '.join(missing)}",
+        fix=", or ".join(fixes) or f"write a prior with {needed[0]}",
+    )

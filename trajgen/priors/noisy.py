@@ -1,0 +1,108 @@
+"""What priors over noisy continuous codes share: the network, what is known, and the loss."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Cond, KnownCodes
+from trajgen.nn.attention import check_heads
+from trajgen.nn.diffusion import NoisyConvolutions, NoisyTransformer, TimeEmbedding
+
+Network = Literal["convolution", "transformer"]
+
+
+class NoisyPrior(nn.Module):
+    """A network from noisy codes of a whole window, their time and the condition to a prediction for each code.
+
+    Known codes (those of the current state, for example) are left without noise and out of the loss (Diffuser, arXiv
+    2205.09991, section 3.3), so that the sampler can inpaint them. The embedded condition modulates every layer
+    together with the time, and can be dropped for classifier-free guidance (arXiv 2207.12598).
+
+    Args:
+        schedule: a single scale of L tokens.
+        code_dim: C.
+        vocabulary: None: codes are continuous.
+        conditioner: module from `Cond` to embeddings (B, 1, E).
+        tokenizer: whose `known_codes` are left without noise.
+        times: the number of levels by which times are told, or 1 for times from 0 to 1.
+        name: of the prior, for messages.
+        sampler: that draws from it, for messages.
+        network: convolutions along time, or a transformer.
+        sizes: of the network.
+
+    Raises:
+        ConfigError: for discrete codes, several scales, or heads that do not divide the width.
+    """
+
+    goes_with = ("tokenizer=identity", "schedule=single")
+    """The parts that a recipe needs beside it."""
+
+    def __init__(
+        self,
+        schedule: ScaleSchedule,
+        code_dim: int,
+        vocabulary: int | None,
+        conditioner: Any,
+        tokenizer: Any,
+        *,
+        times: int,
+        name: str,
+        sampler: str,
+        network: Network,
+        sizes: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        _check_codes(schedule, vocabulary, name, sampler)
+        check_heads(sizes["width"], sizes["heads"])
+        self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
+        self._known_codes = tokenizer.known_codes  # the method alone, since the tokenizer is no part of the prior
+        self.time = TimeEmbedding(times, conditioner.width)
+        self.network = noisy_network(network, schedule.tokens, code_dim, code_dim, conditioner.width, **sizes)
+
+    def known_codes(self, clean: Tensor, cond: Cond) -> KnownCodes:
+        """Which of the codes (B, L, C) are known."""
+        known = self._known_codes(cond)
+        mask = torch.zeros_like(clean, dtype=torch.bool) if known is None else known.mask.expand_as(clean)
+        return KnownCodes(clean, mask)
+
+    def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """What the network says (B, L, C) of noisy codes x (B, L, C) at times t (B,)."""
+        prediction: Tensor = self.network(x, self.conditioner(cond) + self.time(t)).float()
+        return prediction
+
+
+def noisy_network(
+    network: Network, tokens: int, in_features: int, out_features: int, cond_width: int, **sizes: Any
+) -> nn.Module:
+    """A network over noisy tokens; convolutions have no use for some of a transformer's sizes."""
+    if network == "transformer":
+        return NoisyTransformer(tokens, in_features, out_features, cond_width, **sizes)
+    sizes = {name: size for name, size in sizes.items() if name not in ("heads", "expansion")}
+    return NoisyConvolutions(tokens, in_features, out_features, cond_width, **sizes)
+
+
+def unknown_mean(errors: Tensor, known: KnownCodes) -> Tensor:
+    """The mean of errors (B, L, C) over codes that are not known."""
+    return errors.masked_fill(known.mask, 0.0).sum() / (~known.mask).sum().clamp(min=1)
+
+
+def _check_codes(schedule: ScaleSchedule, vocabulary: int | None, name: str, sampler: str) -> None:
+    if vocabulary is not None:
+        raise ConfigError(
+            f"prior={name} models continuous codes.",
+            expected="a tokenizer with continuous codes",
+            got=f"prior={name} with a vocabulary of {vocabulary}",
+            fix=f"tokenizer=identity schedule=single sampler={sampler}, or prior=transformer sampler=temperature",
+        )
+    if schedule.scales != 1:
+        raise ConfigError(
+            f"prior={name} has all tokens of a window drawn together, so the schedule is a single scale.",
+            expected=f"the schedule ({schedule.tokens},)",
+            got=f"prior={name} with the schedule {schedule}",
+            fix="schedule=single, or prior=transformer sampler=greedy",
+        )
