@@ -38,6 +38,7 @@ def pair() -> Iterator[None]:
             return (prediction - codes).square().mean(), prediction
 
         def score(self, x: Tensor, cond: Cond) -> Tensor:
+            x = x + x.mean(1, keepdim=True)
             return self.network(torch.cat([x, self.conditioner(cond).expand(-1, x.shape[1], -1)], dim=-1))
 
     @register("sampler", "langevin")
@@ -50,12 +51,14 @@ def pair() -> Iterator[None]:
         def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: Any = None) -> Plan:
             shape = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim)
             x = torch.randn(shape, generator=rng, device=cond.state.device)
-            x = x + prior.score(x, cond)
+            for _ in range(2):
+                x = x if known_codes is None else known_codes.into(x)
+                x = x + prior.score(x, cond)
             x = x if known_codes is None else known_codes.into(x)
             return Plan(x, tokenizer.layout.latent(x))
 
     yield
-    del registry._own["prior", "scored"], registry._own["sampler", "langevin"]
+    del registry._registered["prior", "scored"], registry._registered["sampler", "langevin"]
 
 
 def test_a_sampler_is_refused_with_pairs_that_work_also_of_a_new_kind() -> None:
