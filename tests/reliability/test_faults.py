@@ -396,3 +396,43 @@ def test_a_resumed_training_says_which_checkpoint_was_damaged(tmp_path: Path) ->
     again.run(resume=True)
     assert "going on from" in output.getvalue() and newest.name in output.getvalue()
     assert same(tmp_path / "whole", tmp_path / "run")
+
+
+# --- an evaluation ---------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_that_cannot_write_says_so_before_it_plays(
+    stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    played = []
+    monkeypatch.setattr("trajgen.evaluation.evaluate.evaluate", lambda *_, **__: played.append(1))
+    monkeypatch.setattr("trajgen.experiments.run_folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("trajgen.envs.eval_env.make_eval_env", lambda _: None)
+    with pytest.raises(TrainingError, match=r"Read-only[\s\S]*out=ANOTHER"):
+        experiments.evaluate(stranger, Console(quiet=True), device="cpu")
+    assert not played
+
+
+def test_of_two_trainings_that_need_a_set_one_makes_it(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from trajgen.config import compose
+    from trajgen.envs import makers
+
+    calls = []
+
+    def make(name: str) -> None:
+        calls.append(name)
+        time.sleep(0.2)
+        (lab / "sets" / "trajgen" / name).with_name("umaze-v0").mkdir(parents=True)
+
+    monkeypatch.setattr(makers, "make", make)
+    monkeypatch.setattr("trajgen.data.minari.load", lambda id, options: id)
+    config = compose(["recipe=bc", "data=pointmaze/umaze", "device=cpu"])
+    with ThreadPoolExecutor() as threads:
+        loads = [threads.submit(experiments.load_episodes, config, Console(quiet=True)) for _ in range(2)]
+        assert [load.result() for load in loads] == ["trajgen/pointmaze/umaze-v0"] * 2
+    assert calls == ["pointmaze/umaze"]

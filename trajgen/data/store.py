@@ -9,15 +9,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trajgen.core.errors import DataError, nearest
+from trajgen.core.files import file_lock
 from trajgen.security import check_minari_metadata, read_limited
 
-STAGING = ".trajgen-"
+STAGING, REPLACED = ".trajgen-", "replaced"
+LOCK = f"{STAGING}lock"
 DAY = 24 * 3600
 ID = re.compile(r"(?![-\w]/[-\w]+$)(?:[-\w]+/)*[-\w]+?-v\d+")
 """Ids that Minari can list: a namespace has more than one letter."""
@@ -50,7 +52,18 @@ def folder(id: str, base: Path | None = None) -> Path:
     """
     if not ID.fullmatch(id):
         raise DataError("A data set's id is a name with a version.", expected="namespace/name-v0", got=repr(id))
-    return (base or root()) / id
+    path = (base or root()) / id
+    if base is None and not path.exists():
+        for kept in root().glob(f"{STAGING}*/{REPLACED}/{id}"):
+            _restore(kept, path)
+    return path
+
+
+def _restore(kept: Path, place: Path) -> None:
+    """Puts a data set back that a process had moved away to replace it, and was killed."""
+    with suppress(OSError), file_lock(root() / LOCK, wait=True):  # as long as it lives, that process holds the lock
+        if not place.exists():
+            kept.rename(place)
 
 
 def metadata(id: str, base: Path | None = None) -> dict[str, Any]:
@@ -94,12 +107,13 @@ def missing(id: str, maker: str | None) -> DataError:
 def local_sets(base: Path | None = None) -> list[LocalSet]:
     """The data sets on this machine, sorted by id; a broken folder is listed with its problem."""
     sets = []
+    if base is None:
+        for parent in root().glob(f"{STAGING}*/{REPLACED}"):
+            for data in _data_folders(parent):
+                _restore(data.parent, root() / data.parent.relative_to(parent))
     base = base or root()
-    for data in sorted(base.rglob("data")):
-        name = data.parent.relative_to(base)
-        if not data.is_dir() or any(part.startswith(".") for part in name.parts):
-            continue
-        id = name.as_posix()
+    for data in _data_folders(base):
+        id = data.parent.relative_to(base).as_posix()
         try:
             content = metadata(id, base)
         except DataError as error:
@@ -113,12 +127,22 @@ def local_sets(base: Path | None = None) -> list[LocalSet]:
     return sets
 
 
+def _data_folders(base: Path) -> list[Path]:
+    """The folders ``data`` below a folder, but for hidden ones; what others remove meanwhile is left out."""
+    found = []
+    for place, names, _ in os.walk(base):
+        found += [Path(place, "data")] if "data" in names else []
+        names[:] = [name for name in names if name != "data" and not name.startswith(".")]
+    return sorted(found)
+
+
 @contextmanager
 def staging() -> Iterator[Path]:
     """A temporary folder on the file system of the data sets, hidden from lists, removed at the end."""
     base = root()
     try:
         base.mkdir(parents=True, exist_ok=True)
+        local_sets()  # which are put back where a killed process was replacing them
         for left in base.glob(STAGING + "*"):  # of a killed process; a young folder may still be in use
             if time.time() - left.stat().st_mtime > DAY:
                 shutil.rmtree(left, ignore_errors=True)
@@ -133,10 +157,22 @@ def staging() -> Iterator[Path]:
         yield Path(path)
 
 
+@contextmanager
+def making(id: str) -> Iterator[None]:
+    """Lets one process at a time make a data set; the others wait for it."""
+    root().mkdir(parents=True, exist_ok=True)
+    with file_lock(root() / f"{LOCK}-{id.replace('/', '-')}", wait=True):
+        yield
+
+
 def refuse_existing(id: str) -> None:
     """Raises a DataError if there is a data set of this id."""
     if folder(id).exists():
-        raise DataError(f"The data set {id!r} is on this machine already.", fix="force=true replaces it")
+        raise _taken(id)
+
+
+def _taken(id: str) -> DataError:
+    return DataError(f"The data set {id!r} is on this machine already.", fix="force=true replaces it")
 
 
 def publish(id: str, base: Path, *, force: bool = False) -> None:
@@ -148,14 +184,20 @@ def publish(id: str, base: Path, *, force: bool = False) -> None:
     target = folder(id)
     if not force:
         refuse_existing(id)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists():
-        target.rename(base / "replaced")
-    try:
-        folder(id, base).rename(target)
-    except OSError:
-        refuse_existing(id)  # another process was faster
-        raise
+    kept = base / REPLACED / id
+    for path in (target, kept):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(root() / LOCK, wait=True):
+        if target.exists() and not force:
+            raise _taken(id)  # another process was faster
+        try:
+            if target.exists():
+                target.rename(kept)
+            folder(id, base).rename(target)
+        except BaseException:
+            if kept.exists() and not target.exists():
+                kept.rename(target)
+            raise
     for parent in target.parents:
         if parent == root():
             break

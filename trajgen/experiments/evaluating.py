@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.files import write_json
+from trajgen.core.files import new_folder, write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.run_folder import (
+    contents,
     data_returns,
     evaluation_folder,
-    free_path,
     load_config,
+    require_writable,
+    free_path,
     trained_stages,
     write_summary,
 )
@@ -81,6 +84,8 @@ def evaluate(
     trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     eval_env = make_eval_env(config.data)
+    out = out or (evaluation_folder(folder, overrides) if overrides else folder)
+    require_writable(out, "out=ANOTHER, or mend the permissions")
     with console.status("playing") as status:
 
         def show(ended: int, episodes: int) -> None:
@@ -93,12 +98,11 @@ def evaluate(
         figures["overrides"] = overrides
     if (returns := data_returns(folder)) is not None:
         figures["data_returns"] = returns
-    out = out or (evaluation_folder(folder, overrides) if overrides else folder)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "evaluation.json", plain(figures))
-    seed, stride = config.evaluation.seed, config.data.stride
-    plots = draw_run(out, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
-    write_summary(folder, out, config, figures, plots)
+    with nullcontext(out) if contents(out) else new_folder(out) as place:
+        write_json(place / "evaluation.json", plain(figures))
+        seed, stride = config.evaluation.seed, config.data.stride
+        plots = draw_run(place, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
+        write_summary(folder, place, config, figures, plots)
     print_evaluation(figures, console)
     console.print(f"{out / 'summary.md'}", style="bold", markup=False)
     return figures

@@ -109,6 +109,8 @@ def load_episodes(config: Config, console: Console) -> Any:
     options = config.data
     maker = makers.MAKERS.get(options.maker or "")
     if maker and maker.id == options.id and not store.folder(options.id).is_dir():
-        console.print(f"Making the data set {options.id} (once; 'trajgen data list' shows it) …")
-        makers.make(maker.name)
+        with store.making(options.id):
+            if not store.folder(options.id).is_dir():  # another training may have made it meanwhile
+                console.print(f"Making the data set {options.id} (once; 'trajgen data list' shows it) …")
+                makers.make(maker.name)
     return minari.load(options.id, options)

@@ -135,7 +135,7 @@ def require_free(folder: Path, config: Config) -> None:
         )
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, fix: str = "run_dir=ANOTHER, or mend the permissions") -> None:
     """Raises a `TrainingError` if a folder cannot be written to or created."""
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
@@ -145,7 +145,7 @@ def require_writable(folder: Path) -> None:
         raise TrainingError(
             "A run writes into its folder, which cannot be written to.",
             got=f"{parent}: {error.strerror}",
-            fix="run_dir=ANOTHER, or mend the permissions",
+            fix=fix,
         ) from error
 
 

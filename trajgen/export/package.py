@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.files import write_file, write_json
+from trajgen.core.files import new_folder, write_file, write_json
 from trajgen.core.formats import FORMAT
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Cond, Space
@@ -139,15 +139,15 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "outputs": list(outputs),
         "noise": [asdict(draw) for draw in draws],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, (program, _, _) in programs.items():
-        path = out / f"{name}{SUFFIX[format]}"
-        if onnx:
-            write_file(path, onnx[name])
-        else:
-            torch.export.save(program, path)
-    write_file(out / "policy.py", Path(exported_policy.__file__).read_text(encoding="utf-8"))
-    write_json(out / "policy.json", description)
+    with new_folder(out) as folder:
+        for name, (program, _, _) in programs.items():
+            path = folder / f"{name}{SUFFIX[format]}"
+            if onnx:
+                write_file(path, onnx[name])
+            else:
+                torch.export.save(program, path)
+        write_file(folder / "policy.py", Path(exported_policy.__file__).read_text(encoding="utf-8"))
+        write_json(folder / "policy.json", description)
     return out
 
 

@@ -1,0 +1,334 @@
+"""Runs commands in children of one warm process, kills each with SIGKILL at a drawn moment, and repeats the command.
+
+A script, as ``killed.py``: ``kill_commands.py PLACE KILLS``. Prints a line of JSON: for each kind of command the kills,
+and what was lost, refused, raw or hanging after them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from trajgen.cli import main as trajgen
+from trajgen.core.errors import DataError
+from trajgen.data import minari, store
+from trajgen.data.importing import from_arrays
+from trajgen.data.options import DataOptions
+
+SEED = 21
+SECONDS = float(os.environ.get("TRAJGEN_KILL_SECONDS", "120"))
+"""After which a command hangs; the machine may be busy."""
+ID, MADE = "tests/pendulum-v0", "trajgen/pointmaze/umaze-v0"
+CALLS = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir")
+"""Functions of `os` before and after whose calls a process is killed."""
+SMALL = [
+    *("device=cpu", "engine.precision=float32", "engine.checkpoint_every=2", "engine.log_every=2"),
+    *("evaluation.episodes=1", "evaluation.latency=false"),
+]
+PRESET = {"id": ID, "env_id": "Pendulum-v1", "max_episode_steps": 8, "horizon": 8, "stride": 1, "chunk": 4}
+RECIPES: dict[str, list[str]] = {
+    "bc": ["recipe=bc", "engine.budget=0.001"],
+    "dt": ["recipe=dt", "engine.budget=0.0005", "policy.replan_interval=1"],
+    "mage": ["recipe=mage", *(w for w in tiny.TRAIN if w.partition("=")[0].endswith((".width", ".depth", ".heads")))],
+}
+RECIPES["mage"] += ["engine.budget=0.001", "tokenizer.codebook_size=16"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A command, in a folder of its own, and what must hold when it was killed, and when it was repeated."""
+
+    words: list[str]
+    again: list[str]
+    check: Callable[[Path, Path], None]
+    """Raises unless the folder, after the repetition, holds what the undisturbed one does."""
+    survived: Callable[[Path], None] = lambda _: None
+    """Raises if the kill alone has lost something, or left half a result under its name."""
+    prepare: Callable[[Path], None] = lambda _: None
+    may_be_whole: bool = False
+    """Whether the repetition may be refused, since the result was complete when the process was killed."""
+
+
+@dataclass
+class Count:
+    """What came of the kills of a kind of command."""
+
+    kills: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def same_scores(one: Path, two: Path) -> None:
+    """Two evaluations with the same returns."""
+    first, second = (json.loads(path.read_text()) for path in (one, two))
+    assert first["episode_returns"] == second["episode_returns"], "other scores"
+
+
+def same_run(folder: Path, whole: Path) -> None:
+    one, two = (load_file(each / "run" / "checkpoints" / "final.safetensors") for each in (folder, whole))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one), "other weights"
+    same_scores(folder / "run" / "evaluation.json", whole / "run" / "evaluation.json")
+    assert (folder / "run" / "summary.md").exists(), "no summary"
+    left = [path.name for path in (folder / "run").rglob(".partial-*")]
+    assert not left, f"left: {left}"
+
+
+def whole_evaluations(folder: Path) -> None:
+    for each in (folder / "run" / "evaluations").glob("[0-9]*"):
+        assert (each / "summary.md").exists() and (each / "evaluation.json").exists(), f"half of {each.name}"
+
+
+def same_evaluation(folder: Path, whole: Path) -> None:
+    whole_evaluations(folder)
+    newest = max((folder / "run" / "evaluations").glob("[0-9]*"), key=lambda path: int(path.name))
+    same_scores(newest / "evaluation.json", whole / "run" / "evaluations" / "1" / "evaluation.json")
+
+
+def whole_export(folder: Path) -> None:
+    out = folder / "out"
+    if out.exists():
+        assert {path.name for path in out.iterdir()} == {"act.pt2", "plan.pt2", "policy.json", "policy.py"}, "half"
+
+
+def same_study(folder: Path, whole: Path) -> None:
+    tables = [json.loads((each / "study" / "results.json").read_text())["rows"] for each in (folder, whole)]
+    assert [row["by_seed"] for row in tables[0]] == [row["by_seed"] for row in tables[1]], "other results"
+
+
+def whole_set(id: str, *steps: int) -> Callable[..., None]:
+    def check(*_: Path) -> None:
+        assert all(each.problem is None for each in store.local_sets()), "a broken set"
+        try:
+            found = minari.load(id, DataOptions(id=id, state_key="observation" if id == MADE else None)).steps
+        except DataError:
+            found = 0
+        assert found in steps, f"{found} steps"
+
+    return check
+
+
+def pendulum(episodes: int = 4) -> list[dict[str, Any]]:
+    draw = np.random.default_rng(0)
+    return [
+        {
+            "observations": draw.normal(size=(41, 3)),
+            "actions": draw.uniform(-2, 2, (40, 1)),
+            "rewards": draw.normal(size=40),
+        }
+        for _ in range(episodes)
+    ]
+
+
+def scenes(place: Path) -> dict[str, Scene]:
+    """All commands by name, in the order in which they are killed."""
+    made = ["data", "make", "pointmaze/umaze", "force=true"]
+    table = place / "episodes.npz"
+    names = ("observations", "actions", "rewards")
+    rows = {name: np.concatenate([episode[name][:40] for episode in pendulum()]) for name in names}
+    np.savez(table, **rows, timeouts=np.arange(160) % 40 == 39)
+    imported = ["data", "import", str(table), "id=tests/imported-v0"]
+    found = {
+        "data make": Scene([*made, "steps=300"], [*made, "steps=300"], whole_set(MADE, 300), whole_set(MADE, 200, 300),
+                           lambda _: trajgen([*made, "steps=200"])),
+        "data import": Scene(imported, [*imported, "force=true"], whole_set("tests/imported-v0", 156),
+                             whole_set("tests/imported-v0", 0, 156)),
+    }  # fmt: skip
+    for recipe, words in RECIPES.items():
+        run = [*words, *SMALL, f"data={place / 'pendulum.yaml'}"]
+
+        def trained(folder: Path, recipe: str = recipe) -> None:
+            shutil.copytree(place / recipe / "run", folder / "run")
+
+        train = ["train", *run, "run_dir=run"]
+        evaluate = ["evaluate", "run=run", "evaluation.seed=5", "evaluation.episodes=2"]
+        export = ["export", "run=run", "format=torch_export", "out=out"]
+        base = json.dumps(run)
+        study = f"base: {base}\nvariants: {{a: [], b: [evaluation.seed=3]}}\nseeds: [0]\n"
+
+        def with_study(folder: Path, study: str = study) -> None:
+            (folder / "s.yaml").write_text(study)
+
+        found |= {
+            f"train {recipe}": Scene(train, [*train, "resume=true"], same_run),
+            f"evaluate {recipe}": Scene(evaluate, evaluate, same_evaluation, whole_evaluations, trained),
+            f"export {recipe}": Scene(export, export, lambda a, _: whole_export(a), whole_export, trained, True),
+            f"study {recipe}": Scene(["study", "study=s.yaml", "out=study", "executor=inline"],
+                                     ["study", "study=s.yaml", "out=study", "executor=inline"], same_study,
+                                     prepare=with_study),
+        }  # fmt: skip
+    return found
+
+
+def child(folder: Path, words: list[str], arm: Callable[[], Any], delay: float | None = None) -> tuple[int, str]:
+    """Runs a command in a child; returns how it ended (-9 if killed, -1 if it hung) and what it said."""
+    output = folder / "output.txt"
+    process = os.fork()
+    if not process:
+        status = 1
+        try:
+            handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(handle, 1)
+            os.dup2(handle, 2)
+            os.chdir(folder)
+            finish = arm()
+            trajgen(words)
+            status = 0
+            if finish:
+                finish()
+        except SystemExit as ended:
+            status = int(ended.code or 0) if not isinstance(ended.code, str) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(status)
+    deadline = time.monotonic() + (SECONDS if delay is None else delay)
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            break
+        if time.monotonic() > deadline:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            return (-1 if delay is None else -9), output.read_text(errors="replace")
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(status), output.read_text(errors="replace")
+
+
+def counting(path: Path) -> Callable[[], Any]:
+    """Counts the calls of a command, for the draw of a moment."""
+
+    def arm() -> Callable[[], None]:
+        counts: Counter[str] = Counter()
+        for name in CALLS:
+            setattr(os, name, _counted(name, counts))
+        return lambda: path.write_text(json.dumps(counts))
+
+    return arm
+
+
+def _counted(name: str, counts: Counter[str]) -> Callable[..., Any]:
+    original = getattr(os, name)
+
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        counts[name] += 1
+        return original(*arguments, **keywords)
+
+    return call
+
+
+def killing(name: str, number: int, after: bool) -> Callable[[], None]:
+    """Kills the child before or after the ``number``-th call of a function of `os`."""
+
+    def arm() -> None:
+        original, left = getattr(os, name), [number]
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*arguments, **keywords)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(os, name, call)
+
+    return arm
+
+
+def disturb(
+    scene: Scene, folder: Path, whole: Path, calls: Mapping[str, int], seconds: float, draw: random.Random
+) -> str:
+    """Kills the command once and repeats it; returns the fault, or nothing."""
+    prepare(scene, folder)
+    if draw.random() < 0.25:
+        delay = draw.uniform(0, seconds)
+        point, (status, _) = f"after {delay:.2f} s", child(folder, scene.words, lambda: None, delay)
+    else:
+        names = [name for name in CALLS for _ in range(calls.get(name, 0))]
+        name, after = draw.choice(names), draw.random() < 0.5
+        number = draw.randint(1, calls[name])
+        point = f"{'after' if after else 'before'} {name} {number}"
+        status, _ = child(folder, scene.words, killing(name, number, after))
+    if status not in (-9, 0):
+        return f"{point}: it ended with {status} before it was killed"
+    try:
+        scene.survived(folder)
+        status, output = child(folder, scene.again, lambda: None)
+        if "Traceback" in output:
+            return f"{point}: raw: {output[-1500:]}"
+        if status == -1:
+            return f"{point}: hangs"
+        if status and not (scene.may_be_whole and "nothing is overwritten" in output):
+            return f"{point}: refused: {output[-600:]}"
+        scene.check(folder, whole)
+    except Exception as error:
+        return f"{point}: lost: {type(error).__name__}: {str(error)[:600]}"
+    return ""
+
+
+def prepare(scene: Scene, folder: Path) -> None:
+    """The folder in which a command runs, with the data sets of the training, and its own place for new ones."""
+    folder.mkdir(parents=True)
+    sets = folder / "sets"
+    shutil.copytree(folder.parents[0] / "sets", sets)
+    os.environ["MINARI_DATASETS_PATH"] = str(sets)
+    scene.prepare(folder)
+
+
+def main() -> None:
+    place, kills = Path(sys.argv[1]).resolve(), int(sys.argv[2])
+    torch.set_num_threads(1)
+    os.environ["MINARI_DATASETS_PATH"] = str(place / "sets")
+    from_arrays(ID, pendulum())
+    (place / "pendulum.yaml").write_text(json.dumps({"data": PRESET}))
+    every = scenes(place)
+    names = list(every)[:kills] if kills < len(every) else list(every)
+    counts: dict[str, Count] = {}
+    wholes: dict[str, tuple[Path, dict[str, int], float]] = {}
+    needed = dict.fromkeys(f"train {n.split()[1]}" for n in names if n.split()[0] in ("evaluate", "export"))
+    for name in (*needed, *(n for n in names if n not in needed)):  # undisturbed
+        scene, folder = (
+            every[name],
+            place / name.split()[-1] if name.startswith("train") else place / name.replace(" ", "-"),
+        )
+        prepare(scene, folder)
+        began = time.monotonic()
+        status, output = child(folder, scene.words, counting(folder / "calls.json"))
+        if status:
+            raise SystemExit(f"{name} fails undisturbed:\n{output}")
+        wholes[name] = folder, json.loads((folder / "calls.json").read_text()), time.monotonic() - began
+        print(f"{name}: {wholes[name][2]:.1f} s, {sum(wholes[name][1].values())} moments", file=sys.stderr, flush=True)
+    for number in range(kills):
+        name = names[number % len(names)]
+        folder = place / f"kill-{number}"
+        fault = disturb(every[name], folder, *wholes[name], random.Random(SEED * 1000 + number))
+        count = counts.setdefault(name, Count())
+        count.kills += 1
+        if fault:
+            count.faults.append(fault)
+            print(f"FAULT {name}, kill {number}: {fault}", file=sys.stderr, flush=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(json.dumps({name: {"kills": c.kills, "faults": c.faults} for name, c in counts.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Commands that are killed at any moment lose nothing, and can be repeated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trajgen.core.files import PARTIAL, new_folder
+from trajgen.data import store
+
+SCRIPT = Path(__file__).with_name("kill_commands.py")
+KILLS = int(os.environ.get("TRAJGEN_KILLS", "2"))
+"""Kills of commands; 2 are those of 'data make' and 'data import', and the nightly 70 those of three recipes too."""
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+
+
+@pytest.mark.timeout(120 + 60 * KILLS)
+def test_killed_commands_lose_nothing_and_can_be_repeated(tmp_path: Path) -> None:
+    paths = os.pathsep.join([str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
+    words = [sys.executable, str(SCRIPT), str(tmp_path), str(KILLS)]
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    print({name: count["kills"] for name, count in counts.items()})
+    assert sum(count["kills"] for count in counts.values()) == KILLS
+    assert not any(count["faults"] for count in counts.values()), done.stderr
+
+
+def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    (tmp_path / f"{PARTIAL}out" / "of a killed process").mkdir(parents=True)
+
+    def interrupted() -> None:
+        with new_folder(place) as folder:
+            (folder / "half").write_text("")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [*tmp_path.iterdir()] == []
+    place.mkdir()  # an empty one may be there
+    with new_folder(place) as folder:
+        (folder / "whole").write_text("")
+        assert [*place.iterdir()] == []
+    assert [path.name for path in place.iterdir()] == ["whole"] and [*tmp_path.iterdir()] == [place]
+
+
+@pytest.mark.parametrize("looks", [store.local_sets, lambda: store.folder("tests/line-v0")])
+def test_a_set_that_a_killed_process_was_replacing_is_put_back(
+    looks: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    kept = tmp_path / f"{store.STAGING}abc" / store.REPLACED / "tests" / "line-v0" / "data"
+    kept.mkdir(parents=True)
+    (kept / "metadata.json").write_text("{")
+    (tmp_path / "tests").mkdir()
+    looks()
+    assert (tmp_path / "tests" / "line-v0" / "data" / "metadata.json").exists() and not kept.exists()

@@ -1,0 +1,61 @@
+"""What stands in names and files of others reaches the terminal as text: no escape sequence, and no markup."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trajgen.cli import main
+from trajgen.core.errors import DataError, printable
+from trajgen.core.terminal import Terminal
+from trajgen.viz.tables import Table
+
+ESCAPE = "\x1b]0;title\x07\x1b[31mred"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, é 中 ½ ✓\tand\nmore", "plain, é 中 ½ ✓\tand\nmore"),
+        (ESCAPE, r"\x1b]0;title\x07\x1b[31mred"),
+        ("a\rb\x9bc\x7f", r"a\rb\x9bc\x7f"),
+        ("exe\u202egpj", r"exe\u202egpj"),
+        ("lone \udc80", r"lone \udc80"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_as_text(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    error = str(DataError(text, got=text, expected=text, fix=text))
+    assert "\x1b" not in error and shown in error
+    file = io.StringIO()
+    console = Terminal(file=file, width=500)
+    console.print(text)
+    console.print(Table((text, ""), [(text, text)], numeric=False).rich(text, text))
+    assert "\x1b" not in file.getvalue() and shown.splitlines()[-1] in file.getvalue()
+    file.getvalue().encode()
+
+
+@pytest.mark.parametrize("text", ["a[/b]", "[red]x", "$x^{$", ":smile:", "[link=x]y[/link]"])
+def test_markup_in_names_is_text(text: str) -> None:
+    file = io.StringIO()
+    Terminal(file=file).print(text)
+    assert file.getvalue() == f"{text}\n"
+
+
+def test_a_strangers_file_does_not_reach_the_terminal(
+    stranger: Path, lab: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((stranger / "config.json").read_text())
+    (stranger / "config.json").write_text(json.dumps({**config, "recipe": ESCAPE, ESCAPE: ESCAPE}))
+    arrays: dict[str, Any] = {"observations": np.zeros((5, 2)), "actions": np.full((4, 1), 0.5), "rewards": np.zeros(4)}
+    np.savez(lab / "table.npz", **arrays, **{ESCAPE: np.array("text")}, timeouts=np.zeros(4))
+    for words in (["evaluate", f"run={stranger}"], ["data", "import", str(lab / "table.npz"), "id=tests/x-v0"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    said = "".join(capfd.readouterr())
+    assert r"\x1b]0;title" in said and "\x1b" not in said
