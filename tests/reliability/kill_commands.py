@@ -89,14 +89,15 @@ def same_run(folder: Path, whole: Path) -> None:
 
 
 def whole_evaluations(folder: Path) -> None:
-    for each in (folder / "run" / "evaluations").glob("[0-9]*"):
+    for each in (folder / "run" / "evaluations").glob("[!.]*"):
         assert (each / "summary.md").exists() and (each / "evaluation.json").exists(), f"half of {each.name}"
 
 
 def same_evaluation(folder: Path, whole: Path) -> None:
     whole_evaluations(folder)
-    newest = max((folder / "run" / "evaluations").glob("[0-9]*"), key=lambda path: int(path.name))
-    same_scores(newest / "evaluation.json", whole / "run" / "evaluations" / "1" / "evaluation.json")
+    newest = max((folder / "run" / "evaluations").glob("[!.]*"), key=lambda path: path.stat().st_mtime)
+    (undisturbed,) = (whole / "run" / "evaluations").glob("[!.]*")
+    same_scores(newest / "evaluation.json", undisturbed / "evaluation.json")
 
 
 def whole_export(folder: Path) -> None:

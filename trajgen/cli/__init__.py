@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
 from trajgen.cli.app import app
-from trajgen.core.errors import TrajgenError
+from trajgen.core.errors import TrajgenError, printable
 
 COMMANDS = ("train", "evaluate", "study", "plot", "video", "report", "export", "bench", "data", "components")
 """Modules of commands, in the order of the help; importing one adds its commands, which import what they need."""
@@ -24,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: with code 1 for a `TrajgenError`, 2 where Typer cannot parse the line, 130 for an interruption.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal has not is no error
+            stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_, **__: f"Warning: {printable(str(message))}\n"
     debug = "--debug" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         app([word for word in words if word != "--debug"] or ["--help"], prog_name="trajgen")

@@ -73,10 +73,9 @@ def data(words: Words) -> None:
 
 def _run(kind: str, words: list[str], cls: Any, *flags: str, **values: Any) -> None:
     options, overrides = read(words, cls)
-    from rich.console import Console
-
     from trajgen.bench.request import BenchRequest
     from trajgen.bench.request import bench as run
+    from trajgen.core.terminal import Terminal
 
     line = shlex.join(["trajgen", "bench", kind, *words, *flags])
-    run(kind, BenchRequest(overrides=overrides, command=line, **vars(options), **values), Console())
+    run(kind, BenchRequest(overrides=overrides, command=line, **vars(options), **values), Terminal())

@@ -10,7 +10,7 @@ import typer
 
 from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import options_of, read
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, printable
 from trajgen.data.importing import ImportOptions
 from trajgen.experiments.record_options import RecordOptions
 
@@ -54,15 +54,14 @@ def list_data() -> None:
 
     Minari keeps data sets in $MINARI_DATASETS_PATH, or in ~/.minari/datasets.
     """
-    from rich.console import Console
-
+    from trajgen.core.terminal import Terminal
     from trajgen.data import store
     from trajgen.viz.tables import Table
 
     local = store.local_sets()
     rows = [(each.id, *map(_cell, (each.episodes, each.steps, each.megabytes)), each.problem or "") for each in local]
     table = Table(("id", "episodes", "steps", "MB", ""), rows, numeric=False)
-    Console().print(table.rich(f"On this machine ({store.root()})"))
+    Terminal().print(table.rich(f"On this machine ({store.root()})"))
     ids = [each.id for each in local]
     lines = [("task", "id", "here", "get")]
     for task in catalogue().values():
@@ -150,7 +149,7 @@ def import_data(source: Annotated[str, typer.Argument(metavar="SOURCE")], words:
     counts = f"{imported.episodes:,} episodes, {imported.steps:,} steps"
     print(f"Imported {imported.id}: {counts}; the task ended {imported.terminated:,}.")
     if imported.about:
-        print(imported.about)
+        print(printable(imported.about))
     print("A preset for it:\n\ndata:\n  " + "\n  ".join(imported.lines))
     if options.env is None:
         print("\nIt names no environment: train on it, and evaluate with data.env_id=ID of a Gymnasium environment.")
@@ -168,12 +167,11 @@ def catalogue() -> dict[str, Task]:
 
 
 def _print_table(rows: dict[str, Any]) -> None:
-    from rich.console import Console
-
+    from trajgen.core.terminal import Terminal
     from trajgen.viz.tables import Table
 
     cells = [(key, str(value)) for key, value in rows.items()]
-    Console().print(Table(("", ""), cells, numeric=False).rich())
+    Terminal().print(Table(("", ""), cells, numeric=False).rich())
 
 
 def _cell(value: object) -> str:

@@ -88,13 +88,12 @@ def open_run(options: RunOptions, overrides: dict[str, Any]) -> Run:
 def evaluate(words: Words) -> None:
     """Play episodes with a trained run, score and draw them."""
     options, overrides = read_run(words, EvaluateOptions)
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
 
     experiments.evaluate(
         options.run,
-        Console(),
+        Terminal(),
         device=options.device,
         imports=options.imports,
         overrides=overrides,
@@ -106,13 +105,12 @@ def evaluate(words: Words) -> None:
 def sample(words: Words) -> None:
     """Draw the plans of a run for one state, scale by scale."""
     options, overrides = read_run(words, SampleOptions)
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
 
     request = experiments.SampleRequest(
         seed=options.seed, state=options.state, goal=options.goal, returns=options.return_, plans=options.plans
     )
     experiments.sample(
-        options.run, Console(), request, device=options.device, imports=options.imports, overrides=overrides
+        options.run, Terminal(), request, device=options.device, imports=options.imports, overrides=overrides
     )

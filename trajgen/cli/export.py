@@ -30,14 +30,13 @@ def export(words: Words) -> None:
     which needs numpy and onnxruntime (or torch) alone. The same noise gives the same actions as trajgen.load_policy.
     """
     options, overrides = read_run(words, ExportOptions)
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
     from trajgen.export.package import export as write
 
     out = options.out or options.run / "exported" / options.format
     policy = experiments.load_policy(options.run, device="cpu", imports=options.imports, overrides=overrides)
-    console = Console()
+    console = Terminal()
     with console.status("exporting"):
         write(policy, out, format=options.format, batch=options.batch)
     for path in sorted(out.iterdir()):

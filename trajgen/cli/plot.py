@@ -40,11 +40,10 @@ class PlotOptions(RunOptions):
 def plot(words: Words) -> None:
     """Draw pictures of a run: learning curves, codes, plans, returns, attention."""
     options, overrides = read_run(words, PlotOptions)
-    from rich.console import Console
-
+    from trajgen.core.terminal import Terminal
     from trajgen.viz.plot import PlotRequest
     from trajgen.viz.plot import plot as draw
 
     request, default = select(options, PlotRequest), PlotRequest()
     changed = bool(overrides) or replace(request, what=(), format="png", title=None, labels=None) != default
-    draw(open_run(options, overrides), options.out, request, Console(), changed=changed)
+    draw(open_run(options, overrides), options.out, request, Terminal(), changed=changed)

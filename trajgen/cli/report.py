@@ -35,13 +35,12 @@ def report(words: Words) -> None:
     for folder in folders:
         if not Path(folder).is_dir():
             raise ConfigError(f"There is no folder {folder}.", fix="trajgen report runs/* for all runs")
-    from rich.console import Console
-
+    from trajgen.core.terminal import Terminal
     from trajgen.experiments.run_folder import free_path
     from trajgen.viz.report.page import report as write
 
     path = options.out or free_path(Path(), "report-{}.html")
-    write(path, [Path(folder) for folder in folders], Console(), title=options.title)
+    write(path, [Path(folder) for folder in folders], Terminal(), title=options.title)
 
 
 def _is_folder(word: str) -> bool:

@@ -86,15 +86,14 @@ def study(words: Words) -> None:
     (output). Finished, it draws its picture anew, as with format=pdf.
     """
     options, settings, built = read_study_words(words)
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
     from trajgen.experiments.study import PROBE
 
     with _resumable("study"):
         experiments.run_study(
             built,
-            Console(),
+            Terminal(),
             folder=options.out,
             workers=options.workers,
             probe=options.probe or PROBE,
@@ -116,16 +115,15 @@ def search(words: Words) -> None:
     options, rest = read(words, SearchOptions)
     path = _file("search", options.search)
     settings, base = _executor_settings(rest)
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
     from trajgen.experiments.search import read_search
 
     changes: dict[str, Any] = {"trials": options.trials, "seeds": options.seeds}
     with _resumable("search"):
         experiments.run_search(
             replace(read_search(path).with_overrides(base), **{key: value for key, value in changes.items() if value}),
-            Console(),
+            Terminal(),
             folder=options.out,
             workers=options.workers,
             executor=options.executor,

@@ -118,15 +118,14 @@ def _one_of_many(swept: bool) -> Iterator[None]:
 
 
 def _train_one(config: Any, overrides: Sequence[str]) -> Path:
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
     from trajgen.engine.launch import read_launch
     from trajgen.engine.loop import StoppedError
 
     first = read_launch().rank == 0
     try:
-        return experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides]))
+        return experiments.train(config, Terminal(), shlex.join(["trajgen", "train", *overrides]))
     except StoppedError as stopped:
         if first:
             print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)

@@ -34,8 +34,7 @@ def video(words: Words) -> None:
     without a display). MP4 needs pip install 'trajgen[video]'.
     """
     options, overrides = read_run(words, VideoOptions)
-    from rich.console import Console
-
+    from trajgen.core.terminal import Terminal
     from trajgen.viz.film import VideoRequest, make_video
 
-    make_video(open_run(options, overrides), options.out, select(options, VideoRequest), Console())
+    make_video(open_run(options, overrides), options.out, select(options, VideoRequest), Terminal())

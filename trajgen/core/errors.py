@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 2000
 """Letters of each part of a message that are printed."""
+
+
+HIDDEN = ("Cc", "Cf", "Cs")
+"""Unicode's categories of characters that are obeyed, not shown: controls, directions, surrogates."""
 
 
 class TrajgenError(Exception):
@@ -26,8 +31,17 @@ class TrajgenError(Exception):
         super().__init__("\n".join([_short(rule), *lines]))
 
 
+def printable(text: str) -> str:
+    """The text with control characters, such as those that a terminal obeys, and lone surrogates as escapes."""
+    return text if text.isprintable() else "".join(c if c in "\n\t" or c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode() if unicodedata.category(character) in HIDDEN else character
+
+
 def _short(value: object) -> str:
-    text = str(value)
+    text = printable(str(value))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import DataError
-from trajgen.core.normalizer import SMALLEST_DEVIATION
 from trajgen.core.types import Space
 from trajgen.security import NUMBER_KINDS
 
@@ -23,6 +22,8 @@ STEPWISE = ("actions", "rewards")
 FIX = "make or download the data set again, or write it anew without this episode"
 ROUNDED = 1e-3
 """Largest rounding error of a 32-bit float, as a share of a feature's range in an episode, that loses nothing."""
+NOISE = 1e-6
+"""Largest range of a feature, as a share of its size, that is noise about a constant, as for the normalizer."""
 LARGE = 2.0**14
 """Size of a feature from which a range of a hundredth is no noise about a constant."""
 OBSERVED = ("states", "goals", "achieved")
@@ -189,7 +190,7 @@ class Rounding:
         low, high, within, error = map(np.atleast_1d, self._ranges.get(field, [np.zeros(0)] * 4))
         size = np.minimum(np.maximum(np.abs(low), np.abs(high)), LARGE)
         steps = np.where(within > 0, within, high - low)
-        return (high - low > SMALLEST_DEVIATION * size) & (error > ROUNDED * steps)
+        return (high - low > NOISE * size) & (error > ROUNDED * steps)
 
     def centers(self, space: Space, goal_state: Sequence[int] = ()) -> Space:
         """The space with offsets for the features whose steps are lost, if there are any.

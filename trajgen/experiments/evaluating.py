@@ -19,9 +19,9 @@ from trajgen.experiments.run_folder import (
     contents,
     data_returns,
     evaluation_folder,
+    free_path,
     load_config,
     require_writable,
-    free_path,
     trained_stages,
     write_summary,
 )

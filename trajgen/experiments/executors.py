@@ -25,7 +25,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from trajgen.core.errors import ConfigError, TrajgenError, nearest
+from trajgen.core.errors import ConfigError, TrajgenError, nearest, printable
 from trajgen.viz.tables import duration
 
 EXTRAS = {"loky": ("joblib", "sweep"), "submitit": ("submitit", "sweep"), "ray": ("ray", "ray")}
@@ -401,7 +401,7 @@ def _print_outcome(name: str, stopping: threading.Event, count: Countdown, futur
 
 
 def _print(line: str, stream: TextIO) -> None:
-    stream.write(line + "\n")  # in one piece, since futures end in several threads
+    stream.write(printable(line) + "\n")  # in one piece, since futures end in several threads
     stream.flush()
 
 
@@ -419,13 +419,13 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
 def run_job(job: Job, log: Path, folder: str, inline: bool) -> Outcome:
     """Runs a job in the process that the executor chose; an error becomes its outcome, with a traceback in the log."""
-    from rich.console import Console
+    from trajgen.core.terminal import Terminal
 
     if not inline:
         os.chdir(folder)
     with log.open("a", encoding="utf-8") as file:
         try:
-            value, message = job.function(Console() if inline else Console(file=file, width=120), **job.arguments)
+            value, message = job.function(Terminal() if inline else Terminal(file=file, width=120), **job.arguments)
             return Outcome(value, message)
         except Exception as error:  # a job that fails does not stop the others
             traceback.print_exc(file=file)

@@ -48,9 +48,8 @@ def job(composed: Any) -> float:
     Raises:
         KeyboardInterrupt: if it is interrupted; its checkpoint is written.
     """
-    from rich.console import Console
-
     from trajgen import experiments
+    from trajgen.core.terminal import Terminal
     from trajgen.engine.loop import StoppedError
 
     hydra = HydraConfig.get()
@@ -61,7 +60,7 @@ def job(composed: Any) -> float:
         config = from_hydra(composed, overrides)
         if hydra.mode is RunMode.MULTIRUN:
             config = replace(config, run_dir=str(folder))
-        return score(experiments.train(config, Console(), shlex.join(["trajgen", "train", *overrides])))
+        return score(experiments.train(config, Terminal(), shlex.join(["trajgen", "train", *overrides])))
     except StoppedError as stopped:
         error = "interrupted"
         raise KeyboardInterrupt(str(stopped)) from None
@@ -80,10 +79,10 @@ class RunTable(Callback):
     """Shows what came of each run, and ends with exit code 1 if one failed."""
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        from rich.console import Console
+        from trajgen.core.terminal import Terminal
 
         folder = Path(config.hydra.sweep.dir)
-        failed = print_runs(folder, Console())
+        failed = print_runs(folder, Terminal())
         if failed:
             print(
                 f"Error: {', '.join(failed)} of these trainings failed; the others are kept. "

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import FollowsPlans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,8 @@ class PolicyOptions:
                 got=f"policy.replan_interval={self.replan_interval}",
                 fix="policy.replan_interval=1",
             )
+        from trajgen.core.protocols import FollowsPlans
+
         follows = isinstance(planner.action, FollowsPlans)
         longest = planner.action.plan_steps if follows else chunk
         interval = longest if self.replan_interval == "plan" else self.replan_interval

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from trajgen.core.errors import ConfigError, TrajgenError, nearest
+from trajgen.core.errors import ConfigError, TrajgenError, nearest, printable
 from trajgen.core.files import read_metrics
 from trajgen.evaluation.rollout import first_observations
 from trajgen.experiments.run_folder import free_path
@@ -84,7 +84,7 @@ def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, 
                 raise
             pictures = " ".join(str(error).split())
         for line in [pictures] if isinstance(pictures, str) else pictures:
-            console.print(Text.assemble((name, "bold"), f": {line}"), soft_wrap=True, highlight=False)
+            console.print(Text.assemble((name, "bold"), f": {printable(str(line))}"), soft_wrap=True, highlight=False)
         paths += [] if isinstance(pictures, str) else pictures
     return paths
 

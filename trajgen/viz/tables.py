@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trajgen.core.errors import printable
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -66,18 +68,20 @@ class Table:
         from rich.text import Text
 
         table = RichTable(
-            title=Text(title) if title else None,
+            title=Text(printable(title)) if title else None,
             title_justify="left",
-            caption=Text(caption) if caption else None,
+            caption=Text(printable(caption)) if caption else None,
             show_header=any(self.columns),
             show_edge=edges,
             box=HEAVY_HEAD if edges else SIMPLE_HEAD,
             padding=(0, 1) if edges else (0, 1, 0, 0),
         )
         for index, column in enumerate(self.columns):
-            table.add_column(Text(column), justify="right" if self.numeric and index else "left", overflow="fold")
+            table.add_column(
+                Text(printable(column)), justify="right" if self.numeric and index else "left", overflow="fold"
+            )
         for row in self.rows:
-            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+            table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
         return table
 
     def markdown(self) -> str:
