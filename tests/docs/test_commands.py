@@ -60,7 +60,7 @@ def test_every_line_of_a_shell_block_is_run_or_says_why_not() -> None:
     lines = [line for path in PAGES.values() for line in shell_lines(path)]
     names = {line.split()[1] for line in lines if line.startswith(("trajgen ", ".venv/bin/trajgen "))}
     here = {"train", "evaluate", "sample", "data", "list", "study", "check", "new", "plot", "video", "report"}
-    here |= {"search", "export", "bench"}
+    here |= {"search", "export", "bench", "hub"}
     assert names <= here, "give the command a test here"
     for line in lines:
         is_tested = line.startswith(("trajgen ", ".venv/bin/trajgen ", *RUN_ELSEWHERE))

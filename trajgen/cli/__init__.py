@@ -12,7 +12,7 @@ from importlib import import_module
 from trajgen.cli.app import app
 from trajgen.core.errors import TrajgenError, printable
 
-COMMANDS = ("train", "evaluate", "study", "plot", "video", "report", "export", "bench", "data", "components")
+COMMANDS = ("train", "evaluate", "study", "plot", "video", "report", "export", "hub", "bench", "data", "components")
 """Modules of commands, in the order of the help; importing one adds its commands, which import what they need."""
 
 for module in COMMANDS:

@@ -11,6 +11,7 @@ from trajgen.config import Config, merged
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.options import nested
 from trajgen.core.types import Space
+from trajgen.experiments.hub import local_folder
 from trajgen.experiments.preparation import build_planner, prepare_imports
 from trajgen.experiments.run_folder import load_config
 
@@ -36,7 +37,7 @@ def load_policy(
     Nothing in the folder is executed: weights are safetensors, and the configuration names registered components alone.
 
     Args:
-        run: the run folder.
+        run: the run folder, or ``hf://USER/NAME`` on the Hugging Face Hub.
         device: auto, cpu, cuda or cuda:N.
         imports: modules that register components; those that the folder names are not imported by themselves.
         overrides: plain values that replace those of the run, nested or as on the command line:
@@ -53,7 +54,7 @@ def load_policy(
     from trajgen.engine.device import choose_device
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
-    folder = Path(run)
+    folder = local_folder(run)
     config, space = load_run(folder, imports, overrides)
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()

@@ -1,0 +1,158 @@
+"""``trajgen hub``: a run is pushed and pulled, by a small server on loopback that speaks what the client needs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Iterator
+from hashlib import sha1
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+import trajgen
+from trajgen.cli import main
+from trajgen.core.errors import CheckpointError, ConfigError, DataError
+from trajgen.experiments import hub
+
+pytest.importorskip("huggingface_hub", reason="of the extra 'hub'")
+SHA = "0" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories in memory: names to the contents of their files."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.fetched: list[str] = []
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def log_message(self, *_: Any) -> None:
+        """Prints nothing."""
+
+    def answer(self, content: Any, status: int = 200, **headers: str) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/api/repos/create":
+            plain = json.loads(body)
+            name = "/".join(filter(None, (plain.get("organization"), plain["name"])))
+            self.server.repos.setdefault(name, {})
+            self.answer({"url": f"{self.server.address}/{name}", "id": name})
+        elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", self.path):
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
+            self.answer({"files": files})
+        elif match := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.repos[match[1]][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            self.answer({"commitUrl": f"{self.server.address}/{match[1]}/commit/{SHA}", "commitOid": SHA})
+        else:
+            self.answer({"valid": True} if "validate-yaml" in self.path else {}, 200 if "yaml" in self.path else 404)
+
+    def do_GET(self) -> None:
+        path = unquote(self.path.partition("?")[0])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/\w+)?", path):
+            files = self.server.repos.get(match[1])
+            if files is None:
+                self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+                return
+            siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+            self.answer({"id": match[1], "modelId": match[1], "sha": SHA, "siblings": siblings, "tags": []})
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/\w+(?:/.*)?", path):
+            files = self.server.repos[match[1]]
+            tree = [{"type": "file", "path": n, "size": len(c), "oid": sha1(c).hexdigest()} for n, c in files.items()]
+            self.answer(tree)
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/\w+/(.+)", path):
+            content = self.server.repos[match[1]][match[2]]
+            self.server.fetched.append(match[2])
+            self.answer(content, ETag=f'"{sha1(content).hexdigest()}"', X_Repo_Commit=SHA)
+        else:
+            self.answer({}, 404)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_run_is_pushed_with_a_card_and_pulled_as_it_was(run: Path, server: Hub, tmp_path: Path) -> None:
+    main(["hub", "push", f"run={run}", "repo=me/maze"])
+    files = server.repos["me/maze"]
+    assert {name.rpartition(".")[2] for name in files} == {"json", "jsonl", "md", "png", "safetensors"}
+    card = files["README.md"].decode()
+    head = card.split("---\n")[1]
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert "library_name: trajgen" in head and "type: mean_return" in head
+    assert f"value: {round(evaluation['return']['mean'], 4)}" in head
+    assert 'load_policy("hf://me/maze")' in card and "| return, mean |" in card and "plots/" in card
+    assert not any(str(run.parents[1]).encode() in content for name, content in files.items() if name == "config.json")
+    main(["hub", "pull", "repo=me/maze", f"out={tmp_path / 'pulled'}"])
+    for name in ("evaluation.json", "checkpoints/final.safetensors", "summary.md"):
+        assert (tmp_path / "pulled" / name).read_bytes() == (run / name).read_bytes()
+    observation = {"observation": np.zeros(4), "achieved_goal": np.zeros(2), "desired_goal": np.ones(2)}
+    one, two = (trajgen.load_policy(each, device="cpu") for each in (str(run), "hf://me/maze"))
+    for policy in (one, two):
+        policy.reset()
+    np.testing.assert_array_equal(one.act(observation), two.act(observation))
+
+
+def test_only_the_files_of_a_run_are_pulled_and_they_are_guarded(run: Path, server: Hub, tmp_path: Path) -> None:
+    hub.push(run, "me/maze")
+    files = server.repos["me/maze"]
+    files |= {"evil.py": b"raise SystemExit", "model.pkl": b"\x80", "plots/evil.svg": b"<svg/>"}
+    folder = hub.pull("me/maze", tmp_path / "pulled")
+    assert not {"evil.py", "model.pkl", "plots/evil.svg"} & {*server.fetched}
+    assert not list(folder.rglob("*.py"))
+    plain = json.loads(files["config.json"])
+    files["config.json"] = json.dumps(plain | {"data": plain["data"] | {"env_id": "evil:Env-v0"}}).encode()
+    with pytest.raises(CheckpointError, match="modules that are imported"):
+        hub.pull("me/maze", tmp_path / "again")
+
+
+def test_mistakes_are_answered(run: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="me/none") as caught:
+        hub.pull("me/none", tmp_path / "none")
+    assert "hf auth login" in str(caught.value.fix)
+    server.repos["me/other"] = {"README.md": b"# other"}
+    with pytest.raises(DataError, match="no run of trajgen"):
+        hub.pull("me/other", tmp_path / "other")
+    with pytest.raises(ConfigError, match="USER/NAME"):
+        trajgen.load_policy("hf://../../maze")
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    (unfinished / "config.json").write_bytes((run / "config.json").read_bytes())
+    with pytest.raises(ConfigError, match="no finished training"):
+        hub.push(unfinished, "me/maze")
+    assert "me/maze" not in server.repos
