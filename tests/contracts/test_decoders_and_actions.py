@@ -14,10 +14,12 @@ from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build
 from trajgen.core.types import Cond, Plan
+from trajgen.views import FieldView
 
 WIRING: dict[str, Any] = {
     "features": 5, "horizon": tiny.HORIZON, "latent_length": tiny.LATENT, "code_dim": 6, "state_dim": 4,
     "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "vocabulary": 12, "schedule": tiny.schedule("geometric"),
+    "view": FieldView(4, 2, tiny.STRIDE, fields=("return", "state")),
 }  # fmt: skip
 
 
@@ -80,6 +82,18 @@ def test_state_conditioned_points_depend_on_the_latent_and_the_state(length: int
 def test_a_state_conditioned_decoder_sees_the_goal_if_the_option_says_so(latent: Tensor, cond: Cond) -> None:
     decoder = make_decoder("state_conditioned", goal=True)
     assert ((decoder(latent, tiny.moved(cond, goal=1.0)) - decoder(latent, cond)).abs().amax(-1) > 1e-5).all()
+
+
+@torch.no_grad()
+def test_states_are_differences_from_the_current_one_if_the_option_says_so(latent: Tensor, cond: Cond) -> None:
+    plain, residual = (make_decoder("state_conditioned", residual=residual) for residual in (False, True))
+    residual.load_state_dict(plain.state_dict())
+    difference = residual(latent, cond) - plain(latent, cond)
+    torch.testing.assert_close(difference[..., 1:], cond.state.unsqueeze(1).expand(-1, tiny.HORIZON, -1))
+    assert not difference[..., 0].any()  # the return
+    with pytest.raises(ConfigError, match="needs a view with the state"):
+        build("decoder", tiny.node("decoder", "state_conditioned", residual=True),
+              **{**WIRING, "view": FieldView(4, 2, tiny.STRIDE, fields=("action",))})  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [2, 4, 8, 16])

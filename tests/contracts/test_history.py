@@ -73,7 +73,11 @@ def assert_same(first: Tensor, second: Tensor, tolerance: float = 1e-5) -> None:
 def last_points(past: Batch, row: int, points: int) -> Batch:
     """One row of histories, and of it the last points alone."""
     missing = past.mask.shape[1] - points
-    values = {f.name: getattr(past, f.name)[row : row + 1] for f in fields(past) if f.name != "full_batch"}
+    values = {
+        f.name: getattr(past, f.name)[row : row + 1]
+        for f in fields(past)
+        if f.name not in ("full_batch", "transitions")
+    }
     values |= {name: values[name][:, missing:] for name in ("states", "actions", "rewards", "returns", "mask")}
     return replace(past, **{**values, "time": values["time"] + missing})
 
@@ -140,6 +144,18 @@ def test_past_actions_count_if_the_option_says_so(past_actions: bool) -> None:
     before = x.clone()
     planner.actions(x, past.condition())
     assert torch.equal(x, before)  # the targets of training stay as they were
+
+
+@torch.no_grad()
+def test_actions_are_hyperbolic_tangents_in_the_units_of_the_data_if_the_option_says_so() -> None:
+    plain, bounded = (perturbed(planner={"action_tanh": tanh}) for tanh in (False, True))
+    bounded.load_state_dict(plain.state_dict())
+    for planner in (plain, bounded):
+        planner.normalizer.action.mean.fill_(0.3)
+        planner.normalizer.action.scale.fill_(0.5)
+    past = windows()
+    expected = (torch.tanh(latent(plain, past)) - 0.3) / 0.5
+    torch.testing.assert_close(latent(bounded, past), expected)
 
 
 @torch.no_grad()

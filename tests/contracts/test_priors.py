@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from accepts import cells, check_cell, fixture_of
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build
 from trajgen.core.types import Cond
-from trajgen.testing.fixture import input_spans
+from trajgen.testing.fixture import find_fixture, input_spans
 
 CODE_DIM, VOCABULARY = 6, 12
 SCHEDULES = [*(("transformer", schedule) for schedule in tiny.schedules()), ("gpt", "unit")]
@@ -74,6 +75,20 @@ def test_each_field_of_the_condition_reaches_every_scale(name: str, schedule: st
     inputs = make_inputs(prior)
     difference = prior.logits(inputs, cond) - prior.logits(inputs, tiny.moved(cond, **{field: 1.0}))
     assert (difference.abs().amax(-1) > 1e-5).all()
+
+
+def test_tokens_weigh_in_the_loss_by_their_field() -> None:
+    words = {"prior": {"action_weight": 5.0, "value_weight": 2.0}}
+    fixture = find_fixture("prior", "transformer", "tt", words)
+    prior, example = fixture.component, fixture.example()
+    logits = prior.logits(example.inputs, example.cond)
+    tokenizer = fixture.part(fixture.planner, "tokenizer")
+    weight_of = {"action": 5.0, "state": 1.0, "reward": 2.0, "return": 2.0}
+    weights = torch.tensor([weight_of[field] for field in tokenizer.fields_of_tokens]).repeat(tokenizer.horizon)
+    losses = F.cross_entropy(logits.transpose(1, 2), example.codes, reduction="none")
+    torch.testing.assert_close(prior.loss(logits, example.codes), (losses * weights).mean() / weights.mean())
+    with pytest.raises(ConfigError, match="action_weight"):
+        find_fixture("prior", "transformer", "mage", words)
 
 
 CONDITIONED = "diffuser conditioner.fields=[state,return,goal]"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -174,13 +176,15 @@ class StateConditionedDecoder(_Decoder):
         code_dim: C.
         state_dim: S.
         goal_dim: G.
+        view: features of a point.
         width: channels of its convolutions.
         depth: residual blocks per length.
         causal: whether a latent's points depend on it and the latents before it alone.
         goal: whether the goal is embedded as well.
+        residual: whether decoded states are differences from the current one, as in TAP's code.
 
     Raises:
-        ConfigError: if T is not N times a power of two, or ``goal`` without goals.
+        ConfigError: if T is not N times a power of two, ``goal`` without goals, or ``residual`` without states.
     """
 
     def __init__(
@@ -191,11 +195,13 @@ class StateConditionedDecoder(_Decoder):
         code_dim: int,
         state_dim: int,
         goal_dim: int,
+        view: Any,
         *,
         width: int = 64,
         depth: int = 1,
         causal: bool = True,
         goal: bool = False,
+        residual: bool = False,
     ) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width, depth, causal)
         if goal and not goal_dim:
@@ -205,7 +211,13 @@ class StateConditionedDecoder(_Decoder):
                 got="data without goals",
                 fix="decoder.goal=false",
             )
-        self.goal = goal
+        if residual and "state" not in view.slices:
+            raise ConfigError(
+                "decoder.residual=true needs a view with the state.",
+                got=f"view.fields={list(view.slices)}",
+                fix="decoder.residual=false",
+            )
+        self.goal, self.view, self.residual = goal, view, residual
         self.embed = mlp(state_dim + goal * goal_dim, width, width)
 
     def base_parameters(self) -> list[nn.Parameter]:
@@ -219,4 +231,10 @@ class StateConditionedDecoder(_Decoder):
     def forward(self, latent: Tensor, cond: Cond) -> Tensor:
         """Latent (B, N, C) and the current state to trajectory (B, T, D)."""
         values = [cond.state, cond.goal] if self.goal and cond.goal is not None else [cond.state]
-        return self.network(latent, self.embed(torch.cat(values, dim=-1)))
+        x = self.network(latent, self.embed(torch.cat(values, dim=-1)))
+        if not self.residual:
+            return x
+        fields = self.view.slices.items()
+        return x + torch.cat(
+            [cond.state if name == "state" else torch.zeros_like(x[:, 0, field]) for name, field in fields], dim=-1
+        ).unsqueeze(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
@@ -31,6 +32,8 @@ class HistoryPlanner(nn.Module):
         stride: environment steps between points; a history is lived through step by step, so it must be 1.
         past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a
             model that sees those learns to repeat itself (causal confusion, arXiv 1905.11979).
+        action_tanh: whether actions are the hyperbolic tangents of what is predicted, as in the code of Decision
+            Transformer, for environments whose actions lie between -1 and 1.
 
     Raises:
         ConfigError: for parts from which an action cannot be predicted this way.
@@ -42,17 +45,20 @@ class HistoryPlanner(nn.Module):
         tokenizer: Any,
         prior: Any,
         return_target: Any,
+        normalizer: Normalizer,
         horizon: int,
         stride: int,
         *,
         past_actions: bool = True,
+        action_tanh: bool = False,
     ) -> None:
         super().__init__()
         _check_window(view, stride)
         _check_tokens(view, tokenizer)
         _check_order(tokenizer, prior)
         self.view, self.tokenizer, self.prior, self.return_target = view, tokenizer, prior, return_target
-        self.history, self.past_actions = horizon, past_actions
+        self.normalizer = normalizer
+        self.history, self.past_actions, self.action_tanh = horizon, past_actions, action_tanh
 
     def stages(self) -> list[Stage]:
         """The stages of training, in order; the tokenizer of a trajectory as it is has nothing to learn."""
@@ -113,7 +119,7 @@ class HistoryPlanner(nn.Module):
             x[..., self.view.slices["action"]] = 0
         predicted = self.prior.logits(self.tokenizer.encode(x).inputs, cond)
         actions: Tensor = self.view.read(self.tokenizer.points(predicted), "action")
-        return actions
+        return self.normalizer.action(torch.tanh(actions)) if self.action_tanh else actions
 
     def action(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """The plan's action, (B, H, A): it holds one, for the step at which it was made."""

@@ -62,9 +62,10 @@ class TransformerPrior(nn.Module):
         dropout: on the outputs of attention and MLP.
         action_weight: of actions in the loss, beside 1 for other parts of a point: the code of Trajectory Transformer
             (arXiv 2106.02039) has 5. Other than 1 needs a tokenizer of values.
+        value_weight: of rewards and returns in the loss, likewise.
 
     Raises:
-        ConfigError: if the heads do not divide the width, or no token is an action that could be weighted.
+        ConfigError: if the heads do not divide the width, or no token is of a field that is weighted.
     """
 
     mask: Tensor | None
@@ -85,6 +86,7 @@ class TransformerPrior(nn.Module):
         expansion: float = 4.0,
         dropout: float = 0.0,
         action_weight: float = 1.0,
+        value_weight: float = 1.0,
     ) -> None:
         super().__init__()
         check_heads(width, heads)
@@ -100,7 +102,7 @@ class TransformerPrior(nn.Module):
         mask = block_causal_mask(schedule)
         self.register_buffer("mask", None if bool(mask.all()) else mask, persistent=False)
         self.register_buffer("levels", torch.tensor(schedule.levels), persistent=False)
-        weights = None if action_weight == 1 else _token_weights(tokenizer, schedule, action_weight)
+        weights = _token_weights(tokenizer, schedule, action_weight, value_weight)
         self.register_buffer("token_weights", weights, persistent=False)
 
     def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
@@ -161,15 +163,18 @@ class TransformerPrior(nn.Module):
         return modulation, self.start_token(embedded[:, :1])
 
 
-def _token_weights(tokenizer: Any, schedule: ScaleSchedule, action_weight: float) -> Tensor:
-    """Weights (L,) of tokens in the loss, with mean 1."""
+def _token_weights(tokenizer: Any, schedule: ScaleSchedule, action_weight: float, value_weight: float) -> Tensor | None:
+    """Weights (L,) of tokens in the loss, with mean 1; None where all are alike."""
+    if action_weight == value_weight == 1:
+        return None
+    by_field = {"action": action_weight, "reward": value_weight, "return": value_weight}
     fields = tokenizer.fields_of_tokens if isinstance(tokenizer, Values) else ()
-    if "action" not in fields or action_weight <= 0:
+    if min(by_field.values()) <= 0 or not set(by_field) & set(fields):
         raise ConfigError(
-            "prior.action_weight is a positive weight of tokens that are actions.",
-            got=f"prior.action_weight={action_weight}, tokens of {', '.join(dict.fromkeys(fields)) or 'learnt codes'}",
-            fix="prior.action_weight=1",
+            "prior.action_weight and prior.value_weight are positive weights of actions, and of rewards and returns.",
+            got=f"{action_weight} and {value_weight}, tokens of {', '.join(dict.fromkeys(fields)) or 'learnt codes'}",
+            fix="prior.action_weight=1 prior.value_weight=1",
         )
-    weights = torch.tensor([action_weight if field == "action" else 1.0 for field in fields])
+    weights = torch.tensor([by_field.get(field, 1.0) for field in fields])
     weights = weights.repeat(schedule.tokens // len(fields))
     return weights / weights.mean()
