@@ -26,6 +26,7 @@ GREEDY = "sampler=greedy"
 IDENTITY = "decoder=identity"
 PLAIN = "decoder=plain"
 FIELDS = "view=fields"
+VALUE = "critic=value"
 EVERY_KIND = "recipe=mage, which has every kind"
 ACTIONS = "view.fields=[state,action]"
 ACTIONS_FIRST = "view.fields=[action,state]"
@@ -89,11 +90,20 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "state": (OK, FIELDS, ACTIONS_FIRST, OK, OK),
         },
     ),
+    "critic": (
+        ("mage sampler=best_of_n", "tap", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
+        {
+            "horizon": (OK, OK, VALUE, OK),
+            "length": (OK, OK, VALUE, OK),
+            "return": (OK, OK, VALUE, VALUE),
+            "value": (OK, OK, OK, OK),
+        },
+    ),
     "sampler": (
         ("mage", "flat_ar", "tap", "tt", "diffuser", f"mage schedule=single {VALUES}", "flow"),
         {
             "beam": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
-            "best_of_n": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
+            "best_of_n": (OK, OK, OK, OK, "sampler.steps=10", GREEDY, VALUE),
             "diffusion": (DIFFUSION, DIFFUSION, DIFFUSION, DIFFUSION, OK, DIFFUSION, EULER),
             "euler": (FLOW, FLOW, FLOW, FLOW, DENOISE, FLOW, OK),
             "greedy": (OK, OK, OK, OK, DENOISE, OK, EULER),
@@ -109,20 +119,24 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "planner": (
         (
             *("bc", "carp", "diffuser", "dt", "flat", "flat_ar", "hd", "hierarchy", "mage", "tap", "tt", "two_level"),
-            "flow",
+            *("flow", "iql"),
         ),
         {
-            "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS),
+            "advantage": (
+                *(VALUE, FIELDS, FIELDS, EVERY_KIND, VALUE, VALUE, FIELDS),
+                *(VALUE, VALUE, FIELDS, FIELDS, VALUE, FIELDS, OK),
+            ),
+            "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS, OK),
             "hierarchy": (
                 *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
-                *("planner.segment=2", OK, OK),
+                *("planner.segment=2", OK, OK, EVERY_KIND),
             ),
             "history": (
                 *(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS),
                 *[ALL_FIELDS] * 5,
-                ACTIONS,
+                *(ACTIONS, EVERY_KIND),
             ),
-            "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 9),
+            "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 9, EVERY_KIND),
         },
     ),
 }
@@ -139,6 +153,8 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
         ("latent", "flat_ar prior=gpt sampler=beam"),
         ("latent", "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1"),
         ("direct", "bc action=latent return_target=quantile"),
+        ("advantage", "iql critic.actions=false"),
+        ("latent", "mage_critic"),
         ("history", "dt view.fields=[state,action] return_target=constant"),
         ("hierarchy", "hierarchy tokenizer=multiscale schedule=single"),
     ),
@@ -146,15 +162,17 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 """Further compositions that accept a component of the kind."""
 
 
-_ALL = "bc carp diffuser dt flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level"
-_QUANTIZED = "carp flat flat_ar hierarchy mage mage_paper tap two_level"
-_AUTOREGRESSIVE = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
-_CONVOLUTIONAL = "carp diffuser flat flat_ar flow hd hierarchy mage mage_paper tap two_level"
-_WITH_RETURNS = "flat flat_ar hierarchy mage mage_paper tap tt two_level"
-_LATENT = "carp diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level"
+_ALL = "bc carp diffuser dt flat flat_ar flow hd hierarchy iql mage mage_critic mage_paper tap tt two_level"
+_QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_paper tap two_level"
+_DRAWN = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
+_AUTOREGRESSIVE = f"{_DRAWN} mage_critic"
+_CONVOLUTIONAL = "carp diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap two_level"
+_WITH_RETURNS = "flat flat_ar hierarchy mage mage_critic mage_paper tap tt two_level"
+_LATENT = "carp diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level"
+_CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "diffuser flat flat_ar flow hd hierarchy mage mage_paper two_level"},
+    "view": {"fields": "diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
@@ -173,18 +191,20 @@ RECIPES: dict[str, dict[str, str]] = {
         "identity": "diffuser flow hd tt",
     },
     "action": {
-        **dict.fromkeys(("latent", "latent_state"), f"bc {_LATENT}"),
+        **dict.fromkeys(("latent", "latent_state"), f"bc iql {_LATENT}"),
         "plan": "carp tap tt",
-        "state": "diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
+        "state": "diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
     },
+    "critic": {**dict.fromkeys(("horizon", "length", "return"), _CHOOSING), "value": f"iql {_CHOOSING}"},
     "sampler": {
         **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
-        **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _AUTOREGRESSIVE),
+        **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _DRAWN),
         "diffusion": "diffuser hd",
         "euler": "flow",
     },
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
     "planner": {
+        "advantage": "iql",
         "direct": "bc",
         "hierarchy": "diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
         "history": "dt",

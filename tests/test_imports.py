@@ -14,7 +14,17 @@ import trajgen
 from trajgen.core.registry import KINDS, ROOMS, names
 
 ROOT = Path(trajgen.__file__).parent
-COMPONENTS = {"schedules", "views", "conditioners", "tokenizers", "priors", "decoders", "actions", "samplers"}
+COMPONENTS = {
+    "schedules",
+    "views",
+    "conditioners",
+    "tokenizers",
+    "priors",
+    "decoders",
+    "actions",
+    "critics",
+    "samplers",
+}
 COMPONENTS |= {"return_targets"}
 OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.options"}
 """Modules of option dataclasses, which the configuration may import."""

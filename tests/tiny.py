@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgen.assemble import WindowShape, assemble
+from trajgen.assemble import USUAL, WindowShape, assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, names, spec
 from trajgen.core.schedule import ScaleSchedule
@@ -16,7 +16,7 @@ from trajgen.core.types import Batch, Cond, Space, Transitions
 from trajgen.testing.fixture import perturb as shake
 
 HORIZON, LATENT, CHUNK, STRIDE = 16, 4, 4, 3
-WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, return_power=1.0, goal_state=(0, 1))
+WINDOW = WindowShape(horizon=HORIZON, stride=STRIDE, chunk=CHUNK, return_power=1.0, goal_state=(0, 1), goal_radius=0.5)
 SPACE = Space(
     state_dim=4,
     action_dim=2,
@@ -43,6 +43,7 @@ SMALL = {
     "timesteps": 10,
     "steps": 5,
     "expansions": 2,
+    "n": 3,
 }
 """Sizes for whatever component has an option of this name."""
 
@@ -96,7 +97,7 @@ MAGE = {
 
 def small(name: str, quantizer: str = "vq") -> dict[str, Any]:
     """The sizes that a component may have."""
-    unused = UNUSED[quantizer] if name == "multiscale" else ()
+    unused = UNUSED[quantizer] if name == "multiscale" else {"steps"} if name == "best_of_n" else ()
     return {option: size for option, size in SMALL.items() if option not in unused}
 
 
@@ -112,7 +113,7 @@ def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
 def nodes(**swaps: str | dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The nodes of a small MAGE, some of them swapped by name or changed by options."""
     result = {}
-    for kind, usual in MAGE.items():
+    for kind, usual in {**{kind: USUAL[kind] for kind in swaps}, **MAGE}.items():
         swap = swaps.get(kind, usual)
         options = {"name": swap} if isinstance(swap, str) else {"name": usual, **swap}
         result[kind] = node(kind, **options)
@@ -150,7 +151,7 @@ def check_cure(refusal: ConfigError) -> None:
     assert refusal.rule and refusal.got and refusal.fix
 
 
-def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = STRIDE) -> Batch:
+def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = STRIDE, chunk: int = CHUNK) -> Batch:
     """Random windows, the last ones of which are padded."""
     random = torch.Generator().manual_seed(seed)
 
@@ -159,7 +160,7 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
 
     mask = torch.ones(size, HORIZON, dtype=torch.bool)
     mask[size // 2 :, HORIZON // 2 :] = False
-    chunk_mask = torch.ones(size, CHUNK, dtype=torch.bool)
+    chunk_mask = torch.ones(size, chunk, dtype=torch.bool)
     chunk_mask[-1, 1:] = False
     made = Batch(
         states=draw(HORIZON, space.state_dim),
@@ -167,16 +168,16 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
         rewards=draw(HORIZON),
         returns=draw(HORIZON),
         mask=mask,
-        chunk_states=draw(CHUNK, space.state_dim),
-        chunk_actions=draw(CHUNK, space.action_dim),
+        chunk_states=draw(chunk, space.state_dim),
+        chunk_actions=draw(chunk, space.action_dim),
         chunk_mask=chunk_mask,
         goals=draw(space.goal_dim) if space.goal_dim else None,
         time=torch.arange(size),
     )
     goals = None if made.goals is None else torch.stack([made.goals, draw(space.goal_dim)], dim=1)
     count = 1 if goals is None else goals.shape[1]
-    rewards, terminals = draw(count, CHUNK), draw(count, CHUNK) > 1
-    return replace(made, transitions=Transitions(draw(CHUNK, space.state_dim), rewards, terminals, chunk_mask, goals))
+    rewards, terminals = draw(count, chunk), draw(count, chunk) > 1
+    return replace(made, transitions=Transitions(draw(chunk, space.state_dim), rewards, terminals, chunk_mask, goals))
 
 
 def cond(size: int = 6, seed: int = 1) -> Cond:

@@ -31,11 +31,14 @@ USUAL = {
     "prior": "transformer",
     "decoder": "adapter",
     "action": "latent_state",
+    "critic": "return",
     "sampler": "temperature",
     "return_target": "quantile",
     "planner": "latent",
 }
 """What is advised where a kind is missing: MAGE's choice."""
+UNNAMED = ("critic",)
+"""Kinds of which the usual component is taken where a recipe names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,10 @@ class WindowShape:
     """Whether plans are made for goals."""
     goal_state: tuple[int, ...] = ()
     """The features of the state that a goal specifies."""
+    goal_radius: float | None = None
+    """Distance to the goal within which a step is rewarded; None where rewards are the data's own."""
+    terminate_at_goal: bool = False
+    """Whether the task is over on arrival."""
 
 
 def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn.Module:
@@ -79,6 +86,8 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "action_dim": space.action_dim,
         "goal_dim": goal_dim,
         "goal_state": window.goal_state if goal_dim else (),
+        "goal_radius": window.goal_radius if goal_dim else None,
+        "terminate_at_goal": window.terminate_at_goal,
         "horizon": window.horizon,
         "stride": window.stride,
         "chunk": window.chunk,
@@ -86,6 +95,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "normalizer": normalizer,
     }
     _check_kinds(nodes)
+    nodes = {**{kind: {"name": USUAL[kind]} for kind in UNNAMED}, **nodes}
     planner = _Composition(nodes, dimensions).get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
@@ -96,7 +106,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
 def _check_kinds(nodes: Mapping[str, Node]) -> None:
     """Refuses a recipe that lacks a kind which its parts take, or has one that none of them takes."""
     used = _used_kinds("planner", nodes)
-    missing = [kind for kind in KINDS if kind in used and kind not in nodes]
+    missing = [kind for kind in KINDS if kind in used and kind not in nodes and kind not in UNNAMED]
     if missing:
         raise ConfigError(
             f"Planner '{nodes['planner']['name']}' and its parts take what this recipe does not have."

@@ -16,8 +16,9 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
 from trajgen.core.registry import build
 from trajgen.core.types import Cond, KnownCodes
+from trajgen.critics.plans import PlannedReturn
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, keep_top_k, keep_top_p
-from trajgen.samplers.value import PlanValue
+from trajgen.samplers.scoring import PlanScore
 from trajgen.views import FieldView
 
 RANDOM = ["temperature", "top_k", "top_p", "best_of_n", "beam"]
@@ -39,8 +40,9 @@ def model() -> Any:
 
 def wiring(model: Any, **changes: Any) -> dict[str, Any]:
     parts = {name: getattr(model, name) for name in ("prior", "tokenizer", "decoder", "view", "normalizer")}
-    sizes = {"horizon": tiny.HORIZON, "stride": tiny.STRIDE, "discount": 0.9}
-    return {**parts, "vocabulary": model.tokenizer.vocabulary, **sizes, **changes}
+    critic = PlannedReturn(parts["normalizer"], 0.9, tiny.STRIDE)
+    further = {"vocabulary": model.tokenizer.vocabulary, "critic": critic, "horizon": tiny.HORIZON}
+    return {**parts, **further, **changes}
 
 
 def make(name: str, model: Any, parts: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -198,7 +200,7 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
     "temperature": [("temperature", 0.0)],
     "top_k": [("k", 0), ("temperature", -1.0)],
     "top_p": [("p", 0.0), ("p", 1.1), ("temperature", 0.0)],
-    "best_of_n": [("n", 0), ("temperature", 0.0)],
+    "best_of_n": [("n", 0), ("temperature", 0.0), ("likely_fraction", 0.0), ("likely_fraction", 1.5)],
     "beam": [
         *(("beam_width", 0), ("expansions", 0), ("temperature", 0.0), ("top_k", 0), ("select_every", 0)),
         *(("prob_threshold", 1.0), ("prob_threshold", 0.0), ("prob_weight", 0.0)),
@@ -230,12 +232,14 @@ def test_a_view_without_returns_is_refused_where_plans_are_compared(name: str, m
     with pytest.raises(ConfigError, match=r"view\.fields=\[return,state,action\]") as caught:
         make(name, model, parts)
     tiny.check_cure(caught.value)
-    assert make("beam", model, parts, score="likelihood").value is None
+    assert make("beam", model, parts, score="likelihood").critic is None
 
 
 def test_the_best_of_n_is_the_best_of_n(model: Any) -> None:
     cond, n = tiny.cond(7), 5
     codes = sample("best_of_n", model, cond, n=n, temperature=10.0)
+    greedy = sample("best_of_n", model, cond, n=n, draws="top_k", temperature=1e-4)
+    assert torch.equal(greedy, sample("greedy", model, cond))
     repeated = cond.map(lambda values: values.repeat_interleave(n, 0))
     candidates = sample("temperature", model, repeated, temperature=10.0)
     returns = return_of(model, candidates, repeated).view(7, n)
@@ -247,7 +251,7 @@ def test_a_beam_for_the_return_promises_more_than_one_for_likelihood(model: Any)
     cond, options = tiny.cond(16), {"expansions": 4, "prob_threshold": None}
     by_return, by_likelihood = (
         return_of(model, sample("beam", model, cond, score=score, **options), cond).mean()
-        for score in ("return", "likelihood")
+        for score in ("critic", "likelihood")
     )
     assert by_return > by_likelihood
 
@@ -257,7 +261,8 @@ def value_of(fields: tuple[str, ...], x: Tensor, points: int | None) -> list[flo
     normalizer.reward.mean.fill_(1.0)
     normalizer.reward.scale.fill_(2.0)
     normalizer.returns.scale.fill_(3.0)
-    values: list[float] = PlanValue(FieldView(1, 1, 2, fields=fields), normalizer, 0.9, 2)(x, points).tolist()
+    score = PlanScore(PlannedReturn(normalizer, 0.9, 2), FieldView(1, 1, 2, fields=fields))
+    values: list[float] = score(x, Cond(x[:, 0], x[:, 0, 0]), points).tolist()
     return values
 
 
@@ -279,3 +284,19 @@ def test_the_values_of_a_batch_are_those_of_each_plan_alone() -> None:
     x = torch.randn(5, 4, 2)
     alone = [value_of(("reward", "return"), one.unsqueeze(0), 3)[0] for one in x]
     assert value_of(("reward", "return"), x, 3) == pytest.approx(alone, abs=1e-5)
+
+
+def test_candidates_that_are_unlikely_are_not_chosen(model: Any) -> None:
+    """With likely_fraction, the best of the likeliest candidates, by the log likelihood of all codes."""
+    cond, n = tiny.cond(7), 6
+    codes = sample("best_of_n", model, cond, n=n, temperature=10.0, likely_fraction=1 / 3)
+    repeated = cond.map(lambda values: values.repeat_interleave(n, 0))
+    candidates = sample("temperature", model, repeated, temperature=10.0)
+    vectors = model.tokenizer.vectors(candidates)
+    logits = model.prior.logits(model.tokenizer.layout.inputs(vectors), repeated)
+    likelihood = logits.log_softmax(-1).gather(-1, candidates.unsqueeze(-1)).sum((1, 2)).view(7, n)
+    likely = likelihood >= likelihood.sort(1).values[:, -2:-1]
+    returns = return_of(model, candidates, repeated).view(7, n)
+    best = returns.masked_fill(~likely, -torch.inf).argmax(1)
+    assert (best != returns.argmax(1)).any()
+    assert torch.equal(codes, candidates.view(7, n, -1)[torch.arange(7), best])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import path_figure
+import tiny
 import torch
 
 from trajgen.config import Config
@@ -28,6 +30,7 @@ def trains_and_acts(config: Config) -> None:
     planner: Any = build_planner(config, space)
     config.engine.check_batch_sizes(planner.stages(), 1)
     batch = path_figure.windows(config, 16)
+    batch = replace(batch, transitions=tiny.batch(16, space=space, chunk=config.data.chunk).transitions)
     trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained
     for stage in trained:

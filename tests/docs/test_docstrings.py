@@ -21,7 +21,7 @@ WITHOUT_SOURCE = {
     "action/latent_state": "the paper's is latent",
     "decoder/identity": "nothing is learnt or computed",
     "decoder/plain": "a plain network",
-    "sampler/best_of_n": "older than any paper that names it",
+    "critic/length": "no paper of its own: the way along a plan",
     "sampler/greedy": "older than any paper that names it",
     "sampler/temperature": "older than any paper that names it",
     "schedule/explicit": "whatever is given",

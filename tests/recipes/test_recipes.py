@@ -62,7 +62,7 @@ def works(composed: Composition) -> ConfigError | None:
     except ConfigError as refusal:
         tiny.check_cure(refusal)
         return refusal
-    batch = tiny.batch(16, stride=composed.window.stride)
+    batch = tiny.batch(16, stride=composed.window.stride, chunk=composed.window.chunk)
     trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained
     for stage in trained:

@@ -18,10 +18,11 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, KnownCodes
+from trajgen.critics.plans import PlannedReturn
 from trajgen.samplers.autoregressive import greedy
 from trajgen.samplers.beam import Beam
 from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
-from trajgen.samplers.value import PlanValue
+from trajgen.samplers.scoring import PlanScore
 from trajgen.views import FieldView
 
 VOCABULARY, TOKENS = 3, 4
@@ -107,14 +108,15 @@ class Table:
         return result
 
 
-def make_value(points: int) -> tuple[PlanValue, Any]:
+def make_value(points: int) -> tuple[PlanScore, Any]:
     """What plans are worth, and a decoder that gives each of the points a reward and a return by its tokens."""
     draw = torch.Generator().manual_seed(5)
     rates = torch.randn(TOKENS, VOCABULARY, 2, generator=draw)
     normalizer = Normalizer(1, 1)
     normalizer.reward.scale.fill_(2.0)
     normalizer.returns.mean.fill_(0.3)
-    value = PlanValue(FieldView(1, 1, STRIDE, fields=("reward", "return")), normalizer, DISCOUNT, STRIDE)
+    view = FieldView(1, 1, STRIDE, fields=("reward", "return"))
+    value = PlanScore(PlannedReturn(normalizer, DISCOUNT, STRIDE), view)
 
     def decode(latent: Tensor, cond: Cond) -> Tensor:
         moved = torch.einsum("blv,lvf->blf", latent, rates).unflatten(1, (points, -1)).sum(2)
@@ -126,7 +128,7 @@ def make_value(points: int) -> tuple[PlanValue, Any]:
 def wired(prior: Any, points: int = TOKENS) -> tuple[Any, ...]:
     """The wiring of a beam search over the table."""
     value, decode = make_value(points)
-    return prior, None, VOCABULARY, decode, value.view, value.normalizer, points, DISCOUNT, STRIDE
+    return prior, None, VOCABULARY, decode, value.view, value.critic, points
 
 
 def beam(prior: Any, points: int = TOKENS, **options: Any) -> Beam:
@@ -148,7 +150,8 @@ def worths(cond: Cond, points: int = TOKENS) -> Tensor:
     value, decode = make_value(points)
     vectors = F.one_hot(ALL, VOCABULARY).float()
     each = [
-        value(decode(vectors, cond.map(lambda v, i=i: v[i : i + 1].expand(81, *v.shape[1:])))) for i in range(len(cond))
+        value(decode(vectors, cond.map(lambda v, i=i: v[i : i + 1].expand(81, *v.shape[1:]))), cond)
+        for i in range(len(cond))
     ]
     return torch.stack(each)
 
@@ -196,7 +199,7 @@ def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int],
         if score == "likelihood" or not points_decided:
             return logp(tokens)
         padded = F.one_hot(torch.tensor([tokens + [0] * (TOKENS - len(tokens))]), VOCABULARY).float()
-        return float(value(decode(padded, cond), points_decided))
+        return float(value(decode(padded, cond), cond, points_decided))
 
     plans: list[list[int]] = [[]]
     ways = width * expand
@@ -210,7 +213,7 @@ def searched(prior: Table, cond: Cond, width: int, expand: int, ends: list[int],
     return max(plans, key=worth)
 
 
-@pytest.mark.parametrize("score", ["return", "likelihood"])
+@pytest.mark.parametrize("score", ["critic", "likelihood"])
 @pytest.mark.parametrize(("width", "expand"), [(1, 1), (1, 2), (2, 2), (3, 1), (3, 3)])
 def test_with_pruning_it_is_the_search_with_lists(width: int, expand: int, score: str) -> None:
     prior, cond = Table(UNIT), tiny.cond(8)
@@ -342,9 +345,9 @@ def test_plans_are_ranked_by_the_return_that_is_expected_and_branch_at_actions()
     prior, cond, tokenizer = Table(UNIT), tiny.cond(32), Numbers(UNIT)
     view, numbers = FieldView(1, 1, STRIDE, fields=("action", "return")), torch.arange(float(VOCABULARY))
     view.slices = {"action": slice(0, 1), "return": slice(1, 2)}
-    wiring = (prior, tokenizer, VOCABULARY, lambda latent, _: tokenizer.points(latent), view, Normalizer(1, 1))
+    critic = PlannedReturn(Normalizer(1, 1), DISCOUNT, STRIDE)
     sampler = Beam(
-        *(*wiring, 2, DISCOUNT, STRIDE),
+        *(prior, tokenizer, VOCABULARY, lambda latent, _: tokenizer.points(latent), view, critic, 2),
         beam_width=9,
         temperature=None,
         prob_threshold=None,
@@ -417,7 +420,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
 
     tokenizer = Tokens()
     search = Spy(
-        prior, None, 7, None, FieldView(4, 2, STRIDE), Normalizer(4, 2), tiny.HORIZON, 1.0, STRIDE,
+        prior, None, 7, None, FieldView(4, 2, STRIDE), None, tiny.HORIZON,
         beam_width=4, expansions=3, select_every=select_every, score="likelihood", temperature=3.0,
     )  # fmt: skip
     plan = search(prior, tokenizer, cond, torch.Generator().manual_seed(0))

@@ -24,7 +24,7 @@ FILES = {"recipe": "train", "study": "study", "search": "search", "data": "train
 """What lies in files, and the command that takes it."""
 PLURALS = {"recipes": "recipe", "studies": "study", "searches": "search"}
 PLACEHOLDER = "mine"
-RECIPES = {"tokenizer": "flat_ar", "planner": "bc"}
+RECIPES = {"tokenizer": "flat_ar", "critic": "mage_critic", "planner": "bc"}
 """The recipe in which a template works as it is, where that is not mage."""
 STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 

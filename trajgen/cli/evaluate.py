@@ -14,7 +14,7 @@ from trajgen.core.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from trajgen.viz.run import Run
 
-ACTING = ("sampler", "return_target", "policy", "evaluation")
+ACTING = ("sampler", "critic", "return_target", "policy", "evaluation")
 """The groups of options that help and completion name for a trained run; the others are accepted."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from trajgen.core.errors import ConfigError
@@ -18,6 +19,14 @@ def needs(sampler: Any) -> tuple[str, ...]:
     """The members of a prior that a sampler uses: ``needs`` of its class, or of the class that a function returns."""
     built = sampler if inspect.isclass(sampler) else typing.get_type_hints(sampler).get("return")
     return tuple(getattr(built, "needs", ()))
+
+
+def fitting_samplers(prior: Any, *, discrete: bool) -> Iterator[str]:
+    """The names of samplers that can draw from a prior, the usual ones first."""
+    for name in (*USUAL[discrete], *names("sampler")):
+        needed = needs(component("sampler", name))
+        if needed and all(hasattr(prior, member) for member in needed):
+            yield name
 
 
 def check_pair(sampler: str, prior: Any, prior_name: str, *, discrete: bool) -> None:
@@ -36,11 +45,7 @@ def check_pair(sampler: str, prior: Any, prior_name: str, *, discrete: bool) -> 
     missing = [name for name in needed if not hasattr(prior, name)]
     if not missing:
         return
-    others = [*USUAL[discrete], *names("sampler")]
-    fitting = (
-        name for name in others if (n := needs(component("sampler", name))) and all(hasattr(prior, m) for m in n)
-    )
-    fixes = [f"sampler={name}" for name in fitting][:1]
+    fixes = [f"sampler={name}" for name in fitting_samplers(prior, discrete=discrete)][:1]
     for name in sorted(names("prior"), key=lambda name: name != USUAL_PRIOR):
         candidate = component("prior", name)
         if hasattr(candidate, needed[0]):

@@ -5,7 +5,7 @@ Shapes are those of `trajgen.core.types`. A continuous component has ``vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -352,6 +352,48 @@ class Sampler(Protocol):
     ) -> Plan:
         """Codes and latents for the conditions (B, ·); known codes stay as they are."""
         ...
+
+
+class Critic(Protocol):
+    """Says what plans are worth; trained in a stage of its own where it has something to learn."""
+
+    reads: tuple[str, ...]
+    """The fields of a plan's points that it reads: the first of them that the view has."""
+    transitions: GoalSampling | None
+    """The goals of the transitions that it learns from; None if it learns from windows, or nothing."""
+
+    def __call__(self, points: Mapping[str, Tensor], cond: Cond) -> Tensor:
+        """Scores (B,) of plans, the higher the better.
+
+        Args:
+            points: the fields (B, T, ·) of their points, normalized; of partial plans the first points alone.
+            cond: B conditions.
+        """
+        ...
+
+    def loss(self, batch: Batch) -> Losses:
+        """Losses of a learnt critic; empty for one that learns nothing."""
+        ...
+
+    def after_step(self) -> None:
+        """Called after each optimizer step of the critic's stage: target networks."""
+        ...
+
+
+@runtime_checkable
+class HasAdvantage(Critic, Protocol):
+    """A critic that compares actions."""
+
+    def advantage(self, batch: Batch) -> Tensor:
+        """How much more the chunks (B,) of a batch with transitions are worth than usual, without gradients."""
+        ...
+
+
+@runtime_checkable
+class HasCritic(Protocol):
+    """A sampler that chooses among plans by a critic, which its planner trains."""
+
+    critic: Critic | None
 
 
 class ReturnTarget(Protocol):

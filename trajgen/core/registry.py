@@ -34,6 +34,7 @@ KINDS: dict[str, str] = {
     "prior": "the distribution of codes given the condition",
     "decoder": "latent to trajectory",
     "action": "plan to action",
+    "critic": "what a plan is worth, where several are chosen among",
     "sampler": "how codes are drawn from the prior",
     "return_target": "the target return-to-go when acting",
     "planner": "the composition: stages of training and the making of a plan",

@@ -79,6 +79,8 @@ def build_planner(config: Config, space: Space) -> nn.Module:
         return_power=data.return_power,
         goals=data.goals != "none",
         goal_state=data.goal_state,
+        goal_radius=data.goal_radius,
+        terminate_at_goal=data.terminate_at_goal,
     )
     return assemble(config.components, space, window)
 

@@ -41,7 +41,8 @@ class HierarchicalPlanner(nn.Module):
         action_stage: whether the low level's action head has a stage of its own where λ_inv is above 0.
 
     Raises:
-        ConfigError: if the horizon is not a multiple of the segment, or no subgoal lies within it.
+        ConfigError: if the horizon is not a multiple of the segment, no subgoal lies within it, or the critic learns
+            from transitions.
     """
 
     history = 0
@@ -86,6 +87,13 @@ class HierarchicalPlanner(nn.Module):
             normalizer=normalizer.for_subgoals(),
             return_target=nn.Identity(),
         )
+        if self.low.critic is not None and self.low.critic.transitions is not None:
+            raise ConfigError(
+                "The low level's goals are whole states, for which transitions have no rewards.",
+                expected="a critic that learns from windows, or nothing",
+                got=f"{type(self.low.critic).__name__}, which learns from transitions",
+                fix="critic=horizon",
+            )
         if "state" not in self.low.view.slices:
             raise ConfigError(
                 "Subgoals are states.",

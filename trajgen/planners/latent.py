@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Autoregressive, HasActionLoss, SamplesActions
+from trajgen.core.protocols import Autoregressive, Critic, HasActionLoss, HasCritic, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
@@ -28,7 +28,8 @@ class LatentPlanner(nn.Module):
 
     Stage ``tokenizer`` trains tokenizer and decoder, stage ``return_target`` the return target, and stage ``prior``
     the prior, the decoder's adapters and the action head, with the tokenizer frozen. A stage ``action`` can follow,
-    which trains the head alone; its steps are much cheaper than those of the prior.
+    which trains the head alone; its steps are much cheaper than those of the prior. Where the sampler
+    chooses among plans, stage ``critic`` trains its critic.
 
     Args:
         view: features of a window.
@@ -78,6 +79,7 @@ class LatentPlanner(nn.Module):
         self.view, self.sampler = view, sampler
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
         self.action, self.return_target = action, return_target
+        self.critic = sampler.critic if isinstance(sampler, HasCritic) else None
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
         self._last_batch: Batch | None = None
@@ -106,6 +108,7 @@ class LatentPlanner(nn.Module):
                 report=self.gradient_norms,
             ),
             Stage("action", self.action_loss, head_alone, frozen=[self.tokenizer, self.prior, self.decoder]),
+            *([] if self.critic is None else [critic_stage(self.critic)]),
         ]
 
     def tokenizer_loss(self, batch: Batch) -> Losses:
@@ -246,17 +249,32 @@ def return_target_stage(return_target: Any) -> Stage:
     return Stage("return_target", loss, list(return_target.parameters()))
 
 
+def critic_stage(critic: Critic) -> Stage:
+    """The stage of a critic; that of one which learns nothing has no parameters."""
+
+    def loss(batch: Batch) -> Losses:
+        losses = critic.loss(batch)
+        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
+
+    parameters = list(critic.parameters()) if isinstance(critic, nn.Module) else []
+    return Stage("critic", loss, parameters, after_step=critic.after_step, transitions=critic.transitions)
+
+
 def action_noise(action: Any, cond: Cond, rng: Generator | None) -> Tensor | None:
     """The noise of a plan's actions, for an action head that samples them."""
     return action.noise(len(cond), rng, cond.state.device) if isinstance(action, SamplesActions) else None
 
 
 def inverse_loss(action: Any, batch: Batch, plan: Plan) -> Tensor:
-    """L_inv over the real steps of the chunk: the head's own ``loss``, or the mean squared error of its actions."""
+    """L_inv over the real steps of the chunk: the mean of `inverse_errors`."""
+    return batch.mean(inverse_errors(action, batch, plan), lambda batch: batch.chunk_mask)
+
+
+def inverse_errors(action: Any, batch: Batch, plan: Plan) -> Tensor:
+    """The errors (B, H) of a chunk's actions: the head's own ``loss``, or the mean squared errors of its actions."""
     steps = batch.chunk_states.shape[1]
     offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
     if isinstance(action, HasActionLoss):
-        error = action.loss(plan, batch.chunk_states, offsets, batch.chunk_actions)
-    else:
-        error = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
-    return batch.mean(error, lambda batch: batch.chunk_mask)
+        return action.loss(plan, batch.chunk_states, offsets, batch.chunk_actions)
+    errors: Tensor = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
+    return errors

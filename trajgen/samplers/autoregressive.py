@@ -32,7 +32,6 @@ class AutoregressiveSampler:
     guidance_ramp: bool = False
     needs: ClassVar[tuple[str, ...]] = ("start", "step")
 
-    @torch.no_grad()
     def __call__(
         self,
         prior: Autoregressive,
@@ -50,6 +49,32 @@ class AutoregressiveSampler:
             rng: of the draws.
             known_codes: each takes the place of the sampled one, before the next scale is sampled.
         """
+        return self._sample(prior, tokenizer, cond, rng, known_codes, None)
+
+    def with_likelihood(
+        self,
+        prior: Autoregressive,
+        tokenizer: Tokenizer,
+        cond: Cond,
+        rng: Generator | None = None,
+        known_codes: KnownCodes | None = None,
+    ) -> tuple[Plan, Tensor]:
+        """The same, and the log likelihood (B,) of the codes by the prior's own distribution; codes are discrete."""
+        likelihoods: list[Tensor] = []
+        plan = self._sample(prior, tokenizer, cond, rng, known_codes, likelihoods)
+        return plan, torch.stack(likelihoods).sum(0)
+
+    @torch.no_grad()
+    def _sample(
+        self,
+        prior: Autoregressive,
+        tokenizer: Tokenizer,
+        cond: Cond,
+        rng: Generator | None,
+        known_codes: KnownCodes | None,
+        likelihoods: list[Tensor] | None,
+    ) -> Plan:
+        """Samples scale by scale; ``likelihoods`` takes the log likelihood (B,) of each."""
         layout = tokenizer.layout
         cfg_cond = cond.cfg_batch() if self.guidance else cond
         state, partial_latent = prior.start(cfg_cond), layout.start(len(cond))
@@ -63,6 +88,9 @@ class AutoregressiveSampler:
                 logits = conditional + self.guidance * ramp * (conditional - unconditional)
             codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
             scales.append(codes if known_codes is None else known_codes.into(codes, span))
+            if likelihoods is not None:
+                of_codes = logits.float().log_softmax(-1).gather(-1, scales[-1].unsqueeze(-1))
+                likelihoods.append(of_codes.sum((1, 2)))
             partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
         return Plan(torch.cat(scales, dim=1), partial_latent)
 

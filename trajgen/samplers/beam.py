@@ -9,13 +9,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from trajgen.core.normalizer import Normalizer
-from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
+from trajgen.core.protocols import Autoregressive, Critic, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_vocabulary
 from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
-from trajgen.samplers.value import PlanValue
+from trajgen.samplers.scoring import PlanScore
 
 
 @runtime_checkable
@@ -52,10 +51,8 @@ class Beam:
         vocabulary: V.
         decoder: partial latent to trajectory, for the value of partial plans.
         view: features of a window.
-        normalizer: of the data.
+        critic: what partial plans are worth.
         horizon: T.
-        discount: per environment step.
-        stride: environment steps between points.
         beam_width: W, the plans that are kept.
         expansions: E, the ways in which each is continued.
         temperature: of the draws of candidates; null takes the E likeliest, exactly, instead of drawing.
@@ -65,16 +62,16 @@ class Beam:
             each by itself, so that numbers of a narrow distribution stay likely (Trajectory Transformer).
         branch_fields: the fields of a point whose tokens are expanded and drawn, where each token is a number of a
             point; the others are the likeliest. Trajectory Transformer draws actions. Null for all.
-        score: what is kept: plans of the highest return, or of the highest likelihood.
+        score: what is kept: the plans that are worth most by the critic, or the likeliest.
         select_every: scales between two selections; null selects after each scale that makes more points final, or
             refines all of them; with score=likelihood after each scale.
         prob_threshold: β; a plan less likely than β to the power of L ranks lower by α per unit of log likelihood
-            that it lacks (TAP, section 3.3); null judges plans by their return alone.
-        prob_weight: α, above the range of returns.
+            that it lacks (TAP, section 3.3); null judges plans by the critic alone.
+        prob_weight: α, above the range of the critic's scores.
 
     Raises:
-        ConfigError: for continuous codes, a view without rewards and returns, fields that no token stands for, or an
-            option out of range.
+        ConfigError: for continuous codes, a view without what the critic
+            reads, fields that no token stands for, or an option out of range.
     """
 
     needs = ("start", "step")
@@ -86,10 +83,8 @@ class Beam:
         vocabulary: int | None,
         decoder: Decoder,
         view: Any,
-        normalizer: Normalizer,
+        critic: Critic,
         horizon: int,
-        discount: float,
-        stride: int,
         *,
         beam_width: int = 16,
         expansions: int = 4,
@@ -98,7 +93,7 @@ class Beam:
         top_p: float | None = None,
         distinct: bool = True,
         branch_fields: tuple[str, ...] | None = None,
-        score: Literal["return", "likelihood"] = "return",
+        score: Literal["critic", "likelihood"] = "critic",
         select_every: int | None = None,
         prob_threshold: float | None = 0.05,
         prob_weight: float = 500.0,
@@ -145,7 +140,8 @@ class Beam:
         self.top_k, self.top_p, self.distinct = top_k, top_p, distinct
         self.select_every, self.prob_threshold, self.prob_weight = select_every, prob_threshold, prob_weight
         self.decoder, self.horizon = decoder, horizon
-        self.value = PlanValue(view, normalizer, discount, stride) if score == "return" else None
+        self.critic = critic if score == "critic" else None
+        self.score = PlanScore(critic, view) if score == "critic" else None
 
     @torch.no_grad()
     def __call__(
@@ -180,7 +176,7 @@ class Beam:
         """Whether plans are selected after scale k."""
         if self.select_every is not None:
             return (k + 1) % self.select_every == 0
-        if self.value is None:
+        if self.score is None:
             return True
         now, before = self._points(tokenizer, k), self._points(tokenizer, k - 1) if k else 0
         return now > before or now == self.horizon
@@ -215,10 +211,10 @@ class Beam:
     def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
         """The scores (R,) by which plans are selected after scale k."""
         points = self._points(tokenizer, k)
-        if self.value is None or points == 0:
+        if self.score is None or points == 0:
             return plans.likelihood
         repeated = cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))
-        scores = self.value(self.decoder(plans.expected_latent(tokenizer), repeated), points)
+        scores = self.score(self.decoder(plans.expected_latent(tokenizer), repeated), repeated, points)
         if self.prob_threshold is not None:
             lowest = math.log(self.prob_threshold) * tokenizer.schedule.tokens
             scores = scores + self.prob_weight * (plans.likelihood - lowest).clamp(max=0)

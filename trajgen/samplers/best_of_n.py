@@ -7,38 +7,40 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from trajgen.core.normalizer import Normalizer
-from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer
-from trajgen.core.registry import register
+from trajgen.core.errors import ConfigError
+from trajgen.core.pairing import check_pair, fitting_samplers
+from trajgen.core.protocols import Critic, Decoder, Tokenizer
+from trajgen.core.registry import build, register
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, require, require_vocabulary
-from trajgen.samplers.value import PlanValue
+from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary
+from trajgen.samplers.scoring import PlanScore
 
 
 @register("sampler", "best_of_n")
 class BestOfN:
-    """Draws n plans at a temperature and keeps the one that promises the highest return.
+    """Draws n plans in one batch and keeps the one that is worth most by the critic (arXiv 2503.00535).
 
-    Costs one plan for B · n conditions and their decoding. Where a plan is already conditioned on the return that the
-    condition names, expect no gain from it.
+    The candidates are drawn by another sampler, so that they may be codes or continuous. Costs one plan for B · n
+    conditions, their decoding and the critic. Where a plan is already conditioned on a return, expect no gain from
+    choosing by that return (critic=return).
 
     Args:
-        prior: what is drawn from, scale by scale.
+        prior: what is drawn from.
         vocabulary: V.
         decoder: latent to trajectory.
         view: features of a window.
-        normalizer: of the data.
-        discount: per environment step.
-        stride: environment steps between points.
+        critic: what plans are worth.
         n: plans drawn for each condition.
-        temperature: of the distribution that plans are drawn from; lower is less varied.
-        guidance: weight of classifier-free guidance; 0 leaves it out.
+        draws: the sampler that draws them; null for the usual one of the prior.
+        temperature: of the draws, an option of that sampler as are the next two; null for its default.
+        guidance: weight of classifier-free guidance; null for its default.
+        steps: of denoising or of a flow; null for its default.
+        likely_fraction: fraction of the candidates, the likeliest, among which one is chosen; 1 for all. Needs codes.
 
     Raises:
-        ConfigError: for continuous codes, a view without rewards and returns, or an option out of range.
+        ConfigError: for a view without what the critic reads, an option that the drawing sampler does not have, or one
+            out of range.
     """
-
-    needs = ("start", "step")
 
     def __init__(
         self,
@@ -46,40 +48,62 @@ class BestOfN:
         vocabulary: int | None,
         decoder: Decoder,
         view: Any,
-        normalizer: Normalizer,
-        discount: float,
-        stride: int,
+        critic: Critic,
         *,
         n: int = 8,
-        temperature: float = 1.0,
-        guidance: float = 0.0,
+        draws: str | None = None,
+        temperature: float | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        likely_fraction: float = 1.0,
     ) -> None:
-        require_vocabulary(vocabulary)
         require("n", n, n >= 1, "a whole number of at least 1", "sampler.n=8, or sampler=temperature for one plan")
-        require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest")
-        self.n, self.decoder = n, decoder
-        self.value = PlanValue(view, normalizer, discount, stride)
-        self.sampler = AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance)
+        holds = 0 < likely_fraction <= 1
+        require("likely_fraction", likely_fraction, holds, "more than 0 and at most 1", "sampler.likely_fraction=1")
+        discrete = vocabulary is not None
+        name = draws or next(fitting_samplers(prior, discrete=discrete), "temperature")
+        check_pair(name, prior, type(prior).__name__, discrete=discrete)
+        options = {"temperature": temperature, "guidance": guidance, "steps": steps}
+        node = {"name": name, **{k: v for k, v in options.items() if v is not None}}
+        self.sampler = build("sampler", node, prior=prior, vocabulary=vocabulary)
+        if isinstance(self.sampler, AutoregressiveSampler):
+            require_vocabulary(vocabulary)  # of continuous codes it draws the mean, n times the same
+        if likely_fraction < 1 and not isinstance(self.sampler, AutoregressiveSampler):
+            raise ConfigError(
+                "Only codes that are drawn scale by scale have a likelihood.",
+                got=f"sampler.likely_fraction={likely_fraction} with draws by {name}",
+                fix="sampler.likely_fraction=1",
+            )
+        self.n, self.decoder, self.critic = n, decoder, critic
+        self.likely = max(1, round(likely_fraction * n))
+        self.score = PlanScore(critic, view)
 
     @torch.no_grad()
     def __call__(
         self,
-        prior: Autoregressive,
+        prior: Any,
         tokenizer: Tokenizer,
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
     ) -> Plan:
-        """The best codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
+        """The best codes (B, L) or (B, L, C) and their latent for the conditions (B, ·); known codes stay."""
 
         def repeat(values: Tensor) -> Tensor:
             return values.repeat_interleave(self.n, 0)
 
         candidate_cond = cond.map(repeat)
         if known_codes is not None:
-            known_codes = KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask))
-        candidates = self.sampler(prior, tokenizer, candidate_cond, rng, known_codes)
-        values = self.value(self.decoder(candidates.latent, candidate_cond))
-        best = values.view(len(cond), self.n).argmax(1)
-        rows = best + torch.arange(len(cond), device=best.device) * self.n
+            known_codes = KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask), known_codes.tokens)
+        arguments = (prior, tokenizer, candidate_cond, rng, known_codes)
+        if self.likely < self.n:
+            candidates, likelihood = self.sampler.with_likelihood(*arguments)
+        else:
+            candidates, likelihood = self.sampler(*arguments), None
+        scores = self.score(self.decoder(candidates.latent, candidate_cond), candidate_cond).view(len(cond), self.n)
+        if likelihood is not None:
+            likelihood = likelihood.view(len(cond), self.n)
+            least = likelihood.topk(self.likely, dim=1).values[:, -1:]
+            scores = scores.masked_fill(likelihood < least, -torch.inf)
+        rows = scores.argmax(1) + torch.arange(len(cond), device=scores.device) * self.n
         return Plan(candidates.codes[rows], candidates.latent[rows])

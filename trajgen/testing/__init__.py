@@ -14,7 +14,7 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
-from trajgen.testing import common, inputs, isolation, planners, plans, priors, tokenizers
+from trajgen.testing import common, critics, inputs, isolation, planners, plans, priors, tokenizers
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
 from trajgen.testing.fixture import Fixture, find_fixture
 
@@ -25,7 +25,7 @@ SIGNATURE_CONTRACTS = {
     "options have types and literal defaults": common.check_options,
     "an unknown option is refused": common.check_unknown_option,
 }
-CONTRACT_MODULES = (common, isolation, inputs, tokenizers, priors, plans, planners)
+CONTRACT_MODULES = (common, isolation, inputs, tokenizers, priors, plans, critics, planners)
 
 
 @dataclass(frozen=True)

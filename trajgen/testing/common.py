@@ -27,6 +27,7 @@ PROTOCOLS: dict[str, type] = {
     "decoder": protocols.Decoder,
     "action": protocols.ActionHead,
     "sampler": protocols.Sampler,
+    "critic": protocols.Critic,
     "return_target": protocols.ReturnTarget,
     "planner": protocols.Planner,
 }
@@ -184,6 +185,8 @@ def respond(
             tokenizer = fixture.part(planner, "tokenizer")
             prior, known_codes = fixture.part(planner, "prior"), tokenizer.known_codes(cond)
             return {"the codes": part(prior, tokenizer, cond, generator, known_codes).codes}
+        case "critic":
+            return {"the scores": part(points_of(fixture, planner, example), cond)}
         case "return_target":
             remaining = batch.rewards[:, 0]
             return {
@@ -218,6 +221,14 @@ def _respond_planner(planner: Any, batch: Batch, generator: torch.Generator) -> 
         "the actions of plans": planner.action(plan, first, torch.zeros_like(first[..., 0], dtype=torch.long)),
     }
     return responses if plan.trajectory is None else {**responses, "the trajectory of plans": plan.trajectory}
+
+
+def points_of(fixture: Fixture, planner: Any, example: Example) -> dict[str, Tensor]:
+    """The fields of an example's points as a critic gets them: those of the view, or states where there is none."""
+    view = fixture.part(planner, "view")
+    if view is None:
+        return {"state": example.batch.states}
+    return {name: view.read(example.x, name) for name in view.slices}
 
 
 def acting_plan(action: Any, example: Example) -> Plan:
@@ -287,7 +298,7 @@ def independent_of_batch(fixture: Fixture) -> None:
     )
 
 
-@contract("works for data without goals", "conditioner", "prior", "decoder", "return_target", "planner")
+@contract("works for data without goals", "conditioner", "prior", "decoder", "critic", "return_target", "planner")
 def without_goals(fixture: Fixture) -> None:
     try:
         planner = fixture.build_ready(goals=False)

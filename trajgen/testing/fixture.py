@@ -22,7 +22,7 @@ from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
 SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
-GOAL_STATE = (0, 1)
+GOAL_STATE, GOAL_RADIUS = (0, 1), 0.5
 WINDOW_OPTIONS = ("horizon", "stride", "chunk", "discount", "return_power")
 """Options of data that can be given to a check."""
 HORIZON, STRIDE, CHUNK = 16, 3, 4
@@ -42,6 +42,7 @@ PREFERRED_RECIPES: dict[str, tuple[str, ...]] = {
     "prior": ("mage", "flat_ar", "diffuser", "flow"),
     "decoder": ("mage", "tap", "diffuser"),
     "action": ("mage", "carp", "diffuser"),
+    "critic": ("mage sampler=best_of_n", "iql"),
     "sampler": ("mage", "tap", "diffuser", "flow"),
     "planner": ("mage", "bc", "dt", "hierarchy"),
 }
@@ -318,7 +319,7 @@ def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], 
     largest = {"horizon": HORIZON, "stride": STRIDE, "chunk": CHUNK}
     shape = {option: min(data.get(option, size), size) for option, size in largest.items()}
     reduced += [f"data.{o}={n}" for o, n in shape.items() if o not in window_changes and n != data.get(o, n)]
-    window = WindowShape(return_power=1.0, goal_state=GOAL_STATE)
+    window = WindowShape(return_power=1.0, goal_state=GOAL_STATE, goal_radius=GOAL_RADIUS)
     window = replace(window, **{**shape, **_checked(window_changes)})
     return Composition(recipe, nodes, window, tuple(words), tuple(reduced))
 

@@ -1,0 +1,68 @@
+"""Every registered critic; scores and lengths by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from accepts import cells, check_cell
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
+from trajgen.core.registry import build
+from trajgen.core.types import Cond
+from trajgen.critics.plans import PlanLength
+from trajgen.critics.values import ExpectileValue
+
+
+@cells("critic")
+def test_contracts(name: str, words: str, advice: str) -> None:
+    check_cell("critic", name, words, advice)
+
+
+def test_the_length_of_a_plan_by_hand() -> None:
+    """Two steps of 3 and 4 to the goal, what follows is not counted; of another plan, half of it and what is left."""
+    normalizer = Normalizer(3, 1, 2)
+    normalizer.state.scale.copy_(torch.tensor([1.0, 2.0, 5.0]))
+    normalizer.goal.mean.copy_(torch.tensor([1.0, 0.0]))
+    critic = PlanLength(2, (0, 1), 0.5, normalizer, detour=3.0)
+    way = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0], [90.0, 4.0]])
+    states = torch.cat([way / torch.tensor([1.0, 2.0]), torch.randn(4, 1)], dim=1).unsqueeze(0)
+    cond = Cond(states[:, 0], torch.zeros(1), torch.tensor([[2.0, 4.0]]))  # the goal (3, 4)
+    assert critic({"state": states}, cond).tolist() == pytest.approx([-7.0])
+    assert critic({"state": states[:, :2]}, cond).tolist() == pytest.approx([-(3 + 3 * 3.5)])
+
+
+def test_gains_that_no_step_can_bring_count_against_a_plan() -> None:
+    """Values 1, 9, 10 at γ^M = 1/2: 0.5 · 9 is 3.5 more than 1, the second step gains nothing too much."""
+    critic = ExpectileValue(1, 0, 1, 1, 2, 0.5**0.5, 1.0, Normalizer(1, 1), jump_weight=2.0)
+    critic.value = lambda states, goals: states.squeeze(-1)  # type: ignore[method-assign]
+    states = torch.tensor([[[1.0], [9.0], [10.0]]])
+    cond = Cond(states[:, 0], torch.zeros(1))
+    assert critic({"state": states}, cond).tolist() == pytest.approx([20 / 3 - 2 * 3.5 / 2])
+    critic.jump_weight = 0.0
+    assert critic({"state": states}, cond).tolist() == pytest.approx([20 / 3])
+
+
+OUT_OF_RANGE = [("expectile", 1.5), ("target_rate", -0.1), ("further_goals", -1), ("current_goals", 1.2),
+                ("random_goals", 0.9)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("option", "value"), OUT_OF_RANGE)
+def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
+    wiring = {"state_dim": 4, "goal_dim": 2, "action_dim": 2, "chunk": 4, "stride": 3, "discount": 0.9,
+              "goal_radius": None, "normalizer": Normalizer(4, 2, 2)}  # fmt: skip
+    with pytest.raises(ConfigError, match=option) as caught:
+        build("critic", {"name": "value", option: value}, **wiring)
+    tiny.check_cure(caught.value)
+
+
+def test_a_critic_trains_in_its_own_stage_on_transitions() -> None:
+    planner = tiny.planner(sampler="best_of_n", critic="value")
+    (stage,) = [stage for stage in planner.stages() if stage.name == "critic"]
+    assert stage.transitions is not None and stage.transitions.goals == 1
+    assert {*map(id, stage.trained)} == {*map(id, planner.critic.parameters())}
+    untrained = tiny.planner(sampler="best_of_n")  # no critic is named: the plan's own return
+    assert not [stage for stage in untrained.stages() if stage.name == "critic" and stage.parameters]

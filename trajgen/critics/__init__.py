@@ -1,0 +1,1 @@
+"""Critics: what a plan is worth."""

@@ -1,0 +1,47 @@
+"""The choice among plans: their scores by a critic, and the best of several."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import Critic
+from trajgen.core.types import Cond
+
+
+class PlanScore:
+    """What a critic says of decoded plans.
+
+    Args:
+        critic: of plans.
+        view: features of their points.
+
+    Raises:
+        ConfigError: if the view has no field that the critic reads.
+    """
+
+    def __init__(self, critic: Critic, view: Any) -> None:
+        if not set(critic.reads) & set(view.slices):
+            fields = ",".join(view.slices)
+            fix = f"view.fields=[{critic.reads[0]},{fields}] or sampler=temperature"
+            raise ConfigError(
+                "A choice among plans needs points that tell what they are worth.",
+                expected=f"{' or '.join(critic.reads)} in view.fields, for {type(critic).__name__}",
+                got=f"view.fields=[{fields}]",
+                fix="critic=value, or " + fix if "state" in view.slices else fix,
+            )
+        self.critic, self.view = critic, view
+
+    def __call__(self, trajectory: Tensor, cond: Cond, points: int | None = None) -> Tensor:
+        """The scores (B,) of trajectories (B, T, D); the higher, the better.
+
+        Args:
+            trajectory: decoded plans.
+            cond: B conditions.
+            points: how many of the first points are decided, at least 1; None for all.
+        """
+        fields = {name: self.view.read(trajectory[:, :points], name) for name in self.view.slices}
+        scores: Tensor = self.critic(fields, cond)
+        return scores

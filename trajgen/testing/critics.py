@@ -1,0 +1,72 @@
+"""What critics promise: scores of plans, by their points and goals, and losses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from trajgen.core.protocols import HasAdvantage
+from trajgen.testing.common import points_of
+from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
+from trajgen.testing.fixture import Fixture
+
+
+@contract("a score for each plan, by its own points", "critic")
+@torch.no_grad()
+def scores(fixture: Fixture) -> None:
+    critic, example = fixture.component, fixture.example()
+    points = points_of(fixture, fixture.planner, example)
+    read = [name for name in critic.reads if name in points]
+    require(read, "A critic reads fields of a plan's points.", got=critic.reads, look="reads")
+    first = critic(points, example.cond)
+    require_shape("the scores", first, (len(example.cond),), "(B,)")
+    others = {name: value.flip(0) if name in read else value for name, value in points.items()}
+    same = torch.allclose(first, critic(others, example.cond))
+    require(not same, "Other points have the same scores.", look="the fields that `reads` names")
+    unread = {name: value for name, value in points.items() if name in critic.reads}
+    require(
+        torch.allclose(first, critic(unread, example.cond)),
+        "Scores depend on a field that is not declared.",
+        expected="every field that it looks at among `reads`",
+    )
+
+
+@contract("partial plans have scores", "critic")
+@torch.no_grad()
+def partial_plans(fixture: Fixture) -> None:
+    critic, example = fixture.component, fixture.example()
+    points = points_of(fixture, fixture.planner, example)
+    for count in (1, 2):
+        partial = critic({name: value[:, :count] for name, value in points.items()}, example.cond)
+        require_shape(f"the scores of plans of {count} points", partial, (len(example.cond),), "(B,)")
+        require(torch.isfinite(partial).all(), "Scores of partial plans are finite.", got=partial.tolist())
+
+
+@contract("losses that can be trained, and target networks that follow", "critic")
+def critic_losses(fixture: Fixture) -> None:
+    critic, batch = fixture.part(fixture.build_ready()), fixture.batch(16)
+    losses = critic.loss(batch)
+    require_losses(losses, total=False)
+    learns = isinstance(critic, nn.Module) and bool(list(critic.parameters()))
+    require(bool(losses) == learns, "A critic with weights has a loss, and one without has none.", look="loss()")
+    if critic.transitions is None and learns:
+        bare = critic.loss(replace(batch, transitions=None))
+        require(bare.keys() == losses.keys(), "Without `transitions`, batches carry none.", look="transitions")
+    weights = {name: p.clone() for name, p in critic.named_parameters()} if learns else {}
+    with torch.no_grad():
+        critic.after_step()
+    moved = [name for name, p in critic.named_parameters() if not torch.equal(p, weights[name])] if learns else []
+    require(not moved, "after_step() moves targets, not the weights that are trained.", got=", ".join(moved))
+
+
+@contract("the advantage of what was done", "critic")
+def advantage(fixture: Fixture) -> None:
+    critic, batch = fixture.component, fixture.batch()
+    if not isinstance(critic, HasAdvantage):
+        raise NotApplicableError("it does not compare actions")
+    advantages = critic.advantage(batch)
+    require_shape("the advantage", advantages, (len(batch),), "(B,)")
+    require(not advantages.requires_grad, "An advantage weighs a loss, and carries no gradient.", look="advantage()")
+    require(torch.isfinite(advantages).all(), "Advantages are finite.", got=advantages.tolist())
