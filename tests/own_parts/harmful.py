@@ -184,14 +184,14 @@ class TokenizerOfZeroGradients(MultiscaleVQ):
 
 @mistake("planner", "L_cond reaches the prior", "it trains nothing")
 class PlannerOfDetachedCodes(LatentPlanner):
-    def _generated_latent(self, prediction: Tensor) -> Tensor:
-        return super()._generated_latent(prediction).detach()
+    def _relaxed_codes(self, prediction: Tensor) -> Tensor:
+        return super()._relaxed_codes(prediction).detach()
 
 
 @mistake("planner", "L_cond reaches the prior", "it trains nothing")
 class PlannerOfHardCodes(LatentPlanner):
-    def _generated_latent(self, prediction: Tensor) -> Tensor:
-        return self.tokenizer.layout.latent(self.tokenizer.vectors(prediction.argmax(-1)))
+    def _relaxed_codes(self, prediction: Tensor) -> Tensor:
+        return prediction.argmax(-1)
 
 
 mistake("decoder", "gradients flow through it to the latent", "No gradient reaches the latent, or some of it")(
@@ -474,16 +474,12 @@ class TargetThatStandardizes(QuantileTarget):
 
 @mistake("conditioner", UNSHARED, "once another one of its kind")
 class ConditionerWithAClassCache(FieldConditioner):
-    offsets: ClassVar[dict[str, float]] = {}
+    offset: ClassVar[float] = 0.0
 
     def forward(self, cond: Cond) -> Tensor:
-        self.offsets["last"] = float(self.mix[0].bias.sum()) if not self.training else 0.0
-        return super().forward(cond) + self.offsets.setdefault("largest", self.offsets["last"])
-
-    def _mask(self, cond: Cond) -> Tensor | None:
-        self.offsets["largest"] = self.offsets.get("seen", 0.0)
-        self.offsets["seen"] = self.offsets["largest"] + self.offsets["last"]
-        return super()._mask(cond)
+        embedded = super().forward(cond) + self.offset
+        type(self).offset = float(self.mix[0].bias.detach().sum())
+        return embedded
 
 
 @mistake("decoder", UNSHARED, "attributes of the class")
