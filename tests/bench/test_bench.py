@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 
+from trajgen.bench import decision
 from trajgen.bench.roofline import Cost, Rates, count_cost
 from trajgen.bench.timing import Timing, timed
 from trajgen.cli import main
+from trajgen.core.errors import ConfigError
+from trajgen.core.planning import plan_step
 
 SMALL = ["prior.width=16", "prior.depth=1", "prior.heads=2", "conditioner.width=16", "decoder.width=16"]
 
@@ -48,6 +53,26 @@ def test_a_decision_is_timed_beside_a_decision_transformer(tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         main(["bench", "decision", f"out={out}"])
     assert json.loads(out.read_text()) == figures and "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_what_a_backend_cannot_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gradient within the plan, which ONNX cannot take, leaves the other figures as they are."""
+
+    def refuse(backend: str, planner: Any) -> Any:
+        if backend == "onnx":
+            raise ConfigError("An exported plan takes no gradients.", got="value_scale=0.1")
+        return partial(plan_step, planner)
+
+    monkeypatch.setattr(decision, "plan_fn", refuse)
+    out = tmp_path / "figures.json"
+    words = ["repeats=2", "batch=[1,2]", "threads=1", "device=cpu", f"out={out}", "backends=[onnx,eager]"]
+    main(["bench", "decision", "recipe=mage", *SMALL, *words])
+    lines = json.loads(out.read_text())["lines"]
+    assert [line["name"] for line in lines] == ["eager", "eager", "roofline", "onnx"]
+    assert lines[-1]["refused"] == "An exported plan takes no gradients. value_scale=0.1"
+    assert "onnx is not measured: An exported plan takes no gradients." in capsys.readouterr().out
 
 
 def test_training_steps_and_data_are_timed(

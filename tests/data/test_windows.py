@@ -359,7 +359,7 @@ def numbers(source: Windows) -> set[int]:
 def test_episodes_are_on_one_side_or_the_other() -> None:
     episodes, choice, units = line(LENGTHS), options(val_fraction=0.3), Normalizer(2, 1, 2)
     trained = Windows(episodes, choice, units)
-    aside = [Windows(episodes, choice, units, seed=seed, part="val") for seed in (0, 1)]
+    aside = [Windows(episodes, choice, units, seed=seed).validation(episodes) for seed in (0, 1)]
     assert len(numbers(aside[0])) == 3 - (1 in numbers(aside[0])) and numbers(aside[0]) == numbers(aside[1])
     assert not numbers(trained) & numbers(aside[0])
     assert numbers(trained) | numbers(aside[0]) == set(range(10)) - {1}  # which is shorter than a window
@@ -369,7 +369,7 @@ def test_episodes_are_on_one_side_or_the_other() -> None:
 
 def test_units_are_those_of_what_is_trained_on() -> None:
     episodes, choice = line(LENGTHS), options(val_fraction=0.3)
-    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2), part="val"))
+    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2)).validation(episodes))
     without = line(LENGTHS)
     without.states[[int(state[0]) in aside for state in without.states]] *= 1000
     one, two = (fit_normalizer(data, choice).state_dict() for data in (episodes, without))
@@ -383,7 +383,7 @@ def test_both_sides_need_windows(lengths: list[int], share: float) -> None:
 
     def both() -> None:
         Windows(episodes, choice, units)
-        Windows(episodes, choice, units, part="val")
+        Windows(episodes, choice, units).validation(episodes)
 
     with pytest.raises(ConfigError, match=r"data\.val_fraction"):
         both()
@@ -425,7 +425,7 @@ def test_both_sides_of_what_is_held_out_are_of_the_best() -> None:
     episodes, choice = earning(), options(top_fraction=0.6, val_fraction=0.4)
     best = numbers(Windows(episodes, options(top_fraction=0.6), Normalizer(2, 1, 2)))
     trained = numbers(Windows(episodes, choice, Normalizer(2, 1, 2)))
-    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2), part="val"))
+    aside = numbers(Windows(episodes, choice, Normalizer(2, 1, 2)).validation(episodes))
     assert trained and aside and trained | aside == best and not trained & aside
 
 

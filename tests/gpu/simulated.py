@@ -58,6 +58,13 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
         yield from tensors_in(list(values.values()))
 
 
+def pinned(tensor: Tensor) -> Tensor:
+    """A copy that is said to lie in pinned memory."""
+    copied = tensor.clone()
+    copied.untyped_storage().pinned = True  # type: ignore[attr-defined]
+    return copied
+
+
 class Generator(torch.Generator):
     """A generator on the CPU that is said to lie on a device."""
 
@@ -89,7 +96,6 @@ class Graph:
     def __init__(self, *_: Any, **__: Any) -> None:
         self.operations: list[tuple[Any, Any, Any, Any]] = []
         self.generators: list[Any] = []
-        self.device: int | None = None
 
     def register_generator_state(self, generator: Any) -> None:
         self.generators.append(generator)
@@ -165,7 +171,7 @@ class SimulatedCuda:
     Attributes:
         waits: what the host waited for the device for, by place in the code; also copies that block it.
         launches: operations on the device by name; the operations of a graph are one, ``replay``.
-        events: recorded events by number of the device.
+        events, captures: by number of the device, how many were recorded.
     """
 
     current: SimulatedCuda | None = None
@@ -175,6 +181,7 @@ class SimulatedCuda:
         self.waits: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
         self.events: Counter[int] = Counter()
+        self.captures: Counter[int] = Counter()
         self.debug = False
         self._target: torch.device | None = None  # of a copy that Tensor.to makes
         self._graph: Graph | None = None
@@ -184,6 +191,7 @@ class SimulatedCuda:
         self._stack = ExitStack()
         self._stack.enter_context(patch.multiple(torch.cuda, **self._replacements()))
         self._stack.enter_context(patch.object(torch, "Generator", Generator))
+        self._stack.enter_context(patch.object(Tensor, "pin_memory", pinned))  # in all threads
         self._stack.enter_context(patch.object(SimulatedCuda, "current", self))
         self._stack.enter_context(patch.object(torch, "autocast", Autocast))
         self._stack.enter_context(patch.object(torch.accelerator, "current_stream", Stream))
@@ -220,12 +228,6 @@ class SimulatedCuda:
         target = self._target or (wanted if wanted is not None and wanted.type == "cuda" else on_cuda)
         if wanted is not None and wanted.type == "cuda":
             kwargs["device"] = HOST
-        if name == "is_pinned":
-            return getattr(inputs[0].untyped_storage(), "pinned", False)
-        if name in ("_pin_memory", "pin_memory"):
-            pinned = inputs[0].clone()
-            pinned.untyped_storage().pinned = True  # type: ignore[attr-defined]
-            return pinned
         if target.type == "cuda" or on_cuda.type == "cuda":
             self._check(name, args, kwargs, inputs, places, target)
         if self._graph is not None:
@@ -280,7 +282,8 @@ class SimulatedCuda:
     @contextmanager
     def capture(self, graph: Graph, **_: Any) -> Iterator[None]:
         """Keeps the operations within it; what they change is as before at its end, since a capture runs nothing."""
-        graph.device, self._graph, self._before = self.index, graph, []
+        self._graph, self._before = graph, []
+        self.captures[self.index] += 1
         state = torch.default_generator.get_state()
         generators = [(generator, generator.get_state()) for generator in graph.generators]
         try:

@@ -39,7 +39,7 @@ def run(request: BenchRequest, console: Console) -> None:
     planner, space, config, device = _load_planner(request)
     backends = request.backends or _available_backends(device)
     with console.status("timing"):
-        lines = list(time_decisions(planner, space, request.batch, backends, request.repeats))
+        lines, refusals = time_decisions(planner, space, request.batch, backends, request.repeats)
         if request.against:
             prior = config.components.get("prior", {})
             sizes = {name: int(prior.get(name, size)) for name, size in (("width", 128), ("depth", 4), ("heads", 4))}
@@ -57,7 +57,10 @@ def run(request: BenchRequest, console: Console) -> None:
     least = cost.roofline(rates)
     figures.append({"name": "roofline", "batch": 1, "milliseconds": least, **vars(cost)})
     title = f"{config.recipe}: one decision that plans"
+    figures += [{"name": backend, "refused": reason} for backend, reason in refusals.items()]
     request.report(console, title, Table(columns, rows), figures, device)
+    for backend, reason in refusals.items():
+        console.print(f"{backend} is not measured: {reason}", highlight=False, markup=False)
     console.print(
         f"roofline at batch 1: {least:.2f} ms, from {cost.operations / 1e6:.0f} million operations at "
         f"{rates.operations / 1e9:.0f} a nanosecond and {cost.bytes / 1e6:.0f} MB of operands at "
@@ -85,14 +88,28 @@ def _available_backends(device: torch.device) -> list[Backend]:
 
 def time_decisions(
     planner: Any, space: Space, batches: Sequence[int], backends: Sequence[Backend], repeats: int
-) -> Iterator[Line]:
-    """Times plans by each of the backends: the return target, all scales, the latent, and the action head."""
+) -> tuple[list[Line], dict[str, str]]:
+    """Times plans by each of the backends: the return target, all scales, the latent, and the action head.
+
+    Returns:
+        The timings, and why a backend does not run this planner, by its name.
+    """
     device = next(planner.parameters()).device
+    lines: list[Line] = []
+    refusals: dict[str, str] = {}
     for batch in batches:
         cond = random_conditions(space, batch, device)
         for backend in backends:
-            call = partial(_decide, planner, plan_fn(backend, planner), torch.Generator(device), cond)
-            yield backend, batch, timed(call, device, repeats)
+            if backend in refusals:
+                continue
+            try:
+                call = partial(_decide, planner, plan_fn(backend, planner), torch.Generator(device), cond)
+                lines.append((backend, batch, timed(call, device, repeats)))
+            except ConfigError as error:
+                if backend == "eager":
+                    raise
+                refusals[backend] = f"{error.rule} {error.got or ''}".strip()
+    return lines, refusals
 
 
 @torch.inference_mode()

@@ -67,8 +67,7 @@ def timed(call: Callable[[], object], device: torch.device, repeats: int) -> Tim
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What the timings were measured on: the device, the processor, threads, load and versions."""
-    host = hardware()
+    host = hardware(device)
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     versions = {"torch": torch.__version__, "python": platform.python_version(), "system": platform.system()}
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else host["cpu"]
-    return host | {"device": name, "load": load} | versions
+    return host | {"device": host["cuda"] or host["cpu"], "load": load} | versions

@@ -54,22 +54,22 @@ class Resident:
 
 
 class Mapped:
-    """Columns in files, of which a batch's rows are gathered and copied to the device; arguments as of `Resident`."""
+    """Columns in files, of which a batch's rows are gathered on the host; arguments as of `Resident`."""
 
-    def __init__(self, fields: Mapping[str, Array], device: torch.device, stretches: Mapping[str, int]) -> None:
-        self._files, self._device = dict(fields), device
+    def __init__(self, fields: Mapping[str, Array], stretches: Mapping[str, int]) -> None:
+        self._files = dict(fields)
         self._views = {name: np.asarray(values) for name, values in fields.items()}  # indexed faster than a memmap
         self._steps = {name: np.arange(steps) for name, steps in stretches.items()}
         self._windows = 0
 
     def at(self, name: str, rows: Tensor) -> Tensor:
-        return torch.from_numpy(self._gather(name, rows.cpu().numpy())).to(self._device)
+        return torch.from_numpy(self._gather(name, rows.numpy()))
 
     def from_each(self, name: str, rows: Tensor) -> Tensor:
-        steps = rows.cpu().numpy()[:, None] + self._steps[name]
+        steps = rows.numpy()[:, None] + self._steps[name]
         values = self._gather(name, steps.clip(max=len(self._views[name]) - 1))  # (B, steps, n) or (B, steps)
         stretch = np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.ndim == 3 else values[None]
-        return torch.from_numpy(stretch).to(self._device)
+        return torch.from_numpy(stretch)
 
     def _gather(self, name: str, rows: Array) -> Array:
         values: Array = self._views[name][rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import is_mapped
 from trajgen.data.options import DataOptions
 from trajgen.data.returns import returns_to_go, stride_discounts, strides_ahead
+from trajgen.data.transfer import BatchesAhead
 
+HOST = torch.device("cpu")
 BLOCK = 2**18
 """Rows whose goals are compared at once."""
 SAMPLE = (8, 1024)
@@ -26,7 +28,7 @@ SAMPLE = (8, 1024)
 
 
 class Windows:
-    """A source of batches whose data lie on the device, or in mapped files where they are larger than memory.
+    """A source of batches whose data lie on the device, or on the host where they do not fit or are mapped files.
 
     Shapes: B batch, T points, H chunk, W windows. A window starts at any step from which at most the share
     ``max_padding`` of its points lies beyond a timeout. The final observation of an episode is a real point,
@@ -36,13 +38,11 @@ class Windows:
         episodes: the data.
         options: horizon, stride, goals and returns.
         normalizer: applied to every field.
-        device: of the data and the batches.
+        device: of the batches.
         seed: of the draw.
-        part: the training episodes, or the share ``val_fraction`` of them, a choice that depends on the data alone;
-            of both, those that belong to the ``top_fraction``.
 
     Raises:
-        ConfigError: if every episode is shorter than a window, the data lack goals, or a part has no windows.
+        ConfigError: if every episode is shorter than a window, the data lack goals, or there are no windows.
     """
 
     def __init__(
@@ -52,44 +52,48 @@ class Windows:
         normalizer: Normalizer,
         device: torch.device | str = "cpu",
         seed: int = 0,
-        part: Literal["training", "val"] = "training",
     ) -> None:
         _require_goals(episodes, options)
-        before, count = _window_counts(episodes, options, part == "val")
-
-        def to_device(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(values).to(device)
-
         self.options, self.seed, self.device = options, seed, torch.device(device)
         self.normalizer = normalizer.to(device)
-        self._count, self._before = count, to_device(before)  # windows in all, and before each episode (E,)
-        self._first, self._last = to_device(episodes.starts), to_device(episodes.ends)  # (E,)
-        self._terminated = to_device(episodes.terminated)  # (E,)
+        self._home = home = _home(episodes, self.device)
+
+        def at_home(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(home)
+
+        self._count, self._before = _window_counts(episodes, options, home)
+        self._first, self._last = at_home(episodes.starts), at_home(episodes.ends)  # (E,)
+        self._terminated = at_home(episodes.terminated)  # (E,)
         self._absorbs = self._terminated & options.absorbing_terminals  # (E,)
         fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
-            fields["goals"], self._goal_ends = episodes.goals, to_device(_goal_ends(episodes))
+            fields["goals"], self._goal_ends = episodes.goals, at_home(_goal_ends(episodes))
         if episodes.achieved is not None:
             fields["achieved"] = episodes.achieved
-        self._points = torch.arange(options.horizon, device=device) * options.stride
-        self._chunk = torch.arange(options.chunk, device=device)
+        self._points = torch.arange(options.horizon, device=home) * options.stride
+        self._chunk = torch.arange(options.chunk, device=home)
         strides = options.horizon
         if options.goal_radius is None:
             fields["returns"] = returns_to_go(episodes, options.discount)
         else:
             ahead = strides_ahead(episodes, options)
             strides += ahead - 1
-            self._step_discounts = options.discount ** torch.arange(options.stride, device=device)
-            self._stride_discounts = to_device(stride_discounts(options, ahead))
-        self._ahead = torch.arange(strides * options.stride, device=device)
+            self._step_discounts = options.discount ** torch.arange(options.stride, device=home)
+            self._stride_discounts = at_home(stride_discounts(options, ahead))
+        self._ahead = torch.arange(strides * options.stride, device=home)
         stretches = {"actions": options.horizon * options.stride, "rewards": len(self._ahead)}
         if "achieved" in fields:
             stretches["achieved"] = len(self._ahead) + 1
-        columns = Mapped if is_mapped(episodes) else Resident
-        self._fields: Columns = columns(fields, self.device, stretches)
-        self.generator, self.on_device = torch.Generator(self.device), columns is Resident
+        self._fields: Columns = Mapped(fields, stretches) if is_mapped(episodes) else Resident(fields, home, stretches)
         self._names = frozenset(fields)
         self.sampling: GoalSampling | None = None  # of the goals of transitions; None leaves them out
+        self.on_device = home == self.device and not is_mapped(episodes)
+        self._open()
+
+    def _open(self) -> None:
+        """Makes what no two sources on the same data share."""
+        self.generator = torch.Generator(self._home)
+        self._ahead_of_device = None if self._home == self.device else BatchesAhead(self._raw_batch, self.device)
 
     def __len__(self) -> int:
         """W, the number of different windows."""
@@ -97,13 +101,29 @@ class Windows:
 
     def batch(self, step: int, size: int, rank: int = 0) -> Batch:
         """The batch of ``size`` windows of ``step``; always the same one, and another for each ``rank``."""
-        self.seed_draw(step, rank)
-        return self.draw(size)
+        if self._ahead_of_device is not None:
+            return self._normalized(self._ahead_of_device(step, size, rank))
+        return self._normalized(self._raw_batch(step, size, rank))
 
     def with_transitions(self, sampling: GoalSampling) -> Windows:
         """The same windows, whose batches carry `Batch.transitions` for the goals that ``sampling`` says."""
         windows = copy(self)
-        windows.generator, windows.sampling = torch.Generator(self.device), sampling
+        windows.sampling = sampling
+        windows._open()
+        return windows
+
+    def validation(self, episodes: Episodes) -> Windows:
+        """The windows of the validation episodes, on the same data; which ones those are depends on the data alone.
+
+        Args:
+            episodes: the data of these windows.
+
+        Raises:
+            ConfigError: if there are none.
+        """
+        windows = copy(self)
+        windows._count, windows._before = _window_counts(episodes, self.options, self._home, val=True)
+        windows._open()
         return windows
 
     def seed_draw(self, step: int, rank: int = 0) -> None:
@@ -111,11 +131,37 @@ class Windows:
         mixed = np.random.SeedSequence([self.seed, step, rank]).generate_state(1, np.uint64)
         self.generator.manual_seed(int(mixed[0]))
 
-    @torch.no_grad()
     def draw(self, size: int) -> Batch:
         """A batch of ``size`` windows by the generator's next random numbers."""
+        return self._normalized(self._raw_draw(size))
+
+    def _raw_batch(self, step: int, size: int, rank: int) -> Batch:
+        self.seed_draw(step, rank)
+        return self._raw_draw(size)
+
+    @torch.no_grad()
+    def _normalized(self, batch: Batch) -> Batch:
+        norm, transitions = self.normalizer, batch.transitions
+        if transitions is not None:
+            goals = None if transitions.goals is None else norm.goal(transitions.goals)
+            transitions = replace(transitions, next_states=norm.state(transitions.next_states), goals=goals)
+        return replace(
+            batch,
+            states=norm.state(batch.states),
+            actions=norm.action(batch.actions),
+            rewards=norm.reward(batch.rewards),
+            returns=norm.returns(batch.returns),
+            chunk_states=norm.state(batch.chunk_states),
+            chunk_actions=norm.action(batch.chunk_actions),
+            goals=None if batch.goals is None else norm.goal(batch.goals),
+            transitions=transitions,
+        )
+
+    @torch.no_grad()
+    def _raw_draw(self, size: int) -> Batch:
+        """A batch where the data lie, in their own units."""
         options, random = self.options, self.generator
-        window = torch.randint(self._count, (size,), generator=random, device=self.device)
+        window = torch.randint(self._count, (size,), generator=random, device=self._home)
         episode = torch.searchsorted(self._before, window, right=True) - 1
         time = window - self._before[episode]
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
@@ -143,17 +189,16 @@ class Windows:
             strides = rewards.unflatten(1, (-1, options.stride)) @ self._step_discounts
             returns = strides @ self._stride_discounts  # (B, T)
 
-        norm = self.normalizer
         return Batch(
-            states=norm.state(self._fields.at("states", at)),
-            actions=norm.action(actions.unflatten(1, (-1, options.stride))),
-            rewards=norm.reward(rewards.unflatten(1, (-1, options.stride)).sum(2)[:, : options.horizon]),
-            returns=norm.returns(returns),
+            states=self._fields.at("states", at),
+            actions=actions.unflatten(1, (-1, options.stride)),
+            rewards=rewards.unflatten(1, (-1, options.stride)).sum(2)[:, : options.horizon],
+            returns=returns,
             mask=(points <= end) | absorbs,
-            chunk_states=norm.state(self._fields.at("states", along)),
-            chunk_actions=norm.action(self._fields.at("actions", along)),
+            chunk_states=self._fields.at("states", along),
+            chunk_actions=self._fields.at("actions", along),
             chunk_mask=chunk < end,
-            goals=None if goal is None else norm.goal(goal),
+            goals=goal,
             time=time,
             transitions=self._transitions(episode, row, goal, random),
         )
@@ -178,18 +223,18 @@ class Windows:
             rewards = (near & (step < last).unsqueeze(1)).float()
             terminals = terminals | near if self.options.terminate_at_goal else terminals.expand_as(near)
         return Transitions(
-            next_states=self.normalizer.state(self._fields.at("states", following)),
+            next_states=self._fields.at("states", following),
             rewards=rewards,
             terminals=terminals,
             mask=step < last,
-            goals=None if goals is None else self.normalizer.goal(goals),
+            goals=goals,
         )
 
     def _further_goals(self, sampling: GoalSampling, row: Tensor, last: Tensor, random: torch.Generator) -> Tensor:
         """Positions (B, Q - 1, G) that the data reach: at once, later in the episode, or anywhere."""
         shape = (len(row), sampling.goals)
-        choice, later = torch.rand(2, *shape, generator=random, device=self.device)
-        window = torch.randint(self._count, shape, generator=random, device=self.device)
+        choice, later = torch.rand(2, *shape, generator=random, device=self._home)
+        window = torch.randint(self._count, shape, generator=random, device=self._home)
         episode = torch.searchsorted(self._before, window, right=True) - 1
         anywhere = self._first[episode] + window - self._before[episode] + 1
         left = last - row - 1  # beyond the first step
@@ -213,7 +258,7 @@ class Windows:
         goals = self._fields.at("goals", row[:, 0])
         if self.options.goals == "dataset" or "achieved" not in self._names:
             return goals
-        where, relabel = torch.rand(2, *row.shape, generator=random, device=self.device)
+        where, relabel = torch.rand(2, *row.shape, generator=random, device=self._home)
         later = row + 1 + (where * (last - row)).long().minimum(last - row - 1)  # row < later <= last
         return torch.where(relabel < 1 - self.options.relabel_ratio, goals, self._fields.at("achieved", later[:, 0]))
 
@@ -243,8 +288,27 @@ def fit_normalizer(episodes: Episodes, options: DataOptions, normalizer: Normali
     return normalizer
 
 
-def _window_counts(episodes: Episodes, options: DataOptions, val: bool) -> tuple[np.ndarray, int]:
-    """How many windows start before each episode (E,), and in all; those of an episode start at its first steps."""
+def _home(episodes: Episodes, device: torch.device) -> torch.device:
+    """Where the data lie: on the device, or on the host if they would fill more than half of the device's free memory.
+
+    Laying them out takes their size once more for a moment.
+    """
+    if device.type != "cuda":
+        return device
+    if is_mapped(episodes):
+        return HOST
+    size = sum(values.nbytes for values in vars(episodes).values() if isinstance(values, np.ndarray))
+    free, _ = torch.cuda.mem_get_info(device)
+    return device if size <= free / 2 else HOST
+
+
+def _window_counts(
+    episodes: Episodes, options: DataOptions, device: torch.device, *, val: bool = False
+) -> tuple[int, Tensor]:
+    """How many windows there are, and before each episode (E,); those of an episode start at its first steps.
+
+    They are those of the training or of the validation episodes that belong to the ``top_fraction``.
+    """
     horizon, stride = options.horizon, options.stride
     longest = int(episodes.lengths.max())
     if (horizon - 1) * stride > longest:
@@ -269,7 +333,7 @@ def _window_counts(episodes: Episodes, options: DataOptions, val: bool) -> tuple
             f"of {len(episodes)} episodes",
             fix="data.val_fraction=0, data.top_fraction=1, or other shares",
         )
-    return np.cumsum(count) - count, int(count.sum())
+    return int(count.sum()), torch.from_numpy(np.cumsum(count) - count).to(device)
 
 
 def _val_episodes(episodes: int, share: float) -> np.ndarray:

@@ -25,8 +25,10 @@ PARTS = ("data", "forward", "backward", "optimizer", "logging")
 def choose_device(name: str) -> torch.device:
     """The device of this name; ``auto`` is CUDA where there is one, else the CPU.
 
+    A CUDA device with a number becomes the current one, on which streams and graphs are made.
+
     Raises:
-        ConfigError: if torch does not know the name, or finds no CUDA device.
+        ConfigError: if torch does not know the name, or finds no such CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,6 +44,15 @@ def choose_device(name: str) -> torch.device:
             got=f"torch {torch.__version__}, built for CUDA {torch.version.cuda}",
             fix="device=cpu, or device=auto; CUDA takes an NVIDIA GPU with its driver, and a torch built for it",
         )
+    if device.type == "cuda" and device.index is not None:
+        count = torch.cuda.device_count()
+        if device.index >= count:
+            raise ConfigError(
+                f"There is no device={name}.",
+                expected="cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}",
+                fix="device=cuda, or another number",
+            )
+        torch.cuda.set_device(device)
     return device
 
 
@@ -96,6 +107,21 @@ def synchronize(device: torch.device) -> None:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device has no memory left; torch has a class for it on CUDA alone."""
     return type(error) is torch.OutOfMemoryError or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def fits_into_memory(device: torch.device, what: str) -> Iterator[None]:
+    """Turns memory that runs out while something is put on a device into a `ConfigError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"There is no memory left for {what}.",
+            got=f"{device}: {str(error).splitlines()[0]}",
+            fix="end what else uses the device's memory, a smaller model, or device=cpu",
+        ) from error
 
 
 class Timer:

@@ -39,6 +39,7 @@ from trajgen.engine.distributed import (
 from trajgen.engine.loggers import VAL_TOTAL, Logger, MetricsLog, open_loggers, stage_progress
 from trajgen.engine.optimization import Optimization, split
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.pace import Pace, busy_machine
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
 VAL_BATCHES = 4
@@ -100,6 +101,8 @@ class Training:
             PeerError: on the other ranks, where rank 0 raises an error.
         """
         prefer_fast_matmul(self.device)
+        if self.device.type == "cpu" and (advice := busy_machine()):
+            self.console.print(advice)
         with disk_errors(self.folder, self.checkpoints), lost_peers(lambda: self.checkpoints.last):
             if broadcast_decision(lambda: self._load_finished(resume)):
                 broadcast_model(self.model)
@@ -186,7 +189,8 @@ class Training:
         held_out = None if self.val_source is None else source_of(stage, self.val_source)
         take_step = self._step_of(stage, optimization, settings.batch_size)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
-        timer = Timer(self.device)
+        timer, pace = Timer(self.device), Pace(self.console.print)
+        pace.resume(first_step)
         start = last_time = time.perf_counter()
         last_step = first_step
         with stage_progress(self.console, stage.name, steps, first_step) as show:
@@ -206,6 +210,7 @@ class Training:
                 if not (log or save):
                     continue
                 means = self._finite_means(stage, values, done)
+                pace.pause(done)
                 with timer.part("logging"):
                     if val_source is not None:
                         means |= self._validate(stage, optimization, val_source, settings.batch_size)
@@ -222,6 +227,7 @@ class Training:
                         show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                     if save:
                         path = self._save(Position(index, done), optimization)
+                pace.resume(done)
                 if stop:
                     raise StoppedError(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
         self._end_stage(optimization)

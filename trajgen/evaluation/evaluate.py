@@ -151,7 +151,7 @@ def evaluate(
         "decision_ms": {f"batch_{size}": decision_ms(policy, eval_env, size) for size in sizes},
         "errors": played.errors,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": hardware(),
+        "hardware": hardware(getattr(policy, "device", None)),
     }
     return Evaluation(figures | dict(extra or {}), played, rollouts.get("controller"))
 

@@ -51,15 +51,17 @@ def load_policy(
         ConfigError: if an override does not fit.
     """
     from trajgen.engine.checkpoint import Checkpoints, load_weights
-    from trajgen.engine.device import choose_device
+    from trajgen.engine.device import choose_device, fits_into_memory
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
     folder = local_folder(run)
     config, space = load_run(folder, imports, overrides)
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
-    planner = _rebuild(config, space, checkpoint).to(choose_device(device))
-    load_weights(planner, checkpoint, without=_swapped(folder, config))
+    planner, chosen = _rebuild(config, space, checkpoint), choose_device(device)
+    with fits_into_memory(chosen, f"the model of {folder}"):
+        planner.to(chosen)
+        load_weights(planner, checkpoint, without=_swapped(folder, config))
     normalizer: Any = planner.normalizer
     return RecedingHorizonPolicy(
         planner, normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk

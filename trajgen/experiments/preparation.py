@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import ConfigError
@@ -29,8 +29,8 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
 
     Its weights are fresh and its normalizer that of the episodes, but for what ``config.init`` gives.
     """
-    from trajgen.data.windows import fit_normalizer
-    from trajgen.engine.device import seed_step
+    from trajgen.data.windows import Windows, fit_normalizer
+    from trajgen.engine.device import fits_into_memory, seed_step
 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
@@ -43,21 +43,9 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
         note = start_from(planner, config.init)
         if console is not None:
             console.print(note, markup=False, highlight=False)
-    planner.to(device)
-    return planner, windows_of(config, episodes, planner, device)
-
-
-def windows_of(
-    config: Config,
-    episodes: Any,
-    planner: Any,
-    device: torch.device,
-    part: Literal["training", "val"] = "training",
-) -> Windows:
-    """The normalized windows of the training or of the validation episodes."""
-    from trajgen.data.windows import Windows
-
-    return Windows(episodes, config.data, planner.normalizer, device, config.seed, part)
+    with fits_into_memory(device, f"a model of {sum(p.numel() for p in planner.parameters()):,} weights"):
+        planner.to(device)
+        return planner, Windows(episodes, config.data, planner.normalizer, device, config.seed)
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:

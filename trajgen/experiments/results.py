@@ -81,7 +81,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
             "published": add_reached(study.published, rows),
             "failed": dict(failed),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "hardware": hardware(),
+            "hardware": next((e["hardware"] for e in flat if "hardware" in e), None) or hardware(),
             "versions": versions(),
         }
     )

@@ -13,7 +13,7 @@ from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.outlook import outlook
-from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, windows_of
+from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready
 from trajgen.experiments.run_folder import LOCK, find_folder, require_free, versions, write_config
 from trajgen.experiments.starting import stages_of
 
@@ -65,7 +65,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         if first and not (config.resume and (folder / "checkpoints").is_dir()):
             console.print(outlook(config, planner, source, episodes.space, device), markup=False, highlight=False)
         stages = stages_of(planner, config.train_only)
-        val_source = windows_of(config, episodes, planner, device, "val") if config.data.val_fraction else None
+        val_source = source.validation(episodes) if config.data.val_fraction else None
         training = Training(planner, stages, source, config.engine, folder, config.seed, device, console, val_source)
         try:
             training.run(resume=config.resume)

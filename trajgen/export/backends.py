@@ -137,22 +137,23 @@ class GraphProgram:
 
     def __init__(self, module: PlanModule, inputs: Tensors, noise: list[Tensor]) -> None:
         self._inputs, self._noise = inputs, noise
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels are chosen and loaded before the capture
-            for _ in range(3):
-                module(inputs, noise)
-        torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.graph(self._graph):
-                self._outputs = module(inputs, noise)
-        except RuntimeError as error:
-            raise ConfigError(
-                "This plan cannot be captured as a CUDA graph.",
-                got=str(error).split("\n")[0][:200],
-                fix="policy.backend=eager",
-            ) from error
+        with torch.cuda.device(inputs["state"].device):  # streams are those of the current device
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # kernels are chosen and loaded before the capture
+                for _ in range(3):
+                    module(inputs, noise)
+            torch.cuda.current_stream().wait_stream(stream)
+            try:
+                with torch.cuda.graph(self._graph):
+                    self._outputs = module(inputs, noise)
+            except RuntimeError as error:
+                raise ConfigError(
+                    "This plan cannot be captured as a CUDA graph.",
+                    got=str(error).split("\n")[0][:200],
+                    fix="policy.backend=eager",
+                ) from error
 
     def __call__(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
         for name, value in inputs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     The folder holds the programs ``plan`` and ``act``, ``policy.json``, and ``policy.py`` with class ``Policy``.
 
     Args:
-        policy: as `trajgen.load_policy` gives it, on the CPU.
+        policy: as `trajgen.load_policy` gives it; what is written runs on the CPU, whatever its device.
         out: a folder that is not there yet, or empty.
         format: ``onnx``, or ``torch_export`` for a program that torch loads and can compile.
         batch: B, how many episodes are played in step.
@@ -109,8 +110,10 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     """
     _check(out, format, batch)
     planner, space = policy.planner, policy.space
+    if policy.device.type != "cpu":
+        planner = deepcopy(planner).cpu()
     module = PlanModule(planner).eval()
-    plan, act = RawPlanModule(module), RawActionModule(planner.action, policy.normalizer, space)
+    plan, act = RawPlanModule(module), RawActionModule(planner.action, planner.normalizer, space)
     inputs = _example_inputs(space, batch, planner.history)
     draws = required_noise(module, plan.normalized(inputs))
     noise = [draw.sample(None, torch.device("cpu")) for draw in draws]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +67,7 @@ class Run:
         norm = self.policy.normalizer
         try:
             episodes = minari.load(self.config.data.id, self.config.data)
-            batch = Windows(episodes, self.config.data, norm, self.policy.device).batch(0, WINDOWS)
+            batch = Windows(episodes, self.config.data, deepcopy(norm)).batch(0, WINDOWS)
         except TrajgenError:
             return None
         states = norm.state.inverse(batch.states)[batch.mask].cpu().numpy() + (episodes.space.state_offset or 0.0)

@@ -1,0 +1,114 @@
+"""Which of several simulated CUDA devices is used, what lies on it, and what is said when it is too small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small
+import torch
+from simulated import SimulatedCuda, device_of
+from test_simulated import train
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.types import Batch
+from trajgen.data import windows
+from trajgen.data.windows import Windows
+from trajgen.engine.device import choose_device, fits_into_memory
+from trajgen.evaluation.hardware import hardware
+from trajgen.export import package
+
+
+def test_a_device_with_a_number_is_used_alone(tmp_path: Path) -> None:
+    with SimulatedCuda(devices=2) as simulation:
+        device = choose_device("cuda:1")
+        assert simulation.index == 1 and hardware(device)["cuda"] == "Simulated 1"
+        setup = small.Setup("bc", "cuda:1")
+        train(setup, setup.source, tmp_path)
+        assert simulation.events[1] and not simulation.events[0]
+        assert {device_of(value) for value in setup.planner.state_dict().values()} == {torch.device("cuda:1")}
+        assert set(simulation.captures) == {1}
+        torch.cuda.set_device(0)  # a process may have policies on several devices
+        assert np.isfinite(small.actions(setup.policy(backend="cuda_graph"))).all()
+        assert set(simulation.captures) == {1} and simulation.index == 0
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with SimulatedCuda(), pytest.raises(ConfigError, match=r"no device=cuda:7(?s:.*)expected: cuda:0"):
+        choose_device("cuda:7")
+    with SimulatedCuda(devices=4), pytest.raises(ConfigError, match="cuda:0 to cuda:3"):
+        choose_device("cuda:4")
+
+
+def test_hardware_names_no_device_that_was_not_used() -> None:
+    with SimulatedCuda():
+        assert hardware(torch.device("cpu"))["cuda"] is hardware()["cuda"] is None
+
+
+def windows_on(device: str) -> Windows:
+    return small.Setup("mage", device).source
+
+
+def values(batch: Batch) -> dict[str, torch.Tensor]:
+    return {name: value.cpu() for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("where", ["too large", "mapped"])
+def test_data_that_stay_on_the_host_are_copied_without_a_wait(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four copies a batch at most, of pinned memory; the batches are those of the CPU."""
+    monkeypatch.setattr(windows, "is_mapped", lambda episodes: where == "mapped")
+    expected = [values(windows_on("cpu").batch(step, 8)) for step in (0, 1, 2, 7)]
+    with SimulatedCuda(memory=2**10 if where == "too large" else 2**40) as simulation:
+        source = windows_on("cuda")
+        assert not source.on_device
+        simulation.waits.clear()
+        simulation.launches.clear()
+        for step, cpu in zip((0, 1, 2, 7), expected, strict=True):
+            batch = source.batch(step, 8)
+            assert device_of(batch.states).type == "cuda"
+            assert not simulation.waits and simulation.launches.pop("_to_copy") <= 4
+            found = values(batch)
+            simulation.waits.clear()
+            assert found.keys() == cpu.keys()
+            for name, value in cpu.items():
+                torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+
+
+def test_data_that_fit_lie_on_the_device_once() -> None:
+    with SimulatedCuda():
+        setup = small.Setup("mage", "cuda", val_fraction=0.25)
+        validation = setup.source.validation(small.episodes())
+        assert setup.source.on_device and validation._fields is setup.source._fields
+        assert device_of(validation.batch(0, 4).states).type == "cuda"
+
+
+@pytest.mark.parametrize("recipe", ["mage", "dt"])
+def test_a_recipe_trains_on_data_of_the_host(recipe: str, tmp_path: Path) -> None:
+    with SimulatedCuda(memory=2**10):
+        setup = small.Setup(recipe, "cuda")
+        train(setup, setup.source, tmp_path)
+        assert all(value.isfinite().all() for value in setup.planner.parameters())
+
+
+def test_memory_that_runs_out_while_a_model_is_loaded_is_said() -> None:
+    told = pytest.raises(ConfigError, match=r"no memory left for a model(?s:.*)cuda:0: CUDA out of memory")
+    with told, fits_into_memory(torch.device("cuda:0"), "a model"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+
+def test_a_policy_of_a_device_is_exported_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported: list[Any] = []
+
+    def trace(module: Any, inputs: Any) -> None:
+        exported.extend([*module.parameters(), *module.buffers()])
+        module(*inputs)
+
+    monkeypatch.setattr(package, "traced", trace)
+    monkeypatch.setattr(torch.export, "save", lambda program, path: None)
+    with SimulatedCuda():
+        policy = small.Setup("mage", "cuda").policy()
+        package.export(policy, tmp_path / "exported", format="torch_export")
+        assert exported and {device_of(value).type for value in exported} == {"cpu"}
+        assert {device_of(value).type for value in policy.planner.state_dict().values()} == {"cuda"}
