@@ -81,7 +81,7 @@ def test_training_steps_and_data_are_timed(
     train, data = tmp_path / "train.json", tmp_path / "data.json"
     main(["bench", "train", *tiny.TRAIN, "repeats=2", f"out={train}"])
     lines = json.loads(train.read_text())["lines"]
-    assert {line["name"] for line in lines} == {"tokenizer", "return_target", "prior"}
+    assert {line["name"] for line in lines} == {"tokenizer", "return_target", "prior", "action"}
     assert {line["part"] for line in lines} == {"data", "forward", "backward", "optimizer"}
     assert "data %" in capsys.readouterr().out
     main(["bench", "data", "data=pointmaze/umaze-dwell", "repeats=2", "batch=[4]", f"out={data}"])
