@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -172,3 +173,30 @@ def test_citation_names_this_version_and_the_paper_of_the_readme() -> None:
     (entry,) = blocks(README, "bibtex")
     for author in citation["preferred-citation"]["authors"]:
         assert f"{author['family-names']}, {author['given-names']}" in entry
+
+
+def test_search_finds_words_within_options_and_the_page_of_own_data(site: Path) -> None:
+    index = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    words = re.split(index["config"]["separator"], "policy.replan_interval sampler=top_p own_data.md")
+    assert {"replan", "interval", "top", "own", "data"} <= {*words}
+    assert "stopWordFilter" not in index["config"]["pipeline"]  # which would drop "own"
+    assert any(doc["title"] == "Own data" for doc in index["docs"])
+
+
+def test_a_term_is_explained_where_a_page_first_uses_it(site: Path) -> None:
+    text = (site / "evaluate" / "index.html").read_text(encoding="utf-8")
+    explained = re.findall(r'<abbr title="([^"]*)">([^<]*)</abbr>', text)
+    table = PAGES["docs/concepts.md"].read_text(encoding="utf-8").partition("## Terms")[2]
+    assert len(explained) > 5 and len({term.lower().rstrip("s") for _, term in explained}) == len(explained)
+    for meaning, term in explained:
+        assert unescape(meaning) in table
+        assert re.search(rf"^\| .*{term.rstrip('s')}", table, re.MULTILINE | re.IGNORECASE)
+    assert "<abbr" not in (site / "concepts" / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_site_asks_no_other_machine_for_anything(site: Path) -> None:
+    for page in (site / "index.html", site / "results" / "index.html"):
+        text = page.read_text(encoding="utf-8")
+        assert "assets/site.css" in text and "assets/site.js" in text
+        assert not re.findall(r'<(?:script|img|iframe)[^>]* src="(?:https?:)?//', text)
+        assert not re.findall(r'<link[^>]*rel="(?:stylesheet|preconnect|preload)"[^>]*href="(?:https?:)?//', text)
