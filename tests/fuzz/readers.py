@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import formats
 import h5py
 import numpy as np
 import tiny
@@ -26,6 +29,8 @@ from trajgen.core.errors import TrajgenError
 from trajgen.core.files import read_json, write_json
 from trajgen.data import minari, store
 from trajgen.data.fingerprint import fingerprint, require_same
+from trajgen.data.importing import ImportOptions, from_path
+from trajgen.data.options import DataOptions
 from trajgen.data.windows import Windows, fit_normalizer
 from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, write_tensors
 from trajgen.envs.eval_env import make_eval_env
@@ -70,11 +75,13 @@ class Readers:
         self.originals = {
             path: path.read_bytes() for path in (self.data / "main_data.hdf5", self.data / "metadata.json")
         }
+        self.sources = self._make_sources()
         self._make_run()
         self.by_kind: Mapping[str, Read] = {
             "hdf5": self.hdf5,
             "hdf5 structure": self.hdf5_structure,
             "metadata.json": self.metadata,
+            "imported": self.imported,
             "safetensors": self.checkpoint,
             "config.json": self.config,
             "data.json": self.fingerprint,
@@ -87,6 +94,16 @@ class Readers:
             "study.yaml": self.study,
             "search.yaml": self.search,
         }
+
+    def _make_sources(self) -> dict[str, Path]:
+        """Files and folders in the formats that are imported, by name."""
+        place = self.folder / "sources"
+        place.mkdir(exist_ok=True)
+        made = {"d4rl": formats.d4rl(place), "robomimic": formats.robomimic(place), "npz": formats.npz_folder(place)}
+        made["ogbench"] = formats.ogbench(place)
+        if importlib.util.find_spec("pyarrow"):
+            made |= {f"lerobot{version}": formats.lerobot(place, version) for version in (2, 3)}
+        return made
 
     def _make_run(self) -> None:
         """A run folder with a checkpoint that was never trained, and its place among a study's cells."""
@@ -169,6 +186,29 @@ class Readers:
         except TrajgenError:
             path.write_bytes(content)
         self._read_set()
+
+    def imported(self, draw: Random) -> None:
+        """A source of any format, one of whose files is spoilt; of an archive, perhaps an entry alone."""
+        name = draw.choice([*self.sources])
+        source, path = self.sources[name], self.scratch / self.sources[name].name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, path)
+        file = draw.choice(sorted(each for each in path.rglob("*") if each.is_file())) if path.is_dir() else path
+        if file.suffix == ".json":
+            file.write_bytes(spoilt_json(json.loads(file.read_text()), draw))
+        elif file.suffix == ".npz" and draw.random() < 0.5:
+            with zipfile.ZipFile(file) as archive:
+                entries = {entry: archive.read(entry) for entry in archive.namelist()}
+            entry = draw.choice([*entries])
+            entries[entry] = spoilt_bytes(entries[entry], draw)
+            with zipfile.ZipFile(file, "w") as archive:
+                for entry, content in entries.items():
+                    archive.writestr(entry, content)
+        else:
+            file.write_bytes(spoilt_bytes(file.read_bytes(), draw))
+        id = "tests/imported-v0"
+        from_path(path, ImportOptions(id=id, force=True, rewards="zero" if name == "ogbench" else "data"))
+        episodes = minari.load(id, DataOptions(id=id))
+        assert np.isfinite(episodes.states).all() and len(episodes.states) == episodes.steps + len(episodes)
 
     # --- run folders -------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from readers import Readers
 from trajgen.core.errors import TrajgenError
 
 SHARES = {
-    "hdf5": 40,
+    "hdf5": 35,
     "hdf5 structure": 25,
     "metadata.json": 15,
-    "safetensors": 30,
+    "imported": 15,
+    "safetensors": 20,
     "config.json": 20,
     "data.json": 8,
     "evaluation.json": 12,

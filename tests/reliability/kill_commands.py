@@ -1,7 +1,8 @@
-"""Runs commands in children of one warm process, kills each with SIGKILL at a drawn moment, and repeats the command.
+"""Runs commands in children of one warm process, disturbs each at a drawn moment, and repeats the command.
 
-A script, as ``killed.py``: ``kill_commands.py PLACE KILLS``. Prints a line of JSON: for each kind of command the kills,
-and what was lost, refused, raw or hanging after them.
+A script, as ``killed.py``: ``kill_commands.py PLACE KILLS [OTHERS]``. Commands are killed with SIGKILL, and then others
+meet SIGTERM and then SIGKILL, too little memory, jumps of the clock, and the loss of their data set. Prints a line of
+JSON: for each kind of command and of fault how often, and what was lost, refused, raw or hanging after it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
@@ -35,6 +38,8 @@ SEED = 21
 SECONDS = float(os.environ.get("TRAJGEN_KILL_SECONDS", "120"))
 """After which a command hangs; the machine may be busy."""
 ID, MADE = "tests/pendulum-v0", "trajgen/pointmaze/umaze-v0"
+OTHERS = ("SIGTERM, SIGKILL", "memory", "clock", "data")
+"""Faults but SIGKILL."""
 CALLS = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir")
 """Functions of `os` before and after whose calls a process is killed."""
 SMALL = [
@@ -67,9 +72,9 @@ class Scene:
 
 @dataclass
 class Count:
-    """What came of the kills of a kind of command."""
+    """What came of a kind of fault in a kind of command."""
 
-    kills: int = 0
+    times: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -254,6 +259,91 @@ def killing(name: str, number: int, after: bool) -> Callable[[], None]:
     return arm
 
 
+def terminated(number: int) -> Callable[[], None]:
+    """Sends the child SIGTERM before the ``number``-th call of a function of `os`, and SIGKILL shortly after."""
+
+    def arm() -> None:
+        process, left = os.getpid(), [number]
+
+        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any, **keywords: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    timer = threading.Timer(0.02 * (number % 20), os.kill, (process, signal.SIGKILL))
+                    timer.daemon = True
+                    timer.start()
+                    os.kill(process, signal.SIGTERM)
+                return original(*arguments, **keywords)
+
+            return call
+
+        for name in CALLS:
+            setattr(os, name, wrap(getattr(os, name)))
+
+    return arm
+
+
+def short_of_memory(megabytes: int) -> Callable[[], None]:
+    """Lets the child's memory grow by this much."""
+
+    def arm() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+    return arm
+
+
+def jumping_clock(draw: random.Random) -> Callable[[], None]:
+    """Moves the child's clock by up to a year, back and forth."""
+
+    def arm() -> None:
+        own = time.time
+        time.time = lambda: own() + draw.uniform(-3e7, 3e7)
+
+    return arm
+
+
+def without_data(folder: Path, number: int) -> Callable[[], None]:
+    """Removes the data set of the child before its ``number``-th flush."""
+
+    def arm() -> None:
+        own, left = os.fsync, [number]
+
+        def call(handle: Any) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                shutil.rmtree(folder / "sets" / ID)
+            own(handle)
+
+        os.fsync = call
+
+    return arm
+
+
+def meet(kind: str, scene: Scene, folder: Path, whole: Path, calls: Mapping[str, int], draw: random.Random) -> str:
+    """Lets the command meet a fault, and repeats it; returns what went wrong, or nothing."""
+    prepare(scene, folder)
+    number = draw.randint(1, sum(calls.values()))
+    arms = {
+        "SIGTERM, SIGKILL": terminated(number),
+        "memory": short_of_memory(draw.choice((0, 8, 32, 64, 128, 256))),
+        "clock": jumping_clock(draw),
+        "data": without_data(folder, draw.randint(1, max(1, calls.get("fsync", 1)))),
+    }
+    status, output = child(folder, scene.words, arms[kind])
+    point = f"{kind} {number}"
+    if "Traceback" in output:
+        return f"{point}: raw: {output[-1500:]}"
+    if status == -1:
+        return f"{point}: hangs"
+    if kind == "clock" and status:
+        return f"{point}: it ended with {status}: {output[-600:]}"
+    if not (folder / "sets" / ID).exists():
+        shutil.copytree(folder.parent / "sets" / ID, folder / "sets" / ID)
+    return repeated(point, scene, folder, whole)
+
+
 def disturb(
     scene: Scene, folder: Path, whole: Path, calls: Mapping[str, int], seconds: float, draw: random.Random
 ) -> str:
@@ -270,6 +360,11 @@ def disturb(
         status, _ = child(folder, scene.words, killing(name, number, after))
     if status not in (-9, 0):
         return f"{point}: it ended with {status} before it was killed"
+    return repeated(point, scene, folder, whole)
+
+
+def repeated(point: str, scene: Scene, folder: Path, whole: Path) -> str:
+    """What is wrong with a command that is repeated after a fault, or nothing."""
     try:
         scene.survived(folder)
         status, output = child(folder, scene.again, lambda: None)
@@ -295,13 +390,13 @@ def prepare(scene: Scene, folder: Path) -> None:
 
 
 def main() -> None:
-    place, kills = Path(sys.argv[1]).resolve(), int(sys.argv[2])
+    place, kills, others = Path(sys.argv[1]).resolve(), int(sys.argv[2]), int(sys.argv[3]) if sys.argv[3:] else 0
     torch.set_num_threads(1)
     os.environ["MINARI_DATASETS_PATH"] = str(place / "sets")
     from_arrays(ID, pendulum())
     (place / "pendulum.yaml").write_text(json.dumps({"data": PRESET}))
     every = scenes(place)
-    names = list(every)[:kills] if kills < len(every) else list(every)
+    names = list(every)[: max(kills, others)]
     counts: dict[str, Count] = {}
     wholes: dict[str, tuple[Path, dict[str, int], float]] = {}
     needed = dict.fromkeys(f"train {n.split()[1]}" for n in names if n.split()[0] in ("evaluate", "export"))
@@ -317,18 +412,22 @@ def main() -> None:
             raise SystemExit(f"{name} fails undisturbed:\n{output}")
         wholes[name] = folder, json.loads((folder / "calls.json").read_text()), time.monotonic() - began
         print(f"{name}: {wholes[name][2]:.1f} s, {sum(wholes[name][1].values())} moments", file=sys.stderr, flush=True)
-    for number in range(kills):
-        name = names[number % len(names)]
-        folder = place / f"kill-{number}"
-        fault = disturb(every[name], folder, *wholes[name], random.Random(SEED * 1000 + number))
-        count = counts.setdefault(name, Count())
-        count.kills += 1
+    for number in range(kills + others):
+        name, draw = names[number % len(names)], random.Random(SEED * 1000 + number)
+        folder, (whole, calls, seconds) = place / f"fault-{number}", wholes[name]
+        if number < kills:
+            kind, fault = "SIGKILL", disturb(every[name], folder, whole, calls, seconds, draw)
+        else:
+            kind = OTHERS[(number - kills) % len(OTHERS)]
+            fault = meet(kind, every[name], folder, whole, calls, draw)
+        count = counts.setdefault(f"{name}, {kind}", Count())
+        count.times += 1
         if fault:
             count.faults.append(fault)
-            print(f"FAULT {name}, kill {number}: {fault}", file=sys.stderr, flush=True)
+            print(f"FAULT {name}, {number}: {fault}", file=sys.stderr, flush=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    print(json.dumps({name: {"kills": c.kills, "faults": c.faults} for name, c in counts.items()}))
+    print(json.dumps({name: {"times": c.times, "faults": c.faults} for name, c in counts.items()}))
 
 
 if __name__ == "__main__":
