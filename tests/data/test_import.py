@@ -8,6 +8,7 @@ from typing import Any
 import formats
 import numpy as np
 import pytest
+import yaml
 
 from trajgen.cli import main
 from trajgen.core.errors import ConfigError, DataError
@@ -15,6 +16,7 @@ from trajgen.data import minari, store
 from trajgen.data.episodes import Episodes
 from trajgen.data.importing import ImportOptions, detect, from_arrays, from_path
 from trajgen.data.options import DataOptions
+from trajgen.data.windows import Windows, fit_normalizer
 
 ID = "mine/points-v0"
 
@@ -365,3 +367,14 @@ def test_images_and_texts_beside_the_numbers_are_left_out(tmp_path: Path) -> Non
         np.savez(path, **file, task=np.array("navigate"), note=np.array([{}], object))
     result = from_path(path, ImportOptions(id=ID, rewards="zero", force=True))
     assert result.about.endswith("task, note") and result.steps == 15
+
+
+@pytest.mark.parametrize(("steps", "lines"), [(300, []), (100, ["stride: 3"]), (12, ["horizon: 8", "stride: 1"])])
+def test_the_preset_that_is_printed_fits_the_data(steps: int, lines: list[str]) -> None:
+    draw = np.random.default_rng(0)
+    episode = {"observations": draw.normal(size=(steps + 1, 2)), "actions": draw.normal(size=(steps, 1))}
+    result = from_arrays(ID, [{**episode, "rewards": np.ones(steps)}])
+    assert list(result.lines) == [f"id: {ID}", *lines]
+    options = DataOptions(**yaml.safe_load("\n".join(result.lines)))
+    data = load()
+    assert len(Windows(data, options, fit_normalizer(data, options))) > 0

@@ -120,11 +120,14 @@ def test_train_evaluate_and_load(own_run: Path, folder: Path) -> None:
     assert policy.act(observation).shape == (2, 2)
 
 
-def test_without_the_import_the_run_is_refused(own_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_import_the_run_is_refused(
+    own_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "my_lab.parts", raising=False)
     with pytest.raises(SystemExit):
         main(["evaluate", f"run={own_run}"])
     error = capsys.readouterr().err
-    assert "There is no prior 'elman'" in error and "imports=[…]" in error
+    assert "There is no prior 'elman'" in error and "imports=[my_lab.parts], which its config.json lists" in error
 
 
 def test_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from trajgen.cli import main
 from trajgen.config import absolute_paths, compose
 from trajgen.core import registry
 from trajgen.core.errors import ConfigError
+from trajgen.core.registry import load_imports
 
 PARTS = '''
 """Parts of a laboratory."""
@@ -155,3 +156,22 @@ def test_a_malformed_recipe_is_refused(text: str, lab: Path) -> None:
     (lab / "broken.yaml").write_text(text)
     with pytest.raises(ConfigError):
         compose(["recipe=broken.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def broken(:\n", r"SyntaxError[\s\S]*correct .*odd_parts.py, line 1"),
+        ("from odd_parts import later\nlater = 1\n", r"ImportError: cannot import name 'later'[\s\S]*line 1"),
+        ("x = 1\n1 / 0\n", r"ZeroDivisionError[\s\S]*odd_parts.py, line 2"),
+        ("import no_such_dependency\n", "install no_such_dependency, which it imports"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_where(
+    text: str, words: str, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab / "odd_parts.py").write_text(text)
+    monkeypatch.syspath_prepend(str(lab))
+    monkeypatch.delitem(sys.modules, "odd_parts", raising=False)
+    with pytest.raises(ConfigError, match=words):
+        load_imports(["odd_parts"])

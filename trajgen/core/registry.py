@@ -14,6 +14,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trajgen.core.errors import ConfigError, unknown_name
+from trajgen.core.errors import ConfigError, TrajgenError, unknown_name
 from trajgen.core.options import convert, refuse_unknown
 from trajgen.core.renamed import new_name, new_value
 
@@ -181,7 +182,7 @@ def load_imports(modules: Iterable[str]) -> None:
     """Imports the user's own modules, which register their components, from the current folder or installed packages.
 
     Raises:
-        ConfigError: if a name is not that of a module, or a module cannot be found.
+        ConfigError: if a name is not that of a module, or a module cannot be found or raises.
     """
     for module in modules:
         if not all(part.isidentifier() for part in str(module).split(".")):
@@ -192,12 +193,25 @@ def load_imports(modules: Iterable[str]) -> None:
             sys.path.append(os.getcwd())
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
+        except TrajgenError:
+            raise
+        except Exception as error:  # whatever a module does when it is imported
+            fix = f"correct {_place(error)}"
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                is_itself = f"{module}.".startswith(f"{error.name}.")
+                fix = "run from the folder that holds it, or install its package"
+                fix = fix if is_itself else f"install {error.name}, which it imports"
             raise ConfigError(
-                f"Cannot import '{module}', named in imports=[…].",
-                got=str(error),
-                fix="run from the folder that holds it, or install its package",
+                f"Cannot import '{module}', named in imports=[…].", got=f"{type(error).__name__}: {error}", fix=fix
             ) from error
+
+
+def _place(error: Exception) -> str:
+    """File and line of an error that a module raised when it was imported."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 @cache

@@ -172,6 +172,12 @@ def load_config(folder: Path) -> tuple[Config, Space]:
         widths = [value for value in space_values.values() if type(value) is int]  # action bounds may be infinite
         check_numbers({**config.components, "data": plain["data"], "space": widths}, LARGEST_SIZE, int)
         env_id = config.data.env_id
+    except ConfigError as error:
+        modules = [name for name in map(str, plain.get("imports") or ()) if name not in sys.modules]
+        if not modules:
+            raise
+        fix = f"imports=[{','.join(modules)}], which its config.json lists, if you know what they do"
+        raise ConfigError(error.rule, expected=error.expected, got=error.got, fix=fix) from error
     except TrajgenError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:

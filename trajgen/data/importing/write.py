@@ -18,6 +18,7 @@ from trajgen.data.episodes import OBSERVED, Array, Episode, Rounding, checked
 from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
+from trajgen.data.options import DataOptions
 
 DAMAGE = (*READ_ERRORS, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
 """What reading a source raises that does not hold data of its format."""
@@ -60,7 +61,7 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     """
     if not options.force:
         store.refuse_existing(options.id)
-    space, steps, terminated, numbers, wide = _check(source, options, name)
+    space, lengths, terminated, numbers, wide = _check(source, options, name)
     observations, env_spec = _observation_space(space, options, wide), None
     if options.env is not None:
         env_spec, low, high = _env_spec(options.env, space, observations)
@@ -86,12 +87,15 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
         algorithm="imported",
         force=options.force,
     )
-    return Imported(options.id, len(numbers), steps, terminated, source.about, _preset_lines(options))
+    lines = _preset_lines(options, max(lengths))
+    return Imported(options.id, len(numbers), sum(lengths), terminated, source.about, lines)
 
 
-def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, int, int, list[int], list[str]]:
-    """Widths and bounds of the data, their steps and terminals, the numbers of the episodes to write, and the fields
-    whose steps 32-bit floats do not hold."""
+def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, list[int], int, list[int], list[str]]:
+    """Widths and bounds, steps of each episode, how many ended by a terminal, and the numbers of those to write.
+
+    The last entry names the fields whose steps 32-bit floats do not hold.
+    """
     numbers = [number for number in range(len(source)) if number not in set(options.skip)]
     if not numbers or any(not 0 <= number < len(source) for number in options.skip):
         raise DataError(
@@ -100,7 +104,7 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, in
             got=f"{name}: {len(source)} episodes, skip={list(options.skip)}",
         )
     space: Space | None = None
-    steps = terminated = 0
+    terminated, lengths = 0, []
     low = high = np.zeros(0)
     errors: dict[int, DataError] = {}
     rounding, is_discrete = Rounding(), options.actions == "auto"
@@ -118,7 +122,7 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, in
         actions = fields["actions"]
         low, high = np.minimum(low, actions.min(0)), np.maximum(high, actions.max(0))
         is_discrete &= np.asarray(episode.actions).dtype.kind in "iub" or _is_number_of_action(actions)
-        steps += len(episode)
+        lengths.append(len(episode))
         terminated += episode.terminated
     if errors:
         raise _all_of(errors)
@@ -132,7 +136,7 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, in
         )
     rounding.warn(name, without=OBSERVED)
     space = replace(space, action_low=tuple(low.tolist()), action_high=tuple(high.tolist()))
-    return space, steps, terminated, numbers, [field for field in OBSERVED if rounding.lost(field).any()]
+    return space, lengths, terminated, numbers, [field for field in OBSERVED if rounding.lost(field).any()]
 
 
 def _is_number_of_action(actions: Array) -> bool:
@@ -200,8 +204,13 @@ def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-def _preset_lines(options: ImportOptions) -> tuple[str, ...]:
+def _preset_lines(options: ImportOptions, longest: int) -> tuple[str, ...]:
+    """The lines of a preset, whose windows fit into the longest episode."""
     lines = [f"id: {options.id}"]
+    if (DataOptions.horizon - 1) * DataOptions.stride > longest:
+        horizons = [h for h in (DataOptions.horizon, 16, 8, 4, 2) if h - 1 <= longest]
+        lines += [f"horizon: {horizons[0]}"] if horizons[0] != DataOptions.horizon else []
+        lines.append(f"stride: {longest // (horizons[0] - 1)}")
     if options.has_goals:
         lines += [f"state_key: {STATE}", f"goal_key: {GOAL}"]
         if options.achieved is not None:
