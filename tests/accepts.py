@@ -137,6 +137,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
                 *(ACTIONS, EVERY_KIND),
             ),
             "latent": (EVERY_KIND, OK, OK, EVERY_KIND, *[OK] * 9, EVERY_KIND),
+            "subgoals": (VALUE, VALUE, VALUE, EVERY_KIND, *[VALUE] * 9, OK),
         },
     ),
 }
@@ -155,6 +156,8 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
         ("direct", "bc action=latent return_target=quantile"),
         ("advantage", "iql critic.actions=false"),
         ("latent", "mage_critic"),
+        ("latent", "dv"),
+        ("subgoals", "hiql"),
         ("history", "dt view.fields=[state,action] return_target=constant"),
         ("hierarchy", "hierarchy tokenizer=multiscale schedule=single"),
     ),
@@ -162,40 +165,44 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 """Further compositions that accept a component of the kind."""
 
 
-_ALL = "bc carp diffuser dt flat flat_ar flow hd hierarchy iql mage mage_critic mage_paper tap tt two_level"
+_ALL = "bc carp diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_paper tap tt two_level"
 _QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_paper tap two_level"
 _DRAWN = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
 _AUTOREGRESSIVE = f"{_DRAWN} mage_critic"
-_CONVOLUTIONAL = "carp diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap two_level"
+_CONVOLUTIONAL = "carp diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap two_level"
 _WITH_RETURNS = "flat flat_ar hierarchy mage mage_critic mage_paper tap tt two_level"
-_LATENT = "carp diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level"
+_LATENT = "carp diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level"
 _CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
+    "view": {"fields": "diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
         "unit": f"dt {_AUTOREGRESSIVE}",
     },
-    "tokenizer": {"bins": "tt", "identity": "diffuser flow hd", "multiscale": _QUANTIZED},
+    "tokenizer": {"bins": "tt", "identity": "diffuser dv flow hd", "multiscale": _QUANTIZED},
     "conditioner": {"fields": _ALL},
     "prior": {
-        "diffusion": "diffuser hd",
-        "flow": "flow",
+        "diffusion": "diffuser dv hd",
+        "flow": "dv flow",
         "gpt": "dt flat_ar tap tt",
         "transformer": f"dt {_AUTOREGRESSIVE}",
     },
     "decoder": {
         **dict.fromkeys(("adapter", "plain", "state_conditioned"), _CONVOLUTIONAL),
-        "identity": "diffuser flow hd tt",
+        "identity": "diffuser dv flow hd tt",
     },
     "action": {
-        **dict.fromkeys(("latent", "latent_state"), f"bc iql {_LATENT}"),
+        **dict.fromkeys(("latent", "latent_state"), f"bc hiql iql {_LATENT}"),
         "plan": "carp tap tt",
-        "state": "diffuser flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
+        "state": "diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
     },
-    "critic": {**dict.fromkeys(("horizon", "length", "return"), _CHOOSING), "value": f"iql {_CHOOSING}"},
+    "critic": {
+        **dict.fromkeys(("horizon", "length"), f"dv {_CHOOSING}"),
+        "return": _CHOOSING,
+        "value": f"dv hiql iql {_CHOOSING}",
+    },
     "sampler": {
         **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
         **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _DRAWN),
@@ -204,11 +211,12 @@ RECIPES: dict[str, dict[str, str]] = {
     },
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
     "planner": {
-        "advantage": "iql",
+        "advantage": "hiql iql",
         "direct": "bc",
-        "hierarchy": "diffuser flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
+        "hierarchy": "diffuser dv flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
         "history": "dt",
         "latent": _LATENT,
+        "subgoals": "hiql iql",
     },
 }
 """The recipes that accept a component with its default options, nothing else changed."""

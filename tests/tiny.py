@@ -126,6 +126,15 @@ def planner(*, space: Space = SPACE, seed: int = 0, **swaps: Any) -> Any:
     return assemble(nodes(**swaps), space, WINDOW)
 
 
+def hiql(**options: Any) -> Any:
+    """A small planner of two policies over one value."""
+    torch.manual_seed(0)
+    kinds = {"conditioner": "fields", "action": "latent", "critic": "value", "return_target": "constant"}
+    parts = {kind: node(kind, name) for kind, name in kinds.items()}
+    parts["conditioner"] |= {"fields": ("state", "goal"), "dropout": 0.0}
+    return assemble({**parts, "planner": node("planner", "subgoals", subgoal=2, **options)}, SPACE, WINDOW)
+
+
 def schedules() -> list[str]:
     """The names of all registered schedules."""
     return names("schedule")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -37,6 +38,8 @@ USUAL = {
     "planner": "latent",
 }
 """What is advised where a kind is missing: MAGE's choice."""
+LEVELS = {"level": "latent", "direct_level": "direct"}
+"""Wiring that builds planners of levels, and the planner that a level is."""
 UNNAMED = ("critic",)
 """Kinds of which the usual component is taken where a recipe names none."""
 
@@ -130,8 +133,8 @@ def _used_kinds(kind: str, nodes: Mapping[str, Node], used: frozenset[str] = fro
     """``used``, a kind, and the kinds that its component takes, and so on; the usual component where one lacks."""
     used |= {kind}
     for name in spec(kind, nodes[kind]["name"] if kind in nodes else USUAL[kind]).wiring:
-        if name == "level":  # a planner of planners uses what those use
-            used = _used_kinds("planner", {**nodes, "planner": {"name": "latent"}}, used)
+        if name in LEVELS:  # a planner of planners uses what those use
+            used = _used_kinds("planner", {**nodes, "planner": {"name": LEVELS[name]}}, used)
         provider = _provider(kind, name, nodes)
         if provider is not None and provider not in used:
             used = _used_kinds(provider, nodes, used)
@@ -171,6 +174,7 @@ class _Composition:
             ),
             "latent_length": lambda: self.get("tokenizer").latent_length if "tokenizer" in nodes else 1,
             "level": lambda: self._build_level,
+            "direct_level": lambda: partial(self._build_level, {"name": "direct"}),
         }
 
     def get(self, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,6 +45,34 @@ def test_gains_that_no_step_can_bring_count_against_a_plan() -> None:
     assert critic({"state": states}, cond).tolist() == pytest.approx([20 / 3 - 2 * 3.5 / 2])
     critic.jump_weight = 0.0
     assert critic({"state": states}, cond).tolist() == pytest.approx([20 / 3])
+
+
+def test_two_levels_weigh_by_what_the_value_gains() -> None:
+    """Errors of subgoals and actions weigh exp(β A), A = V(s_k, g) - V(s, g), and V(s', s_k) - V(s, s_k) by hand."""
+    planner = tiny.hiql(beta=0.5)
+    batch = tiny.batch(8, seed=3)
+    transitions = batch.transitions
+    assert transitions is not None and batch.goals is not None
+
+    def value(states: Any, goals: Any) -> Any:
+        return -(states[..., :2] - goals).norm(dim=-1)
+
+    planner.critic.value = value
+    states, subgoals, goals = batch.states[:, 0], batch.states[:, 2], batch.goals
+    offsets = torch.zeros(8, 1, dtype=torch.long)
+    predicted = planner.high.action(planner.high.embed(batch.condition()), states.unsqueeze(1), offsets).squeeze(1)
+    errors = (states + predicted - subgoals).square().mean(-1)
+    weights = (0.5 * (value(subgoals, goals) - value(states, goals))).exp()
+    losses = planner.high_loss(batch)
+    torch.testing.assert_close(losses["total"], (weights * errors).mean())
+    low_cond = replace(batch.condition(), goal=subgoals)
+    actions = planner.low.action(planner.low.embed(low_cond), batch.chunk_states, torch.arange(4).expand(8, -1))
+    errors = (actions - batch.chunk_actions).square().mean(-1)
+    weights = (0.5 * (value(transitions.next_states[:, -1], subgoals[:, :2]) - value(states, subgoals[:, :2]))).exp()
+    total = (errors * weights.unsqueeze(1) * batch.chunk_mask).sum() / batch.chunk_mask.sum()
+    torch.testing.assert_close(planner.low_loss(batch)["total"], total)
+    plan = planner.plan(batch.condition())
+    torch.testing.assert_close(plan.latent, planner.low.embed(replace(low_cond, goal=states + predicted)).latent)
 
 
 OUT_OF_RANGE = [("expectile", 1.5), ("target_rate", -0.1), ("further_goals", -1), ("current_goals", 1.2),

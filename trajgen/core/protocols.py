@@ -390,6 +390,15 @@ class HasAdvantage(Critic, Protocol):
 
 
 @runtime_checkable
+class HasStateValue(Critic, Protocol):
+    """A critic of states."""
+
+    def value(self, states: Tensor, goals: Tensor | None) -> Tensor:
+        """V (…) of normalized states (…, S) and goals (…, G), in the data's units."""
+        ...
+
+
+@runtime_checkable
 class HasCritic(Protocol):
     """A sampler that chooses among plans by a critic, which its planner trains."""
 

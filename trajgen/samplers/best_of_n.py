@@ -8,9 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.pairing import check_pair, fitting_samplers
+from trajgen.core.pairing import check_pair, fitting_samplers, needs
 from trajgen.core.protocols import Critic, Decoder, Tokenizer
-from trajgen.core.registry import build, register
+from trajgen.core.registry import build, component, register, spec
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary
 from trajgen.samplers.scoring import PlanScore
@@ -63,11 +63,15 @@ class BestOfN:
         discrete = vocabulary is not None
         name = draws or next(fitting_samplers(prior, discrete=discrete), "temperature")
         check_pair(name, prior, type(prior).__name__, discrete=discrete)
+        if "step" in needs(component("sampler", name)):
+            require_vocabulary(vocabulary)  # of continuous codes it would draw the mean, n times the same
         options = {"temperature": temperature, "guidance": guidance, "steps": steps}
-        node = {"name": name, **{k: v for k, v in options.items() if v is not None}}
-        self.sampler = build("sampler", node, prior=prior, vocabulary=vocabulary)
-        if isinstance(self.sampler, AutoregressiveSampler):
-            require_vocabulary(vocabulary)  # of continuous codes it draws the mean, n times the same
+        options = {option: value for option, value in options.items() if value is not None}
+        possible = [option.name for option in spec("sampler", name).options]
+        for option, value in options.items():
+            holds = option in possible
+            require(option, value, holds, f"null where sampler {name} draws", f"sampler.{option}=null")
+        self.sampler = build("sampler", {"name": name, **options}, prior=prior, vocabulary=vocabulary)
         if likely_fraction < 1 and not isinstance(self.sampler, AutoregressiveSampler):
             raise ConfigError(
                 "Only codes that are drawn scale by scale have a likelihood.",
