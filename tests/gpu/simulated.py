@@ -182,7 +182,7 @@ class SimulatedCuda:
         self.launches: Counter[str] = Counter()
         self.events: Counter[int] = Counter()
         self.captures: Counter[int] = Counter()
-        self.debug = False
+        self.debug = "default"
         self._target: torch.device | None = None  # of a copy that Tensor.to makes
         self._graph: Graph | None = None
         self._before: list[tuple[Tensor, Tensor]] = []
@@ -215,7 +215,9 @@ class SimulatedCuda:
         if self._graph is not None:
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what} at {where}")
         self.waits[f"{what} at {where}"] += 1
-        if self.debug:
+        if self.debug == "error":
+            raise RuntimeError(f"called a synchronizing CUDA operation: {what} at {where}")
+        if self.debug == "warn":
             warnings.warn(f"called a synchronizing CUDA operation: {what} at {where}", stacklevel=2)
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -339,7 +341,7 @@ class SimulatedCuda:
             "get_device_name": lambda which=None: f"Simulated {canonical('cuda' if which is None else which).index}",
             "get_device_capability": lambda _=None: (9, 0),
             "mem_get_info": lambda _=None: (self.memory, self.memory),
-            "set_sync_debug_mode": lambda mode: setattr(self, "debug", mode == "warn"),
+            "set_sync_debug_mode": lambda mode: setattr(self, "debug", mode),
             "synchronize": lambda _=None: self.wait("synchronize"),
             "manual_seed_all": lambda _: None,
             "is_current_stream_capturing": lambda: self._graph is not None,
@@ -396,7 +398,8 @@ class Functions(TorchFunctionMode):
 
     def _moved(self, func: Any, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
         if func is not Tensor.to:
-            args = ("cpu" if func is Tensor.cpu else kwargs.pop("device", args[0] if args else "cuda"), *args[1:])
+            asked = kwargs.pop("device", args[0] if args else None)
+            args = ("cpu" if func is Tensor.cpu else asked or "cuda", *args[1:])
         if args and isinstance(args[0], Tensor):
             args = (device_of(args[0]), args[0].dtype, *args[1:])
         copy = copy or bool(kwargs.pop("copy", False))

@@ -17,8 +17,6 @@ from torch import Tensor
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-
 
 def train(folder: Path, *, cuda_graph: bool) -> tuple[dict[str, Tensor], list[dict[str, Any]], str]:
     torch.manual_seed(0)

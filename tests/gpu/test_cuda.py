@@ -9,18 +9,18 @@ import pytest
 import tiny
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from trajgen.core.types import Batch
+from trajgen.data.transfer import map_tensors
 from trajgen.engine.device import choose_device
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.export.backends import plan_fn
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
-
 
 def on_the_gpu(batch: Batch) -> Batch:
-    return Batch(**{k: None if v is None else v.cuda() for k, v in vars(batch).items()})
+    return map_tensors(batch, Tensor.cuda)
 
 
 class Source(tiny.RandomSource):
@@ -41,8 +41,9 @@ def test_auto_takes_the_gpu() -> None:
     assert choose_device("auto").type == "cuda"
 
 
-def test_a_plan_is_the_same_as_on_the_cpu() -> None:
+def test_a_plan_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     planner, cond = ready(), tiny.cond(32)
     on_cpu = planner.plan(cond)
     planner.cuda()
@@ -56,7 +57,7 @@ def test_a_plan_is_the_same_as_on_the_cpu() -> None:
 def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
     planner = tiny.planner(return_target="quantile").cuda()
     before = {k: v.clone() for k, v in planner.state_dict().items()}
-    stages = {name: StageOptions(steps=3, batch_size=32) for name in ("tokenizer", "prior")}
+    stages = {name: StageOptions(steps=3, batch_size=32) for name in tiny.STAGES}
     options = EngineOptions(stages=stages, precision=precision, log_every=1, checkpoint_every=2)
     device, console = torch.device("cuda"), Console(quiet=True)
     Training(planner, planner.stages(), Source(), options, tmp_path, 0, device, console).run()
@@ -67,24 +68,28 @@ def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
 
 
 def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
-    def train(source: Any, resume: bool) -> Any:
+    """It ends in the weights of one that was not stopped."""
+
+    def train(source: Any, folder: Path, resume: bool = False) -> Any:
         planner = tiny.planner(return_target="quantile").cuda()
-        stages = {name: StageOptions(steps=4, batch_size=32) for name in ("tokenizer", "prior")}
+        stages = {name: StageOptions(steps=4, batch_size=32) for name in tiny.STAGES}
         options = EngineOptions(stages=stages, precision="float32", log_every=1, checkpoint_every=2)
         device, console = torch.device("cuda"), Console(quiet=True)
-        Training(planner, planner.stages(), source, options, tmp_path, 0, device, console).run(resume=resume)
+        folder.mkdir(exist_ok=True)
+        Training(planner, planner.stages(), source, options, folder, 0, device, console).run(resume=resume)
         return planner
 
     class Stops(Source):
         def batch(self, step: int, size: int, rank: int = 0) -> Batch:
-            if step == 6:
+            if step == 4 * tiny.STAGES.index("prior") + 3:  # the last step of the prior
                 raise InterruptedError
             return super().batch(step, size, rank)
 
     with pytest.raises(InterruptedError):
-        train(Stops(), resume=False)
-    planner = train(Source(), resume=True)
-    assert all(v.isfinite().all() for v in planner.state_dict().values() if v.is_floating_point())
+        train(Stops(), tmp_path / "parts")
+    resumed, whole = train(Source(), tmp_path / "parts", resume=True), train(Source(), tmp_path / "whole")
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

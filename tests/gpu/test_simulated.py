@@ -20,7 +20,7 @@ from trajgen.engine import captured_step
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which the other tests use")
+pytestmark = pytest.mark.simulated
 STEPS, LOGGED = 5, 3
 """Steps of a stage, and between lines of its log, which are checkpoints too."""
 

@@ -20,7 +20,7 @@ from trajgen.engine.device import choose_device, fits_into_memory
 from trajgen.evaluation.hardware import hardware
 from trajgen.export import package
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which the other tests use")
+pytestmark = pytest.mark.simulated
 
 
 def test_a_device_with_a_number_is_used_alone(tmp_path: Path) -> None:
