@@ -27,7 +27,7 @@ def train(folder: Path, *, cuda_graph: bool) -> tuple[dict[str, Tensor], list[di
     folder.mkdir()
     Training(planner, planner.stages(), Source(), options, folder, 0, device, Console(file=text)).run()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [{k: v for k, v in line.items() if k in ("stage", "step", "total", "gradient_norm")} for line in lines]
+    losses = [{k: v for k, v in line.items() if k in ("step", "total", "gradient_norm")} for line in lines]
     return planner.state_dict(), losses, text.getvalue()
 
 
