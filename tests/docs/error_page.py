@@ -31,7 +31,15 @@ class Message:
     parts: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        lines = [f"  {name + ':':<9} {rendered}" for name, rendered in self.parts]
+        return self._lines(PARTS)
+
+    @property
+    def entry(self) -> str:
+        """What the page has of it: the rule, by which it is looked up, and the fix."""
+        return self._lines(("fix",))
+
+    def _lines(self, names: tuple[str, ...]) -> str:
+        lines = [f"  {name + ':':<9} {rendered}" for name, rendered in self.parts if name in names]
         return "\n".join([self.rule, *lines])
 
 
@@ -101,7 +109,7 @@ what to type or change (`fix`). Wherever it can be, it is said before data are r
 code is 1; `--debug` adds the traceback. An unknown command or flag is refused with the usage and exit code 2, and an
 interruption ends with 130.
 
-This page has every such message, as it is printed. `…` stands for what belongs to the moment: a name, a number, a path.
+This page has the rule and the fix of every such message, as they are printed. `…` stands for what belongs to the moment: a name, a number, a path.
 Texts with `|` between them are one or the other. Look for a few words of the rule. The page is made from the code by
 `python tests/docs/error_page.py`, and a test compares the two.
 
@@ -113,17 +121,17 @@ In Python, each is an exception of one of these classes, with the attributes `ru
 def page() -> str:
     """The page as the code has it now."""
     docs = classes()
-    rooms: defaultdict[str, defaultdict[str, list[Message]]] = defaultdict(lambda: defaultdict(list))
+    rooms: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(PACKAGE.rglob("*.py")):
         for message in messages(path, docs):
             here = rooms[message.room][message.error]
-            if message not in here:
-                here.append(message)
+            if message.entry not in here:
+                here.append(message.entry)
     parts = [f"| class | when |\n| --- | --- |\n{_rows(docs)}\n"]
     for room in sorted(rooms):
         parts.append(f"## {room}\n\n{about(room)}\n")
         for error in (error for error in docs if error in rooms[room]):
-            listed = "\n\n".join(map(str, rooms[room][error]))
+            listed = "\n\n".join(rooms[room][error])
             parts.append(f"`{error}`\n\n```text\n{listed}\n```\n")
     return HEAD + "\n".join(parts)
 
