@@ -109,8 +109,8 @@ what to type or change (`fix`). Wherever it can be, it is said before data are r
 code is 1; `--debug` adds the traceback. An unknown command or flag is refused with the usage and exit code 2, and an
 interruption ends with 130.
 
-This page has the rule and the fix of every such message, as they are printed. `…` stands for what belongs to the moment:
-a name, a number, a path.
+This page has the rule and the fix of every such message, as printed. `…` stands for what belongs to the moment: a name,
+a number, a path.
 Texts with `|` between them are one or the other. Look for a few words of the rule. The page is made from the code by
 `python tests/docs/error_page.py`, and a test compares the two.
 
