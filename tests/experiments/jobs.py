@@ -41,7 +41,8 @@ def train(console: Any, *, folder: Path) -> tuple[None, str]:
 
 def main(folder: Path) -> None:
     """Trains three jobs, two at a time."""
-    from trajgen.experiments.executors import Job, LokyExecutor, run_jobs
+    from trajgen.experiments.executors import LokyExecutor
+    from trajgen.experiments.jobs import Job, run_jobs
 
     jobs = []
     for name in ("one", "two", "three"):

@@ -18,13 +18,12 @@ import pytest
 from trajgen.core.errors import ConfigError
 from trajgen.experiments.executors import (
     InlineExecutor,
-    Job,
     JobExecutor,
     LokyExecutor,
     make_executor,
     read_executor_words,
-    run_jobs,
 )
+from trajgen.experiments.jobs import Job, run_jobs
 
 OPTIONS = {"submitit": {"cluster": "local", "timeout_min": 5}, "ray": {"num_cpus": 0.5}}
 

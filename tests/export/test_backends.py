@@ -65,13 +65,12 @@ def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batch", [1, 3])
-def test_onnx_draws_the_same_codes(batch: int) -> None:
+def test_onnx_draws_the_same_codes() -> None:
     built = planner()
     eager, onnx = plan_fn("eager", built), plan_fn("onnx", built)
     rng, other_rng = Generator().manual_seed(1), Generator().manual_seed(1)
     for _ in range(3):  # the generators stay in step
-        cond = tiny.cond(batch)
+        cond = tiny.cond(3)  # filled up to 4; a policy plans for one and two
         target, plan = eager(cond, rng)
         other_target, other_plan = onnx(cond, other_rng)
         assert torch.equal(other_plan.codes, plan.codes)

@@ -17,7 +17,7 @@ from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json
 from trajgen.core.types import Space
 from trajgen.experiments.definition import Study, merge_overrides, slug
-from trajgen.experiments.executors import Job
+from trajgen.experiments.jobs import Job
 from trajgen.experiments.run_folder import load_config
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from trajgen.experiments.definition import (
     read_question,
     refuse_cell_options,
 )
-from trajgen.experiments.executors import Countdown, Job, JobExecutor, make_executor, run_jobs
+from trajgen.experiments.executors import JobExecutor, make_executor
+from trajgen.experiments.jobs import Countdown, Job, run_jobs
 from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import STUDY_LOCK
 from trajgen.experiments.study import ROOT, print_outlook, report, require_empty

@@ -15,7 +15,8 @@ from trajgen.core.types import Space
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
 from trajgen.experiments.equal_time import Cost, equal_steps, measure_cell
-from trajgen.experiments.executors import InlineExecutor, Job, JobExecutor, LokyExecutor, make_executor, run_jobs
+from trajgen.experiments.executors import InlineExecutor, JobExecutor, LokyExecutor, make_executor
+from trajgen.experiments.jobs import Job, run_jobs
 from trajgen.experiments.outlook import SHORTEST, estimate_cell, stage_steps, steps_text
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.results import gather
