@@ -27,6 +27,7 @@ IDENTITY = "decoder=identity"
 PLAIN = "decoder=plain"
 FIELDS = "view=fields"
 VALUE = "critic=value"
+LATENT = "planner=latent"
 EVERY_KIND = "recipe=mage, which has every kind"
 ACTIONS = "view.fields=[state,action]"
 ACTIONS_FIRST = "view.fields=[action,state]"
@@ -126,6 +127,11 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
                 *(VALUE, FIELDS, FIELDS, EVERY_KIND, VALUE, VALUE, FIELDS),
                 *(VALUE, VALUE, FIELDS, FIELDS, VALUE, FIELDS, OK),
             ),
+            "continuing": (
+                *(EVERY_KIND, LATENT, OK, EVERY_KIND, LATENT, LATENT, OK),
+                *[LATENT] * 5,
+                *(OK, EVERY_KIND),
+            ),
             "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS, OK),
             "hierarchy": (
                 *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
@@ -165,38 +171,38 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 """Further compositions that accept a component of the kind."""
 
 
-_ALL = "bc carp diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_paper tap tt two_level"
+_ALL = "bc carp dd diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_paper tap tt two_level"
 _QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_paper tap two_level"
 _DRAWN = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
 _AUTOREGRESSIVE = f"{_DRAWN} mage_critic"
-_CONVOLUTIONAL = "carp diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap two_level"
+_CONVOLUTIONAL = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap two_level"
 _WITH_RETURNS = "flat flat_ar hierarchy mage mage_critic mage_paper tap tt two_level"
-_LATENT = "carp diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level"
+_LATENT = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level"
 _CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
+    "view": {"fields": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
         "unit": f"dt {_AUTOREGRESSIVE}",
     },
-    "tokenizer": {"bins": "tt", "identity": "diffuser dv flow hd", "multiscale": _QUANTIZED},
+    "tokenizer": {"bins": "tt", "identity": "dd diffuser dv flow hd", "multiscale": _QUANTIZED},
     "conditioner": {"fields": _ALL},
     "prior": {
-        "diffusion": "diffuser dv hd",
+        "diffusion": "dd diffuser dv hd",
         "flow": "dv flow",
         "gpt": "dt flat_ar tap tt",
         "transformer": f"dt {_AUTOREGRESSIVE}",
     },
     "decoder": {
         **dict.fromkeys(("adapter", "plain", "state_conditioned"), _CONVOLUTIONAL),
-        "identity": "diffuser dv flow hd tt",
+        "identity": "dd diffuser dv flow hd tt",
     },
     "action": {
-        **dict.fromkeys(("latent", "latent_state"), f"bc hiql iql {_LATENT}"),
+        **dict.fromkeys(("latent", "latent_state"), f"bc hiql iql {_LATENT}".replace(" dd ", " ")),
         "plan": "carp tap tt",
-        "state": "diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
+        "state": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
     },
     "critic": {
         **dict.fromkeys(("horizon", "length"), f"dv {_CHOOSING}"),
@@ -206,14 +212,15 @@ RECIPES: dict[str, dict[str, str]] = {
     "sampler": {
         **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
         **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _DRAWN),
-        "diffusion": "diffuser hd",
+        "diffusion": "dd diffuser hd",
         "euler": "flow",
     },
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
     "planner": {
         "advantage": "hiql iql",
+        "continuing": "dd diffuser dv flow hd",
         "direct": "bc",
-        "hierarchy": "diffuser dv flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
+        "hierarchy": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
         "history": "dt",
         "latent": _LATENT,
         "subgoals": "hiql iql",

@@ -49,7 +49,7 @@ def plan(recipe: str) -> Plan:
 
 
 RECIPES = ["mage", "mage_paper", "flat", "flat_ar", "two_level", "tap", "carp", "bc", "hierarchy", "dt", "diffuser"]
-RECIPES += ["hd", "tt", "flow"]
+RECIPES += ["hd", "tt", "flow", "dd"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -197,6 +197,14 @@ class Values(HasPoints, Protocol):
         ...
 
 
+@runtime_checkable
+class InpaintsPast(Protocol):
+    """A tokenizer whose known codes begin with the states of `Cond.past`, where there are any, the current one last."""
+
+    inpaints_past: bool
+    """Whether it fixes states at all."""
+
+
 class Conditioner(Protocol):
     """Embeds what a plan is conditioned on."""
 

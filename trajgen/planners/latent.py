@@ -111,9 +111,13 @@ class LatentPlanner(nn.Module):
             *([] if self.critic is None else [critic_stage(self.critic)]),
         ]
 
+    def condition(self, batch: Batch) -> Cond:
+        """What is known of windows when a plan for them is made."""
+        return batch.condition()
+
     def tokenizer_loss(self, batch: Batch) -> Losses:
         """The tokenizer's losses, with the decoder's base."""
-        cond = batch.condition()
+        cond = self.condition(batch)
         losses: Losses = self.tokenizer.loss(batch, self.view(batch), lambda latent: self.decoder.base(latent, cond))
         return losses
 
@@ -124,7 +128,7 @@ class LatentPlanner(nn.Module):
         and L_cond reach the prior.
         """
         self._last_batch = batch
-        x, cond = self.view(batch), batch.condition()
+        x, cond = self.view(batch), self.condition(batch)
         encoding = self.tokenizer.encode(x)
         total, prediction = self.prior(encoding.codes, encoding.inputs, cond)
         losses = {"prior": total}
@@ -167,7 +171,7 @@ class LatentPlanner(nn.Module):
     def action_loss(self, batch: Batch) -> Losses:
         """L_inv in the head's own stage, on latents that the prior generates, or on the data's."""
         with torch.no_grad():
-            x, cond = self.view(batch), batch.condition()
+            x, cond = self.view(batch), self.condition(batch)
             encoding = self.tokenizer.encode(x)
             plan = Plan(encoding.codes, encoding.latent, x)
             if self.end_to_end:

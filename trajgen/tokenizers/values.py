@@ -87,6 +87,8 @@ class Inpainting:
         first = {"state": cond.state, "return": cond.returns.unsqueeze(-1)}
         for name, field in self.fields.items():
             x[:, 0, field] = first[name]
+        if cond.past is not None and "state" in self.fields:
+            x[:, : cond.past.states.shape[1], self.state] = cond.past.states
         if self.goal and cond.goal is not None:
             values = dict(zip(self.goal_state, self.normalizer.goal.inverse(cond.goal).unbind(-1), strict=True))
             values |= dict.fromkeys(self.rest_state, x.new_zeros(()))
@@ -142,6 +144,7 @@ class ValueTokenizer(nn.Module, ABC):
         self.register_buffer("gather", gather, persistent=False)
         self.register_buffer("scatter", scatter, persistent=False)
         self.register_buffer("mask", self.to_tokens(inpainting.mask(horizon, self.features), True), persistent=False)
+        self.inpaints_past = "state" in inpainting.fields
         self.known_tokens = tuple(bool(known) for known in self.mask[0].all(-1))
 
     @abstractmethod
@@ -180,6 +183,10 @@ class ValueTokenizer(nn.Module, ABC):
         if not self.inpainting:
             return None
         codes = self.codes(self.inpainting(cond, self.horizon, self.features))
+        if cond.past is not None and self.inpaints_past:
+            mask = self.to_points(self.mask).repeat(len(cond), 1, 1)
+            mask[:, : cond.past.mask.shape[1], self.inpainting.state] = cond.past.mask.unsqueeze(-1)
+            return KnownCodes(codes, self.to_tokens(mask, True).reshape(codes.shape))
         return KnownCodes(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes), self.known_tokens)
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
