@@ -97,6 +97,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "horizon": (OK, OK, VALUE, OK),
             "length": (OK, OK, VALUE, OK),
             "return": (OK, OK, VALUE, VALUE),
+            "temporal_distance": (OK, OK, VALUE, OK),
             "value": (OK, OK, OK, OK),
         },
     ),
@@ -205,7 +206,7 @@ RECIPES: dict[str, dict[str, str]] = {
         "state": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
     },
     "critic": {
-        **dict.fromkeys(("horizon", "length"), f"dv {_CHOOSING}"),
+        **dict.fromkeys(("horizon", "length", "temporal_distance"), f"dv {_CHOOSING}"),
         "return": _CHOOSING,
         "value": f"dv hiql iql {_CHOOSING}",
     },

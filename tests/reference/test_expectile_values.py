@@ -1,4 +1,4 @@
-"""Values against cases computed by hand: losses and targets, and a chain whose optimal value is known."""
+"""Values and distances against cases computed by hand, and on chains whose optimal values are known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Transitions
+from trajgen.critics.distance import TemporalDistance
 from trajgen.critics.values import ExpectileValue, chunk_target, expectile_weight
 from trajgen.nn.target import follow, target_of
 
@@ -144,6 +145,43 @@ def test_the_value_of_a_chain_is_the_discount_to_the_power_of_the_distance(actio
     assert (gained[:, 1] > gained[:, 0]).all() and gained[:, 1].abs().max() < 0.03
     lost = (1 - DISCOUNT**2) * DISCOUNT ** (distance[1:] - 1.0)  # a step to the left costs two
     torch.testing.assert_close(-gained[1:, 0], lost, atol=0.05, rtol=0)
+
+
+def walk(count: int, seed: int) -> Batch:
+    """Windows of a walk to the right along a line: states, and goals that a geometric number of steps reaches."""
+    draw = torch.Generator().manual_seed(seed)
+    states = torch.rand(count, 1, generator=draw) * 4 - 2
+    later = torch.empty(count, 1).geometric_(0.1, generator=draw) * 0.1
+    flat = torch.zeros(count, 1)
+    goals = torch.stack([flat, states + later], dim=1)
+    transitions = Transitions(states.unsqueeze(1), flat[:, None], flat[:, None] > 0, flat == 0, goals)
+    return Batch(
+        states=states.unsqueeze(1), actions=flat[:, None, None], rewards=flat, returns=flat, mask=flat == 0,
+        chunk_states=states.unsqueeze(1), chunk_actions=flat[:, None], chunk_mask=flat == 0, transitions=transitions,
+    )  # fmt: skip
+
+
+def test_the_contrast_by_hand_and_what_it_learns() -> None:
+    """InfoNCE over both axes; a goal is nearer to the states that it follows sooner, and far behind them."""
+    torch.manual_seed(0)
+    critic = TemporalDistance(1, 1, 0.5, embed_dim=4, width=32, fourier_frequencies=1)
+    batch = walk(5, 0)
+    transitions = batch.transitions
+    assert transitions is not None and transitions.goals is not None
+    states, goals = batch.states[:, 0], transitions.goals[:, 1]
+    energy = torch.tensor([[-float(critic.distance(s, g).detach()) for g in goals] for s in states])
+    rows = [energy[i, i] - energy[i].logsumexp(0) for i in range(5)]
+    columns = [energy[i, i] - energy[:, i].logsumexp(0) for i in range(5)]
+    expected = -(sum(rows) + sum(columns)) / 10
+    torch.testing.assert_close(critic.loss(batch)["contrast"].detach(), torch.as_tensor(expected))
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-2)
+    for step in range(200):
+        optimizer.zero_grad()
+        critic.loss(walk(64, step))["contrast"].backward()
+        optimizer.step()
+    with torch.no_grad():
+        distances = critic.distance(torch.tensor([[0.5], [-0.5], [-1.5], [1.9]]), torch.ones(4, 1))
+    assert distances[0] < distances[1] < distances[2] and distances[3] > distances[1]  # the walk never goes back
 
 
 def test_padding_weighs_nothing() -> None:
