@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
+import runpy
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -91,8 +91,8 @@ def write_files(page: Path, folder: Path) -> None:
             (folder / name[1]).write_text(code, encoding="utf-8")
 
 
-def run_python(page: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the Python blocks of a page in a new interpreter, in the order in which they stand.
+def run_python(page: str, folder: Path) -> None:
+    """Runs the Python blocks of a page in the current folder, in the order in which they stand.
 
     A block that names its file is written and imported. Data sets lie in ``datasets`` of the folder.
     """
@@ -100,7 +100,6 @@ def run_python(page: str, folder: Path) -> subprocess.CompletedProcess[str]:
     code = blocks(PAGES[page], "python")
     script = "\n".join(f"import {name[1][:-3]}" if (name := FILE.match(part)) else part for part in code)
     (folder / "page.py").write_text(script, encoding="utf-8")
-    environment = os.environ | {"MINARI_DATASETS_PATH": str(folder / "datasets"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "page.py"], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
+        runpy.run_path(str(folder / "page.py"), run_name="__main__")
