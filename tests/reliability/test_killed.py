@@ -47,7 +47,10 @@ def check_same(folder: Path, uninterrupted: Path) -> None:
     assert lines(folder) == lines(uninterrupted)
 
 
-@pytest.mark.parametrize(("kind", "runs", "kills"), [("toy", 25, 40), ("planner", 4, 4)])
+@pytest.mark.parametrize(
+    ("kind", "runs", "kills"),
+    [("toy", 25, 40), ("planner", 2, 2), pytest.param("planner", 4, 4, marks=pytest.mark.nightly)],
+)
 def test_killed_and_resumed_is_undisturbed(kind: str, runs: int, kills: int, tmp_path: Path) -> None:
     killed = disturbed(tmp_path, kind, runs)
     assert len(killed) == runs and all(killed.values())
