@@ -16,6 +16,7 @@ from trajgen.actions.inverse_dynamics import LatentInverseDynamics
 from trajgen.conditioners import FieldConditioner
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Encoding, KnownCodes, Losses, Plan
+from trajgen.critics.plans import HorizonCritic
 from trajgen.decoders.convolutional import AdapterDecoder
 from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.transformer import TransformerPrior
@@ -539,6 +540,26 @@ class TargetThatBroadcasts(QuantileTarget):
 class TargetThatSums(QuantileTarget):
     def loss(self, batch: Batch) -> Losses:
         return {name: value * len(batch) for name, value in super().loss(batch).items()}
+
+
+@mistake("critic", "losses that can be trained, and target networks that follow", "(B, 1) beside (B,)")
+class CriticThatBroadcasts(HorizonCritic):
+    def loss(self, batch: Batch) -> Losses:
+        scores = self({"state": batch.states}, batch.condition())
+        return {"value": (scores.unsqueeze(-1) - batch.returns[:, 0]).square().mean()}
+
+
+@mistake("critic", ALONE)
+class CriticOfTheFirstGoal(HorizonCritic):
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        return super().forward(points, cond.map(of_first))
+
+
+@mistake("critic", UNCHANGED, "batch.returns")
+class CriticThatChangesTheBatch(HorizonCritic):
+    def loss(self, batch: Batch) -> Losses:
+        batch.returns.clamp_(-1, 1)
+        return super().loss(batch)
 
 
 @mistake("tokenizer", "the loss trains, and decodes its latent", "sums over the batch")

@@ -86,13 +86,16 @@ def test_all_missing_members_are_listed_at_once() -> None:
 def test_all_missing_methods_are_listed_where_nothing_could_be_built() -> None:
     @registry.register("prior", "bare")
     class Bare(nn.Module):
-        """Has one step of training, and nothing else."""
+        """Has one step of training and one of drawing, and nothing else."""
+
+        def step(self, x: Any, k: int, state: Any) -> Any:
+            return state
 
         def forward(self, codes: Tensor, inputs: Tensor, cond: Any) -> tuple[Tensor, Tensor]:
             return inputs.sum(), inputs
 
     report = testing.check("prior", "bare")
-    assert "expected: logits(), loss(), start(), step()" in message_of(report, "has what its kind promises")
+    assert "expected: logits(), loss(), start()" in message_of(report, "has what its kind promises")
     promises = {result.promise for result in report.failed} - {"it is built in a composition"}
     assert promises == {"has what its kind promises"}
 

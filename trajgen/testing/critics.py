@@ -11,6 +11,7 @@ from trajgen.core.protocols import HasAdvantage
 from trajgen.testing.common import points_of
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture
+from trajgen.testing.inputs import require_mean
 
 
 @contract("a score for each plan, by its own points", "critic")
@@ -46,9 +47,10 @@ def partial_plans(fixture: Fixture) -> None:
 
 @contract("losses that can be trained, and target networks that follow", "critic")
 def critic_losses(fixture: Fixture) -> None:
-    critic, batch = fixture.part(fixture.build_ready()), fixture.batch(16)
+    critic, batch = fixture.part(fixture.build_ready()), fixture.batch(16, padded=False)
     losses = critic.loss(batch)
     require_losses(losses, total=False)
+    require_mean(critic, batch, losses)
     learns = isinstance(critic, nn.Module) and bool(list(critic.parameters()))
     require(bool(losses) == learns, "A critic with weights has a loss, and one without has none.", look="loss()")
     if critic.transitions is None and learns:

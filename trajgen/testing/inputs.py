@@ -10,6 +10,7 @@ import torch
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, spec
 from trajgen.core.schedule import ScaleSchedule
+from trajgen.core.types import Batch, Losses
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture, select
 
@@ -142,13 +143,18 @@ def target_losses(fixture: Fixture) -> None:
     losses = target.loss(batch)
     require_losses(losses, total=False)
     require(losses or not list(target.parameters()), "A target with weights has a loss.", look="loss()")
-    windows = [target.loss(select(batch, slice(i, i + 1))) for i in range(len(batch))]
+    require_mean(target, batch, losses)
+
+
+def require_mean(part: Any, batch: Batch, losses: Losses) -> None:
+    """Raises `ContractError` unless the losses of a batch of real steps are the means of those of its windows."""
+    windows = [part.loss(select(batch, slice(i, i + 1))) for i in range(len(batch))]
     for name, value in losses.items():
-        mean = sum(float(window[name]) for window in windows) / len(windows)
+        mean = sum(float(window[name].detach()) for window in windows) / len(windows)
         require(
-            abs(float(value) - mean) <= 1e-3 * abs(mean) + 1e-6,
+            abs(float(value.detach()) - mean) <= 1e-3 * abs(mean) + 1e-6,
             f"The loss '{name}' of a batch is not the mean of those of its windows.",
             expected=f"{mean:.4g}",
-            got=f"{float(value):.4g}",
+            got=f"{float(value.detach()):.4g}",
             look="loss(): sums, and (B, 1) beside (B,), whose difference is (B, B)",
         )

@@ -188,7 +188,7 @@ def _train(fixture: Fixture, planner: Any, example: Example | None, batch: Batch
             part.loss(batch, example.x, lambda latent: example.x + latent.mean())
         case "prior":
             part(example.codes, example.inputs, example.cond)
-        case "return_target":
+        case "return_target" | "critic":
             part.loss(batch)
         case "action" if isinstance(part, HasActionLoss):
             plan, offsets = acting_plan(part, example), chunk_offsets(example)
