@@ -56,7 +56,7 @@ class QuantileTarget(nn.Module):
         state_dim: S.
         goal_dim: G.
         goal_state: indices of the state features that goals specify.
-        quantile: of the returns reachable from a state, between 0 and 1; higher asks for more.
+        quantile: of the returns reachable from a state, between 0 and 1; higher targets more.
         width: units of each hidden layer.
         depth: number of linear layers.
         fourier_frequencies: Fourier frequencies of each value.
@@ -120,7 +120,7 @@ class BestTarget(nn.Module):
     For tasks without goals in which any episode can reach the best return, such as locomotion.
 
     Args:
-        quantile: of the returns reachable from a state, between 0 and 1; higher asks for more.
+        quantile: of the returns reachable from a state, between 0 and 1; higher targets more.
         subtract_rewards: whether rewards received are subtracted, as by ``constant``.
 
     Raises:

@@ -196,7 +196,7 @@ def load_imports(modules: Iterable[str]) -> None:
         except TrajgenError:
             raise
         except Exception as error:  # whatever a module does when it is imported
-            fix = f"correct {_place(error)}"
+            fix = f"correct {_location_of(error)}"
             if isinstance(error, ModuleNotFoundError) and error.name:
                 is_itself = f"{module}.".startswith(f"{error.name}.")
                 fix = "run from the folder that holds it, or install its package"
@@ -206,7 +206,7 @@ def load_imports(modules: Iterable[str]) -> None:
             ) from error
 
 
-def _place(error: Exception) -> str:
+def _location_of(error: Exception) -> str:
     """File and line of an error that a module raised when it was imported."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"

@@ -83,8 +83,8 @@ class TemporalDistance(nn.Module):
             raise ValueError("a temporal distance needs goals")
         with torch.autocast(batch.states.device.type, enabled=False):
             pairs = -self.distance(batch.chunk_states[:, :1], goals[:, 1].unsqueeze(0))  # (B, B)
-            own = torch.arange(len(pairs), device=pairs.device)
-            return {"contrast": (F.cross_entropy(pairs, own) + F.cross_entropy(pairs.t(), own)) / 2}
+            same_window = torch.arange(len(pairs), device=pairs.device)
+            return {"contrast": (F.cross_entropy(pairs, same_window) + F.cross_entropy(pairs.t(), same_window)) / 2}
 
     def after_step(self) -> None:
         """Nothing."""

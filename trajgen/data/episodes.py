@@ -179,10 +179,10 @@ class Rounding:
         error = np.zeros_like(low)
         if (2.0**-24 * np.maximum(np.abs(low), np.abs(high)) > ROUNDED * (high - low)).any():  # it may be too large
             error = np.abs(values - rounded.astype(np.float64)).max(0)
-        seen = self._ranges.get(field, [low, high, high - low, error])
+        ranges = self._ranges.get(field, [low, high, high - low, error])
         self._ranges[field] = [
-            np.minimum(seen[0], low),
-            *(np.maximum(before, new) for before, new in zip(seen[1:], (high, high - low, error), strict=True)),
+            np.minimum(ranges[0], low),
+            *(np.maximum(before, new) for before, new in zip(ranges[1:], (high, high - low, error), strict=True)),
         ]
 
     def lost(self, field: str) -> Array:

@@ -54,16 +54,16 @@ def folder(id: str, base: Path | None = None) -> Path:
         raise DataError("A data set's id is a name with a version.", expected="namespace/name-v0", got=repr(id))
     path = (base or root()) / id
     if base is None and not path.exists():
-        for kept in root().glob(f"{STAGING}*/{REPLACED}/{id}"):
-            _restore(kept, path)
+        for replaced in root().glob(f"{STAGING}*/{REPLACED}/{id}"):
+            _restore(replaced, path)
     return path
 
 
-def _restore(kept: Path, place: Path) -> None:
+def _restore(replaced: Path, path: Path) -> None:
     """Puts a data set back that a process had moved away to replace it, and was killed."""
     with suppress(OSError), file_lock(root() / LOCK, wait=True):  # as long as it lives, that process holds the lock
-        if not place.exists():
-            kept.rename(place)
+        if not path.exists():
+            replaced.rename(path)
 
 
 def metadata(id: str, base: Path | None = None) -> dict[str, Any]:
@@ -129,11 +129,11 @@ def local_sets(base: Path | None = None) -> list[LocalSet]:
 
 def _data_folders(base: Path) -> list[Path]:
     """The folders ``data`` below a folder, but for hidden ones; what others remove meanwhile is left out."""
-    found = []
-    for place, names, _ in os.walk(base):
-        found += [Path(place, "data")] if "data" in names else []
+    folders = []
+    for folder, names, _ in os.walk(base):
+        folders += [Path(folder, "data")] if "data" in names else []
         names[:] = [name for name in names if name != "data" and not name.startswith(".")]
-    return sorted(found)
+    return sorted(folders)
 
 
 @contextmanager

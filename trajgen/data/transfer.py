@@ -45,7 +45,7 @@ class PinnedBatch:
 
 
 class BatchesAhead:
-    """Makes the batch after the one that is asked for in a thread, while the device computes.
+    """Makes the batch after the requested one in a thread, while the device computes.
 
     Args:
         make: from step, size and rank to a batch on the host.

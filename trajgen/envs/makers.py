@@ -26,7 +26,7 @@ class Maker:
         return f"trajgen/{self.name}-v0"
 
 
-OWN = "pointmaze"
+OWN_MAP = "pointmaze"
 """The maker of mazes of one's own."""
 ON_ARRIVAL = "a new goal is drawn on arrival, as in D4RL's maze2d"
 AFTER_DWELL = f"each goal is held for {DWELL[0]} to {DWELL[1]} steps"
@@ -66,17 +66,17 @@ def make(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    if (name == OWN) != (map is not None):
+    if (name == OWN_MAP) != (map is not None):
         raise ConfigError(
-            f"'{OWN}' is made of a map, and of nothing else is one.",
+            f"'{OWN_MAP}' is made of a map, and of nothing else is one.",
             got=name + ("" if map is None else " with a map"),
-            fix=f"trajgen data make {OWN} 'map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]'",
+            fix=f"trajgen data make {OWN_MAP} 'map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]'",
         )
     if name not in MAKERS and map is None:
         raise ConfigError(
             f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
         )
-    maker = Maker(name, OWN, DWELL, f"own maze, noisy waypoint controller; {AFTER_DWELL}") if map else MAKERS[name]
+    maker = Maker(name, OWN_MAP, DWELL, f"own maze, noisy waypoint controller; {AFTER_DWELL}") if map else MAKERS[name]
     maze = own_maze(map) if map else MAZES[maker.maze]
     id = id if map else maker.id
     total = maze.default_steps if steps is None else steps

@@ -99,8 +99,8 @@ DWELL = (60, 180)
 
 def maze_spec(maze: Maze, max_steps: int) -> Any:
     """Gymnasium spec of a maze whose goal stays where it is and whose episodes end by timeout only."""
-    own = {} if maze.cells is None else {"maze_map": [list(row) for row in maze.cells]}
-    return spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **own)
+    map_options = {} if maze.cells is None else {"maze_map": [list(row) for row in maze.cells]}
+    return spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **map_options)
 
 
 def grid(env: Any) -> Grid:

@@ -199,7 +199,7 @@ class Worker:
 
 
 def serve(number: int) -> None:
-    """Runs the environments that are asked for over an open socket, until it is closed."""
+    """Runs the environments that are requested over an open socket, until it is closed."""
     import cloudpickle
 
     connection = Connection(number)

@@ -120,13 +120,13 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
             fix="policy=random",
         )
 
-    def own(seed: int) -> Callable[[Any], Any]:
+    def seeded(seed: int) -> Callable[[Any], Any]:
         np.random.seed(seed)
         if hasattr(policy, "reset"):
             policy.reset()
         return policy.act if hasattr(policy, "act") else policy
 
-    return own
+    return seeded
 
 
 def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int, name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class AdvantagePlanner(DirectPlanner):
         conditioner: module from `Cond` to embeddings (B, K or 1, E), of which the first is read.
         action: the action head, which reads the latent (B, 1, E).
         critic: that compares actions.
-        return_target: the return-to-go that is asked for when acting.
+        return_target: the target return-to-go when acting.
         latent_length, code_dim: of what the action head reads; 1 and E, unless a tokenizer is in the composition.
         beta: β, per unit of the data's rewards; 0 is behaviour cloning.
         max_weight: above which weights are cut.

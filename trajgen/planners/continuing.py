@@ -20,7 +20,7 @@ from trajgen.planners.latent import LatentPlanner
 class ContinuingPlanner(LatentPlanner):
     """A latent planner that continues a history of states (Decision Diffuser, arXiv 2211.15657, algorithm 1).
 
-    The first P points of a window are past: the last of them is the current state, whose return is asked for, and from
+    The first P points of a window are past: the last of them is the current state, with the target return, and from
     which actions are read. They are known codes, as many of them as the episode has had; in training a random number
     of them.
 
@@ -82,12 +82,12 @@ class ContinuingPlanner(LatentPlanner):
     def condition(self, batch: Batch) -> Cond:
         """What is known at the last past point of windows, at random as if the episode had begun a while before it."""
         states = batch.states[:, : self.past]
-        known = torch.randint(1, self.past + 1, (len(batch), 1), device=states.device)
+        past_points = torch.randint(1, self.past + 1, (len(batch), 1), device=states.device)
         time = None if batch.time is None else batch.time + (self.past - 1) * self.stride
         current = self.past - 1
         cond = Cond(state=states[:, current], returns=batch.returns[:, current], goal=batch.goals, time=time)
         return replace(
-            cond, past=self._points(states, torch.arange(self.past, device=states.device) + known >= self.past)
+            cond, past=self._points(states, torch.arange(self.past, device=states.device) + past_points >= self.past)
         )
 
     @torch.no_grad()

@@ -112,14 +112,14 @@ class HierarchicalPlanner(nn.Module):
         """The low level's head, which reads the actions of the leg under way."""
         head = self.low.action
         reach = head.plan_steps if isinstance(head, FollowsPlans) else self._chunk
-        whole = reach >= self._leg_steps  # a head that is lost before a leg's end does not get to the next one
+        reaches_end = reach >= self._leg_steps  # a head that is lost before a leg's end does not get to the next one
         return ChainedActions(
             head,
             self.low.tokenizer.latent_length,
             self.segment + self.overlap,
             self.segment,
             self._leg_steps,
-            self.legs * self._leg_steps if whole else reach,
+            self.legs * self._leg_steps if reaches_end else reach,
         )
 
     @property

@@ -115,14 +115,14 @@ class DiffusionPrior(NoisyPrior):
             cond: B conditions.
         """
         clean = codes.float()  # noise is added in full precision, whatever the networks compute in
-        known = self.known_codes(clean, cond)
+        known_codes = self.known_codes(clean, cond)
         t = torch.randint(self.timesteps, (len(cond),), device=clean.device)
-        x = known.into(self._noise_levels.add_noise(clean, torch.randn_like(clean), t))
+        x = known_codes.into(self._noise_levels.add_noise(clean, torch.randn_like(clean), t))
         prediction = self.denoise(x, t, cond)
-        loss = unknown_mean((prediction - clean).square(), known)
+        loss = unknown_mean((prediction - clean).square(), known_codes)
         if self.value is not None:
             loss = loss + (self.value(x, t, cond) - cond.returns).square().mean()
-        return loss, known.into(prediction)
+        return loss, known_codes.into(prediction)
 
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The codes (B, L, C) expected behind noisy ones x (B, L, C) at noise levels t (B,)."""

@@ -81,14 +81,14 @@ class FlowPrior(NoisyPrior):
             cond: B conditions.
         """
         clean = codes.float()
-        known = self.known_codes(clean, cond)
+        known_codes = self.known_codes(clean, cond)
         t = torch.rand(len(cond), device=clean.device)
         left = (1 - t)[:, None, None]
         noise = torch.randn_like(clean)
-        x = known.into(clean + left * (noise - clean))
+        x = known_codes.into(clean + left * (noise - clean))
         velocity = self.velocity(x, t, cond)
-        loss = unknown_mean((velocity - (clean - noise)).square(), known)
-        return loss, known.into(x + left * velocity)
+        loss = unknown_mean((velocity - (clean - noise)).square(), known_codes)
+        return loss, known_codes.into(x + left * velocity)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The mean velocity (B, L, C) of codes that are at x (B, L, C) at times t (B,) from 0, noise, to 1, codes."""

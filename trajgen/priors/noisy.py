@@ -66,8 +66,8 @@ class NoisyPrior(nn.Module):
 
     def known_codes(self, clean: Tensor, cond: Cond) -> KnownCodes:
         """Which of the codes (B, L, C) are known."""
-        known = self._known_codes(cond)
-        mask = torch.zeros_like(clean, dtype=torch.bool) if known is None else known.mask.expand_as(clean)
+        known_codes = self._known_codes(cond)
+        mask = torch.zeros_like(clean, dtype=torch.bool) if known_codes is None else known_codes.mask.expand_as(clean)
         return KnownCodes(clean, mask)
 
     def predict(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -86,9 +86,9 @@ def noisy_network(
     return NoisyConvolutions(tokens, in_features, out_features, cond_width, **sizes)
 
 
-def unknown_mean(errors: Tensor, known: KnownCodes) -> Tensor:
+def unknown_mean(errors: Tensor, known_codes: KnownCodes) -> Tensor:
     """The mean of errors (B, L, C) over codes that are not known."""
-    return errors.masked_fill(known.mask, 0.0).sum() / (~known.mask).sum().clamp(min=1)
+    return errors.masked_fill(known_codes.mask, 0.0).sum() / (~known_codes.mask).sum().clamp(min=1)
 
 
 def _check_codes(schedule: ScaleSchedule, vocabulary: int | None, name: str, sampler: str) -> None:

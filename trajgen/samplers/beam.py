@@ -203,10 +203,10 @@ class Beam:
             ids = sample_candidates(shaped, ways, rng)
         else:
             ids = draw(shaped.unsqueeze(1).expand(-1, ways, -1, -1), rng)
-        wide = ids.transpose(1, 2)  # (R, n, E)
-        possible = shaped.gather(-1, wide).isfinite().all(1)
+        alternatives = ids.transpose(1, 2)  # (R, n, E)
+        possible = shaped.gather(-1, alternatives).isfinite().all(1)
         possible = possible & ~is_repeated(ids) if self.distinct else possible
-        return ids, likelihood.gather(-1, wide).sum(1).masked_fill(~possible, -torch.inf)
+        return ids, likelihood.gather(-1, alternatives).sum(1).masked_fill(~possible, -torch.inf)
 
     def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
         """The scores (R,) by which plans are selected after scale k."""

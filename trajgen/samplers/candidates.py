@@ -22,11 +22,11 @@ def likeliest(logits: Tensor, count: int) -> Tensor:
     """
     best, ids = logits.new_zeros(len(logits), 1), logits.new_zeros(len(logits), 1, 0, dtype=torch.int64)
     for token in logits.unbind(1):
-        top, place = token.topk(min(count, token.shape[-1]), dim=-1)
+        top, index = token.topk(min(count, token.shape[-1]), dim=-1)
         sums = (best.unsqueeze(2) + top.unsqueeze(1)).flatten(1)
         best, pick = sums.topk(min(count, sums.shape[1]), dim=-1)
         before = (pick // top.shape[1]).unsqueeze(-1).expand(-1, -1, ids.shape[-1])
-        last = place.gather(1, pick % top.shape[1]).unsqueeze(-1)
+        last = index.gather(1, pick % top.shape[1]).unsqueeze(-1)
         ids = torch.cat([ids.gather(1, before), last], dim=-1)
     return ids
 

@@ -158,7 +158,7 @@ class Fixture:
             chunk_mask[-1, 1:] = False
         states = randn(window.horizon, SPACE.state_dim)
         states[:, -1, len(GOAL_STATE) :] = 0  # at rest, where normalizers are not fitted
-        own = states[:, -1, list(GOAL_STATE)]
+        end_positions = states[:, -1, list(GOAL_STATE)]
         batch = Batch(
             states=states,
             actions=randn(window.horizon, window.stride, SPACE.action_dim),
@@ -168,10 +168,10 @@ class Fixture:
             chunk_states=randn(window.chunk, SPACE.state_dim),
             chunk_actions=randn(window.chunk, SPACE.action_dim),
             chunk_mask=chunk_mask,
-            goals=own if goals else None,
+            goals=end_positions if goals else None,
             time=torch.arange(size),
         )
-        further = torch.stack([own, randn(SPACE.goal_dim)], dim=1)
+        further = torch.stack([end_positions, randn(SPACE.goal_dim)], dim=1)
         transitions = Transitions(
             next_states=randn(window.chunk, SPACE.state_dim),
             rewards=randn(len(further[0]), window.chunk),

@@ -145,7 +145,7 @@ class ValueTokenizer(nn.Module, ABC):
         self.register_buffer("scatter", scatter, persistent=False)
         self.register_buffer("mask", self.to_tokens(inpainting.mask(horizon, self.features), True), persistent=False)
         self.inpaints_past = "state" in inpainting.fields
-        self.known_tokens = tuple(bool(known) for known in self.mask[0].all(-1))
+        self.known_tokens = tuple(bool(is_known) for is_known in self.mask[0].all(-1))
 
     @abstractmethod
     def codes(self, x: Tensor) -> Codes:
