@@ -21,7 +21,7 @@ from trajgen.export.randomness import Draw
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
-STEPS = 6
+STEPS = 8
 OFFSET = {"state": (1.7e9, 0.0, 0.5, -4e6), "goal": (4649776.0, 0.0)}
 """Of the data, as of seconds since 1970, whose steps a 32-bit float does not hold."""
 ALONE = """
@@ -103,6 +103,32 @@ def test_it_continues_a_history_as_the_policy_that_was_loaded(
     assert not np.allclose(loaded[0][0], loaded[0][-1], atol=1e-2)
     np.testing.assert_allclose(exported[0], loaded[0], atol=1e-4)
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("planner", "replan_interval"),
+    [({"name": "hierarchy", "segment": 2, "overlap": True}, STEPS), ({"name": "continuing", "past": 2}, 1)],
+    ids=["hierarchy", "continuing"],
+)
+def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_loaded(
+    planner: dict[str, Any], replan_interval: int, tmp_path: Path
+) -> None:
+    """A leg is six steps long."""
+    loaded = policy_of(
+        tiny.planner(
+            view={"fields": ("state",)},
+            tokenizer="identity",
+            schedule="single",
+            prior={"name": "diffusion", "timesteps": 4},
+            sampler={"name": "diffusion", "steps": 2},
+            decoder="identity",
+            action="state",
+            planner=planner,
+        ),
+        replan_interval,
+    )
+    before, after = played(loaded, "onnx", 2, tmp_path, draws=True)
+    np.testing.assert_allclose(after[0], before[0], atol=1e-4)
 
 
 def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> tuple[Any, Any]:
