@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ class Watched:
         if step == self.copied_at:
             shutil.copytree(self.folder, self.folder.with_name("copy"))
         return self.source.batch(step, size, rank)
+
+    def with_transitions(self, sampling: Any) -> Watched:
+        watched = copy(self)  # which notes the waits in the same place
+        watched.source = self.source.with_transitions(sampling)
+        return watched
 
     def in_second_steps(self) -> list[str]:
         """The waits in the second step of each stage; in the first one, codes may be initialized."""
