@@ -74,23 +74,6 @@ def test_a_pyramid_against_a_naive_loop(lengths: tuple[int, ...]) -> None:
     assert [tokenizer.layout.decoded_fraction(k) for k in range(len(lengths))] == [1.0] * len(lengths)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "count", "of_scales"),
-    [((1, 2, 4, 8), 2, [0, 0, 1, 1]), ((1, 2, 3, 4, 5, 6, 7, 8), 4, [0, 0, 1, 1, 2, 2, 3, 3]), ((1, 3, 8), 1, [0] * 3)],
-)
-@torch.no_grad()
-def test_scales_share_convolutions(lengths: tuple[int, ...], count: int, of_scales: list[int]) -> None:
-    tokenizer, x = build(lengths, smoothing_convs=count), torch.randn(2, 32, 5)
-    shared = pyramid(tokenizer).convolutions
-    assert len(shared) == count
-    convolutions = [(shared[i].weight.numpy(), shared[i].bias.numpy()) for i in of_scales]
-    encoding, codebook = tokenizer.encode(x), tokenizer.quantizer.codebook.numpy()
-    for b, f in enumerate(tokenizer.encoder(x).numpy()):
-        ids, _, latent = naive_encoding(f, codebook, lengths, convolutions)
-        assert encoding.codes[b].tolist() == ids
-        np.testing.assert_allclose(encoding.latent[b].numpy(), latent, atol=1e-5)
-
-
 def test_the_latent_agrees_with_f_after_the_last_scale_or_after_every_one() -> None:
     lengths, x = (1, 2, 4, 8), torch.randn(3, 32, 5)
     batch = SimpleNamespace(mean=lambda errors, real: errors.mean())

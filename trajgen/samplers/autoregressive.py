@@ -23,13 +23,10 @@ class AutoregressiveSampler:
         sample_fn: from logits (B, l_k, V) and a generator to token ids (B, l_k).
         guidance: weight w of classifier-free guidance (arXiv 2207.12598): logits + w (logits - logits without
             the condition); 0 leaves it out and costs nothing.
-        guidance_ramp: whether the weight grows from 0 at the first scale to w at the last, as in VAR (arXiv
-            2404.02905); false for w at every scale.
     """
 
     sample_fn: Callable[[Tensor, Generator | None], Tensor]
     guidance: float = 0.0
-    guidance_ramp: bool = False
     needs: ClassVar[tuple[str, ...]] = ("start", "step")
 
     def __call__(
@@ -84,8 +81,7 @@ class AutoregressiveSampler:
             logits = prior.step(torch.cat([x, x]) if self.guidance and x is not None else x, k, state)
             if self.guidance:
                 conditional, unconditional = logits.chunk(2)
-                ramp = k / max(tokenizer.schedule.scales - 1, 1) if self.guidance_ramp else 1.0
-                logits = conditional + self.guidance * ramp * (conditional - unconditional)
+                logits = conditional + self.guidance * (conditional - unconditional)
             codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
             scales.append(codes if known_codes is None else known_codes.into(codes, span))
             if likelihoods is not None:
@@ -96,34 +92,30 @@ class AutoregressiveSampler:
 
 
 @register("sampler", "greedy")
-def greedy(*, guidance: float = 0.0, guidance_ramp: bool = False) -> AutoregressiveSampler:
+def greedy(*, guidance: float = 0.0) -> AutoregressiveSampler:
     """The likeliest code at every place; of continuous codes the mean, which is the mode of their Gaussian.
 
     Args:
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
-        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
     """
-    return AutoregressiveSampler(lambda logits, _: logits.argmax(-1), guidance, guidance_ramp)
+    return AutoregressiveSampler(lambda logits, _: logits.argmax(-1), guidance)
 
 
 @register("sampler", "temperature")
-def temperature(
-    vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0, guidance_ramp: bool = False
-) -> AutoregressiveSampler:
+def temperature(vocabulary: int | None, *, temperature: float = 0.5, guidance: float = 0.0) -> AutoregressiveSampler:
     """Draws from softmax(logits / temperature).
 
     Args:
         vocabulary: V.
         temperature: below 1 for likelier codes, above 0.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
-        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for continuous codes, or an option out of range.
     """
     require_vocabulary(vocabulary)
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance, guidance_ramp)
+    return AutoregressiveSampler(lambda logits, rng: draw(logits / temperature, rng), guidance)
 
 
 @register("sampler", "top_k")
@@ -133,7 +125,6 @@ def top_k(
     k: int = 16,
     temperature: float = 1.0,
     guidance: float = 0.0,
-    guidance_ramp: bool = False,
 ) -> AutoregressiveSampler:
     """Draws among the k likeliest codes (arXiv 1805.04833, section 5.4).
 
@@ -142,7 +133,6 @@ def top_k(
         k: how many are kept, at least 1.
         temperature: by which the logits are divided first.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
-        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for continuous codes, or an option out of range.
@@ -152,9 +142,7 @@ def top_k(
         "k", k, k >= 1, "a whole number of at least 1", "sampler.k=1 for the likeliest code, or sampler=temperature"
     )
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return AutoregressiveSampler(
-        lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance, guidance_ramp
-    )
+    return AutoregressiveSampler(lambda logits, rng: draw(keep_top_k(logits / temperature, k), rng), guidance)
 
 
 @register("sampler", "top_p")
@@ -164,7 +152,6 @@ def top_p(
     p: float = 0.9,
     temperature: float = 1.0,
     guidance: float = 0.0,
-    guidance_ramp: bool = False,
 ) -> AutoregressiveSampler:
     """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
 
@@ -173,7 +160,6 @@ def top_p(
         p: the share, above 0 and at most 1.
         temperature: by which the logits are divided first.
         guidance: weight of classifier-free guidance; 0 leaves it out and costs nothing.
-        guidance_ramp: whether that weight grows over the scales, from 0 at the first, as in VAR.
 
     Raises:
         ConfigError: for continuous codes, or an option out of range.
@@ -181,9 +167,7 @@ def top_p(
     require_vocabulary(vocabulary)
     require("p", p, 0 < p <= 1, "a share above 0 and at most 1", "sampler.p=0.9, or sampler=temperature for all codes")
     require("temperature", temperature, temperature > 0, "a positive number", "sampler=greedy for the likeliest code")
-    return AutoregressiveSampler(
-        lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance, guidance_ramp
-    )
+    return AutoregressiveSampler(lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance)
 
 
 def draw(logits: Tensor, rng: Generator | None) -> Tensor:

@@ -28,7 +28,6 @@ class ResidualPyramid(nn.Module):
         code_dim: C.
         length: N.
         smoothing: weight r of the convolutions.
-        convolutions: how many there are, which neighbouring scales share evenly; None for one a scale.
 
     Raises:
         ConfigError: if the schedule does not end at N, or a scale is longer than N.
@@ -36,14 +35,7 @@ class ResidualPyramid(nn.Module):
 
     empty: Tensor
 
-    def __init__(
-        self,
-        schedule: ScaleSchedule,
-        code_dim: int,
-        length: int,
-        smoothing: float = 0.5,
-        convolutions: int | None = None,
-    ) -> None:
+    def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int, smoothing: float = 0.5) -> None:
         super().__init__()
         if not is_pyramid(schedule, length):
             geometric = "schedule=geometric" if length >= 4 else f"schedule=geometric schedule.scales={length}"
@@ -56,9 +48,7 @@ class ResidualPyramid(nn.Module):
             )
         self.schedule, self.code_dim, self.length, self.smoothing = schedule, code_dim, length, smoothing
         self.register_buffer("empty", torch.zeros(1, length, code_dim), persistent=False)
-        count, last = min(convolutions or schedule.scales, schedule.scales), max(schedule.scales - 1, 1)
-        self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in range(count))
-        self.convolution_of = [round(k * (count - 1) / last) for k in range(schedule.scales)]
+        self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in schedule)
         for k, n in enumerate(schedule):
             self.register_buffer(f"pool_{k}", resampling(length, n), persistent=False)
             self.register_buffer(f"grow_{k}", resampling(n, length), persistent=False)
@@ -70,7 +60,7 @@ class ResidualPyramid(nn.Module):
     def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
         z = self.get_buffer(f"grow_{k}") @ vectors
-        smooth = self.convolutions[self.convolution_of[k]](z.transpose(1, 2)).transpose(1, 2)
+        smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
         return partial_latent + torch.lerp(z, smooth, self.smoothing)
 
     def pool(self, z: Tensor, k: int) -> Tensor:
@@ -213,9 +203,7 @@ class TokenRow(nn.Module):
         return vectors if lengths[k] == lengths[k - 1] else self.get_buffer(f"resample_{k}") @ vectors
 
 
-def layout_of(
-    schedule: ScaleSchedule, code_dim: int, length: int, convolutions: int | None = None
-) -> ResidualPyramid | TokenRow:
+def layout_of(schedule: ScaleSchedule, code_dim: int, length: int) -> ResidualPyramid | TokenRow:
     """The layout of a schedule: a residual pyramid if it ends at N, a row if it adds up to N.
 
     A single scale of N tokens does both, and is a pyramid.
@@ -224,14 +212,13 @@ def layout_of(
         schedule: the scales.
         code_dim: C.
         length: N.
-        convolutions: of a pyramid; None for one a scale.
 
     Raises:
         ConfigError: if it does neither.
     """
     if schedule.tokens == length and not is_pyramid(schedule, length):
         return TokenRow(schedule, code_dim, length)
-    return ResidualPyramid(schedule, code_dim, length, convolutions=convolutions)
+    return ResidualPyramid(schedule, code_dim, length)
 
 
 def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:

@@ -19,7 +19,7 @@ from trajgen.nn.conv import ConvEncoder, doublings
 from trajgen.tokenizers.layouts import layout_of
 from trajgen.tokenizers.quantizers import build_quantizer
 
-MIN_OPTIONS = {"latent_length": 1, "code_dim": 1, "codebook_size": 2, "width": 1, "depth": 1, "smoothing_convs": 1}
+MIN_OPTIONS = {"latent_length": 1, "code_dim": 1, "codebook_size": 2, "width": 1, "depth": 1}
 """The lowest values of options; 0 for others."""
 
 
@@ -49,8 +49,6 @@ class MultiscaleTokenizer(nn.Module):
         dead_code_threshold: of vq, moving count below which a code is replaced.
         entropy: of lfq, weight of the entropy loss.
         diversity: of lfq, weight in it of the entropy over the batch.
-        smoothing_convs: of a pyramid, how many smoothing convolutions its scales share, as VAR's share four; null for
-            one a scale.
         agreement: whether the last scale's sum agrees with f, or the mean over every scale's, as in VAR.
 
     Raises:
@@ -76,7 +74,6 @@ class MultiscaleTokenizer(nn.Module):
         dead_code_threshold: float = 1.0,
         entropy: float = 0.1,
         diversity: float = 1.0,
-        smoothing_convs: int | None = None,
         agreement: Literal["last", "every"] = "last",
     ) -> None:
         super().__init__()
@@ -91,15 +88,13 @@ class MultiscaleTokenizer(nn.Module):
         }
         defaults = {p.name: p.default for p in inspect.signature(MultiscaleTokenizer).parameters.values()}
         sizes = {"latent_length": latent_length, "width": width, "depth": depth}
-        if smoothing_convs is not None:
-            sizes["smoothing_convs"] = smoothing_convs
         for name, value in (options | sizes).items():
             high = 1.0 if name == "decay" else math.inf
             check_range(f"tokenizer.{name}", value, MIN_OPTIONS.get(name, 0), high, usual=defaults[name])
         halvings = doublings(horizon, latent_length)
         self.quantizer = build_quantizer(quantizer, {**options, "levels": tuple(levels)}, defaults)
         self.vocabulary, self.code_dim = self.quantizer.size, self.quantizer.code_dim
-        self.layout = layout_of(schedule(latent_length), self.code_dim, latent_length, smoothing_convs)
+        self.layout = layout_of(schedule(latent_length), self.code_dim, latent_length)
         self.agreement = agreement
         self.schedule, self.latent_length = self.layout.schedule, latent_length
         self.encoder = ConvEncoder(features, self.code_dim, halvings, width=width, depth=depth)
