@@ -128,7 +128,8 @@ def test_deep_metadata_is_refused(data: Path) -> None:
     [
         {"episode_returns": {"policy": [1.0, {}]}}, {"episode_returns": {"policy": "os.system"}},
         {"episode_returns": []}, {"episode_returns": {"policy": [1.0], "controller": [1.0, 2.0]}}, {"return": 3.0},
-        {"normalized": [1]}, {"condition_error": {"state": [1]}}, {"success": "made up"},
+        {"normalized": [1]}, {"normalized": {"name": 3.0}}, {"normalized": {"mean": "x"}},
+        {"condition_error": {"state": [1]}}, {"success": "made up"},
         {"decision_ms": {"batch_1": 1}},
         {"ratio_to_controller": {}},
     ],

@@ -37,7 +37,7 @@ REGRESSIONS: dict[str, tuple[int, ...]] = {
     "hdf5 structure": (39, 49, 120, 144, 100774, 100791),
     "metadata.json": (8, 15, 46, 54, 58, 153),
     "config.json": (100488,),
-    "evaluation.json": (6, 7, 8, 14, 28, 30, 34, 40, 93, 114, 132, 171),
+    "evaluation.json": (6, 7, 8, 14, 28, 30, 34, 40, 65, 93, 114, 132, 171),
     "study.json": (0, 14, 24, 25, 43, 46, 60, 86, 137),
     "recipe.yaml": (10, 49, 68, 74, 89),
 }

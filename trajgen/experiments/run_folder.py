@@ -55,6 +55,8 @@ FIGURES: dict[str, Any] = {
     "data_returns": dict[str, float] | None,
 }
 """Types of the figures of evaluation.json that are read; one may be missing, as in older folders."""
+NORMALIZED = {"name": str | None, "mean": float | None, "iqm": float | None, "ci95": list[float | None] | None}
+"""Types of the entries of ``normalized`` that are read."""
 PACKAGES = (
     "trajgen",
     "torch",
@@ -307,6 +309,9 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     try:
         for key, annotation in FIGURES.items():
             convert(figures.get(key), annotation, key)
+        normalized = figures.get("normalized") or {}
+        for key, annotation in NORMALIZED.items():
+            convert(normalized.get(key), annotation, f"normalized.{key}")
         returns = figures.get("episode_returns") or {}
         if len({len(values) for values in returns.values()}) > 1:
             raise ValueError("policy and controller have different numbers of episodes")
