@@ -19,6 +19,22 @@ for module in COMMANDS:
     import_module(f"{__name__}.{module}")
 
 
+NO_MEMORY = (
+    *("failed to map segment", "cannot allocate memory", "can't allocate memory", "bad_alloc", "new thread"),
+    "without exception set",  # of the interpreter itself
+)
+"""What errors say that come of too little memory."""
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
+    """The error of too little memory from which an error came, if it did."""
+    while error is not None:
+        if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command.
 
@@ -37,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Exception as error:
+        cause = _out_of_memory(error)
+        if debug or cause is None:
+            raise
+        rule = "The memory that this process may use is full."
+        fix = "a higher limit (ulimit -v), a smaller batch_size, or data.memory_map=true"
+        print(f"Error: {TrajgenError(rule, got=str(cause) or type(cause).__name__, fix=fix)}", file=sys.stderr)
         raise SystemExit(1) from None
     except SystemExit as ended:
         if ended.code == 130 and isinstance(ended.__context__, KeyboardInterrupt):
