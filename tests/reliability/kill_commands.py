@@ -183,6 +183,7 @@ def scenes(place: Path) -> dict[str, Scene]:
 def child(folder: Path, words: list[str], arm: Callable[[], Any], delay: float | None = None) -> tuple[int, str]:
     """Runs a command in a child; returns how it ended (-9 if killed, -1 if it hung) and what it said."""
     output = folder / "output.txt"
+    output.write_bytes(b"")  # it is read even if the child is killed before it writes
     process = os.fork()
     if not process:
         status = 1
