@@ -266,9 +266,9 @@ def run(folder: Path) -> Path:
 def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callable[..., str]) -> None:
     again = [*TRAIN_OWN_DATA, *SMALL, f"run_dir={run}"]
     check_refused(
-        *again, "seed=1", "resume=true", mentions=("belongs to one configuration", "another seed", "run_dir=")
+        *again, "seed=1", "resume=true", mentions=("belongs to one configuration", "seed=0 there, 1 here", "run_dir=")
     )
-    check_refused(*again, "prior.depth=2", mentions=("another prior",))
+    check_refused(*again, "prior.depth=2", mentions=("prior.depth=", "there, 2 here"))
     check_refused(*again, mentions=("resume=true", "holds"))
 
 
