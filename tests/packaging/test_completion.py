@@ -148,10 +148,7 @@ def test_every_option_of_a_help_is_offered(path: str, offered: Offered, capsys: 
         ("trajgen tra", {"train"}),
         ("trajgen train recipe=two", {"two_level"}),
         ("trajgen train recipe=", {*recipe_files(), "own.yaml"}),
-        (
-            "trajgen train sampler=top_p sampler.",
-            {"sampler.p=", "sampler.temperature=", "sampler.guidance=", "sampler.guidance_ramp="},
-        ),
+        ("trajgen train sampler=top_p sampler.", {"sampler.p=", "sampler.temperature=", "sampler.guidance="}),
         ("trajgen list sampler/gr", {"sampler/greedy"}),
         ("trajgen evaluate run=runs/m", {"runs/mine"}),
     ],
