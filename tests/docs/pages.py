@@ -34,6 +34,8 @@ NOT_RUN = {
     ".venv/bin/pytest": "the tests themselves",
     "pytest": "the tests themselves",
     "TRAJGEN_FUZZ_CASES=": "takes minutes; the same tests run with fewer cases",
+    "TRAJGEN_KILLS=": "takes an hour; the same test runs with fewer kills",
+    "TRAJGEN_ACTS=": "takes minutes; the same test runs with fewer acts",
     ".venv/bin/ruff": "a check of the code; continuous integration runs it",
     ".venv/bin/mypy": "a check of the code; continuous integration runs it",
     ".ci/run": "runs all of these, in a new environment",
