@@ -29,7 +29,7 @@ class TemporalDistance(nn.Module):
         goal_dim: G.
         goal_radius: of the goals, which have to be positions that data reach.
         embed_dim: width of φ(s) and ψ(g).
-        width: hidden width.
+        width: units of each hidden layer.
         depth: linear layers.
         fourier_frequencies: Fourier frequencies of each value of state and goal.
 

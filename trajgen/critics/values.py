@@ -35,7 +35,7 @@ class ExpectileValue(nn.Module):
         normalizer: of the data.
         actions: whether Q is learnt.
         expectile: τ; 0.5 is the mean, near 1 the best of the data.
-        width: hidden width.
+        width: units of each hidden layer.
         depth: linear layers.
         fourier_frequencies: Fourier frequencies of each value of state and goal.
         target_rate: by which target networks move at each step.

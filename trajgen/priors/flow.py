@@ -27,8 +27,8 @@ class FlowPrior(NoisyPrior):
         conditioner: module from `Cond` to embeddings (B, 1, E).
         tokenizer: whose `known_codes` are left without noise.
         network: convolutions along time, as Diffuser's, or the transformer of DiT.
-        width: W.
-        depth: layers.
+        width: features W of each token within the network.
+        depth: number of transformer layers.
         heads: attention heads of the transformer; must divide the width.
         expansion: hidden width of the transformer's MLPs in units of W.
         dropout: on the outputs of attention and MLP.
