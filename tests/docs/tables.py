@@ -160,6 +160,7 @@ def letters(_: str = "") -> str:
             f"{path_figure.SPACE.state_dim}, {path_figure.SPACE.action_dim}, {path_figure.SPACE.goal_dim}",
         ),
         "P": ("points of a history", "the planner", "0"),
+        "Q": ("goals of a transition, the first of which is the window's", "the stage", ""),
         "D": ("features per point", "the view: 1 + S for (return, state); M·A for the actions", tensors["x"].shape[-1]),
         "N": (
             "latent length; where it is learnt, T is N times a power of two",

@@ -29,6 +29,7 @@ from trajgen import experiments
 from trajgen.core import files
 from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
 from trajgen.core.files import file_lock
+from trajgen.core.types import Space
 from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
 from trajgen.data.windows import Windows
@@ -211,7 +212,10 @@ class Episodes(SimpleNamespace):
         draw = np.random.default_rng(0)
         arrays = {name: draw.normal(size=(rows, 4)).astype(np.float32) for name in ("states", "actions", "goals")}
         arrays |= {name: np.arange(4) for name in ("starts", "lengths", "terminated")}
-        super().__init__(name="points", steps=rows, rewards=draw.normal(size=rows), achieved=None, **arrays)
+        space = Space(state_dim=4, action_dim=4, goal_dim=4)
+        super().__init__(
+            name="points", steps=rows, rewards=draw.normal(size=rows), achieved=None, space=space, **arrays
+        )
 
     def __len__(self) -> int:
         return 4

@@ -389,6 +389,14 @@ class Critic(Protocol):
 
 
 @runtime_checkable
+class ContrastsWindows(Critic, Protocol):
+    """A critic whose loss compares the windows of a batch, so that it is not a mean over them."""
+
+    contrasts_windows: bool
+    """Always true."""
+
+
+@runtime_checkable
 class HasAdvantage(Critic, Protocol):
     """A critic that compares actions."""
 

@@ -39,6 +39,7 @@ class TemporalDistance(nn.Module):
 
     reads = ("state",)
     transitions = GoalSampling(goals=1, current=0.0, random=0.0)
+    contrasts_windows = True
 
     def __init__(
         self,
