@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,22 @@ def test_a_strangers_file_does_not_reach_the_terminal(
             main(words)
     said = "".join(capfd.readouterr())
     assert r"\x1b]0;title" in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_command_that_may_not_write_says_so(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = Path.open
+
+    def refuse(path: Path, mode: str = "r", **options: Any) -> Any:
+        if "r" not in mode:
+            raise OSError(code, os.strerror(code), str(path))
+        return opened(path, mode, **options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main(["new", "prior", "gru"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and "gru.py" in error and os.strerror(code) in error and "fix:" in error

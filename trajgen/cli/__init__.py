@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -24,6 +25,10 @@ NO_MEMORY = (
     "without exception set",  # of the interpreter itself
 )
 """What errors say that come of too little memory."""
+
+
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a disk that is full, or of a folder that may not be written or read."""
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
@@ -53,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(f"Error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if debug or error.errno not in REFUSED:
+            raise
+        rule, fix = "A file cannot be read or written.", "free space, other permissions, or another folder"
+        print(f"Error: {TrajgenError(rule, got=f'{error.filename}: {error.strerror}', fix=fix)}", file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:
         cause = _out_of_memory(error)
