@@ -1,6 +1,6 @@
 # trajgen on CUDA, and on a CPU too:
 #   docker build -t trajgen .
-#   docker run --rm --gpus all -v "$PWD:/work" trajgen train recipe=mage
+#   docker run --rm --gpus all -v "$PWD:/lab" trajgen train recipe=mage
 # Smaller, for CPUs alone: --build-arg TORCH_INDEX=URL, the index of CPU builds that pytorch.org names; without --gpus.
 FROM python:3.12-slim
 ARG TORCH_INDEX=
@@ -11,7 +11,7 @@ COPY trajgen /src/trajgen
 COPY recipes /src/recipes
 RUN pip install --no-cache-dir "/src[$EXTRAS]" && trajgen --version
 # Data sets, runs and studies lie in the folder that is mounted.
-ENV MINARI_DATASETS_PATH=/work/datasets
-WORKDIR /work
+ENV MINARI_DATASETS_PATH=/lab/datasets
+WORKDIR /lab
 ENTRYPOINT ["trajgen"]
 CMD ["--help"]

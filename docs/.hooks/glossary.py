@@ -43,12 +43,12 @@ def mark(content: str) -> str:
             pattern = "|".join(re.escape(term) for term in left)
             used: set[str] = set()
 
-            def explained(found: re.Match[str], used: set[str] = used, left: dict[str, str] = left) -> str:
-                term = found[1].lower()
+            def explained(match: re.Match[str], used: set[str] = used, left: dict[str, str] = left) -> str:
+                term = match[1].lower()
                 if term in used:
-                    return found[0]
+                    return match[0]
                 used.add(term)
-                return f'<abbr title="{html.escape(left[term])}">{found[0]}</abbr>'
+                return f'<abbr title="{html.escape(left[term])}">{match[0]}</abbr>'
 
             pieces[index] = re.sub(rf"(?<![\w-])({pattern})s?(?![\w-])", explained, piece, flags=re.IGNORECASE)
             left = {term: meaning for term, meaning in left.items() if term not in used}

@@ -39,9 +39,9 @@ def test_a_window_is_known_up_to_the_current_point_from_where_the_episode_began(
     cond = planner.condition(batch)
     assert torch.equal(cond.state, batch.states[:, PAST - 1]) and torch.equal(cond.returns, batch.returns[:, PAST - 1])
     assert batch.time is not None and torch.equal(cond.time, batch.time + (PAST - 1) * tiny.STRIDE)
-    known = planner.tokenizer.known_codes(cond)
-    assert torch.equal(known.codes[:, :PAST], batch.states[:, :PAST])
-    is_known = known.mask.all(-1)
+    known_codes = planner.tokenizer.known_codes(cond)
+    assert torch.equal(known_codes.codes[:, :PAST], batch.states[:, :PAST])
+    is_known = known_codes.mask.all(-1)
     assert not is_known[:, PAST:].any() and is_known[:, PAST - 1].all()
     lengths = is_known.sum(1)
     assert lengths.unique().tolist() == [1, 2, 3]
@@ -56,8 +56,8 @@ def test_a_plan_continues_what_the_policy_recorded(planner: Any) -> None:
     for step, state in enumerate(states):
         history.push(state, torch.tensor([step, step]))
     cond = replace(tiny.cond(2), state=states[-1], past=history.past())
-    known = planner.tokenizer.known_codes(replace(cond, past=planner._past(cond)))
-    assert known.mask.all(-1)[0].tolist() == [False, True, True] + [False] * (tiny.HORIZON - PAST)
+    known_codes = planner.tokenizer.known_codes(replace(cond, past=planner._past(cond)))
+    assert known_codes.mask.all(-1)[0].tolist() == [False, True, True] + [False] * (tiny.HORIZON - PAST)
     plan = planner.plan(cond, torch.Generator().manual_seed(0))
     assert torch.equal(plan.codes[:, 1], states[4 - tiny.STRIDE]) and torch.equal(plan.codes[:, 2], states[-1])
     assert torch.equal(plan.trajectory[:, : 1 - PAST], plan.codes[:, PAST - 1 :])
@@ -75,8 +75,8 @@ def test_a_plan_continues_what_the_policy_recorded(planner: Any) -> None:
 def test_without_a_history_the_current_state_alone_is_known(planner: Any) -> None:
     cond = tiny.cond(4)
     assert cond.past is None
-    known = planner.tokenizer.known_codes(replace(cond, past=planner._past(cond)))
-    assert known.mask.all(-1)[0].tolist() == [False, False, True] + [False] * (tiny.HORIZON - PAST)
+    known_codes = planner.tokenizer.known_codes(replace(cond, past=planner._past(cond)))
+    assert known_codes.mask.all(-1)[0].tolist() == [False, False, True] + [False] * (tiny.HORIZON - PAST)
     assert torch.equal(planner.plan(cond).trajectory[:, 0], cond.state)
 
 
@@ -84,10 +84,10 @@ def test_guidance_is_that_of_the_paper_in_noise(planner: Any) -> None:
     """ε̂ = ε(x, ∅) + ω (ε(x, y) - ε(x, ∅)) (section 3.2), where ω is 1 + sampler.guidance: x̂_0 is affine in ε."""
     x, conditional, unconditional = torch.randn(3, 5, tiny.HORIZON, 4).unbind(0)
     t = 4
-    kept = noise_levels(planner.prior.timesteps, planner.prior.beta_schedule).alphas_cumprod[t]
+    signal = noise_levels(planner.prior.timesteps, planner.prior.beta_schedule).alphas_cumprod[t]
 
     def noise(clean: Tensor) -> Tensor:
-        return (x - kept.sqrt() * clean) / (1 - kept).sqrt()
+        return (x - signal.sqrt() * clean) / (1 - signal).sqrt()
 
     def denoise(twice: Tensor, level: Tensor, cond: Cond) -> Tensor:
         assert cond.cond_mask is not None and cond.cond_mask.tolist() == [True] * 5 + [False] * 5

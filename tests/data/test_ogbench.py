@@ -158,15 +158,15 @@ def test_the_goals_of_an_arm_are_what_its_success_reads(name: str, options: Data
     np.testing.assert_allclose(observation["desired_goal"], info["goal"][list(goal_state)], rtol=1e-6)
     oracle = inner.compute_oracle_observation()
     np.testing.assert_allclose(observation["achieved_goal"], oracle, atol=1e-5)  # OGBench's own reading of a goal
-    observation, _, _, _, told = env.step(np.zeros(inner.action_space.shape))
-    assert not eval_env.success(observation, told)
+    observation, _, _, _, info = env.step(np.zeros(inner.action_space.shape))
+    assert not eval_env.success(observation, info)
     inner._data.joint("object_joint_0").qpos[:3] = inner._data.mocap_pos[inner._cube_target_mocap_ids[0]]
     if "scene" in name:
         inner._cur_button_states[:] = inner._target_button_states
         inner._data.joint("drawer_slide").qpos[0] = inner._target_drawer_pos
         inner._data.joint("window_slide").qpos[0] = inner._target_window_pos
-    observation, reward, terminated, _, told = env.step(np.zeros(inner.action_space.shape))
-    assert terminated and reward == 1 and eval_env.success(observation, told)
+    observation, reward, terminated, _, info = env.step(np.zeros(inner.action_space.shape))
+    assert terminated and reward == 1 and eval_env.success(observation, info)
 
 
 @pytest.mark.usefixtures("real")

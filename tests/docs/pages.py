@@ -93,15 +93,19 @@ def write_files(page: Path, folder: Path) -> None:
             (folder / name[1]).write_text(code, encoding="utf-8")
 
 
-def run_python(page: str, folder: Path) -> None:
-    """Runs the Python blocks of a page in the current folder, in the order in which they stand.
+def run_python(page: str, folder: Path) -> int:
+    """Runs the Python blocks of a page in the current folder, in order, and returns how many came to their end.
 
     A block that names its file is written and imported. Data sets lie in ``datasets`` of the folder.
     """
     write_files(PAGES[page], folder)
     code = blocks(PAGES[page], "python")
-    script = "\n".join(f"import {name[1][:-3]}" if (name := FILE.match(part)) else part for part in code)
+    lines = ["blocks_run = 0"]
+    for part in code:
+        lines += [f"import {name[1][:-3]}" if (name := FILE.match(part)) else part, "blocks_run += 1"]
+    script = "\n".join(lines)
     (folder / "page.py").write_text(script, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
-        runpy.run_path(str(folder / "page.py"), run_name="__main__")
+        blocks_run: int = runpy.run_path(str(folder / "page.py"), run_name="__main__")["blocks_run"]
+    return blocks_run

@@ -47,7 +47,7 @@ def test_python_blocks_run(page: str, folder: Path, request: pytest.FixtureReque
     """In the order in which they stand; a block that names its file is written and imported."""
     if any(RUN in code for code in blocks(PAGES[page], "python")):
         link_run(folder, request.getfixturevalue("tiny_run"))
-    run_python(page, folder)
+    assert run_python(page, folder) == len(blocks(PAGES[page], "python"))
 
 
 def test_own_modules_are_found_in_the_current_folder(folder: Path) -> None:

@@ -28,10 +28,10 @@ def cells(line: str) -> list[str]:
 def rows() -> list[tuple[str, ...]]:
     """The words of the command of each row: of the mazes, of the family, and of the sets in place of the hub's."""
     mazes = [cells(line)[:2] for line in section("The three mazes").splitlines() if re.match(r"\| (\w+) \| \d", line)]
-    found = [("recipe=mage", f"data=pointmaze/{maze}-dwell", f"seed={seed}") for maze, seed in mazes]
+    commands = [("recipe=mage", f"data=pointmaze/{maze}-dwell", f"seed={seed}") for maze, seed in mazes]
     family = [cells(line)[0].strip("`") for line in section("The family under one protocol").splitlines()
               if re.match(r"\| `\w+` \| 0\.", line)]  # fmt: skip
-    found += [(f"recipe={recipe}", "data=pointmaze/medium-dwell", "seed=0") for recipe in family]
+    commands += [(f"recipe={recipe}", "data=pointmaze/medium-dwell", "seed=0") for recipe in family]
     sets = section("Adroit, Kitchen, locomotion and AntMaze")
     presets = {
         name: (data, own) for name, data, own in re.findall(r"^\| (.+?) \| `([\w/-]+)` \| `([\w/-]+)` \|$", sets, re.M)
@@ -41,11 +41,11 @@ def rows() -> list[tuple[str, ...]]:
         task = cells(line)[0] or task
         if match := re.match(r"`(\w+)`", cells(line)[1]):
             recipes.add((task, match[1]))
-    found += [
+    commands += [
         (f"recipe={recipe}", f"data={presets[task][0]}", f"data.id={presets[task][1]}", "seed=0")
         for task, recipe in sorted(recipes)
     ]
-    return found
+    return commands
 
 
 def test_the_rows_are_found() -> None:

@@ -26,21 +26,21 @@ def reports(patch: pytest.MonkeyPatch, *seconds: float) -> list[str]:
     """What is said of ten steps each that took so long, with pauses of 100 s between them."""
     now = [0.0]
     patch.setattr(pace.time, "perf_counter", lambda: now[0])
-    said: list[str] = []
-    watched = Pace(said.append)
+    lines: list[str] = []
+    watched = Pace(lines.append)
     for number, took in enumerate(seconds):
         watched.resume(10 * number)
         now[0] += took
         watched.pause(10 * number + 10)
         now[0] += 100
-    return said
+    return lines
 
 
 def test_steps_that_become_slow_are_said_once(busy: pytest.MonkeyPatch) -> None:
     assert reports(busy, 2, 1, 2.9, 1.1) == []
-    said = reports(busy, 2, 1, 20, 20, 19)
-    assert len(said) == 1 and said[0].startswith("Steps take 20 times as long as before; its load is 7.9, with 2 cores")
-    assert "OMP_NUM_THREADS=1" in said[0]
+    (line,) = reports(busy, 2, 1, 20, 20, 19)
+    assert line.startswith("Steps take 20 times as long as before; its load is 7.9, with 2 cores")
+    assert "OMP_NUM_THREADS=1" in line
 
 
 def test_a_moment_is_not_compared(busy: pytest.MonkeyPatch) -> None:

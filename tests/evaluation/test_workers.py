@@ -35,17 +35,17 @@ class Faulty(Walk):
 
 
 class Moving:
-    """A policy whose actions depend on all that it has seen."""
+    """A policy whose actions depend on all of its observations and rewards."""
 
     def reset(self, *, batch: int | None = None, ids: Any = None) -> None:
-        self.seen = np.zeros((batch or 1, 1))
+        self.sums = np.zeros((batch or 1, 1))
 
     def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        self.seen += observation["observation"].sum(1, keepdims=True) + observation["desired_goal"]
-        return np.sin(self.seen).astype(np.float32)
+        self.sums += observation["observation"].sum(1, keepdims=True) + observation["desired_goal"]
+        return np.sin(self.sums).astype(np.float32)
 
     def observe(self, reward: Any, done: Any) -> None:
-        self.seen += np.asarray(reward)[:, None]
+        self.sums += np.asarray(reward)[:, None]
 
 
 def played(make_env: Any, workers: int) -> Rollouts:
@@ -67,16 +67,16 @@ def test_the_scores_are_those_of_one_process_to_the_last_bit() -> None:
 
 def test_a_step_that_hangs_is_ended_and_the_other_episodes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "PATIENCE", 2.0)
-    found, whole = played(Faulty, 2), played(Walk, 0)
-    assert [error["seed"] for error in found.errors] == [1, 6]
-    assert found.errors[0] == {"seed": 1, "step": 1, "error": "TimeoutError: the environment has not returned for 2 s"}
-    assert "exit code 3" in found.errors[1]["error"]
-    rest = found.completed
+    faulty, undisturbed = played(Faulty, 2), played(Walk, 0)
+    assert [error["seed"] for error in faulty.errors] == [1, 6]
+    assert faulty.errors[0] == {"seed": 1, "step": 1, "error": "TimeoutError: the environment has not returned for 2 s"}
+    assert "exit code 3" in faulty.errors[1]["error"]
+    rest = faulty.completed
     assert rest.sum() == 6
-    np.testing.assert_array_equal(found.returns[rest], whole.returns[rest])
+    np.testing.assert_array_equal(faulty.returns[rest], undisturbed.returns[rest])
     for index in np.flatnonzero(rest):
-        np.testing.assert_array_equal(found.states[index], whole.states[index])
-        np.testing.assert_array_equal(found.rewards[index], whole.rewards[index])
+        np.testing.assert_array_equal(faulty.states[index], undisturbed.states[index])
+        np.testing.assert_array_equal(faulty.rewards[index], undisturbed.rewards[index])
 
 
 def test_an_environment_that_a_process_cannot_make_is_named() -> None:

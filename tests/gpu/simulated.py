@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
@@ -44,7 +45,8 @@ def device_of(tensor: Tensor) -> torch.device:
 
 
 def put_on(tensor: Tensor, device: torch.device) -> None:
-    tensor.untyped_storage().simulated = device  # type: ignore[attr-defined]
+    storage: Any = tensor.untyped_storage()
+    storage.simulated = device
 
 
 def tensors_in(values: Any) -> Iterator[Tensor]:
@@ -61,7 +63,8 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
 def pinned(tensor: Tensor) -> Tensor:
     """A copy that is said to lie in pinned memory."""
     copied = tensor.clone()
-    copied.untyped_storage().pinned = True  # type: ignore[attr-defined]
+    storage: Any = copied.untyped_storage()
+    storage.pinned = True
     return copied
 
 
@@ -71,9 +74,9 @@ class Generator(torch.Generator):
     simulated: torch.device
 
     def __new__(cls, device: Any = HOST) -> Generator:
-        made = super().__new__(cls, HOST)
-        made.simulated = canonical(device)
-        return made
+        generator = super().__new__(cls, HOST)
+        generator.simulated = canonical(device)
+        return generator
 
     @property
     def device(self) -> torch.device:
@@ -235,10 +238,10 @@ class SimulatedCuda:
         if self._graph is not None:
             self._keep(func, args, kwargs)
         result = func(*args, **kwargs)
-        known = {tensor.untyped_storage()._cdata for tensor in inputs} if name != "_to_copy" else set()
+        inputs_storage = {tensor.untyped_storage()._cdata for tensor in inputs} if name != "_to_copy" else set()
         if target.type == "cuda":
             for leaf in tensors_in(result):
-                if leaf.untyped_storage()._cdata not in known:
+                if leaf.untyped_storage()._cdata not in inputs_storage:
                     put_on(leaf, target)
         if target.type == "cuda" and not func.is_view:
             if self._graph is None:
@@ -273,8 +276,8 @@ class SimulatedCuda:
         cuda = {place for place in places if place != HOST}
         mixed = len(cuda) > 1 or any(p == HOST and t.ndim for p, t in zip(places, inputs, strict=True))
         if cuda and mixed:
-            found = ", ".join(f"{p} {tuple(t.shape)}" for p, t in zip(places, inputs, strict=True))
-            raise RuntimeError(f"Expected all tensors to be on the same device: {name} of {found} at {_where()}")
+            listing = ", ".join(f"{p} {tuple(t.shape)}" for p, t in zip(places, inputs, strict=True))
+            raise RuntimeError(f"Expected all tensors to be on the same device: {name} of {listing} at {_where()}")
         generator = kwargs.get("generator")
         if isinstance(generator, torch.Generator) and generator.device != target:
             raise RuntimeError(f"Expected a generator on {target} but found {generator.device}: {name} at {_where()}")
@@ -398,8 +401,8 @@ class Functions(TorchFunctionMode):
 
     def _moved(self, func: Any, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
         if func is not Tensor.to:
-            asked = kwargs.pop("device", args[0] if args else None)
-            args = ("cpu" if func is Tensor.cpu else asked or "cuda", *args[1:])
+            requested = kwargs.pop("device", args[0] if args else None)
+            args = ("cpu" if func is Tensor.cpu else requested or "cuda", *args[1:])
         if args and isinstance(args[0], Tensor):
             args = (device_of(args[0]), args[0].dtype, *args[1:])
         copy = copy or bool(kwargs.pop("copy", False))
@@ -434,10 +437,10 @@ def _grouped(lists: list[list[Tensor]], *args: Any) -> dict[Any, Any]:
 
 def _where() -> str:
     """The innermost line of the package that is being run."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         name = frame.f_code.co_filename
         if "/trajgen/" in name and not name.endswith("randomness.py"):
             return f"{name.rpartition('/trajgen/')[2]}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return "?"

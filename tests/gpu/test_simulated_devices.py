@@ -71,11 +71,11 @@ def test_data_that_stay_on_the_host_are_copied_without_a_wait(where: str, monkey
             batch = source.batch(step, 8)
             assert device_of(batch.states).type == "cuda"
             assert not simulation.waits and simulation.launches.pop("_to_copy") <= 4
-            found = values(batch)
+            on_device = values(batch)
             simulation.waits.clear()
-            assert found.keys() == cpu.keys()
+            assert on_device.keys() == cpu.keys()
             for name, value in cpu.items():
-                torch.testing.assert_close(found[name], value, rtol=0, atol=0)
+                torch.testing.assert_close(on_device[name], value, rtol=0, atol=0)
 
 
 def test_data_that_fit_lie_on_the_device_once() -> None:
@@ -95,8 +95,8 @@ def test_a_recipe_trains_on_data_of_the_host(recipe: str, tmp_path: Path) -> Non
 
 
 def test_memory_that_runs_out_while_a_model_is_loaded_is_said() -> None:
-    told = pytest.raises(ConfigError, match=r"no memory left for a model(?s:.*)cuda:0: CUDA out of memory")
-    with told, fits_into_memory(torch.device("cuda:0"), "a model"):
+    refusal = pytest.raises(ConfigError, match=r"no memory left for a model(?s:.*)cuda:0: CUDA out of memory")
+    with refusal, fits_into_memory(torch.device("cuda:0"), "a model"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
 
 

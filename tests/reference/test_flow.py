@@ -110,15 +110,15 @@ def test_the_prediction_is_where_the_velocity_leads_and_known_codes_are_left_out
     mask[:, 0] = True
     prior._known_codes = lambda cond: KnownCodes(clean, mask)
     cond = Cond(state=torch.zeros(8, 4), returns=torch.zeros(8))
-    seen = []
+    inputs = []
 
     def velocity(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        seen.append(x)
+        inputs.append(x)
         return (clean - x) / (1 - t).view(-1, 1, 1)  # straight to the codes
 
     monkeypatch.setattr(prior, "velocity", velocity)
     loss, prediction = prior(clean, clean[:, :0], cond)
-    assert torch.equal(seen[0][:, 0], clean[:, 0]) and not torch.equal(seen[0][:, 1], clean[:, 1])
+    assert torch.equal(inputs[0][:, 0], clean[:, 0]) and not torch.equal(inputs[0][:, 1], clean[:, 1])
     torch.testing.assert_close(prediction, clean)
     assert float(loss) < 1e-6
 

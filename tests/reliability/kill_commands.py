@@ -120,10 +120,10 @@ def whole_set(id: str, *steps: int) -> Callable[..., None]:
     def check(*_: Path) -> None:
         assert all(each.problem is None for each in store.local_sets()), "a broken set"
         try:
-            found = minari.load(id, DataOptions(id=id, state_key="observation" if id == MADE else None)).steps
+            count = minari.load(id, DataOptions(id=id, state_key="observation" if id == MADE else None)).steps
         except DataError:
-            found = 0
-        assert found in steps, f"{found} steps"
+            count = 0
+        assert count in steps, f"{count} steps"
 
     return check
 
@@ -142,15 +142,15 @@ def pendulum(episodes: int = 4) -> list[dict[str, Any]]:
 
 def scenes(place: Path) -> dict[str, Scene]:
     """All commands by name, in the order in which they are killed."""
-    made = ["data", "make", "pointmaze/umaze", "force=true"]
+    make = ["data", "make", "pointmaze/umaze", "force=true"]
     table = place / "episodes.npz"
     names = ("observations", "actions", "rewards")
     rows = {name: np.concatenate([episode[name][:40] for episode in pendulum()]) for name in names}
     np.savez(table, **rows, timeouts=np.arange(160) % 40 == 39)
     imported = ["data", "import", str(table), "id=tests/imported-v0"]
-    found = {
-        "data make": Scene([*made, "steps=300"], [*made, "steps=300"], whole_set(MADE, 300), whole_set(MADE, 200, 300),
-                           lambda _: trajgen([*made, "steps=200"])),
+    by_name = {
+        "data make": Scene([*make, "steps=300"], [*make, "steps=300"], whole_set(MADE, 300), whole_set(MADE, 200, 300),
+                           lambda _: trajgen([*make, "steps=200"])),
         "data import": Scene(imported, [*imported, "force=true"], whole_set("tests/imported-v0", 156),
                              whole_set("tests/imported-v0", 0, 156)),
     }  # fmt: skip
@@ -169,7 +169,7 @@ def scenes(place: Path) -> dict[str, Scene]:
         def with_study(folder: Path, study: str = study) -> None:
             (folder / "s.yaml").write_text(study)
 
-        found |= {
+        by_name |= {
             f"train {recipe}": Scene(train, [*train, "resume=true"], same_run),
             f"evaluate {recipe}": Scene(evaluate, evaluate, same_evaluation, whole_evaluations, trained),
             f"export {recipe}": Scene(export, export, lambda a, _: whole_export(a), whole_export, trained, True),
@@ -177,7 +177,7 @@ def scenes(place: Path) -> dict[str, Scene]:
                                      ["study", "study=s.yaml", "out=study", "executor=inline"], same_study,
                                      prepare=with_study),
         }  # fmt: skip
-    return found
+    return by_name
 
 
 def child(folder: Path, words: list[str], arm: Callable[[], Any], delay: float | None = None) -> tuple[int, str]:
@@ -299,8 +299,8 @@ def jumping_clock(draw: random.Random) -> Callable[[], None]:
     """Moves the child's clock by up to a year, back and forth."""
 
     def arm() -> None:
-        own = time.time
-        time.time = lambda: own() + draw.uniform(-3e7, 3e7)
+        clock = time.time
+        time.time = lambda: clock() + draw.uniform(-3e7, 3e7)
 
     return arm
 

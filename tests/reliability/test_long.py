@@ -36,8 +36,8 @@ def test_a_long_life_changes_nothing(batch: int | None, acts: int) -> None:
     def begin() -> list[np.ndarray]:
         policy.reset(batch=batch)
         actions = []
-        for seen in first:
-            actions.append(policy.act(seen))
+        for recorded in first:
+            actions.append(policy.act(recorded))
             policy.observe(np.ones(shape), np.zeros(shape, bool))
         return actions
 

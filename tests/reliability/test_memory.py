@@ -30,7 +30,7 @@ def test_it_is_said_and_what_to_do(
     monkeypatch.setattr(cli, "app", fail)
     with pytest.raises(SystemExit):
         cli.main(["train"])
-    assert "memory" in (said := capsys.readouterr().err) and "ulimit -v" in said and "Traceback" not in said
+    assert "memory" in (printed := capsys.readouterr().err) and "ulimit -v" in printed and "Traceback" not in printed
     with pytest.raises(type(error)):
         cli.main(["train", "--debug"])
 

@@ -59,8 +59,8 @@ def test_a_strangers_file_does_not_reach_the_terminal(
     for words in (["evaluate", f"run={stranger}"], ["data", "import", str(lab / "table.npz"), "id=tests/x-v0"]):
         with pytest.raises(SystemExit):
             main(words)
-    said = "".join(capfd.readouterr())
-    assert r"\x1b]0;title" in said and "\x1b" not in said
+    printed = "".join(capfd.readouterr())
+    assert r"\x1b]0;title" in printed and "\x1b" not in printed
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])

@@ -40,6 +40,23 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
     return None
 
 
+def _refusal(error: Exception) -> TrajgenError | None:
+    """What a person can mend about an error of the system: a disk that refuses, or too little memory."""
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return TrajgenError(
+            "A file cannot be read or written.",
+            got=f"{error.filename}: {error.strerror}",
+            fix="free space, other permissions, or another folder",
+        )
+    if (cause := _out_of_memory(error)) is not None:
+        return TrajgenError(
+            "The memory that this process may use is full.",
+            got=str(cause) or type(cause).__name__,
+            fix="a higher limit (ulimit -v), a smaller batch_size, or data.memory_map=true",
+        )
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command.
 
@@ -59,19 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"Error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except OSError as error:
-        if debug or error.errno not in REFUSED:
-            raise
-        rule, fix = "A file cannot be read or written.", "free space, other permissions, or another folder"
-        print(f"Error: {TrajgenError(rule, got=f'{error.filename}: {error.strerror}', fix=fix)}", file=sys.stderr)
-        raise SystemExit(1) from None
     except Exception as error:
-        cause = _out_of_memory(error)
-        if debug or cause is None:
+        refusal = _refusal(error)
+        if debug or refusal is None:
             raise
-        rule = "The memory that this process may use is full."
-        fix = "a higher limit (ulimit -v), a smaller batch_size, or data.memory_map=true"
-        print(f"Error: {TrajgenError(rule, got=str(cause) or type(cause).__name__, fix=fix)}", file=sys.stderr)
+        print(f"Error: {refusal}", file=sys.stderr)
         raise SystemExit(1) from None
     except SystemExit as ended:
         if ended.code == 130 and isinstance(ended.__context__, KeyboardInterrupt):

@@ -73,7 +73,8 @@ class BatchesAhead:
 
 def map_tensors(record: T, change: Callable[[Tensor], Tensor]) -> T:
     """A dataclass with ``change`` applied to each of its tensors, and to those of dataclasses in it, in order."""
-    values = {f.name: getattr(record, f.name) for f in fields(record)}  # type: ignore[arg-type]
+    dataclass: Any = record  # its annotation does not say that it is one
+    values = {f.name: getattr(record, f.name) for f in fields(dataclass)}
     changed: dict[str, Any] = {
         name: change(value) if isinstance(value, Tensor) else map_tensors(value, change)
         for name, value in values.items()
