@@ -18,43 +18,51 @@ MOST = 3
 
 
 def section(title: str) -> str:
-    return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    return re.split(r"\n##+ ", PAGE.partition(f"## {title}\n")[2])[0]
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+def table(title: str) -> list[list[str]]:
+    """The cells of the first table of a section; a first cell that is left out is that of the row above."""
+    lines = [line for line in section(title).partition("\n|")[2].partition("\n\n")[0].splitlines() if "---" not in line]
+    rows = [cells(line) for line in lines if line.startswith("|")]
+    for row, above in zip(rows[1:], rows, strict=False):
+        row[0] = row[0] or above[0]
+    return rows
+
+
+def stand_in(task: str) -> tuple[str, ...]:
+    """The set that stands in for the hub's."""
+    name = {"kitchen/complete": "kitchen/scripted-complete"}.get(task, task)
+    return () if task.startswith("pointmaze") else (f"data.id=local/{name}-v0",)
+
+
 def rows() -> list[tuple[str, ...]]:
-    """The words of the command of each row: of the mazes, of the family, and of the sets in place of the hub's."""
-    mazes = [cells(line)[:2] for line in section("The three mazes").splitlines() if re.match(r"\| (\w+) \| \d", line)]
-    commands = [("recipe=mage", f"data=pointmaze/{maze}-dwell", f"seed={seed}") for maze, seed in mazes]
-    family = [cells(line)[0].strip("`") for line in section("The family under one protocol").splitlines()
-              if re.match(r"\| `\w+` \| 0\.", line)]  # fmt: skip
+    """The words of the command of each row: of the present recipes, the mazes, the family, and the other tasks."""
+    commands = []
+    for task, recipe, seed in (row[:3] for row in table("The present recipes")):
+        if seed.isdigit():
+            task, recipe = task.strip("`"), recipe.strip("`")
+            commands.append((*f"recipe={recipe}".split(), f"data={task}", *stand_in(task), f"seed={seed}"))
+    mazes = [row[:2] for row in table("The three mazes") if row[1].isdigit()]
+    commands += [("recipe=mage", f"data=pointmaze/{maze}-dwell", f"seed={seed}") for maze, seed in mazes]
+    family = [row[0].split("`")[1] for row in table("The family under one protocol")]
     commands += [(f"recipe={recipe}", "data=pointmaze/medium-dwell", "seed=0") for recipe in family]
-    sets = section("Adroit, Kitchen, locomotion and AntMaze")
-    presets = {
-        name: (data, own) for name, data, own in re.findall(r"^\| (.+?) \| `([\w/-]+)` \| `([\w/-]+)` \|$", sets, re.M)
-    }
-    task, recipes = "", set[tuple[str, str]]()
-    for line in sets.partition("| task | recipe |")[2].partition("\n\n")[0].splitlines()[2:]:
-        task = cells(line)[0] or task
-        if match := re.match(r"`(\w+)`", cells(line)[1]):
-            recipes.add((task, match[1]))
-    commands += [
-        (f"recipe={recipe}", f"data={presets[task][0]}", f"data.id={presets[task][1]}", "seed=0")
-        for task, recipe in sorted(recipes)
-    ]
+    for task in (row[0].strip("`") for row in table("Adroit, Kitchen, locomotion and AntMaze")):
+        commands += [(f"recipe={recipe}", f"data={task}", *stand_in(task), "seed=0") for recipe in ("mage", "bc", "dt")]
     return commands
 
 
 def test_the_rows_are_found() -> None:
-    assert len(rows()) > 9 + 12 + 30
+    assert len(rows()) >= 14 + 9 + 10 + 3 * 12
 
 
 @pytest.mark.parametrize("data", sorted({word for words in rows() for word in words if word.startswith("data=")}))
 def test_every_row_composes_from_recipe_data_and_seed(data: str) -> None:
-    for words in (words for words in rows() if data in words):
+    for words in sorted({words for words in rows() if data in words}):
         config: Config = compose(words)
         assert config.recipe == words[0].removeprefix("recipe=") and f"seed={config.seed}" == words[-1]
         dry_run(config)
