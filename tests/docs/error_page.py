@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -31,16 +30,13 @@ class Message:
     parts: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        return self._lines(PARTS)
+        return "\n".join([self.rule, *(f"  {name + ':':<9} {rendered}" for name, rendered in self.parts)])
 
     @property
     def entry(self) -> str:
         """What the page has of it: the rule, by which it is looked up, and the fix."""
-        return self._lines(("fix",))
-
-    def _lines(self, names: tuple[str, ...]) -> str:
-        lines = [f"  {name + ':':<9} {rendered}" for name, rendered in self.parts if name in names]
-        return "\n".join([self.rule, *lines])
+        fix = dict(self.parts).get("fix", HOLE)
+        return self.rule if fix == HOLE else f"{self.rule}\n  fix: {fix}"
 
 
 def classes() -> dict[str, str]:
@@ -102,19 +98,17 @@ def _called(node: ast.Call, constants: Mapping[str, ast.expr]) -> str:
     return HOLE
 
 
+COMPOSING = "ConfigError"
+"""The errors of composing a command line, which the page leaves out: each is printed with the words to type instead."""
 HEAD = """# Errors
 
-What trajgen refuses says four things: the rule, what would have been accepted (`expected`), what was found (`got`), and
-what to type or change (`fix`). Wherever it can be, it is said before data are read or anything is trained. The exit
-code is 1; `--debug` adds the traceback. An unknown command or flag is refused with the usage and exit code 2, and an
-interruption ends with 130.
+An error that you can correct says what is wrong and, where the sentence does not say them, what was expected
+(`expected`), what was found (`got`), and what to type or change (`fix`). The exit code is 1; `--debug` adds the
+traceback. An unknown command or flag ends with the usage and exit code 2, an interruption with 130. In Python each is
+an exception of one of the classes below, with the attributes `rule`, `expected`, `got` and `fix`.
 
-This page has the rule and the fix of every such message, as printed. `…` stands for what belongs to the moment: a name,
-a number, a path.
-Texts with `|` between them are one or the other. Look for a few words of the rule. The page is made from the code by
-`python tests/docs/error_page.py`, and a test compares the two.
-
-In Python, each is an exception of one of these classes, with the attributes `rule`, `expected`, `got` and `fix`:
+Listed are the sentences and the fixes. `…` stands for a name, a number or a path; `|` stands between alternatives.
+`python tests/docs/error_page.py` makes this page from the code.
 
 """
 
@@ -122,34 +116,23 @@ In Python, each is an exception of one of these classes, with the attributes `ru
 def page() -> str:
     """The page as the code has it now."""
     docs = classes()
-    rooms: defaultdict[str, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    listed: defaultdict[str, list[str]] = defaultdict(list)
     for path in sorted(PACKAGE.rglob("*.py")):
         for message in messages(path, docs):
-            here = rooms[message.room][message.error]
-            if message.entry not in here:
-                here.append(message.entry)
-    parts = [f"| class | when |\n| --- | --- |\n{_rows(docs)}\n"]
-    for room in sorted(rooms):
-        parts.append(f"## {room}\n\n{about(room)}\n")
-        for error in (error for error in docs if error in rooms[room]):
-            listed = "\n\n".join(rooms[room][error])
-            parts.append(f"`{error}`\n\n```text\n{listed}\n```\n")
-    return HEAD + "\n".join(parts)
+            if message.entry not in listed[message.error]:
+                listed[message.error].append(message.entry)
+    return HEAD + "\n".join(_section(error, doc, listed[error]) for error, doc in docs.items())
 
 
-def _rows(docs: Mapping[str, str]) -> str:
-    return "\n".join(f"| `{name}` | {_marked(what)} |" for name, what in docs.items())
+def _section(error: str, doc: str, entries: list[str]) -> str:
+    text = f"## {error}\n\n{_marked(doc)}"
+    if error == COMPOSING:
+        return f"{text}\nRaised before data are read wherever possible, and printed with what to type instead.\n"
+    return f"{text}\n" + ("\n```text\n{}\n```\n".format("\n".join(entries)) if entries else "")
 
 
 def _marked(text: str) -> str:
     return re.sub("``(.+?)``", r"`\1`", text)
-
-
-def about(room: str) -> str:
-    """The first sentence of a room's docstring."""
-    path = PACKAGE / room / "__init__.py"
-    doc = ast.get_docstring(ast.parse((path if path.exists() else PACKAGE / f"{room}.py").read_text(encoding="utf-8")))
-    return _marked(inspect.cleandoc(doc or "").split("\n\n")[0].replace("\n", " "))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The page of errors: it says what the code says, and a message that is met is found on it."""
+"""The page of errors: it says what the code says, and its messages are those that are met."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import re
 from pathlib import Path
 
 import error_page
+import numpy as np
 import pytest
 from pages import PAGES, refusals
 
+from trajgen import load_policy
 from trajgen.core import errors
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.core.options import convert
 from trajgen.core.registry import spec
 from trajgen.core.schedule import ScaleSchedule
+from trajgen.data.importing import from_arrays
 
 
 def test_the_page_says_what_the_code_says() -> None:
@@ -22,14 +25,14 @@ def test_the_page_says_what_the_code_says() -> None:
     assert text == error_page.page(), "stale: python tests/docs/error_page.py writes the page anew"
 
 
-def test_every_class_of_errors_has_a_line() -> None:
+def test_every_class_of_errors_has_a_section() -> None:
     defined = [name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)]
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", error_page.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {*defined} <= {name for name, _ in rows} and all(when.strip() for _, when in rows)
+    sections = dict(re.findall(r"^## (\w+)\n\n(.+)$", error_page.PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {*defined} <= {*sections} and all(when.strip() for when in sections.values())
 
 
 def patterns() -> list[re.Pattern[str]]:
-    """The messages of the page, each as what it can look like when it is met."""
+    """The messages that are read from the code, each as what it can look like when it is met."""
     docs = error_page.classes()
     messages = [m for path in sorted(error_page.PACKAGE.rglob("*.py")) for m in error_page.messages(path, docs)]
     lines = [[error_page.HOLE if " | " in line else line for line in str(message).splitlines()] for message in messages]
@@ -49,10 +52,26 @@ def met() -> list[str]:
     return [*shown, *(str(each.value) for each in (unknown, mistyped, empty))]
 
 
-def test_a_message_that_is_met_is_on_the_page() -> None:
+def test_a_message_that_is_met_is_read_from_the_code() -> None:
     expected = patterns()
     for text in met():
         assert any(pattern.fullmatch(text) for pattern in expected), text
+
+
+def test_the_page_has_what_is_raised_with_its_fix(tmp_path: Path) -> None:
+    listed = error_page.PAGE.read_text(encoding="utf-8")
+    with pytest.raises(CheckpointError) as missing:
+        load_policy(tmp_path)
+    with pytest.raises(DataError) as pictures:
+        from_arrays(
+            "mine/pictures-v0",
+            [{"observations": np.zeros((3, 8, 8, 3)), "actions": np.zeros((2, 1)), "rewards": [0, 0]}],
+        )
+    for error in (missing.value, pictures.value):
+        section = listed.partition(f"## {type(error).__name__}\n")[2].partition("\n## ")[0]
+        lines = [re.escape(line).replace(error_page.HOLE, ".*") for line in section.splitlines()]
+        for text in (error.rule, f"  fix: {error.fix}"):
+            assert any(re.fullmatch(line, text) for line in lines), text
 
 
 @pytest.mark.parametrize(
@@ -81,5 +100,5 @@ def test_another_message_makes_the_page_stale(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "core" / "errors.py").write_text('class TrajgenError(Exception):\n    """A mistake."""\n')
     (tmp_path / "oven.py").write_text('"""Bakes."""\n\nraise TrajgenError("It is hot.", got=f"{heat}", fix="wait")\n')
     text = error_page.page()
-    assert "## oven\n\nBakes.\n" in text
-    assert "It is hot.\n  fix:      wait\n" in text
+    assert "## TrajgenError\n\nA mistake.\n" in text
+    assert "It is hot.\n  fix: wait\n" in text
