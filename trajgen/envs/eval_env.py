@@ -13,6 +13,7 @@ from trajgen.core.errors import DataError
 from trajgen.core.observations import Key, entry
 from trajgen.data import store
 from trajgen.data.options import DataOptions, SuccessRule
+from trajgen.envs import chain
 from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
 from trajgen.envs.waypoints import WaypointController
@@ -157,6 +158,11 @@ def make_eval_env(options: DataOptions) -> EvalEnv:
         is_known = own_map is None or map_of_it is None or _walls(own_map) == _walls(map_of_it)
         if is_known and env_spec.max_episode_steps == maze.max_steps:  # else a return means something else
             bounds.setdefault(maze.bounds_name, maze.bounds)
+    if env_spec.id == chain.ENV_ID:
+        system = chain.chain(env_spec.kwargs.get("masses"))
+        optional["controller"] = lambda: chain.OptimalController(system)
+        if env_spec.max_episode_steps == chain.EPISODE_STEPS:
+            bounds = {**bounds, **{name: pair for name, pair in system.bounds.items() if name not in bounds}}
     return EvalEnv(
         name=env_spec.id,
         make_env=make,

@@ -1,4 +1,4 @@
-"""Gymnasium with the environments of gymnasium-robotics and OGBench, imported only when one is needed."""
+"""Gymnasium with our environments, gymnasium-robotics' and OGBench's, imported only when one is needed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import re
+from importlib import import_module
 from typing import Any
 
 from trajgen.core.errors import DataError, nearest
@@ -17,8 +18,10 @@ OGBENCH = "ogbench/"
 
 
 def register_envs() -> None:
-    """Registers the robotics environments with Gymnasium, if they are installed."""
+    """Registers our environments with Gymnasium, and the robotics environments, if they are installed."""
     import gymnasium
+
+    import_module("trajgen.envs.chain")
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about unrelated environments

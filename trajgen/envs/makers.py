@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
-from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, maze_spec, own_maze, record
+from trajgen.envs import chain, pointmaze
+from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, Maze, maze_spec, own_maze
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Maker:
-    """A data set that can be made: its maze, how long each goal stays (in steps), and a line of description."""
+    """A data set that can be made.
+
+    Args:
+        name: by which it is made, as ``pointmaze/umaze``.
+        description, algorithm: of the data set; ``seed N`` is added.
+        steps: environment steps, unless others are wanted.
+        spec, eval_spec: make the Gymnasium specs of the recorded and of the evaluation environment.
+        record: from steps and seed to the entries of Minari's EpisodeBuffer for each episode.
+    """
 
     name: str
-    maze: str
-    stay: tuple[int, int]
     description: str
+    algorithm: str
+    steps: int
+    spec: Callable[[], Any]
+    eval_spec: Callable[[], Any]
+    record: Callable[[int, int], Iterator[dict[str, Any]]]
 
     @property
     def id(self) -> str:
@@ -28,14 +41,52 @@ class Maker:
 
 OWN_MAP = "pointmaze"
 """The maker of mazes of one's own."""
-ON_ARRIVAL = "a new goal is drawn on arrival, as in D4RL's maze2d"
-AFTER_DWELL = f"each goal is held for {DWELL[0]} to {DWELL[1]} steps"
+
+
+def _maze_maker(name: str, words: str, maze: Maze, stay: tuple[int, int]) -> Maker:
+    goals = (
+        f"each goal is held for {stay[0]} to {stay[1]} steps"
+        if any(stay)
+        else ("a new goal is drawn on arrival, as in D4RL's maze2d")
+    )
+    return Maker(
+        name=name,
+        description=f"{words}, noisy waypoint controller; {goals}; action noise N(0, {NOISE}), "
+        f"random pushes of {PUSH[0]} to {PUSH[1]} steps",
+        algorithm="waypoint controller (breadth-first search and PD)",
+        steps=maze.default_steps,
+        spec=partial(maze_spec, maze, EPISODE_STEPS),
+        eval_spec=partial(maze_spec, maze, maze.max_steps),
+        record=partial(pointmaze.record, maze, stay),
+    )
+
+
+def _chain_maker(name: str, masses: int, optimal_share: float) -> Maker:
+    return Maker(
+        name=name,
+        description=f"chain of {masses} masses; action noise N(0, {chain.NOISE}), which drives the chain alone in "
+        f"{1 - optimal_share:.0%} of the episodes, and the optimum with it in the others",
+        algorithm="linear-quadratic regulator",
+        steps=chain.STEPS,
+        spec=partial(chain.chain_spec, masses),
+        eval_spec=partial(chain.chain_spec, masses),
+        record=partial(chain.record, masses, optimal_share),
+    )
+
+
 MAKERS = {
-    name: Maker(name, maze, stay, f"{maze} maze, noisy waypoint controller; {goals}")
-    for maze in MAZES
-    for name, stay, goals in (
-        (f"pointmaze/{maze}", (0, 0), ON_ARRIVAL),
-        (f"pointmaze/{maze}-dwell", DWELL, AFTER_DWELL),
+    maker.name: maker
+    for maker in (
+        *(
+            _maze_maker(f"pointmaze/{name}{suffix}", f"{name} maze", maze, stay)
+            for name, maze in MAZES.items()
+            for suffix, stay in (("", (0, 0)), ("-dwell", DWELL))
+        ),
+        *(
+            _chain_maker(f"chain/masses-{masses}{suffix}", masses, optimal_share)
+            for masses in chain.SIZES
+            for suffix, optimal_share in (("", chain.OPTIMAL_SHARE), ("-expert", 1.0))
+        ),
     )
 }
 
@@ -53,7 +104,7 @@ def make(
 
     Args:
         name: a key of `MAKERS`.
-        steps: environment steps; by default 300k (umaze), 500k (medium) or 1M (large).
+        steps: environment steps; by default those of the maker.
         seed: the same seed gives the same data.
         force: replace a set of the same id.
         quiet: no progress bar.
@@ -76,10 +127,9 @@ def make(
         raise ConfigError(
             f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
         )
-    maker = Maker(name, OWN_MAP, DWELL, f"own maze, noisy waypoint controller; {AFTER_DWELL}") if map else MAKERS[name]
-    maze = own_maze(map) if map else MAZES[maker.maze]
-    id = id if map else maker.id
-    total = maze.default_steps if steps is None else steps
+    maker = MAKERS[name] if map is None else _maze_maker(OWN_MAP, "own maze", own_maze(map), DWELL)
+    id = maker.id if map is None else id
+    total = maker.steps if steps is None else steps
     if total < 1:
         raise ConfigError(f"A data set has at least one step, and steps={total}.", fix="steps=100000")
     if not force:
@@ -89,7 +139,7 @@ def make(
 
     from trajgen.data import minari
 
-    spec = maze_spec(maze, EPISODE_STEPS)
+    spec = maker.spec()
     with gymnasium.make(spec) as env:
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -97,7 +147,7 @@ def make(
         task = progress.add_task(f"making {id}", total=total)
 
         def episodes() -> Iterator[dict[str, Any]]:
-            for episode in record(maze, maker.stay, total, seed):
+            for episode in maker.record(total, seed):
                 progress.advance(task, len(episode["rewards"]))
                 yield episode
 
@@ -105,10 +155,9 @@ def make(
             id,
             episodes(),
             env_spec=spec,
-            eval_env_spec=maze_spec(maze, maze.max_steps),
-            description=f"{maker.description}; action noise N(0, {NOISE}), "
-            f"random pushes of {PUSH[0]} to {PUSH[1]} steps, seed {seed}",
-            algorithm="waypoint controller (breadth-first search and PD)",
+            eval_env_spec=maker.eval_spec(),
+            description=f"{maker.description}, seed {seed}",
+            algorithm=maker.algorithm,
             force=force,
             **spaces,
         )
