@@ -47,6 +47,7 @@ MAY: dict[str, set[str]] = {
     "viz": {"", "core", "nn", "config", "data", "envs", "evaluation", "policies", "experiments"},
     "experiments": {
         "core",
+        "nn",
         "security",
         "data",
         "envs",

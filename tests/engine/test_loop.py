@@ -21,6 +21,8 @@ from trajgen.core.types import Stage
 from trajgen.engine.device import PARTS, check_compiler
 from trajgen.engine.loop import StoppedError, Training
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.experiments.starting import stages_of
+from trajgen.nn.low_rank import add_adapters
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 
@@ -103,7 +105,8 @@ def test_a_finished_training_is_not_trained_again(tmp_path: Path, uninterrupted:
     check_same(tmp_path, uninterrupted)
 
 
-def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("train_only", [(), ("lora", "return_target")])
+def test_a_planner_resumes_bit_for_bit(train_only: tuple[str, ...], tmp_path: Path) -> None:
     def run(folder: Path, at: int | None, resume: bool = False) -> None:
         folder.mkdir(exist_ok=True)
 
@@ -114,12 +117,15 @@ def test_a_planner_resumes_bit_for_bit(tmp_path: Path) -> None:
                 return super().batch(step, size, rank)
 
         planner = tiny.planner(return_target="quantile")
+        if train_only:
+            add_adapters(planner.prior, 2)
         stages = {name: StageOptions(steps=4, batch_size=8) for name in ("tokenizer", "return_target", "prior")}
         settings = EngineOptions(stages=stages, precision="float32", log_every=2, checkpoint_every=3)
-        Training(planner, planner.stages(), Source(), settings, folder, 0, CPU, QUIET).run(resume=resume)
+        trained = stages_of(planner, train_only)
+        Training(planner, trained, Source(), settings, folder, 0, CPU, QUIET).run(resume=resume)
 
     run(tmp_path / "whole", None)
-    for at in (1, 5, 9):
+    for at in (5, 9) if train_only else (1, 5, 9):
         with pytest.raises(StoppedError):
             run(tmp_path / str(at), at)
         run(tmp_path / str(at), None, resume=True)

@@ -13,9 +13,10 @@ import torch
 from trajgen.cli import main
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.engine.checkpoint import Checkpoints, read_weights
-from trajgen.experiments.loading import load_run
+from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.starting import require_same_offsets, stages_of, start_from
+from trajgen.nn.low_rank import merged_weights
 
 
 def planner(run: Path, **overrides: Any) -> Any:
@@ -73,6 +74,45 @@ def test_a_run_is_adapted_by_its_head(tiny_run: Path, tiny_place: Path, tmp_path
     after = read_weights(Checkpoints(tmp_path / "run" / "checkpoints").newest())
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"action"}
+
+
+def test_a_run_is_adapted_by_low_rank_adapters(tiny_run: Path, tiny_place: Path, tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "adapted"
+    words = [*tiny.TRAIN, "engine.budget=0.2", "train_only=[lora]", "lora.rank=2"]
+    main(["train", "recipe=mage", *words, f"init={tiny_run}", f"run_dir={folder}"])
+    before = read_weights(Checkpoints(tiny_run / "checkpoints").newest())
+    after = read_weights(Checkpoints(folder / "checkpoints").newest())
+    assert f"{len(before)} of {len(before)} tensors" in capfd.readouterr().out
+    assert all(torch.equal(value, after[adapted_name(name, after)]) for name, value in before.items())
+    added = {name: value.numel() for name, value in after.items() if ".parametrizations.weight.0." in name}
+    assert any(after[name].any() for name in added if name.endswith(".up"))
+    weights = sum(p.numel() for p in planner(folder).parameters())
+    trained = sum(added.values())
+    share = f"weights trained: {trained:,} of {weights:,} ({100 * trained / weights:.1f} %)"
+    assert share in (folder / "summary.md").read_text(encoding="utf-8")
+
+    policy = load_policy(folder, device="cpu")  # acts with the merged weights
+    merged = merged_weights(after)
+    assert {*policy.planner.state_dict()} == {*before} == {*merged}
+    torch.testing.assert_close(policy.planner.state_dict(), merged)
+
+    model = planner(tiny_run)  # and so does what starts from it
+    assert f"{len(before)} of {len(before)} tensors" in start_from(model, str(folder))
+    torch.testing.assert_close(model.state_dict(), merged)
+
+
+def adapted_name(name: str, adapted: Any) -> str:
+    """The name of a tensor in a checkpoint with adapters."""
+    return name if name in adapted else name.removesuffix("weight") + "parametrizations.weight.original"
+
+
+def test_adapters_of_nothing_are_refused(tiny_run: Path) -> None:
+    with pytest.raises(ConfigError, match="where train_only names them"):
+        planner(tiny_run, **{"lora.rank": 2})
+    with pytest.raises(ConfigError, match="parts of the planner with linear layers"):
+        planner(tiny_run, train_only=["lora"], **{"lora.modules": ["prior", "heads"]})
+    with pytest.raises(ConfigError, match="at least 1"):
+        planner(tiny_run, train_only=["lora"], **{"lora.rank": 0})
 
 
 def test_data_with_another_offset_are_refused(tiny_run: Path) -> None:

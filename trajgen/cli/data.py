@@ -12,6 +12,7 @@ from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import options_of, read
 from trajgen.core.errors import ConfigError, printable
 from trajgen.data.importing import ImportOptions
+from trajgen.data.options import EnvShift
 from trajgen.experiments.record_options import RecordOptions
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ class MakeOptions(GetOptions):
     """Seed of the episodes."""
     map: tuple[tuple[int, ...], ...] | None = None
     """Of 'pointmaze', rows of a maze of your own: 1 is a wall, 0 is free, as map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]."""
+    shift: EnvShift | None = None
+    """How the environment differs from its own, as 'shift={gear: 0.3}'; also mass, friction, damping, blocked."""
     id: str = "own/pointmaze-v0"
-    """With a map, the id of the data set."""
+    """With a map or a shift, the id of the data set."""
 
 
 data = group("List, describe, make, record, download and import data sets.")
@@ -109,7 +112,7 @@ def make(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_mak
 
     id = makers.make(name, **vars(options))
     print(f"Made {id}.  trajgen data info {id}")
-    if options.map is not None:
+    if options.map is not None or options.shift is not None:
         preset = f"defaults: [/data/pointmaze/_pointmaze]\ndata: {{id: {id}}}"
         print(f"A preset for it, my_maze.yaml for 'trajgen train data=my_maze.yaml':\n\n{preset}")
 

@@ -18,7 +18,7 @@ from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.options import unknown_option
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.renamed import new_name
-from trajgen.data.options import SuccessRule
+from trajgen.data.options import EnvShift, SuccessRule
 from trajgen.engine.options import StageOptions
 
 MULTIRUN = ("-m", "--multirun")
@@ -229,4 +229,5 @@ def _options_of(section: str, words: Sequence[str], folders: Iterable[Path]) -> 
         return sorted({option.name for name in components for option in spec(section, name).options})
     if not section:
         return list(TOP)
-    return [f.name for f in fields({**SECTIONS, "data.success": SuccessRule}.get(section, StageOptions))]
+    classes = {**SECTIONS, "data.success": SuccessRule, "data.shift": EnvShift}
+    return [f.name for f in fields(classes.get(section, StageOptions))]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.options import refuse_unknown, structure, unknown_option
 from trajgen.core.registry import KINDS, complete
 from trajgen.core.renamed import new_name
@@ -15,11 +16,31 @@ from trajgen.engine.options import EngineOptions
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.policies.options import PolicyOptions
 
+
+@dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Low-rank adapters (LoRA, arXiv 2106.09685), which ``train_only=[lora]`` adds to linear layers and trains.
+
+    Raises:
+        ConfigError: for a rank below 1.
+    """
+
+    rank: int = 4
+    """Rank of what is added to a weight: of d numbers to d, 2 d rank weights are trained in place of d²."""
+    modules: tuple[str, ...] = ("prior", "action")
+    """Parts of the planner whose linear layers get adapters, by their path in it."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError("The rank of adapters is at least 1.", got=f"lora.rank={self.rank}", fix="lora.rank=4")
+
+
 SECTIONS: dict[str, Any] = {
     "data": DataOptions,
     "policy": PolicyOptions,
     "engine": EngineOptions,
     "evaluation": EvaluationOptions,
+    "lora": LoraOptions,
 }
 
 
@@ -37,6 +58,7 @@ class Config:
     task_options: bool = True
     init: str | None = None
     train_only: tuple[str, ...] = ()
+    lora: LoraOptions = field(default_factory=LoraOptions)
     seed: int = 0
     device: str = "auto"
     run_dir: str | None = None

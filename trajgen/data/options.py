@@ -41,6 +41,47 @@ class SuccessRule:
         return f"the environment's {self.info.replace('_', ' ')}{least} {steps}"
 
 
+PHYSICS = ("mass", "friction", "damping", "gear")
+"""What a shift multiplies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvShift:
+    """How an environment differs from its own: factors of its physics, and cells of its maze that are blocked.
+
+    Raises:
+        ConfigError: for a factor that is not positive and finite.
+    """
+
+    mass: float = 1.0
+    """Factor of the masses and the moments of inertia of all bodies."""
+    friction: float = 1.0
+    """Factor of the sliding friction of all contacts."""
+    damping: float = 1.0
+    """Factor of the damping of all joints."""
+    gear: float = 1.0
+    """Factor of the gears of all actuators: of the force that an action gives."""
+    blocked: tuple[tuple[int, int], ...] = ()
+    """Free cells of a maze that become walls, as [row, column] from the upper left."""
+
+    def __post_init__(self) -> None:
+        for name in PHYSICS:
+            value = getattr(self, name)
+            _require(0 < value < math.inf, f"shift.{name}", value, "a positive factor; 1 leaves it as it is")
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """The factors of the physics that are other than 1."""
+        return {name: value for name in PHYSICS if (value := getattr(self, name)) != 1}
+
+    @property
+    def words(self) -> str:
+        """The shift in words that follow others; empty where there is none."""
+        parts = [f"{name} × {value:g}" for name, value in self.factors.items()]
+        parts += [f"cell {list(cell)} blocked" for cell in self.blocked]
+        return "".join(f", {part}" for part in parts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """The data set of a recipe, how windows are cut from it, and the environment it is evaluated in.
@@ -106,6 +147,9 @@ class DataOptions:
     """Gymnasium id of the evaluation environment; None takes the one that the data set names."""
     env_options: dict[str, bool | int | float] = field(default_factory=dict)
     """Flags and numbers of the evaluation environment that replace its own, as {continuing_task: false}."""
+    shift: EnvShift = field(default_factory=EnvShift)
+    """How the evaluation environment differs from its own, as {gear: 0.3}: factors of its ``mass``, ``friction``,
+    ``damping`` and ``gear``, and cells ``blocked`` of a maze, as [[3, 3]]."""
     max_episode_steps: int | None = None
     """Length of an evaluation episode; None takes the environment's own."""
     resets: tuple[dict[str, int | tuple[int, ...]], ...] = ()

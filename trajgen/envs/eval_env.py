@@ -16,6 +16,7 @@ from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.envs import chain
 from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
+from trajgen.envs.shift import shift_words, shifted
 from trajgen.envs.waypoints import WaypointController
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def make_eval_env(options: DataOptions) -> EvalEnv:
     about = store.metadata(options.id)
     env_spec = _spec(options, about)
     env_spec.kwargs.update(options.env_options)
+    env_spec = shifted(env_spec, options.shift)
     if options.max_episode_steps is not None:
         env_spec.max_episode_steps = options.max_episode_steps
     if env_spec.max_episode_steps is None:
@@ -164,7 +166,7 @@ def make_eval_env(options: DataOptions) -> EvalEnv:
         if env_spec.max_episode_steps == chain.EPISODE_STEPS:
             bounds = {**bounds, **{name: pair for name, pair in system.bounds.items() if name not in bounds}}
     return EvalEnv(
-        name=env_spec.id,
+        name=f"{env_spec.id}{shift_words(env_spec)}",
         make_env=make,
         max_steps=env_spec.max_episode_steps,
         bounds=bounds,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
+from trajgen.data.options import EnvShift
 from trajgen.envs import chain, pointmaze
 from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, Maze, maze_spec, own_maze
 
@@ -23,6 +24,7 @@ class Maker:
         steps: environment steps, unless others are wanted.
         spec, eval_spec: make the Gymnasium specs of the recorded and of the evaluation environment.
         record: from steps and seed to the entries of Minari's EpisodeBuffer for each episode.
+        shifted: the maker of the same data in a shifted environment, where there can be one.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Maker:
     spec: Callable[[], Any]
     eval_spec: Callable[[], Any]
     record: Callable[[int, int], Iterator[dict[str, Any]]]
+    shifted: Callable[[EnvShift], Maker] | None = None
 
     @property
     def id(self) -> str:
@@ -52,12 +55,13 @@ def _maze_maker(name: str, words: str, maze: Maze, stay: tuple[int, int]) -> Mak
     return Maker(
         name=name,
         description=f"{words}, noisy waypoint controller; {goals}; action noise N(0, {NOISE}), "
-        f"random pushes of {PUSH[0]} to {PUSH[1]} steps",
+        f"random pushes of {PUSH[0]} to {PUSH[1]} steps{maze.shift.words}",
         algorithm="waypoint controller (breadth-first search and PD)",
         steps=maze.default_steps,
         spec=partial(maze_spec, maze, EPISODE_STEPS),
         eval_spec=partial(maze_spec, maze, maze.max_steps),
         record=partial(pointmaze.record, maze, stay),
+        shifted=lambda shift: _maze_maker(name, words, replace(maze, shift=shift), stay),
     )
 
 
@@ -74,6 +78,18 @@ def _chain_maker(name: str, masses: int, optimal_share: float) -> Maker:
     )
 
 
+SHIFTS = {
+    "pointmaze/umaze-gear": ("umaze", EnvShift(gear=0.2)),
+    "pointmaze/medium-blocked": ("medium", EnvShift(blocked=((3, 3),))),
+}
+"""Shifted mazes, in each of which a twentieth of the steps of the maze itself is recorded."""
+
+
+def _shifted_maze(name: str) -> Maze:
+    size, shift = SHIFTS[name]
+    return replace(MAZES[size], shift=shift, default_steps=MAZES[size].default_steps // 20)
+
+
 MAKERS = {
     maker.name: maker
     for maker in (
@@ -82,6 +98,7 @@ MAKERS = {
             for name, maze in MAZES.items()
             for suffix, stay in (("", (0, 0)), ("-dwell", DWELL))
         ),
+        *(_maze_maker(name, f"{size} maze", _shifted_maze(name), DWELL) for name, (size, _) in SHIFTS.items()),
         *(
             _chain_maker(f"chain/masses-{masses}{suffix}", masses, optimal_share)
             for masses in chain.SIZES
@@ -98,6 +115,7 @@ def make(
     force: bool = False,
     quiet: bool = False,
     map: Sequence[Sequence[int]] | None = None,
+    shift: EnvShift | None = None,
     id: str = "",
 ) -> str:
     """Creates a data set on this machine and returns its Minari id.
@@ -109,7 +127,8 @@ def make(
         force: replace a set of the same id.
         quiet: no progress bar.
         map: of ``pointmaze``, a maze of one's own, whose goals are held for a while; see `own_maze`.
-        id: of the data set in it.
+        shift: of the environment, which makes it a data set of one's own.
+        id: of a data set of one's own.
 
     Raises:
         ConfigError: if there is no such maker, or ``steps`` is not positive.
@@ -128,7 +147,11 @@ def make(
             f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
         )
     maker = MAKERS[name] if map is None else _maze_maker(OWN_MAP, "own maze", own_maze(map), DWELL)
-    id = maker.id if map is None else id
+    if shift is not None:
+        if maker.shifted is None:
+            raise ConfigError(f"{name} is not made in a shifted environment.", fix="leave shift out, or a point maze")
+        maker = maker.shifted(shift)
+    id = maker.id if map is None and shift is None else id
     total = maker.steps if steps is None else steps
     if total < 1:
         raise ConfigError(f"A data set has at least one step, and steps={total}.", fix="steps=100000")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from trajgen.core.errors import ConfigError
+from trajgen.data.options import EnvShift
 from trajgen.envs.gym import spec
+from trajgen.envs.shift import shifted
 from trajgen.envs.waypoints import Grid, WaypointController
 
 GOAL_RADIUS = 0.45
@@ -49,6 +51,8 @@ class Maze:
     default_steps: int
     cells: tuple[tuple[int, ...], ...] | None = None
     """Of a maze of one's own; None for the environment's."""
+    shift: EnvShift = field(default_factory=EnvShift)
+    """How it differs from the environment of its id."""
 
 
 MAZES = {
@@ -100,7 +104,8 @@ DWELL = (60, 180)
 def maze_spec(maze: Maze, max_steps: int) -> Any:
     """Gymnasium spec of a maze whose goal stays where it is and whose episodes end by timeout only."""
     map_options = {} if maze.cells is None else {"maze_map": [list(row) for row in maze.cells]}
-    return spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **map_options)
+    own = spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **map_options)
+    return shifted(own, maze.shift)
 
 
 def grid(env: Any) -> Grid:

@@ -41,6 +41,11 @@ class Grid:
         corners = self.centers[~self.free.ravel()] - self.scale / 2
         return [(float(x), float(y), self.scale, self.scale) for x, y in corners]
 
+    def is_connected(self) -> bool:
+        """Whether there is a way between any two free cells, of which there is one at least."""
+        free = np.flatnonzero(self.free)
+        return bool(len(free)) and all(self.towards[cell, free[0]] != cell for cell in free[1:])
+
     def _search(self, goal: int) -> np.ndarray:
         """Breadth-first search: for each cell the next one towards ``goal``, itself where there is none."""
         step = np.arange(self.free.size)

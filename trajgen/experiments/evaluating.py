@@ -15,6 +15,7 @@ from trajgen.core.files import new_folder, write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.experiments.loading import load_policy, load_run
+from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.run_folder import (
     contents,
     data_returns,
@@ -25,6 +26,7 @@ from trajgen.experiments.run_folder import (
     trained_stages,
     write_summary,
 )
+from trajgen.experiments.starting import trained_weights
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -94,6 +96,9 @@ def evaluate(
         result = play(policy, eval_env, config.evaluation, progress=show)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
     figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
+    trained_config, space = load_config(folder)
+    if trained_config.train_only:
+        figures["trained_weights"] = trained_weights(build_planner(trained_config, space), trained_config.train_only)
     if overrides:
         figures["overrides"] = overrides
     if (returns := data_returns(folder)) is not None:

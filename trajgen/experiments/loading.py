@@ -52,6 +52,7 @@ def load_policy(
     """
     from trajgen.engine.checkpoint import Checkpoints, load_weights
     from trajgen.engine.device import choose_device, fits_into_memory
+    from trajgen.nn.low_rank import merge_adapters
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
     folder = local_folder(run)
@@ -62,6 +63,7 @@ def load_policy(
     with fits_into_memory(chosen, f"the model of {folder}"):
         planner.to(chosen)
         load_weights(planner, checkpoint, without=_swapped(folder, config))
+        merge_adapters(planner)
     normalizer: Any = planner.normalizer
     return RecedingHorizonPolicy(
         planner, normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk

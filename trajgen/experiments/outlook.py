@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare, prepare_imports
-from trajgen.experiments.starting import stages_of
-from trajgen.viz.tables import duration
+from trajgen.experiments.starting import stages_of, trained_weights
+from trajgen.viz.tables import duration, share
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,8 @@ def outlook(config: Config, planner: Any, source: Any, space: Space, device: tor
 
     steps = stage_steps(config, planner)
     line = f"To train: {steps_text(steps)}"
+    if config.train_only:
+        line += f", weights trained: {share(*trained_weights(planner, config.train_only))}"
     if sum(steps.values()) < SHORTEST or world_size() > 1:
         return line
     another: Any = build_planner(config, space)

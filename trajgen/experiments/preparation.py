@@ -8,7 +8,7 @@ from trajgen.config import Config
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import load_entry_points, load_imports
 from trajgen.core.types import Space
-from trajgen.experiments.starting import checkpoint_of, require_same_offsets, stages_of, start_from
+from trajgen.experiments.starting import add_lora, checkpoint_of, require_same_offsets, stages_of, start_from
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def prepare_imports(modules: tuple[str, ...]) -> None:
 
 
 def build_planner(config: Config, space: Space) -> nn.Module:
-    """The planner of a configuration, with fresh weights."""
+    """The planner of a configuration, with fresh weights, and with the adapters that are to be trained."""
     from trajgen.assemble import WindowShape, assemble
 
     data = config.data
@@ -70,7 +70,9 @@ def build_planner(config: Config, space: Space) -> nn.Module:
         goal_radius=data.goal_radius,
         terminate_at_goal=data.terminate_at_goal,
     )
-    return assemble(config.components, space, window)
+    planner = assemble(config.components, space, window)
+    add_lora(planner, config)
+    return planner
 
 
 def dry_run(config: Config) -> None:

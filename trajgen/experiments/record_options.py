@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajgen.core.errors import ConfigError
+from trajgen.data.options import EnvShift
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class RecordOptions:
     """Id of the data set; by default recorded/ENV-POLICY-v0."""
     max_episode_steps: int | None = None
     """Longest episode; by default the environment's own limit."""
+    shift: EnvShift | None = None
+    """How the environment differs from its own, as 'shift={mass: 2}'; also friction, damping, gear, blocked."""
     device: str = "auto"
     """Device of the policy of a run."""
     force: bool = False

@@ -10,6 +10,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import write_file, write_json
 from trajgen.data import store
+from trajgen.data.options import EnvShift
 from trajgen.experiments.record_options import RecordOptions
 
 RECORDINGS = ".recordings"
@@ -38,12 +40,14 @@ def record(options: RecordOptions) -> str:
 
     from trajgen.data import minari
     from trajgen.envs.gym import make_env, spec
+    from trajgen.envs.shift import shifted
 
     if not options.force:
         store.refuse_existing(options.name)
     sys.path.insert(0, str(Path.cwd()))  # modules of one's own are looked for here, as by imports=
     try:
         env_spec = spec(options.env, max_episode_steps=options.max_episode_steps)
+        env_spec = shifted(env_spec, options.shift or EnvShift())
         env = make_env(env_spec)
         policy = _policy(options, env)
     finally:
@@ -61,8 +65,8 @@ def record(options: RecordOptions) -> str:
         (_read(folder / f"{number:06d}.npz", options.seed + number) for number in range(options.episodes)),
         env_spec=env_spec,
         eval_env_spec=env_spec,
-        description=f"Recorded by trajgen: {options.policy} in {options.env}, seeds from {options.seed} on."
-        + ("" if is_box else " Actions are discrete."),
+        description=f"Recorded by trajgen: {options.policy} in {options.env}{(options.shift or EnvShift()).words}, "
+        f"seeds from {options.seed} on." + ("" if is_box else " Actions are discrete."),
         algorithm=options.policy,
         force=options.force,
         **spaces,
@@ -74,7 +78,8 @@ def record(options: RecordOptions) -> str:
 def _folder(options: RecordOptions) -> Path:
     """The folder of the unfinished recording, emptied where it is that of another one."""
     folder = store.root() / RECORDINGS / store.folder(options.name).relative_to(store.root())
-    about = {k: v for k, v in vars(options).items() if k not in ("episodes", "force", "device")}
+    about = {k: v for k, v in asdict(options).items() if k not in ("episodes", "force", "device")}
+    about = json.loads(json.dumps(about))  # as it is read
     path = folder / "recording.json"
     if folder.exists() and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == about):
         shutil.rmtree(folder)

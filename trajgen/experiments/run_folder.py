@@ -53,6 +53,7 @@ FIGURES: dict[str, Any] = {
     "protocol": str | None,
     "overrides": dict[str, Any] | None,
     "data_returns": dict[str, float] | None,
+    "trained_weights": list[int] | None,
 }
 """Types of the figures of evaluation.json that are read; one may be missing, as in older folders."""
 NORMALIZED = {"name": str | None, "mean": float | None, "iqm": float | None, "ci95": list[float | None] | None}

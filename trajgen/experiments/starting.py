@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trajgen.config.schema import Config, LoraOptions
 from trajgen.core.errors import CheckpointError, ConfigError, nearest
 from trajgen.core.files import read_json
 from trajgen.core.types import ParameterGroup, Space, Stage
@@ -14,6 +15,8 @@ from trajgen.core.types import ParameterGroup, Space, Stage
 if TYPE_CHECKING:
     from torch import nn
 
+LORA = "lora"
+"""What ``train_only`` calls the low-rank adapters."""
 NAMED = 6
 """Modules without a fitting weight that are named before the others are counted."""
 
@@ -42,9 +45,12 @@ def start_from(planner: nn.Module, run: str) -> str:
         CheckpointError: if the checkpoint cannot be read, or nothing but the normalizer fits.
     """
     from trajgen.engine.checkpoint import read_weights
+    from trajgen.nn.low_rank import ADAPTED, merged_weights, plain_name
 
     path = checkpoint_of(run)
-    stored, state = read_weights(path), planner.state_dict()
+    stored = merged_weights(read_weights(path))
+    state = {plain_name(name): value for name, value in planner.state_dict().items()}
+    state = {name: value for name, value in state.items() if ADAPTED not in name}
     fitting = {name for name, value in state.items() if name in stored and stored[name].shape == value.shape}
     if all(name.startswith("normalizer.") for name in fitting):
         raise CheckpointError(
@@ -75,12 +81,46 @@ def require_same_offsets(run: str, space: Space) -> None:
             )
 
 
+def add_lora(planner: nn.Module, config: Config) -> None:
+    """Adds the low-rank adapters of a configuration, if it has some, to a planner.
+
+    Raises:
+        ConfigError: if the planner has no such part, or there is no linear layer in it; or if there are options of
+            adapters without them.
+    """
+    from trajgen.nn.low_rank import add_adapters
+
+    if LORA not in config.train_only:
+        if config.lora != LoraOptions():
+            raise ConfigError(
+                "Adapters are added where train_only names them.", got="options of lora", fix="train_only=[lora]"
+            )
+        return
+    modules = dict(planner.named_modules())
+    for name in config.lora.modules:
+        if name not in modules or not add_adapters(modules[name], config.lora.rank):
+            parts = [part for part, _ in planner.named_children()]
+            raise ConfigError(
+                "lora.modules names parts of the planner with linear layers.",
+                expected=", ".join(parts),
+                got=f"lora.modules={name}",
+                fix=nearest(name, parts),
+            )
+
+
+def trained_weights(planner: Any, train_only: Sequence[str]) -> tuple[int, int]:
+    """How many weights are trained, and how many there are."""
+    trained = {id(p): p.numel() for stage in stages_of(planner, train_only) for p in stage.trained}
+    return sum(trained.values()), sum(p.numel() for p in planner.parameters())
+
+
 def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     """The stages of a planner, of which only the parameters below these modules are trained; all if none is named.
 
     Args:
         planner: satisfies `trajgen.core.protocols.Planner`.
-        train_only: modules or parameters by their path in the planner: ``prior``, ``prior.blocks.3``.
+        train_only: modules or parameters by their path in the planner: ``prior``, ``prior.blocks.3``; ``lora`` for all
+            low-rank adapters.
 
     Raises:
         ConfigError: if a name is that of no parameter that a stage trains.
@@ -88,11 +128,14 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     stages: list[Stage] = planner.stages()
     if not train_only:
         return stages
-    names = {id(parameter): name for name, parameter in planner.named_parameters()}
+    from trajgen.nn.low_rank import adapter_parameters, plain_name
+
+    names = {id(parameter): plain_name(name) for name, parameter in planner.named_parameters()}
+    names |= {id(parameter): LORA for parameter in adapter_parameters(planner)}
     trained = [names[id(parameter)] for stage in stages for parameter in stage.trained]
     for part in train_only:
         if not any(is_below(name, part) for name in trained):
-            modules = list(dict.fromkeys(name.partition(".")[0] for name in trained))
+            modules = list(dict.fromkeys([*(name.partition(".")[0] for name in trained), LORA]))
             raise ConfigError(
                 f"train_only names a part of the planner that is trained; '{part}' is none.",
                 expected=", ".join(modules),

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trajgen.viz.tables import NOTHING, Table, interval, number, percent
+from trajgen.viz.tables import NOTHING, Table, interval, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,6 +93,8 @@ def summary_markdown(
         "recipe": recipe,
         "data": data.get("id") if isinstance(data, Mapping) else data,
         "seed": config.get("seed"),
+        "starts from": config.get("init"),
+        "weights trained": evaluation.get("trained_weights") and share(*evaluation["trained_weights"]),
         "date": evaluation.get("date"),
         "hardware": ", ".join(str(part) for part in (hardware.get("cpu"), threads, hardware.get("cuda")) if part),
         "versions": ", ".join(f"{name} {version}" for name, version in (versions or {}).items()),

@@ -27,6 +27,11 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.0%}"
 
 
+def share(part: int, whole: int) -> str:
+    """A part of a number in words: "41 of 1,000 (4.1 %)"."""
+    return f"{part:,} of {whole:,} ({100 * part / whole:.1f} %)"
+
+
 def interval(ends: Sequence[float | None] | None, digits: int = 1) -> str:
     """An interval as "[low, high]", or a dash if there is none."""
     return f"[{', '.join(number(end, digits) for end in ends)}]" if ends and None not in ends else NOTHING
