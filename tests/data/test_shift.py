@@ -70,8 +70,9 @@ def test_a_sliding_box_by_hand(factor: float) -> None:
     np.testing.assert_allclose(lost, factor * 0.4 * 9.81 * 0.3, rtol=0.03)
 
 
-def test_masses_and_what_follows_from_them() -> None:
-    before, after = (make_env(shifted(spec("Hopper-v5"), EnvShift(mass=mass))).unwrapped.model for mass in (1.0, 1.5))
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "AntMaze_UMaze-v5"])
+def test_masses_and_what_follows_from_them(env_id: str) -> None:
+    before, after = (make_env(shifted(spec(env_id), EnvShift(mass=mass))).unwrapped.model for mass in (1.0, 1.5))
     np.testing.assert_allclose(after.body_subtreemass, 1.5 * before.body_subtreemass)
     np.testing.assert_allclose(after.body_inertia, 1.5 * before.body_inertia)
     np.testing.assert_array_equal(after.actuator_gear, before.actuator_gear)
