@@ -24,12 +24,18 @@ def text_of(name: str) -> str:
 
 
 def table(name: str) -> list[tuple[str, str]]:
-    """The rows of a recipe's page: the component, and the code's dotted name."""
+    """The rows of a recipe's page: the component, and the code's dotted name.
+
+    A page may name another one that has the rows of its other components.
+    """
     section = text_of(name).partition("\n## Equation, component, code\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     rows = ROW.findall("\n".join(lines))
     assert len(rows) == len(lines), "a row is: what the paper says | `kind: name` | [`dotted.name`][]"
-    return rows
+    other = re.search(r"The other parts are those of \[`\w+`\]\((\w+)\.md#equation-component-code\)", section)
+    components = {component for component, _ in rows}
+    shared = composed(name) - components
+    return rows + ([row for row in table(other[1]) if row[0] in shared] if other else [])
 
 
 def composed(name: str) -> set[str]:
