@@ -13,7 +13,7 @@ from torch import Generator
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Plan
 from trajgen.export.backends import Programs, pad_rows, plan_fn
-from trajgen.export.plan_module import PlanModule, Tensors, cond_from, cond_tensors
+from trajgen.export.plan_module import PlanModule, Tensors, cond_from, cond_tensors, plan_from
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -56,7 +56,7 @@ def test_padding_to_a_few_sizes_changes_no_plan(sampler: str) -> None:
     for batch in (3, 4, 1, 300):
         cond = tiny.cond(batch)
         _, expected = eager(cond, Generator().manual_seed(5))
-        _, plan = programs(cond, Generator().manual_seed(5))
+        _, plan = plan_from(programs(cond_tensors(cond), Generator().manual_seed(5)))
         if batch <= 256:  # more are planned in turn, so that they draw in another order
             assert torch.equal(plan.codes, expected.codes)
             torch.testing.assert_close(plan.latent, expected.latent)

@@ -254,6 +254,21 @@ class Autoregressive(Protocol):
 
 
 @runtime_checkable
+class PredictsPrefix(Autoregressive, Protocol):
+    """A prior that predicts all scales up to one in a single pass, where the codes of the coarser ones are given."""
+
+    def prefix(self, inputs: Tensor, k: int, state: Any) -> Tensor:
+        """Predictions (B, n, V or C) of scales 1 to k + 1, as their steps would give them.
+
+        Args:
+            inputs: of scales 2 to k + 1, (B, n - l_1, C).
+            k: number of the last of them, from 0.
+            state: as ``start`` gives it; the steps of finer scales follow.
+        """
+        ...
+
+
+@runtime_checkable
 class Denoising(Protocol):
     """A prior that is drawn by taking noise away, little by little.
 
@@ -359,6 +374,30 @@ class Sampler(Protocol):
         known_codes: KnownCodes | None = None,
     ) -> Plan:
         """Codes and latents for the conditions (B, ·); known codes stay as they are."""
+        ...
+
+
+@runtime_checkable
+class RevisesCodes(Protocol):
+    """A sampler that draws the finer scales of plans anew."""
+
+    def revise(
+        self, prior: Any, tokenizer: Any, cond: Cond, codes: Codes, first: int, rng: Generator | None = None
+    ) -> tuple[Plan, Tensor]:
+        """Plans whose scales from ``first`` on are drawn anew, and how surprising the coarser codes are.
+
+        Args:
+            prior: that is sampled.
+            tokenizer: whose layout gives each scale its input.
+            cond: B present conditions.
+            codes: of the plans that are revised, (B, L).
+            first: number of the first scale that is drawn, from 1 to K - 1; those before it stay.
+            rng: of the draws.
+
+        Returns:
+            The plans, and for each (B,) the negative log likelihood of the codes that stay under the present condition,
+            less its expectation: 0 in the mean for codes drawn under that condition.
+        """
         ...
 
 
@@ -469,4 +508,23 @@ class Planner(Protocol):
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
         """How far trajectories (B, T, D) start from the condition, per field: state (B, S), return (B, 1)."""
+        ...
+
+
+@runtime_checkable
+class RevisesPlans(Planner, Protocol):
+    """A planner whose plans can be revised: coarse scales stay, finer ones are drawn anew."""
+
+    def check_revision(self, first: int) -> None:
+        """Raises a `ConfigError` if its parts cannot draw the scales from number ``first`` on anew."""
+        ...
+
+    def revise(
+        self, codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+    ) -> tuple[Plan, Tensor]:
+        """Plans for the present conditions (B, ·) whose scales before ``first`` are those of ``codes`` (B, L).
+
+        Returns:
+            The plans, and the surprise (B,) of the codes that stay (`RevisesCodes.revise`).
+        """
         ...

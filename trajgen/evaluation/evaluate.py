@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.evaluation.disturbance import describe_disturbance, disturb, recovery
 from trajgen.evaluation.hardware import hardware
 from trajgen.evaluation.pool import env_pool
 from trajgen.evaluation.protocol import describe, goal_kind, require_bounds, require_box, require_goal, success_by_reset
@@ -40,6 +41,10 @@ class EvaluationOptions:
             process of its own, a step that hangs is ended after a minute, and fails its episode.
         latency: whether the time of a decision is measured too.
         reference: whether the environment's controller and random actions play the same episodes.
+        disturbance: what disturbs the episodes, alike for every policy: "push", a force for 10 of every 100 steps;
+            "moving_goal", another goal every 200 steps; or "noise" in the state that is observed.
+        disturbance_size: of pushes in units of the body's weight (usually 10), of noise in those of the state (0.1);
+            null for the usual one.
     """
 
     episodes: int = 48
@@ -49,12 +54,20 @@ class EvaluationOptions:
     workers: int = 0
     latency: bool = True
     reference: bool = True
+    disturbance: Literal["none", "push", "moving_goal", "noise"] = "none"
+    disturbance_size: float | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("batch", 1), ("seed", 0), ("workers", 0)):
             if (value := getattr(self, name)) < least:
                 fix = f"evaluation.{name}={getattr(EvaluationOptions, name)}"
                 raise ConfigError(f"evaluation.{name} must be at least {least}.", got=value, fix=fix)
+        if self.disturbance_size is not None and not 0 < self.disturbance_size < math.inf:
+            raise ConfigError(
+                "evaluation.disturbance_size is above 0, or null.",
+                got=self.disturbance_size,
+                fix="evaluation.disturbance_size=null",
+            )
 
 
 class RandomPolicy:
@@ -115,6 +128,7 @@ def evaluate(
         TrajgenError: if every episode failed.
     """
     options = options or EvaluationOptions()
+    eval_env = disturb(eval_env, options)
     seeds = range(options.seed, options.seed + options.episodes)
     with env_pool(eval_env, min(options.batch, options.episodes), options.workers) as pool:
         space: Any = pool.action_space
@@ -146,6 +160,8 @@ def evaluate(
         "episode_returns": {name: each.returns for name, each in rollouts.items()},
         "success": None if played.success is None else played.success[played.completed].mean(),
         "success_by_reset": success_by_reset(eval_env, played),
+        "disturbance": describe_disturbance(options),
+        "recovery": recovery(played, options),
         "steps_per_episode": played.lengths[played.completed].mean(),
         "decisions_per_second": played.decisions_per_second,
         "decision_ms": {f"batch_{size}": decision_ms(policy, eval_env, size) for size in sizes},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError
+from trajgen.evaluation.disturbance import describe_disturbance, disturb
 from trajgen.evaluation.pool import LocalPool, environments
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space
         DataError: if the environment does not fit the data, or its step raises or gives what no episode can hold.
         ConfigError: if it does not fit the options of the evaluation.
     """
+    eval_env = disturb(eval_env, options)
     with environments(eval_env, 1) as envs, LocalPool(eval_env, envs) as pool:
         eval_env.require_fits(envs[0], space)
         if options.reference:
@@ -115,6 +117,8 @@ def describe(eval_env: EvalEnv, options: EvaluationOptions, *, reports_success: 
         f"{RETURNS[options.protocol]} of one episode for each seed {options.seed} to "
         f"{options.seed + options.episodes - 1}, at most {eval_env.max_steps} steps; {starts}"
     )
+    if disturbance := describe_disturbance(options):
+        text += f"; {disturbance}"
     if reports_success:
         text += f"; success: {eval_env.rule.words}"
     references = "the controller and random actions" if eval_env.controller is not None else "random actions"

@@ -11,9 +11,18 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import PlanFn, plan_step
-from trajgen.core.types import Cond, Plan
-from trajgen.export.plan_module import PlanModule, Tensors, cond_tensors, plan_from, required_noise
+from trajgen.core.planning import PlanFn, ReviseFn, plan_step, revision_step
+from trajgen.core.types import Codes, Cond, Plan
+from trajgen.export.plan_module import (
+    CODES,
+    SURPRISE,
+    PlanModule,
+    RevisionModule,
+    Tensors,
+    cond_tensors,
+    plan_from,
+    required_noise,
+)
 from trajgen.export.randomness import Draw
 from trajgen.export.trace import require_packages, to_onnx, traced
 
@@ -40,9 +49,31 @@ def plan_fn(backend: Backend, planner: Any) -> PlanFn:
     """
     if backend == "eager":
         return partial(plan_step, planner)
+    programs = _programs(backend, PlanModule(planner))
+
+    def plan(cond: Cond, rng: Generator | None) -> tuple[Tensor, Plan]:
+        return plan_from(programs(cond_tensors(cond), rng))
+
+    return plan
+
+
+def revise_fn(backend: Backend, planner: Any, first: int) -> ReviseFn:
+    """The revision of a planner's plans on a backend, from scale number ``first`` on: see `plan_fn`."""
+    if backend == "eager":
+        return partial(revision_step, planner, first)
+    programs = _programs(backend, RevisionModule(planner, first))
+
+    def revise(cond: Cond, codes: Codes, rng: Generator | None) -> tuple[Tensor, Plan, Tensor]:
+        outputs = programs(cond_tensors(cond) | {CODES: codes}, rng)
+        return *plan_from(outputs), outputs[SURPRISE]
+
+    return revise
+
+
+def _programs(backend: Backend, module: PlanModule) -> Programs:
     if backend == "onnx":
         require_packages("onnx", "onnxscript", "onnxruntime")
-    device = next(planner.parameters()).device.type
+    device = next(module.parameters()).device.type
     required = {"onnx": "cpu", "cuda_graph": "cuda"}[backend]
     if device != required:
         raise ConfigError(
@@ -50,7 +81,7 @@ def plan_fn(backend: Backend, planner: Any) -> PlanFn:
             got=f"a model on {device}",
             fix=f"device={required}, or policy.backend=eager",
         )
-    return Programs(PlanModule(planner).eval(), OnnxProgram if backend == "onnx" else GraphProgram)
+    return Programs(module.eval(), OnnxProgram if backend == "onnx" else GraphProgram)
 
 
 class Programs:
@@ -68,13 +99,13 @@ class Programs:
         self._programs: dict[int, Program] = {}
         self._draws: dict[int, list[Draw]] = {}
 
-    def __call__(self, cond: Cond, rng: Generator | None) -> tuple[Tensor, Plan]:
-        inputs, batch = cond_tensors(cond), len(cond)
+    def __call__(self, inputs: Tensors, rng: Generator | None) -> Tensors:
+        batch = len(inputs["state"])
         parts = [
             self._run({name: value[i : i + MAX_BATCH] for name, value in inputs.items()}, rng)
             for i in range(0, batch, MAX_BATCH)
         ]
-        return plan_from({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _run(self, inputs: Tensors, rng: Generator | None) -> Tensors:
         batch, device = len(inputs["state"]), inputs["state"].device

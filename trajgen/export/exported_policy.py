@@ -20,7 +20,7 @@ FORMAT_VERSION = 2
 
 
 class Policy:
-    """Plans, follows the plan for some steps, and plans again, for B episodes in step; B was chosen at the export.
+    """Plans, follows or revises the plan for some steps, and plans again, for B episodes; B was chosen at the export.
 
     Args:
         folder: of the export; the one that holds this file if not given.
@@ -39,36 +39,58 @@ class Policy:
         load = _onnx if self.description["format"] == "onnx" else _torch
         self._plan_program = load(self.folder, "plan", threads)
         self._act_program = load(self.folder, "act", threads)
+        self._revision: dict[str, Any] = self.description.get("revision") or {}
+        self._revise_program: Any = load(self.folder, "revise", threads) if self._revision else None
         self._rng = np.random.default_rng(seed)
         self.reset()
 
     def reset(self) -> None:
         """Starts B episodes."""
+        batch = self.description["batch"]
         self._age = 0
-        self._remaining = np.full(self.description["batch"], np.nan, dtype=np.float32)
-        self._plan: list[np.ndarray] = []
+        self._plan_age = np.full(batch, self.description["replan_interval"])  # steps since a plan was made as a whole
+        self._offset = np.zeros(batch, dtype=np.int64)  # steps since it was made or revised
+        self._misfits = np.zeros(batch, dtype=bool)  # whose coarse codes no longer fit: they get a new plan
+        self._remaining = np.full(batch, np.nan, dtype=np.float32)
+        self._plan: dict[str, np.ndarray] = {}
         self._past = {name: np.zeros(shape, np.float32) for name, shape in self.description.get("past", {}).items()}
 
-    def act(self, state: Any, goal: Any = None, noise: list[np.ndarray] | None = None) -> np.ndarray:
+    def act(
+        self,
+        state: Any,
+        goal: Any = None,
+        noise: list[np.ndarray] | None = None,
+        revision_noise: list[np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Actions (B, A) in the states (B, S) for the goals (B, G), in the environment's units, or (A,) if B is 1.
 
         Args:
             state: what the model was trained on.
             goal: where it plans for goals.
             noise: what a plan that is due draws, shaped as ``description["noise"]`` says; drawn here if not given.
+            revision_noise: what a revision draws, as ``description["revision"]["noise"]`` says.
 
         Raises:
             ValueError: if states or goals have another shape, or are not finite.
         """
         single = np.ndim(state) == 1
-        batch = self.description["batch"]
-        states = self._vectors("state", state)
-        offset = self._age % self.description["replan_interval"]
-        if offset == 0:
-            self._replan(states, goal, self.draw() if noise is None else noise)
-        (action,) = self._act_program([*self._plan, states, np.full(batch, offset, dtype=np.int64)])
+        states, plan_is_due = self._vectors("state", state), self._plan_age >= self.description["replan_interval"]
+        inputs = {"state": states, "returns": self._remaining, "time": np.full(len(states), self._age, dtype=np.int64)}
+        if "goal" in self.description["inputs"]:
+            inputs["goal"] = self._vectors("goal", goal)
+        if plan_is_due.any():
+            self._replan(inputs, plan_is_due, self.draw() if noise is None else noise)
+        if self._revision:
+            is_due = ~plan_is_due & (self._offset >= self._revision["interval"])
+            if is_due.any():
+                draws = self._revision["noise"]
+                self._revise(inputs, is_due, self.draw(draws) if revision_noise is None else revision_noise)
+        plan = [self._plan[name] for name in self.description["outputs"]]
+        (action,) = self._act_program([*plan, states, self._offset])
         self._record("past_action", action)
-        self._age += 1
+        self._age, self._plan_age, self._offset = self._age + 1, self._plan_age + 1, self._offset + 1
+        self._plan_age[self._misfits] = self.description["replan_interval"]
+        self._misfits[:] = False
         return action[0] if single else action
 
     def observe(self, reward: Any) -> None:
@@ -85,10 +107,11 @@ class Policy:
         self._record("past_reward", rewards)
         self._remaining = ((self._remaining - rewards) / self.description["discount"]).astype(np.float32)
 
-    def draw(self) -> list[np.ndarray]:
-        """The noise of a plan."""
-        draws = [getattr(self._rng, draw["kind"])(size=draw["shape"]) for draw in self.description["noise"]]
-        return [np.asarray(values, dtype=np.float32) for values in draws]
+    def draw(self, draws: list[dict[str, Any]] | None = None) -> list[np.ndarray]:
+        """The noise of a plan, or of other draws."""
+        draws = self.description["noise"] if draws is None else draws
+        values = [getattr(self._rng, draw["kind"])(size=draw["shape"]) for draw in draws]
+        return [np.asarray(value, dtype=np.float32) for value in values]
 
     def _vectors(self, name: str, values: Any) -> np.ndarray:
         """States or goals (B, n) as the programs take them, without the offsets of the data."""
@@ -100,19 +123,34 @@ class Policy:
             raise ValueError(f"There are {batch} x {width} finite numbers in a {name}, not {values!r}.")
         return array.reshape(batch, width)
 
-    def _replan(self, states: np.ndarray, goal: Any, noise: list[np.ndarray]) -> None:
+    def _replan(self, inputs: dict[str, np.ndarray], is_due: np.ndarray, noise: list[np.ndarray]) -> None:
         for points in self._past.values():  # the oldest point is dropped
             points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
-        self._record("past_state", states)
-        batch = self.description["batch"]
-        inputs = {"state": states, "returns": self._remaining, "time": np.full(batch, self._age, dtype=np.int64)}
-        inputs |= self._past
-        if "goal" in self.description["inputs"]:
-            inputs["goal"] = self._vectors("goal", goal)
-        self._plan = self._plan_program([*(inputs[name] for name in self.description["inputs"]), *noise])
-        returns = self._plan[self.description["outputs"].index("target_return")]
-        self._record("past_returns", returns)
-        self._remaining = np.where(np.isnan(self._remaining), returns, self._remaining)
+        self._record("past_state", inputs["state"])
+        values = inputs | self._past
+        outputs = self._plan_program([*(values[name] for name in self.description["inputs"]), *noise])
+        plan = dict(zip(self.description["outputs"], outputs, strict=True))
+        self._record("past_returns", plan["target_return"])
+        self._remaining = np.where(np.isnan(self._remaining), plan["target_return"], self._remaining)
+        self._plan_age[is_due] = 0
+        self._put(plan, is_due)
+
+    def _revise(self, inputs: dict[str, np.ndarray], is_due: np.ndarray, noise: list[np.ndarray]) -> None:
+        """Draws the finer scales of plans anew."""
+        values = [inputs[name] for name in self.description["inputs"]]
+        outputs = self._revise_program([*values, self._plan["codes"], *noise])
+        plan = dict(zip(self._revision["outputs"], outputs, strict=True))
+        if self._revision["threshold"] is not None:
+            self._misfits = is_due & (plan["surprise"] > self._revision["threshold"])
+        self._put(plan, is_due)
+
+    def _put(self, plan: dict[str, np.ndarray], is_due: np.ndarray) -> None:
+        """Gives the episodes that are due (B,) these plans."""
+        for name in self.description["outputs"]:
+            previous = self._plan.get(name, plan[name])
+            rows = is_due.reshape(-1, *[1] * (previous.ndim - 1))
+            self._plan[name] = np.where(rows, plan[name], previous)
+        self._offset[is_due] = 0
 
     def _record(self, name: str, values: np.ndarray) -> None:
         """Sets a value of the newest point, if the planner continues a history."""
@@ -129,8 +167,11 @@ def _onnx(folder: Path, name: str, threads: int | None) -> Any:
     path = str(folder / f"{name}.onnx")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-    noise = [f"noise_{number}" for number in range(len(description["noise"]))]
-    names = {"plan": [*description["inputs"], *noise], "act": [*description["outputs"], "state", "offset"]}[name]
+    names = [*description["outputs"], "state", "offset"]
+    if name != "act":
+        revises = name == "revise"
+        draws = description["revision"]["noise"] if revises else description["noise"]
+        names = [*description["inputs"], *(["codes"] if revises else []), *(f"noise_{n}" for n in range(len(draws)))]
     used = {node.name for node in session.get_inputs()}
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -148,13 +189,14 @@ def _torch(folder: Path, name: str, threads: int | None) -> Any:
         torch.set_num_threads(threads)
     program = torch.export.load(folder / f"{name}.pt2").module()
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-    names = description["inputs"] if name == "plan" else description["outputs"]
+    inputs = {"plan": description["inputs"], "revise": [*description["inputs"], "codes"]}
+    names = inputs.get(name, description["outputs"])
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
         first, rest = dict(zip(names, tensors, strict=False)), tensors[len(names) :]
         with torch.no_grad():
-            outputs = program(first, rest) if name == "plan" else program(first, *rest)
+            outputs = program(first, rest) if name in inputs else program(first, *rest)
         return [value.numpy() for value in (outputs.values() if isinstance(outputs, dict) else [outputs])]
 
     return run

@@ -17,9 +17,11 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Cond, Space
 from trajgen.export import exported_policy
 from trajgen.export.plan_module import (
+    CODES,
     PAST,
     TARGET_RETURN,
     PlanModule,
+    RevisionModule,
     Tensors,
     cond_from,
     cond_tensors,
@@ -34,10 +36,10 @@ SUFFIX: dict[str, str] = {"onnx": ".onnx", "torch_export": ".pt2"}
 
 
 class RawPlanModule(nn.Module):
-    """A planning step in the environment's own units.
+    """A planning step, or a revision, in the environment's own units.
 
     Args:
-        module: the planning step; its planner has the normalizer of its data.
+        module: the planning step or the revision; its planner has the normalizer of its data.
     """
 
     def __init__(self, module: PlanModule) -> None:
@@ -45,12 +47,12 @@ class RawPlanModule(nn.Module):
         self.module = module
 
     def forward(self, inputs: Tensors, noise: list[Tensor]) -> Tensors:
-        """The target returns (B,) in the data's units, and the parts of the plan."""
+        """The target returns (B,) in the data's units, and the other outputs of the module."""
         outputs = self.module(self.normalized(inputs), noise)
         return {**outputs, TARGET_RETURN: self.module.planner.normalizer.returns.inverse(outputs[TARGET_RETURN])}
 
     def normalized(self, inputs: Tensors) -> Tensors:
-        """The inputs of the planning step."""
+        """The inputs of the module."""
         planner = self.module.planner
         normalizer: Normalizer = planner.normalizer
         maps = {"state": normalizer.state, "goal": normalizer.goal, "returns": normalizer.returns}
@@ -97,7 +99,8 @@ class RawActionModule(nn.Module):
 def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> Path:
     """Writes a policy into a new folder, to be run by numpy with ONNX Runtime or with torch, without trajgen.
 
-    The folder holds the programs ``plan`` and ``act``, ``policy.json``, and ``policy.py`` with class ``Policy``.
+    The folder holds the programs ``plan`` and ``act``, and ``revise`` where plans are revised, ``policy.json``, and
+    ``policy.py`` with class ``Policy``.
 
     Args:
         policy: as `trajgen.load_policy` gives it; what is written runs on the CPU, whatever its device.
@@ -125,6 +128,22 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "plan": (traced(plan, (inputs, noise)), [*inputs, *noise_names], list(outputs)),
         "act": (traced(act, (outputs, inputs["state"], offset)), [*outputs, "state", "offset"], ["action"]),
     }
+    revision: dict[str, Any] | None = None
+    if policy.options.revise is not None:
+        revise = RawPlanModule(RevisionModule(planner, policy.options.revise - 1).eval())
+        codes = {CODES: outputs[CODES]}
+        revise_draws = required_noise(revise.module, plan.normalized(inputs) | codes)
+        revise_noise = [draw.sample(None, torch.device("cpu")) for draw in revise_draws]
+        with torch.no_grad():
+            revise_outputs = list(revise(inputs | codes, revise_noise))
+        names = [*inputs, CODES, *(f"noise_{number}" for number in range(len(revise_noise)))]
+        programs["revise"] = traced(revise, (inputs | codes, revise_noise)), names, revise_outputs
+        revision = {
+            "interval": policy.options.revise_interval,
+            "threshold": policy.options.revise_threshold,
+            "outputs": revise_outputs,
+            "noise": [asdict(draw) for draw in revise_draws],
+        }
     onnx = {name: to_onnx(*program) for name, program in programs.items()} if format == "onnx" else {}
     description = {
         "format": format,
@@ -141,6 +160,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "past": {name: list(value.shape) for name, value in inputs.items() if name.startswith(PAST)},
         "outputs": list(outputs),
         "noise": [asdict(draw) for draw in draws],
+        "revision": revision,
     }
     with new_folder(out) as folder:
         for name, (program, _, _) in programs.items():

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from trajgen.core.planning import plan_step
+from trajgen.core.planning import plan_step, revision_step
 from trajgen.core.types import Batch, Cond, Plan
 from trajgen.export.randomness import Draw, RecordDraws, ReplayNoise
 
 Tensors = dict[str, Tensor]
 PAST = "past_"
+CODES = "codes"
 TARGET_RETURN = "target_return"
+SURPRISE = "surprise"
 
 
 def cond_tensors(cond: Cond) -> Tensors:
@@ -58,13 +60,36 @@ class PlanModule(nn.Module):
     def sample(self, inputs: Tensors, rng: Generator | None = None) -> Tensors:
         """The same, with noise from a generator."""
         returns, plan = plan_step(self.planner, cond_from(inputs), rng)
-        parts = {f.name: getattr(plan, f.name) for f in fields(plan)}
-        return {TARGET_RETURN: returns, **{name: value for name, value in parts.items() if value is not None}}
+        return {TARGET_RETURN: returns, **_parts(plan)}
+
+
+class RevisionModule(PlanModule):
+    """A revision of plans (`trajgen.core.planning.revision_step`) of tensors, the plans' ``codes`` among the inputs.
+
+    Args:
+        planner: satisfies `trajgen.core.protocols.RevisesPlans`.
+        first: number of the first scale that is drawn anew.
+    """
+
+    def __init__(self, planner: Any, first: int) -> None:
+        super().__init__(planner)
+        self.first = first
+
+    def sample(self, inputs: Tensors, rng: Generator | None = None) -> Tensors:
+        """The target returns, the parts of the plan, and the surprise (B,)."""
+        cond = cond_from({name: value for name, value in inputs.items() if name != CODES})
+        returns, plan, surprise = revision_step(self.planner, self.first, cond, inputs[CODES], rng)
+        return {TARGET_RETURN: returns, **_parts(plan), SURPRISE: surprise}
+
+
+def _parts(plan: Plan) -> Tensors:
+    return {f.name: value for f in fields(plan) if (value := getattr(plan, f.name)) is not None}
 
 
 def plan_from(outputs: Tensors) -> tuple[Tensor, Plan]:
     """The target returns and the plan, of the outputs of a `PlanModule`."""
-    return outputs[TARGET_RETURN], Plan(**{name: value for name, value in outputs.items() if name != TARGET_RETURN})
+    parts = {name: value for name, value in outputs.items() if name not in (TARGET_RETURN, SURPRISE)}
+    return outputs[TARGET_RETURN], Plan(**parts)
 
 
 @torch.no_grad()

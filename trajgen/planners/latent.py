@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Autoregressive, Critic, HasActionLoss, HasCritic, SamplesActions
+from trajgen.core.protocols import Autoregressive, Critic, HasActionLoss, HasCritic, RevisesCodes, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
 from trajgen.nn.layers import columns
 
 MAX_REFINEMENTS = 8
@@ -213,6 +213,46 @@ class LatentPlanner(nn.Module):
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out unless actions need it."""
         plan = self.sampler(self.prior, self.tokenizer, cond, rng, self.tokenizer.known_codes(cond))
+        return self._completed(plan, cond, rng, decode)
+
+    def check_revision(self, first: int) -> None:
+        """Refuses scales that do not exist, and parts that do not draw one scale after the other."""
+        scales = self.tokenizer.schedule.scales
+        if not isinstance(self.sampler, RevisesCodes):
+            with_codes = isinstance(self.prior, Autoregressive) and self.tokenizer.vocabulary is not None
+            raise ConfigError(
+                "A plan is revised by a sampler that draws one scale after the other.",
+                got=f"policy.revise={first + 1} with {type(self.sampler).__name__}",
+                fix="sampler=temperature, or policy.revise=null" if with_codes else "policy.revise=null",
+            )
+        if scales < 2 or self.tokenizer.layout.decoded_fraction(0) < 1:
+            raise ConfigError(
+                "A plan is revised where its first scales sketch all of it.",
+                expected="several scales, each of which spans the plan",
+                got=f"policy.revise={first + 1} with the schedule {self.tokenizer.schedule}",
+                fix="policy.revise=null, or train with schedule=geometric",
+            )
+        if not 1 <= first < scales:
+            raise ConfigError(
+                f"policy.revise is from 2 to {scales}, the number of scales, or null.",
+                got=f"policy.revise={first + 1}",
+                fix=f"policy.revise={scales}" if first else "policy.revise=null policy.replan_interval=1",
+            )
+
+    @torch.no_grad()
+    def revise(
+        self, codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+    ) -> tuple[Plan, Tensor]:
+        """Plans for the present conditions (B, ·) whose scales before ``first`` are those of ``codes`` (B, L).
+
+        Returns:
+            The plans, and the surprise (B,) of the codes that stay: see `trajgen.core.protocols.RevisesCodes`.
+        """
+        plan, surprise = self.sampler.revise(self.prior, self.tokenizer, cond, codes, first, rng)
+        return self._completed(plan, cond, rng, decode), surprise
+
+    def _completed(self, plan: Plan, cond: Cond, rng: Generator | None, decode: bool) -> Plan:
+        """The plan with what acting needs beside its codes."""
         trajectory = self.decoder(plan.latent, cond) if decode or self.action.reads_trajectory else None
         return Plan(plan.codes, plan.latent, trajectory, action_noise(self.action, cond, rng))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +15,15 @@ class PolicyOptions:
 
     replan_interval: int | Literal["plan"] = 4
     """Environment steps between plans; "plan" follows each one to its end. At most data.chunk, or the plan's length for
-    action heads that can follow it so far."""
+    action heads that can follow it so far; without bound where plans are revised."""
+    revise: int | None = None
+    """The scale, from 2 to K, from which plans are revised in between: it and finer ones are drawn anew from the
+    present state, coarser ones stay. null follows each plan as it is."""
+    revise_interval: int = 1
+    """Environment steps between revisions; at most as many as a plan can be followed."""
+    revise_threshold: float | None = None
+    """Surprise, in nats, of the coarse codes in the present state, above which the next step makes a new plan; null for
+    none. Codes that fit have 0 in the mean."""
     seed: int = 0
     """Of the sampler's random numbers."""
     weights: Literal["last", "best"] = "last"
@@ -32,6 +41,8 @@ class PolicyOptions:
         Raises:
             ConfigError: if that is longer than the action head can follow a plan.
         """
+        if self.revise is not None:
+            self._check_revision(planner, self.revise - 1)
         if planner.history and self.replan_interval != 1:
             raise ConfigError(
                 "A planner that continues a history plans at every step.",
@@ -43,6 +54,14 @@ class PolicyOptions:
         follows = isinstance(planner.action, FollowsPlans)
         longest = planner.action.plan_steps if follows else chunk
         interval = longest if self.replan_interval == "plan" else self.replan_interval
+        if self.revise is not None and interval >= 1:
+            if not 1 <= self.revise_interval <= longest:
+                raise ConfigError(
+                    f"policy.revise_interval is from 1 to {longest}, the steps for which a plan can be followed.",
+                    got=f"policy.revise_interval={self.revise_interval}",
+                    fix=f"policy.revise_interval={max(1, min(self.revise_interval, longest))}",
+                )
+            return interval
         if not 1 <= interval <= longest:
             limit = (
                 f"{longest}, the length of a plan" if follows else f"data.chunk={chunk}, as the action head was trained"
@@ -54,3 +73,20 @@ class PolicyOptions:
                 + ("" if follows else f" or data.chunk={interval}"),
             )
         return interval
+
+    def _check_revision(self, planner: Any, first: int) -> None:
+        from trajgen.core.protocols import RevisesPlans
+
+        if planner.history or not isinstance(planner, RevisesPlans):
+            raise ConfigError(
+                "Plans are revised by a planner of codes in scales, from the present state alone.",
+                got=f"policy.revise={self.revise} with {type(planner).__name__}",
+                fix="policy.revise=null",
+            )
+        planner.check_revision(first)
+        if self.revise_threshold is not None and not math.isfinite(self.revise_threshold):
+            raise ConfigError(
+                "policy.revise_threshold is a finite number of nats, or null.",
+                got=f"policy.revise_threshold={self.revise_threshold}",
+                fix="policy.revise_threshold=null",
+            )

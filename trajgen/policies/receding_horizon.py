@@ -1,8 +1,9 @@
-"""The receding-horizon policy: plan, follow the plan for some steps, plan again."""
+"""The receding-horizon policy: plan, follow the plan for some steps or revise it meanwhile, plan again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
+from trajgen.core.planning import ReviseFn
 from trajgen.core.protocols import DecodesLatents, Observation
 from trajgen.core.types import Cond, Plan, Space
-from trajgen.export.backends import plan_fn
+from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
 from trajgen.policies.inputs import ObservationReader, episode_indices, per_episode
 from trajgen.policies.options import PolicyOptions
@@ -54,6 +56,7 @@ class RecedingHorizonPolicy:
         self._high = torch.tensor(space.action_high or (torch.inf,) * space.action_dim, device=self.device)
         planner.eval()
         self._plan_fn = plan_fn(options.backend, planner)
+        self._revise_fn = None if options.revise is None else revise_fn(options.backend, planner, options.revise - 1)
         self._start(0)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
@@ -72,6 +75,9 @@ class RecedingHorizonPolicy:
     def _start(self, episodes: int) -> None:
         self._episodes = episodes
         self._age = torch.zeros(episodes, dtype=torch.long)  # steps since the episode's start
+        self._plan_age = torch.full_like(self._age, self.replan_interval)  # steps since the plan was made as a whole
+        self._offset = torch.zeros_like(self._age)  # steps since it was made or revised
+        self._surprise: tuple[Tensor, Tensor] | None = None  # whether that of plans just revised is high
         self._remaining = torch.full((episodes,), torch.nan)  # of the first target; NaN until there is one
         self._plan: Plan | None = None
         self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
@@ -82,6 +88,7 @@ class RecedingHorizonPolicy:
 
     def _restart(self, index: Tensor) -> None:
         self._age[index] = 0
+        self._plan_age[index] = self.replan_interval
         self._remaining[index] = torch.nan
 
     @torch.inference_mode()
@@ -99,18 +106,25 @@ class RecedingHorizonPolicy:
                 f"The policy acts in {self._episodes} episodes, and gets {len(state)} observations.",
                 fix=f"policy.reset(batch={len(state)}) starts as many",
             )
-        due = (self._age % self.replan_interval == 0).nonzero().squeeze(-1)
-        if len(due):
-            self._replan(due, state, goal)
+        plan_is_due = self._plan_age >= self.replan_interval
+        self._draw(plan_is_due, state, goal, self._new_plan)
         if self._plan is None:
             raise RuntimeError("no episode of a new batch was due")
-        offsets = (self._age % self.replan_interval).to(self.device).unsqueeze(-1)
+        if self._revise_fn is not None:
+            is_due = ~plan_is_due & (self._offset >= self.options.revise_interval)
+            self._draw(is_due, state, goal, partial(self._revised_plan, self._revise_fn, self._plan))
+        offsets = self._offset.to(self.device).unsqueeze(-1)
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
-        self._age += 1
+        for clock in (self._age, self._plan_age, self._offset):
+            clock += 1
         bounded = torch.clamp(self.normalizer.action.inverse(action), self._low, self._high)
         if self._history is not None:
             self._history.record_action(self.normalizer.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
+        if self._surprise is not None:  # read once the actions are here, so that nothing more is waited for
+            rows, is_high = self._surprise
+            self._plan_age[rows[is_high.cpu()]] = self.replan_interval
+            self._surprise = None
         return result if self._batched else result[0]
 
     def observe(self, reward: Any, done: Any) -> None:
@@ -194,7 +208,13 @@ class RecedingHorizonPolicy:
                     errors[f"{name}_{control}"] = _rms(residual)
         return errors
 
-    def _replan(self, due: Tensor, state: Tensor, goal: Tensor | None) -> None:
+    def _draw(
+        self, is_due: Tensor, state: Tensor, goal: Tensor | None, draw: Callable[[Tensor, Cond], tuple[Tensor, Plan]]
+    ) -> None:
+        """Gives the episodes that are due (B,) the plans that ``draw`` makes of their indices and conditions."""
+        due = is_due.nonzero().squeeze(-1)
+        if not len(due):
+            return
         all_due = len(due) == self._episodes
         if not all_due:
             state, goal = state[due], None if goal is None else goal[due]
@@ -203,15 +223,27 @@ class RecedingHorizonPolicy:
         if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
             self._history.push(state, age)
             past = self._history.past()
-        target_return, plan = self._plan_fn(Cond(state, remaining, goal, time=age, past=past), self._rng)
+        target_return, plan = draw(due, Cond(state, remaining, goal, time=age, past=past))
         if self._history is not None:
             self._history.record_return(target_return)
         first = self.normalizer.returns.inverse(target_return).cpu()
         self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
+        self._offset[due] = 0
         if all_due or self._plan is None:
             self._plan = plan
         else:
             self._plan.put(due, plan)
+
+    def _new_plan(self, due: Tensor, cond: Cond) -> tuple[Tensor, Plan]:
+        self._plan_age[due] = 0
+        return self._plan_fn(cond, self._rng)
+
+    def _revised_plan(self, revise_fn: ReviseFn, plan: Plan, due: Tensor, cond: Cond) -> tuple[Tensor, Plan]:
+        codes = plan.codes if len(due) == self._episodes else plan.codes[due]
+        target_return, revised, surprise = revise_fn(cond, codes, self._rng)
+        if self.options.revise_threshold is not None:
+            self._surprise = due, surprise > self.options.revise_threshold
+        return target_return, revised
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
         states, goals = self._reader(observation)

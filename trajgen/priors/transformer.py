@@ -148,11 +148,42 @@ class TransformerPrior(nn.Module):
         tokens = state.start.expand(-1, self.schedule.lengths[0], -1) if x is None else self.input_proj(x)
         tokens = tokens + self.pos_embed[self.schedule.spans[k]]
         scale = k if len(state.parts) > 1 else 0
-        parts, final = state.parts[scale], state.final[scale]
+        return self._predict(tokens, state.parts[scale], state.final[scale], state)
+
+    def prefix(self, inputs: Tensor, k: int, state: DecodeState) -> Tensor:
+        """Predictions (B, n, V or C) of scales 1 to k + 1 in one pass, as their steps would give them.
+
+        Args:
+            inputs: of scales 2 to k + 1, (B, n - l_1, C).
+            k: number of the last scale, from 0.
+            state: with an empty cache, which is filled.
+        """
+        start = state.start.expand(-1, self.schedule.lengths[0], -1)
+        tokens = torch.cat([start, self.input_proj(inputs)], dim=1)
+        n = tokens.shape[1]
+        tokens, parts, final = tokens + self.pos_embed[:n], state.parts[0], state.final[0]
+        if len(state.parts) > 1:  # each token has the modulations of its scale
+            parts = state.parts[self.levels[:n], ..., 0, :].movedim(0, -2)
+            final = state.final[self.levels[:n], ..., 0, :].movedim(0, -2)
+        return self._predict(tokens, parts, final, state, None if self.mask is None else self.mask[:n, :n])
+
+    def _predict(
+        self, tokens: Tensor, parts: Tensor, final: Tensor, state: DecodeState, mask: Tensor | None = None
+    ) -> Tensor:
+        """Predictions (B, n, V or C) from tokens (B, n, W), given those in the cache, which is extended by them.
+
+        Args:
+            tokens: that are predicted from.
+            parts, final: their modulations, (layers, 6, B, n or 1, W) and (2, B, n or 1, W).
+            state: of the prediction.
+            mask: (n, n), with an empty cache.
+        """
         if len(tokens) == 1:  # a single plan needs no batch axis
-            tokens, parts, final = tokens[0], parts.flatten(-3), final.flatten(-3)
+            tokens = tokens[0]
+            axes = (-3, -2) if parts.shape[-2] == 1 else (-3,)
+            parts, final = parts.squeeze(axes), final.squeeze(axes)
         for layer, (block, of_block) in enumerate(zip(self.blocks, parts.unbind(0), strict=True)):
-            tokens = block.modulated(tokens, of_block.unbind(0), cache=(state.cache, layer))
+            tokens = block.modulated(tokens, of_block.unbind(0), mask, cache=(state.cache, layer))
         logits = self.head(modulated_norm(tokens, *final.unbind(0)))
         return logits if logits.ndim == 3 else logits.unsqueeze(0)
 

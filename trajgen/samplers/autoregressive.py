@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Autoregressive, Tokenizer
+from trajgen.core.protocols import Autoregressive, PredictsPrefix, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 
@@ -46,7 +46,7 @@ class AutoregressiveSampler:
             rng: of the draws.
             known_codes: each takes the place of the sampled one, before the next scale is sampled.
         """
-        return self._sample(prior, tokenizer, cond, rng, known_codes, None)
+        return self._sample(prior, tokenizer, cond, rng, known_codes)
 
     def with_likelihood(
         self,
@@ -58,8 +58,52 @@ class AutoregressiveSampler:
     ) -> tuple[Plan, Tensor]:
         """The same, and the log likelihood (B,) of the codes by the prior's own distribution; codes are discrete."""
         likelihoods: list[Tensor] = []
-        plan = self._sample(prior, tokenizer, cond, rng, known_codes, likelihoods)
+
+        def add(span: slice, logits: Tensor, codes: Tensor) -> None:
+            of_codes = logits.float().log_softmax(-1).gather(-1, codes.unsqueeze(-1))
+            likelihoods.append(of_codes.sum((1, 2)))
+
+        plan = self._sample(prior, tokenizer, cond, rng, known_codes, on_codes=add)
         return plan, torch.stack(likelihoods).sum(0)
+
+    def revise(
+        self,
+        prior: Autoregressive,
+        tokenizer: Tokenizer,
+        cond: Cond,
+        codes: Tensor,
+        first: int,
+        rng: Generator | None = None,
+    ) -> tuple[Plan, Tensor]:
+        """Plans whose scales from ``first`` on are drawn anew, and how surprising the coarser codes are.
+
+        The coarser scales take one pass of the prior together, so that a revision costs K - first passes where a plan
+        costs K.
+
+        Args:
+            prior: that is sampled.
+            tokenizer: whose layout gives each scale its input.
+            cond: B present conditions.
+            codes: of the plans that are revised, (B, L).
+            first: number of the first scale that is drawn, from 1 to K - 1; those before it stay.
+            rng: of the draws.
+
+        Returns:
+            The plans, and their surprise (B,): see `trajgen.core.protocols.RevisesCodes`.
+        """
+        count = tokenizer.schedule.spans[first].start
+        surprises: list[Tensor] = []
+
+        def add(span: slice, logits: Tensor, codes: Tensor) -> None:
+            if span.stop <= count:
+                log_probs = logits.float().log_softmax(-1)
+                expected = (log_probs.exp() * log_probs).sum(-1)
+                surprises.append((expected - log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1)).sum(1))
+
+        stays = torch.arange(codes.shape[1], device=codes.device) < count
+        known_codes = KnownCodes(codes, stays.expand(len(codes), -1))
+        plan = self._sample(prior, tokenizer, cond, rng, known_codes, first, add)
+        return plan, torch.stack(surprises).sum(0)
 
     @torch.no_grad()
     def _sample(
@@ -69,26 +113,53 @@ class AutoregressiveSampler:
         cond: Cond,
         rng: Generator | None,
         known_codes: KnownCodes | None,
-        likelihoods: list[Tensor] | None,
+        first: int = 0,
+        on_codes: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> Plan:
-        """Samples scale by scale; ``likelihoods`` takes the log likelihood (B,) of each."""
-        layout = tokenizer.layout
-        cfg_cond = cond.cfg_batch() if self.guidance else cond
-        state, partial_latent = prior.start(cfg_cond), layout.start(len(cond))
+        """Samples scale by scale.
+
+        Args:
+            prior, tokenizer, cond, rng, known_codes: as in `__call__`.
+            first: number of the first scale that is not known in all rows. It and those before it are predicted in one
+                pass, where the prior can.
+            on_codes: called with spans of tokens, their logits (B, n, V) and codes (B, n).
+        """
+        layout, spans = tokenizer.layout, tokenizer.schedule.spans
+        state, partial_latent = prior.start(cond.cfg_batch() if self.guidance else cond), layout.start(len(cond))
         scales: list[Tensor] = []
-        for k, span in enumerate(tokenizer.schedule.spans):
-            x = layout.scale_input(partial_latent, k) if k else None
-            logits = prior.step(torch.cat([x, x]) if self.guidance and x is not None else x, k, state)
-            if self.guidance:
-                conditional, unconditional = logits.chunk(2)
-                logits = conditional + self.guidance * (conditional - unconditional)
+        logits: Tensor | None = None
+        if first and known_codes is not None and isinstance(prior, PredictsPrefix):
+            inputs = []
+            for k, span in enumerate(spans[:first]):
+                scales.append(known_codes.codes[:, span])
+                partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
+                inputs.append(layout.scale_input(partial_latent, k + 1))
+            logits = self._guided(prior.prefix(self._for_prior(torch.cat(inputs, dim=1)), first, state))
+            if on_codes is not None:
+                known = slice(spans[first].start)
+                on_codes(known, logits[:, known], known_codes.codes[:, known])
+            logits = logits[:, spans[first]]
+        for k, span in enumerate(spans[len(scales) :], start=len(scales)):
+            if logits is None:
+                x = self._for_prior(layout.scale_input(partial_latent, k)) if k else None
+                logits = self._guided(prior.step(x, k, state))
             codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
             scales.append(codes if known_codes is None else known_codes.into(codes, span))
-            if likelihoods is not None:
-                of_codes = logits.float().log_softmax(-1).gather(-1, scales[-1].unsqueeze(-1))
-                likelihoods.append(of_codes.sum((1, 2)))
-            partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
+            if on_codes is not None:
+                on_codes(span, logits, scales[-1])
+            partial_latent, logits = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k), None
         return Plan(torch.cat(scales, dim=1), partial_latent)
+
+    def _for_prior(self, x: Tensor) -> Tensor:
+        """Inputs (B, n, C), twice for guidance."""
+        return torch.cat([x, x]) if self.guidance else x
+
+    def _guided(self, logits: Tensor) -> Tensor:
+        """The logits (B, n, V) that are drawn from."""
+        if not self.guidance:
+            return logits
+        conditional, unconditional = logits.chunk(2)
+        return conditional + self.guidance * (conditional - unconditional)
 
 
 @register("sampler", "greedy")
