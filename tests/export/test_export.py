@@ -32,12 +32,10 @@ import numpy as np
 from policy import Policy
 given = np.load(sys.argv[2])
 policy = Policy(threads=1)
-noises = len(policy.description["noise"])
 actions, remaining = [], []
 for step in range(len(given["state"])):
-    due = step % policy.description["replan_interval"] == 0
-    noise = [given[f"noise_{step}_{n}"] for n in range(noises)] if due else None
-    actions.append(policy.act(given["state"][step], given["goal"][step], noise).tolist())
+    noises = [[given[n] for n in given if n.startswith(f"{what}_{step}_")] for what in ("noise", "revision")]
+    actions.append(policy.act(given["state"][step], given["goal"][step], *noises).tolist())
     policy.observe(given["reward"][step])
     remaining.append(policy._remaining.tolist())
 print(json.dumps([actions, remaining]))
@@ -65,7 +63,7 @@ def continuing(past_actions: bool) -> RecedingHorizonPolicy:
     )
 
 
-def policy_of(planner: Any, replan_interval: int) -> RecedingHorizonPolicy:
+def policy_of(planner: Any, replan_interval: int, **options: Any) -> RecedingHorizonPolicy:
     tiny.shake(planner)
     for maps in (
         planner.normalizer.state,
@@ -75,9 +73,31 @@ def policy_of(planner: Any, replan_interval: int) -> RecedingHorizonPolicy:
     ):
         maps.mean.uniform_(0.5, 1.0)
         maps.scale.uniform_(0.5, 2.0)
-    options = PolicyOptions(replan_interval=replan_interval)
     space = replace(tiny.SPACE, state_offset=OFFSET["state"], goal_offset=OFFSET["goal"])
-    return RecedingHorizonPolicy(planner, planner.normalizer, space, options, discount=0.9, chunk=tiny.CHUNK)
+    return RecedingHorizonPolicy(
+        planner,
+        planner.normalizer,
+        space,
+        PolicyOptions(replan_interval=replan_interval, **options),
+        discount=0.9,
+        chunk=tiny.CHUNK,
+    )
+
+
+@pytest.mark.parametrize(("form", "batch", "threshold"), [("onnx", 2, None), ("torch_export", 1, -0.15)])
+def test_it_revises_as_the_policy_that_was_loaded(
+    form: str, batch: int, threshold: float | None, tmp_path: Path
+) -> None:
+    """With a threshold some plans are made before the interval is over."""
+    planner = tiny.ready_planner(return_target="quantile")
+    loaded = policy_of(planner, 5, revise=2, revise_threshold=threshold)
+    plans = []
+    original = loaded._plan_fn
+    loaded._plan_fn = lambda cond, rng: plans.append(int(cond.time[0])) or original(cond, rng)
+    before, after = played(loaded, form, batch, tmp_path, draws=True)
+    assert plans == [0, 5] if threshold is None else len(plans) > 2 and len(plans) < STEPS
+    np.testing.assert_allclose(after[0], before[0], atol=1e-4)
+    np.testing.assert_allclose(after[1], before[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +154,9 @@ def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_
 def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> tuple[Any, Any]:
     """The actions and the remaining returns of a policy, and those of its export under the same noise."""
     out = export(loaded, folder / "exported", format=form, batch=batch)
-    noises = [Draw(one["kind"], tuple(one["shape"])) for one in json.loads((out / "policy.json").read_text())["noise"]]
-    assert bool(noises) == draws
+    description = json.loads((out / "policy.json").read_text())
+    draws_of = {"noise": description["noise"], "revision": (description["revision"] or {}).get("noise", [])}
+    assert bool(draws_of["noise"]) == draws
     rng = np.random.default_rng(0)
     inputs: dict[str, np.ndarray] = {
         "state": rng.normal(size=(STEPS, batch, 4)) + OFFSET["state"],
@@ -146,8 +167,10 @@ def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, d
     loaded.reset(batch=batch)
     actions, remaining = [], []
     for step in range(STEPS):
-        if step % loaded.options.replan_interval == 0:
-            inputs |= {f"noise_{step}_{n}": d.sample(noise, torch.device("cpu")).numpy() for n, d in enumerate(noises)}
+        what = "noise" if bool((loaded._plan_age >= loaded.replan_interval).all()) else "revision"
+        for n, one in enumerate(draws_of[what]):
+            values = Draw(one["kind"], tuple(one["shape"])).sample(noise, torch.device("cpu"))
+            inputs[f"{what}_{step}_{n}"] = values.numpy()
         actions.append(loaded.act({"observation": inputs["state"][step], "desired_goal": inputs["goal"][step]}))
         loaded.observe(inputs["reward"][step], np.zeros(batch, dtype=bool))
         remaining.append(loaded._remaining.numpy())

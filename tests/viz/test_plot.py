@@ -189,8 +189,8 @@ def test_plans_are_recorded_and_nothing_stays_behind(walker: RecedingHorizonPoli
     with record_plans(walker.planner, decode=True) as plans:
         walker.reset()
         np.testing.assert_array_equal(walker.act(observation), expected)
-    ((cond, plan),) = plans
-    assert len(cond) == 1 and plan.trajectory is not None
+    ((cond, plan, first),) = plans
+    assert len(cond) == 1 and plan.trajectory is not None and first == 0
     walker.reset()
     walker.act(observation)
     assert len(plans) == 1 and "plan" not in vars(walker.planner)

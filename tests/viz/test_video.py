@@ -89,6 +89,22 @@ def test_a_film_over_a_map_moves(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.gif"]
 
 
+def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
+    options = dataclasses.replace(walker.options, replan_interval=4, revise=2, revise_interval=2)
+    policy = RecedingHorizonPolicy(
+        walker.planner, walker.normalizer, walker.space, options, discount=walker.discount, chunk=walker.replan_interval
+    )
+    episode = play(policy, walk_env(Painted), 4, every=3)  # of 3 + 4 steps
+    assert [(plan.step, plan.drawn) for plan in episode.plans] == [(0, (1, 3)), (2, (2, 3)), (4, (1, 3)), (6, (2, 3))]
+    assert "revise" not in vars(policy.planner)
+    states = np.linspace(1.2, 2.8, 16, dtype=np.float32).reshape(8, 2)
+    revised = dataclasses.replace(episode, states=states, goal=None, frames=[])
+    frames = write(tmp_path / "revised.gif", revised, every=4, walls=WALLS)
+    plans = [dataclasses.replace(plan, drawn=None) for plan in revised.plans]
+    whole = write(tmp_path / "whole.gif", dataclasses.replace(revised, plans=plans), every=4, walls=WALLS)
+    assert frames[0].shape[0] > whole[0].shape[0]  # a strip below the map
+
+
 def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
     episode = play(walker, walk_env(Painted), 4, every=3)
     limits = np.full(2, -1.0), np.ones(2)

@@ -257,7 +257,7 @@ class Autoregressive(Protocol):
 class PredictsPrefix(Autoregressive, Protocol):
     """A prior that predicts all scales up to one in a single pass, where the codes of the coarser ones are given."""
 
-    def prefix(self, inputs: Tensor, k: int, state: Any) -> Tensor:
+    def predict_prefix(self, inputs: Tensor, k: int, state: Any) -> Tensor:
         """Predictions (B, n, V or C) of scales 1 to k + 1, as their steps would give them.
 
         Args:
@@ -512,8 +512,10 @@ class Planner(Protocol):
 
 
 @runtime_checkable
-class RevisesPlans(Planner, Protocol):
+class RevisesPlans(Protocol):
     """A planner whose plans can be revised: coarse scales stay, finer ones are drawn anew."""
+
+    return_target: ReturnTarget
 
     def check_revision(self, first: int) -> None:
         """Raises a `ConfigError` if its parts cannot draw the scales from number ``first`` on anew."""

@@ -1,4 +1,4 @@
-"""Disturbances of evaluation episodes: pushes, goals that move, noise in what is observed; the same for every policy."""
+"""Disturbances of evaluation episodes, the same for every policy: pushes, goals that move, noise in the observation."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Kind:
 KINDS = {
     "push": Kind(
         10.0,
-        f"every {PUSH_EVERY} steps the body is pushed for {PUSH_STEPS} steps in a random direction, with {{size:g}} times "
-        "its weight",
+        f"every {PUSH_EVERY} steps the body is pushed for {PUSH_STEPS} steps in a random direction, with {{size:g}} "
+        "times its weight",
         PUSH_EVERY,
         PUSH_STEPS,
     ),
@@ -120,8 +120,8 @@ def disturbed(
 
 
 def _moves_freely(body: Any) -> bool:
-    model = getattr(body, "model", None)
-    return hasattr(body, "data") and len(getattr(model, "jnt_type", ())) > 0 and model.jnt_type[0] in JOINTS_OF_BODIES
+    joints: Any = getattr(getattr(body, "model", None), "jnt_type", ())
+    return hasattr(body, "data") and len(joints) > 0 and joints[0] in JOINTS_OF_BODIES
 
 
 def _refusal(kind: str, env: Any, expected: str) -> ConfigError:

@@ -14,7 +14,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.planning import PlanFn, ReviseFn, plan_step, revision_step
 from trajgen.core.types import Codes, Cond, Plan
 from trajgen.export.plan_module import (
-    CODES,
+    PREVIOUS_CODES,
     SURPRISE,
     PlanModule,
     RevisionModule,
@@ -64,7 +64,7 @@ def revise_fn(backend: Backend, planner: Any, first: int) -> ReviseFn:
     programs = _programs(backend, RevisionModule(planner, first))
 
     def revise(cond: Cond, codes: Codes, rng: Generator | None) -> tuple[Tensor, Plan, Tensor]:
-        outputs = programs(cond_tensors(cond) | {CODES: codes}, rng)
+        outputs = programs(cond_tensors(cond) | {PREVIOUS_CODES: codes}, rng)
         return *plan_from(outputs), outputs[SURPRISE]
 
     return revise

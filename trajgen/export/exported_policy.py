@@ -171,7 +171,11 @@ def _onnx(folder: Path, name: str, threads: int | None) -> Any:
     if name != "act":
         revises = name == "revise"
         draws = description["revision"]["noise"] if revises else description["noise"]
-        names = [*description["inputs"], *(["codes"] if revises else []), *(f"noise_{n}" for n in range(len(draws)))]
+        names = [
+            *description["inputs"],
+            *(["previous_codes"] if revises else []),
+            *(f"noise_{n}" for n in range(len(draws))),
+        ]
     used = {node.name for node in session.get_inputs()}
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -189,7 +193,7 @@ def _torch(folder: Path, name: str, threads: int | None) -> Any:
         torch.set_num_threads(threads)
     program = torch.export.load(folder / f"{name}.pt2").module()
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-    inputs = {"plan": description["inputs"], "revise": [*description["inputs"], "codes"]}
+    inputs = {"plan": description["inputs"], "revise": [*description["inputs"], "previous_codes"]}
     names = inputs.get(name, description["outputs"])
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:

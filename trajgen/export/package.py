@@ -17,8 +17,8 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Cond, Space
 from trajgen.export import exported_policy
 from trajgen.export.plan_module import (
-    CODES,
     PAST,
+    PREVIOUS_CODES,
     TARGET_RETURN,
     PlanModule,
     RevisionModule,
@@ -131,12 +131,12 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     revision: dict[str, Any] | None = None
     if policy.options.revise is not None:
         revise = RawPlanModule(RevisionModule(planner, policy.options.revise - 1).eval())
-        codes = {CODES: outputs[CODES]}
+        codes = {PREVIOUS_CODES: outputs["codes"]}
         revise_draws = required_noise(revise.module, plan.normalized(inputs) | codes)
         revise_noise = [draw.sample(None, torch.device("cpu")) for draw in revise_draws]
         with torch.no_grad():
             revise_outputs = list(revise(inputs | codes, revise_noise))
-        names = [*inputs, CODES, *(f"noise_{number}" for number in range(len(revise_noise)))]
+        names = [*inputs, PREVIOUS_CODES, *(f"noise_{number}" for number in range(len(revise_noise)))]
         programs["revise"] = traced(revise, (inputs | codes, revise_noise)), names, revise_outputs
         revision = {
             "interval": policy.options.revise_interval,

@@ -15,7 +15,7 @@ from trajgen.export.randomness import Draw, RecordDraws, ReplayNoise
 
 Tensors = dict[str, Tensor]
 PAST = "past_"
-CODES = "codes"
+PREVIOUS_CODES = "previous_codes"
 TARGET_RETURN = "target_return"
 SURPRISE = "surprise"
 
@@ -64,7 +64,7 @@ class PlanModule(nn.Module):
 
 
 class RevisionModule(PlanModule):
-    """A revision of plans (`trajgen.core.planning.revision_step`) of tensors, the plans' ``codes`` among the inputs.
+    """A revision (`trajgen.core.planning.revision_step`) of tensors, the plans' ``previous_codes`` among the inputs.
 
     Args:
         planner: satisfies `trajgen.core.protocols.RevisesPlans`.
@@ -77,8 +77,8 @@ class RevisionModule(PlanModule):
 
     def sample(self, inputs: Tensors, rng: Generator | None = None) -> Tensors:
         """The target returns, the parts of the plan, and the surprise (B,)."""
-        cond = cond_from({name: value for name, value in inputs.items() if name != CODES})
-        returns, plan, surprise = revision_step(self.planner, self.first, cond, inputs[CODES], rng)
+        cond = cond_from({name: value for name, value in inputs.items() if name != PREVIOUS_CODES})
+        returns, plan, surprise = revision_step(self.planner, self.first, cond, inputs[PREVIOUS_CODES], rng)
         return {TARGET_RETURN: returns, **_parts(plan), SURPRISE: surprise}
 
 

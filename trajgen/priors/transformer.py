@@ -150,7 +150,7 @@ class TransformerPrior(nn.Module):
         scale = k if len(state.parts) > 1 else 0
         return self._predict(tokens, state.parts[scale], state.final[scale], state)
 
-    def prefix(self, inputs: Tensor, k: int, state: DecodeState) -> Tensor:
+    def predict_prefix(self, inputs: Tensor, k: int, state: DecodeState) -> Tensor:
         """Predictions (B, n, V or C) of scales 1 to k + 1 in one pass, as their steps would give them.
 
         Args:

@@ -134,7 +134,7 @@ class AutoregressiveSampler:
                 scales.append(known_codes.codes[:, span])
                 partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
                 inputs.append(layout.scale_input(partial_latent, k + 1))
-            logits = self._guided(prior.prefix(self._for_prior(torch.cat(inputs, dim=1)), first, state))
+            logits = self._guided(prior.predict_prefix(self._for_prior(torch.cat(inputs, dim=1)), first, state))
             if on_codes is not None:
                 known = slice(spans[first].start)
                 on_codes(known, logits[:, known], known_codes.codes[:, known])

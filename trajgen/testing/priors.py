@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trajgen.core.protocols import Autoregressive, Denoising, HasVelocity
+from trajgen.core.protocols import Autoregressive, Denoising, HasVelocity, PredictsPrefix
 from trajgen.core.types import Cond
 from trajgen.testing.common import predict
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require, require_losses, require_shape
@@ -163,6 +163,14 @@ def teacher_forcing(fixture: Fixture) -> None:
                 f"Teacher-forced logits of scale {k + 1} differ from the stepwise ones by {difference:.2g}.",
                 look=f"step(): at scale {k + 1} it must see what logits() sees, the scales before it and its input",
             )
+            if isinstance(prior, PredictsPrefix) and k:
+                prefix = prior.predict_prefix(example.inputs[:, : inputs.stop], k, prior.start(example.cond))
+                same = prefix.shape == forced[:, : span.stop].shape
+                require(
+                    same and torch.allclose(prefix, forced[:, : span.stop], atol=1e-4),
+                    f"predict_prefix() of scales 1 to {k + 1} differs from the teacher-forced logits.",
+                    look="predict_prefix(): the mask between scales, and the condition of each scale",
+                )
 
 
 @contract("no scale sees the inputs of finer ones", "prior")

@@ -39,7 +39,7 @@ def draw_attention(path: Path, run: Run, seeds: range) -> bool:
     for name, planner in planners.items():
         with record_plans(planner) as plans:
             run.policy.preview(observations)
-        shares[name] = attention_between_scales(planner, *plans[0])
+        shares[name] = attention_between_scales(planner, plans[0].cond, plans[0].plan)
     attention_figure(path, shares, {name: planner.tokenizer.schedule for name, planner in planners.items()})
     return True
 

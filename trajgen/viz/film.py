@@ -36,6 +36,7 @@ Update = Callable[[int], object]
 
 DPI = 100
 MAP = 4.6, 5.2  # inches of a frame with a map
+RASTER = 0.9  # inches of the strip that shows which scales were drawn when
 SCENE = 4.2  # inches of a rendered frame's side
 CURVES = 3.6  # inches of the curves beside it
 MOST_CURVES = 4
@@ -91,10 +92,11 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
 
 @dataclass(frozen=True)
 class TimedPlan:
-    """A plan made at a step of the episode: the states (T, S) after each scale, coarse to fine."""
+    """A plan made or revised at a step of the episode: the states (T, S) after each scale, coarse to fine."""
 
     step: int
     scales: list[NDArray[np.float32]]
+    drawn: tuple[int, int] | None = None  # the numbers of the first and the last scale that were drawn, from 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class PlayedEpisode:
     goal: NDArray[np.float32] | None  # (G,)
     plans: list[TimedPlan]
     frames: list[Frame] = field(repr=False)  # of steps 0, every, 2 every, …; none where nothing was rendered
+
+    @property
+    def shows_revisions(self) -> bool:
+        """Whether a plan was revised."""
+        return any(plan.drawn is not None and plan.drawn[0] > 1 for plan in self.plans)
 
     def plan_at(self, step: int) -> TimedPlan | None:
         """The plan that is followed at a step."""
@@ -164,9 +171,11 @@ def play(
             fix=f"seed=N of another, or its beginning alone: steps={max(1, step)}",
         )
     plans = []
-    for number, (cond, plan) in enumerate(records):
+    for number, (cond, plan, first) in enumerate(records):
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
-        plans.append(TimedPlan(number * policy.replan_interval, [x[0] for x in states.values()]))
+        step = number * policy.replan_interval if cond.time is None else int(cond.time[0])
+        drawn = (first + 1, planner.tokenizer.schedule.scales) if policy.options.revise is not None else None
+        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn))
     plans = [plan for plan in plans if plan.scales]
     frames = env.frames if isinstance(env, FrameRecorder) else []
     return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
@@ -223,7 +232,7 @@ def write_film(
     """
     returns = np.concatenate([[0.0], episode.rewards.cumsum()])
     steps = range(0, len(episode.states), every)
-    size = MAP
+    size = MAP[0], MAP[1] + RASTER * episode.shows_revisions
     if walls is None:
         height = SCENE * episode.frames[0].shape[0] / episode.frames[0].shape[1]
         size = SCENE + CURVES * bool(episode.plans), max(height, 3.0) + 0.4
@@ -234,7 +243,10 @@ def write_film(
             ax, update = _scene_view(figure, episode, every, stride, limits)
         with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
             for step in steps:
-                ax.set_title(f"step {step:4d}   return {returns[step]:.1f}", loc="left", fontfamily="monospace")
+                title = f"step {step:4d}   return {returns[step]:.1f}"
+                if episode.shows_revisions and (plan := episode.plan_at(step)) is not None and plan.drawn is not None:
+                    title += f"\nscales {plan.drawn[0]} to {plan.drawn[1]} drawn at step {plan.step}"
+                ax.set_title(title, loc="left", fontfamily="monospace")
                 update(step)
                 writer.grab_frame()
     return len(steps)
@@ -253,7 +265,12 @@ def _writer(path: Path, fps: Any) -> Any:
 
 
 def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any, Update]:
-    ax = figure.subplots()
+    if episode.shows_revisions:
+        ax, raster = figure.subplots(2, height_ratios=[MAP[1], RASTER])
+        draw_raster(raster, episode)
+        cursor = raster.axvline(0, color=INK, lw=0.8)
+    else:
+        ax, cursor = figure.subplots(), None
     draw_maze(ax, walls)
     (trail,) = ax.plot([], [], color=LINES[0], lw=2.4, solid_capstyle="round", zorder=3, label="path")
     (now,) = ax.plot([], [], "o", color="white", mec=INK, mew=1.5, ms=8, zorder=6, label="now")
@@ -269,6 +286,8 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
     def update(step: int) -> None:
         trail.set_data(*episode.states[: step + 1, :2].T)
         now.set_data(*episode.states[step : step + 1, :2].T)
+        if cursor is not None:
+            cursor.set_xdata([step, step])
         if (plan := episode.plan_at(step)) is not None:
             points = plan.scales[-1][:, :2]
             line.set_data(*points.T)
@@ -277,6 +296,20 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
             coarse.set_data(*np.concatenate([gap, *(p for scale in plan.scales[:-1] for p in (scale[:, :2], gap))]).T)
 
     return ax, update
+
+
+def draw_raster(ax: Any, episode: PlayedEpisode) -> None:
+    """Draws which scales were drawn at which step: a bar from the first to the last of them."""
+    plans = [plan for plan in episode.plans if plan.drawn is not None]
+    for color, label, bars in (
+        (LINES[0], "whole plan", [plan for plan in plans if plan.drawn and plan.drawn[0] == 1]),
+        (LINES[1], "revision", [plan for plan in plans if plan.drawn and plan.drawn[0] > 1]),
+    ):
+        first, last = [np.array([plan.drawn[end] for plan in bars if plan.drawn]) for end in (0, 1)]
+        ax.vlines([plan.step for plan in bars], first - 0.4, last + 0.4, color=color, lw=1.2, label=label)
+    ax.set(xlim=(-1, len(episode.states)), xlabel="step", ylabel="scale")
+    ax.set_yticks(range(1, 1 + max(plan.drawn[1] for plan in plans if plan.drawn)))
+    ax.invert_yaxis()
 
 
 def _scene_view(

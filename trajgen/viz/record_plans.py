@@ -4,32 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from torch import Generator
+    from torch import Generator, Tensor
 
-    from trajgen.core.types import Cond, Plan
+    from trajgen.core.types import Codes, Cond, Plan
+
+
+class RecordedPlan(NamedTuple):
+    """Plans that were made at once, with their conditions."""
+
+    cond: Cond
+    plan: Plan
+    first: int = 0
+    """Number of the first scale that was drawn; above 0 where plans were revised."""
 
 
 @contextmanager
-def record_plans(planner: Any, *, decode: bool = False) -> Iterator[list[tuple[Cond, Plan]]]:
-    """Records every plan that ``planner`` makes within the block, with its condition.
+def record_plans(planner: Any, *, decode: bool = False) -> Iterator[list[RecordedPlan]]:
+    """Records every plan that ``planner`` makes or revises within the block.
 
     Args:
         planner: satisfies `trajgen.core.protocols.Planner`.
         decode: whether trajectories are decoded even where acting does not need them.
     """
-    plans: list[tuple[Cond, Plan]] = []
+    plans: list[RecordedPlan] = []
     original, decode_always = planner.plan, decode
+    revise_original: Any = getattr(planner, "revise", None)
 
     def plan(cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         result: Plan = original(cond, rng, decode=decode or decode_always)
-        plans.append((cond, result))
+        plans.append(RecordedPlan(cond, result))
         return result
 
+    def revise(
+        codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+    ) -> tuple[Plan, Tensor]:
+        result, surprise = revise_original(codes, cond, first, rng, decode=decode or decode_always)
+        plans.append(RecordedPlan(cond, result, first))
+        return result, surprise
+
     planner.plan = plan
+    if revise_original is not None:
+        planner.revise = revise
     try:
         yield plans
     finally:
         del planner.plan  # the class's method is behind it
+        if revise_original is not None:
+            del planner.revise

@@ -55,8 +55,9 @@ class Run:
     def eval_env(self) -> EvalEnv:
         """Its evaluation environment; raises a DataError if its data set, which names it, is not on this machine."""
         from trajgen.envs.eval_env import make_eval_env
+        from trajgen.evaluation.disturbance import disturb
 
-        return make_eval_env(self.config.data)
+        return disturb(make_eval_env(self.config.data), self.config.evaluation)
 
     @cached_property
     def data(self) -> DataRange | None:
