@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,10 +33,9 @@ class Message:
         return "\n".join([self.rule, *(f"  {name + ':':<9} {rendered}" for name, rendered in self.parts)])
 
     @property
-    def entry(self) -> str:
-        """What the page has of it: the rule, by which it is looked up, and the fix."""
-        fix = dict(self.parts).get("fix", HOLE)
-        return self.rule if fix == HOLE else f"{self.rule}\n  fix: {fix}"
+    def fix(self) -> str:
+        """What to type or change; a hole where that depends on the moment alone."""
+        return dict(self.parts).get("fix", HOLE)
 
 
 def classes() -> dict[str, str]:
@@ -107,8 +106,8 @@ An error that you can correct says what is wrong and, where the sentence does no
 traceback. An unknown command or flag ends with the usage and exit code 2, an interruption with 130. In Python each is
 an exception of one of the classes below, with the attributes `rule`, `expected`, `got` and `fix`.
 
-Listed are the sentences and the fixes. `…` stands for a name, a number or a path; `|` stands between alternatives.
-`python tests/docs/error_page.py` makes this page from the code.
+Listed are the sentences that come with a fix; several can share one. `…` stands for a name, a number or a path, and `|`
+stands between alternatives. `python tests/docs/error_page.py` makes this page from the code.
 
 """
 
@@ -116,19 +115,20 @@ Listed are the sentences and the fixes. `…` stands for a name, a number or a p
 def page() -> str:
     """The page as the code has it now."""
     docs = classes()
-    listed: defaultdict[str, list[str]] = defaultdict(list)
+    listed: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(PACKAGE.rglob("*.py")):
         for message in messages(path, docs):
-            if message.entry not in listed[message.error]:
-                listed[message.error].append(message.entry)
+            if HOLE not in (message.fix, message.rule):
+                listed[message.error][message.fix][message.rule] = None
     return HEAD + "\n".join(_section(error, doc, listed[error]) for error, doc in docs.items())
 
 
-def _section(error: str, doc: str, entries: list[str]) -> str:
+def _section(error: str, doc: str, rules: Mapping[str, Iterable[str]]) -> str:
     text = f"## {error}\n\n{_marked(doc)}"
     if error == COMPOSING:
         return f"{text}\nRaised before data are read wherever possible, and printed with what to type instead.\n"
-    return f"{text}\n" + ("\n```text\n{}\n```\n".format("\n".join(entries)) if entries else "")
+    lines = [line for fix, them in rules.items() for line in (*them, f"  fix: {fix}")]
+    return f"{text}\n" + ("\n```text\n{}\n```\n".format("\n".join(lines)) if lines else "")
 
 
 def _marked(text: str) -> str:

@@ -58,16 +58,15 @@ def test_a_message_that_is_met_is_read_from_the_code() -> None:
         assert any(pattern.fullmatch(text) for pattern in expected), text
 
 
-def test_the_page_has_what_is_raised_with_its_fix(tmp_path: Path) -> None:
+def test_the_page_has_what_is_raised_with_its_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     listed = error_page.PAGE.read_text(encoding="utf-8")
     with pytest.raises(CheckpointError) as missing:
         load_policy(tmp_path)
-    with pytest.raises(DataError) as pictures:
-        from_arrays(
-            "mine/pictures-v0",
-            [{"observations": np.zeros((3, 8, 8, 3)), "actions": np.zeros((2, 1)), "rewards": [0, 0]}],
-        )
-    for error in (missing.value, pictures.value):
+    episode = {"observations": np.zeros((3, 4)), "actions": np.array([[0], [1]]), "rewards": [0, 0]}
+    with pytest.raises(DataError) as discrete:
+        from_arrays("mine/discrete-v0", [episode])
+    for error in (missing.value, discrete.value):
         section = listed.partition(f"## {type(error).__name__}\n")[2].partition("\n## ")[0]
         lines = [re.escape(line).replace(error_page.HOLE, ".*") for line in section.splitlines()]
         for text in (error.rule, f"  fix: {error.fix}"):
