@@ -73,14 +73,14 @@ class FieldConditioner(nn.Module):
     def forward(self, cond: Cond) -> Tensor:
         """Embeddings (B, K, E), or (B, 1, E) where all scales see the same."""
         values = {"state": cond.state, "return": cond.returns.unsqueeze(-1), "goal": cond.goal}
-        cond_mask = cond.cond_mask
+        cond_mask, count = cond.cond_mask, len(cond.state)
         if self.training and self.dropout:
-            keep = torch.rand(len(cond), device=cond.state.device) >= self.dropout
+            keep = torch.rand(count, device=cond.state.device) >= self.dropout
             cond_mask = keep if cond_mask is None else keep & cond_mask
         total: Tensor | None = None
         for name in self.fields:
             value = values[name]
-            missing = self.missing[name].expand(len(cond), -1)
+            missing = self.missing[name].expand(count, -1)
             embedded = missing if value is None else self.embed[name](value)
             if cond_mask is not None and name in self.optional:
                 embedded = torch.where(cond_mask.unsqueeze(-1), embedded, missing)
@@ -89,4 +89,4 @@ class FieldConditioner(nn.Module):
                 sees_return = torch.arange(self.scales, device=embedded.device) < self.return_scales
                 embedded = torch.where(sees_return[None, :, None], embedded, missing.unsqueeze(1))
             total = embedded if total is None else total + embedded
-        return self.mix(cond.state.new_zeros(len(cond), 1, self.width) if total is None else total)
+        return self.mix(cond.state.new_zeros(count, 1, self.width) if total is None else total)

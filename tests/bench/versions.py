@@ -26,8 +26,13 @@ def work(compiled: bool) -> None:
     from trajgen import experiments
     from trajgen.config import compose
     from trajgen.data.windows import Windows, fit_normalizer
-    from trajgen.engine.device import autocast, seed_step
+    from trajgen.engine.device import autocast
     from trajgen.engine.optimization import Optimization
+
+    try:
+        from trajgen.engine.step import seed_step
+    except ModuleNotFoundError:  # before 0.2
+        from trajgen.engine.device import seed_step
 
     config, device = compose(WORDS), torch.device("cpu")
     episodes = experiments.load_episodes(config, Console(quiet=True))
@@ -53,9 +58,10 @@ def work(compiled: bool) -> None:
             seed_step(0, number)
             with autocast(device, config.engine.precision):
                 loss = stage.loss(batch)["total"]
-            optimization.zero_grad()
+            optimization.optimizer.zero_grad()
             loss.backward()
-            optimization.step(min(number, 900))
+            optimization.schedule(min(number, 900))
+            optimization.update()
         print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
 
 

@@ -19,6 +19,7 @@ import tiny
 import trajgen
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.step import TrainingStep
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
@@ -59,16 +60,16 @@ def training_step() -> set[tuple[str, str]]:
             Console(quiet=True),
         )
         called: set[tuple[str, str]] = set()
-        step = training._step
+        take_step = TrainingStep.__call__
 
-        def profiled(*arguments: Any) -> Any:
+        def profiled(self: TrainingStep, number: int, step: int, timer: Any) -> Any:
             result: list[Any] = []
-            functions = functions_called(lambda: result.append(step(*arguments)))
-            if arguments[0].name == "prior" and arguments[4]:
+            functions = functions_called(lambda: result.append(take_step(self, number, step, timer)))
+            if self.stage.name == "prior" and step:
                 called.update(functions)
             return result[0]
 
-        with mock.patch.object(training, "_step", profiled):
+        with mock.patch.object(TrainingStep, "__call__", profiled):
             training.run()
     return called
 

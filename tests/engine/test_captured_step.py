@@ -18,8 +18,8 @@ from trajgen.core.errors import TrainingError
 from trajgen.core.types import Batch
 from trajgen.engine import captured_step
 from trajgen.engine.captured_step import CapturedStep, copy_batch
-from trajgen.engine.device import Timer
 from trajgen.engine.optimization import Optimization
+from trajgen.engine.step import Timer, TrainingStep
 
 
 class Graph:
@@ -73,9 +73,10 @@ def test_a_step_is_the_loop_s_own(device: None, tmp_path: Path, monkeypatch: pyt
     training = toys.training(tmp_path)
     stage = training.stages[0]
     optimization = Optimization(training.model, stage, training.settings[0], 20)
+    take_step = TrainingStep(stage, optimization, training.source, 8, 7, nullcontext())
     for number in range(8):
         values = {k: v.clone() for k, v in run.steps(number)[0].items()}
-        expected = training._step(stage, optimization, training.source, 8, number, number, run.timer)
+        expected = take_step(number, number, run.timer)
         assert values.keys() == expected.keys()
         for name in values:
             torch.testing.assert_close(values[name], expected[name])

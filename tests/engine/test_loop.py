@@ -18,9 +18,10 @@ from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metr
 
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Stage
-from trajgen.engine.device import PARTS, check_compiler
+from trajgen.engine.device import check_compiler
 from trajgen.engine.loop import StoppedError, Training
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.step import PARTS
 from trajgen.experiments.starting import stages_of
 from trajgen.nn.low_rank import add_adapters
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch, ParameterGroup, Stage
-from trajgen.engine.device import autocast, choose_device, seed_step
-from trajgen.engine.optimization import Optimization, split
+from trajgen.engine.device import autocast, choose_device
+from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.step import seed_step, split
 
 
 def make(steps: int = 100, model: nn.Module | None = None, **changes: Any) -> tuple[Any, Optimization]:
@@ -27,9 +28,10 @@ def make(steps: int = 100, model: nn.Module | None = None, **changes: Any) -> tu
 
 
 def take_step(optimization: Optimization, loss: Tensor, number: int) -> Tensor:
-    optimization.zero_grad()
+    optimization.optimizer.zero_grad()
     loss.backward()
-    return optimization.step(number)
+    optimization.schedule(number)
+    return optimization.update()
 
 
 def rate(optimization: Optimization, step: int) -> float:
@@ -67,12 +69,13 @@ def test_groups_have_rates_of_their_own() -> None:
     settings = StageOptions(lr=0.1, optimizer="sgd", warmup=0.0, ema_decay=0.0, grad_clip=0.0, weight_decay=0.0)
     optimization = Optimization(model, stage, settings, 10)
     for number, expected in ((0, 0.1), (5, 0.1 + 0.001 + 0.099 / 2)):
-        optimization.zero_grad()
+        optimization.optimizer.zero_grad()
         for parameter in model:
             parameter.grad = torch.ones(1)
         for group in optimization.optimizer.param_groups:
             group.update(momentum=0.0, nesterov=False)
-        optimization.step(number)
+        optimization.schedule(number)
+        optimization.update()
         assert [p.item() for p in model] == pytest.approx([-expected, -expected / 2, 0.0])
     assert len(stage.trained) == 3 and [group.lr_scale for group in stage.groups] == [1.0, 0.5, 0.0]
 
@@ -129,8 +132,9 @@ def test_a_target_network_is_averaged_and_kept() -> None:
     for step in range(4):
         with torch.no_grad():
             model.online.weight.fill_(step + 1.0)
-        optimization.zero_grad()
-        optimization.step(step)
+        optimization.optimizer.zero_grad()
+        optimization.schedule(step)
+        optimization.update()
         decay = (0.0, 0.0, 1 - 2 ** (-2 / 3), 1 - 3 ** (-2 / 3))[step]  # below 0.6: the average forgets its start
         online = decay * online + (1 - decay) * (step + 1.0)
         target = decay * target + (1 - decay) * (0.5, 1.25, 2.125, 3.0625)[step]
@@ -202,7 +206,6 @@ def test_micro_batches_make_up_the_batch() -> None:
     for name in ("states", "mask", "goals", "time"):
         joined = torch.stack([getattr(part, name) for part in parts], 1).flatten(0, 1)
         assert torch.equal(joined, getattr(batch, name))
-    assert split(batch, 0, 1) is batch
     assert batch.first(4) == 4 and [part.first(4) for part in parts] == [2, 2, 2]  # rounded up
 
 
@@ -216,7 +219,7 @@ def test_means_of_micro_batches_make_up_the_mean_of_the_batch() -> None:
         return batch.mask
 
     def means(batch: Batch, errors: Tensor) -> Tensor:
-        mapped = batch.map(lambda b: replace(b, mask=b.mask[:, ::2]))
+        mapped = batch.transform(lambda b: replace(b, mask=b.mask[:, ::2]))
         first = errors[: len(errors) // 2]
         return torch.stack([batch.mean(errors, real), batch.mean(first, real), mapped.mean(errors[:, ::2], real)])
 

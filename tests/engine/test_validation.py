@@ -16,9 +16,9 @@ from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Losses, Stage
 from trajgen.engine.checkpoint import Checkpoints
-from trajgen.engine.device import seed_step
 from trajgen.engine.loop import VAL_BATCHES, StoppedError, Training
 from trajgen.engine.options import StageOptions
+from trajgen.engine.step import seed_step
 from trajgen.experiments import dry_run
 
 

@@ -24,9 +24,10 @@ from torch.profiler import ProfilerActivity, profile
 from trajgen import experiments
 from trajgen.bench.timing import machine, synchronize
 from trajgen.config import compose
-from trajgen.engine.device import Timer, choose_device, prefer_fast_matmul
+from trajgen.engine.device import choose_device, prefer_fast_matmul
 from trajgen.engine.loop import Training
 from trajgen.engine.optimization import Optimization
+from trajgen.engine.step import Timer
 
 WARM_UP = 6
 """Steps before those that are measured; a captured step is captured within them."""

@@ -15,9 +15,10 @@ from trajgen.bench.request import BenchRequest
 from trajgen.bench.timing import Timing
 from trajgen.core.protocols import Source
 from trajgen.core.types import Batch, Stage
-from trajgen.engine.device import autocast, prefer_fast_matmul, seed_step, synchronize
+from trajgen.engine.device import autocast, prefer_fast_matmul, synchronize
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
+from trajgen.engine.step import seed_step
 from trajgen.viz.tables import Table
 
 if TYPE_CHECKING:
@@ -75,11 +76,12 @@ def time_stages(
         optimization = Optimization(planner, stage, settings, steps + WARM_UP)
         times = []
         for step in range(steps + WARM_UP):
-            optimization.zero_grad()
+            optimization.optimizer.zero_grad()
             batch, data = _timed(device, source.batch, step, settings.batch_size)
             loss, forward = _timed(device, _loss, stage, batch, step, options.precision)
             _, backward = _timed(device, loss.backward)
-            _, optimizer = _timed(device, optimization.step, step)
+            optimization.schedule(step)
+            _, optimizer = _timed(device, optimization.update)
             times.append((data, forward, backward, optimizer))
         parts = {part: Timing(values) for part, values in zip(PARTS, zip(*times[WARM_UP:], strict=True), strict=True)}
         yield StageTiming(stage.name, settings.batch_size, parts)

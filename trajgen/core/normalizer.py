@@ -85,18 +85,16 @@ class PowerAffine(Affine):
 
     def fit(self, values: Tensor) -> None:
         """Takes mean and scale from values (n,), after the power."""
-        super().fit(self._signed_power(values.reshape(-1, 1), self.power))
+        values = values.reshape(-1, 1)
+        super().fit(values.sign() * values.abs().pow(self.power))
 
     def forward(self, values: Tensor) -> Tensor:
-        return (self._signed_power(values, self.power) - self.mean) / self.scale
+        return (values.sign() * values.abs().pow(self.power) - self.mean) / self.scale
 
     def inverse(self, values: Tensor) -> Tensor:
         """Normalized values to the data's units, any shape."""
-        return self._signed_power(values * self.scale + self.mean, 1.0 / self.power)
-
-    @staticmethod
-    def _signed_power(values: Tensor, power: float) -> Tensor:
-        return values.sign() * values.abs().pow(power)
+        values = values * self.scale + self.mean
+        return values.sign() * values.abs().pow(1.0 / self.power)
 
 
 class Normalizer(nn.Module):

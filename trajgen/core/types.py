@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +64,18 @@ class GoalSampling:
     """Probability of what any step of the data reaches."""
 
 
+class Record:
+    """A dataclass of tensors, and of records of them, whose first axis is that of windows, conditions or plans."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The record with ``change`` applied to each of its tensors."""
+        values = {name: value for name, value in vars(self).items() if isinstance(value, (Tensor, Record))}
+        changed = {name: change(v) if isinstance(v, Tensor) else v.map(change) for name, v in values.items()}
+        return replace(self, **changed)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
-class Transitions:
+class Transitions(Record):
     """The environment steps of the chunks of a batch, for learning values: from ``Batch.chunk_states`` on.
 
     Of Q goals the first is the window's own; Q is 1 where the data have no goals, or rewards that do not follow from
@@ -78,18 +88,9 @@ class Transitions:
     mask: Tensor  # (B, H) bool: real steps, also those after the arrival at the window's goal
     goals: Tensor | None  # (B, Q, G) normalized
 
-    def head(self, windows: int) -> Transitions:
-        """Those of the first ``windows`` windows."""
-        return self.map(lambda values: values[:windows])
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Transitions:
-        """The transitions with ``change`` applied to each of their tensors."""
-        tensors = {f.name: change(v) for f in fields(self) if (v := getattr(self, f.name)) is not None}
-        return replace(self, **tensors)
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Record):
     """A batch of windows on the training device, normalized.
 
     A window holds T points, M environment steps apart; the chunk holds the first H environment steps of the window
@@ -146,23 +147,21 @@ class Batch:
             real: from a batch to what counts in it (B, ·): ``lambda batch: batch.mask``.
         """
         full_batch = self.full_batch or self
-        per_window = real(full_batch).sum() / len(full_batch)
+        per_window = real(full_batch).sum() / len(full_batch.states)
         return (errors * real(self)[: len(errors)]).sum() / (per_window * len(errors)).clamp(min=1)
 
-    def map(self, change: Callable[[Batch], Batch]) -> Batch:
+    def transform(self, change: Callable[[Batch], Batch]) -> Batch:
         """The batch with ``change`` applied to it, and to the batch of which it is a share."""
         return replace(change(self), full_batch=None if self.full_batch is None else change(self.full_batch))
 
     def head(self, windows: int) -> Batch:
         """The first ``windows`` windows as a batch of their own."""
-        tensors = {f.name: v[:windows] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        transitions = None if self.transitions is None else self.transitions.head(windows)
-        return replace(self, **tensors, transitions=transitions, full_batch=None)
+        return replace(self, full_batch=None).map(lambda values: values[:windows])
 
     def first(self, windows: int) -> int:
         """How many of the first ``windows`` windows of the full batch are in this share of it."""
         full_batch = self.full_batch or self
-        return -(-windows * len(self) // len(full_batch))
+        return -(-windows * len(self.states) // len(full_batch.states))
 
     def condition(self) -> Cond:
         """What is known when a plan is made at the window's first point."""
@@ -170,7 +169,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Cond:
+class Cond(Record):
     """What a plan is conditioned on: the current state, the target return-to-go, the goal."""
 
     state: Tensor  # (B, S)
@@ -182,16 +181,6 @@ class Cond:
 
     def __len__(self) -> int:
         return self.state.shape[0]
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Cond:
-        """The condition with ``change`` applied to each of its tensors."""
-
-        def changed(record: Any) -> dict[str, Any]:
-            values = {f.name: getattr(record, f.name) for f in fields(record)}
-            return {name: change(v) for name, v in values.items() if isinstance(v, Tensor)}
-
-        past = None if self.past is None else replace(self.past, **changed(self.past))
-        return replace(self, **changed(self), past=past)
 
     def unconditional(self) -> Cond:
         """The same condition, not given: what classifier-free guidance compares with."""

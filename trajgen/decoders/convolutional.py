@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Cond
-from trajgen.nn.conv import ConvDecoder, doublings
-from trajgen.nn.layers import mlp
+from trajgen.nn.layers import ConvDecoder, doublings, mlp
 
 
 class _Decoder(nn.Module):
@@ -142,22 +141,19 @@ class AdapterDecoder(_Decoder):
 
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D) without the adapters: the tokenizer's decoder D(f̂, R_0)."""
-        return self.network(latent, self._base_bias(cond))
+        bias = None if self.base_embed is None else self.base_embed(cond.returns.unsqueeze(-1))
+        return self.network(latent, bias)
 
     def forward(self, latent: Tensor, cond: Cond) -> Tensor:
         """Latent (B, N, C) to trajectory (B, T, D): D′(Z, R_0)."""
         x = self.network.head(latent.transpose(1, 2))
-        bias = self._base_bias(cond)
-        if bias is not None:
-            x = x + bias.unsqueeze(-1)
+        if self.base_embed is not None:
+            x = x + self.base_embed(cond.returns.unsqueeze(-1)).unsqueeze(-1)
         values = [*([cond.returns.unsqueeze(-1)] if self.returns else []), *([cond.state] if self.state else [])]
         embedded = self.embed(torch.cat(values, dim=-1)) if self.embed is not None else x.new_zeros(())
         for level, adapter, level_embed in zip(self.network.levels, self.adapters, self.level_embed, strict=True):
             x = adapter(level(x), (embedded + level_embed).expand(len(x), -1))
         return self.network.tail(x).transpose(1, 2)
-
-    def _base_bias(self, cond: Cond) -> Tensor | None:
-        return None if self.base_embed is None else self.base_embed(cond.returns.unsqueeze(-1))
 
 
 @register("decoder", "state_conditioned")

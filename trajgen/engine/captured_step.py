@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from trajgen.core.errors import TrainingError
 from trajgen.core.protocols import Source, drawn_on_device
 from trajgen.core.types import Stage
-from trajgen.engine.device import Timer, is_out_of_memory, seed_step
+from trajgen.engine.device import is_out_of_memory
 from trajgen.engine.optimization import Optimization
+from trajgen.engine.step import Timer, seed_step
 
 WARM_UP = 3
 """Steps before the capture, in which kernels are chosen and the optimizer's state is made."""
@@ -102,7 +103,7 @@ class CapturedStep:
     def _gradients(self) -> None:
         """Computes the losses, and leaves their gradients at the parameters."""
         batch = self._batch if self._on_device is None else self._on_device.draw(self.batch_size)
-        self.optimization.zero_grad()
+        self.optimization.optimizer.zero_grad()
         with self.autocast:
             losses = self.stage.loss(batch)
         losses["total"].backward()

@@ -1,11 +1,10 @@
-"""The device: its choice and precision, the time that parts of a step take on it, and random numbers by step."""
+"""The device: its choice, its precision and its memory."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
@@ -14,12 +13,6 @@ from typing import Any
 import torch
 
 from trajgen.core.errors import ConfigError
-
-SEED_RANGE = 2**63
-INDEX_STRIDE = 3_266_489_917
-"""Distance of the seeds of two micro-batches; 256 of them have no seed in common in 10^7 steps."""
-PARTS = ("data", "forward", "backward", "optimizer", "logging")
-"""Parts of a step that are timed; logging includes validation and checkpoints."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -90,14 +83,6 @@ def check_compiler() -> None:
         )
 
 
-def seed_step(seed: int, step: int, index: int = 0) -> None:
-    """Makes all random numbers of a micro-batch a function of seed, step and its index, so that no state is saved."""
-    number = (seed * 1_000_003 + step * 7_919 + 12_345 + index * INDEX_STRIDE) % SEED_RANGE
-    torch.default_generator.manual_seed(number)  # torch.manual_seed takes 0.7 ms where CUDA is not initialized
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(number)
-
-
 def synchronize(device: torch.device) -> None:
     """Waits until the device has finished all its work."""
     if device.type == "cuda":
@@ -122,41 +107,3 @@ def fits_into_memory(device: torch.device, what: str) -> Iterator[None]:
             got=f"{device}: {str(error).splitlines()[0]}",
             fix="end what else uses the device's memory, a smaller model, or device=cpu",
         ) from error
-
-
-class Timer:
-    """Sums up the seconds of the parts of steps without waiting for the device.
-
-    On CUDA the host runs ahead, so parts are marked by events in the device's queue, and read when a line is logged,
-    where the losses are waited for anyway. Logging is measured on the host's clock.
-
-    Args:
-        device: that computes.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        self._cuda = device.type == "cuda"
-        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Counts what is done within it as ``name``, one of `PARTS`."""
-        if self._cuda and name != "logging":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            yield
-            end.record()
-            self._events.append((name, begin, end))
-        else:
-            start = time.perf_counter()
-            yield
-            self.seconds[name] += time.perf_counter() - start
-
-    def read(self) -> dict[str, float]:
-        """Seconds so far, as ``seconds/PART``."""
-        for name, begin, end in self._events:
-            end.synchronize()
-            self.seconds[name] += begin.elapsed_time(end) / 1e3
-        self._events.clear()
-        return {f"seconds/{name}": value for name, value in self.seconds.items()}

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -20,12 +19,11 @@ from trajgen.core.protocols import Source, source_of
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
-from trajgen.engine.device import Timer, autocast, is_out_of_memory, prefer_fast_matmul, seed_step, synchronize
+from trajgen.engine.device import autocast, is_out_of_memory, prefer_fast_matmul, synchronize
 from trajgen.engine.distributed import (
     StopSignal,
     SyncedCounters,
     all_reduce_mean,
-    all_reduce_sum,
     broadcast,
     broadcast_decision,
     broadcast_model,
@@ -33,13 +31,13 @@ from trajgen.engine.distributed import (
     is_main_process,
     lost_peers,
     raise_together,
-    rank,
     world_size,
 )
 from trajgen.engine.loggers import VAL_TOTAL, Logger, MetricsLog, open_loggers, stage_progress
-from trajgen.engine.optimization import Optimization, split
+from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.pace import Pace, busy_machine
+from trajgen.engine.step import Timer, TrainingStep, seed_step
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
 VAL_BATCHES = 4
@@ -82,7 +80,7 @@ class Training:
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.settings = self.options.of(self.stages)
-        self.world_size, self.rank = world_size(), rank()
+        self.world_size = world_size()
         self.options.check_batch_sizes(self.stages, self.world_size)
         self.autocast = autocast(self.device, self.options.precision)
         if not is_main_process():
@@ -238,47 +236,14 @@ class Training:
         self, stage: Stage, optimization: Optimization, batch_size: int
     ) -> Callable[[int, int, Timer], dict[str, Tensor]]:
         """What takes a step of a stage."""
-        source = source_of(stage, self.source)
+        arguments = stage, optimization, source_of(stage, self.source), batch_size, self.seed, self.autocast
         if not self.options.cuda_graph or not optimization.capturable or self.world_size * self.options.accumulate > 1:
-            return partial(self._step, stage, optimization, source, batch_size)
-        report = self.console.print
-        return CapturedStep(stage, optimization, source, batch_size, self.seed, self.autocast, self.model, report)
-
-    def _step(
-        self,
-        stage: Stage,
-        optimization: Optimization,
-        source: Source,
-        batch_size: int,
-        number: int,
-        step: int,
-        timer: Timer,
-    ) -> dict[str, Tensor]:
-        """Takes step ``step`` of the stage, step ``number`` of all; returns losses and the norm of the gradient."""
-        with timer.part("data"):
-            batch = source.batch(number, batch_size)
-        values: dict[str, Tensor] = {}
-        count = self.world_size * self.options.accumulate
-        optimization.zero_grad()
-        for index in range(self.rank, count, self.world_size):
-            seed_step(self.seed, number, index)
-            with timer.part("forward"), self.autocast:
-                losses = stage.loss(split(batch, index, count))
-            with timer.part("backward"):
-                (losses["total"] / count).backward()
-            values = {k: v.detach() + values[k] if values else v.detach() for k, v in losses.items()}
-        if self.options.accumulate > 1:
-            values = {k: v / self.options.accumulate for k, v in values.items()}
-        with timer.part("optimizer"):
-            if self.world_size > 1:
-                all_reduce_sum(optimization.gradients())
-            if stage.after_step is not None:
-                seed_step(self.seed, number)  # whatever it draws is the same on all processes
-            return {**values, "gradient_norm": optimization.step(step)}
+            return TrainingStep(*arguments, self.options.accumulate)
+        return CapturedStep(*arguments, self.model, self.console.print)
 
     def _end_stage(self, optimization: Optimization) -> None:
         """Leaves the averaged weights in the model."""
-        optimization.zero_grad()
+        optimization.optimizer.zero_grad()
         optimization.swap_ema()
         self.model.eval()
 

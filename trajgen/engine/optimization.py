@@ -1,9 +1,8 @@
-"""One stage's optimizer, learning rate and moving average of weights, and the micro-batches of its gradients."""
+"""One stage's optimizer, learning rate and moving average of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,12 @@ import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Stage
 from trajgen.engine.options import StageOptions
 from trajgen.engine.storage import check_state, under
 
-FULL_BATCH = "full_batch"
 FLOOR = 1e-2
 """Of the peak learning rate: where warm-up begins and the cosine ends."""
 
@@ -74,43 +71,37 @@ class Optimization:
             t_in_epochs=False,
         )
         moved = None if stage.after_step is not None else self.parameters
-        self.ema = EMA(model, options.ema_decay, moved) if options.ema_decay else None
+        self.ema = EMA(model, moved) if options.ema_decay else None
+        self.ema_decay, self._ema_weight = options.ema_decay, 1.0
         # A CUDA graph reads numbers that change with the step from the device.
         self._rates = [torch.zeros((), device=device) for _ in self.optimizer.param_groups]
-        self._weight = torch.zeros((), device=device)
-
-    def zero_grad(self) -> None:
-        """Drops the gradients of the step before."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self._ema_weight_on_device = torch.zeros((), device=device)
 
     def gradients(self) -> list[Tensor]:
         """The gradients of the parameters that have one."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
-    def step(self, number: int) -> Tensor:
-        """Takes step ``number`` of the stage: optimizer, ``after_step``, EMA; returns the gradient's norm."""
-        self.schedule(number)
-        return self.update()
-
     def schedule(self, number: int) -> None:
-        """Sets the learning rates, and the weight of the new values in the moving average, of step ``number``."""
+        """Sets the learning rates, and the weight of the new values in the moving average, of step ``number``.
+
+        The decay rises with the step as in timm, 1 - step^(-2/3), so that the average forgets its start.
+        """
         self.scheduler.step_update(number)
-        if self.ema is not None:
-            self.ema.decay_of_step = self.ema.decay_at(number)
+        self._ema_weight = 1 - min(self.ema_decay, 1 - number ** -(2 / 3)) if number > 1 else 1.0
         if self.capturable:
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate.fill_(group["lr"])
-            self._weight.fill_(1 - self.ema.decay_of_step if self.ema is not None else 0.0)
+            self._ema_weight_on_device.fill_(self._ema_weight)
 
     def update(self) -> Tensor:
-        """Takes a step by what `schedule` set; returns the norm of the gradient."""
+        """Takes a step by what `schedule` set: optimizer, ``after_step``, EMA; returns the norm of the gradient."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.max_norm)
         self.optimizer.step()
         if self.stage.after_step is not None:
             with torch.no_grad():
                 self.stage.after_step()
         if self.ema is not None:
-            self.ema.update(self._weight if self.capturable else None)
+            self.ema.update(self._ema_weight_on_device if self.capturable else self._ema_weight)
         return norm
 
     def swap_ema(self) -> None:
@@ -153,73 +144,49 @@ class Optimization:
 class EMA:
     """The exponential moving average of what a stage changes in a model's state; the rest stays as it is.
 
-    By torch's own function: timm's ModelEmaV3 keeps a second model, and in every step looks up and averages all of its
-    state. The decay rises with the step as in timm, so that the average forgets its start.
+    By torch's own functions: timm's ModelEmaV3 keeps a second model, and in every step looks up and averages all of its
+    state.
 
     Args:
         model: whose buffers and parameters are averaged.
-        decay: reached in the end.
         parameters: those that change; None for all, where ``after_step`` may move any (target networks).
     """
 
-    def __init__(self, model: nn.Module, decay: float, parameters: Iterable[nn.Parameter] | None = None) -> None:
-        self.decay, self.decay_of_step = decay, 0.0
+    def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter] | None = None) -> None:
         changing = None if parameters is None else {id(p) for p in parameters}
         named = dict(model.named_parameters(remove_duplicate=False))
         state = model.state_dict()
         self.constant = {name for name, p in named.items() if changing is not None and id(p) not in changing}
         self.averages = {name: value.clone() for name, value in state.items() if name not in self.constant}
+        self._model = model
         self._parameters = {name: p for name, p in named.items() if name in self.averages}
         # Buffers are looked up at each step: a module may assign another tensor.
         names = {name: name.rpartition(".") for name in self.averages if name not in named}
         self._buffers = {name: (model.get_submodule(module), buffer) for name, (module, _, buffer) in names.items()}
 
-    def _state(self) -> dict[str, Tensor]:
-        return {**self._parameters, **{name: getattr(*owner) for name, owner in self._buffers.items()}}
-
-    def decay_at(self, step: int) -> float:
-        """The decay of step ``step``: 1 - step^(-2/3), up to ``decay``."""
-        return min(self.decay, 1 - step ** -(2 / 3)) if step > 1 else 0.0
-
     @torch.no_grad()
-    def update(self, weight: Tensor | None = None) -> None:
-        """Moves the averages towards the state by ``weight``, or by ``decay_of_step``; integers are copied."""
+    def update(self, weight: float | Tensor) -> None:
+        """Moves the averages towards the state by ``weight``; integers are copied."""
+        state = {**self._parameters, **{name: getattr(*owner) for name, owner in self._buffers.items()}}
         averages, values = [], []
-        for name, value in self._state().items():
+        for name, value in state.items():
             if value.is_floating_point():
                 averages.append(self.averages[name])
                 values.append(value)
             else:
                 self.averages[name].copy_(value)
-        if weight is None:
-            get_ema_multi_avg_fn(self.decay_of_step)(averages, values, 0)
-        else:
+        if isinstance(weight, Tensor):  # which no lerp takes without waiting for the device
             differences = torch._foreach_sub(values, averages)
             torch._foreach_mul_(differences, weight)
             torch._foreach_add_(averages, differences)
+        else:
+            torch._foreach_lerp_(averages, values, weight)
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges state and averages in place."""
-        for name, value in self._state().items():
-            before = value.clone()
-            value.copy_(self.averages[name])
-            self.averages[name].copy_(before)
-
-
-def split(batch: Any, index: int, count: int) -> Any:
-    """Micro-batch ``index`` of ``count``: the windows index, index + count, … of a batch.
-
-    So the first m windows of a batch are the first m / count of each micro-batch. Of a dataclass all tensors are split;
-    its field ``full_batch`` gets the batch.
-    """
-    if count == 1:
-        return batch
-    if torch.is_tensor(batch):
-        return batch[index::count]
-    if is_dataclass(batch):
-        names = [f.name for f in fields(batch)]
-        parts = {name: split(getattr(batch, name), index, count) for name in names if name != FULL_BATCH}
-        replaced: Any = replace  # its annotation does not accept what is_dataclass does
-        return replaced(batch, **parts, **({FULL_BATCH: batch} if FULL_BATCH in names else {}))
-    return batch
+        for name, value in self._model.state_dict().items():
+            if name in self.averages:
+                before = value.clone()
+                value.copy_(self.averages[name])
+                self.averages[name].copy_(before)

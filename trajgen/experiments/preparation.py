@@ -30,7 +30,8 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
     Its weights are fresh and its normalizer that of the episodes, but for what ``config.init`` gives.
     """
     from trajgen.data.windows import Windows, fit_normalizer
-    from trajgen.engine.device import fits_into_memory, seed_step
+    from trajgen.engine.device import fits_into_memory
+    from trajgen.engine.step import seed_step
 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)

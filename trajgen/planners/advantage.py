@@ -10,7 +10,7 @@ from trajgen.core.protocols import HasAdvantage
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, GoalSampling, Losses, Stage
 from trajgen.planners.direct import DirectPlanner
-from trajgen.planners.latent import critic_stage, inverse_errors
+from trajgen.planners.latent import critic_stage, inverse_loss
 
 
 @register("planner", "advantage")
@@ -67,7 +67,6 @@ class AdvantagePlanner(DirectPlanner):
 
     def policy_loss(self, batch: Batch) -> Losses:
         """The weighted errors of the chunks' actions, and the mean weight."""
-        errors = inverse_errors(self.action, batch, self.embed(batch.condition()))  # (B, H)
         weight = (self.beta * self.critic.advantage(batch)).exp().clamp(max=self.max_weight)
-        total = batch.mean(errors * weight.unsqueeze(1), lambda each: each.chunk_mask)
+        total = inverse_loss(self.action, batch, self.embed(batch.condition()), weight)
         return {"total": total, "action": total, "weight": weight.mean()}

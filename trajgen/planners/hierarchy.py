@@ -225,7 +225,7 @@ class HierarchicalPlanner(nn.Module):
 
 
 def _loss_of_level(loss: Callable[[Batch], Losses], level_batch: Callable[[Batch], Batch], batch: Batch) -> Losses:
-    return loss(batch.map(level_batch))
+    return loss(batch.transform(level_batch))
 
 
 class ChainedActions(nn.Module):

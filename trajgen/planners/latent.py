@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -50,6 +50,8 @@ class LatentPlanner(nn.Module):
     """
 
     history = 0
+    condition: Callable[[Batch], Cond] = staticmethod(Batch.condition)
+    """What is known of windows when a plan for them is made."""
 
     def __init__(
         self,
@@ -111,10 +113,6 @@ class LatentPlanner(nn.Module):
             *([] if self.critic is None else [critic_stage(self.critic)]),
         ]
 
-    def condition(self, batch: Batch) -> Cond:
-        """What is known of windows when a plan for them is made."""
-        return batch.condition()
-
     def tokenizer_loss(self, batch: Batch) -> Losses:
         """The tokenizer's losses, with the decoder's base."""
         cond = self.condition(batch)
@@ -137,15 +135,20 @@ class LatentPlanner(nn.Module):
         end_to_end = trains_head and self.end_to_end
         if end_to_end or self.condition_weight:
             needed = slice(None) if end_to_end else rows
-            generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]))
+            generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]), decode=end_to_end)
         if trains_head:
-            plan = self._readable(generated, cond) if end_to_end else Plan(encoding.codes, encoding.latent, x)
+            plan = generated if end_to_end else Plan(encoding.codes, encoding.latent, x)
             losses["inverse"] = inverse_loss(self.action, batch, plan)
             total = total + self.inverse_weight * losses["inverse"]
         if self.condition_weight:
-            cond = cond.map(lambda values: values[rows])
-            losses["condition"] = self._condition_loss(generated.latent[rows], cond)
-            losses["reconstruction"] = self._reconstruction_loss(batch, x[rows], encoding.latent[rows], cond)
+            cond, latent = cond.map(lambda values: values[rows]), generated.latent[rows]
+            # L_cond: the decoded plan starts as the condition says. That constrains the first point alone, so that the
+            # reconstruction has to keep D′ a decoder.
+            residuals = list(self.condition_residuals(self.decoder(latent, cond), cond).values())
+            square = torch.cat(residuals, dim=-1).square() if residuals else latent.new_zeros(())
+            losses["condition"] = square.mean()
+            error = (self.decoder(encoding.latent[rows], cond) - x[rows]).square().mean(-1)
+            losses["reconstruction"] = batch.mean(error, lambda batch: batch.mask)
             total = total + self.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
 
@@ -176,38 +179,28 @@ class LatentPlanner(nn.Module):
             plan = Plan(encoding.codes, encoding.latent, x)
             if self.end_to_end:
                 _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
-                plan = self._readable(self._generated(prediction, cond), cond)
+                plan = self._generated(prediction, cond, decode=True)
         total = inverse_loss(self.action, batch, plan)
         return {"total": total, "inverse": total}
 
-    def _generated(self, prediction: Tensor, cond: Cond) -> Plan:
-        """Relaxed samples of teacher-forced logits (B, L, V), or continuous predictions (B, L, C), as plans."""
+    def _generated(self, prediction: Tensor, cond: Cond, *, decode: bool) -> Plan:
+        """Relaxed samples of teacher-forced logits (B, L, V), or continuous predictions (B, L, C), as plans.
+
+        With ``decode`` they have a trajectory if the action head reads it.
+        """
         codes, layout = self._relaxed_codes(prediction), self.tokenizer.layout
         if self.sampled_prefixes:
             inputs = layout.inputs(self.tokenizer.vectors(codes.detach()))
             codes = self._relaxed_codes(self.prior.logits(inputs, cond))
         ids = codes if self.tokenizer.vocabulary is None else codes.argmax(-1)
-        return Plan(ids, layout.latent(self.tokenizer.vectors(codes)))
-
-    def _readable(self, plan: Plan, cond: Cond) -> Plan:
-        """The plan, decoded where the action head reads the trajectory."""
-        return replace(plan, trajectory=self.decoder(plan.latent, cond)) if self.action.reads_trajectory else plan
+        latent = layout.latent(self.tokenizer.vectors(codes))
+        return Plan(ids, latent, self.decoder(latent, cond) if decode and self.action.reads_trajectory else None)
 
     def _relaxed_codes(self, prediction: Tensor) -> Tensor:
         """One-hot samples (B, L, V) with the gradient of a softmax; continuous codes (B, L, C) as they are."""
         if self.tokenizer.vocabulary is None:
             return prediction
         return F.gumbel_softmax(prediction.float(), tau=self.gumbel_temperature, hard=True)
-
-    def _condition_loss(self, latent: Tensor, cond: Cond) -> Tensor:
-        """L_cond: the decoded plan starts as the condition says."""
-        residuals = self.condition_residuals(self.decoder(latent, cond), cond).values()
-        return torch.cat(list(residuals), dim=-1).square().mean() if residuals else latent.new_zeros(())
-
-    def _reconstruction_loss(self, batch: Batch, x: Tensor, latent: Tensor, cond: Cond) -> Tensor:
-        """Keeps D′ a decoder: L_cond constrains the first point alone."""
-        error = (self.decoder(latent, cond) - x).square().mean(-1)
-        return batch.mean(error, lambda batch: batch.mask)
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
@@ -306,19 +299,22 @@ def critic_stage(critic: Critic) -> Stage:
 
 def action_noise(action: Any, cond: Cond, rng: Generator | None) -> Tensor | None:
     """The noise of a plan's actions, for an action head that samples them."""
-    return action.noise(len(cond), rng, cond.state.device) if isinstance(action, SamplesActions) else None
+    return action.noise(len(cond.state), rng, cond.state.device) if isinstance(action, SamplesActions) else None
 
 
-def inverse_loss(action: Any, batch: Batch, plan: Plan) -> Tensor:
-    """L_inv over the real steps of the chunk: the mean of `inverse_errors`."""
-    return batch.mean(inverse_errors(action, batch, plan), lambda batch: batch.chunk_mask)
+def inverse_loss(action: Any, batch: Batch, plan: Plan, weight: Tensor | None = None) -> Tensor:
+    """L_inv: the mean error of a chunk's actions, over its real steps.
 
-
-def inverse_errors(action: Any, batch: Batch, plan: Plan) -> Tensor:
-    """The errors (B, H) of a chunk's actions: the head's own ``loss``, or the mean squared errors of its actions."""
-    steps = batch.chunk_states.shape[1]
-    offsets = torch.arange(steps, device=batch.states.device).expand(len(batch), -1)
+    Args:
+        action: a head; its own ``loss`` is the error, or the mean square of its actions' errors.
+        batch: of B windows.
+        plan: B plans for them.
+        weight: of each window (B,); None weighs all alike.
+    """
+    windows, steps = batch.chunk_states.shape[:2]
+    offsets = torch.arange(steps, device=batch.states.device).expand(windows, -1)
     if isinstance(action, HasActionLoss):
-        return action.loss(plan, batch.chunk_states, offsets, batch.chunk_actions)
-    errors: Tensor = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
-    return errors
+        errors = action.loss(plan, batch.chunk_states, offsets, batch.chunk_actions)
+    else:
+        errors = (action(plan, batch.chunk_states, offsets) - batch.chunk_actions).square().mean(-1)
+    return batch.mean(errors if weight is None else errors * weight.unsqueeze(1), lambda batch: batch.chunk_mask)

@@ -16,7 +16,7 @@ from trajgen.core.protocols import HasStateValue
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Plan, Stage
 from trajgen.nn.layers import columns
-from trajgen.planners.latent import action_noise, critic_stage, inverse_errors, return_target_stage
+from trajgen.planners.latent import action_noise, critic_stage, inverse_loss, return_target_stage
 
 
 @register("planner", "subgoals")
@@ -108,19 +108,22 @@ class SubgoalPlanner(nn.Module):
         errors = (predicted - (subgoals - cond.state)).square().mean(-1)
         with torch.no_grad():
             advantage = self._value(subgoals, cond.goal) - self._value(cond.state, cond.goal)
-        return self._weighted(batch, errors.unsqueeze(1), advantage, lambda each: each.mask[:, :1])
+        weight = self._weight(advantage)
+        total = batch.mean((errors * weight).unsqueeze(1), lambda batch: batch.mask[:, :1])
+        return {"total": total, "weight": weight.mean()}
 
     def low_loss(self, batch: Batch) -> Losses:
         """The weighted errors of the actions that lead to the subgoals."""
         subgoals = batch.states[:, self.subgoal]
-        errors = inverse_errors(self.action, batch, self.low.embed(replace(batch.condition(), goal=subgoals)))
         transitions = batch.transitions
         if transitions is None:
             raise ValueError("the low level learns from batches with transitions")
         with torch.no_grad():
             goals = self._goal_of(subgoals)
             advantage = self._value(transitions.next_states[:, -1], goals) - self._value(batch.states[:, 0], goals)
-        return self._weighted(batch, errors, advantage, lambda each: each.chunk_mask)
+        weight = self._weight(advantage)
+        plan = self.low.embed(replace(batch.condition(), goal=subgoals))
+        return {"total": inverse_loss(self.action, batch, plan, weight), "weight": weight.mean()}
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
@@ -152,8 +155,6 @@ class SubgoalPlanner(nn.Module):
             value: Tensor = self.critic.value(states, goals)
             return value
 
-    def _weighted(self, batch: Batch, errors: Tensor, advantage: Tensor, real: Callable[[Batch], Tensor]) -> Losses:
-        """The mean of errors (B, ·) that weigh exp(β A) by advantages (B,)."""
-        weight = (self.beta * advantage).exp().clamp(max=self.max_weight)
-        total = batch.mean(errors * weight.unsqueeze(1), real)
-        return {"total": total, "weight": weight.mean()}
+    def _weight(self, advantage: Tensor) -> Tensor:
+        """exp(β A) of advantages (B,), bounded."""
+        return (self.beta * advantage).exp().clamp(max=self.max_weight)

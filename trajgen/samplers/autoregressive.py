@@ -125,7 +125,7 @@ class AutoregressiveSampler:
             on_codes: called with spans of tokens, their logits (B, n, V) and codes (B, n).
         """
         layout, spans = tokenizer.layout, tokenizer.schedule.spans
-        state, partial_latent = prior.start(cond.cfg_batch() if self.guidance else cond), layout.start(len(cond))
+        state, partial_latent = prior.start(cond.cfg_batch() if self.guidance else cond), layout.start(len(cond.state))
         scales: list[Tensor] = []
         logits: Tensor | None = None
         if first and known_codes is not None and isinstance(prior, PredictsPrefix):

@@ -219,9 +219,7 @@ def perturb(module: nn.Module, amount: float = 0.2) -> nn.Module:
 
 def select(batch: Batch, rows: slice | list[int]) -> Batch:
     """Some windows of a batch."""
-    changes: Any = {name: value[rows] for name, value in vars(batch).items() if isinstance(value, Tensor)}
-    transitions = None if batch.transitions is None else batch.transitions.map(lambda values: values[rows])
-    return replace(batch, **changes, transitions=transitions)
+    return batch.map(lambda values: values[rows])
 
 
 def input_spans(lengths: tuple[int, ...]) -> Iterator[tuple[int, slice, slice]]:

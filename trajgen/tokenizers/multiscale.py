@@ -15,7 +15,7 @@ from trajgen.core.checks import check_range
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses
-from trajgen.nn.conv import ConvEncoder, doublings
+from trajgen.nn.layers import ConvEncoder, doublings
 from trajgen.tokenizers.layouts import layout_of
 from trajgen.tokenizers.quantizers import build_quantizer
 
