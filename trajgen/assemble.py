@@ -77,7 +77,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         window: the shape of its windows.
 
     Returns:
-        A module that satisfies `trajgen.core.protocols.Planner`, with the ``normalizer`` of the data in it.
+        A module that satisfies `trajgen.core.planning.Planner`, with the ``normalizer`` of the data in it.
 
     Raises:
         ConfigError: for a composition that cannot work.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trajgen.core.errors import ConfigError, DataError
-from trajgen.core.protocols import Policy
+from trajgen.core.planning import Policy
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
 from trajgen.envs import pointmaze

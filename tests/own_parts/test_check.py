@@ -76,7 +76,7 @@ def test_all_missing_members_are_listed_at_once() -> None:
     class Bare:
         schedule, code_dim, vocabulary = None, 4, "12"
 
-    missing = testing.common.missing_members(Bare(), testing.common.PROTOCOLS["tokenizer"])
+    missing = testing.registration.missing_members(Bare(), testing.registration.PROTOCOLS["tokenizer"])
     methods = ["encode()", "vectors()", "known_codes()", "loss()", "after_step()", "usage()"]
     assert missing[: len(methods)] == methods
     attributes = {word.partition(":")[0] for word in missing[len(methods) :] if not word.startswith("layout.")}

@@ -13,7 +13,7 @@ from torch import Tensor
 from trajgen import experiments
 from trajgen.bench.request import BenchRequest
 from trajgen.bench.timing import Timing
-from trajgen.core.protocols import Source
+from trajgen.core.sources import Source
 from trajgen.core.types import Batch, Stage
 from trajgen.engine.device import autocast, prefer_fast_matmul, synchronize
 from trajgen.engine.optimization import Optimization

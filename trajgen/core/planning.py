@@ -1,19 +1,117 @@
-"""One planning step, and one revision of plans, as every policy takes them."""
+"""Planners and policies, and one planning step and one revision of plans, as every policy takes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Generator, Tensor
 
-from trajgen.core.protocols import Planner, RevisesPlans
-from trajgen.core.types import Codes, Cond, Plan
+from trajgen.core.protocols import ActionHead, Decoder
+from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
+
+Observation = Any
+"""What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
 
 PlanFn = Callable[[Cond, Generator | None], tuple[Tensor, Plan]]
 """From conditions whose ``returns`` are what remains, and a generator, to the target returns (B,) and plans."""
 ReviseFn = Callable[[Cond, Codes, Generator | None], tuple[Tensor, Plan, Tensor]]
 """The same for the codes of plans that are revised; gives their surprise (B,) too."""
+
+
+class ReturnTarget(Protocol):
+    """The target return-to-go when acting."""
+
+    def __call__(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
+        """Normalized target return-to-go (B,).
+
+        Args:
+            state: normalized states (B, S).
+            goal: normalized goals (B, G).
+            remaining: what is left (B,) of the first target after the rewards received, normalized; not a
+                number at an episode's first plan.
+        """
+        ...
+
+    def loss(self, batch: Batch) -> Losses:
+        """Losses of a learnt target; empty for a fixed one."""
+        ...
+
+
+class Planner(Protocol):
+    """A composition that can be trained, stage by stage, and then makes plans."""
+
+    action: ActionHead
+    return_target: ReturnTarget
+    history: int
+    """How many of the last points a plan continues (`Cond.past`); 0 for the current state alone."""
+
+    def stages(self) -> list[Stage]:
+        """What is trained, in order."""
+        ...
+
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out."""
+        ...
+
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """How the plan grew, for pictures: trajectories (B, T, D) by what was known, coarse to fine; perhaps none."""
+        ...
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """How far trajectories (B, T, D) start from the condition, per field: state (B, S), return (B, 1)."""
+        ...
+
+
+@runtime_checkable
+class RevisesPlans(Protocol):
+    """A planner whose plans can be revised: coarse scales stay, finer ones are drawn anew."""
+
+    return_target: ReturnTarget
+
+    def check_revision(self, first: int) -> None:
+        """Raises a `ConfigError` if its parts cannot draw the scales from number ``first`` on anew."""
+        ...
+
+    def revise(
+        self, codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+    ) -> tuple[Plan, Tensor]:
+        """Plans for the present conditions (B, ·) whose scales before ``first`` are those of ``codes`` (B, L).
+
+        Returns:
+            The plans, and the surprise (B,) of the codes that stay (`RevisesCodes.revise`).
+        """
+        ...
+
+
+@runtime_checkable
+class DecodesLatents(Protocol):
+    """A planner whose plans are decoded from a latent."""
+
+    decoder: Decoder
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Acts in one environment or in a batch of them.
+
+    ``reset(batch=n)`` starts n episodes, ``reset(ids=[...])`` restarts some of them, ``reset()`` one
+    unbatched episode. Observations, rewards and actions are batched exactly if ``batch`` was given.
+    """
+
+    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
+        """Starts one episode, ``batch`` of them, or those of the batch with these numbers anew."""
+        ...
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """The action (A,) or actions (B, A) for an observation, in the environment's units."""
+        ...
+
+    def observe(self, reward: Any, done: Any) -> None:
+        """Is told the reward of the last action and whether the episode is over: a number each, or (B,)."""
+        ...
 
 
 def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tuple[Tensor, Plan]:

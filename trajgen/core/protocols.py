@@ -5,85 +5,14 @@ Shapes are those of `trajgen.core.types`. A continuous component has ``vocabular
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Encoding, GoalSampling, KnownCodes, Losses, Plan, Stage
-
-Observation = Any
-"""What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """Acts in one environment or in a batch of them.
-
-    ``reset(batch=n)`` starts n episodes, ``reset(ids=[...])`` restarts some of them, ``reset()`` one
-    unbatched episode. Observations, rewards and actions are batched exactly if ``batch`` was given.
-    """
-
-    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
-        """Starts one episode, ``batch`` of them, or those of the batch with these numbers anew."""
-        ...
-
-    def act(self, observation: Observation) -> np.ndarray:
-        """The action (A,) or actions (B, A) for an observation, in the environment's units."""
-        ...
-
-    def observe(self, reward: Any, done: Any) -> None:
-        """Is told the reward of the last action and whether the episode is over: a number each, or (B,)."""
-        ...
-
-
-class Source(Protocol):
-    """Gives the batch of a step: a pure function of seed, step and rank."""
-
-    def batch(self, step: int, size: int, rank: int = 0) -> Batch:
-        """The ``size`` windows of a step; the same ones at every call."""
-        ...
-
-
-@runtime_checkable
-class DrawsTransitions(Protocol):
-    """A source whose batches can carry `Batch.transitions`."""
-
-    def with_transitions(self, sampling: GoalSampling) -> Source:
-        """The same source, whose batches carry the transitions of the goals that ``sampling`` says."""
-        ...
-
-
-def source_of(stage: Stage, source: Source) -> Source:
-    """The source of a stage's batches: with transitions where the stage needs them, and the source has any."""
-    if stage.transitions is None or not isinstance(source, DrawsTransitions):
-        return source
-    return source.with_transitions(stage.transitions)
-
-
-@runtime_checkable
-class DrawsOnDevice(Protocol):
-    """A source whose batch can be drawn within a CUDA graph: ``batch`` is ``seed_draw``, then ``draw``."""
-
-    generator: Generator
-    on_device: bool
-    """Whether ``draw`` works on the device alone, without the host."""
-
-    def seed_draw(self, step: int, rank: int = 0) -> None:
-        """Seeds ``generator`` for the batch of a step."""
-        ...
-
-    def draw(self, size: int) -> Batch:
-        """``size`` windows by the generator's random numbers alone."""
-        ...
-
-
-def drawn_on_device(source: Source) -> DrawsOnDevice | None:
-    """The source, if its batches can be drawn within a CUDA graph."""
-    return source if isinstance(source, DrawsOnDevice) and source.on_device else None
+from trajgen.core.types import Batch, Codes, Cond, Encoding, GoalSampling, KnownCodes, Losses, Plan
 
 
 class View(Protocol):
@@ -458,75 +387,3 @@ class HasCritic(Protocol):
     """A sampler that chooses among plans by a critic, which its planner trains."""
 
     critic: Critic | None
-
-
-class ReturnTarget(Protocol):
-    """The target return-to-go when acting."""
-
-    def __call__(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
-        """Normalized target return-to-go (B,).
-
-        Args:
-            state: normalized states (B, S).
-            goal: normalized goals (B, G).
-            remaining: what is left (B,) of the first target after the rewards received, normalized; not a
-                number at an episode's first plan.
-        """
-        ...
-
-    def loss(self, batch: Batch) -> Losses:
-        """Losses of a learnt target; empty for a fixed one."""
-        ...
-
-
-@runtime_checkable
-class DecodesLatents(Protocol):
-    """A planner whose plans are decoded from a latent."""
-
-    decoder: Decoder
-
-
-class Planner(Protocol):
-    """A composition that can be trained, stage by stage, and then makes plans."""
-
-    action: ActionHead
-    return_target: ReturnTarget
-    history: int
-    """How many of the last points a plan continues (`Cond.past`); 0 for the current state alone."""
-
-    def stages(self) -> list[Stage]:
-        """What is trained, in order."""
-        ...
-
-    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
-        """Plans for the conditions (B, ·); without ``decode`` the trajectory is left out."""
-        ...
-
-    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """How the plan grew, for pictures: trajectories (B, T, D) by what was known, coarse to fine; perhaps none."""
-        ...
-
-    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """How far trajectories (B, T, D) start from the condition, per field: state (B, S), return (B, 1)."""
-        ...
-
-
-@runtime_checkable
-class RevisesPlans(Protocol):
-    """A planner whose plans can be revised: coarse scales stay, finer ones are drawn anew."""
-
-    return_target: ReturnTarget
-
-    def check_revision(self, first: int) -> None:
-        """Raises a `ConfigError` if its parts cannot draw the scales from number ``first`` on anew."""
-        ...
-
-    def revise(
-        self, codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
-    ) -> tuple[Plan, Tensor]:
-        """Plans for the present conditions (B, ·) whose scales before ``first`` are those of ``codes`` (B, L).
-
-        Returns:
-            The plans, and the surprise (B,) of the codes that stay (`RevisesCodes.revise`).
-        """
-        ...

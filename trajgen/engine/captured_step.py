@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgen.core.errors import TrainingError
-from trajgen.core.protocols import Source, drawn_on_device
+from trajgen.core.sources import Source, drawn_on_device
 from trajgen.core.types import Stage
 from trajgen.engine.device import is_out_of_memory
 from trajgen.engine.optimization import Optimization

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError
-from trajgen.core.protocols import Source, source_of
+from trajgen.core.sources import Source, source_of
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgen.core.protocols import Source
+from trajgen.core.sources import Source
 from trajgen.core.types import Batch, Stage
 from trajgen.engine.distributed import all_reduce_sum, rank, world_size
 from trajgen.engine.optimization import Optimization

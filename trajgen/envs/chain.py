@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Observation
+from trajgen.core.planning import Observation
 from trajgen.envs.gym import spec
 
 ENV_ID = "trajgen/Chain-v0"

@@ -22,7 +22,7 @@ from trajgen.envs.waypoints import WaypointController
 if TYPE_CHECKING:
     import gymnasium
 
-    from trajgen.core.protocols import Policy
+    from trajgen.core.planning import Policy
     from trajgen.core.types import Space
 
 WITH_A_MAP = ("PointMaze_", "AntMaze_")

@@ -65,7 +65,7 @@ class Grid:
 class WaypointController:
     """Goes to the center of the next cell on the shortest path, then to the goal itself, without noise.
 
-    A stateless `trajgen.core.protocols.Policy` that knows the maze; its actions are batched if the observation is.
+    A stateless `trajgen.core.planning.Policy` that knows the maze; its actions are batched if the observation is.
 
     Args:
         grid: the maze.

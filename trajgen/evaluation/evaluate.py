@@ -20,7 +20,7 @@ from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, rollout
 from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalized, summarize
 
 if TYPE_CHECKING:
-    from trajgen.core.protocols import Observation, Policy
+    from trajgen.core.planning import Observation, Policy
     from trajgen.envs.eval_env import EvalEnv
 
 MEASURED = "measured random / controller"

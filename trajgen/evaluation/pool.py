@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import gymnasium
 
-    from trajgen.core.protocols import Observation
+    from trajgen.core.planning import Observation
     from trajgen.envs.eval_env import EvalEnv
 
 PATIENCE = 60.0

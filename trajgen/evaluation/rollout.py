@@ -17,7 +17,7 @@ from trajgen.evaluation.pool import Moment, Pool, env_pool, environments
 if TYPE_CHECKING:
     import gymnasium
 
-    from trajgen.core.protocols import Observation, Policy
+    from trajgen.core.planning import Observation, Policy
     from trajgen.envs.eval_env import EvalEnv
 
 Progress = Callable[[int, int], None]

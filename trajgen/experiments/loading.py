@@ -44,7 +44,7 @@ def load_policy(
             ``{"policy.replan_interval": 1}`` or ``{"sampler": "greedy"}``.
 
     Returns:
-        A policy with ``reset``, ``act`` and ``observe`` (`trajgen.core.protocols.Policy`).
+        A policy with ``reset``, ``act`` and ``observe`` (`trajgen.core.planning.Policy`).
 
     Raises:
         CheckpointError: if the folder or its newest checkpoint cannot be read or do not fit.

@@ -118,7 +118,7 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     """The stages of a planner, of which only the parameters below these modules are trained; all if none is named.
 
     Args:
-        planner: satisfies `trajgen.core.protocols.Planner`.
+        planner: satisfies `trajgen.core.planning.Planner`.
         train_only: modules or parameters by their path in the planner: ``prior``, ``prior.blocks.3``; ``lora`` for all
             low-rank adapters.
 

@@ -42,7 +42,7 @@ def plan_fn(backend: Backend, planner: Any) -> PlanFn:
         backend: ``eager``; ``onnx`` for ONNX Runtime on the CPU; ``cuda_graph`` for one launch on a CUDA device. The
             latter two prepare a program for each batch size, rounded up to a power of two, when it is first met: with
             ``onnx`` that takes seconds.
-        planner: satisfies `trajgen.core.protocols.Planner`.
+        planner: satisfies `trajgen.core.planning.Planner`.
 
     Raises:
         ConfigError: if the packages or the device for it are missing.

@@ -40,7 +40,7 @@ class PlanModule(nn.Module):
     """A planning step (`trajgen.core.planning.plan_step`) of tensors.
 
     Args:
-        planner: satisfies `trajgen.core.protocols.Planner`.
+        planner: satisfies `trajgen.core.planning.Planner`.
     """
 
     def __init__(self, planner: Any) -> None:
@@ -67,7 +67,7 @@ class RevisionModule(PlanModule):
     """A revision (`trajgen.core.planning.revision_step`) of tensors, the plans' ``previous_codes`` among the inputs.
 
     Args:
-        planner: satisfies `trajgen.core.protocols.RevisesPlans`.
+        planner: satisfies `trajgen.core.planning.RevisesPlans`.
         first: number of the first scale that is drawn anew.
     """
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.observations import entry
-from trajgen.core.protocols import Observation
+from trajgen.core.planning import Observation
 from trajgen.core.types import Space
 
 Array = NDArray[np.float32]

@@ -35,7 +35,7 @@ class PolicyOptions:
         """How many environment steps a plan is followed.
 
         Args:
-            planner: satisfies `trajgen.core.protocols.Planner`.
+            planner: satisfies `trajgen.core.planning.Planner`.
             chunk: for how many steps its action head was trained.
 
         Raises:
@@ -75,7 +75,7 @@ class PolicyOptions:
         return interval
 
     def _check_revision(self, planner: Any, first: int) -> None:
-        from trajgen.core.protocols import RevisesPlans
+        from trajgen.core.planning import RevisesPlans
 
         if planner.history or not isinstance(planner, RevisesPlans):
             raise ConfigError(

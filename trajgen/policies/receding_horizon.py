@@ -12,8 +12,7 @@ from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
-from trajgen.core.planning import ReviseFn
-from trajgen.core.protocols import DecodesLatents, Observation
+from trajgen.core.planning import DecodesLatents, Observation, ReviseFn
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
@@ -25,7 +24,7 @@ class RecedingHorizonPolicy:
     """Acts in one environment or a batch of them, each with its own clock, plan and remaining return.
 
     Args:
-        planner: satisfies `trajgen.core.protocols.Planner`.
+        planner: satisfies `trajgen.core.planning.Planner`.
         normalizer: of the data that the planner was trained on.
         space: how observations are read and actions bounded.
         options: see `PolicyOptions`.

@@ -14,18 +14,18 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
-from trajgen.testing import common, critics, inputs, isolation, planners, plans, priors, tokenizers
+from trajgen.testing import common, critics, inputs, isolation, planners, plans, priors, registration, tokenizers
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
 from trajgen.testing.fixture import Fixture, find_fixture
 
 __all__ = ["CONTRACTS", "Contract", "Fixture", "Report", "Result", "attempt", "check", "find_fixture", "run_contracts"]
 
 SIGNATURE_CONTRACTS = {
-    "a docstring that says what it is": common.check_docstring,
-    "options have types and literal defaults": common.check_options,
-    "an unknown option is refused": common.check_unknown_option,
+    "a docstring that says what it is": registration.check_docstring,
+    "options have types and literal defaults": registration.check_options,
+    "an unknown option is refused": registration.check_unknown_option,
 }
-CONTRACT_MODULES = (common, isolation, inputs, tokenizers, priors, plans, critics, planners)
+CONTRACT_MODULES = (registration, common, isolation, inputs, tokenizers, priors, plans, critics, planners)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def check(kind: str, name: str, recipe: str | None = None, changes: Mapping[str,
         where, sizes = str(fixtures[0].composition), " ".join(fixtures[0].composition.reduced)
     else:
         members, *others = (contract for contract in CONTRACTS if kind in contract.kinds)
-        results.append(attempt(members.promise, partial(common.check_methods, kind, name), source))
+        results.append(attempt(members.promise, partial(registration.check_methods, kind, name), source))
         results += [Result(each.promise, "not applicable", "it could not be built") for each in others]
         where, sizes = f"recipe={recipe}" if recipe else "no recipe", ""
     return Report(kind, name, where, sizes, tuple(results))
@@ -93,7 +93,7 @@ def run_contracts(fixture: Fixture) -> list[Result]:
     source = source_of(fixture.kind, fixture.name)
     results: list[Result] = []
     for contract in (contract for contract in CONTRACTS if fixture.kind in contract.kinds):
-        if results and results[0].outcome == "failed" and results[0].promise == common.MEMBERS:
+        if results and results[0].outcome == "failed" and results[0].promise == registration.MEMBERS:
             results.append(Result(contract.promise, "not applicable", "it lacks what its kind promises"))
         else:
             results.append(attempt(contract.promise, partial(contract.check, fixture), source))

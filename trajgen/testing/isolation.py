@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from trajgen.core.protocols import Autoregressive, HasActionLoss
 from trajgen.core.types import Batch, KnownCodes
-from trajgen.testing.common import PROTOCOLS, acting_plan, chunk_offsets, require_equal, respond, responses
+from trajgen.testing.common import acting_plan, chunk_offsets, require_equal, respond, responses
 from trajgen.testing.contract import NotApplicableError, contract, require
 from trajgen.testing.fixture import Example, Fixture, perturb, select
+from trajgen.testing.registration import PROTOCOLS
 
 
 @contract("leaves its inputs as they are", *PROTOCOLS)

@@ -26,7 +26,7 @@ def record_plans(planner: Any, *, decode: bool = False) -> Iterator[list[Recorde
     """Records every plan that ``planner`` makes or revises within the block.
 
     Args:
-        planner: satisfies `trajgen.core.protocols.Planner`.
+        planner: satisfies `trajgen.core.planning.Planner`.
         decode: whether trajectories are decoded even where acting does not need them.
     """
     plans: list[RecordedPlan] = []

@@ -16,7 +16,7 @@ from trajgen.evaluation.statistics import summarize
 from trajgen.viz.figure import INK, LINES, SOFT, new_figure, square_axes
 
 if TYPE_CHECKING:
-    from trajgen.core.protocols import Policy
+    from trajgen.core.planning import Policy
     from trajgen.viz.run import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

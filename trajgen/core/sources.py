@@ -1,0 +1,55 @@
+"""Where the batches of a training come from."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from torch import Generator
+
+from trajgen.core.types import Batch, GoalSampling, Stage
+
+
+class Source(Protocol):
+    """Gives the batch of a step: a pure function of seed, step and rank."""
+
+    def batch(self, step: int, size: int, rank: int = 0) -> Batch:
+        """The ``size`` windows of a step; the same ones at every call."""
+        ...
+
+
+@runtime_checkable
+class DrawsTransitions(Protocol):
+    """A source whose batches can carry `Batch.transitions`."""
+
+    def with_transitions(self, sampling: GoalSampling) -> Source:
+        """The same source, whose batches carry the transitions of the goals that ``sampling`` says."""
+        ...
+
+
+def source_of(stage: Stage, source: Source) -> Source:
+    """The source of a stage's batches: with transitions where the stage needs them, and the source has any."""
+    if stage.transitions is None or not isinstance(source, DrawsTransitions):
+        return source
+    return source.with_transitions(stage.transitions)
+
+
+@runtime_checkable
+class DrawsOnDevice(Protocol):
+    """A source whose batch can be drawn within a CUDA graph: ``batch`` is ``seed_draw``, then ``draw``."""
+
+    generator: Generator
+    on_device: bool
+    """Whether ``draw`` works on the device alone, without the host."""
+
+    def seed_draw(self, step: int, rank: int = 0) -> None:
+        """Seeds ``generator`` for the batch of a step."""
+        ...
+
+    def draw(self, size: int) -> Batch:
+        """``size`` windows by the generator's random numbers alone."""
+        ...
+
+
+def drawn_on_device(source: Source) -> DrawsOnDevice | None:
+    """The source, if its batches can be drawn within a CUDA graph."""
+    return source if isinstance(source, DrawsOnDevice) and source.on_device else None
