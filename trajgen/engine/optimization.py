@@ -175,7 +175,7 @@ class EMA:
                 values.append(value)
             else:
                 self.averages[name].copy_(value)
-        if isinstance(weight, Tensor):  # which no lerp takes without waiting for the device
+        if torch.is_tensor(weight):  # which no lerp takes without waiting for the device
             differences = torch._foreach_sub(values, averages)
             torch._foreach_mul_(differences, weight)
             torch._foreach_add_(averages, differences)

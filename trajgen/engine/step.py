@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.sources import Source
-from trajgen.core.types import Batch, Stage
+from trajgen.core.types import Stage
 from trajgen.engine.distributed import all_reduce_sum, rank, world_size
 from trajgen.engine.optimization import Optimization
 
@@ -124,6 +124,6 @@ def split(batch: Any, index: int, count: int) -> Any:
 
     So the first m windows of a batch are the first m / count of each micro-batch.
     """
-    if isinstance(batch, Batch):
-        return replace(batch.map(lambda values: values[index::count]), full_batch=batch)
-    return batch[index::count]
+    if torch.is_tensor(batch):
+        return batch[index::count]
+    return replace(batch.map(lambda values: values[index::count]), full_batch=batch)
