@@ -5,7 +5,7 @@ from __future__ import annotations
 from trajgen.cli.data import catalogue
 from trajgen.viz.tables import Table
 
-HEADS = ("`data=`", "environment", "steps", "T × stride", "discount, power", "success", "0 and 100")
+HEADS = ("`data=`", "environment", "steps", "success", "0 and 100")
 
 
 def table(_: str = "") -> str:
@@ -14,8 +14,8 @@ def table(_: str = "") -> str:
     for task in catalogue().values():
         data = task.options
         bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "by the environment"
-        windows, returns = f"{data.horizon} × {data.stride}", f"{data.discount:g}, {data.return_power:g}"
+        success = task.success.removesuffix(" at any step")
         env = task.eval_env.partition(" with ")[0].partition(",")[0]
-        row = (env, str(data.max_episode_steps or "by the set"), windows, returns, task.success, bounds)
+        row = (env, str(data.max_episode_steps or "by the set"), success, bounds)
         alike.setdefault(row, []).append(f"`{task.name}`")
     return Table(HEADS, [(", ".join(names), *row) for row, names in alike.items()], numeric=False).markdown()

@@ -180,6 +180,8 @@ def test_search_finds_words_within_options_and_the_page_of_own_data(site: Path) 
     assert {"replan", "interval", "top", "own", "data"} <= {*words}
     assert "stopWordFilter" not in index["config"]["pipeline"]  # which would drop "own"
     assert any(doc["title"] == "Own data" for doc in index["docs"])
+    boosts = {doc["location"]: doc.get("boost", 1.0) for doc in index["docs"]}  # pages that explain come first
+    assert boosts["api/policies/"] < boosts["evaluate/"] == boosts["own_data/"] == 1.0
 
 
 def test_a_term_is_explained_where_a_page_first_uses_it(site: Path) -> None:
