@@ -70,7 +70,7 @@ def main(file: str, *words: str) -> None:
         training = Training(planner, stages, source, config.engine, Path(folder), 0, device, console)
         for stage, settings in zip(stages, training.settings, strict=True):
             if stage.parameters:
-                stage.begin(planner)
+                training._begin(stage, settings)
                 optimization = Optimization(planner, stage, settings, 1000)
                 take, timer, numbers = (
                     training._step_of(stage, optimization, settings.batch_size),

@@ -181,7 +181,8 @@ def evaluation() -> dict:
 def test_summary_is_one_page_with_its_figures(evaluation: dict) -> None:
     config = {"recipe": "mage", "seed": 3, "data": {"id": "a/walk-v0"}}
     tokenizer = {
-        "name": "tokenizer", "steps": 100, "minutes": 1.25, "parts": {"data": 0.05, "forward": 0.5, "backward": 0.7},
+        "name": "tokenizer", "steps": 100, "minutes": 1.25, "precision": "bfloat16",
+        "parts": {"data": 0.05, "forward": 0.5, "backward": 0.7},
         "losses": {"total": 0.01234}, "usage": {"1": 0.5, "2": 1.0},
     }  # fmt: skip
     stages = [tokenizer, {"name": "prior", "steps": 200}]
@@ -193,8 +194,8 @@ def test_summary_is_one_page_with_its_figures(evaluation: dict) -> None:
         "| condition error, state | 0.125 |",
         "- data: a/walk-v0",
         "- versions: torch 2.9",
-        "| tokenizer | 100 | 1.2 | backward 56%, forward 40%, data 4% | total 0.0123 |",
-        "| prior | 200 | – | – | – |",
+        "| tokenizer | 100 | 1.2 | bfloat16 | backward 56%, forward 40%, data 4% | total 0.0123 |",
+        "| prior | 200 | – | – | – | – |",
         "| 2 | 100% |",
         "![plan](plots/plan.png)",
         "trajgen train recipe=mage seed=3",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from trajgen.core.types import Batch, Stage
 from trajgen.engine.device import autocast, prefer_fast_matmul, synchronize
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
+from trajgen.engine.precision import choose_precision
 from trajgen.engine.step import seed_step
 from trajgen.viz.tables import Table
 
@@ -74,11 +76,13 @@ def time_stages(
             continue
         stage.begin(planner)
         optimization = Optimization(planner, stage, settings, steps + WARM_UP)
+        draw = partial(source.batch, 0, settings.batch_size)
+        precision = choose_precision(stage, draw, planner, device, options.precision)
         times = []
         for step in range(steps + WARM_UP):
             optimization.optimizer.zero_grad()
             batch, data = _timed(device, source.batch, step, settings.batch_size)
-            loss, forward = _timed(device, _loss, stage, batch, step, options.precision)
+            loss, forward = _timed(device, _loss, stage, batch, step, precision)
             _, backward = _timed(device, loss.backward)
             optimization.schedule(step)
             _, optimizer = _timed(device, optimization.update)

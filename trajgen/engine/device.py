@@ -1,4 +1,4 @@
-"""The device: its choice, its precision and its memory."""
+"""The device: its choice and its memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
-from typing import Any
 
 import torch
 
@@ -50,21 +48,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context in which losses are computed; ``auto`` is bfloat16 where the device computes faster in it."""
-    if precision == "auto":
-        precision = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+    """The context in which losses are computed, for a precision of ``float32`` or ``bfloat16``."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-@cache
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether there are instructions for matrix products: CUDA since Ampere, x86 with AVX512-BF16 or AMX."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def prefer_fast_matmul(device: torch.device) -> None:

@@ -37,7 +37,8 @@ from trajgen.engine.loggers import VAL_TOTAL, Logger, MetricsLog, open_loggers, 
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.pace import Pace, busy_machine
-from trajgen.engine.step import Timer, TrainingStep, seed_step
+from trajgen.engine.precision import choose_precision
+from trajgen.engine.step import Timer, TrainingStep, seed_step, split
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
 VAL_BATCHES = 4
@@ -82,7 +83,6 @@ class Training:
         self.settings = self.options.of(self.stages)
         self.world_size = world_size()
         self.options.check_batch_sizes(self.stages, self.world_size)
-        self.autocast = autocast(self.device, self.options.precision)
         if not is_main_process():
             self.console = Console(quiet=True)
 
@@ -122,7 +122,7 @@ class Training:
         seconds = 0.0
         for stage, settings in zip(self.stages, self.settings, strict=True):
             if stage.parameters:
-                stage.begin(self.model)
+                self._begin(stage, settings)
                 steps, clock = self.options.steps(settings), [time.perf_counter()]
                 optimization = Optimization(self.model, stage, settings, steps)
                 take_step = self._step_of(stage, optimization, settings.batch_size)
@@ -178,7 +178,7 @@ class Training:
         stage, settings = self.stages[index], self.settings[index]
         steps = self.options.steps(settings)
         offset = sum(self.options.steps(s) for s in self.settings[:index])  # no two stages have a batch in common
-        stage.begin(self.model)
+        precision = self._begin(stage, settings)
         if self.options.compile:
             stage = replace(stage, loss=torch.compile(stage.loss, dynamic=False))
         optimization = Optimization(self.model, stage, settings, steps)
@@ -220,6 +220,7 @@ class Training:
                         rate = (done - last_step) * settings.batch_size / (now - last_time)
                         last_time, last_step = now, done
                         place = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
+                        place["precision/bits"] = torch.finfo(getattr(torch, precision)).bits
                         if is_main_process():
                             self.metrics.write({**place, "seconds": now - start, **timer.read(), **figures}, loggers)
                         show(done, {k: figures[k] for k in values if k != "gradient_norm"})
@@ -231,6 +232,21 @@ class Training:
         self._end_stage(optimization)
         if index + 1 < len(self.stages):
             self._save(Position(index + 1, 0), None)
+
+    def _begin(self, stage: Stage, settings: StageOptions) -> str:
+        """Prepares the model for a stage; returns the precision of its losses."""
+        stage.begin(self.model)
+        count = self.world_size * self.options.accumulate
+        source = source_of(stage, self.source)
+        precision = choose_precision(
+            stage,
+            lambda: split(source.batch(0, settings.batch_size), 0, count),
+            self.model,
+            self.device,
+            self.options.precision,
+        )
+        self.autocast = autocast(self.device, precision)
+        return precision
 
     def _step_of(
         self, stage: Stage, optimization: Optimization, batch_size: int

@@ -63,8 +63,8 @@ class EngineOptions:
     accumulate: int = 1
     """Micro-batches into which each process splits its share of a batch, so that it fits the device."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward pass; auto is bfloat16 where the device is faster in it (CUDA since Ampere), else
-    float32. On CUDA, matrix products of float32 are TF32's: factors are rounded to 10 bits of mantissa."""
+    """Of the forward pass; auto is bfloat16 in the stages in which the device is faster in it, else float32. On CUDA,
+    matrix products of float32 are TF32's: factors are rounded to 10 bits of mantissa."""
     compile: bool = False
     """Whether the losses are compiled by torch.compile, which takes minutes and makes long trainings faster."""
     cuda_graph: bool = True

@@ -35,6 +35,8 @@ HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
 NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
 """Entries of a line of metrics.jsonl that are neither losses nor usage."""
+PRECISIONS = {16: "bfloat16", 32: "float32"}
+"""By the bits of a number, as metrics.jsonl has them."""
 LONGEST_NAME = 120
 """Characters of the name of an evaluation's folder."""
 LARGEST_SIZE = 2**24
@@ -281,6 +283,7 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
                 "name": name,
                 "steps": lines[-1]["step"],
                 "minutes": seconds / 60,
+                "precision": PRECISIONS.get(lines[-1].get("precision/bits", 0)),
                 "parts": {k.removeprefix("seconds/"): sum(line.get(k, 0.0) for line in ends) / 60 for k in parts},
                 "losses": {k: v for k, v in figures.items() if "/" not in k},
                 "usage": {k.removeprefix("usage/"): v for k, v in figures.items() if k.startswith("usage/")},

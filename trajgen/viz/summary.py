@@ -102,7 +102,9 @@ def summary_markdown(
     lines = [f"- {name}: {value}" for name, value in facts.items() if value not in (None, "")]
     sections += ["## What was run", "\n".join(lines)]
     if stages:
-        table = Table(("stage", "steps", "minutes", "spent on", "last losses"), [_stage_row(stage) for stage in stages])
+        table = Table(
+            ("stage", "steps", "minutes", "precision", "spent on", "last losses"), [_stage_row(s) for s in stages]
+        )
         sections += ["## Training", table.markdown()]
     for stage in stages:
         if usage := stage.get("usage"):
@@ -139,4 +141,5 @@ def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
     losses = ", ".join(f"{name} {value:.3g}" for name, value in (stage.get("losses") or {}).items())
     parts = sorted((stage.get("parts") or {}).items(), key=lambda part: -part[1]) if minutes else []
     spent = ", ".join(f"{name} {part / minutes:.0%}" for name, part in parts)
-    return stage["name"], str(stage.get("steps", NOTHING)), number(minutes), spent or NOTHING, losses or NOTHING
+    steps, precision = str(stage.get("steps", NOTHING)), stage.get("precision") or NOTHING
+    return stage["name"], steps, number(minutes), precision, spent or NOTHING, losses or NOTHING
