@@ -1,13 +1,14 @@
 """Which compositions accept which component, and what the error advises where one is refused.
 
-A cell is ``OK`` where the component is built in the composition and keeps all of its contracts, and otherwise words of
-the advice with which it is refused.
+A cell is ``OK`` where the component is built in the composition and keeps all of its contracts (checked in each of
+them nightly, and in those of ``CHECKED`` each time), and otherwise words of the advice with which it is refused.
 """
 
 from __future__ import annotations
 
 import pytest
 import tiny
+import torch
 
 from trajgen import testing
 from trajgen.core.errors import ConfigError
@@ -15,6 +16,7 @@ from trajgen.core.registry import names
 from trajgen.testing.fixture import parse_changes
 
 OK = ""
+BUILT = "it is built"
 ROW = "schedule=unit"
 SINGLE = "schedule=single"
 TRANSFORMER = "prior=transformer"
@@ -171,6 +173,22 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Further compositions that accept a component of the kind."""
 
+CHECKED: dict[str, tuple[str, ...]] = {
+    "tokenizer": ("mage schedule=geometric", "mage schedule=unit", "diffuser", "tt"),
+    "prior": (
+        *("mage schedule=geometric", "flat_ar", "diffuser", "flow"),
+        *(f"mage schedule={schedule} {VALUES} sampler=greedy" for schedule in ("unit", "single")),
+    ),
+    "decoder": ("mage", f"diffuser {GUIDED}"),
+    "action": ("mage", "bc", "diffuser", "mage decoder=state_conditioned view.fields=[action,state]"),
+    "critic": ("mage sampler=best_of_n", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
+    "sampler": ("mage", "tap", "diffuser", "flow", f"mage schedule=single {VALUES}"),
+    "planner": ("mage", "tt", "diffuser", "flow", "mage_critic", "bc", "dt", "iql", "hiql"),
+}
+"""The compositions in which all contracts are checked each time, one for each mechanism; nightly, in the others too.
+
+Of a kind that is not here, in all. The others are always built, and their losses and plans are finite."""
+
 
 _ALL = "bc carp dd diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_paper tap tt two_level"
 _QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_paper tap two_level"
@@ -236,24 +254,45 @@ def cells(kind: str) -> pytest.MarkDecorator:
     if set(rows) != set(names(kind)) or not all(OK in row for row in rows.values()):
         raise ValueError(f"the table of kind '{kind}' needs a row, with a composition that accepts it, for each of: "
                          f"{', '.join(names(kind))}")  # fmt: skip
-    params = [(name, words, cell) for name in rows for words, cell in zip(compositions, rows[name], strict=True)]
-    params += [(name, words, OK) for name, words in MORE.get(kind, ())]
-    ids = [f"{name}-{words.replace(' ', '-')}" for name, words, _ in params]
-    return pytest.mark.parametrize(("name", "words", "advice"), params, ids=ids)
+    table = [(name, words, cell) for name in rows for words, cell in zip(compositions, rows[name], strict=True)]
+    table += [(name, words, OK) for name, words in MORE.get(kind, ())]
+    params = []
+    for name, words, cell in table:
+        label = f"{name}-{words.replace(' ', '-')}"
+        if cell == OK and words not in CHECKED.get(kind, (words,)):
+            params.append(pytest.param(name, words, BUILT, id=f"{label}-built"))
+            params.append(pytest.param(name, words, OK, id=label, marks=pytest.mark.nightly))
+        else:
+            params.append(pytest.param(name, words, cell, id=label))
+    return pytest.mark.parametrize(("name", "words", "advice"), params)
 
 
 def check_cell(kind: str, name: str, words: str, advice: str) -> None:
-    """Checks all contracts of a component in a composition, or that it is refused with this advice."""
+    """Checks all contracts of a component in a composition, that it trains and plans, or its refusal's advice."""
     if advice == OK:
         results = testing.run_contracts(fixture_of(kind, name, words))
         broken = [f"{result.promise}: {result.message}" for result in results if result.outcome == "failed"]
         assert not broken, "\n".join(broken)
         assert sum(result.outcome == "passed" for result in results) >= 3
+    elif advice == BUILT:
+        check_built(fixture_of(kind, name, words))
     else:
         with pytest.raises(ConfigError) as caught:
             fixture_of(kind, name, words)
         tiny.check_cure(caught.value)
         assert advice in str(caught.value.fix)
+
+
+def check_built(fixture: testing.Fixture) -> None:
+    """Every stage has a finite loss, which reaches weights, and a plan is finite."""
+    planner = fixture.build()
+    for stage in (stage for stage in planner.stages() if stage.parameters):
+        stage.begin(planner)
+        total = stage.loss(fixture.batch())["total"]
+        total.backward()
+        assert total.isfinite() and any(weight.grad is not None for weight in stage.trained)
+    plan = planner.eval().plan(fixture.cond())
+    assert all(value.isfinite().all() for value in vars(plan).values() if isinstance(value, torch.Tensor))
 
 
 def fixture_of(kind: str, name: str, words: str) -> testing.Fixture:
