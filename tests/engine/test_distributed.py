@@ -30,6 +30,7 @@ from torch import Tensor
 from trajgen import cli, experiments
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Batch
+from trajgen.data.windows import Windows
 from trajgen.engine import distributed
 from trajgen.engine.distributed import destroy_process_group, init_process_group, is_main_process, rank
 from trajgen.engine.launch import Launch, PeerError, first_node, read_launch
@@ -39,13 +40,14 @@ from trajgen.engine.storage import read_tensors
 from trajgen.tokenizers.quantizers import EMAVectorQuantizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
-STEPS = {"tokenizer": 50, "return_target": 3, "prior": 8}
-STOPPED = 43
+STEPS = {"tokenizer": 25, "return_target": 3, "prior": 8}
+STOPPED = 18
 """The step at whose batch something happens to a training."""
 BATCH_SIZE = 8
 """So small that codes fall out of use."""
 TOLERANCE = 1e-5
 CPU = torch.device("cpu")
+COMMAND = ["train", "recipe=mage", *tiny.TRAIN, "run_dir=command", "resume=true"]
 
 
 # --- in the children ------------------------------------------------------------------------------------------------
@@ -123,6 +125,15 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def command(folder: Path, name: str) -> None:
+    """The command itself; the second process is killed in the middle of the first stage."""
+    os.chdir(folder)
+    draw = Windows.batch
+    if os.environ["RANK"] == "1":
+        Windows.batch = lambda self, step, *rest: die() if step == 7 else draw(self, step, *rest)
+    cli.main(COMMAND)
+
+
 def start(world_size: int, call: Callable[..., Any], folder: Path, name: str, **options: Any) -> dict[str, Any]:
     """Calls a function in processes that train together; returns the exit code and the result of each."""
     with socket.socket() as free:
@@ -145,13 +156,16 @@ def start(world_size: int, call: Callable[..., Any], folder: Path, name: str, **
 
 def work(call: Callable[..., Any], folder: Path, name: str, number: int, options: dict[str, Any]) -> int:
     try:
-        init_process_group("cpu")
+        if call is not command:  # which does so itself
+            init_process_group("cpu")
         result, status = call(folder, name, **options), 0
         destroy_process_group()
     except StoppedError as error:
         result, status = str(error), 130
     except (PeerError, TrainingError) as error:
         result, status = f"{type(error).__name__}: {error}", 1
+    except SystemExit as ended:
+        result, status = None, int(ended.code or 0)
     except BaseException:
         traceback.print_exc()
         return 99
@@ -171,6 +185,7 @@ def main(folder: Path) -> None:
         shutil.copytree(folder / begun, folder / name)
         return name
 
+    run("command", 2, command)
     run("one", 1)
     run("two", 2)
     run("begun by one", 1, source=Uneven(STOPPED, 0, toys.term))
@@ -196,7 +211,7 @@ def main(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tiny_place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all trainings."""
     folder = tmp_path_factory.mktemp("many")
     paths = [str(Path(__file__).parents[1]), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -204,6 +219,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = [sys.executable, __file__, str(folder)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=environment, check=False)
     assert done.returncode == 0, done.stderr
+    (folder / "output").write_text(done.stdout + done.stderr)
     return folder
 
 
@@ -230,11 +246,11 @@ def check_close(one: Path, two: Path, gradients: float = 10 * TOLERANCE) -> None
 
 
 def test_losses_usage_and_weights_are_those_of_one_process(folder: Path, ended: dict[str, Any]) -> None:
-    """Over 50 steps of a codebook that starts, moves and revives, and over the stages after it."""
+    """Over 25 steps of a codebook that starts, moves and revives, and over the stages after it."""
     assert ended["one"]["codes"] == [0] and ended["two"]["codes"] == [0, 0]
     check_close(folder / "one", folder / "two")
     lines = toys.metrics(folder / "one")
-    assert [line["step"] for line in lines if line["stage"] == "tokenizer"] == list(range(5, 51, 5))
+    assert [line["step"] for line in lines if line["stage"] == "tokenizer"] == list(range(5, 26, 5))
     assert {"reconstruction", "usage/scale_1", "perplexity/all"} <= lines[0].keys()
     first, second = ended["two"]["results"]
     assert first["weights"] == second["weights"]
@@ -354,40 +370,35 @@ def test_a_sweep_by_many_processes_is_refused(
     assert len(lines) == 1 and lines[0].startswith("Process 5: ")
 
 
-def test_torchrun_ends_when_a_process_is_killed_and_one_process_goes_on(
-    tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_ends_when_a_process_is_killed_and_one_process_goes_on(
+    folder: Path, ended: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The command itself, as a person gives it."""
-    (tmp_path / "own_pids.py").write_text(
-        "import os\nfrom pathlib import Path\n"
-        "Path('pid-' + os.environ.get('RANK', 'alone')).write_text(str(os.getpid()))\n"
-    )
-    words = ["train", "recipe=mage", *tiny.TRAIN, "run_dir=run", "imports=[own_pids]", "resume=true"]
-    words += ["engine.stages.tokenizer.steps=60"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trajgen"]
-    run, deadline = tmp_path / "run", time.monotonic() + 100
-    with (tmp_path / "output").open("w") as output:
-        job = subprocess.Popen([*torchrun, *words], cwd=tmp_path, stdout=output, stderr=output)
-        while not list(run.glob("checkpoints/*.safetensors")) and time.monotonic() < deadline and job.poll() is None:
-            time.sleep(0.05)
-        os.kill(int((tmp_path / "pid-1").read_text()), signal.SIGKILL)
-        began = time.monotonic()
-        assert job.wait(60) != 0 and time.monotonic() - began < 25
-    text = (tmp_path / "output").read_text()
+    run = folder / "command"
+    assert ended["command"]["codes"] == [1, -signal.SIGKILL] and ended["command"]["seconds"] < 60
+    text = (folder / "output").read_text()
     assert text.count("2 processes, run") == 1, text  # the first one alone speaks
     left = {str(path.relative_to(run)) for path in run.rglob("*.*")}
     assert {"config.json", "data.json", "versions.json"} <= left
     assert not any("evaluation" in name or "final" in name or "partial" in name for name in left)
-    for path in run.glob("checkpoints/*"):
+    checkpoints = [*run.glob("checkpoints/*")]
+    assert checkpoints
+    for path in checkpoints:
         read_tensors(path, CPU)
 
     evaluated: list[Path] = []
     monkeypatch.setattr(experiments.training, "evaluate", lambda folder, *_, **__: evaluated.append(folder))
-    monkeypatch.chdir(tmp_path)
-    cli.main(words)
-    assert evaluated == [Path("run")] and (run / "checkpoints" / "final.safetensors").exists()
+    monkeypatch.chdir(folder)
+    cli.main(COMMAND)
+    assert evaluated == [Path("command")] and (run / "checkpoints" / "final.safetensors").exists()
     steps = [(line["stage_index"], line["step"]) for line in toys.metrics(run)]
     assert steps == sorted(set(steps)) and steps[0] == (0, 5) and steps[-1][0] == 3
+
+
+@pytest.mark.nightly
+def test_torchrun_starts_the_command(tiny_place: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "trajgen"]
+    subprocess.run([*words, *COMMAND, "evaluation.episodes=1"], cwd=tmp_path, check=True, timeout=200)
+    assert (tmp_path / "command" / "checkpoints" / "final.safetensors").exists()
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def wait_for(*paths: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_running_jobs_write_a_checkpoint_when_their_study_is_stopped(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, jobs.__file__, str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

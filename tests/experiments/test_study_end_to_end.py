@@ -99,7 +99,10 @@ def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert before == {path: path.stat().st_mtime_ns for path in (STUDY / "cells").rglob("*")}
 
 
-@pytest.mark.parametrize(("executor", "options"), [("submitit", ["executor.cluster=local"]), ("ray", [])])
+@pytest.mark.parametrize(
+    ("executor", "options"),
+    [("submitit", ["executor.cluster=local"]), pytest.param("ray", [], marks=pytest.mark.nightly)],
+)
 def test_a_cell_fails_on_a_cluster_as_it_does_here(
     executor: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,7 +115,10 @@ def test_it_acts_as_the_policy_that_was_loaded(
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 
 
-@pytest.mark.parametrize(("form", "batch", "past_actions"), [("onnx", 2, True), ("torch_export", 1, False)])
+@pytest.mark.parametrize(
+    ("form", "batch", "past_actions"),
+    [("onnx", 2, True), pytest.param("torch_export", 1, False, marks=pytest.mark.nightly)],
+)
 def test_it_continues_a_history_as_the_policy_that_was_loaded(
     form: str, batch: int, past_actions: bool, tmp_path: Path
 ) -> None:

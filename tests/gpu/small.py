@@ -33,6 +33,7 @@ def nodes(config: Config) -> dict[str, dict[str, Any]]:
     return {kind: shrunk(node) for kind, node in config.components.items()}
 
 
+@cache
 def episodes() -> Episodes:
     """Twelve random walks with hindsight goals."""
     random = np.random.default_rng(0)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trajgen.config import RECIPES, Config, compose, merged, read_options, read_yaml, recipe_files
+from trajgen.config import RECIPES, compose, merged, read_options, read_yaml, recipe_files
 from trajgen.core.errors import ConfigError
 from trajgen.core.options import nested
 from trajgen.core.registry import KINDS, names, spec
@@ -231,20 +230,9 @@ def test_what_makes_two_trainings_different(change: str, differs: bool) -> None:
     assert (compose([change]).identity() != compose([]).identity()) == differs
 
 
-@pytest.mark.parametrize("name", recipe_files())
-def test_a_configuration_survives_its_own_file(name: str) -> None:
-    config = compose([f"recipe={name}"])
-    assert Config.from_plain(config.to_plain()) == config and config.recipe == name
-
-
-def test_composing_needs_no_torch_and_little_time() -> None:
+def test_composing_needs_no_torch() -> None:
     code = (
         "import sys, trajgen.config as c; c.compose(['prior.depth=2', 'sampler=greedy']); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    compose([])
-    began = time.process_time()
-    for seed in range(10):
-        compose([f"seed={seed}"])
-    assert time.process_time() - began < 3  # 0.07 s each; three times as much on a busy machine

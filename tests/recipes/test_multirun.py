@@ -130,7 +130,7 @@ def test_the_sweeper_is_told_the_score(lab: Path, monkeypatch: pytest.MonkeyPatc
     assert {path.name for path in lab.glob("told-*")} == {"told-0.25", "told-nan", "told-0.5"}
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.nightly)])
 def test_launchers_run_jobs_in_processes_of_their_own(
     launcher: str, lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,7 +31,7 @@ from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
 SEED = 2026
-DELAYS = 8
+DELAYS = 3
 """Of the runs, those that are killed by the clock."""
 
 

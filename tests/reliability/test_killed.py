@@ -49,7 +49,12 @@ def check_same(folder: Path, uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "runs", "kills"),
-    [("toy", 25, 40), ("planner", 2, 2), pytest.param("planner", 4, 4, marks=pytest.mark.nightly)],
+    [
+        ("toy", 12, 16),  # at each of its points once, and by the clock
+        ("planner", 2, 2),
+        pytest.param("toy", 48, 70, marks=pytest.mark.nightly),
+        pytest.param("planner", 8, 8, marks=pytest.mark.nightly),
+    ],
 )
 def test_killed_and_resumed_is_undisturbed(kind: str, runs: int, kills: int, tmp_path: Path) -> None:
     killed = disturbed(tmp_path, kind, runs)
