@@ -90,8 +90,10 @@ def test_running_jobs_write_a_checkpoint_when_their_study_is_stopped(number: sig
 
 @pytest.mark.parametrize("executor", ["submitit", "ray"], indirect=True)
 def test_a_job_of_a_cluster_writes_a_checkpoint_when_it_is_interrupted(
-    executor: JobExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    executor: JobExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("submitit.Job._results_timeout_s", 1)  # it waits so long for the result of a job that is gone
+
     def interrupt() -> None:
         wait_for(tmp_path / "begun")
         os.kill(os.getpid(), signal.SIGINT)
