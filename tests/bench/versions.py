@@ -1,7 +1,7 @@
-"""Training speed of several checkouts in turns, since a machine's speed drifts: ``versions.py CHECKOUT[:compile] …``.
+"""Speed of several checkouts in turns, since a machine's drifts: ``versions.py CHECKOUT[:compile] … [KEY=VALUE …]``.
 
-Each checkout trains in a process of its own, a few steps at a time, while the others wait; ratios are of neighbours in
-time. A script rather than a bench of the package: it has to know how earlier versions were called.
+Each checkout trains and decides in a process of its own, a few steps at a time, while the others wait; ratios are of
+neighbours in time. A script rather than a bench of the package: it has to know how earlier versions were called.
 """
 
 from __future__ import annotations
@@ -11,15 +11,35 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
-STEPS = {"tokenizer": 20, "return_target": 100, "prior": 8}
+STEPS = {"tokenizer": 20, "return_target": 100, "prior": 8, "action": 60, "decision": 60}
 ROUNDS = 10
 WORDS = ["recipe=mage", "data=pointmaze/umaze-dwell"]
 
 
-def work(compiled: bool) -> None:
-    """Takes as many steps of a stage as each line of the input says, and prints the windows per second."""
+def decisions(planner: Any, config: Any, space: Any, number: int) -> float:
+    """Decisions per second of a policy that plans at each."""
+    import numpy as np
+
+    from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+
+    options = replace(config.policy, replan_interval=1)
+    policy = RecedingHorizonPolicy(
+        planner.eval(), planner.normalizer, space, options, discount=config.data.discount, chunk=config.data.chunk
+    )
+    policy.reset()
+    draw, began = np.random.default_rng(0), time.perf_counter()
+    for _ in range(number):
+        policy.act(
+            {space.state_key: draw.normal(size=space.state_dim), space.goal_key: draw.normal(size=space.goal_dim)}
+        )
+    return number / (time.perf_counter() - began)
+
+
+def work(compiled: bool, words: list[str]) -> None:
+    """Takes as many steps of a stage as each line of the input says, and prints the windows or decisions per second."""
     import torch
     from rich.console import Console
 
@@ -34,14 +54,16 @@ def work(compiled: bool) -> None:
     except ModuleNotFoundError:  # before 0.2
         from trajgen.engine.device import seed_step
 
-    config, device = compose(WORDS), torch.device("cpu")
+    config, device = compose([*WORDS, *words]), torch.device("cpu")
     episodes = experiments.load_episodes(config, Console(quiet=True))
     planner: Any = experiments.build_planner(config, episodes.space)
-    fit_normalizer(episodes, config.data, planner.normalizer)
+    planner.normalizer.load_state_dict(fit_normalizer(episodes, config.data).state_dict())
     source = Windows(episodes, config.data, planner.normalizer, device, 0)
     ready = {}
     for stage in planner.stages():
         settings = config.engine.stages[stage.name]
+        if not stage.parameters:  # an earlier version's action head has a stage of its own, or trains with the prior
+            stage = replace(stage, parameters=list(planner.action.parameters()))
         if compiled:
             stage.loss = torch.compile(stage.loss, dynamic=False)
         ready[stage.name] = stage, settings, Optimization(planner, stage, settings, 1000)
@@ -49,7 +71,11 @@ def work(compiled: bool) -> None:
     number = 0
     for line in sys.stdin:
         name, steps = line.split()
+        if name == "decision":
+            print(decisions(planner, config, episodes.space, int(steps)), flush=True)
+            continue
         stage, settings, optimization = ready[name]
+        planner.train()
         stage.begin(planner)
         began = time.perf_counter()
         for _ in range(int(steps)):
@@ -74,14 +100,16 @@ def ask(process: subprocess.Popen[str], stage: str, steps: int) -> float:
     return float(process.stdout.readline())
 
 
-def main(checkouts: list[str]) -> None:
-    """Prints the table: windows per second, and the ratio to the first checkout with its quartiles."""
+def main(arguments: list[str]) -> None:
+    """Prints the table: windows or decisions per second, and the ratio to the first checkout with its quartiles."""
+    words = [word for word in arguments if "=" in word]
+    checkouts = [word for word in arguments if "=" not in word]
     processes = {}
     for name in checkouts:
         path, _, how = name.partition(":")
-        words = [sys.executable, __file__, "--work", how]
+        command = [sys.executable, __file__, "--work", how, *words]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        processes[name] = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": os.path.abspath(path)}, **pipes)
+        processes[name] = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.path.abspath(path)}, **pipes)
     for process in processes.values():
         while process.stdout and process.stdout.readline().strip() != "ready":
             pass
@@ -99,6 +127,6 @@ def main(checkouts: list[str]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--work"]:
-        work(sys.argv[2:3] == ["compile"])
+        work(sys.argv[2:3] == ["compile"], sys.argv[3:])
     else:
         main(sys.argv[1:])
