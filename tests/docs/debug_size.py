@@ -1,4 +1,4 @@
-"""A command's training at debug size: the composition of its words, one step in each stage, one plan."""
+"""A command's training at debug size: the composition of its words, a step in each stage, one plan."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ _done: set[str] = set()
 def trains_and_acts(config: Config) -> None:
     """Builds the composition of a command, takes a step in each stage on made-up windows, plans, and reads actions.
 
-    One that has done so is not tried again: commands often differ in their steps, seeds or data alone.
+    One that differs from those before it in numbers alone is built, and not trained again.
     """
-    shapes = config.data.horizon, config.data.stride, config.data.chunk, config.data.goals
-    what = repr((config.components, config.policy, shapes))
+    nodes = {kind: {k: v for k, v in node.items() if isinstance(v, bool) or not isinstance(v, (int, float))}
+             for kind, node in config.components.items()}  # fmt: skip
+    what = repr((nodes, config.data.goals))
     if what in _done:
+        build_planner(config, path_figure.space(config))
         return
     torch.manual_seed(0)
     space = path_figure.space(config)

@@ -80,7 +80,7 @@ def test_onnx_draws_the_same_codes() -> None:
 
 def played(backend: Any) -> tuple[list[np.ndarray], Plan]:
     """The actions of a policy with two episodes, one of which starts anew in the middle."""
-    built = planner(action="plan", view={"fields": ("state", "action")}, sampler="greedy")
+    built = planner(action="plan", view={"fields": ("state", "action")}, sampler="greedy", schedule="single")
     policy = RecedingHorizonPolicy(
         built,
         built.normalizer,
