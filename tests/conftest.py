@@ -22,6 +22,14 @@ from trajgen.core.types import Batch, Cond, Space
 
 torch.set_num_threads(1)
 
+LONG = ("test_commands", "test_simulated", "test_distributed", "test_killed", "test_executors", "test_tiny")
+"""Files that take longest: the workers begin with them, so that all end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 
 @pytest.fixture(scope="session")
 def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
