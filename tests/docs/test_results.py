@@ -62,10 +62,9 @@ def test_the_rows_are_found() -> None:
 
 @pytest.mark.parametrize("data", sorted({word for words in rows() for word in words if word.startswith("data=")}))
 def test_every_row_composes_from_recipe_data_and_seed(data: str) -> None:
-    for recipe in sorted({words[0] for words in rows() if data in words}):
-        words = next(words for words in rows() if data in words and recipe in words)
+    for words in {words[:-1]: words for words in rows() if data in words}.values():  # of all seeds, one
         config: Config = compose(words)
-        assert config.recipe == recipe.removeprefix("recipe=") and f"seed={config.seed}" == words[-1]
+        assert config.recipe == words[0].removeprefix("recipe=") and f"seed={config.seed}" == words[-1]
         dry_run(config)
 
 
