@@ -42,7 +42,9 @@ def test_a_shipped_study_is_one_screen_and_can_be_run(name: str) -> None:
     built = [row for row in rows if row.config.engine.budget == rows[0].config.engine.budget]  # steps build nothing
     assert dry_run_rows(built) == {}
     for row in rows:
-        assert row.config.data.id == "trajgen/pointmaze/medium-dwell-v0"
+        assert row.config.data.id.startswith(
+            "trajgen/chain/" if name == "dimension" else "trajgen/pointmaze/medium-dwell"
+        )
         assert (row.config.evaluation.seed, row.config.evaluation.episodes) == (0, 48)
     assert len({row.run for row in rows}) == (1 if name in ("sampler_temperature", "replan") else len(rows))
 
