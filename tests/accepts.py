@@ -44,6 +44,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "schedule": (
         ("mage", "flat_ar", "diffuser", "tt"),
         {
+            "auto": (OK, OK, ROW, ROW),
             "explicit": (OK, OK, ROW, ROW),
             "geometric": (OK, OK, ROW, ROW),
             "linear": (OK, OK, ROW, ROW),
@@ -202,7 +203,7 @@ _CHOOSING = "mage_critic tap tt"
 RECIPES: dict[str, dict[str, str]] = {
     "view": {"fields": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
     "schedule": {
-        **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
+        **dict.fromkeys(("auto", "explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "single": _LATENT,
         "unit": f"dt {_AUTOREGRESSIVE}",
     },

@@ -142,7 +142,7 @@ def schedules() -> list[str]:
 
 def schedule(name: str, length: int = LATENT) -> ScaleSchedule:
     """A registered schedule at the small size."""
-    return build("schedule", node("schedule", name), length=length)
+    return build("schedule", node("schedule", name), length=length, scale_lengths=())
 
 
 def ready_planner(**swaps: Any) -> Any:

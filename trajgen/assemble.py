@@ -96,6 +96,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "chunk": window.chunk,
         "discount": window.discount,
         "normalizer": normalizer,
+        "scale_lengths": space.scale_lengths,
     }
     _check_kinds(nodes)
     nodes = {**{kind: {"name": USUAL[kind]} for kind in UNNAMED}, **nodes}
@@ -204,7 +205,8 @@ class _Composition:
         return build(kind, node, **wiring)
 
     def _build_schedule(self, length: int) -> ScaleSchedule:
-        schedule: ScaleSchedule = build("schedule", self.nodes["schedule"], length=length)
+        lengths = self.get("scale_lengths")
+        schedule: ScaleSchedule = build("schedule", self.nodes["schedule"], length=length, scale_lengths=lengths)
         return schedule
 
     def _build_level(self, planner: Node, **dimensions: Any) -> nn.Module:

@@ -6,9 +6,14 @@ tokenizer refuses a schedule that does not fit.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trajgen.core.checks import check_range
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register("schedule", "geometric")
@@ -88,3 +93,45 @@ def two_level(length: int, *, coarse: int = 2) -> ScaleSchedule:
     """
     check_range("schedule.coarse", coarse, 1, length - 1, usual=max(1, length // 4))
     return ScaleSchedule((coarse, length))
+
+
+@register("schedule", "auto")
+class AutoSchedule(ScaleSchedule):
+    """Lengths of a pyramid that the data need the fewest bits for; chosen when a training starts.
+
+    A prior draws the tokens of a scale in parallel, one by one: it pays for what they have in common as often as there
+    are tokens. A coarser scale says that once, and costs tokens of its own. The lengths are those at which all tokens
+    together need the fewest bits, at the distortion that N tokens of the codebook can reach; see `trajgen.nn.rate`.
+
+    Args:
+        length: N.
+        scale_lengths: that were chosen; those of `geometric`, with 4 scales, until then.
+        least_gain: share of the bits that a further scale saves, or is left out.
+
+    Raises:
+        ConfigError: for a share that is none.
+    """
+
+    least_gain: float
+
+    def __init__(self, length: int, scale_lengths: tuple[int, ...], *, least_gain: float = 0.02) -> None:
+        check_range("schedule.least_gain", least_gain, 0.0, 1.0, usual=0.02)
+        object.__setattr__(self, "least_gain", least_gain)
+        super().__init__(scale_lengths or geometric(length, scales=min(4, length)).lengths)
+
+    def choose(self, x: Tensor, code_dim: int, bits: float) -> tuple[tuple[int, ...], str]:
+        """The lengths for windows x (W, T, D), and why, in a line; a function of its arguments alone.
+
+        Args:
+            x: what the tokenizer reads.
+            code_dim: C.
+            bits: of a token, log2 V.
+        """
+        from trajgen.nn.rate import bits_of_scales, cheapest_lengths, latent_covariance, water_level
+
+        covariance = latent_covariance(x, length=self.lengths[-1], channels=code_dim)
+        level = water_level(covariance, bits)
+        lengths = cheapest_lengths(covariance, level, self.least_gain)
+        by_scale = bits_of_scales(covariance, lengths, level)
+        why = f"{sum(by_scale):.1f} bits a window at equal distortion ({' + '.join(f'{b:.1f}' for b in by_scale)}), "
+        return lengths, why + f"where one scale of {lengths[-1]} tokens needs {lengths[-1] * bits:.1f}"

@@ -18,7 +18,7 @@ def test_contracts(name: str, words: str, advice: str) -> None:
 
 
 def lengths(name: str, length: int, **options: Any) -> tuple[int, ...]:
-    return build("schedule", {"name": name, **options}, length=length).lengths
+    return build("schedule", {"name": name, **options}, length=length, scale_lengths=()).lengths
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,8 @@ def lengths(name: str, length: int, **options: Any) -> tuple[int, ...]:
         ("unit", 4, {}, (1, 1, 1, 1)),
         ("single", 8, {}, (8,)),
         ("two_level", 8, {"coarse": 2}, (2, 8)),
+        ("auto", 8, {}, (1, 2, 4, 8)),  # until a training chooses
+        ("auto", 2, {}, (1, 2)),
     ],
 )
 def test_by_hand(name: str, length: int, options: dict[str, Any], expected: tuple[int, ...]) -> None:

@@ -63,6 +63,15 @@ class Layout(Protocol):
         ...
 
 
+@runtime_checkable
+class ChoosesScales(Protocol):
+    """A schedule whose lengths are chosen from the data, when a training starts."""
+
+    def choose(self, x: Tensor, code_dim: int, bits: float) -> tuple[tuple[int, ...], str]:
+        """The lengths for windows (W, T, D) and tokens of C channels and so many bits, and why, in a line."""
+        ...
+
+
 class Tokenizer(Protocol):
     """Turns a window into codes, and codes into code vectors; its layout makes a latent of them."""
 

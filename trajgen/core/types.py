@@ -29,7 +29,7 @@ class Space:
     ``state_key`` and ``goal_key`` name entries of a dictionary observation (`trajgen.core.observations.Key`); ``None``
     says that the observation is the state itself, or that there is no goal. ``state_offset`` (S) and ``goal_offset``
     (G) are what is subtracted from states and goals in 64-bit floats before they are rounded to 32 bits; empty where
-    nothing is.
+    nothing is. ``scale_lengths`` are those that a schedule chose for the data (`schedule=auto`); empty if none did.
     """
 
     state_dim: int
@@ -41,6 +41,7 @@ class Space:
     action_high: tuple[float, ...] = ()
     state_offset: tuple[float, ...] = ()
     goal_offset: tuple[float, ...] = ()
+    scale_lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for offset, width in ((self.state_offset, self.state_dim), (self.goal_offset, self.goal_dim)):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import ConfigError
-from trajgen.core.registry import load_entry_points, load_imports
+from trajgen.core.protocols import ChoosesScales
+from trajgen.core.registry import component, load_entry_points, load_imports
+from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
 from trajgen.experiments.starting import add_lora, checkpoint_of, require_same_offsets, stages_of, start_from
 
@@ -17,10 +21,13 @@ if TYPE_CHECKING:
 
     from trajgen.data.windows import Windows
 
+SAMPLE = (4, 1024)
+"""Batches and windows per batch from which scales are chosen."""
+
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
     """A planner with fresh weights and the normalizer of its data, the windows to train on, and their space."""
-    episodes = load_episodes(config, console)
+    episodes = with_scales(config, load_episodes(config, console), console)
     return (*ready(config, episodes, device, console), episodes.space)
 
 
@@ -47,6 +54,39 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
     with fits_into_memory(device, f"a model of {sum(p.numel() for p in planner.parameters()):,} weights"):
         planner.to(device)
         return planner, Windows(episodes, config.data, planner.normalizer, device, config.seed)
+
+
+def with_scales(config: Config, episodes: Any, console: Console, resumed: Space | None = None) -> Any:
+    """The episodes, whose space has the lengths of scales that the schedule chooses for them, if it is one that does.
+
+    Args:
+        config: of the run.
+        episodes: the data.
+        console: shows what was chosen.
+        resumed: the space of the run that is resumed, whose lengths are kept.
+    """
+    import torch
+
+    from trajgen.data.windows import Windows, fit_normalizer
+
+    planner: Any = build_planner(config, episodes.space) if _chooses_scales(config) else None
+    if planner is None:
+        return episodes
+    if resumed is not None:
+        return replace(episodes, space=replace(episodes.space, scale_lengths=resumed.scale_lengths))
+    fit_normalizer(episodes, config.data, planner.normalizer)
+    windows = Windows(episodes, config.data, planner.normalizer, "cpu", config.seed)
+    with torch.no_grad():
+        x = torch.cat([planner.view(windows.batch(step, SAMPLE[1])) for step in range(SAMPLE[0])])
+    tokenizer = planner.tokenizer
+    lengths, why = tokenizer.schedule.choose(x, tokenizer.code_dim, math.log2(tokenizer.vocabulary))
+    console.print(f"Scales of these data: {ScaleSchedule(lengths)}, {why}.", markup=False, highlight=False)
+    return replace(episodes, space=replace(episodes.space, scale_lengths=lengths))
+
+
+def _chooses_scales(config: Config) -> bool:
+    node = config.components.get("schedule")
+    return node is not None and hasattr(component("schedule", node["name"]), "choose")
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:
@@ -82,6 +122,8 @@ def dry_run(config: Config) -> None:
 
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
     planner: Any = build_planner(config, space)
+    if _chooses_scales(config):
+        _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
     if config.init is not None:
         checkpoint_of(config.init)
@@ -91,6 +133,18 @@ def dry_run(config: Config) -> None:
             "The best weights are chosen on validation episodes, of which there are none.",
             got="policy.weights=best and data.val_fraction=0",
             fix="data.val_fraction=0.1, or policy.weights=last",
+        )
+
+
+def _require_chooser(config: Config, planner: Any) -> None:
+    """Raises a `ConfigError` unless a planner has one tokenizer with a codebook, which a schedule can be chosen for."""
+    tokenizer = getattr(planner, "tokenizer", None)
+    has_codes = getattr(tokenizer, "vocabulary", None) is not None
+    if not has_codes or not isinstance(tokenizer.schedule, ChoosesScales):
+        raise ConfigError(
+            "Scales are chosen for the codes of one tokenizer.",
+            got=f"schedule={config.components['schedule']['name']} with planner={config.components['planner']['name']}",
+            fix="recipe=mage, or schedule=geometric",
         )
 
 

@@ -258,6 +258,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         trained_stages(folder / "metrics.jsonl"),
         plots,
         versions=read_json(folder / "versions.json"),
+        scales=load_config(folder)[1].scale_lengths,
         command=read_config(folder).get("command"),
         run=str(folder),
     )

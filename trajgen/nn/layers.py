@@ -1,4 +1,4 @@
-"""Small layers, and convolutional networks that halve or double the length of a sequence."""
+"""Small layers, resampling, and convolutional networks that halve or double the length of a sequence."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def mlp(in_features: int, width: int, out_features: int, *, depth: int = 2) -> n
     for sizes in pairwise([in_features, *[width] * (depth - 1), out_features]):
         layers += [nn.SiLU(), nn.Linear(*sizes)]
     return nn.Sequential(*layers[1:])
+
+
+def resampling(source: int, target: int) -> Tensor:
+    """The matrix (target, source) of average pooling, or of linear interpolation to a greater length."""
+    eye = torch.eye(source).unsqueeze(0)
+    if target <= source:
+        return F.adaptive_avg_pool1d(eye, target)[0].T.contiguous()
+    return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 class FourierFeatures(nn.Module):

@@ -77,7 +77,7 @@ def refusals(fixture: Fixture) -> None:
     cases += [(8, {name: value}) for name in integers for value in UNUSUAL_VALUES]
     for length, options in cases:
         try:
-            first, second = (build("schedule", {**node, **options}, length=length) for _ in range(2))
+            first, second = (build("schedule", {**node, **options}, length=length, scale_lengths=()) for _ in range(2))
         except ConfigError as refusal:
             require(
                 refusal.got and refusal.fix,

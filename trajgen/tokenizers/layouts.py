@@ -6,11 +6,11 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
+from trajgen.nn.layers import resampling
 
 Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From vectors (B, n, C) to the ids (B, n) of the nearest codes and their vectors (B, n, C)."""
@@ -224,11 +224,3 @@ def layout_of(schedule: ScaleSchedule, code_dim: int, length: int) -> ResidualPy
 def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:
     """Whether the scales end at ``length`` and none is longer."""
     return schedule.lengths[-1] == length == max(schedule)
-
-
-def resampling(source: int, target: int) -> Tensor:
-    """The matrix (target, source) of average pooling, or of linear interpolation to a greater length."""
-    eye = torch.eye(source).unsqueeze(0)
-    if target <= source:
-        return F.adaptive_avg_pool1d(eye, target)[0].T.contiguous()
-    return F.interpolate(eye, size=target, mode="linear", align_corners=False)[0].T.contiguous()

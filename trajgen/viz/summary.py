@@ -71,6 +71,7 @@ def summary_markdown(
     plots: Sequence[str],
     *,
     versions: Mapping[str, str] | None = None,
+    scales: Sequence[int] = (),
     command: str | None = None,
     run: str | None = None,
 ) -> str:
@@ -81,6 +82,7 @@ def summary_markdown(
             and, where there is a codebook, ``usage`` (scale to the share of codes in use, 0 to 1) of each.
         plots: paths of pictures, relative to the page.
         run: path of the run folder, to be named in the commands of what can be done next.
+        scales: lengths of the scales, if they were chosen from the data.
         command: that repeats the run; put together from the configuration if not given.
     """
     recipe, data, hardware = config.get("recipe"), config.get("data"), evaluation.get("hardware") or {}
@@ -92,6 +94,7 @@ def summary_markdown(
     facts = {
         "recipe": recipe,
         "data": data.get("id") if isinstance(data, Mapping) else data,
+        "scales": f"{', '.join(map(str, scales))} tokens, chosen from the data" if scales else "",
         "seed": config.get("seed"),
         "starts from": config.get("init"),
         "weights trained": evaluation.get("trained_weights") and share(*evaluation["trained_weights"]),
