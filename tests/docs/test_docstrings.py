@@ -26,6 +26,7 @@ WITHOUT_SOURCE = {
     "sampler/temperature": "older than any paper that names it",
     "schedule/explicit": "whatever is given",
     "schedule/linear": "made here, to be compared with geometric",
+    "schedule/auto": "made here: the paper sets K by hand",
     "schedule/two_level": "made here: K = 2",
     "return_target/best": "made here, for a constant that nobody needs to know",
     "return_target/quantile": "made here; the loss is that of quantile regression",
