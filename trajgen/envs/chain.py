@@ -32,7 +32,7 @@ EFFORT = 0.3
 START = 1.0
 """Displacements and velocities at the start are uniform between -START and START."""
 
-NOISE = 0.05
+NOISE = 0.02
 """Standard deviation of the noise on recorded actions, before they are clipped to [-1, 1]."""
 OPTIMAL_SHARE = 0.25
 """Share of the episodes of the mixed data that the optimum drives; the others are driven by the noise alone."""
