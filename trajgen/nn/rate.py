@@ -21,8 +21,8 @@ SMALLEST = 1e-12
 def latent_covariance(x: Tensor, length: int, channels: int) -> Tensor:
     """The covariance (N, C, N, C) of the best linear latent of windows (W, T, D), in 64-bit floats.
 
-    Each of the N latent points stands for T / N points of the window, of which it holds the C principal components: what
-    a linear encoder without overlap keeps. Each point's mean is subtracted.
+    Each of the N latent points stands for T / N points of the window and holds their C principal components: what a
+    linear encoder without overlap keeps. Each point's mean is subtracted.
     """
     cells = x.double().reshape(len(x), length, -1)
     _, components = torch.linalg.eigh(torch.cov(cells.flatten(0, 1).T))
