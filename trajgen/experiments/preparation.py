@@ -138,7 +138,7 @@ def dry_run(config: Config) -> None:
 
 def _require_chooser(config: Config, planner: Any) -> None:
     """Raises a `ConfigError` unless a planner has one tokenizer with a codebook, which a schedule can be chosen for."""
-    tokenizer = getattr(planner, "tokenizer", None)
+    tokenizer: Any = getattr(planner, "tokenizer", None)
     has_codes = getattr(tokenizer, "vocabulary", None) is not None
     if not has_codes or not isinstance(tokenizer.schedule, ChoosesScales):
         raise ConfigError(

@@ -93,7 +93,8 @@ def cheapest_lengths(covariance: Tensor, level: float, least_gain: float) -> tup
     def total(lengths: Sequence[int]) -> float:
         return sum(bits_of_scales(covariance, lengths, level))
 
-    chosen, bits = (length,), total((length,))
+    chosen: tuple[int, ...] = (length,)
+    bits = total(chosen)
     while others := [n for n in range(1, length) if n not in chosen]:
         candidates = [tuple(sorted((*chosen, n))) for n in others]
         fewest, best = min((total(lengths), lengths) for lengths in candidates)
