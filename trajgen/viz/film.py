@@ -267,17 +267,16 @@ def _writer(path: Path, fps: Any) -> Any:
 def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any, Update]:
     if episode.shows_revisions:
         ax, raster = figure.subplots(2, height_ratios=[MAP[1], RASTER])
-        draw_raster(raster, episode)
-        cursor = raster.axvline(0, color=INK, lw=0.8)
+        handles_of_raster, cursor = draw_raster(raster, episode), raster.axvline(0, color=INK, lw=0.8)
     else:
-        ax, cursor = figure.subplots(), None
+        ax, handles_of_raster, cursor = figure.subplots(), [], None
     draw_maze(ax, walls)
     (trail,) = ax.plot([], [], color=LINES[0], lw=2.4, solid_capstyle="round", zorder=3, label="path")
     (now,) = ax.plot([], [], "o", color="white", mec=INK, mew=1.5, ms=8, zorder=6, label="now")
     (line,) = ax.plot([], [], color=INK, lw=0.9, alpha=0.7, zorder=4, label="plan")
     (coarse,) = ax.plot([], [], color=SOFT, lw=1.2, ls=(0, (2, 1.6)), zorder=2, label="plan, coarser scales")
     fine = ax.scatter([], [], s=17, linewidths=0, zorder=5)
-    handles = [trail, now, line, coarse] if episode.plans else [trail, now]
+    handles = [trail, now, line, coarse, *handles_of_raster] if episode.plans else [trail, now]
     if episode.goal is not None:
         handles.append(draw_goal(ax, episode.goal, 15))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
@@ -298,18 +297,20 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
     return ax, update
 
 
-def draw_raster(ax: Any, episode: PlayedEpisode) -> None:
-    """Draws which scales were drawn at which step: a bar from the first to the last of them."""
-    plans = [plan for plan in episode.plans if plan.drawn is not None]
+def draw_raster(ax: Any, episode: PlayedEpisode) -> list[Any]:
+    """Draws which scales were drawn at which step, bars from the first to the last of them; returns their handles."""
+    plans, handles = [plan for plan in episode.plans if plan.drawn is not None], []
     for color, label, bars in (
         (LINES[0], "whole plan", [plan for plan in plans if plan.drawn and plan.drawn[0] == 1]),
         (LINES[1], "revision", [plan for plan in plans if plan.drawn and plan.drawn[0] > 1]),
     ):
         first, last = [np.array([plan.drawn[end] for plan in bars if plan.drawn]) for end in (0, 1)]
-        ax.vlines([plan.step for plan in bars], first - 0.4, last + 0.4, color=color, lw=1.2, label=label)
+        steps = [plan.step for plan in bars]
+        handles.append(ax.vlines(steps, first - 0.4, last + 0.4, color=color, lw=1.2, label=label))
     ax.set(xlim=(-1, len(episode.states)), xlabel="step", ylabel="scale")
     ax.set_yticks(range(1, 1 + max(plan.drawn[1] for plan in plans if plan.drawn)))
     ax.invert_yaxis()
+    return handles
 
 
 def _scene_view(
