@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 
 from trajgen.cli import main
 from trajgen.cli.train import quoted
@@ -235,9 +235,14 @@ def test_states_of_another_width(check_refused: Callable[..., str]) -> None:
     refused_without(check_refused, "episode 1", "field 'states'", "(41, 5)")
 
 
-def test_discrete_actions(check_refused: Callable[..., str]) -> None:
-    write(raw(actions=np.zeros(40, np.int64)), action_space=Discrete(3))
-    refused_without(check_refused, "Discrete(3)", "continuous")
+def test_actions_that_are_no_vectors_and_no_choices(check_refused: Callable[..., str]) -> None:
+    write(raw(actions=np.zeros((40, 3), np.int8)), action_space=MultiBinary(3))
+    refused_without(check_refused, "MultiBinary(3)", "Discrete or MultiDiscrete")
+
+
+def test_a_discrete_action_that_is_no_choice(check_refused: Callable[..., str]) -> None:
+    write(raw(actions=np.full(40, 3)), action_space=Discrete(3))
+    refused_without(check_refused, ID, "an action between 3 and 3, of [3] choices")
 
 
 def test_a_horizon_longer_than_every_episode(check_refused: Callable[..., str]) -> None:

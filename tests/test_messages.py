@@ -26,6 +26,11 @@ def test_a_value_alone_is_answered_by_its_option(capsys: pytest.CaptureFixture[s
     assert answer(capsys, "train", "mage").splitlines()[1].split() == ["fix:", "recipe=mage"]
 
 
+def test_a_run_that_does_not_exist_is_answered_alike_by_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["evaluate"], ["export"], ["hub", "push", "repo=me/run"]):
+        assert "There is no such run folder: runs/none" in answer(capsys, *words, "run=runs/none")
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "has", "lacks"),
     [("multiscale", "codebook_size", "bin_limit"), ("bins", "bin_limit", "codebook_size")],

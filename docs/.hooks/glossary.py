@@ -12,6 +12,8 @@ CONCEPTS = Path(__file__).resolve().parents[1] / "concepts.md"
 UNMARKED = ("concepts.md", "changelog.md", "errors.md", "options.md", "api/")
 """Pages that explain the terms themselves, or are looked things up in."""
 SKIPPED = {"a", "abbr", "button", "code", "figcaption", "h1", "h2", "h3", "h4", "pre", "script", "style", "svg", "th"}
+FORMULA = ("\\(", "\\[")
+"""How the text of a formula begins."""
 TAG = re.compile(r"(<[^>]*>)")
 
 
@@ -39,7 +41,7 @@ def mark(content: str) -> str:
                     pass
             elif not piece.endswith("/>") and match[1] not in ("br", "img", "hr", "input", "source"):
                 open_tags.append(match[1])
-        elif left and piece.strip() and not SKIPPED & {*open_tags}:
+        elif left and piece.strip() and not piece.startswith(FORMULA) and not SKIPPED & {*open_tags}:
             pattern = "|".join(re.escape(term) for term in left)
             used: set[str] = set()
 

@@ -1,4 +1,14 @@
-// Tables are sorted by a click on a head; figures open large. Nothing is fetched.
+// Tables are sorted by a click on a head; figures open large; formulas are set. Nothing is fetched from elsewhere.
+if (document.querySelector(".arithmatex")) {
+  window.MathJax = {
+    options: { enableMenu: false, ignoreHtmlClass: ".*|", processHtmlClass: "arithmatex" },
+    svg: { fontCache: "local" },
+  };
+  const script = document.createElement("script");
+  script.src = document.querySelector('script[src$="assets/site.js"]').src.replace("site.js", "mathjax.js");
+  document.head.append(script);
+}
+
 const number = (text) => {
   const match = text.replace(/,/g, "").match(/^[^\d-]{0,2}(-?\d+(\.\d+)?)/);
   return match ? Number(match[1]) : NaN;

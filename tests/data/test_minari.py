@@ -176,8 +176,8 @@ def test_a_bad_episode_is_named() -> None:
         minari.load(ID, options())
 
 
-def test_discrete_actions_are_refused() -> None:
-    discrete = gymnasium.spaces.Discrete(3)
+def test_discrete_actions_that_do_not_count_from_0_are_refused() -> None:
+    discrete = gymnasium.spaces.Discrete(3, start=1)
     write([raw(3, actions=np.zeros(3, np.int64))], actions=discrete)
     with pytest.raises(DataError, match="Discrete"):
         minari.load(ID, options())

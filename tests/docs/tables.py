@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import importlib
 import inspect
 import json
 import re
@@ -23,12 +22,13 @@ from griffe import Docstring, DocstringSectionKind
 from pages import DOCS, NOT_RUN, PAGES
 
 import trajgen
-from trajgen.config import SECTIONS, compose, read_options, recipe_files
+from trajgen.config import SECTIONS, compose, read_options, recipe_files, zoo_files
 from trajgen.core import planning, protocols
 from trajgen.core.options import describe
-from trajgen.core.registry import KINDS, component, names, spec
+from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.engine.options import StageOptions
+from trajgen.experiments.zoo import WEIGHTS
 
 MARKED = re.compile(r"(<!-- (\w+)(?::(\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 SHOWN = ("schedule", "tokenizer", "prior", "decoder", "sampler", "action", "planner")
@@ -66,14 +66,13 @@ def _members(protocol: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 def components(kind: str) -> str:
-    """The components that are shipped: what each is, and what it requires before its ``*``."""
-    shipped = [spec(kind, n) for n in names(kind)]
-    rows = [
-        f"| `{description.name}` | {_cell(description.summary)} | {', '.join(f'`{w}`' for w in description.wiring)} |"
-        for description in shipped
-        if component(kind, description.name).__module__.startswith("trajgen.")
-    ]
-    return "\n".join(["| name | what | requires |", "| --- | --- | --- |", *rows])
+    """The components that are shipped: what each is, with a link to its options."""
+    rows = []
+    for description in (spec(kind, name) for name in names(kind)):
+        if description.module.startswith("trajgen."):
+            link = f"[`{description.name}`][{description.module}.{description.attribute}]"
+            rows.append(f"| {link} | {_cell(description.summary)} |")
+    return "\n".join(["| name | what |", "| --- | --- |", *rows])
 
 
 def recipes(_: str = "") -> str:
@@ -92,21 +91,6 @@ def kinds(_: str = "") -> str:
     """All kinds, with the page of each."""
     rows = [f"| [{kind}]({kind}.md) | {text} |" for kind, text in KINDS.items()]
     return "\n".join(["| kind | what it is |", "| --- | --- |", *rows])
-
-
-def options(kind: str) -> str:
-    """The options of the components that are shipped, with types, defaults, and what each is."""
-    rows = []
-    for name in names(kind):
-        description, implementation = spec(kind, name), component(kind, name)
-        if not implementation.__module__.startswith("trajgen."):
-            continue
-        types = typing.get_type_hints(implementation.__init__ if inspect.isclass(implementation) else implementation)
-        about = arguments(implementation)
-        rows += [_row(f"{name}.{o.name}", types[o.name], f"`{_plain(o.default)}`", about) for o in description.options]
-    if not rows:
-        return "None of them has options."
-    return "\n".join(["| option | type | default | what |", "| --- | --- | --- | --- |", *rows])
 
 
 def arguments(documented: Any) -> dict[str, str]:
@@ -203,10 +187,32 @@ def api(_: str = "") -> str:
     """The pages of the API with the modules on each."""
     rows = []
     for path in sorted((DOCS / "api").glob("*.md")):
-        for module in modules(path):
-            text = _cell(first_sentence(importlib.import_module(module)))
-            rows.append(f"| [`{module}`]({path.name}) | {text} |")
-    return "\n".join(["| module | what |", "| --- | --- |", *sorted(rows)])
+        if documented := modules(path):
+            title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            rows.append(f"| [{title}]({path.name}) | {', '.join(f'`{name}`' for name in documented)} |")
+    return "\n".join(["| page | modules |", "| --- | --- |", *rows])
+
+
+def zoo(_: str = "") -> str:
+    """The planners of the zoo with the scores that were measured."""
+    rows = []
+    for name, card in zoo_files().items():
+        figures = json.loads((card.parent / "evaluation.json").read_text(encoding="utf-8"))
+        normalized, size = figures["normalized"], (card.parent / WEIGHTS).stat().st_size / 1e6
+        low, high = normalized["ci95"]
+        ratio = figures["ratio_to_controller"]
+        cells = [
+            f"`zoo/{name}`",
+            figures["env"],
+            f"{figures['return']['mean']:.0f}",
+            "" if ratio is None else f"{ratio:.2f}",
+            f"{normalized['mean']:.1f} [{low:.1f}, {high:.1f}]",
+            f"{figures['success']:.0%}",
+            f"{size:.1f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    head = "| planner | environment | return | of the controller's | normalized by D4RL's bounds | success | MB |"
+    return "\n".join([head, "| --- | --- | ---: | ---: | ---: | ---: | ---: |", *rows])
 
 
 def modules(page: Path) -> list[str]:
@@ -228,7 +234,6 @@ def not_run(_: str = "") -> str:
 TABLES: dict[str, Callable[[str], str]] = {
     "protocol": protocol,
     "components": components,
-    "options": options,
     "recipes": recipes,
     "kinds": kinds,
     "catalogue": catalogue_table.table,
@@ -237,6 +242,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "scales": scales,
     "public": public,
     "api": api,
+    "zoo": zoo,
     "not_run": not_run,
 }
 

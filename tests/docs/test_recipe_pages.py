@@ -13,7 +13,7 @@ from pages import DOCS, ROOT, commands
 from trajgen.config import read_options, recipe_files
 from trajgen.core.registry import KINDS, spec
 
-ROW = re.compile(r"^\| .+? \| `([^`|]+)` \| \[`([\w.]+)`\]\[\] \|$", re.MULTILINE)
+ROW = re.compile(r"^\| .+? \| `([^`|]+)` \| \[`([\w.]+)`\]\[([\w.]*)\] \|$", re.MULTILINE)
 PAPER = re.compile(r"\d{4}\.\d{5}")
 ELSEWHERE = ("policy", "engine", "data")
 """Sections of a recipe that a row can speak of instead of a component."""
@@ -31,11 +31,12 @@ def table(name: str) -> list[tuple[str, str]]:
     section = text_of(name).partition("\n## Equation, component, code\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     rows = ROW.findall("\n".join(lines))
-    assert len(rows) == len(lines), "a row is: what the paper says | `kind: name` | [`dotted.name`][]"
+    form = "a row is: what the paper says | `kind: name` | [`dotted.name`][], or [`end`][dotted.name]"
+    assert len(rows) == len(lines) and all(path.endswith(name) for _, name, path in rows if path), form
+    own = [(part, path or name) for part, name, path in rows]
     other = re.search(r"The other parts are those of \[`\w+`\]\((\w+)\.md#equation-component-code\)", section)
-    components = {component for component, _ in rows}
-    shared = composed(name) - components
-    return rows + ([row for row in table(other[1]) if row[0] in shared] if other else [])
+    shared = composed(name) - {part for part, _ in own}
+    return own + ([row for row in table(other[1]) if row[0] in shared] if other else [])
 
 
 def composed(name: str) -> set[str]:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from rich.console import Console
 from trajgen.core.errors import ConfigError
 from trajgen.engine import loggers
 from trajgen.engine.loggers import MetricsLog, check_loggers, open_loggers, stage_progress
+from trajgen.experiments.evaluating import episode_progress
 
 LINES: list[dict[str, Any]] = [
     {"stage": stage, "stage_index": index, "step": step, "seconds": 0.5, "total": 1.0 / step, "usage/scale_1": 0.5}
@@ -154,3 +156,27 @@ def test_a_log_file_gets_ten_lines_with_the_time_left() -> None:
             show(step, {"inverse": 0.25, "total": 1 / step} if step % 5 == 0 else None)
     lines = console.file.getvalue().splitlines()
     assert len(lines) == 10 and re.fullmatch(r"prior 10/100, 0:\d\d:\d\d left  total 0\.100  inverse 0\.250", lines[0])
+
+
+@pytest.mark.parametrize(("width", "episodes", "max_steps"), [(60, 1000, 1000), (80, 48, 300), (100, 48, 300)])
+def test_an_evaluation_shows_the_time_left_on_a_line(width: int, episodes: int, max_steps: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with episode_progress(console, episodes, max_steps, "controller") as show:
+        show(0, 0)
+        show(max_steps, 1)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", console.file.getvalue()))
+    line = next(line for line in reversed(lines) if line.strip())
+    total = episodes * max_steps
+    assert len(line) <= width and re.search(rf"controller .* {max_steps}/{total} \S+ left 1/{episodes} ended", line)
+
+
+def test_an_evaluation_of_seconds_leaves_no_lines_in_a_log_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, count in ((1.0, 0), (300.0, 10)):
+        clock = iter(range(10**6))
+        monkeypatch.setattr(time, "monotonic", lambda clock=clock, seconds=seconds: next(clock) * seconds / 10)
+        console = Console(file=io.StringIO(), width=80)
+        with episode_progress(console, 2, 10, "policy") as show:
+            for step in range(1, 21):
+                show(step, step // 20)
+        lines = console.file.getvalue().splitlines()
+        assert len(lines) == count and all(line.startswith("policy ") and " left  " in line for line in lines)

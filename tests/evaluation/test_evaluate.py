@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from gymnasium.spaces import Discrete
+from gymnasium.spaces import MultiBinary
 from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, TrajgenError
@@ -68,7 +68,7 @@ def test_bad_evaluations_are_refused() -> None:
     class Choices(Walk):
         def __init__(self) -> None:
             super().__init__()
-            self.action_space = Discrete(3)
+            self.action_space = MultiBinary(3)
 
     with pytest.raises(ConfigError, match="box of real numbers"):
         figures_of(make_env=Choices)

@@ -23,7 +23,7 @@ def test_one_episode_for_every_seed(batch: int) -> None:
     np.testing.assert_allclose(rollouts.returns, 0.5 * np.array(lengths))
     assert sorted(seed for env in eval_env.envs for seed in env.seeds) == list(range(10))
     assert len(eval_env.envs) == min(batch, 10) and all(env.closed for env in eval_env.envs)
-    assert progress[-1] == (10, 10) and progress == sorted(progress)
+    assert progress[-1] == (10 * eval_env.max_steps, 10) and progress == sorted(progress)
 
 
 def test_nothing_is_rewarded_after_the_end() -> None:

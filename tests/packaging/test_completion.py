@@ -16,7 +16,7 @@ from trajgen.cli.completion import COMMANDS
 from trajgen.cli.overrides import options_of, select
 from trajgen.cli.plot import PlotOptions
 from trajgen.cli.video import VideoOptions
-from trajgen.config import data_files, recipe_files, study_files
+from trajgen.config import data_files, recipe_files, study_files, zoo_files
 from trajgen.core.formats import FORMAT
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.viz.film import VideoRequest
@@ -24,6 +24,8 @@ from trajgen.viz.plot import PICTURES, PlotRequest
 
 HEAVY = {"torch", "minari", "gymnasium", "mujoco", "matplotlib", "timm", "hydra", "vector_quantize_pytorch"}
 Offered = Callable[[str], list[str]]
+
+ZOO = [f"run=zoo/{name}" for name in zoo_files()]
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +124,18 @@ def test_stages_are_those_of_the_recipe_and_damaged_files_offer_nothing(offered:
         ("train see", ["seed=", "seed=0"]),  # two, so that no blank follows the '='
         ("train sampler=top_p sampler.p", ["sampler.p=", "sampler.p=VALUE"]),
         ("plot out=", []),  # files, by the shell
-        ("plot run=", ["run=bin/", "run=empty/", "run=runs/", "run=runs/mine", "run=studies/"]),
+        (
+            "plot run=",
+            [
+                "run=bin/",
+                "run=empty/",
+                "run=runs/",
+                "run=runs/mine",
+                "run=studies/",
+                "run=zoo/mage-pen",
+                "run=zoo/mage-umaze",
+            ],
+        ),
         ("video run=studies/widths/cells/w", ["run=studies/widths/cells/wide-s0"]),
         ("report studies/", ["studies/widths"]),
     ],

@@ -85,7 +85,7 @@ def _positional(what: str, begun: str) -> list[str]:
     if what == "folders":
         return _folders(begun, "config.json", "cells")
     components = [f"{kind}/{name}" for kind in KINDS for name in names(kind)] if what else []
-    return [*KINDS, "recipes", "studies", "searches", "data", *components] if what == "listed" else components
+    return [*KINDS, "recipes", "studies", "searches", "data", "zoo", *components] if what == "listed" else components
 
 
 def _values(command: Command, key: str, begun: str, options: Mapping[str, str]) -> Iterable[str]:
@@ -93,7 +93,7 @@ def _values(command: Command, key: str, begun: str, options: Mapping[str, str]) 
     if key in FILES:
         return [*_files(key), *(str(path) for path in _siblings(begun) if path.suffix in (".yaml", ".yml"))]
     if key == "run":
-        return _folders(begun, "config.json")
+        return [*(f"zoo/{name}" for name in _files("zoo")), *_folders(begun, "config.json")]
     if key in KINDS:
         return names(key)
     if dot:
@@ -125,9 +125,10 @@ def _composition(options: Mapping[str, str]) -> dict[str, Any]:
     """The configuration of the run or the recipe that is on the line; empty if there is none."""
     from trajgen.config import read_options
     from trajgen.core.formats import current
+    from trajgen.experiments.zoo import local_folder
 
     if "run" in options:
-        path = Path(options["run"]) / "config.json"  # read here, since the module of run folders imports torch
+        path = local_folder(options["run"]) / "config.json"  # read here, since the module of run folders imports torch
         is_small = path.stat().st_size < MAX_CONFIG_BYTES
         return current("config", json.loads(path.read_text("utf-8")), path) if is_small else {}
     path = _files("recipe").get(options.get("recipe", "mage"), Path(options.get("recipe", "")))

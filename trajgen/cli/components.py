@@ -20,8 +20,14 @@ from trajgen.cli.overrides import parse, read
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.registry import KINDS, check_kind, load_entry_points, load_imports, names, spec
 
-FILES = {"recipe": "train", "study": "study", "search": "search", "data": "train"}
-"""What lies in files, and the command that takes it."""
+FILES = {
+    "recipe": "train recipe=",
+    "study": "study study=",
+    "search": "search search=",
+    "data": "train data=",
+    "zoo": "evaluate run=zoo/",
+}
+"""What lies in files, and the command that takes one by its name."""
 PLURALS = {"recipes": "recipe", "studies": "study", "searches": "search"}
 PLACEHOLDER = "mine"
 RECIPES = {"tokenizer": "flat_ar", "critic": "mage_critic", "planner": "bc"}
@@ -57,7 +63,8 @@ class CheckOptions(ListOptions):
 def list_(words: Words) -> None:
     """Show recipes, studies, searches, data and components.
 
-    Nothing lists all; recipes, studies, searches or data those; KIND its components; KIND/NAME the options of one.
+    Nothing lists all; recipes, studies, searches, data or zoo (trained planners) those; KIND its components; KIND/NAME
+    the options of one.
     """
     from rich.console import Console
     from rich.markup import escape
@@ -203,7 +210,7 @@ def _print_files(console: Any, what: str) -> None:
     from trajgen import config
 
     files: dict[str, Path] = getattr(config, f"{what}_files")()
-    console.print(f"\n[bold]{what}[/]  trajgen {FILES[what]} {what}=NAME")
+    console.print(f"\n[bold]{what}[/]  trajgen {FILES[what]}NAME")
     for name, path in files.items():
         console.print(f"  [cyan]{name}[/]  {escape(_about(path))}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -23,7 +23,7 @@ class RunOptions:
     """Options of every command that takes a run folder."""
 
     run: Path
-    """Run folder."""
+    """Run folder, or zoo/NAME of a planner that comes with trajgen (trajgen list zoo)."""
     device: Annotated[str, "auto", "cpu", "cuda"] = "auto"
     """auto, cpu, cuda or cuda:N."""
     imports: tuple[str, ...] = ()
@@ -64,13 +64,19 @@ def read_run(words: Iterable[str], cls: type[R]) -> tuple[R, dict[str, Any]]:
     Raises:
         ConfigError: if there is no such folder, or a word does not fit.
     """
+    from trajgen.experiments.zoo import writable_folder
+
     options, rest = read(words, cls, COMPOSITION)
-    folder = options.run
+    return replace(options, run=existing(writable_folder(options.run))), parse(rest)
+
+
+def existing(folder: Path) -> Path:
+    """A run folder; raises a `ConfigError` if there is none."""
     if not folder.is_dir():
         siblings = [path.name for path in folder.parent.glob("*/")]
         fix = nearest(folder.name, siblings) if siblings else "train first: trajgen train recipe=mage"
         raise ConfigError(f"There is no such run folder: {folder}.", fix=fix)
-    return options, parse(rest)
+    return folder
 
 
 def open_run(options: RunOptions, overrides: dict[str, Any]) -> Run:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajgen.cli.app import Words, app, command, group
+from trajgen.cli.evaluate import existing
 from trajgen.cli.overrides import read
 
 
@@ -43,8 +44,10 @@ def push(words: Words) -> None:
     """
     options, _ = read(words, PushOptions, ())
     from trajgen.experiments import hub as runs
+    from trajgen.experiments.zoo import local_folder
 
-    print(f"Pushed {options.run}: {runs.push(options.run, options.repo, private=options.private)}")
+    folder = existing(local_folder(options.run))
+    print(f"Pushed {options.run}: {runs.push(folder, options.repo, private=options.private)}")
 
 
 @command("hub pull", PullOptions, "hub pull repo=USER/mage-umaze", to=hub)

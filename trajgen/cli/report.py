@@ -32,15 +32,18 @@ def report(words: Words) -> None:
     options, _ = read([word for word in words if not _is_folder(word)], ReportOptions, ())
     if not folders:
         raise ConfigError("Which runs?", fix="trajgen report runs/* for all runs")
-    for folder in folders:
-        if not Path(folder).is_dir():
+    from trajgen.experiments.zoo import local_folder
+
+    paths = [local_folder(folder) for folder in folders]
+    for folder, path in zip(folders, paths, strict=True):
+        if not path.is_dir():
             raise ConfigError(f"There is no folder {folder}.", fix="trajgen report runs/* for all runs")
     from trajgen.core.terminal import Terminal
     from trajgen.experiments.run_folder import free_path
     from trajgen.viz.report.page import report as write
 
-    path = options.out or free_path(Path(), "report-{}.html")
-    write(path, [Path(folder) for folder in folders], Terminal(), title=options.title)
+    page = options.out or free_path(Path(), "report-{}.html")
+    write(page, paths, Terminal(), title=options.title)
 
 
 def _is_folder(word: str) -> bool:

@@ -17,6 +17,7 @@ from trajgen.config.files import (
     recipe_files,
     search_files,
     study_files,
+    zoo_files,
 )
 from trajgen.config.schema import SECTIONS, Config, merged
 
@@ -38,4 +39,5 @@ __all__ = [
     "search_files",
     "study_files",
     "task_words",
+    "zoo_files",
 ]

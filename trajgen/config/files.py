@@ -46,6 +46,11 @@ def search_files() -> dict[str, Path]:
     return _by_name(RECIPES / "search", "*.yaml")
 
 
+def zoo_files() -> dict[str, Path]:
+    """The model cards of the trained planners in the zoo by name; each lies in its run folder."""
+    return {path.parent.name: path for path in sorted((RECIPES / "zoo").glob("*/README.md"))}
+
+
 def _by_name(folder: Path, pattern: str) -> dict[str, Path]:
     paths = [p for p in sorted(folder.glob(pattern)) if p.name[0] != "_" and p != RECIPES / "base.yaml"]
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in paths}

@@ -8,11 +8,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from trajgen.core.choices import one_hot
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.observations import Key, entry
 from trajgen.core.types import Space
@@ -52,7 +54,7 @@ def load(id: str, options: DataOptions) -> Episodes:
                               fix="data.memory_map=false")  # fmt: skip
 
         def read() -> Iterator[Episode]:
-            return _stream(id, (_episode(raw, entries) for raw in dataset.iterate_episodes()))
+            return _stream(id, space, (_episode(raw, entries) for raw in dataset.iterate_episodes()))
 
         return limit_actions(collect_centered(read, partial(_collect, id, None), space, options.goal_state), options)
     file = EpisodeFile(path, dataset.total_episodes, entries)
@@ -62,7 +64,7 @@ def load(id: str, options: DataOptions) -> Episodes:
             raise ValueError("its arrays would take more memory than it can hold")
 
     def read_file() -> Iterator[Episode]:
-        return _stream(id, file.episodes())
+        return _stream(id, space, file.episodes())
 
     if is_large(rows, space) if options.memory_map is None else options.memory_map:
         folder = store.folder(id) / FOLDER / key_of(entries)
@@ -209,10 +211,12 @@ def _readable(id: str) -> Iterator[None]:
         raise store.damaged(id, error) from error
 
 
-def _stream(id: str, episodes: Iterator[Episode]) -> Iterator[Episode]:
+def _stream(id: str, space: Space, episodes: Iterator[Episode]) -> Iterator[Episode]:
     while True:
         with _readable(id):
             episode = next(episodes, None)
+            if episode is not None and space.choices:
+                episode = replace(episode, actions=one_hot(episode.actions, space.choices))
         if episode is None:
             return
         yield episode

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trajgen.core.choices import choices_of
 from trajgen.core.errors import ConfigError, DataError, nearest
 from trajgen.core.types import Space
 from trajgen.data.episodes import Episodes
@@ -17,7 +18,7 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
     """Widths and bounds from the spaces of Minari's data set.
 
     Raises:
-        DataError: if actions, states or goals are no vectors of real numbers.
+        DataError: if states or goals are no vectors of real numbers, or actions neither these nor choices.
         ConfigError: if an observation key of the options does not fit the data.
     """
     from gymnasium import spaces
@@ -28,7 +29,8 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
     def width(name: str, space: Any) -> int:
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             got = f"data set {id!r}: {space}"
-            raise DataError(f"{name} must be vectors of real numbers.", got=got, fix="a set with continuous numbers")
+            kinds = "vectors of real numbers" + (", Discrete or MultiDiscrete" if name == "Actions" else "")
+            raise DataError(f"{name} must be {kinds}.", got=got, fix="another data set")
         return int(space.shape[0])
 
     def observed(option: str) -> int:
@@ -46,21 +48,28 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
                 )
         return sum(width(f"{option} {key}", leaves[key]) for key in keys)
 
-    action_dim, goal_dim = width("Actions", actions), observed("goal_key") if options.goals != "none" else 0
+    goal_dim = observed("goal_key") if options.goals != "none" else 0
+    if choices := choices_of(actions):
+        action_dim = sum(choices)
+        low, high = (0.0,) * action_dim, (1.0,) * action_dim
+    else:
+        action_dim = width("Actions", actions)
+        low, high = tuple(map(float, actions.low)), tuple(map(float, actions.high))
     return Space(
         state_dim=observed("state_key"),
         action_dim=action_dim,
         goal_dim=goal_dim,
         state_key=options.state_key,
         goal_key=options.goal_key if goal_dim else None,
-        action_low=tuple(map(float, actions.low)),
-        action_high=tuple(map(float, actions.high)),
+        action_low=low,
+        action_high=high,
+        choices=choices,
     )
 
 
 def limit_actions(episodes: Episodes, options: DataOptions) -> Episodes:
     """The episodes, with the bounds of their actions narrowed to those of the data where the options say so."""
-    if options.action_limits == "space":
+    if options.action_limits == "space" or episodes.space.choices:
         return episodes
     actions = [episodes.actions[first:last] for first, last in zip(episodes.starts, episodes.ends, strict=True)]
     low, high = np.min([each.min(0) for each in actions], axis=0), np.max([each.max(0) for each in actions], axis=0)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from hashlib import sha256
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.files import append_json, flush, read_metrics, write_file
+from trajgen.core.terminal import progress
 from trajgen.engine.storage import Position
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "wandb_offline": "wandb"}
@@ -154,42 +151,11 @@ def _wandb(folder: Path, stack: ExitStack, config: Mapping[str, Any], mode: str 
 def stage_progress(
     console: Console, name: str, steps: int, done: int
 ) -> Iterator[Callable[[int, Mapping[str, float] | None], None]]:
-    """Yields a function that shows a step, and figures where there are some: on a bar on a terminal, else ten times.
-
-    Name, bar, step and time left fit on 60 columns with the first figure; more figures are shown where there is room.
-    """
-    free = console.width - len(f"{name} {steps}/{steps} 00:00 left   ")
-    bar_width = max(4, min(console.width // 6, free - len("total 0.000")))
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left", style="progress.remaining"),
-        TextColumn("{task.fields[figures]}"),
-    )
-    room = free - bar_width
-    tenths, begun = 10 * done // steps, time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=steps, completed=done, figures="")
+    """Yields a function that shows a step of a stage, and figures where there are some, the total loss first."""
+    with progress(console, name, steps, done) as show_texts:
 
         def show(step: int, figures: Mapping[str, float] | None = None) -> None:
-            nonlocal tenths
-            bar.update(task, completed=step)
-            if figures is None:
-                return
-            texts = [f"{k} {v:.3f}" for k, v in sorted(figures.items(), key=lambda item: item[0] != "total")]
-            bar.update(task, figures=_fitting(texts, room))
-            if not console.is_terminal and 10 * step // steps > tenths:
-                left = (time.monotonic() - begun) / (step - done) * (steps - step)
-                line = f"{name} {step}/{steps}, {timedelta(seconds=round(left))} left"
-                console.print(_fitting([line, *texts], console.width), highlight=False, markup=False)
-            tenths = 10 * step // steps
+            ordered = sorted((figures or {}).items(), key=lambda item: item[0] != "total")
+            show_texts(step, [f"{k} {v:.3f}" for k, v in ordered])
 
         yield show
-
-
-def _fitting(texts: Sequence[str], room: int) -> str:
-    """The first texts, beside each other, as many as there is room for; at least one."""
-    lengths = accumulate(len(text) + 2 for text in texts)
-    return "  ".join(text for text, end in zip(texts, lengths, strict=True) if end - 2 <= room) or texts[0]

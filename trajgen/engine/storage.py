@@ -25,6 +25,9 @@ HEADER = 16 * 2**20
 """Bytes of the largest header; a model of ten thousand tensors has a tenth of it."""
 SIZE = 16
 """Largest size of a checkpoint as a multiple of its model's; weights, average and a usual optimizer make four."""
+SCALE = "scale"
+SMALLEST = 4096
+"""Numbers of the smallest matrix that is compressed."""
 UNREADABLE = (SafetensorError, KeyError, ValueError, TypeError, OSError, OverflowError, RecursionError, RuntimeError)
 """What safetensors, json and torch raise on files that are not checkpoints."""
 
@@ -82,11 +85,34 @@ def read_tensors(
         if "sha256" in metadata and checksum(tensors, metadata["position"]) != metadata["sha256"]:
             raise ValueError("its checksum is not that of its content")
         # A copy: what safetensors returns may be the file itself, mapped into memory.
-        return {k: v.to(device, copy=True) for k, v in tensors.items()}, _position(metadata["position"])
+        return {k: v.to(device, copy=True) for k, v in _restored(tensors).items()}, _position(metadata["position"])
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
         raise _damaged(path, error) from error
+
+
+def compressed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Large matrices in 8 bits, each row with its scale under ``scale.NAME``; `read_tensors` gives all in 32 bits."""
+    result: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if value.dtype == torch.float32 and value.ndim > 1 and value.numel() >= SMALLEST:
+            scale = (value.abs().flatten(1).amax(1) / 127).clamp(min=1e-12)
+            result[f"{SCALE}.{name}"] = scale
+            result[name] = (value / _by_row(scale, value)).round().to(torch.int8)
+        else:
+            result[name] = value
+    return result
+
+
+def _restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    scales = under(SCALE, tensors)
+    given = {k: v for k, v in tensors.items() if not k.startswith(f"{SCALE}.")}
+    return {k: v * _by_row(scales[k], v) if k in scales else v for k, v in given.items()}
+
+
+def _by_row(scale: Tensor, value: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (value.ndim - 1))
 
 
 def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, str], Shapes]:

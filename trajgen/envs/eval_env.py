@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trajgen.core.choices import choices_of
 from trajgen.core.errors import DataError
 from trajgen.core.observations import Key, entry
 from trajgen.data import store
@@ -32,6 +33,23 @@ IN_ANOTHER_MAZE = (
 )
 TOLERANCE = 1e-3
 """How far actions of the data may lie outside of an environment's box, as a share of it."""
+
+
+@dataclass(frozen=True)
+class EnvRecord:
+    """What a run folder keeps of the environment that its data set names, so that it can be evaluated without the set.
+
+    Args:
+        id: of an environment that is registered.
+        options: with which it is made.
+        max_episode_steps: its time limit.
+        bounds: the data set's returns that count as 0 and 100 of a normalized score.
+    """
+
+    id: str
+    options: dict[str, Any] = field(default_factory=dict)
+    max_episode_steps: int | None = None
+    bounds: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,16 +132,30 @@ class EvalEnv:
         require_same_spaces(self.name, env, observations, space)
 
 
-def make_eval_env(options: DataOptions) -> EvalEnv:
+def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> EvalEnv:
     """The evaluation environment of a data set, from its metadata alone.
+
+    Args:
+        options: of the data.
+        recorded: what a run folder says of the environment, for a set that is not on this machine.
 
     Raises:
         DataError: if the set is not on this machine, or names no environment that can be made here.
     """
-    if not store.folder(options.id).is_dir():
+    if store.folder(options.id).is_dir():
+        about = store.metadata(options.id)
+        env_spec = _spec(options, about)
+        if options.env_id is None and is_in_another_maze(options.id):
+            warnings.warn(f"The data set {options.id!r} {IN_ANOTHER_MAZE}.", stacklevel=2)
+    elif recorded is not None:
+        about = {"ref_min_score": recorded.bounds[0], "ref_max_score": recorded.bounds[1]} if recorded.bounds else {}
+        is_same = options.env_id in (None, recorded.id)
+        env_spec = spec(
+            options.env_id or recorded.id, max_episode_steps=recorded.max_episode_steps if is_same else None
+        )
+        env_spec.kwargs.update(recorded.options if is_same else {})
+    else:
         raise store.missing(options.id, options.maker)
-    about = store.metadata(options.id)
-    env_spec = _spec(options, about)
     env_spec.kwargs.update(options.env_options)
     env_spec = shifted(env_spec, options.shift)
     if options.max_episode_steps is not None:
@@ -180,6 +212,19 @@ def make_eval_env(options: DataOptions) -> EvalEnv:
     )
 
 
+def record_env(options: DataOptions) -> EnvRecord | None:
+    """What a run folder keeps of the environment that a data set on this machine names; None where it names none."""
+    about = store.metadata(options.id)
+    if options.env_id is None and _spec_text(about) is None:
+        return None
+    scores = [about.get("ref_min_score"), about.get("ref_max_score")]
+    bounds = None if None in scores else [float(score) for score in scores if score is not None]
+    if options.env_id is not None:
+        return EnvRecord(options.env_id, bounds=bounds)
+    env_spec = _spec(options, about)
+    return EnvRecord(env_spec.id, env_spec.kwargs, env_spec.max_episode_steps, bounds)
+
+
 def has_eval_env(options: DataOptions) -> bool:
     """Whether there is an evaluation environment: one that the options name, or that of the data."""
     return options.env_id is not None or _spec_text(store.metadata(options.id)) is not None
@@ -200,6 +245,15 @@ def require_same_spaces(name: str, env: Any, observations: Any, space: Space) ->
         expected = f"observations like {observations}"
         raise DataError("The environment has other observations than the data.", expected=expected, got=got, fix=fix)
     box = env.action_space
+    if space.choices:
+        if choices_of(box) != space.choices:
+            raise DataError(
+                "The environment has other actions than the data.",
+                expected=f"{space.choices} choices",
+                got=f"{name}: {box}",
+                fix=fix,
+            )
+        return
     if getattr(box, "shape", None) != (space.action_dim,) or not np.issubdtype(box.dtype or object, np.floating):
         expected = f"actions like Box of {space.action_dim} numbers"
         raise DataError(
@@ -245,8 +299,6 @@ def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
             f"The data set {options.id!r} names no evaluation environment.",
             fix="data.env_id=ID of a Gymnasium environment",
         )
-    if is_in_another_maze(options.id):
-        warnings.warn(f"The data set {options.id!r} {IN_ANOTHER_MAZE}.", stacklevel=3)
     return _read_spec(options.id, text)
 
 

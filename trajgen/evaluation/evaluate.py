@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trajgen.core.choices import choices_of
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.evaluation.disturbance import describe_disturbance, disturb, recovery
 from trajgen.evaluation.hardware import hardware
 from trajgen.evaluation.pool import env_pool
-from trajgen.evaluation.protocol import describe, goal_kind, require_bounds, require_box, require_goal, success_by_reset
+from trajgen.evaluation.protocol import (
+    describe,
+    goal_kind,
+    require_actions,
+    require_bounds,
+    require_goal,
+    success_by_reset,
+)
 from trajgen.evaluation.rollout import Progress, Rollouts, decision_ms, rollout
 from trajgen.evaluation.statistics import Array, bootstrap_interval, mean_ratio, normalized, summarize
 
@@ -96,6 +104,28 @@ class RandomPolicy:
         """Uses nothing of it."""
 
 
+class RandomChoices:
+    """Draws discrete actions uniformly; seeded."""
+
+    def __init__(self, choices: Sequence[int], seed: int = 0) -> None:
+        self.choices, self.rng, self.batch = choices, np.random.default_rng(seed), 1
+        self.batched = False
+
+    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
+        """Starts ``batch`` episodes; the stream of actions goes on."""
+        if ids is None:
+            self.batched, self.batch = batch is not None, batch or 1
+
+    def act(self, observation: Observation) -> np.ndarray:
+        """Numbers (B,) or (B, parts), without B if not batched."""
+        numbers = self.rng.integers(self.choices, size=(self.batch, len(self.choices)))
+        numbers = numbers[:, 0] if len(self.choices) == 1 else numbers
+        return numbers if self.batched else numbers[0]
+
+    def observe(self, reward: Any, done: Any) -> None:
+        """Uses nothing of it."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluation's figures, as written to ``evaluation.json``, and the rollouts behind them."""
@@ -115,16 +145,17 @@ def evaluate(
     options: EvaluationOptions | None = None,
     *,
     extra: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> Evaluation:
     """Rolls out a policy, the environment's controller and random actions on the same episodes.
 
     Args:
         extra: further figures to be written with these, such as ``condition_error``.
-        progress: called after every step of ``policy`` with how many episodes have ended.
+        progress: opened with the name of each player: policy, random, controller.
 
     Raises:
-        ConfigError: if the actions are not a box, or the protocol needs a goal that the environment does not report.
+        ConfigError: if the actions are neither a box nor discrete, or the environment does not report the goal that
+            the protocol needs.
         TrajgenError: if every episode failed.
     """
     options = options or EvaluationOptions()
@@ -132,17 +163,22 @@ def evaluate(
     seeds = range(options.seed, options.seed + options.episodes)
     with env_pool(eval_env, min(options.batch, options.episodes), options.workers) as pool:
         space: Any = pool.action_space
-        require_box(space)
+        require_actions(space)
         if options.protocol == "first_hit":
             require_goal(eval_env)
         references: dict[str, Policy] = {}
         if options.reference:
-            references["random"] = RandomPolicy(space.low, space.high, options.seed)
+            choices = choices_of(space)
+            references["random"] = (
+                RandomChoices(choices, options.seed) if choices else RandomPolicy(space.low, space.high, options.seed)
+            )
             if eval_env.controller is not None:
                 references["controller"] = eval_env.controller()
-        play = partial(rollout, eval_env=eval_env, seeds=seeds, batch=options.batch, pool=pool)
-        rollouts = {"policy": play(policy, progress=progress)}
-        rollouts |= {name: play(reference, record=False) for name, reference in references.items()}
+        rollouts = {}
+        for name, player in {"policy": policy, **references}.items():
+            with progress(name) if progress else nullcontext() as show:
+                record, batch = player is policy, options.batch
+                rollouts[name] = rollout(player, eval_env, seeds, record=record, batch=batch, pool=pool, progress=show)
     if options.protocol == "first_hit":
         rollouts = {n: replace(r, returns=r.from_first_hit(eval_env.max_steps)) for n, r in rollouts.items()}
     played = rollouts["policy"]

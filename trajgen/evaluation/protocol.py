@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trajgen.core.choices import choices_of, numbers_of
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.evaluation.disturbance import describe_disturbance, disturb
 from trajgen.evaluation.pool import LocalPool, environments
@@ -36,11 +37,11 @@ def success_by_reset(eval_env: EvalEnv, rollouts: Rollouts) -> list[float | None
     return [float(group.mean()) if group.size else None for group in groups]
 
 
-def require_box(space: Any) -> None:
-    """Raises a ConfigError if actions are not vectors of real numbers."""
-    if not hasattr(space, "low"):
+def require_actions(space: Any) -> None:
+    """Raises a ConfigError if actions are neither vectors of real numbers nor discrete."""
+    if not hasattr(space, "low") and not choices_of(space):
         fix = "data.env_id=ID of an environment with such actions"
-        raise ConfigError("A policy's actions are a box of real numbers.", got=space, fix=fix)
+        raise ConfigError("A policy's actions are a box of real numbers, or discrete.", got=space, fix=fix)
 
 
 def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space) -> None:
@@ -58,8 +59,8 @@ def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space
     eval_env = disturb(eval_env, options)
     with environments(eval_env, 1) as envs, LocalPool(eval_env, envs) as pool:
         eval_env.require_fits(envs[0], space)
-        if options.reference:
-            box: Any = envs[0].action_space
+        box: Any = envs[0].action_space
+        if options.reference and not choices_of(box):
             require_bounds(box.low, box.high)
         if options.protocol == "first_hit":
             require_goal(eval_env)
@@ -81,7 +82,9 @@ def require_bounds(low: Any, high: Any) -> None:
 
 
 def middle(space: Any) -> Any:
-    """An action within a box: the middle of its sides, 0 where they are not finite."""
+    """An action within a box: the middle of its sides, 0 where they are not finite; of discrete ones the first."""
+    if choices := choices_of(space):
+        return numbers_of(np.zeros((1, sum(choices))), choices)[0]
     sides = np.nan_to_num(space.low, neginf=0.0), np.nan_to_num(space.high, posinf=0.0)
     return np.clip((sides[0] + sides[1]) / 2, space.low, space.high).astype(space.dtype)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trajgen.envs.eval_env import EvalEnv
 
 Progress = Callable[[int, int], None]
-"""Called after every step with the number of ended episodes and of all episodes."""
+"""Called after every step with the steps done, and the ended episodes; all steps of an ended episode count as done."""
 
 
 class Episode:
@@ -136,7 +136,7 @@ def rollout(
         record: whether to keep the visited states.
         batch: the most episodes played at once.
         pool: environments to use instead of new ones, at least min(batch, len(seeds)).
-        progress: called after every step with how many episodes have ended.
+        progress: called after every step, see `Progress`.
     """
     if not len(seeds) or batch < 1:
         raise TrajgenError(
@@ -154,7 +154,8 @@ def rollout(
         for duration in _play(policy, slots, pool):
             seconds.append(duration)
             if progress:
-                progress(first + sum(slot.done for slot in slots), len(seeds))
+                steps = sum(eval_env.max_steps if slot.done else slot.steps for slot in slots)
+                progress(first * eval_env.max_steps + steps, first + sum(slot.done for slot in slots))
         episodes += slots
     return _collect(episodes, seconds)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.files import new_folder, write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
+from trajgen.core.terminal import progress
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.run_folder import (
@@ -22,6 +24,7 @@ from trajgen.experiments.run_folder import (
     evaluation_folder,
     free_path,
     load_config,
+    recorded_env,
     require_writable,
     trained_stages,
     write_summary,
@@ -32,11 +35,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trajgen.envs.eval_env import EvalEnv
+    from trajgen.evaluation.rollout import Progress
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 
 CONDITIONS = 256
 """First states from which the condition error is measured."""
+PAUSE = 20.0
+"""Seconds between two lines about episodes that are played, where they are not on a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +91,11 @@ def evaluate(
     config, _ = load_run(folder, imports, overrides)
     trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
-    eval_env = make_eval_env(config.data)
+    eval_env = make_eval_env(config.data, recorded_env(folder))
     out = out or (evaluation_folder(folder, overrides) if overrides else folder)
     require_writable(out, "out=ANOTHER, or mend the permissions")
-    with console.status("playing") as status:
-
-        def show(ended: int, episodes: int) -> None:
-            status.update(f"playing: {ended} of {episodes} episodes")
-
-        result = play(policy, eval_env, config.evaluation, progress=show)
+    show = partial(episode_progress, console, config.evaluation.episodes, eval_env.max_steps)
+    result = play(policy, eval_env, config.evaluation, progress=show)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
     figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
     trained_config, space = load_config(folder)
@@ -129,7 +131,7 @@ def sample(
 
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
-    eval_env = make_eval_env(config.data)
+    eval_env = make_eval_env(config.data, recorded_env(folder))
     with environments(eval_env, 1) as (environment,):
         observation = eval_env.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:
@@ -154,6 +156,13 @@ def sample(
                 f"{errors[name]:.3g} of its standard deviation (root mean square)"
             )
     return errors
+
+
+@contextmanager
+def episode_progress(console: Console, episodes: int, max_steps: int, player: str) -> Iterator[Progress]:
+    """Shows the steps of a player's episodes with the time left, and how many have ended."""
+    with progress(console, player, episodes * max_steps, pause=PAUSE) as show:
+        yield lambda steps, ended: show(steps, [f"{ended}/{episodes} ended"])
 
 
 def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range) -> dict[str, float]:

@@ -16,8 +16,8 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError, DataError, TrajgenError
 from trajgen.experiments.run_folder import load_config, read_config, read_evaluation
+from trajgen.experiments.zoo import HUB
 
-SCHEME = "hf://"
 FILES = ("config.json", "versions.json", "data.json", "evaluation.json", "metrics.jsonl", "summary.md")
 WEIGHTS = ("checkpoints/final.safetensors", "checkpoints/best.safetensors")
 PATTERNS = (*FILES, *WEIGHTS, "plots/*.png")
@@ -87,12 +87,6 @@ def pull(repo: str, folder: Path | None = None) -> Path:
     return folder
 
 
-def local_folder(run: str | os.PathLike[str]) -> Path:
-    """The folder of a run, which is pulled if it is named ``hf://USER/NAME``."""
-    text = os.fspath(run)
-    return pull(text.removeprefix(SCHEME)) if text.startswith(SCHEME) else Path(run)
-
-
 def model_card(run: Path, repo: str, recipe: str) -> str:
     """The README.md of a run on the hub: its scores as metadata, how it is loaded, its summary and its pictures."""
     hub = _client()
@@ -124,7 +118,7 @@ def model_card(run: Path, repo: str, recipe: str) -> str:
         model_name=repo.rpartition("/")[2] if results else None,
         eval_results=results or None,
     )
-    loading = f'import trajgen\n\npolicy = trajgen.load_policy("{SCHEME}{repo}")'
+    loading = f'import trajgen\n\npolicy = trajgen.load_policy("{HUB}{repo}")'
     summary = (run / "summary.md").read_text(encoding="utf-8") if (run / "summary.md").is_file() else f"# {recipe}\n"
     summary = summary.partition("## What to do next")[0]  # with paths of the machine where it was trained
     return f"---\n{data.to_yaml()}\n---\n\n{summary.rstrip()}\n\n## To load it\n\n```python\n{loading}\n```\n"

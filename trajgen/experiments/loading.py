@@ -11,9 +11,9 @@ from trajgen.config import Config, merged
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.options import nested
 from trajgen.core.types import Space
-from trajgen.experiments.hub import local_folder
 from trajgen.experiments.preparation import build_planner, prepare_imports
 from trajgen.experiments.run_folder import load_config
+from trajgen.experiments.zoo import local_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,8 @@ def load_policy(
     Nothing in the folder is executed: weights are safetensors, and the configuration names registered components alone.
 
     Args:
-        run: the run folder, or ``hf://USER/NAME`` on the Hugging Face Hub.
+        run: the run folder, ``zoo/NAME`` of the trained planners that come with trajgen, or ``hf://USER/NAME`` on the
+            Hugging Face Hub.
         device: auto, cpu, cuda or cuda:N.
         imports: modules that register components; those that the folder names are not imported by themselves.
         overrides: plain values that replace those of the run, nested or as on the command line:

@@ -22,6 +22,7 @@ from trajgen.core.files import write_file, write_json
 from trajgen.data import store
 from trajgen.data.options import EnvShift
 from trajgen.experiments.record_options import RecordOptions
+from trajgen.experiments.zoo import local_folder
 
 RECORDINGS = ".recordings"
 """Folder of unfinished recordings, hidden beside the data sets."""
@@ -103,7 +104,7 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
             return lambda observation: env.action_space.sample()
 
         return random
-    if Path(options.policy).is_dir():
+    if local_folder(options.policy).is_dir():
         from trajgen.experiments.loading import load_policy
 
         run = load_policy(options.policy, device=options.device)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
@@ -28,6 +28,9 @@ from trajgen.core.formats import FORMAT, current
 from trajgen.core.options import convert, differing, flat, structure
 from trajgen.core.types import Space
 from trajgen.security import check_links, check_numbers
+
+if TYPE_CHECKING:
+    from trajgen.envs.eval_env import EnvRecord
 
 ROOT = Path("runs")
 LOCK, STUDY_LOCK = "run.lock", "study.lock"
@@ -187,13 +190,43 @@ def load_config(folder: Path) -> tuple[Config, Space]:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError, RecursionError) as error:
         raise damaged(folder / "config.json", error) from error
-    if env_id is not None and ":" in env_id and env_id.partition(":")[0] not in sys.modules:
+    if env_id is not None:
+        _require_imported(env_id, f"{folder / 'config.json'}: data.env_id={env_id}")
+    return config, space
+
+
+def recorded_env(folder: Path) -> EnvRecord | None:
+    """The environment that a run's data set names; None where the folder does not say.
+
+    Raises:
+        CheckpointError: if what it says is damaged, or names a module that is not imported.
+    """
+    from trajgen.envs.eval_env import EnvRecord
+
+    path = folder / "data.json"
+    values = read_json(path).get("env") if path.exists() else None
+    if values is None:
+        return None
+    try:
+        check_numbers(values, LARGEST_SIZE, int)
+        record = structure(EnvRecord, values, "env")
+        if record.bounds is not None and len(record.bounds) != 2:
+            raise ValueError(f"{len(record.bounds)} bounds")
+    except (TrajgenError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise damaged(path, error) from error
+    _require_imported(record.id, f"{path}: env.id={record.id}")
+    return record
+
+
+def _require_imported(env_id: str, got: str) -> None:
+    """Raises a `CheckpointError` if the id of an environment names a module (MODULE:ID) that is not imported."""
+    module, colon, _ = env_id.partition(":")
+    if colon and module not in sys.modules:
         raise CheckpointError(
             "A run folder may only name modules that are imported already.",
-            got=f"{folder / 'config.json'}: data.env_id={env_id}",
-            fix=f"imports=[{env_id.partition(':')[0]}], if you know what it does",
+            got=got,
+            fix=f"imports=[{module}], if you know what it does",
         )
-    return config, space
 
 
 def read_config(folder: Path) -> dict[str, Any]:

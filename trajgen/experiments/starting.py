@@ -11,6 +11,7 @@ from trajgen.config.schema import Config, LoraOptions
 from trajgen.core.errors import CheckpointError, ConfigError, nearest
 from trajgen.core.files import read_json
 from trajgen.core.types import ParameterGroup, Space, Stage
+from trajgen.experiments.zoo import local_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,9 +30,10 @@ def checkpoint_of(run: str) -> Path:
     """
     from trajgen.engine.checkpoint import Checkpoints
 
-    if not Path(run).is_dir():
+    folder = local_folder(run)
+    if not folder.is_dir():
         raise CheckpointError("init names a run folder.", got=f"init={run}, which is no folder", fix="init=runs/NAME")
-    return Checkpoints(Path(run) / "checkpoints").newest()
+    return Checkpoints(folder / "checkpoints").newest()
 
 
 def start_from(planner: nn.Module, run: str) -> str:
@@ -69,7 +71,7 @@ def start_from(planner: nn.Module, run: str) -> str:
 
 def require_same_offsets(run: str, space: Space) -> None:
     """Raises a `ConfigError` if the data of a run were centered by other offsets, which its weights are used to."""
-    stored = read_json(Path(run) / "config.json").get("space")
+    stored = read_json(local_folder(run) / "config.json").get("space")
     for name in ("state_offset", "goal_offset"):
         offset = list(stored.get(name) or ()) if isinstance(stored, dict) else []
         if offset != list(getattr(space, name)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ from trajgen.experiments.starting import stages_of
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from trajgen.data.options import DataOptions
+
+BESIDE = ("returns", "env")
+"""Entries of data.json beside the fingerprint."""
 
 
 def train(config: Config, console: Console, command: str | None = None) -> Path:
@@ -55,7 +61,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     episodes = main_process_first(lambda: load_episodes(config, console))
     resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
     episodes = with_scales(config, episodes, console, resumed)
-    data, acts = _same_data(folder, episodes), has_eval_env(config.data)
+    data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
     planner, source = ready(config, episodes, device, console)
     if acts:
         broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
@@ -101,8 +107,8 @@ def _checked_folder(config: Config) -> Path:
     return find_folder(config)
 
 
-def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
-    """The fingerprint of the data, which must be the resumed run's and that of all processes, and what they earned.
+def _same_data(folder: Path, episodes: Any, options: DataOptions) -> dict[str, Any]:
+    """The fingerprint of the data, the resumed run's and that of all processes; what they earned; their environment.
 
     Raises:
         DataError: if it is not.
@@ -110,12 +116,13 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
     from trajgen.data.fingerprint import fingerprint, require_same
     from trajgen.data.returns import episode_returns, score_episodes
     from trajgen.engine.distributed import broadcast_decision, rank
+    from trajgen.envs.eval_env import record_env
 
     data = fingerprint(episodes)
 
     def compared() -> dict[str, Any]:
         if (folder / "data.json").exists():  # a run from before fingerprints is given one
-            require_same({k: v for k, v in read_json(folder / "data.json").items() if k != "returns"}, data)
+            require_same({k: v for k, v in read_json(folder / "data.json").items() if k not in BESIDE}, data)
         return data
 
     if broadcast_decision(compared) != data:
@@ -125,7 +132,9 @@ def _same_data(folder: Path, episodes: Any) -> dict[str, Any]:
             got=f"another one for process {rank()}: {data['id']}, {data['episodes']} episodes, {data['steps']} steps",
             fix="MINARI_DATASETS_PATH on a disk that all machines share, or the same copy on each",
         )
-    return {**data, "returns": score_episodes(episode_returns(episodes), episodes.lengths)}
+    env = record_env(options)
+    returns = score_episodes(episode_returns(episodes), episodes.lengths)
+    return {**data, "returns": returns, "env": None if env is None else asdict(env)}
 
 
 @contextmanager

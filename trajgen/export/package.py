@@ -113,6 +113,8 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     """
     _check(out, format, batch)
     planner, space = policy.planner, policy.space
+    if space.choices:
+        raise ConfigError("An exported policy has continuous actions.", got="discrete ones", fix="trajgen.load_policy")
     if policy.device.type != "cpu":
         planner = deepcopy(planner).cpu()
     module = PlanModule(planner).eval()

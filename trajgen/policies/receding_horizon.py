@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trajgen.core.choices import likeliest, numbers_of
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.planning import DecodesLatents, Observation, ReviseFn
@@ -94,6 +95,8 @@ class RecedingHorizonPolicy:
     def act(self, observation: Observation) -> np.ndarray:
         """Actions (B, A), or (A,) for an unbatched episode, in the environment's own units and bounds.
 
+        Discrete ones are the numbers of the likeliest choices, (B,) or (B, parts).
+
         Raises:
             TrajgenError: before `reset`, or if the observation is not that of as many episodes, or not finite.
         """
@@ -117,6 +120,8 @@ class RecedingHorizonPolicy:
         for clock in (self._age, self._plan_age, self._offset):
             clock += 1
         bounded = torch.clamp(self.normalizer.action.inverse(action), self._low, self._high)
+        if self.space.choices:
+            bounded = likeliest(bounded, self.space.choices)
         if self._history is not None:
             self._history.record_action(self.normalizer.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
@@ -124,6 +129,8 @@ class RecedingHorizonPolicy:
             rows, is_high = self._surprise
             self._plan_age[rows[is_high.cpu()]] = self.replan_interval
             self._surprise = None
+        if self.space.choices:
+            result = numbers_of(result, self.space.choices)
         return result if self._batched else result[0]
 
     def observe(self, reward: Any, done: Any) -> None:

@@ -53,11 +53,12 @@ class Run:
 
     @cached_property
     def eval_env(self) -> EvalEnv:
-        """Its evaluation environment; raises a DataError if its data set, which names it, is not on this machine."""
+        """Its evaluation environment; raises a DataError if nothing here names it."""
         from trajgen.envs.eval_env import make_eval_env
         from trajgen.evaluation.disturbance import disturb
+        from trajgen.experiments.run_folder import recorded_env
 
-        return disturb(make_eval_env(self.config.data), self.config.evaluation)
+        return disturb(make_eval_env(self.config.data, recorded_env(self.folder)), self.config.evaluation)
 
     @cached_property
     def data(self) -> DataRange | None:

@@ -1,0 +1,59 @@
+"""The zoo: trained planners that come with trajgen, and the folder of a run by any of its names."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import shutil
+import tempfile
+from itertools import count
+from pathlib import Path
+
+from trajgen.config.files import zoo_files
+from trajgen.core.errors import unknown_name
+
+PREFIX = "zoo/"
+"""Of the names of its runs."""
+HUB = "hf://"
+"""Prefix of the names of runs on the Hugging Face Hub."""
+COPIES = Path("runs/zoo")
+"""Where commands that write into a run folder copy it to."""
+WEIGHTS = Path("checkpoints/final.safetensors")
+
+
+def local_folder(run: str | os.PathLike[str]) -> Path:
+    """The folder of a run: ``zoo/NAME`` that of the zoo, unless there is such a folder; ``hf://USER/NAME`` is pulled.
+
+    Raises:
+        ConfigError: if the zoo has no such run.
+    """
+    text = os.fspath(run)
+    if text.startswith(HUB):
+        from trajgen.experiments.hub import pull
+
+        return pull(text.removeprefix(HUB))
+    if not text.startswith(PREFIX) or Path(text).is_dir():
+        return Path(run)
+    name = text.removeprefix(PREFIX).rstrip("/")
+    if name not in (runs := zoo_files()):
+        raise unknown_name(f"There is no '{name}' in the zoo.", name, runs)
+    return runs[name].parent
+
+
+def writable_folder(run: str | os.PathLike[str]) -> Path:
+    """The folder of a run that a command writes into: one of the zoo is copied to ``runs/zoo/NAME`` at first."""
+    folder = local_folder(run)
+    if folder == Path(run):
+        return folder
+    for number in count(1):
+        copy = COPIES / (folder.name if number == 1 else f"{folder.name}-{number}")
+        if not copy.exists():
+            COPIES.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=COPIES) as temporary:
+                copied = Path(temporary) / folder.name
+                shutil.copytree(folder, copied, copy_function=shutil.copyfile)
+                if not copy.exists():  # another process may have been faster
+                    os.replace(copied, copy)
+        if (copy / WEIGHTS).is_file() and filecmp.cmp(folder / WEIGHTS, copy / WEIGHTS, shallow=False):
+            return copy
+    raise AssertionError("count has no end")
