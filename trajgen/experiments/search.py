@@ -121,7 +121,8 @@ class Search:
 
     def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The overrides of a trial; components that are chosen by name come before their options."""
-        words = [f"{key}={_text(params[key])}" for key in sorted(params, key=lambda key: key not in KINDS)]
+        texts = {k: str(v).lower() if isinstance(v, bool) else quote(str(v)) for k, v in params.items()}
+        words = [f"{key}={texts[key]}" for key in sorted(params, key=lambda key: key not in KINDS)]
         return merge_overrides((TUNING,), self.base, words)
 
     def params_of(self, config: Config) -> dict[str, Any]:
@@ -143,10 +144,6 @@ class Search:
         return plain
 
 
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else quote(str(value))
-
-
 def read_search(path: Path) -> Search:
     """The search of a file.
 
@@ -160,17 +157,15 @@ def read_search(path: Path) -> Search:
         name=path.stem,
         question=read_question(path),
         base=read_overrides(plain.get("base") or [], "base"),
-        space={key: _read_choices(value, f"space.{key}") for key, value in space.items()},
+        space={
+            key: structure(Span, value, f"space.{key}")
+            if isinstance(value, Mapping)
+            else convert(value, tuple[Value, ...], f"space.{key}")
+            for key, value in space.items()
+        },
         trials=convert(plain.get("trials", 20), int, "trials"),
         seeds=convert(plain.get("seeds", [0]), tuple[int, ...], "seeds"),
     )
-
-
-def _read_choices(value: Any, where: str) -> Span | tuple[Value, ...]:
-    if isinstance(value, Mapping):
-        return structure(Span, value, where)
-    values: tuple[Value, ...] = convert(value, tuple[Value, ...], where)
-    return values
 
 
 @dataclass
@@ -344,12 +339,7 @@ def _row(search: Search, trial: Trial) -> Row:
 
 
 def _run_trials(
-    search: Search,
-    trials: Sequence[Trial],
-    folder: Path,
-    executor: JobExecutor,
-    console: Console,
-    count: Countdown,
+    search: Search, trials: Sequence[Trial], folder: Path, executor: JobExecutor, console: Console, count: Countdown
 ) -> None:
     """Trains and scores trials; one that cannot be composed, built or trained has failed."""
     cells: dict[str, list[Cell]] = {}
@@ -376,12 +366,7 @@ def _run_trials(
 
 
 def _report(
-    search: Search,
-    trials: Sequence[Trial],
-    folder: Path,
-    console: Console,
-    command: str | None,
-    look: Look | None,
+    search: Search, trials: Sequence[Trial], folder: Path, console: Console, command: str | None, look: Look | None
 ) -> dict[str, Any]:
     """The table of a study whose variants were proposed: the best first, each compared to the base."""
     ranked = sorted(trials, key=lambda trial: -math.inf if trial.score is None else trial.score, reverse=True)

@@ -29,6 +29,7 @@ class AutoregressiveSampler:
     guidance: float = 0.0
     needs: ClassVar[tuple[str, ...]] = ("start", "step")
 
+    @torch.no_grad()
     def __call__(
         self,
         prior: Autoregressive,
@@ -36,6 +37,8 @@ class AutoregressiveSampler:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
+        first: int = 0,
+        on_codes: Callable[[slice, Tensor, Tensor], None] | None = None,
     ) -> Plan:
         """Codes (B, L), or the mean of continuous ones (B, L, C), and their latent, for the conditions (B, ·).
 
@@ -45,8 +48,38 @@ class AutoregressiveSampler:
             cond: B conditions.
             rng: of the draws.
             known_codes: each takes the place of the sampled one, before the next scale is sampled.
+            first: number of the first scale that is not known in all rows. It and those before it are predicted in one
+                pass, where the prior can.
+            on_codes: called with spans of tokens, their logits (B, n, V) and codes (B, n).
         """
-        return self._sample(prior, tokenizer, cond, rng, known_codes)
+        layout, spans = tokenizer.layout, tokenizer.schedule.spans
+        state, partial_latent = prior.start(cond.cfg_batch() if self.guidance else cond), layout.start(len(cond.state))
+        scales: list[Tensor] = []
+        x: Tensor | None = None
+        logits: Tensor | None = None
+        if first and known_codes is not None and isinstance(prior, PredictsPrefix):
+            inputs = []
+            for k, span in enumerate(spans[:first]):
+                scales.append(known_codes.codes[:, span])
+                partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
+                inputs.append(layout.scale_input(partial_latent, k + 1))
+            x = torch.cat(inputs, dim=1)
+            logits = self._guided(prior.predict_prefix(torch.cat([x, x]) if self.guidance else x, first, state))
+            if on_codes is not None:
+                known = slice(spans[first].start)
+                on_codes(known, logits[:, known], known_codes.codes[:, known])
+            logits = logits[:, spans[first]]
+        for k, span in enumerate(spans[len(scales) :], start=len(scales)):
+            if logits is None:
+                x = layout.scale_input(partial_latent, k) if k else None
+                x = torch.cat([x, x]) if self.guidance and x is not None else x
+                logits = self._guided(prior.step(x, k, state))
+            codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
+            scales.append(codes if known_codes is None else known_codes.into(codes, span))
+            if on_codes is not None:
+                on_codes(span, logits, scales[-1])
+            partial_latent, logits = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k), None
+        return Plan(torch.cat(scales, dim=1), partial_latent)
 
     def with_likelihood(
         self,
@@ -63,7 +96,7 @@ class AutoregressiveSampler:
             of_codes = logits.float().log_softmax(-1).gather(-1, codes.unsqueeze(-1))
             likelihoods.append(of_codes.sum((1, 2)))
 
-        plan = self._sample(prior, tokenizer, cond, rng, known_codes, on_codes=add)
+        plan = self(prior, tokenizer, cond, rng, known_codes, on_codes=add)
         return plan, torch.stack(likelihoods).sum(0)
 
     def revise(
@@ -102,57 +135,8 @@ class AutoregressiveSampler:
 
         stays = torch.arange(codes.shape[1], device=codes.device) < count
         known_codes = KnownCodes(codes, stays.expand(len(codes), -1))
-        plan = self._sample(prior, tokenizer, cond, rng, known_codes, first, add)
+        plan = self(prior, tokenizer, cond, rng, known_codes, first, add)
         return plan, torch.stack(surprises).sum(0)
-
-    @torch.no_grad()
-    def _sample(
-        self,
-        prior: Autoregressive,
-        tokenizer: Tokenizer,
-        cond: Cond,
-        rng: Generator | None,
-        known_codes: KnownCodes | None,
-        first: int = 0,
-        on_codes: Callable[[slice, Tensor, Tensor], None] | None = None,
-    ) -> Plan:
-        """Samples scale by scale.
-
-        Args:
-            prior, tokenizer, cond, rng, known_codes: as in `__call__`.
-            first: number of the first scale that is not known in all rows. It and those before it are predicted in one
-                pass, where the prior can.
-            on_codes: called with spans of tokens, their logits (B, n, V) and codes (B, n).
-        """
-        layout, spans = tokenizer.layout, tokenizer.schedule.spans
-        state, partial_latent = prior.start(cond.cfg_batch() if self.guidance else cond), layout.start(len(cond.state))
-        scales: list[Tensor] = []
-        logits: Tensor | None = None
-        if first and known_codes is not None and isinstance(prior, PredictsPrefix):
-            inputs = []
-            for k, span in enumerate(spans[:first]):
-                scales.append(known_codes.codes[:, span])
-                partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
-                inputs.append(layout.scale_input(partial_latent, k + 1))
-            logits = self._guided(prior.predict_prefix(self._for_prior(torch.cat(inputs, dim=1)), first, state))
-            if on_codes is not None:
-                known = slice(spans[first].start)
-                on_codes(known, logits[:, known], known_codes.codes[:, known])
-            logits = logits[:, spans[first]]
-        for k, span in enumerate(spans[len(scales) :], start=len(scales)):
-            if logits is None:
-                x = self._for_prior(layout.scale_input(partial_latent, k)) if k else None
-                logits = self._guided(prior.step(x, k, state))
-            codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
-            scales.append(codes if known_codes is None else known_codes.into(codes, span))
-            if on_codes is not None:
-                on_codes(span, logits, scales[-1])
-            partial_latent, logits = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k), None
-        return Plan(torch.cat(scales, dim=1), partial_latent)
-
-    def _for_prior(self, x: Tensor) -> Tensor:
-        """Inputs (B, n, C), twice for guidance."""
-        return torch.cat([x, x]) if self.guidance else x
 
     def _guided(self, logits: Tensor) -> Tensor:
         """The logits (B, n, V) that are drawn from."""
