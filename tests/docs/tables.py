@@ -31,7 +31,7 @@ from trajgen.engine.options import StageOptions
 from trajgen.experiments.zoo import WEIGHTS
 
 MARKED = re.compile(r"(<!-- (\w+)(?::(\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-SHOWN = ("schedule", "tokenizer", "prior", "decoder", "sampler", "action", "planner")
+SHOWN = ("schedule", "tokenizer", "prior", "sampler", "planner")
 """The kinds in the table of recipes."""
 FOLLOWS = (property, cached_property)
 CALLED = {"ActionHead": "action", "ReturnTarget": "return_target"}
