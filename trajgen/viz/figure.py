@@ -46,7 +46,6 @@ STYLE: dict[Any, Any] = {
     "pdf.fonttype": 42,  # as text that journals accept, and that can be edited
     "svg.fonttype": "none",
 }
-FORMATS = ("png", "pdf", "svg")
 
 
 @dataclass(frozen=True)
