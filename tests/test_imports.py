@@ -30,7 +30,7 @@ OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.op
 """Modules of option dataclasses, which the configuration may import."""
 
 MAY: dict[str, set[str]] = {
-    "core": set(),
+    "core": {"security"},  # files are read with limits
     "security": set(),
     "nn": {"core"},
     **{room: {"core", "nn"} for room in COMPONENTS},
@@ -63,6 +63,7 @@ MAY: dict[str, set[str]] = {
     "cli": {
         "",
         "core",
+        "security",
         "data",
         "envs",
         "engine",

@@ -14,9 +14,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 RATIO, SLACK = 64, 2**26
 """Bytes of memory that each byte of a file may take, and bytes beyond: packed data take a tenth of it."""
@@ -39,16 +40,17 @@ def require_regular(path: Path) -> None:
         raise OSError(f"{path.name} is a FIFO, a device or a socket, not a file")
 
 
-def read_limited(path: Path, largest: int) -> str:
+def read_limited(path: Path, largest: int, errors: str = "strict") -> str:
     """The text of a regular file.
 
     Raises:
-        OSError, ValueError: if it cannot be read, is longer than ``largest`` bytes, or is no UTF-8.
+        OSError, ValueError: if it cannot be read, is longer than ``largest`` bytes, or is no UTF-8 and ``errors`` are
+            strict.
     """
     require_regular(path)
     if path.stat().st_size > largest:
         raise ValueError(f"{path.name} is larger than {largest:,} bytes")
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8", errors=errors)
 
 
 def memory_limit(size: int) -> int:
@@ -142,6 +144,8 @@ def npz_arrays(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype[An
 
 
 def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    import numpy as np
+
     version = np.lib.format.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of version {version}")
@@ -223,13 +227,21 @@ def allocating_at_most(size: int, count: int) -> Iterator[None]:
         yield
 
 
-def check_links(folder: Path) -> None:
-    """Raises a ValueError if a file in a folder is a link out of it: it might be written to."""
+def check_entries(folder: Path) -> None:
+    """Raises a ValueError for what is no file or folder within a folder.
+
+    A link out of it might be written to, a link to itself leads nowhere, and reading a FIFO or a device may never end.
+    """
     inside = folder.resolve()
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise ValueError(f"{path} is a link out of the folder, to {path.resolve()}")
+            try:
+                if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                    raise ValueError(f"{path} is a link out of the folder, to {path.resolve()}")
+                if path.exists():
+                    require_regular(path)
+            except (OSError, RuntimeError) as error:
+                raise ValueError(f"{path}: {error}") from error
 
 
 def check_numbers(values: Any, largest: int, kinds: Any = (int, float), where: str = "") -> None:

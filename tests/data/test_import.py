@@ -8,15 +8,17 @@ from typing import Any
 import formats
 import numpy as np
 import pytest
-import yaml
+import tiny
+import torch
 
 from trajgen.cli import main
+from trajgen.config import compose
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data import minari, store
 from trajgen.data.episodes import Episodes
 from trajgen.data.importing import ImportOptions, detect, from_arrays, from_path
 from trajgen.data.options import DataOptions
-from trajgen.data.windows import Windows, fit_normalizer
+from trajgen.experiments.preparation import ready
 
 ID = "mine/points-v0"
 
@@ -111,7 +113,7 @@ def test_goals_are_measured_against_a_part_of_the_state_and_minari_reads_them(tm
 
 def test_without_goals_the_goal_is_where_an_episode_ended(tmp_path: Path) -> None:
     result = from_path(formats.ogbench(tmp_path), ImportOptions(id=ID, rewards="zero", achieved=(0, 1)))
-    assert "goals: hindsight" in result.lines and "relabel_ratio: 1.0" in result.lines
+    assert "goals: hindsight" in result.preset and "relabel_ratio: 1.0" in result.preset
     loaded = load("hindsight")
     assert loaded.goals is not None
     for first, last in zip(loaded.starts, loaded.ends, strict=True):
@@ -369,12 +371,30 @@ def test_images_and_texts_beside_the_numbers_are_left_out(tmp_path: Path) -> Non
     assert result.about.endswith("task, note") and result.steps == 15
 
 
-@pytest.mark.parametrize(("steps", "lines"), [(300, []), (100, ["stride: 3"]), (12, ["horizon: 8", "stride: 1"])])
-def test_the_preset_that_is_printed_fits_the_data(steps: int, lines: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("steps", "lines"),
+    [
+        (300, []),
+        (100, ["stride: 3"]),
+        (26, ["horizon: 16", "stride: 1"]),
+        (12, ["horizon: 8", "stride: 1"]),
+        (6, ["horizon: 4", "stride: 2"]),
+        (2, ["horizon: 2", "stride: 2"]),
+        (1, ["horizon: 2", "stride: 1"]),
+    ],
+)
+@pytest.mark.parametrize("achieved", [None, (0, 1)])
+def test_the_preset_that_is_printed_trains_as_it_is(
+    steps: int, lines: list[str], achieved: tuple[int, int] | None, tmp_path: Path
+) -> None:
     draw = np.random.default_rng(0)
     episode = {"observations": draw.normal(size=(steps + 1, 2)), "actions": draw.normal(size=(steps, 1))}
-    result = from_arrays(ID, [{**episode, "rewards": np.ones(steps)}])
-    assert list(result.lines) == [f"id: {ID}", *lines]
-    options = DataOptions(**yaml.safe_load("\n".join(result.lines)))
-    data = load()
-    assert len(Windows(data, options, fit_normalizer(data, options))) > 0
+    result = from_arrays(ID, [{**episode, "rewards": np.ones(steps)}], achieved=achieved)
+    assert [line.strip() for line in result.preset.splitlines()][1 : 2 + len(lines)] == [f"id: {ID}", *lines]
+    path = tmp_path / "own.yaml"
+    path.write_text(result.preset)
+    small = [word for word in tiny.TRAIN if word.startswith(("tokenizer.", "prior.", "decoder.", "action.", "cond"))]
+    config = compose([f"data={path}", *small])
+    planner, windows = ready(config, minari.load(ID, config.data), torch.device("cpu"))
+    batch = windows.batch(0, 2)
+    assert all(torch.isfinite(stage.loss(batch)["total"]) for stage in planner.stages())

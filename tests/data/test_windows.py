@@ -177,7 +177,7 @@ def test_a_window_longer_than_every_episode_is_refused_with_what_fits() -> None:
     with pytest.raises(ConfigError) as caught:
         plain(line([5, 7], terminated=[True, True]), options(horizon=5, stride=2))
     assert "7 steps" in str(caught.value) and "8 steps" in str(caught.value)
-    assert caught.value.fix == "data.stride=1 or a data.horizon of at most 4"
+    assert caught.value.fix == "data.stride=1 or data.horizon=4"
     for cure in ({"horizon": 4, "stride": 2}, {"horizon": 5, "stride": 1}):
         assert len(plain(line([5, 7]), options(**cure)))
 

@@ -27,8 +27,11 @@ NO_MEMORY = (
 """What errors say that come of too little memory."""
 
 
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Errors of a disk that is full, or of a folder that may not be written or read."""
+REFUSED = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+)
+"""Errors of a disk that is full, of a folder that may not be written or read, of a path that names something else."""
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:
@@ -45,8 +48,8 @@ def _refusal(error: Exception) -> TrajgenError | None:
     if isinstance(error, OSError) and error.errno in REFUSED:
         return TrajgenError(
             "A file cannot be read or written.",
-            got=f"{error.filename}: {error.strerror}",
-            fix="free space, other permissions, or another folder",
+            got=": ".join(str(part) for part in (error.filename, error.strerror) if part is not None),
+            fix="free space, other permissions, or another path",
         )
     if (cause := _out_of_memory(error)) is not None:
         return TrajgenError(

@@ -14,6 +14,7 @@ import typer
 from trajgen.cli.overrides import options_of
 from trajgen.core.errors import TrajgenError
 from trajgen.core.registry import KINDS, names
+from trajgen.security import read_limited
 
 FILES = ("recipe", "data", "study", "search")
 """Options whose values are names of shipped files, or paths of YAML files."""
@@ -129,8 +130,7 @@ def _composition(options: Mapping[str, str]) -> dict[str, Any]:
 
     if "run" in options:
         path = local_folder(options["run"]) / "config.json"  # read here, since the module of run folders imports torch
-        is_small = path.stat().st_size < MAX_CONFIG_BYTES
-        return current("config", json.loads(path.read_text("utf-8")), path) if is_small else {}
+        return current("config", json.loads(read_limited(path, MAX_CONFIG_BYTES)), path)
     path = _files("recipe").get(options.get("recipe", "mage"), Path(options.get("recipe", "")))
     return read_options("recipe", path) if path.is_file() else {}
 

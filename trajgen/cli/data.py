@@ -153,7 +153,7 @@ def import_data(source: Annotated[str, typer.Argument(metavar="SOURCE")], words:
     print(f"Imported {imported.id}: {counts}; the task ended {imported.terminated:,}.")
     if imported.about:
         print(printable(imported.about))
-    print("A preset for it:\n\ndata:\n  " + "\n  ".join(imported.lines))
+    print(f"A preset for it:\n\n{imported.preset.rstrip()}")
     if options.env is None:
         print("\nIt names no environment: train on it, and evaluate with data.env_id=ID of a Gymnasium environment.")
 

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from trajgen.core.errors import CheckpointError, TrainingError
+from trajgen.security import read_limited
 
 LARGEST_FILE = 16 * 2**20
 """Bytes of the largest JSON file that is read; a configuration has a few thousand."""
+LARGEST_LOG = 2**28
+"""Bytes of the largest metrics.jsonl that is read."""
 LARGEST_NUMBER = 2**53
 PARTIAL = ".partial-"
 """Prefix of a file that is being written."""
@@ -99,9 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: if it is missing or damaged, far too large or too deep, or has a key twice.
     """
     try:
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise ValueError(f"{size:,} bytes, and at most {LARGEST_FILE:,} are read")
-        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+        values = json.loads(read_limited(path, LARGEST_FILE), object_pairs_hook=_unique)
         if not isinstance(values, dict):
             raise ValueError(f"{type(values).__name__}, not a dictionary")
     except (OSError, ValueError, RecursionError) as error:
@@ -142,7 +143,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     rows = []
     try:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        for line in read_limited(path, LARGEST_LOG, "replace").splitlines() if path.exists() else ():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
@@ -180,7 +181,7 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     except Timeout:
         name = "another process"
         with suppress(OSError, ValueError):
-            name = holder.read_text(encoding="utf-8")[:200].strip() or name
+            name = read_limited(holder, 200).strip() or name
         raise TrainingError(
             "One process at a time works in a folder.",
             got=f"{path.parent} is held by {name}",

@@ -313,7 +313,7 @@ def _window_counts(
     longest = int(episodes.lengths.max())
     if (horizon - 1) * stride > longest:
         fixes = [f"data.stride={longest // (horizon - 1)}"] if longest >= horizon - 1 else []
-        fixes.append(f"a data.horizon of at most {longest // stride + 1}")
+        fixes.append(f"data.horizon={longest // stride + 1}")
         raise ConfigError(
             "A window must fit into at least one episode.",
             expected=f"at most {longest} steps, the longest episode of data set {episodes.name!r}",

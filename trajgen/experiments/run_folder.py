@@ -27,7 +27,7 @@ from trajgen.core.files import (
 from trajgen.core.formats import FORMAT, current
 from trajgen.core.options import convert, differing, flat, structure
 from trajgen.core.types import Space
-from trajgen.security import check_links, check_numbers
+from trajgen.security import check_entries, check_numbers
 
 if TYPE_CHECKING:
     from trajgen.envs.eval_env import EnvRecord
@@ -252,9 +252,9 @@ def write_config(folder: Path, config: Config, space: Space, command: str | None
 
 
 def refuse_links(folder: Path) -> None:
-    """Raises a `CheckpointError` if a file in a run folder is a link out of it."""
+    """Raises a `CheckpointError` if a file in a run folder is a link out of it, a FIFO or a device."""
     try:
-        check_links(folder)
+        check_entries(folder)
     except ValueError as error:
         raise CheckpointError(
             "The files of a run folder lie within it.", got=str(error), fix="put the file itself in the link's place"

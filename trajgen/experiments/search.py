@@ -33,7 +33,7 @@ from trajgen.experiments.definition import (
 from trajgen.experiments.executors import JobExecutor, make_executor
 from trajgen.experiments.jobs import Countdown, Job, run_jobs
 from trajgen.experiments.results import gather, score
-from trajgen.experiments.run_folder import STUDY_LOCK
+from trajgen.experiments.run_folder import STUDY_LOCK, refuse_links
 from trajgen.experiments.study import ROOT, print_outlook, report, require_empty
 from trajgen.experiments.table import Look
 
@@ -294,6 +294,7 @@ def load_trials(folder: Path, search: Search) -> list[Trial]:
         ConfigError: if the folder is that of another search, or of something else.
         CheckpointError: if search.json is damaged.
     """
+    refuse_links(folder)
     path = folder / FILE
     if not path.exists():
         require_empty(folder, FILE)

@@ -20,7 +20,7 @@ from trajgen.experiments.jobs import Job, run_jobs
 from trajgen.experiments.outlook import SHORTEST, estimate_cell, stage_steps, steps_text
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.results import gather
-from trajgen.experiments.run_folder import STUDY_LOCK, contents
+from trajgen.experiments.run_folder import STUDY_LOCK, contents, refuse_links
 from trajgen.experiments.table import Look, print_results, write_results
 from trajgen.viz.tables import duration
 
@@ -191,6 +191,7 @@ def check_folder(folder: Path, study: Study, composed: Mapping[str, Mapping[str,
         ConfigError: which names what differs.
         CheckpointError: if study.json is damaged.
     """
+    refuse_links(folder)
     path = folder / "study.json"
     if not path.exists():
         return require_empty(folder, path.name)

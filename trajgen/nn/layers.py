@@ -113,6 +113,7 @@ def doublings(horizon: int, latent_length: int) -> int:
     ratio = horizon // latent_length
     if ratio * latent_length != horizon or ratio & (ratio - 1) or not ratio:
         lengths = [horizon >> i for i in range(horizon.bit_length()) if horizon % (1 << i) == 0]
+        shorter = latent_length << max(0, ratio.bit_length() - 1)  # a longer one may not fit into the episodes
         raise ConfigError(
             "The horizon is the length of the latent times a power of two.",
             expected=f"a latent of length {' or '.join(map(str, lengths))}",
@@ -120,7 +121,7 @@ def doublings(horizon: int, latent_length: int) -> int:
             # Only tokens that are values of the window outnumber its points.
             fix="decoder=identity"
             if latent_length > horizon
-            else f"tokenizer.latent_length={lengths[min(2, len(lengths) - 1)]} or data.horizon={latent_length * 4}",
+            else f"tokenizer.latent_length={lengths[min(2, len(lengths) - 1)]} or data.horizon={shorter}",
         )
     return ratio.bit_length() - 1
 

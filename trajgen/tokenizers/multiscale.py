@@ -88,9 +88,10 @@ class MultiscaleTokenizer(nn.Module):
         }
         defaults = {p.name: p.default for p in inspect.signature(MultiscaleTokenizer).parameters.values()}
         sizes = {"latent_length": latent_length, "width": width, "depth": depth}
+        most = {"decay": 1.0, "latent_length": horizon}
         for name, value in (options | sizes).items():
-            high = 1.0 if name == "decay" else math.inf
-            check_range(f"tokenizer.{name}", value, MIN_OPTIONS.get(name, 0), high, usual=defaults[name])
+            high = most.get(name, math.inf)
+            check_range(f"tokenizer.{name}", value, MIN_OPTIONS.get(name, 0), high, usual=min(defaults[name], high))
         halvings = doublings(horizon, latent_length)
         self.quantizer = build_quantizer(quantizer, {**options, "levels": tuple(levels)}, defaults)
         self.vocabulary, self.code_dim = self.quantizer.size, self.quantizer.code_dim

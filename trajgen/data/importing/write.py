@@ -24,20 +24,22 @@ DAMAGE = (*READ_ERRORS, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, s
 """What reading a source raises that does not hold data of its format."""
 NAMED = 10
 """Episodes that an error names beside the first."""
+MAGE_LATENT = 8
+"""Length N of the latent of the recipe ``mage``."""
 STATE, GOAL, ACHIEVED = "observation", "desired_goal", "achieved_goal"
 """Entries of the observations of a set with goals, as in gymnasium-robotics."""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What was written: ``lines`` are those of a preset that reads it."""
+    """What was written: ``preset`` is the text of one that reads it."""
 
     id: str
     episodes: int
     steps: int
     terminated: int
     about: str
-    lines: tuple[str, ...]
+    preset: str
 
 
 def unreadable(origin: str, error: Exception) -> DataError:
@@ -87,8 +89,8 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
         algorithm="imported",
         force=options.force,
     )
-    lines = _preset_lines(options, max(lengths))
-    return Imported(options.id, len(numbers), sum(lengths), terminated, source.about, lines)
+    preset = _preset(options, max(lengths))
+    return Imported(options.id, len(numbers), sum(lengths), terminated, source.about, preset)
 
 
 def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, list[int], int, list[int], list[str]]:
@@ -204,20 +206,24 @@ def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-def _preset_lines(options: ImportOptions, longest: int) -> tuple[str, ...]:
-    """The lines of a preset, whose windows fit into the longest episode."""
-    lines = [f"id: {options.id}"]
-    if (DataOptions.horizon - 1) * DataOptions.stride > longest:
-        horizons = [h for h in (DataOptions.horizon, 16, 8, 4, 2) if h - 1 <= longest]
-        lines += [f"horizon: {horizons[0]}"] if horizons[0] != DataOptions.horizon else []
-        lines.append(f"stride: {longest // (horizons[0] - 1)}")
+def _preset(options: ImportOptions, longest: int) -> str:
+    """The text of a preset, whose windows fit into the longest episode."""
+    lines, horizon = [f"id: {options.id}"], DataOptions.horizon
+    if (horizon - 1) * DataOptions.stride > longest:
+        horizon = next(h for h in (horizon, 16, 8, 4, 2) if h - 1 <= longest)
+        lines += [f"horizon: {horizon}"] if horizon != DataOptions.horizon else []
+        lines.append(f"stride: {longest // (horizon - 1)}")
     if options.has_goals:
         lines += [f"state_key: {STATE}", f"goal_key: {GOAL}"]
         if options.achieved is not None:
             lines.append(f"achieved_key: {ACHIEVED}")
         lines.append("goals: " + ("hindsight" if options.achieved is not None else "dataset"))
         lines += ["relabel_ratio: 1.0"] if options.goal is None else []  # where an episode ended was not its goal
-    return tuple(lines)
+    text = "data:\n" + "".join(f"  {line}\n" for line in lines)
+    if horizon < MAGE_LATENT:  # its scales 1 < … < N would not fit into the window
+        words = f"tokenizer.latent_length={horizon}, schedule.scales={min(horizon, 3)}"
+        text += f"recipes:\n  mage: [{words}]\n"
+    return text
 
 
 def _observation_space(space: Space, options: ImportOptions, wide: Collection[str]) -> Any:
