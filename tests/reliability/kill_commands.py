@@ -19,6 +19,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from trajgen.data import minari, store
 from trajgen.data.importing import from_arrays
 from trajgen.data.options import DataOptions
 
-SEED = 21
-SECONDS = float(os.environ.get("TRAJGEN_KILL_SECONDS", "120"))
-"""After which a command hangs; the machine may be busy."""
+SEED = int(os.environ.get("TRAJGEN_KILL_SEED", "21"))
+"""Of the moments that are drawn."""
+SILENCE = 10.0
+"""Seconds without a word, or an end, after which a command hangs; those in which it waits for a busy core apart."""
 ID, MADE = "tests/pendulum-v0", "trajgen/pointmaze/umaze-v0"
 OTHERS = ("SIGTERM, SIGKILL", "memory", "clock", "data")
 """Faults but SIGKILL."""
@@ -205,17 +207,34 @@ def child(folder: Path, words: list[str], arm: Callable[[], Any], delay: float |
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             os._exit(status)
-    deadline = time.monotonic() + (SECONDS if delay is None else delay)
+    began, last_word, length = time.monotonic(), own_seconds(process), 0
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             break
-        if time.monotonic() > deadline:
+        now = own_seconds(process)
+        if output.stat().st_size != length:
+            last_word, length = now, output.stat().st_size
+        longest_silence[0] = max(longest_silence[0], now - last_word)
+        hangs = now - last_word > SILENCE
+        if hangs or (delay is not None and time.monotonic() - began > delay):
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            return (-1 if delay is None else -9), output.read_text(errors="replace")
+            return (-1 if hangs else -9), output.read_text(errors="replace")
         time.sleep(0.01)
     return os.waitstatus_to_exitcode(status), output.read_text(errors="replace")
+
+
+longest_silence = [0.0]
+"""Of all commands so far, in seconds."""
+
+
+def own_seconds(process: int) -> float:
+    """The clock, without the time in which a process was ready and another one had its core, where the system says."""
+    waited = 0
+    with suppress(OSError, IndexError, ValueError):
+        waited = int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
+    return time.monotonic() - waited / 1e9
 
 
 def counting(path: Path) -> Callable[[], Any]:
@@ -428,6 +447,7 @@ def main() -> None:
             print(f"FAULT {name}, {number}: {fault}", file=sys.stderr, flush=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
+    print(f"longest silence: {longest_silence[0]:.1f} s", file=sys.stderr)
     print(json.dumps({name: {"times": c.times, "faults": c.faults} for name, c in counts.items()}))
 
 

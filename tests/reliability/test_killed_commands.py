@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,9 +37,19 @@ def test_killed_commands_lose_nothing_and_can_be_repeated(tmp_path: Path) -> Non
     )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout.splitlines()[-1])
-    print({name: count["times"] for name, count in counts.items()})
+    print({name: count["times"] for name, count in counts.items()}, done.stderr.splitlines()[-1])
     assert sum(count["times"] for count in counts.values()) == KILLS + OTHERS
     assert not any(count["faults"] for count in counts.values()), done.stderr
+
+
+def test_a_command_that_says_nothing_and_does_not_end_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kill_commands
+
+    monkeypatch.setattr(kill_commands, "SILENCE", 0.2)
+    assert kill_commands.child(tmp_path, ["--version"], lambda: time.sleep(60))[0] == -1
+    assert kill_commands.child(tmp_path, ["--version"], lambda: None)[0] == 0
 
 
 def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
