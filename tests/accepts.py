@@ -139,7 +139,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS, OK),
             "hierarchy": (
                 *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
-                *("planner.segment=2", OK, OK, EVERY_KIND),
+                *("data.horizon=32", OK, OK, EVERY_KIND),
             ),
             "history": (
                 *(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS),

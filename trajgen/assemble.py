@@ -109,7 +109,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
 
 def _check_kinds(nodes: Mapping[str, Node]) -> None:
     """Refuses a recipe that lacks a kind which its parts take, or has one that none of them takes."""
-    used = _used_kinds("planner", nodes)
+    used = _used_kinds("planner", nodes if _tokenizes(nodes) else {k: v for k, v in nodes.items() if k != "tokenizer"})
     missing = [kind for kind in KINDS if kind in used and kind not in nodes and kind not in UNNAMED]
     if missing:
         raise ConfigError(
@@ -128,6 +128,13 @@ def _check_kinds(nodes: Mapping[str, Node]) -> None:
             got=", ".join(f"{kind}={nodes[kind]['name']}" for kind in unused),
             fix=" ".join(f"'~{kind}'" for kind in unused) + " to leave out what is not used, or recipe=mage",
         )
+
+
+def _tokenizes(nodes: Mapping[str, Node]) -> bool:
+    """Whether the planner, or a level of it, plans by tokens; else its action head reads the embedded condition."""
+    wiring = spec("planner", nodes["planner"]["name"] if "planner" in nodes else USUAL["planner"]).wiring
+    levels = [spec("planner", LEVELS[name]).wiring for name in wiring if name in LEVELS]
+    return any({"tokenizer", "prior"} & {*each} for each in (wiring, *levels))
 
 
 def _used_kinds(kind: str, nodes: Mapping[str, Node], used: frozenset[str] = frozenset()) -> frozenset[str]:

@@ -97,7 +97,7 @@ class EngineOptions:
                     f"The planner has no stage '{name}'.",
                     expected=", ".join(dict.fromkeys(names)),
                     got=f"engine.stages.{name}",
-                    fix=nearest(name, names),
+                    fix=f"{nearest(name, {*names})}, or leave it out: '~engine.stages.{name}'",
                 )
         default = StageOptions()
         return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]

@@ -40,14 +40,14 @@ class DirectPlanner(nn.Module):
                 "Planner 'direct' reads actions off the embedded condition, and tokenizes nothing.",
                 expected="no tokenizer",
                 got=f"a tokenizer with a latent of {latent_length} vectors of width {code_dim}",
-                fix="recipe=bc, or '~tokenizer' '~schedule' '~view'",
+                fix="'~tokenizer' '~schedule' '~view', or recipe=bc",
             )
         if action.reads_trajectory:
             raise ConfigError(
                 "Planner 'direct' makes no trajectory that an action could be read off.",
                 expected="an action head that reads the latent",
                 got=f"{type(action).__name__}, which reads the trajectory",
-                fix="action=latent_state or action=latent",
+                fix="action=latent_state '~view', or action=latent '~view'",
             )
         self.conditioner, self.action, self.return_target = conditioner, action, return_target
 

@@ -64,12 +64,15 @@ class HierarchicalPlanner(nn.Module):
         action_stage: bool = False,
     ) -> None:
         super().__init__()
-        if segment < 2 or horizon % segment or horizon < 2 * segment:
+        segments = [n for n in range(2, horizon // 2 + 1) if horizon % n == 0]
+        if segment not in segments:
             raise ConfigError(
                 "The horizon is at least two segments of at least two points.",
-                expected=f"planner.segment one of {[n for n in range(2, horizon // 2 + 1) if horizon % n == 0]}",
+                expected=f"planner.segment one of {segments}" if segments else "data.horizon=4 or more",
                 got=f"data.horizon={horizon}, planner.segment={segment}",
-                fix=f"planner.segment={max(horizon // 8, 2)} or data.horizon={8 * max(segment, 2)}",
+                fix=f"planner.segment={min(segments, key=lambda n: abs(n - horizon / 8))}"
+                if segments
+                else f"data.horizon={8 * max(segment, 2)}",
             )
         self.horizon, self.segment, self.overlap = horizon, segment, overlap
         self.legs = horizon // segment - 1

@@ -15,6 +15,9 @@ from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.planners.latent import return_target_stage
 
+TOKENS = "tokenizer=identity tokenizer.tokens=field schedule=unit prior=gpt"
+"""What is advised where tokens are others: Decision Transformer's."""
+
 
 @register("planner", "history")
 class HistoryPlanner(nn.Module):
@@ -167,7 +170,7 @@ def _check_window(view: Any, stride: int) -> None:
             "An action is predicted from what comes before it: what is known when it is chosen, and nothing else.",
             expected="view.fields=[return,state,action] or [state,action]",
             got=f"view.fields=[{','.join(names)}]",
-            fix=f"'view.fields={order}'",
+            fix=f"'view.fields={order}' data.stride=1 {TOKENS}, or recipe=dt",
         )
     if stride != 1:
         raise ConfigError(
@@ -190,7 +193,7 @@ def _check_tokens(view: Any, tokenizer: Any) -> None:
             "A history has one continuous token for each field of a point, so that an action follows its own state.",
             expected=f"{len(names)} continuous tokens per point, for {', '.join(names)}",
             got=got,
-            fix="tokenizer=identity tokenizer.tokens=field schedule=unit prior=gpt, or recipe=dt",
+            fix=f"{TOKENS}, or recipe=dt",
         )
 
 
