@@ -111,6 +111,8 @@ def _check_kinds(nodes: Mapping[str, Node]) -> None:
     """Refuses a recipe that lacks a kind which its parts take, or has one that none of them takes."""
     used = _used_kinds("planner", nodes if _tokenizes(nodes) else {k: v for k, v in nodes.items() if k != "tokenizer"})
     missing = [kind for kind in KINDS if kind in used and kind not in nodes and kind not in UNNAMED]
+    unused = [kind for kind in nodes if kind not in used]
+    leave_out = " ".join(f"'~{kind}'" for kind in unused)
     if missing:
         raise ConfigError(
             f"Planner '{nodes['planner']['name']}' and its parts take what this recipe does not have."
@@ -118,15 +120,15 @@ def _check_kinds(nodes: Mapping[str, Node]) -> None:
             else "A recipe has a planner.",
             expected="; ".join(f"{kind}: one of {', '.join(names(kind))}" for kind in missing),
             got=", ".join(f"{kind}={node['name']}" for kind, node in nodes.items()),
-            fix=" ".join(f"{kind}={USUAL[kind]}" for kind in missing) + ", or recipe=mage, which has every kind",
+            fix=" ".join([*(f"{kind}={USUAL[kind]}" for kind in missing), *filter(None, [leave_out])])
+            + ", or recipe=mage, which has every kind",
         )
-    unused = [kind for kind in nodes if kind not in used]
     if unused:
         raise ConfigError(
             f"Nothing in this composition uses {' or '.join(unused)}.",
             expected=f"planner '{nodes['planner']['name']}' with {', '.join(kind for kind in nodes if kind in used)}",
             got=", ".join(f"{kind}={nodes[kind]['name']}" for kind in unused),
-            fix=" ".join(f"'~{kind}'" for kind in unused) + " to leave out what is not used, or recipe=mage",
+            fix=f"{leave_out} to leave out what is not used, or recipe=mage",
         )
 
 

@@ -15,7 +15,7 @@ from trajgen.core.registry import KINDS, names
 from trajgen.experiments.preparation import dry_run
 
 RECIPES = ("mage", "diffuser", "tt", "dt", "iql", "bc")
-STEPS = 4
+STEPS = 5
 """The most refusals that are met one after the other."""
 ROUNDS = int(os.environ.get("TRAJGEN_ADVICE_ROUNDS", "1"))
 """Components that are drawn for each pair of kinds."""

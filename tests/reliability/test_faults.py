@@ -26,8 +26,9 @@ from safetensors.torch import load_file
 from toys import FIRST, Numbers, Toy, metrics, term, training
 
 from trajgen import experiments
+from trajgen.config import compose
 from trajgen.core import files
-from trajgen.core.errors import CheckpointError, DataError, TrainingError, TrajgenError
+from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrainingError, TrajgenError
 from trajgen.core.files import file_lock
 from trajgen.core.types import Space
 from trajgen.data import fingerprint as room
@@ -184,6 +185,25 @@ def test_other_data_are_refused_on_resume(
     points.record()
     train("run_dir=run", "resume=true")
     assert (stopped / "checkpoints" / "final.safetensors").exists()
+
+
+def test_a_finished_training_that_is_repeated_says_so(train: Train) -> None:
+    folder = train("run_dir=run")
+    with pytest.raises(ConfigError, match="finished") as refused:
+        train("run_dir=run")
+    assert refused.value.fix is not None and f"trajgen evaluate run={folder}" in refused.value.fix
+
+
+def test_a_folder_of_a_training_that_was_killed_at_its_start_is_resumed(train: Train, lab: Path) -> None:
+    config = compose(points.WORDS)
+    folder = lab / "runs" / run_folder.run_name(config)
+    folder.mkdir(parents=True)
+    (folder / ".partial-config.json").write_text("{")
+    (folder / "run.lock").write_text("")
+    assert train("resume=true") == folder.relative_to(lab)
+    with pytest.raises(ConfigError, match="to resume") as refused:
+        train("resume=true", "seed=5")
+    assert refused.value.fix is not None and "leave out resume=true" in refused.value.fix
 
 
 def test_missing_data_are_said_on_resume_and_a_missing_fingerprint_is_made(train: Train, stopped: Path) -> None:

@@ -19,8 +19,11 @@ from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import LARGEST_FILE, read_json
 from trajgen.engine.checkpoint import Checkpoints
+from trajgen.experiments.definition import Study, Variant
 from trajgen.experiments.run_folder import load_config, trained_stages, write_summary
+from trajgen.experiments.study import check_folder
 from trajgen.viz import summary
+from trajgen.viz.report.facts import read_facts
 
 TRACE = "executed"
 MODULE = f"import pathlib\npathlib.Path({TRACE!r}).touch()\n"
@@ -198,6 +201,36 @@ def test_links_out_of_the_folder_are_refused(name: str, absolute: bool, stranger
     with pytest.raises(CheckpointError, match="lie within it"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")
     assert outside.read_text() == "precious"
+
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "a FIFO": lambda path: os.mkfifo(path),
+    "a link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to itself": lambda path: path.symlink_to(path.name),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "data.json", "versions.json", "metrics.jsonl", "evaluation.json", "checkpoints/final.safetensors"],
+)
+def test_what_is_no_file_is_refused_before_it_is_read(name: str, odd: str, stranger: Path) -> None:
+    (stranger / name).unlink(missing_ok=True)
+    ODD[odd](stranger / name)
+    for read in (lambda: load_policy(stranger, device="cpu"), lambda: read_json(stranger / name)):
+        with pytest.raises(TrajgenError):
+            read()
+    if odd != "a link to itself":  # which reads as missing
+        with pytest.raises(TrajgenError):
+            trained_stages(stranger / name)
+    with pytest.raises(TrajgenError):
+        read_facts([stranger])
+    study = Study(name="a", variants={"one": Variant()})
+    (stranger / "study.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="lie within it"):
+        check_folder(stranger, study, {})
 
 
 def test_a_folder_that_is_a_link_is_refused_too_and_links_within_are_not(stranger: Path, lab: Path) -> None:

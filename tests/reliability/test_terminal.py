@@ -63,7 +63,7 @@ def test_a_strangers_file_does_not_reach_the_terminal(
     assert r"\x1b]0;title" in printed and "\x1b" not in printed
 
 
-@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES, errno.ENOTDIR, errno.EISDIR])
 def test_a_command_that_may_not_write_says_so(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,14 +91,16 @@ class EngineOptions:
             ConfigError: if options name a stage that the planner does not have.
         """
         names = [stage.name for stage in stages] + [stage.options_of for stage in stages if stage.options_of]
-        for name in self.stages:
-            if name not in names:
-                raise ConfigError(
-                    f"The planner has no stage '{name}'.",
-                    expected=", ".join(dict.fromkeys(names)),
-                    got=f"engine.stages.{name}",
-                    fix=f"{nearest(name, {*names})}, or leave it out: '~engine.stages.{name}'",
-                )
+        if absent := [name for name in self.stages if name not in names]:
+            close = nearest(absent[0], {*names})
+            raise ConfigError(
+                f"The planner has no stage '{absent[0]}'.",
+                expected=", ".join(dict.fromkeys(names)),
+                got=", ".join(f"engine.stages.{name}" for name in absent),
+                fix=(f"{close} " if close.startswith("did you mean") else "")
+                + " ".join(f"'~engine.stages.{name}'" for name in absent)
+                + " to leave out what is not trained",
+            )
         default = StageOptions()
         return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from trajgen.envs.eval_env import EnvRecord
 
 ROOT = Path("runs")
+FINAL = "checkpoints/final.safetensors"
 LOCK, STUDY_LOCK = "run.lock", "study.lock"
 HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
@@ -90,11 +91,12 @@ def find_folder(config: Config) -> Path:
     elif config.resume:
         existing = sorted(ROOT.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
         same = [path for path in existing if identity(path) == config.identity()]
+        same = same or [path for path in existing if not contents(path)]  # killed before it wrote its configuration
         if not same:
             raise ConfigError(
                 f"There is no folder {ROOT / name}* with this configuration to resume.",
                 got=", ".join(map(str, existing)) or "none",
-                fix="the same command as before, with resume=true; or run_dir=DIR",
+                fix="leave out resume=true to train from the start, or name its folder: run_dir=DIR",
             )
         folder = same[-1]
     else:
@@ -135,6 +137,12 @@ def require_free(folder: Path, config: Config) -> None:
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
     names = contents(folder)
+    if names and not config.resume and (folder / FINAL).exists():
+        raise ConfigError(
+            "The run is there, and its training is finished.",
+            got=str(folder / FINAL),
+            fix=f"trajgen evaluate run={folder} plays it again; run_dir=ANOTHER trains another one",
+        )
     if names and not (config.resume and existing is not None):
         raise ConfigError(
             "A run folder is empty, or holds the run to resume.",

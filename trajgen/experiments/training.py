@@ -15,7 +15,15 @@ from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.outlook import outlook
 from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, with_scales
-from trajgen.experiments.run_folder import LOCK, find_folder, load_config, require_free, versions, write_config
+from trajgen.experiments.run_folder import (
+    LOCK,
+    find_folder,
+    load_config,
+    require_free,
+    run_name,
+    versions,
+    write_config,
+)
 from trajgen.experiments.starting import stages_of
 
 if TYPE_CHECKING:
@@ -70,6 +78,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         company = f", {world_size()} processes" if world_size() > 1 else ""
         title = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
         console.print(title, markup=False, highlight=False)
+        if config.run_dir is None and not config.resume and folder.name != run_name(config):
+            console.print(f"{folder.with_name(run_name(config))} is there already, so this run has a new folder.")
         if first and not (config.resume and (folder / "checkpoints").is_dir()):
             console.print(outlook(config, planner, source, episodes.space, device), markup=False, highlight=False)
         stages = stages_of(planner, config.train_only)
