@@ -83,6 +83,13 @@ def detect(path: Path) -> str:
         names = sorted(each.name for each in path.iterdir())[:10]
         raise _unknown(f"{path}: a folder with {', '.join(names) or 'nothing'}")
     _require_file(path)
+    from trajgen.data.importing.source import require_content
+    from trajgen.data.importing.write import unreadable
+
+    try:
+        require_content(path)
+    except OSError as error:
+        raise unreadable(str(path), error) from error
     with open(path, "rb") as file:
         start = file.read(8)
     if start.startswith(b"PK"):

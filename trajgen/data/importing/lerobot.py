@@ -19,7 +19,7 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import Recorded, absent, flags
+from trajgen.data.importing.source import Recorded, absent, flags, require_content
 from trajgen.security import check_parquet, read_limited, require_regular
 
 INFO = Path("meta", "info.json")
@@ -121,6 +121,7 @@ def _open(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     require_regular(path)
+    require_content(path)
     file = pq.ParquetFile(path)
     check_parquet(path, file)
     return file

@@ -16,9 +16,9 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays
+from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays, named, require_content
 from trajgen.data.importing.tables import Table
-from trajgen.security import npz_arrays
+from trajgen.security import npz_arrays, require_regular
 
 
 class Archive(Mapping[str, Array]):
@@ -30,6 +30,8 @@ class Archive(Mapping[str, Array]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        require_regular(path)
+        require_content(path)
         arrays, self.others = npz_arrays(path)
         self.shapes = {name: shape for name, (shape, _) in arrays.items()}
 
@@ -69,7 +71,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
             cache[name] = archive[name]
         return cache[name][first:last]
 
-    has_final_rows = not {NEXT, *TIMEOUTS} & archive.keys()
+    has_final_rows = not named((NEXT, *TIMEOUTS), archive)
     if options.ends == "terminal" and has_final_rows:
         raise DataError(
             f"The marked rows of {path.name} are final observations of episodes that ran out of time.",

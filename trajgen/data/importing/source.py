@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,11 +16,18 @@ from trajgen.data.importing.options import ImportOptions
 
 TERMINALS = ("terminals", "terminal", "terminations", "termination", "terminated", "is_terminal")
 """Names of marks that the task ended with a step."""
-TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is_truncated")
+TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is_truncated", "timelimit.truncated")
 """Names of marks that the recording ended with a step."""
 ENDS = ("episode_terminals", "episode_ends", "ends", "dones", "done", "is_last", "last")
 """Names of marks that an episode ended, without the reason."""
 NEXT = "next_observations"
+STARTS = ("is_first", "first", "episode_starts", "episode_start", "starts")
+"""Names of marks that an episode began."""
+COUNTERS = ("frame_index", "step_index", "timestep", "timesteps", "time_step", "elapsed_steps", "step", "steps", "t")
+"""Names of columns that count the steps of an episode."""
+INFOS = ("infos/", "info/")
+"""Groups whose entries are marks as well."""
+GIT_LFS = b"version https://git-lfs"
 ROUNDING = 1e-5
 """Difference of an observation from the one that it should be, as a share of the largest, that is rounding."""
 
@@ -120,9 +129,7 @@ def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, o
     """Whether the marks of one episode say that the task ended; one mark may stand for the episode."""
     last: dict[str, bool] = {}
     for kind, names in (("terminal", TERMINALS), ("timeout", TIMEOUTS), ("end", ENDS)):
-        for name in names:
-            if name not in arrays:
-                continue
+        for name in named(names, arrays):
             marks = flags(np.atleast_1d(arrays[name]), f"{origin}, field {name!r}")
             if len(marks) not in (1, steps) or (
                 marks[:-1].any() and not (kind == "terminal" and options.cut != "auto")
@@ -214,13 +221,31 @@ def is_followed(after: Array, following: Array) -> tuple[Array, Array]:
         return jumps.any(1), (difference <= ROUNDING * size).all(1)
 
 
+def named(names: Sequence[str], entries: Iterable[str]) -> list[str]:
+    """The entries of these names, in capitals or not, and in a group of infos too."""
+    return [entry for entry in entries if _base(entry) in names]
+
+
+def _base(entry: str) -> str:
+    entry = entry.lower()
+    return next((entry.removeprefix(group) for group in INFOS if entry.startswith(group)), entry)
+
+
+def require_content(path: Path) -> None:
+    """Raises an OSError for a pointer of Git LFS in the place of a file."""
+    with path.open("rb") as file:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
+            raise OSError(f"{path.name} is a pointer of Git LFS, and 'git lfs pull' fetches the file itself")
+
+
 def flags(values: Array, where: str) -> Array:
     """Marks (n,) as booleans.
 
     Raises:
         DataError: if one is neither 0 nor 1.
     """
-    values = np.asarray(values).reshape(len(values), -1)
+    values = np.asarray(values)
+    values = values.reshape(len(values), math.prod(values.shape[1:]))
     wrong = np.flatnonzero(((values != 0) & (values != 1)).any(1)) if values.shape[1] == 1 else np.array([0])
     if len(wrong):
         got = f"{where}, row {int(wrong[0])}: {values[wrong[0]]}"

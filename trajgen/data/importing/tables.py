@@ -12,21 +12,28 @@ from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import (
+    COUNTERS,
     ENDS,
     NEXT,
+    STARTS,
     TERMINALS,
     TIMEOUTS,
     Recorded,
     absent,
     flags,
     is_followed,
+    named,
     unknown_reason,
 )
 
 EPISODE_IDS = ("episode_index", "episode_id", "episode_ids", "traj_id", "traj_ids", "trajectory_id")
 """Names of columns that number the episodes."""
 VALID = "valids"
+COUNTS = 0.5
+"""Share of the rows at which a column must go up to be a count of steps."""
 BLOCK = 2**16
+JUMP = 10.0
+"""From how many times the median on a step of the observations is a jump."""
 
 
 class Table:
@@ -56,6 +63,7 @@ class Table:
         about: str = "",
         final_rows: bool = False,
     ) -> None:
+        final_rows |= VALID in shapes and not named((NEXT, *TIMEOUTS), shapes)
         self._rows, self._options, self._origin, self._final_rows = rows, options, origin, final_rows
         self.about = about
         self._columns = options.columns(("observations",), "actions", "rewards")
@@ -108,6 +116,12 @@ class Table:
             if timeout is None and options.ends == "data":
                 raise unknown_reason(self._origin)
             terminal = end & ~(none if timeout is None else timeout)
+        elif terminal is not None and timeout is not None and (timeout & terminal).sum() == timeout.sum() > 0:
+            warnings.warn(
+                f"{self._origin} marks each of its {timeout.sum():,} timeouts as a terminal too, so the task counts as "
+                "over there; ends=timeout reads all ends as timeouts.",
+                stacklevel=3,
+            )
         marked = np.any([marks for marks in (terminal, timeout, end) if marks is not None] or [none], axis=0)
         if options.cut == "timeouts":
             if timeout is None:
@@ -122,8 +136,8 @@ class Table:
                 ends[first + options.episode_steps - 1 : last : options.episode_steps] = True
         elif not ends.any() and options.cut == "auto" and any(marks is not None for marks in (terminal, timeout, end)):
             warnings.warn(
-                f"{self._origin} marks no end, so its {total:,} rows are read as one episode; episode_steps=1000 cuts "
-                "it, cut=marks confirms it.",
+                f"{self._origin} marks no end, so its {total:,} rows are read as one episode{self._jump(shapes)}; "
+                "episode_steps=1000 cuts it, cut=marks confirms it.",
                 stacklevel=3,
             )
         elif not ends.any() and options.cut == "auto":
@@ -137,8 +151,8 @@ class Table:
     def _marks(self, names: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> Array | None:
         """The marks (rows,) of these names together; those of ends may also be the row after each end, (episodes,)."""
         marks: list[Array] = []
-        for name in names:
-            if name not in shapes or shapes[name] == ():
+        for name in named(names, shapes):
+            if shapes[name] == ():
                 continue
             values = np.asarray(self._rows(name, 0, shapes[name][0]))
             if names is ENDS and values.ndim == 1 and len(values) != self._total and values.dtype.kind in "iu":
@@ -160,10 +174,18 @@ class Table:
             shapes: of all entries.
         """
         breaks = np.zeros(self._total, bool)
-        for name in EPISODE_IDS:
-            if shapes.get(name) == (self._total,):
-                numbers = self._rows(name, 0, self._total)
-                breaks[:-1] |= numbers[1:] != numbers[:-1]
+        columns = [name for name, shape in shapes.items() if shape == (self._total,)]
+        for name in named(EPISODE_IDS, columns):
+            numbers = self._rows(name, 0, self._total)
+            begins = numbers[1:] != numbers[:-1]
+            self._check_together(name, numbers, begins & ~marked[:-1])
+            breaks[:-1] |= begins
+        for name in named(STARTS, columns):
+            breaks[:-1] |= flags(self._rows(name, 0, self._total), f"{self._origin}, field {name!r}")[1:]
+        for name in named(COUNTERS, columns):
+            steps = np.diff(self._rows(name, 0, self._total).astype(np.float64))
+            if (steps > 0).sum() > COUNTS * len(steps):
+                breaks[:-1] |= steps <= 0
         if not {NEXT, "observations"} <= shapes.keys():
             twice = np.flatnonzero(stays[1:] & stays[:-1])
             if len(twice) and not marked.all():
@@ -192,6 +214,30 @@ class Table:
                 fix="import the rows in the order of their steps, or cut=marks",
             )
         return breaks | jumps
+
+    def _jump(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """Names the row after which the observations jump most, if that is far more than they move elsewhere."""
+        sizes = [np.zeros(0)]
+        for first in range(0, self._total - 1 if "observations" in shapes else 0, BLOCK):
+            rows = self._rows("observations", first, min(first + BLOCK, self._total - 1) + 1).astype(np.float64)
+            sizes.append(np.abs(np.diff(rows, axis=0)).reshape(len(rows) - 1, -1).max(1))
+        size = np.concatenate(sizes)
+        if not size.any() or size.max() <= JUMP * np.median(size[size > 0]):
+            return ""
+        return f", although observations jump after row {size.argmax()}"
+
+    def _check_together(self, name: str, numbers: Array, begins: Array) -> None:
+        """Refuses numbers of episodes that come again where no end is marked."""
+        starts = np.concatenate([[0], np.flatnonzero(begins) + 1])
+        _, first = np.unique(numbers[starts], return_index=True)
+        again = np.setdiff1d(np.arange(len(starts)), first)
+        if len(again):
+            row = int(starts[again[0]])
+            raise DataError(
+                "The rows of an episode lie together.",
+                got=f"{self._origin}, row {row}: {name} {numbers[row]} again",
+                fix="sort the rows by episode and step, or cut=marks",
+            )
 
     def _contradicted(self, row: int, why: str) -> DataError:
         return DataError(

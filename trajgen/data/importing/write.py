@@ -142,8 +142,8 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, li
 
 
 def _is_number_of_action(actions: Array) -> bool:
-    """Whether single numbers are 0, 1, 2, … in every row."""
-    return actions.shape[1] == 1 and bool(((actions >= 0) & (actions == np.floor(actions))).all())
+    """Whether all numbers are 0, 1, 2, …, as those of discrete actions and of their one-hot codes are."""
+    return bool(((actions >= 0) & (actions == np.floor(actions))).all())
 
 
 def _origin(source: Source, number: int, name: str) -> str:

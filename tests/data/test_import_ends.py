@@ -1,0 +1,111 @@
+"""Where episodes of one table end: by whatever the file shows of it, and said where nothing does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import formats
+import numpy as np
+import pytest
+
+from trajgen.core.errors import DataError
+from trajgen.data import minari
+from trajgen.data.importing import ImportOptions, from_path
+from trajgen.data.options import DataOptions
+
+ID = "mine/points-v0"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
+
+
+def check_refused(path: Path, *parts: str, **options: Any) -> None:
+    with pytest.raises(DataError) as caught:
+        from_path(path, ImportOptions(id=ID, **options))
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def lost(**columns: Any) -> dict[str, Any]:
+    """A table of three episodes that marks no end, but for what these columns show."""
+    arrays = formats.table(final=False)
+    del arrays["timeouts"]
+    return arrays | {"terminals": np.zeros(15), **columns}
+
+
+STEPS = np.concatenate([np.arange(n) for n in formats.LENGTHS])
+ENDS = formats.ends("any")
+SHOWN: dict[str, dict[str, Any]] = {
+    "first rows": {"is_first": STEPS == 0},
+    "first rows by another name": {"episode_starts": (STEPS == 0).astype(np.float32)},
+    "a count of steps": {"frame_index": STEPS},
+    "a count from one": {"infos/elapsed_steps": STEPS + 1},
+    "timeouts among the infos": {"infos/timeouts": ENDS},
+    "gym's name": {"TimeLimit.truncated": ENDS},
+    "capitals": {"Timeouts": ENDS},
+    "half floats": {"timeouts": ENDS.astype(np.float16)},
+    "numbers of episodes that are not sorted": {"episode_id": np.repeat([2, 0, 1], formats.LENGTHS)},
+}
+
+
+@pytest.mark.parametrize("kind", SHOWN)
+def test_an_end_that_the_file_shows_in_another_way_is_an_end(kind: str, tmp_path: Path) -> None:
+    path = formats.write_hdf5(tmp_path / "table.hdf5", lost(**SHOWN[kind]))
+    from_path(path, ImportOptions(id=ID))
+    lengths = minari.load(ID, DataOptions(id=ID)).lengths
+    assert lengths.tolist() == [n - 1 for n in formats.LENGTHS]  # the final observations are not there
+
+
+def test_numbers_of_episodes_that_are_mixed_are_refused(tmp_path: Path) -> None:
+    path = formats.write_hdf5(tmp_path / "table.hdf5", lost(episode_id=np.arange(15) % 3))
+    check_refused(path, "lie together", "row 3: episode_id 0 again")
+
+
+def test_a_table_without_ends_is_said_to_jump(tmp_path: Path) -> None:
+    walk = np.cumsum(np.full((15, 3), 0.1), 0) + 50 * (np.arange(15) > 4)[:, None]
+    for states, words in ((walk, "jump after row 4"), (walk[:5].repeat(3, 0), "read as one episode; ")):
+        path = formats.write_hdf5(tmp_path / "table.hdf5", lost(observations=states))
+        with pytest.warns(UserWarning, match=words):
+            from_path(path, ImportOptions(id=ID, force=True))
+
+
+def test_terminals_that_are_timeouts_too_are_said(tmp_path: Path) -> None:
+    path = formats.write_hdf5(tmp_path / "table.hdf5", lost(terminals=ENDS, timeouts=ENDS))
+    with pytest.warns(UserWarning, match="its 3 timeouts as a terminal too"):
+        from_path(path, ImportOptions(id=ID))
+
+
+@pytest.mark.parametrize("codes", [np.eye(4), np.array([[0, 3], [1, 1], [2, 0], [0, 2]])], ids=["one-hot", "several"])
+def test_discrete_actions_as_floats_are_refused(codes: np.ndarray, tmp_path: Path) -> None:
+    arrays = formats.table(final=False) | {"actions": codes[np.arange(15) % 4].astype(np.float32)}
+    path = formats.write_hdf5(tmp_path / "table.hdf5", arrays)
+    check_refused(path, "discrete", "actions=continuous")
+    from_path(path, ImportOptions(id=ID, actions="continuous"))
+
+
+def test_a_compact_table_of_ogbench_is_one_in_hdf5_too(tmp_path: Path) -> None:
+    arrays = formats.table(final=False)
+    del arrays["timeouts"], arrays["rewards"]
+    path = formats.write_hdf5(tmp_path / "table.hdf5", arrays | {"terminals": ENDS, "valids": ~ENDS})
+    from_path(path, ImportOptions(id=ID, rewards="zero"))
+    episodes = minari.load(ID, DataOptions(id=ID))
+    assert episodes.lengths.tolist() == [n - 1 for n in formats.LENGTHS] and not episodes.terminated.any()
+
+
+@pytest.mark.parametrize("name", ["table.hdf5", "table.npz", "robot/data/chunk-000/file-001.parquet"])
+def test_a_pointer_of_git_lfs_is_named(name: str, tmp_path: Path) -> None:
+    if name.startswith("robot"):
+        pytest.importorskip("pyarrow", reason="parquet is read by pyarrow: pip install 'trajgen[lerobot]'")
+        path = formats.lerobot(tmp_path, 3).rename(tmp_path / "robot")
+    else:
+        path = tmp_path / name
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 10\n")
+    for form in ("auto", "lerobot" if name.startswith("robot") else "npz"):
+        check_refused(path, "git lfs pull", Path(name).name, format=form)
+
+
+def test_a_table_without_rows_is_refused(tmp_path: Path) -> None:
+    arrays = {name: values[:0] for name, values in formats.table(final=False).items()}
+    check_refused(formats.write_hdf5(tmp_path / "table.hdf5", arrays), "0 episodes")
