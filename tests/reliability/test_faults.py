@@ -25,7 +25,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from toys import FIRST, Numbers, Toy, metrics, term, training
 
-from trajgen import experiments
+from trajgen import experiments, load_policy
 from trajgen.config import compose
 from trajgen.core import files
 from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrainingError, TrajgenError
@@ -192,6 +192,20 @@ def test_a_finished_training_that_is_repeated_says_so(train: Train) -> None:
     with pytest.raises(ConfigError, match="finished") as refused:
         train("run_dir=run")
     assert refused.value.fix is not None and f"trajgen evaluate run={folder}" in refused.value.fix
+
+
+def test_a_folder_whose_name_is_no_utf8_is_refused_before_the_training(train: Train, stranger: Path) -> None:
+    folder = os.fsdecode(b"run-\xff")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        train(f"run_dir='{folder}'")
+    stranger.rename(folder)
+    with pytest.raises(ConfigError, match="another name"):
+        load_policy(folder, device="cpu")
+
+
+def test_a_text_with_a_lone_surrogate_is_written(tmp_path: Path) -> None:
+    files.write_file(tmp_path / "page.html", "a\udcff")
+    assert (tmp_path / "page.html").read_text() == "a\\udcff"
 
 
 def test_a_folder_of_a_training_that_was_killed_at_its_start_is_resumed(train: Train, lab: Path) -> None:

@@ -63,6 +63,18 @@ def test_a_strangers_file_does_not_reach_the_terminal(
     assert r"\x1b]0;title" in printed and "\x1b" not in printed
 
 
+def test_a_current_folder_that_is_gone_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "recipe=bc"])
+    assert ended.value.code == 1 and "not there any more" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES, errno.ENOTDIR, errno.EISDIR])
 def test_a_command_that_may_not_write_says_so(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -45,6 +45,8 @@ def _out_of_memory(error: BaseException | None) -> BaseException | None:
 
 def _refusal(error: Exception) -> TrajgenError | None:
     """What a person can mend about an error of the system: a disk that refuses, or too little memory."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # os.getcwd alone names no file
+        return TrajgenError("The current folder is not there any more.", fix="cd to a folder that is")
     if isinstance(error, OSError) and error.errno in REFUSED:
         return TrajgenError(
             "A file cannot be read or written.",

@@ -102,12 +102,21 @@ def find_folder(config: Config) -> Path:
     else:
         paths = (ROOT / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
         folder = next(path for path in paths if not path.exists())
+    require_utf8(folder)
     require_free(folder, config)
     require_writable(folder)
     if folder.exists():
         with file_lock(folder / LOCK):
             pass
     return folder
+
+
+def require_utf8(folder: Path) -> None:
+    """Raises a `ConfigError` for a path that is no UTF-8: safetensors writes there, and cannot read there."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError("The path of a run folder is UTF-8.", got=str(folder), fix="another name") from error
 
 
 def run_name(config: Config, *parts: str, longest: int = 200) -> str:
@@ -177,6 +186,7 @@ def load_config(folder: Path) -> tuple[Config, Space]:
         CheckpointError: if the folder is not that of a run, a newer trajgen wrote it, or it leads out of itself.
         ConfigError: if it names an unknown component or option.
     """
+    require_utf8(folder)
     refuse_links(folder)
     plain = read_config(folder)
     try:
