@@ -109,6 +109,8 @@ TRAIN_OWN_DATA = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         ("schedule=two_level schedule.coarse=8", ["schedule.coarse=8"]),
         ("schedule.scales=9", ["schedule.scales=9", "1 to 8"]),
         ("data.horizon=40", ["power of two", "data.horizon=40"]),
+        ("seed=-1", ["seed is out of range", "seed=0"]),
+        (f"seed={10**30}", ["seed is out of range"]),
         ("policy.replan_interval=9", ["policy.replan_interval=9", "data.chunk"]),
         ("prior.heads=0", ["prior.heads=0"]),
         ("prior.heads=3", ["prior.heads=3"]),
@@ -274,7 +276,7 @@ def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callabl
         *again, "seed=1", "resume=true", mentions=("belongs to one configuration", "seed=0 there, 1 here", "run_dir=")
     )
     check_refused(*again, "prior.depth=2", mentions=("prior.depth=", "there, 2 here"))
-    check_refused(*again, mentions=("resume=true", "holds"))
+    check_refused(*again, mentions=("finished", "trajgen evaluate run="))
 
 
 def test_nothing_to_resume(check_refused: Callable[..., str]) -> None:

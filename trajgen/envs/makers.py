@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
 from trajgen.data.options import EnvShift
@@ -152,6 +153,7 @@ def make(
             raise ConfigError(f"{name} is not made in a shifted environment.", fix="leave shift out, or a point maze")
         maker = maker.shifted(shift)
     id = maker.id if map is None and shift is None else id
+    check_range("seed", seed, 0, 2**63 - 1, usual=0)
     total = maker.steps if steps is None else steps
     if total < 1:
         raise ConfigError(f"A data set has at least one step, and steps={total}.", fix="steps=100000")

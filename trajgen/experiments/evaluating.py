@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.files import new_folder, write_json
 from trajgen.core.observations import put
@@ -129,6 +130,8 @@ def sample(
     from trajgen.evaluation.pool import environments
     from trajgen.viz.plans import draw_plans
 
+    check_range("seed", request.seed, 0, usual=0)
+    check_range("plans", request.plans, 1, usual=SampleRequest.plans)
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
     eval_env = make_eval_env(config.data, recorded_env(folder))

@@ -134,7 +134,12 @@ class Table:
             begins = np.concatenate([[0], np.flatnonzero(ends) + 1])
             for first, last in zip(begins, [*begins[1:], total], strict=True):
                 ends[first + options.episode_steps - 1 : last : options.episode_steps] = True
-        elif total and not ends.any() and options.cut == "auto" and any(marks is not None for marks in (terminal, timeout, end)):
+        elif (
+            total
+            and not ends.any()
+            and options.cut == "auto"
+            and any(marks is not None for marks in (terminal, timeout, end))
+        ):
             warnings.warn(
                 f"{self._origin} marks no end, so its {total:,} rows are read as one episode{self._jump(shapes)}; "
                 "episode_steps=1000 cuts it, cut=marks confirms it.",
