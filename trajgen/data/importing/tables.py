@@ -145,7 +145,7 @@ class Table:
                 "episode_steps=1000 cuts it, cut=marks confirms it.",
                 stacklevel=3,
             )
-        elif not ends.any() and options.cut == "auto":
+        elif total and not ends.any() and options.cut == "auto":
             raise DataError(
                 f"A table of many episodes must mark where they end, and {self._origin} does not.",
                 expected=f"one of {', '.join((*TERMINALS, *TIMEOUTS, *ENDS))}, set in some rows",
