@@ -58,7 +58,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         {
             "bins": (ROW, ROW, ROW, IDENTITY, ROW, IDENTITY, TRANSFORMER, TRANSFORMER, OK),
             "identity": (ROW, ROW, ROW, GREEDY, ROW, GREEDY, OK, SINGLE, "prior.action_weight=1"),
-            "multiscale": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, IDENTITY),
+            "multiscale": (OK, OK, OK, OK, OK, OK, TRANSFORMER, TRANSFORMER, "tokenizer.latent_length="),
         },
     ),
     "conditioner": (("mage", "flat_ar", "bc", "mage conditioner.return_scales=1"), {"fields": (OK, OK, OK, OK)}),
