@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from trajgen.core import registry
 from trajgen.core.types import Batch, Cond, Space
 
 torch.set_num_threads(1)
+gc.set_threshold(50_000)  # there are many objects, and few of them are garbage
 
 LONG = ("test_commands", "test_simulated", "test_distributed", "test_killed", "test_executors", "test_tiny")
 """Files that take longest: the workers begin with them, so that all end at about the same time."""

@@ -68,9 +68,12 @@ def test_a_task_says_all_that_a_score_depends_on(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["adroit/door-human", "antmaze/umaze", "kitchen/mixed", "maze2d/large", "mujoco/hopper-expert"]
+    ("recipe", "name"),
+    [
+        *(("mage", name) for name in ("adroit/door-human", "antmaze/umaze", "kitchen/mixed", "maze2d/large")),
+        *(("dt", "mujoco/hopper-expert"), ("bc", "kitchen/mixed")),
+    ],
 )
-@pytest.mark.parametrize("recipe", ["mage", "dt", "bc"])
 def test_a_preset_composes_with_a_recipe(name: str, recipe: str) -> None:
     config = compose([f"recipe={recipe}", f"data={name}"])
     expected = asdict(TASKS[name].options)

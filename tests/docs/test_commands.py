@@ -28,8 +28,8 @@ RUN = "runs/mage-umaze-dwell-s0"
 STEPS = 400
 """Of a data set that a page makes."""
 FOR_HYDRA = {"-m", "--help", "--cfg"}
-REPLACED = re.compile(r" (?:device|repeats|threads|evaluation\.seed)=\S+| format=onnx")
-"""What differs between commands that are one at debug size; and what is exported if nothing is said."""
+REPLACED = re.compile(r" (?:device|repeats|threads|evaluation\.seed)=\S+| format=onnx|(?<==)[\d.e-]+(?= |$)")
+"""What differs between commands that are one at debug size: numbers among it, and what is exported by default."""
 
 
 def called(name: str) -> list[Any]:

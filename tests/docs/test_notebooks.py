@@ -28,7 +28,11 @@ def shell(line: str) -> None:
     cli.main([command, *words, *small, *(["executor=inline"] if command == "study" else [])])
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.nightly] * (path.stem == "ablation")) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs_from_top_to_bottom(
     path: Path, tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

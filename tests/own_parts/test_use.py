@@ -67,6 +67,7 @@ def unlikely(*, guidance: float = 0.0) -> AutoregressiveSampler:
     return AutoregressiveSampler(lambda logits, rng: logits.argmin(-1), guidance)
 '''
 WORDS = [word for word in TRAIN if not word.startswith(("prior.depth", "prior.heads"))]
+WORDS += ["evaluation.latency=false", "evaluation.reference=false"]
 
 
 @pytest.fixture

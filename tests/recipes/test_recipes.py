@@ -14,9 +14,11 @@ import yaml
 from accepts import RECIPES
 
 from trajgen.assemble import WindowShape, assemble
-from trajgen.config import Config, compose, data_files, recipe_files
+from trajgen.config import Config, compose, data_files, read_options, recipe_files
 from trajgen.core.errors import ConfigError
+from trajgen.core.options import structure
 from trajgen.core.registry import KINDS, names, spec
+from trajgen.data.options import DataOptions
 from trajgen.experiments import dry_run
 
 ROUNDS = 7
@@ -127,10 +129,12 @@ def test_a_data_preset_composes(name: str) -> None:
     from trajgen.data.store import ID
     from trajgen.envs.makers import MAKERS
 
-    config = compose([f"data={name}"])
-    assert ID.fullmatch(config.data.id)
-    if config.data.maker is not None:
-        assert MAKERS[config.data.maker].id == config.data.id
+    data = structure(DataOptions, read_options("data", data_files()[name])["data"], "data")
+    assert ID.fullmatch(data.id)
+    if data.maker is not None:
+        assert MAKERS[data.maker].id == data.id
+    if name == next(other for other in data_files() if other.split("/")[0] == name.split("/")[0]):  # one of a folder
+        assert compose([f"data={name}"]).data.id == data.id
 
 
 MATRIX = [(recipe, kind) for recipe in recipe_files() for kind in KINDS]
