@@ -323,8 +323,11 @@ def test_a_toy_task_is_learnt(
     optimizer = torch.optim.Adam(stage.trained, lr=lr)
     for step in range(400):
         optimizer.zero_grad()
-        stage.loss(task(step))["total"].backward()
+        total = stage.loss(task(step))["total"]
+        total.backward()
         optimizer.step()
+        if step > 100 and float(total) < 0.02:
+            break
     assert stage.loss(task(400))["total"].item() < 0.03  # of a variance of about 0.5
 
 

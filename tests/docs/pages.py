@@ -39,7 +39,7 @@ NOT_RUN = {
     ".venv/bin/ruff": "a check of the code; continuous integration runs it",
     ".venv/bin/mypy": "a check of the code; continuous integration runs it",
     ".ci/run": "runs all of these, in a new environment",
-    "torchrun": "needs processes; `tests/engine/test_distributed.py` trains with two, and what each does is tried",
+    "torchrun": "needs processes; `tests/engine/test_distributed.py` trains with two, nightly under torchrun",
     "srun": "needs a cluster; what it starts is tried in one process",
     "trajgen evaluate run=zoo/": "plays 48 episodes; `tests/experiments/test_zoo.py` plays a short one",
     "trajgen hub": "talks to the hub; `tests/experiments/test_hub.py` tries it with a server on loopback",
