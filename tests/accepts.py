@@ -257,10 +257,13 @@ def cells(kind: str) -> pytest.MarkDecorator:
                          f"{', '.join(names(kind))}")  # fmt: skip
     table = [(name, words, cell) for name in rows for words, cell in zip(compositions, rows[name], strict=True)]
     table += [(name, words, OK) for name, words in MORE.get(kind, ())]
+    checked = CHECKED.get(kind, tuple(words for _, words, _ in table))
+    if {name for name, words, cell in table if cell == OK and words in checked} != set(rows):
+        raise ValueError(f"each component of kind '{kind}' needs a composition in CHECKED")
     params = []
     for name, words, cell in table:
         label = f"{name}-{words.replace(' ', '-')}"
-        if cell == OK and words not in CHECKED.get(kind, (words,)):
+        if cell == OK and words not in checked:
             params.append(pytest.param(name, words, BUILT, id=f"{label}-built"))
             params.append(pytest.param(name, words, OK, id=label, marks=pytest.mark.nightly))
         else:
