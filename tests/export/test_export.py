@@ -84,7 +84,10 @@ def policy_of(planner: Any, replan_interval: int, **options: Any) -> RecedingHor
     )
 
 
-@pytest.mark.parametrize(("form", "batch", "threshold"), [("onnx", 2, None), ("torch_export", 1, -0.15)])
+@pytest.mark.parametrize(
+    ("form", "batch", "threshold"),
+    [pytest.param("onnx", 2, None, marks=pytest.mark.nightly), ("torch_export", 1, -0.15)],
+)
 def test_it_revises_as_the_policy_that_was_loaded(
     form: str, batch: int, threshold: float | None, tmp_path: Path
 ) -> None:
@@ -102,7 +105,7 @@ def test_it_revises_as_the_policy_that_was_loaded(
 
 @pytest.mark.parametrize(
     ("form", "batch", "sampler", "temperature"),
-    [("torch_export", 1, "greedy", 0.0), ("onnx", 2, "temperature", 1.0)],
+    [pytest.param("torch_export", 1, "greedy", 0.0, marks=pytest.mark.nightly), ("onnx", 2, "temperature", 1.0)],
 )
 def test_it_acts_as_the_policy_that_was_loaded(
     form: str, batch: int, sampler: str, temperature: float, tmp_path: Path

@@ -109,7 +109,7 @@ def unconditional(fixture: Fixture) -> None:
     if not set(read) & set(optional):
         raise NotApplicableError("it looks at nothing that could be withheld")
     unconditional = conditioner(cond.unconditional())
-    for name in set(read) & set(optional):
+    for name in (name for name in read if name in optional):
         require(
             torch.equal(unconditional, conditioner(others[name].unconditional())),
             f"A {name} that is withheld still changes the embedding.",
