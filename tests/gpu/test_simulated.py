@@ -90,3 +90,19 @@ def test_a_recipe_trains_by_graphs_without_waits_and_acts(recipe: str, tmp_path:
         assert np.isfinite(plans).all()
         graph = whole.policy(backend="cuda_graph")
         np.testing.assert_allclose(small.actions(graph), plans, atol=1e-5)
+
+
+def test_the_host_waits_for_actions_alone_while_plans_are_revised() -> None:
+    with SimulatedCuda() as simulation:
+        setup = small.Setup("mage", "cuda")
+        waits = []
+        for options in ({"revise": None}, {"revise": 2, "revise_threshold": 0.0}):
+            policy = setup.policy(replan_interval=2, **options)
+            policy.reset(batch=3)
+            for step in range(2):  # a plan, then a step that follows it or revises it
+                before = simulation.waits.copy()
+                policy.act(small.observation(policy.space, 3, step))
+                policy.observe(np.ones(3), np.zeros(3, bool))
+            waits.append([wait for wait in simulation.waits - before if "from the host" not in wait])
+        assert len(waits[0]) == 1 and len(waits[1]) == 2  # the surprise is copied once the actions are here
+        assert all("_to_copy to the host" in wait for wait in waits[1])

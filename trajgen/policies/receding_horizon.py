@@ -232,8 +232,9 @@ class RecedingHorizonPolicy:
         target_return, plan = draw(due, Cond(state, remaining, goal, time=age, past=past))
         if self._history is not None:
             self._history.record_return(target_return)
-        first = self.normalizer.returns.inverse(target_return).cpu()
-        self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
+        if bool(self._remaining[due].isnan().any()):  # an episode's first plan; later ones leave nothing to wait for
+            first = self.normalizer.returns.inverse(target_return).cpu()
+            self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
         self._offset[due] = 0
         if all_due or self._plan is None:
             self._plan = plan
