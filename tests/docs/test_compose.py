@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trajgen.assemble import assemble
 from trajgen.config import compose, recipe_files
 from trajgen.core import registry
 from trajgen.core.registry import KINDS, build, component, names, spec
+from trajgen.core.types import KnownCodes
 
 LINES = 40
 """Of code, at most, in a component of one's own."""
@@ -182,3 +184,26 @@ def test_the_example_of_a_view_starts_at_zero(folder: Path) -> None:
     moved = view.read(view(tiny.batch()), "displacement")
     assert view.features == 5 and not moved[:, 0].any() and view.read(view(tiny.batch()), "state") is None
     torch.testing.assert_close(moved[:, 3], tiny.batch().states[:, 3] - tiny.batch().states[:, 0])
+
+
+def test_the_example_of_a_way_to_draw_fills_in_the_confident_tokens_first(folder: Path) -> None:
+    """Each round predicts from the codes that stay; known ones are never masked; a cosine says how many are."""
+    write_files(COMPOSE / "drawing.md", folder)
+    registry.load_imports(["my_drawing"])
+    tokenizer: Any = tiny.planner().tokenizer
+    tokens, masks = tokenizer.schedule.tokens, []
+
+    def fill(codes: torch.Tensor, mask: torch.Tensor, _: object) -> torch.Tensor:
+        masks.append(mask)
+        certainty = 20 + 10.0 * torch.arange(tokens)  # each token's code is its place, and the last one is the surest
+        return torch.eye(tokenizer.vocabulary)[:tokens].mul(certainty[:, None]).expand(len(codes), -1, -1)
+
+    known = KnownCodes(torch.full((2, tokens), 1), (torch.arange(tokens) == 0).expand(2, -1))
+    sampler: Any = build("sampler", {"name": "confident", "rounds": 3})
+    plan = sampler(type("Prior", (), {"fill": staticmethod(fill)})(), tokenizer, tiny.cond(2), None, known)
+    assert plan.codes.tolist() == [[1, *range(1, tokens)]] * 2
+    counts = [int(tokens * math.cos(math.pi / 6 * n)) for n in (1, 2)]
+    places = torch.arange(tokens)
+    assert torch.equal(masks[0], (places > 0).expand(2, -1))
+    for mask, count in zip(masks[1:], counts, strict=True):
+        assert torch.equal(mask, ((places > 0) & (places <= count)).expand(2, -1))
