@@ -13,9 +13,11 @@ def table(_: str = "") -> str:
     alike: dict[tuple[str, ...], list[str]] = {}
     for task in catalogue().values():
         data = task.options
-        bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "by the environment"
-        success = task.success.removesuffix(" at any step")
+        bounds = "; ".join(f"{low:g}, {high:g}" for low, high in data.bounds.values()) or "reference"
+        success = (
+            task.success.removesuffix(" at any step").removesuffix(" of the goal").removeprefix("the environment's ")
+        )
         env = task.eval_env.partition(" with ")[0].partition(",")[0]
-        row = (env, str(data.max_episode_steps or "by the set"), success, bounds)
+        row = (env, str(data.max_episode_steps or "set's"), success, bounds)
         alike.setdefault(row, []).append(f"`{task.name}`")
     return Table(HEADS, [(", ".join(names), *row) for row, names in alike.items()], numeric=False).markdown()

@@ -97,17 +97,19 @@ def _called(node: ast.Call, constants: Mapping[str, ast.expr]) -> str:
     return HOLE
 
 
+IMPORTING = PACKAGE / "data" / "importing"
+"""The modules whose errors the page leaves out: each names the row and what to type instead."""
 COMPOSING = "ConfigError"
 """The errors of composing a command line, which the page leaves out: each is printed with the words to type instead."""
 HEAD = """# Errors
 
-An error that you can correct says what is wrong and, where the sentence does not say them, what was expected
-(`expected`), what was found (`got`), and what to type or change (`fix`). The exit code is 1; `--debug` adds the
-traceback. An unknown command or flag ends with the usage and exit code 2, an interruption with 130. In Python each is
-an exception of one of the classes below, with the attributes `rule`, `expected`, `got` and `fix`.
+An error that you can correct says what is wrong and, where needed, what was expected (`expected`), what was found
+(`got`), and what to type or change (`fix`). The exit code is 1; `--debug` adds the traceback. An unknown command or
+flag ends with exit code 2, an interruption with 130. In Python each is an exception of one of the classes below, with
+the attributes `rule`, `expected`, `got` and `fix`.
 
-Listed are the sentences that come with a fix; several can share one. `…` stands for a name, a number or a path, and `|`
-stands between alternatives. `python tests/docs/error_page.py` makes this page from the code.
+Listed are the sentences that come with a fix, without those of `trajgen data import`; several can share one. `…` stands
+for a name, a number or a path, and `|` stands between alternatives. `python tests/docs/error_page.py` makes this page.
 
 """
 
@@ -117,6 +119,8 @@ def page() -> str:
     docs = classes()
     listed: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(PACKAGE.rglob("*.py")):
+        if path.is_relative_to(IMPORTING):
+            continue
         for message in messages(path, docs):
             if HOLE not in (message.fix, message.rule):
                 listed[message.error][message.fix][message.rule] = None

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import error_page
-import numpy as np
 import pytest
 from pages import PAGES, refusals
 
@@ -17,7 +16,8 @@ from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.core.options import convert
 from trajgen.core.registry import spec
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.data.importing import from_arrays
+from trajgen.data.minari import load
+from trajgen.data.options import DataOptions
 
 
 def test_the_page_says_what_the_code_says() -> None:
@@ -63,10 +63,11 @@ def test_the_page_has_what_is_raised_with_its_fix(tmp_path: Path, monkeypatch: p
     listed = error_page.PAGE.read_text(encoding="utf-8")
     with pytest.raises(CheckpointError) as missing:
         load_policy(tmp_path)
-    episode = {"observations": np.zeros((3, 4)), "actions": np.array([[0], [1]]), "rewards": [0, 0]}
-    with pytest.raises(DataError) as discrete:
-        from_arrays("mine/discrete-v0", [episode])
-    for error in (missing.value, discrete.value):
+    (tmp_path / "mine" / "spoilt-v0" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "spoilt-v0" / "data" / "main_data.hdf5").write_text("spoilt")
+    with pytest.raises(DataError) as spoilt:
+        load("mine/spoilt-v0", DataOptions(id="mine/spoilt-v0"))
+    for error in (missing.value, spoilt.value):
         section = listed.partition(f"## {type(error).__name__}\n")[2].partition("\n## ")[0]
         lines = [re.escape(line).replace(error_page.HOLE, ".*") for line in section.splitlines()]
         for text in (error.rule, f"  fix: {error.fix}"):
