@@ -120,7 +120,7 @@ class Timer:
 
 
 def split(batch: Any, index: int, count: int) -> Any:
-    """Micro-batch ``index`` of ``count`` of a batch or a tensor: the windows index, index + count, …
+    """Micro-batch ``index`` of ``count`` of a batch or a tensor: every ``count``-th window from ``index`` on.
 
     So the first m windows of a batch are the first m / count of each micro-batch.
     """
