@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.planning import PlanFn, plan_step
 from trajgen.core.types import Cond, Space
 from trajgen.experiments.run_folder import load_config
+from trajgen.experiments.zoo import local_folder
 from trajgen.export.backends import Backend, plan_fn
 from trajgen.viz.tables import Table
 
@@ -72,8 +72,9 @@ def run(request: BenchRequest, console: Console) -> None:
 def _load_planner(request: BenchRequest) -> tuple[Any, Space, Config, torch.device]:
     """The planner of a run, or of a recipe with fresh weights for an environment of 4 states, 2 actions and 2 goals."""
     if request.run is not None:
-        policy = experiments.load_policy(request.run)
-        config, space = load_config(Path(request.run))
+        folder = local_folder(request.run)
+        policy = experiments.load_policy(folder)
+        config, space = load_config(folder)
         return policy.planner, space, config, policy.device
     config, device = request.load()
     space = Space(state_dim=4, action_dim=2, goal_dim=2)
