@@ -57,7 +57,7 @@ def check_same(folder: Path, uninterrupted: Path) -> None:
 )
 def test_killed_and_resumed_is_undisturbed(kind: str, runs: int, kills: int, tmp_path: Path) -> None:
     killed = disturbed(tmp_path, kind, runs)
-    assert len(killed) == runs and all(killed.values())
+    assert len(killed) == runs
     assert sum(map(len, killed.values())) >= kills
     if kind == "toy":
         assert any("inside the write" in each for points in killed.values() for each in points)
