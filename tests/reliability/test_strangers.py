@@ -22,7 +22,6 @@ from trajgen.engine.checkpoint import Checkpoints
 from trajgen.experiments.definition import Study, Variant
 from trajgen.experiments.run_folder import load_config, trained_stages, write_summary
 from trajgen.experiments.study import check_folder
-from trajgen.viz import summary
 from trajgen.viz.report.facts import read_facts
 
 TRACE = "executed"
@@ -241,14 +240,12 @@ def test_a_folder_that_is_a_link_is_refused_too_and_links_within_are_not(strange
     check_refused(stranger)
 
 
-def test_a_summary_replaces_a_link_and_does_not_follow_it(
-    stranger: Path, lab: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_summary_does_not_follow_a_link(stranger: Path, lab: Path) -> None:
     (lab / "precious").write_text("precious")
     (stranger / "summary.md").symlink_to(lab / "precious")
-    monkeypatch.setattr(summary, "summary_markdown", lambda *_, **__: "a summary")
-    write_summary(stranger, stranger, compose(WORDS), {}, [])
-    assert (lab / "precious").read_text() == "precious" and (stranger / "summary.md").read_text() == "a summary"
+    with pytest.raises(CheckpointError, match="lie within it"):
+        write_summary(stranger, stranger, compose(WORDS), {}, [])
+    assert (lab / "precious").read_text() == "precious"
 
 
 LINES: dict[str, Callable[[], str]] = {
