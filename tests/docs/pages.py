@@ -27,23 +27,23 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 NOT_RUN = {
-    "python3 -m venv": "installs a new environment; continuous integration does, and then runs the tests",
+    "python3 -m venv": "installs an environment",
     "pip install": "installs packages",
-    "source .venv/bin/activate": "changes the shell it is typed in",
-    ".venv/bin/pip install": "installs packages; continuous integration does",
+    "source .venv/bin/activate": "changes the shell",
+    ".venv/bin/pip install": "installs packages",
     ".venv/bin/pytest": "the tests themselves",
     "pytest": "the tests themselves",
-    "TRAJGEN_FUZZ_CASES=": "takes minutes; the same tests run with fewer cases",
-    "TRAJGEN_KILLS=": "takes an hour; the same test runs with fewer kills",
-    "TRAJGEN_ACTS=": "takes minutes; the same test runs with fewer acts",
-    ".venv/bin/ruff": "a check of the code; continuous integration runs it",
-    ".venv/bin/mypy": "a check of the code; continuous integration runs it",
-    ".ci/run": "runs all of these, in a new environment",
-    "torchrun": "needs processes; `tests/engine/test_distributed.py` trains with two, nightly under torchrun",
-    "srun": "needs a cluster; what it starts is tried in one process",
-    "trajgen evaluate run=zoo/": "plays 48 episodes; `tests/experiments/test_zoo.py` plays a short one",
-    "trajgen hub": "talks to the hub; `tests/experiments/test_hub.py` tries it with a server on loopback",
-    "trajgen data get": "downloads; `tests/data` tries it without a network",
+    "TRAJGEN_FUZZ_CASES=": "takes minutes; tests run fewer cases",
+    "TRAJGEN_KILLS=": "takes an hour; a test runs fewer kills",
+    "TRAJGEN_ACTS=": "takes minutes; a test runs fewer acts",
+    ".venv/bin/ruff": "continuous integration runs it",
+    ".venv/bin/mypy": "continuous integration runs it",
+    ".ci/run": "runs all of these",
+    "torchrun": "`tests/engine/test_distributed.py` trains with two processes",
+    "srun": "needs a cluster",
+    "trajgen evaluate run=zoo/": "takes minutes; `tests/experiments/test_zoo.py` plays a short episode",
+    "trajgen hub": "needs a network; `tests/experiments/test_hub.py` tries it on loopback",
+    "trajgen data get": "needs a network; `tests/data` tries it without",
 }
 """How commands begin that no test runs as they stand, and why. `contributing.md` lists them."""
 RUN_ELSEWHERE = {

@@ -66,13 +66,9 @@ def _members(protocol: ast.ClassDef) -> Iterator[tuple[str, str]]:
 
 
 def components(kind: str) -> str:
-    """The components that are shipped: what each is, with a link to its options."""
-    rows = []
-    for description in (spec(kind, name) for name in names(kind)):
-        if description.module.startswith("trajgen."):
-            link = f"[`{description.name}`][{description.module}.{description.attribute}]"
-            rows.append(f"| {link} | {_cell(description.summary)} |")
-    return "\n".join(["| name | what |", "| --- | --- |", *rows])
+    """The components that are shipped, each with a link to what it is and to its options."""
+    shipped = (each for each in (spec(kind, name) for name in names(kind)) if each.module.startswith("trajgen."))
+    return " ·\n".join(f"[`{each.name}`][{each.module}.{each.attribute}]" for each in shipped)
 
 
 def recipes(_: str = "") -> str:
