@@ -152,6 +152,9 @@ def test_makers_refuse_what_they_cannot_do() -> None:
     make("pointmaze/umaze", steps=10, quiet=True)
     with pytest.raises(DataError, match="force=true"):
         make("pointmaze/umaze", steps=10, quiet=True)
+    assert make("pointmaze/umaze", steps=10, quiet=True, id="mine/maze-v0") == "mine/maze-v0"
+    with pytest.raises(DataError, match="two or more"):
+        make("pointmaze/umaze", steps=10, quiet=True, id="m/maze-v0")
 
 
 def test_an_environment_is_recovered_from_metadata_alone(root: Path) -> None:

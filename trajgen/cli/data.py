@@ -39,8 +39,8 @@ class MakeOptions(GetOptions):
     """Of 'pointmaze', rows of a maze of your own: 1 is a wall, 0 is free, as map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]."""
     shift: EnvShift | None = None
     """How the environment differs from its own, as 'shift={gear: 0.3}'; also mass, friction, damping, blocked."""
-    id: str = "own/pointmaze-v0"
-    """With a map or a shift, the id of the data set."""
+    id: str | None = None
+    """Of the data set; null is trajgen/NAME-v0, or with a map or a shift own/pointmaze-v0."""
 
 
 data = group("List, describe, make, record, download and import data sets.")

@@ -51,7 +51,11 @@ def folder(id: str, base: Path | None = None) -> Path:
         DataError: if ``id`` is not an id that Minari accepts; such a folder would break its list.
     """
     if not ID.fullmatch(id):
-        raise DataError("A data set's id is a name with a version.", expected="namespace/name-v0", got=repr(id))
+        raise DataError(
+            "A data set's id is a name with a version.",
+            expected="namespace/name-v0, of letters, digits, _ and -; a namespace has two or more",
+            got=repr(id),
+        )
     path = (base or root()) / id
     if base is None and not path.exists():
         for replaced in root().glob(f"{STAGING}*/{REPLACED}/{id}"):

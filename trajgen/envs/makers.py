@@ -45,6 +45,8 @@ class Maker:
 
 OWN_MAP = "pointmaze"
 """The maker of mazes of one's own."""
+OWN_ID = "own/pointmaze-v0"
+"""The id of a set in such a maze, or in a shifted one."""
 
 
 def _maze_maker(name: str, words: str, maze: Maze, stay: tuple[int, int]) -> Maker:
@@ -117,7 +119,7 @@ def make(
     quiet: bool = False,
     map: Sequence[Sequence[int]] | None = None,
     shift: EnvShift | None = None,
-    id: str = "",
+    id: str | None = None,
 ) -> str:
     """Creates a data set on this machine and returns its Minari id.
 
@@ -129,7 +131,7 @@ def make(
         quiet: no progress bar.
         map: of ``pointmaze``, a maze of one's own, whose goals are held for a while; see `own_maze`.
         shift: of the environment, which makes it a data set of one's own.
-        id: of a data set of one's own.
+        id: of the data set; by default the maker's, with a map or a shift `OWN_ID`.
 
     Raises:
         ConfigError: if there is no such maker, or ``steps`` is not positive.
@@ -152,7 +154,7 @@ def make(
         if maker.shifted is None:
             raise ConfigError(f"{name} is not made in a shifted environment.", fix="leave shift out, or a point maze")
         maker = maker.shifted(shift)
-    id = maker.id if map is None and shift is None else id
+    id = id or (maker.id if map is None and shift is None else OWN_ID)
     check_range("seed", seed, 0, 2**63 - 1, usual=0)
     total = maker.steps if steps is None else steps
     if total < 1:
