@@ -27,9 +27,9 @@ class LoraOptions:
     """
 
     rank: int = 4
-    """Rank of what is added to a weight: of d numbers to d, 2 d rank weights are trained in place of d²."""
+    """Rank of the update of a weight."""
     modules: tuple[str, ...] = ("prior", "action")
-    """Parts of the planner whose linear layers get adapters, by their path in it."""
+    """Parts of the planner whose linear layers get adapters."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:

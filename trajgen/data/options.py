@@ -91,73 +91,71 @@ class DataOptions:
     """
 
     id: str
-    """Minari id of the data set, for example "trajgen/pointmaze/umaze-dwell-v0"."""
+    """Minari id, for example "trajgen/pointmaze/umaze-dwell-v0"."""
     maker: str | None = None
-    """Name of the maker that can create the set, for example "pointmaze/umaze-dwell"."""
+    """Name of the maker of the set, for example "pointmaze/umaze-dwell"."""
 
     horizon: int = 32
-    """T, the number of points in a window."""
+    """T, points in a window."""
     stride: int = 8
-    """Environment steps between two points of a window."""
+    """M, environment steps between points."""
     chunk: int = 8
     """H, environment steps at full rate from the window's start."""
     max_padding: float = 0.5
-    """Largest share of a window's points that may lie beyond a timeout; beyond a terminal any share may."""
+    """Largest share of a window beyond a timeout; beyond a terminal any share may be."""
 
     memory_map: bool | None = None
-    """Whether windows are read from a file beside the data set; None where it would fill half of the memory."""
+    """Whether windows are read from a file; None if they would fill half of the memory."""
 
     val_fraction: float = 0.0
-    """Share of the episodes that is not trained on: their losses are logged, and tell which weights are best."""
+    """Share of held-out episodes, whose losses are logged and select the best weights."""
     top_fraction: float = 1.0
-    """Share of the steps that is learnt from, of the episodes with the highest returns (%BC, arXiv 2106.01345, 5.1)."""
+    """Share of the steps to train on, of the episodes with the highest returns (%BC, arXiv 2106.01345, 5.1)."""
     discount: float = 0.99
-    """Discount per environment step of the return-to-go."""
+    """Discount per environment step."""
     return_power: float = 0.25
-    """Exponent of the signed power that spreads out small returns before they are standardized."""
+    """Exponent of the signed power of returns before they are standardized."""
 
     state_key: str | tuple[str, ...] | None = None
-    """Entry of a dictionary observation that is the state, or entries that are joined, "/" between nested ones; None
-    if the observation is the state itself."""
+    """Observation entry with the state, or entries to join ("/" for nested ones); None if it is the observation."""
     goal_key: str | None = None
-    """Entry of a dictionary observation that is the desired goal; None if there is none."""
+    """Observation entry with the desired goal."""
     achieved_key: str | None = None
-    """Entry of a dictionary observation that is measured against the goal; None if there is none."""
+    """Observation entry that is compared with the goal."""
     goal_state: tuple[int, ...] = ()
-    """Indices of the state that a goal sets, in the goal's order; for plans that are made to end at the goal."""
+    """Indices of the state that a goal sets, in its order; for plans that end at the goal."""
 
     goals: Literal["none", "dataset", "hindsight"] = "none"
-    """Goal of a window: none, the data's own at its start, or also a position reached later in pursuit of it."""
+    """Goal of a window: none, that of the data, or also a position reached later."""
     relabel_ratio: float = 0.5
-    """With hindsight goals, the share of windows whose goal is one; the others keep the data's own."""
+    """Share of windows with hindsight goals."""
     goal_radius: float | None = None
-    """Distance to the goal within which a step earns a reward of 1; returns then follow the window's goal."""
+    """Distance to the window's goal within which a step earns a reward of 1."""
     terminate_at_goal: bool = False
-    """Whether an episode ends on arrival within the goal radius: a window then ends there too, as at a terminal."""
+    """Whether episodes, and windows, end within the goal radius."""
     absorbing_terminals: bool = False
-    """Whether points beyond a terminal, or beyond an arrival that ends the episode, are absorbing states without reward
-    (arXiv 1809.02925), so that a plan shows where it ends; false leaves them out of the losses."""
+    """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925); false
+    leaves them out of the losses."""
     absorbing_goals: bool = False
-    """Whether a window ends where the data turn to another goal, and stays at its last point from there on, so that it
-    shows the way to one goal, however long, and the stay there. Without goals it changes nothing."""
+    """Whether a window stays at its last point from where the data turn to another goal."""
     action_limits: Literal["space", "data"] = "space"
-    """Where actions are clipped when acting: at the bounds of the action space, or at those of the data within it."""
+    """Bounds of actions: those of the action space, or of the data."""
 
     env_id: str | None = None
-    """Gymnasium id of the evaluation environment; None takes the one that the data set names."""
+    """Gymnasium id for evaluation; None for that of the data set."""
     env_options: dict[str, bool | int | float] = field(default_factory=dict)
-    """Flags and numbers of the evaluation environment that replace its own, as {continuing_task: false}."""
+    """Arguments of the evaluation environment, as {continuing_task: false}."""
     shift: EnvShift = field(default_factory=EnvShift)
-    """How the evaluation environment differs from its own, as {gear: 0.3}: factors of its ``mass``, ``friction``,
-    ``damping`` and ``gear``, and cells ``blocked`` of a maze, as [[3, 3]]."""
+    """Changes of the evaluation environment, as {gear: 0.3}: factors of ``mass``, ``friction``, ``damping``, ``gear``,
+    and ``blocked`` cells of a maze, as [[3, 3]]."""
     max_episode_steps: int | None = None
-    """Length of an evaluation episode; None takes the environment's own."""
+    """Length of an evaluation episode; None for the environment's."""
     resets: tuple[dict[str, int | tuple[int, ...]], ...] = ()
-    """Options with which evaluation episodes are reset, in turn: [{goal_cell: [1, 1]}] fixes the goal of a maze."""
+    """Reset options of evaluation episodes, in turn: [{goal_cell: [1, 1]}] fixes the goal of a maze."""
     success: SuccessRule = field(default_factory=SuccessRule)
-    """When an evaluation episode has succeeded; where the environment reports nothing, by the distance to the goal."""
+    """When an episode succeeds; if the environment does not report it, by the distance to the goal."""
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Returns that count as 0 and 100 of a normalized score, by name; before the environment's own."""
+    """Returns of the normalized scores 0 and 100, by name; before the environment's."""
 
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, expected: str) -> None:

@@ -25,13 +25,13 @@ class StageOptions:
     weight_decay: float = 0.01
     """Of matrices; vectors are not decayed."""
     warmup: float = 0.05
-    """Fraction of the steps over which the learning rate rises; then it falls along a cosine."""
+    """Fraction of the steps of linear warmup; a cosine follows."""
     optimizer: str = "adamw"
     """Any optimizer of timm."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = 0.999
-    """Decay of the moving average of the weights, which replaces them at the end of the stage; 0 for none."""
+    """Decay of the average of the weights that replaces them at the end of the stage; 0 for none."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -61,16 +61,16 @@ class EngineOptions:
     budget: float = 1.0
     """Multiplies the steps of every stage."""
     accumulate: int = 1
-    """Micro-batches into which each process splits its share of a batch, so that it fits the device."""
+    """Micro-batches into which each process splits its share of a batch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the forward pass; auto is bfloat16 in the stages in which the device is faster in it, else float32. On CUDA,
-    matrix products of float32 are TF32's: factors are rounded to 10 bits of mantissa."""
+    """Of the forward pass; auto is bfloat16 in stages where the device is faster in it, else float32. On CUDA, float32
+    matrix products use TF32."""
     compile: bool = False
-    """Whether the losses are compiled by torch.compile, which takes minutes and makes long trainings faster."""
+    """Whether torch.compile compiles the losses, which takes minutes and makes long trainings faster."""
     cuda_graph: bool = True
-    """Whether steps are replayed as CUDA graphs, on a single CUDA device, by AdamW and without ``accumulate``."""
+    """Whether steps are CUDA graphs, on a single CUDA device, with AdamW and without ``accumulate``."""
     log_every: int = 50
-    """Steps between lines of metrics.jsonl; losses are checked for being finite at the same time."""
+    """Steps between lines of metrics.jsonl, and checks that losses are finite."""
     checkpoint_every: int = 500
     """Steps between checkpoints; the last two are kept."""
     log: tuple[str, ...] = ()

@@ -14,22 +14,22 @@ class PolicyOptions:
     """How plans are followed."""
 
     replan_interval: int | Literal["plan"] = 4
-    """Environment steps between plans; "plan" follows each one to its end. At most data.chunk, or the plan's length for
-    action heads that can follow it so far; without bound where plans are revised."""
+    """Environment steps between plans, or "plan" for its length. At most data.chunk, or the plan's length for action
+    heads that can follow it; unbounded with ``policy.revise``."""
     revise: int | None = None
-    """The scale, from 2 to K, from which plans are revised in between: it and finer ones are drawn anew from the
-    present state, coarser ones stay. null follows each plan as it is."""
+    """The scale, 2 to K, from which plans are revised in between: it and finer ones are drawn again in the current
+    state; null for no revision."""
     revise_interval: int = 1
-    """Environment steps between revisions; at most as many as a plan can be followed."""
+    """Environment steps between revisions; at most those for which a plan can be followed."""
     revise_threshold: float | None = None
-    """Surprise, in nats, of the coarse codes in the present state, above which the next step makes a new plan; null for
-    none. Codes that fit have 0 in the mean."""
+    """Surprise of the coarse codes in the current state, in nats, above which the next step plans anew; null for none.
+    Its mean is 0 for codes that fit."""
     seed: int = 0
     """Of the sampler's random numbers."""
     weights: Literal["last", "best"] = "last"
-    """Those at the end of the training, or those with the lowest loss on held-out episodes (data.val_fraction)."""
+    """Those at the end, or those with the lowest held-out loss (data.val_fraction)."""
     backend: Literal["eager", "onnx", "cuda_graph"] = "eager"
-    """How plans are computed: as written, by ONNX Runtime (CPU), or as a CUDA graph. The plans are the same."""
+    """Eager, ONNX Runtime (CPU) or CUDA graphs; the plans are the same."""
 
     def steps(self, planner: Any, chunk: int) -> int:
         """How many environment steps a plan is followed.
