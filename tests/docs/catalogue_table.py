@@ -5,7 +5,7 @@ from __future__ import annotations
 from trajgen.cli.data import catalogue
 from trajgen.viz.tables import Table
 
-HEADS = ("`data=`", "environment", "steps", "success", "0 and 100")
+HEADS = ("`data=`", "environment", "success", "0 and 100")
 
 
 def table(_: str = "") -> str:
@@ -18,6 +18,6 @@ def table(_: str = "") -> str:
             task.success.removesuffix(" at any step").removesuffix(" of the goal").removeprefix("the environment's ")
         )
         env = task.eval_env.partition(" with ")[0].partition(",")[0]
-        row = (env, str(data.max_episode_steps or "set's"), success, bounds)
+        row = (env, success, bounds)
         alike.setdefault(row, []).append(f"`{task.name}`")
     return Table(HEADS, [(", ".join(names), *row) for row, names in alike.items()], numeric=False).markdown()
