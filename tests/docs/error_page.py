@@ -108,7 +108,7 @@ An error that you can correct says what is wrong and, where needed, what was exp
 flag ends with exit code 2, an interruption with 130. In Python each is an exception of one of the classes below, with
 the attributes `rule`, `expected`, `got` and `fix`.
 
-Listed are the sentences that come with a fix and begin with a word, without those of `trajgen data import`. `…` stands
+Listed are the sentences that come with a fix, without those of `trajgen data import`. `…` stands
 for a name, a number or a path, and `|` between alternatives. `python tests/docs/error_page.py` makes this page.
 
 """
@@ -122,7 +122,7 @@ def page() -> str:
         if path.is_relative_to(IMPORTING):
             continue
         for message in messages(path, docs):
-            if message.fix != HOLE and not message.rule.startswith(HOLE):
+            if HOLE not in (message.fix, message.rule):
                 listed[message.error][message.fix][message.rule] = None
     return HEAD + "\n".join(_section(error, doc, listed[error]) for error, doc in docs.items())
 
