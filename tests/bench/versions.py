@@ -86,8 +86,11 @@ def work(compiled: bool, words: list[str]) -> None:
                 loss = stage.loss(batch)["total"]
             optimization.optimizer.zero_grad()
             loss.backward()
-            optimization.schedule(min(number, 900))
-            optimization.update()
+            if hasattr(optimization, "update"):
+                optimization.schedule(min(number, 900))
+                optimization.update()
+            else:  # before 0.2
+                optimization.step(min(number, 900))
         print(settings.batch_size * int(steps) / (time.perf_counter() - began), flush=True)
 
 
