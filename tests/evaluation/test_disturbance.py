@@ -37,19 +37,19 @@ def played(env: Disturbed, action: float, seed: int = 3) -> list[tuple[Any, ...]
 
 
 def test_pushes_come_at_the_same_steps_with_the_same_force_for_every_policy() -> None:
-    env = maze("push", 2.0)
+    env: Any = maze("push", 2.0)
     first, other, elsewhere = played(env, 0.0), played(env, 0.5), played(env, 0.0, seed=4)
     forces = np.array([force for force, *_ in first])
     pushed = [step for step in range(STEPS) if forces[step].any()]
     expected = range(PUSH_EVERY, PUSH_EVERY + PUSH_STEPS)
     assert pushed == [*expected, *(step for step in range(2 * PUSH_EVERY, STEPS))]
-    weight = 9.81 * env.unwrapped.point_env.model.body_mass.sum()  # type: ignore[attr-defined]
+    weight = 9.81 * env.unwrapped.point_env.model.body_mass.sum()
     np.testing.assert_allclose(np.linalg.norm(forces[PUSH_EVERY]), 2 * weight)
     np.testing.assert_array_equal(forces, [force for force, *_ in other])
     assert not np.allclose(forces[PUSH_EVERY], elsewhere[PUSH_EVERY][0])
     assert np.linalg.norm(first[PUSH_EVERY + 9][3] - first[PUSH_EVERY - 1][3]) > 0.05
     env.reset(seed=3)
-    assert not env.unwrapped.point_env.data.qfrc_applied.any()  # type: ignore[attr-defined]
+    assert not env.unwrapped.point_env.data.qfrc_applied.any()
 
 
 def test_goals_move_alike_for_every_policy() -> None:

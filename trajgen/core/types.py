@@ -70,6 +70,7 @@ class GoalSampling:
     """Probability of what any step of the data reaches."""
 
 
+@dataclass(frozen=True)
 class Record:
     """A dataclass of tensors, and of records of them, whose first axis is that of windows, conditions or plans."""
 
@@ -77,7 +78,7 @@ class Record:
         """The record with ``change`` applied to each of its tensors."""
         values = {name: value for name, value in vars(self).items() if isinstance(value, (Tensor, Record))}
         changed = {name: change(v) if isinstance(v, Tensor) else v.map(change) for name, v in values.items()}
-        return replace(self, **changed)  # type: ignore[type-var]
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
