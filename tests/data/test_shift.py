@@ -121,9 +121,9 @@ def gear(eval_env: EvalEnv) -> float:
 def test_a_shifted_data_set_names_its_environment() -> None:
     id = make("pointmaze/umaze", steps=120, quiet=True, shift=EnvShift(gear=0.2), id="own/weak-v0")
     again = make("pointmaze/umaze", steps=120, quiet=True, shift=EnvShift(gear=0.2), id="own/again-v0")
-    own = make("pointmaze/umaze", steps=120, quiet=True)
-    assert (id, own) == ("own/weak-v0", "trajgen/pointmaze/umaze-v0")
-    weak, same, usual = (next(iter(minari.open_dataset(each).iterate_episodes())) for each in (id, again, own))
+    unshifted = make("pointmaze/umaze", steps=120, quiet=True)
+    assert (id, unshifted) == ("own/weak-v0", "trajgen/pointmaze/umaze-v0")
+    weak, same, usual = (next(iter(minari.open_dataset(each).iterate_episodes())) for each in (id, again, unshifted))
     np.testing.assert_array_equal(weak.observations["observation"], same.observations["observation"])
     first = [episode.observations["observation"][1, 2:] for episode in (weak, usual)]
     np.testing.assert_allclose(first[0], 0.2 * first[1], rtol=1e-6)  # of the same first action, from rest
@@ -133,7 +133,7 @@ def test_a_shifted_data_set_names_its_environment() -> None:
     assert eval_env.max_steps == 300
     on_top = make_eval_env(DataOptions(id=id, shift=EnvShift(gear=0.5, mass=2.0), **KEYS))
     assert (gear(on_top), on_top.name) == (10.0, "PointMaze_UMaze-v3 (gear × 0.2, mass × 2, gear × 0.5)")
-    assert gear(make_eval_env(DataOptions(id=own, **KEYS))) == 100.0
+    assert gear(make_eval_env(DataOptions(id=unshifted, **KEYS))) == 100.0
 
 
 def test_a_policy_is_recorded_in_a_shifted_environment(capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,6 +141,6 @@ def test_a_policy_is_recorded_in_a_shifted_environment(capsys: pytest.CaptureFix
     main(["data", "record", *words])
     assert minari.describe("own/hop-v0")["description"].count("mass × 2, friction × 0.5") == 1
     env: Any = make_eval_env(DataOptions(id="own/hop-v0")).make_env()
-    own = gymnasium.make("Hopper-v5").unwrapped.model
-    np.testing.assert_allclose(env.unwrapped.model.body_mass, 2 * own.body_mass)
-    np.testing.assert_allclose(env.unwrapped.model.geom_friction[:, 0], 0.5 * own.geom_friction[:, 0])
+    usual = gymnasium.make("Hopper-v5").unwrapped.model
+    np.testing.assert_allclose(env.unwrapped.model.body_mass, 2 * usual.body_mass)
+    np.testing.assert_allclose(env.unwrapped.model.geom_friction[:, 0], 0.5 * usual.geom_friction[:, 0])

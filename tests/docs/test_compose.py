@@ -198,9 +198,9 @@ def test_the_example_of_a_way_to_draw_fills_in_the_confident_tokens_first(folder
         certainty = 20 + 10.0 * torch.arange(tokens)  # each token's code is its place, and the last one is the surest
         return torch.eye(tokenizer.vocabulary)[:tokens].mul(certainty[:, None]).expand(len(codes), -1, -1)
 
-    known = KnownCodes(torch.full((2, tokens), 1), (torch.arange(tokens) == 0).expand(2, -1))
+    known_codes = KnownCodes(torch.full((2, tokens), 1), (torch.arange(tokens) == 0).expand(2, -1))
     sampler: Any = build("sampler", {"name": "confident", "rounds": 3})
-    plan = sampler(type("Prior", (), {"fill": staticmethod(fill)})(), tokenizer, tiny.cond(2), None, known)
+    plan = sampler(type("Prior", (), {"fill": staticmethod(fill)})(), tokenizer, tiny.cond(2), None, known_codes)
     assert plan.codes.tolist() == [[1, *range(1, tokens)]] * 2
     counts = [int(tokens * math.cos(math.pi / 6 * n)) for n in (1, 2)]
     places = torch.arange(tokens)

@@ -33,10 +33,10 @@ def table(name: str) -> list[tuple[str, str]]:
     rows = ROW.findall("\n".join(lines))
     form = "a row is: what the paper says | `kind: name` | [`dotted.name`][], or [`end`][dotted.name]"
     assert len(rows) == len(lines) and all(path.endswith(name) for _, name, path in rows if path), form
-    own = [(part, path or name) for part, name, path in rows]
+    components = [(part, path or name) for part, name, path in rows]
     other = re.search(r"The other parts are those of \[`\w+`\]\((\w+)\.md#equation-component-code\)", section)
-    shared = composed(name) - {part for part, _ in own}
-    return own + ([row for row in table(other[1]) if row[0] in shared] if other else [])
+    shared = composed(name) - {part for part, _ in components}
+    return components + ([row for row in table(other[1]) if row[0] in shared] if other else [])
 
 
 def composed(name: str) -> set[str]:

@@ -30,6 +30,15 @@ def cases() -> list[tuple[str, ...]]:
     ]
 
 
+def refusal(words: list[str]) -> ConfigError | None:
+    """The error that the words of a command line meet; None if they work."""
+    try:
+        dry_run(compose(words))
+    except ConfigError as error:
+        return error
+    return None
+
+
 def advice(error: ConfigError) -> list[str]:
     """The words of the first alternative that has any."""
     for part in re.split(r",? or |; ", error.fix or ""):
@@ -52,12 +61,7 @@ def follow(words: list[str], advised: list[str]) -> list[str]:
 @pytest.mark.parametrize("case", cases(), ids=" ".join)
 def test_advice_leads_to_what_works(case: tuple[str, ...]) -> None:
     words, refusals = list(case), list[str]()
-    while True:
-        try:
-            dry_run(compose(words))
-        except ConfigError as error:
-            refusals.append(f"{' '.join(words)}: {error}")
-            assert len(refusals) <= STEPS, "\n".join(refusals)
-            words = follow(words, advice(error))
-        else:
-            return
+    while (error := refusal(words)) and len(refusals) < STEPS:
+        refusals.append(f"{' '.join(words)}: {error}")
+        words = follow(words, advice(error))
+    assert error is None, "\n".join([*refusals, f"{' '.join(words)}: {error}"])

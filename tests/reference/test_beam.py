@@ -21,7 +21,6 @@ from trajgen.core.types import Cond, KnownCodes
 from trajgen.critics.plans import PlannedReturn
 from trajgen.samplers.autoregressive import greedy
 from trajgen.samplers.beam import Beam
-from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.scoring import PlanScore
 from trajgen.views import FieldView
 
@@ -279,44 +278,6 @@ def test_scales_that_are_known_are_not_expanded() -> None:
     known_codes = KnownCodes(torch.full((4, 4), 2), mask)
     codes = beam(prior, beam_width=2, expansions=2)(prior, Row(UNIT), cond, None, known_codes).codes
     assert rows == [4, 4, 4, 8] and (codes[:, :2] == 2).all()
-
-
-def test_the_likeliest_joint_choices_are_exact() -> None:
-    logits = torch.randn(5, 3, 4)
-    combinations = torch.tensor(list(itertools.product(range(4), repeat=3)))
-    sums = logits[:, torch.arange(3), combinations].sum(-1)  # (5, 64)
-    for count in (1, 2, 7, 64):
-        assert torch.equal(likeliest(logits, count), combinations[sums.topk(count, dim=1).indices])
-    assert likeliest(logits, 100).shape == (5, 64, 3)
-
-
-def test_draws_of_a_token_differ_and_hold_the_likeliest() -> None:
-    logits = torch.randn(500, 1, 6)
-    ids = sample_candidates(logits, 3, torch.Generator().manual_seed(0))[..., 0]
-    assert all(len(set(row)) == 3 for row in ids.tolist())
-    assert torch.equal(ids[:, 0], logits[:, 0].argmax(-1))
-    assert sample_candidates(logits, 9, None).shape == (500, 6, 1)
-
-
-@pytest.mark.parametrize("tokens", [1, 2])
-def test_a_single_draw_is_distributed_as_softmax(tokens: int) -> None:
-    logits = torch.tensor([1.5, 0.0, -1.0, 0.5]).expand(40_000, tokens, 4)
-    ids = sample_candidates(logits, 1, torch.Generator().manual_seed(0))
-    shares = torch.bincount(ids[:, 0, -1], minlength=4) / 40_000
-    assert ids.shape == (40_000, 1, tokens)
-    assert (shares - logits[0, 0].softmax(0)).abs().max() < 0.01  # 4 standard errors
-
-
-def test_joint_draws_hold_the_likeliest_and_others() -> None:
-    logits = torch.randn(50, 3, 4)
-    ids = sample_candidates(logits, 6, torch.Generator().manual_seed(0))
-    assert ids.shape == (50, 6, 3) and torch.equal(ids[:, 0], logits.argmax(-1))
-    assert (ids[:, 1:] != ids[:, :1]).any(-1).float().mean() > 0.5
-
-
-def test_a_candidate_that_came_before_is_no_choice() -> None:
-    ids = torch.tensor([[[1, 2], [2, 1], [1, 2], [1, 2]], [[0, 0], [0, 0], [0, 1], [0, 2]]])
-    assert is_repeated(ids).tolist() == [[False, False, True, True], [False, True, False, False]]
 
 
 def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:

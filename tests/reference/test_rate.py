@@ -83,9 +83,9 @@ def test_residuals_are_those_of_sampled_codes() -> None:
         for token in tokens.unbind(1):
             variances, axes = torch.linalg.eigh(torch.cov(token.T))
             error = variances.clamp(max=level)
-            kept = 1 - error / variances
-            spread = (kept * error).sqrt() * noise(*token.shape, seed=5 + k + len(coded))
-            coded.append((token @ axes * kept + spread) @ axes.T)
+            share = 1 - error / variances
+            spread = (share * error).sqrt() * noise(*token.shape, seed=5 + k + len(coded))
+            coded.append((token @ axes * share + spread) @ axes.T)
             bits += float((variances / error).log2().sum() / 2)
         assert bits_of_scales(covariance, lengths, level)[k] == pytest.approx(bits, rel=0.05, abs=0.1)
         residual = residual - grow @ torch.stack(coded, 1)
@@ -95,8 +95,8 @@ def test_the_latent_keeps_the_principal_components_of_its_points() -> None:
     x = torch.cat([held(noise(500, 4, 2)), 0.01 * noise(500, 32, 1)], -1)
     covariance = latent_covariance(x, 4, 2)
     assert covariance.shape == (4, 2, 4, 2)
-    kept = torch.einsum("ncnc->", covariance)
-    assert float(kept) == pytest.approx(float(8 * (x[..., :2].var((0, 1)).sum()) * 4), rel=0.02)
+    variance = torch.einsum("ncnc->", covariance)
+    assert float(variance) == pytest.approx(float(8 * (x[..., :2].var((0, 1)).sum()) * 4), rel=0.02)
     assert latent_covariance(x, 4, 100).shape == (4, 24, 4, 24)  # there are no more components
 
 

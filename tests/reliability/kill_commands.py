@@ -10,14 +10,11 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +24,7 @@ from typing import Any
 import numpy as np
 import tiny
 import torch
+from disturbances import CALLS, counting, jumping_clock, killing, short_of_memory, terminated, without_data
 from safetensors.torch import load_file
 
 from trajgen.cli import main as trajgen
@@ -42,8 +40,6 @@ SILENCE = 10.0
 ID, MADE = "tests/pendulum-v0", "trajgen/pointmaze/umaze-v0"
 OTHERS = ("SIGTERM, SIGKILL", "memory", "clock", "data")
 """Faults but SIGKILL."""
-CALLS = ("replace", "rename", "fsync", "mkdir", "unlink", "rmdir")
-"""Functions of `os` before and after whose calls a process is killed."""
 SMALL = [
     *("device=cpu", "engine.precision=float32", "engine.checkpoint_every=2", "engine.log_every=2"),
     *("evaluation.episodes=1", "evaluation.latency=false"),
@@ -207,12 +203,12 @@ def child(folder: Path, words: list[str], arm: Callable[[], Any], delay: float |
             for stream in (sys.stdout, sys.stderr):
                 stream.flush()
             os._exit(status)
-    began, last_word, length = time.monotonic(), own_seconds(process), 0
+    began, last_word, length = time.monotonic(), unhindered_seconds(process), 0
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             break
-        now = own_seconds(process)
+        now = unhindered_seconds(process)
         if output.stat().st_size != length:
             last_word, length = now, output.stat().st_size
         longest_silence[0] = max(longest_silence[0], now - last_word)
@@ -229,116 +225,12 @@ longest_silence = [0.0]
 """Of all commands so far, in seconds."""
 
 
-def own_seconds(process: int) -> float:
+def unhindered_seconds(process: int) -> float:
     """The clock, without the time in which a process was ready and another one had its core, where the system says."""
     waited = 0
     with suppress(OSError, IndexError, ValueError):
         waited = int(Path(f"/proc/{process}/schedstat").read_text().split()[1])
     return time.monotonic() - waited / 1e9
-
-
-def counting(path: Path) -> Callable[[], Any]:
-    """Counts the calls of a command, for the draw of a moment."""
-
-    def arm() -> Callable[[], None]:
-        counts: Counter[str] = Counter()
-        for name in CALLS:
-            setattr(os, name, _counted(name, counts))
-        return lambda: path.write_text(json.dumps(counts))
-
-    return arm
-
-
-def _counted(name: str, counts: Counter[str]) -> Callable[..., Any]:
-    original = getattr(os, name)
-
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        counts[name] += 1
-        return original(*arguments, **keywords)
-
-    return call
-
-
-def killing(name: str, number: int, after: bool) -> Callable[[], None]:
-    """Kills the child before or after the ``number``-th call of a function of `os`."""
-
-    def arm() -> None:
-        original, left = getattr(os, name), [number]
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            left[0] -= 1
-            if left[0] == 0 and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*arguments, **keywords)
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        setattr(os, name, call)
-
-    return arm
-
-
-def terminated(number: int) -> Callable[[], None]:
-    """Sends the child SIGTERM before the ``number``-th call of a function of `os`, and SIGKILL shortly after."""
-
-    def arm() -> None:
-        process, left = os.getpid(), [number]
-
-        def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*arguments: Any, **keywords: Any) -> Any:
-                left[0] -= 1
-                if left[0] == 0:
-                    timer = threading.Timer(0.02 * (number % 20), os.kill, (process, signal.SIGKILL))
-                    timer.daemon = True
-                    timer.start()
-                    os.kill(process, signal.SIGTERM)
-                return original(*arguments, **keywords)
-
-            return call
-
-        for name in CALLS:
-            setattr(os, name, wrap(getattr(os, name)))
-
-    return arm
-
-
-def short_of_memory(megabytes: int) -> Callable[[], None]:
-    """Lets the child's memory grow by this much."""
-
-    def arm() -> None:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-    return arm
-
-
-def jumping_clock(draw: random.Random) -> Callable[[], None]:
-    """Moves the child's clock by up to a year, back and forth."""
-
-    def arm() -> None:
-        clock = time.time
-        time.time = lambda: clock() + draw.uniform(-3e7, 3e7)
-
-    return arm
-
-
-def without_data(folder: Path, number: int) -> Callable[[], None]:
-    """Removes the data set of the child before its ``number``-th flush."""
-
-    def arm() -> None:
-        own, left = os.fsync, [number]
-
-        def call(handle: Any) -> None:
-            left[0] -= 1
-            if left[0] == 0:
-                shutil.rmtree(folder / "sets" / ID)
-            own(handle)
-
-        os.fsync = call
-
-    return arm
 
 
 def meet(kind: str, scene: Scene, folder: Path, whole: Path, calls: Mapping[str, int], draw: random.Random) -> str:
@@ -349,7 +241,7 @@ def meet(kind: str, scene: Scene, folder: Path, whole: Path, calls: Mapping[str,
         "SIGTERM, SIGKILL": terminated(number),
         "memory": short_of_memory(draw.choice((0, 8, 32, 64, 128, 256))),
         "clock": jumping_clock(draw),
-        "data": without_data(folder, draw.randint(1, max(1, calls.get("fsync", 1)))),
+        "data": without_data(folder / "sets" / ID, draw.randint(1, max(1, calls.get("fsync", 1)))),
     }
     status, output = child(folder, scene.words, arms[kind])
     point = f"{kind} {number}"

@@ -1,4 +1,4 @@
-"""What goes wrong around a training: the disk, the folder, the data, the device, another process. Nothing is lost."""
+"""What goes wrong around a training: the disk, the folder, the data, the device. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -28,8 +25,7 @@ from toys import FIRST, Numbers, Toy, metrics, term, training
 from trajgen import experiments, load_policy
 from trajgen.config import compose
 from trajgen.core import files
-from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrainingError, TrajgenError
-from trajgen.core.files import file_lock
+from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trajgen.core.types import Space
 from trajgen.data import fingerprint as room
 from trajgen.data.fingerprint import fingerprint, require_same
@@ -306,77 +302,6 @@ def test_allocations_are_refused_before_they_are_made(make: Callable[[], Any]) -
         make()
 
 
-# --- another process ------------------------------------------------------------------------------------------------
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from trajgen.core.files import file_lock
-with file_lock(Path(sys.argv[1])):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_held_folder_is_refused_and_a_dead_holder_lets_go(train: Train, lab: Path) -> None:
-    path = lab / "run" / run_folder.LOCK
-    path.parent.mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        for word in ("resume=false", "resume=true"):
-            with pytest.raises(TrainingError) as caught:
-                train("run_dir=run", word)
-            assert f"held by process {holder.pid} on " in str(caught.value) and "run_dir=ANOTHER" in str(caught.value)
-        assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.holder"]
-    finally:
-        holder.kill()
-        holder.wait()
-    train("run_dir=run")  # the lock file of the dead is no obstacle
-    assert not path.exists()
-
-
-def test_a_lock_is_one_holder_s(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    for _ in range(2):
-        with file_lock(path):
-            with pytest.raises(TrainingError, match=f"process {os.getpid()} "), file_lock(path):
-                pytest.fail("it was taken twice")
-            assert path.exists()
-        assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_that_is_waited_for_goes_from_one_process_to_the_next(tmp_path: Path) -> None:
-    """Four processes count to 20 each in one file, by reading and writing."""
-    script = """
-import sys
-from pathlib import Path
-from trajgen.core.files import file_lock
-count = Path(sys.argv[1]) / "count"
-for _ in range(20):
-    with file_lock(count.with_name(".lock"), wait=True):
-        count.write_text(str(int(count.read_text()) + 1))
-"""
-    (tmp_path / "count").write_text("0")
-    workers = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(4)]
-    assert [worker.wait(60) for worker in workers] == [0] * 4
-    assert (tmp_path / "count").read_text() == "80"
-
-
-def test_a_folder_taken_while_data_were_read_is_refused(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = experiments.training.load_episodes
-
-    def overtaken(*args: Any) -> Any:
-        Path("run").mkdir()
-        (Path("run") / "config.json").write_text("{}")
-        return read(*args)
-
-    monkeypatch.setattr(experiments.training, "load_episodes", overtaken)
-    with pytest.raises(TrajgenError):
-        train("run_dir=run")
-    assert (Path("run") / "config.json").read_text() == "{}"
-
-
 # --- checkpoints of another training --------------------------------------------------------------------------------
 
 
@@ -444,25 +369,3 @@ def test_an_evaluation_that_cannot_write_says_so_before_it_plays(
     with pytest.raises(TrainingError, match=r"Read-only[\s\S]*out=ANOTHER"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")
     assert not played
-
-
-def test_of_two_trainings_that_need_a_set_one_makes_it(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from trajgen.config import compose
-    from trajgen.envs import makers
-
-    calls = []
-
-    def make(name: str) -> None:
-        calls.append(name)
-        time.sleep(0.2)
-        (lab / "sets" / "trajgen" / name).with_name("umaze-v0").mkdir(parents=True)
-
-    monkeypatch.setattr(makers, "make", make)
-    monkeypatch.setattr("trajgen.data.minari.load", lambda id, options: id)
-    config = compose(["recipe=bc", "data=pointmaze/umaze", "device=cpu"])
-    with ThreadPoolExecutor() as threads:
-        loads = [threads.submit(experiments.load_episodes, config, Console(quiet=True)) for _ in range(2)]
-        assert [load.result() for load in loads] == ["trajgen/pointmaze/umaze-v0"] * 2
-    assert calls == ["pointmaze/umaze"]

@@ -101,8 +101,8 @@ def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy
     revised = dataclasses.replace(episode, states=states, goal=None, frames=[])
     frames = write(tmp_path / "revised.gif", revised, every=4, walls=WALLS)
     plans = [dataclasses.replace(plan, drawn=None) for plan in revised.plans]
-    whole = write(tmp_path / "whole.gif", dataclasses.replace(revised, plans=plans), every=4, walls=WALLS)
-    assert frames[0].shape[0] > whole[0].shape[0]  # a strip below the map
+    plain = write(tmp_path / "plain.gif", dataclasses.replace(revised, plans=plans), every=4, walls=WALLS)
+    assert frames[0].shape[0] > plain[0].shape[0]  # a strip below the map
 
 
 def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ class Kind:
 
     size: float
     words: str
-    every: int = 0
-    steps: int = 0
-    """How long an event lasts."""
+    period: int = 0
+    duration: int = 0
+    """Steps that an event lasts."""
 
 
 KINDS = {

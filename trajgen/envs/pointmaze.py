@@ -104,8 +104,8 @@ DWELL = (60, 180)
 def maze_spec(maze: Maze, max_steps: int) -> Any:
     """Gymnasium spec of a maze whose goal stays where it is and whose episodes end by timeout only."""
     map_options = {} if maze.cells is None else {"maze_map": [list(row) for row in maze.cells]}
-    own = spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **map_options)
-    return shifted(own, maze.shift)
+    usual = spec(maze.env_id, continuing_task=True, reset_target=False, max_episode_steps=max_steps, **map_options)
+    return shifted(usual, maze.shift)
 
 
 def grid(env: Any) -> Grid:

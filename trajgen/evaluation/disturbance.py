@@ -67,16 +67,16 @@ def recovery(rollouts: Rollouts, options: EvaluationOptions) -> dict[str, Any] |
     from trajgen.envs.disturbances import KINDS
 
     kind = KINDS[options.disturbance]
-    if not kind.every:
+    if not kind.period:
         return None
     waits: list[list[int]] = []
     recovered = []
     for rewards in rollouts.rewards:
         is_good, of_episode = np.asarray(rewards) > 0, []
-        for event in range(kind.every, len(is_good) - kind.steps, kind.every):
+        for event in range(kind.period, len(is_good) - kind.duration, kind.period):
             if options.disturbance == "push" and not is_good[event - 1]:
                 continue
-            after = is_good[event + kind.steps : event + kind.every]
+            after = is_good[event + kind.duration : event + kind.period]
             recovered.append(bool(after.any()))
             of_episode.append(int(after.argmax()) if recovered[-1] else len(after))
         waits.append(of_episode)

@@ -70,9 +70,9 @@ def bits_of_scales(covariance: Tensor, lengths: Sequence[int], level: float) -> 
         variances, axes = _eigen(tokens)
         bits.append(float(_rate(variances, level).sum()))
         error = variances.clamp(max=level)
-        kept = 1 - error / variances  # the test channel keeps this share of a component and adds noise of kept · error
-        gain = (axes * kept.unsqueeze(1)) @ axes.mT
-        noise = (axes * (kept * error).unsqueeze(1)) @ axes.mT
+        share = 1 - error / variances  # of a component that the test channel keeps; it adds noise of share · error
+        gain = (axes * share.unsqueeze(1)) @ axes.mT
+        noise = (axes * (share * error).unsqueeze(1)) @ axes.mT
         coded = torch.einsum("nl,lcd,lm->ncmd", grow, gain, pool).reshape(length * channels, -1)
         left = torch.eye(length * channels, dtype=torch.float64) - coded
         added = torch.einsum("nl,lcd,ml->ncmd", grow, noise, grow)

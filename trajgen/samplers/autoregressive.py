@@ -66,8 +66,8 @@ class AutoregressiveSampler:
             x = torch.cat(inputs, dim=1)
             logits = self._guided(prior.predict_prefix(torch.cat([x, x]) if self.guidance else x, first, state))
             if on_codes is not None:
-                known = slice(spans[first].start)
-                on_codes(known, logits[:, known], known_codes.codes[:, known])
+                prefix = slice(spans[first].start)
+                on_codes(prefix, logits[:, prefix], known_codes.codes[:, prefix])
             logits = logits[:, spans[first]]
         for k, span in enumerate(spans[len(scales) :], start=len(scales)):
             if logits is None:
@@ -113,16 +113,7 @@ class AutoregressiveSampler:
         The coarser scales take one pass of the prior together, so that a revision costs K - first passes where a plan
         costs K.
 
-        Args:
-            prior: that is sampled.
-            tokenizer: whose layout gives each scale its input.
-            cond: B present conditions.
-            codes: of the plans that are revised, (B, L).
-            first: number of the first scale that is drawn, from 1 to K - 1; those before it stay.
-            rng: of the draws.
-
-        Returns:
-            The plans, and their surprise (B,): see `trajgen.core.protocols.RevisesCodes`.
+        See `trajgen.core.protocols.RevisesCodes.revise` for arguments and results.
         """
         count = tokenizer.schedule.spans[first].start
         surprises: list[Tensor] = []
