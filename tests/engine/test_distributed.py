@@ -121,15 +121,17 @@ def train_toy(folder: Path, name: str, **options: Any) -> None:
     toys.training(folder, source, checkpoint_every=1).run()
 
 
-def die() -> None:
+def die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def command(folder: Path, name: str) -> None:
-    """The command itself; the second process is killed in the middle of the first stage."""
+def command(folder: Path, name: str, killed: int | None = None) -> None:
+    """The command itself; the second process is killed in the middle of the first stage, or one before any stage."""
     os.chdir(folder)
     draw = Windows.batch  # of which the normalizer is fitted on the first 8
-    if os.environ["RANK"] == "1":
+    if os.environ["RANK"] == str(killed):
+        experiments.training.load_episodes = die
+    elif os.environ["RANK"] == "1":
         Windows.batch = lambda self, step, *rest: die() if step == 9 else draw(self, step, *rest)
     cli.main(COMMAND)
 
@@ -186,6 +188,8 @@ def main(folder: Path) -> None:
         return name
 
     run("command", 2, command)
+    for killed in (0, 1):
+        run(f"without {killed}", 2, command, killed=killed)
     run("one", 1)
     run("two", 2)
     run("begun by one", 1, source=Uneven(STOPPED, 0, toys.term))
@@ -307,7 +311,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all(folder: Path, ended:
 def test_a_process_that_is_killed_ends_the_others_and_the_training_resumes(folder: Path, ended: dict[str, Any]) -> None:
     run = ended["toy killed"]
     assert run["codes"] == [1, -signal.SIGKILL] and run["seconds"] < 20
-    assert "one of them is gone" in run["results"][0] and "resume=true" in run["results"][0]
+    assert "process 1 is gone" in run["results"][0] and "resume=true" in run["results"][0]
     for path in (folder / "toy killed" / "checkpoints").iterdir():
         read_tensors(path, CPU)
     assert ended["killed"]["codes"] == [0]  # of the second time: by one process, from the last checkpoint
@@ -392,6 +396,15 @@ def test_the_command_ends_when_a_process_is_killed_and_one_process_goes_on(
     assert evaluated == [Path("command")] and (run / "checkpoints" / "final.safetensors").exists()
     steps = [(line["stage_index"], line["step"]) for line in toys.metrics(run)]
     assert steps == sorted(set(steps)) and steps[0] == (0, 5) and steps[-1][0] == 3
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_before_any_stage_is_named(killed: int, folder: Path, ended: dict[str, Any]) -> None:
+    run = ended[f"without {killed}"]
+    assert run["codes"][killed] == -signal.SIGKILL and run["codes"][1 - killed] == 1 and run["seconds"] < 60
+    text = (folder / "output").read_text()
+    assert text.count(f"process {killed} is gone") == 1 + killed  # the second time in the middle of a stage
+    assert "Traceback" not in text
 
 
 @pytest.mark.nightly

@@ -113,7 +113,8 @@ def _one_of_many(swept: bool) -> Iterator[None]:
     except TrajgenError as error:
         if launch.rank == 0:
             raise
-        print(f"Process {launch.rank}: {error.rule} {error.got}", file=sys.stderr)
+        parts = [str(part) for part in (error.rule, error.got, error.fix) if part is not None]
+        print(f"Process {launch.rank}: {' '.join(parts)}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

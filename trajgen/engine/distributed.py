@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -23,6 +24,8 @@ from trajgen.engine.storage import unsaved_buffers
 
 T = TypeVar("T")
 HOST = torch.device("cpu")
+PATIENCE = timedelta(seconds=1)
+"""For the answer of a process that may be gone."""
 
 
 def world_size() -> int:
@@ -146,8 +149,11 @@ def _peer_error(message: str) -> PeerError:
 
 
 @contextmanager
-def lost_peers(last_checkpoint: Callable[[], str]) -> Iterator[None]:
-    """Turns the loss of another process into a `TrainingError` that names the last checkpoint."""
+def lost_peers(last_checkpoint: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turns the loss of another process into a `TrainingError` that names it and the last checkpoint.
+
+    The first process that is left raises it, and the others a `PeerError`.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -157,14 +163,30 @@ def lost_peers(last_checkpoint: Callable[[], str]) -> Iterator[None]:
         )
         if world_size() == 1 or not lost:
             raise
-        raise_together(
-            TrainingError(
-                "Processes that train together end together.",
-                expected=f"{world_size()} processes; the last good checkpoint is {last_checkpoint()}",
-                got=f"one of them is gone: {message.splitlines()[0][:200]}",
-                fix="see above why it ended, then the same command with resume=true",
-            )
-        )
+        gone, checkpoint = _unreachable(), last_checkpoint()
+        rest = f"; the last good checkpoint is {checkpoint}" if checkpoint else ""
+        if rank() != min({*range(world_size())} - {*gone}):
+            raise _peer_error(message) from error
+        numbers = ", ".join(map(str, gone))
+        raise TrainingError(
+            "Processes that train together end together.",
+            expected=f"{world_size()} processes{rest}",
+            got=f"process {numbers} is gone" if gone else f"one of them is gone: {message.splitlines()[0][:200]}",
+            fix="see above why it ended, then the same command with resume=true",
+        ) from error
+
+
+def _unreachable() -> list[int]:
+    """The processes whose connection to this one is closed."""
+    gone = []
+    for other in range(world_size()):
+        try:
+            if other != rank():
+                cast(dist.Work, dist.isend(torch.zeros(1), other)).wait(PATIENCE)
+        except RuntimeError as error:
+            if "timed out" not in str(error).lower():  # one that is there does not expect a message
+                gone.append(other)
+    return gone
 
 
 # --- tensors --------------------------------------------------------------------------------------------------------
