@@ -15,7 +15,7 @@ from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
 from trajgen.envs.makers import make
 from trajgen.experiments import recording
-from trajgen.experiments.record_options import RecordOptions
+from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.recording import record
 
 CORNER = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]

@@ -13,14 +13,12 @@ import pytest
 
 from trajgen.cli import main
 from trajgen.cli.completion import COMMANDS
-from trajgen.cli.overrides import options_of, select
+from trajgen.cli.overrides import options_of
 from trajgen.cli.plot import PlotOptions
-from trajgen.cli.video import VideoOptions
 from trajgen.config import data_files, recipe_files, study_files, zoo_files
 from trajgen.core.formats import FORMAT
 from trajgen.core.registry import KINDS, names, spec
-from trajgen.viz.film import VideoRequest
-from trajgen.viz.plot import PICTURES, PlotRequest
+from trajgen.viz.plot import PICTURES
 
 HEAVY = {"torch", "minari", "gymnasium", "mujoco", "matplotlib", "timm", "hydra", "vector_quantize_pytorch"}
 Offered = Callable[[str], list[str]]
@@ -200,7 +198,5 @@ def test_nothing_heavy_is_imported(line: str) -> None:
     assert not HEAVY & {*done.stdout.rpartition("=")[2].split()} and done.stdout.count("\n") > 1, done.stderr
 
 
-def test_the_options_of_pictures_are_those_of_their_requests() -> None:
-    assert select(PlotOptions(run=Path()), PlotRequest) == PlotRequest()
-    assert select(VideoOptions(run=Path()), VideoRequest) == VideoRequest()
+def test_the_pictures_that_are_offered_are_those_that_there_are() -> None:
     assert options_of(PlotOptions)["what"].values == tuple(PICTURES)

@@ -30,7 +30,7 @@ def run(request: BenchRequest, console: Console) -> None:
         def draw(size: int) -> Callable[[], object]:
             return lambda: windows.batch(next(steps), size)
 
-        timings = {size: timed(draw(size), device, request.repeats) for size in request.batch}
+        timings = {size: timed(draw(size), device, request.options.repeats) for size in request.options.batch}
     rows = [[f"batch of {b}", *timing.cells(), f"{1e3 * b / timing.median:,.0f}"] for b, timing in timings.items()]
     figures: list[Mapping[str, Any]] = [{"name": "batch", "batch": b, **t.to_dict()} for b, t in timings.items()]
     figures.append({"name": "load", "seconds": seconds, "steps": episodes.steps})

@@ -37,13 +37,13 @@ Line = tuple[str, int, Timing]
 def run(request: BenchRequest, console: Console) -> None:
     """Times one plan and its action, and prints the roofline of a single one."""
     planner, space, config, device = _load_planner(request)
-    backends = request.backends or _available_backends(device)
+    backends = request.options.backends or _available_backends(device)
     with console.status("timing"):
-        lines, refusals = time_decisions(planner, space, request.batch, backends, request.repeats)
+        lines, refusals = time_decisions(planner, space, request.options.batch, backends, request.options.repeats)
         if request.against:
             prior = config.components.get("prior", {})
             sizes = {name: int(prior.get(name, size)) for name, size in (("width", 128), ("depth", 4), ("heads", 4))}
-            lines += time_decision_transformer(space, device, request.batch, request.repeats, **sizes)
+            lines += time_decision_transformer(space, device, request.options.batch, request.options.repeats, **sizes)
         cond = random_conditions(space, 1, device)
         cost, rates = count_cost(lambda: plan_step(planner, cond)), measure_rates(device)
     medians = {batch: timing.median for name, batch, timing in lines if name == DT}
@@ -71,8 +71,8 @@ def run(request: BenchRequest, console: Console) -> None:
 
 def _load_planner(request: BenchRequest) -> tuple[Any, Space, Config, torch.device]:
     """The planner of a run, or of a recipe with fresh weights for an environment of 4 states, 2 actions and 2 goals."""
-    if request.run is not None:
-        folder = local_folder(request.run)
+    if request.options.run is not None:
+        folder = local_folder(request.options.run)
         policy = experiments.load_policy(folder)
         config, space = load_config(folder)
         return policy.planner, space, config, policy.device

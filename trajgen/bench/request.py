@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.files import write_json
 
@@ -17,50 +18,60 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trajgen.config import Config
-    from trajgen.export.backends import Backend
     from trajgen.viz.tables import Table
 
 KINDS = ("decision", "train", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchRequest:
-    """The options of a bench.
+class BenchOptions:
+    """Options of every bench; the other words are those of ``trajgen train``."""
 
-    Args:
-        overrides: words of ``trajgen train``.
-        run: a trained run whose decisions are timed, instead of a recipe's.
-        batch: sizes that are timed.
-        backends: that plan; None for all that this machine has.
-        repeats: steps or calls that are timed.
-        threads: of the CPU; None for as many as torch takes.
-        out: a file for the figures.
-        against: "dt" to time a Decision Transformer of the same size too.
-        command: as it was given.
-    """
-
-    overrides: Sequence[str] = ()
-    run: str | None = None
-    batch: tuple[int, ...] = (1, 64)
-    backends: tuple[Backend, ...] | None = None
     repeats: int = 200
+    """Steps or calls that are timed."""
     threads: int | None = None
+    """Threads of the CPU; by default those of torch."""
     out: Path | None = None
-    against: str | None = None
-    command: str = ""
+    """FILE.json for the figures, the machine and the date."""
 
     def __post_init__(self) -> None:
-        threads = 1 if self.threads is None else self.threads
-        counts = {"repeats": self.repeats, "threads": threads, "batch": min(self.batch, default=0)}
-        for name, count in counts.items():
-            if count < 1:
-                raise ConfigError(f"'{name}' must be at least 1.", got=f"{name}={count}", fix=f"{name}=1")
-        if self.against not in (None, "dt"):
-            raise ConfigError(f"There is no model '{self.against}' to measure against.", fix="--against dt")
-        if self.run is not None and self.overrides:
-            raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(self.overrides)}")
+        check_range("repeats", self.repeats, 1, usual=1)
+        check_range("threads", self.threads, 1, usual=1)
         if self.out is not None and self.out.exists():
             raise ConfigError(f"{self.out} exists, and nothing is overwritten.", fix="out=ANOTHER, or remove it first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataBenchOptions(BenchOptions):
+    """Options of ``trajgen bench data``."""
+
+    batch: tuple[int, ...] = (1, 64)
+    """Batch sizes that are timed."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("batch", min(self.batch, default=0), 1, usual=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionBenchOptions(DataBenchOptions):
+    """Options of ``trajgen bench decision``."""
+
+    run: Path | None = None
+    """Trained run, in place of recipe=NAME."""
+    backends: tuple[Literal["eager", "onnx", "cuda_graph"], ...] | None = None
+    """Backends; by default those that this machine has."""
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """A bench, its options, the words of ``trajgen train`` among them, and the command as it was given."""
+
+    options: Any  # of the bench
+    overrides: Sequence[str] = ()
+    command: str = ""
+    against: Literal["dt"] | None = None
+    """dt for the time of a Decision Transformer of the same size too."""
 
     def load(self) -> tuple[Config, torch.device]:
         """The configuration of the overrides, and its device."""
@@ -83,9 +94,9 @@ class BenchRequest:
         if host["load"] > 1.5:  # such timings are worth nothing
             caption += f"; load {host['load']:.1f}: other work was running"
         console.print(table.rich(title, caption))
-        if self.out is not None:
+        if self.options.out is not None:
             date = datetime.datetime.now(datetime.UTC).date().isoformat()
-            write_json(self.out, {"command": self.command, "date": date, "machine": host, "lines": figures})
+            write_json(self.options.out, {"command": self.command, "date": date, "machine": host, "lines": figures})
 
 
 def bench(kind: str, request: BenchRequest, console: Console) -> None:
@@ -94,6 +105,6 @@ def bench(kind: str, request: BenchRequest, console: Console) -> None:
         raise ConfigError(f"There is no bench '{kind}'.", fix=nearest(kind, KINDS))
     import torch
 
-    if request.threads is not None:
-        torch.set_num_threads(request.threads)
+    if request.options.threads is not None:
+        torch.set_num_threads(request.options.threads)
     import_module(f"trajgen.bench.{kind}").run(request, console)

@@ -49,7 +49,7 @@ def run(request: BenchRequest, console: Console) -> None:
     config, device = request.load()
     planner, source, _ = experiments.prepare(config, device, console)
     with console.status("timing"):
-        timings = list(time_stages(planner, source, config.engine, device, request.repeats))
+        timings = list(time_stages(planner, source, config.engine, device, request.options.repeats))
     rows = []
     for stage in timings:
         medians = [stage.parts[part].median for part in PARTS]

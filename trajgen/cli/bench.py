@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from trajgen.bench.request import BenchOptions, BenchRequest, DataBenchOptions, DecisionBenchOptions
+from trajgen.bench.request import bench as run
 from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import COMPOSITION, read
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Options of every bench; the other words are those of ``trajgen train``."""
-
-    repeats: int = 200
-    """Steps or calls that are timed."""
-    threads: int | None = None
-    """Threads of the CPU; by default those of torch."""
-    out: Path | None = None
-    """FILE.json for the figures, the machine and the date."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataBenchOptions(BenchOptions):
-    """Options of ``trajgen bench data``."""
-
-    batch: tuple[int, ...] = (1, 64)
-    """Batch sizes that are timed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecisionBenchOptions(DataBenchOptions):
-    """Options of ``trajgen bench decision``."""
-
-    run: Path | None = None
-    """Trained run, in place of recipe=NAME."""
-    backends: tuple[Literal["eager", "onnx", "cuda_graph"], ...] | None = None
-    """Backends; by default those that this machine has."""
-
+from trajgen.core.errors import ConfigError
 
 bench = group("Time decisions, training steps and data on this machine.")
 app.add_typer(bench, name="bench")
@@ -71,11 +41,11 @@ def data(words: Words) -> None:
     _run("data", words, DataBenchOptions)
 
 
-def _run(kind: str, words: list[str], cls: Any, *flags: str, **values: Any) -> None:
+def _run(kind: str, words: list[str], cls: Any, *flags: str, against: Literal["dt"] | None = None) -> None:
     options, overrides = read(words, cls)
-    from trajgen.bench.request import BenchRequest
-    from trajgen.bench.request import bench as run
+    if getattr(options, "run", None) is not None and overrides:
+        raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(overrides)}")
     from trajgen.core.terminal import Terminal
 
     line = shlex.join(["trajgen", "bench", kind, *words, *flags])
-    run(kind, BenchRequest(overrides=overrides, command=line, **vars(options), **values), Terminal())
+    run(kind, BenchRequest(options, overrides, line, against), Terminal())

@@ -13,7 +13,7 @@ from trajgen.cli.overrides import options_of, read
 from trajgen.core.errors import ConfigError, printable
 from trajgen.data.importing import ImportOptions
 from trajgen.data.options import EnvShift
-from trajgen.experiments.record_options import RecordOptions
+from trajgen.experiments.options import RecordOptions
 
 if TYPE_CHECKING:
     from trajgen.data.catalogue import Task

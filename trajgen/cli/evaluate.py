@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from trajgen.cli.app import Words, command
 from trajgen.cli.overrides import COMPOSITION, parse, read
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.experiments.options import SampleRequest
 
 if TYPE_CHECKING:
     from trajgen.viz.run import Run
@@ -40,19 +41,8 @@ class EvaluateOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(RunOptions):
+class SampleOptions(SampleRequest, RunOptions):
     """Options of ``trajgen sample``."""
-
-    seed: int = 0
-    """Seed of the episode whose first state and goal are planned for."""
-    state: tuple[float, ...] | None = None
-    """Another state to plan from."""
-    goal: tuple[float, ...] | None = None
-    """Another goal."""
-    return_: float | None = None
-    """Return-to-go to condition on, discounted, in the units of the data; by default that of the return target."""
-    plans: int = 8
-    """Number of plans."""
 
 
 R = TypeVar("R", bound=RunOptions)
@@ -114,9 +104,6 @@ def sample(words: Words) -> None:
     from trajgen import experiments
     from trajgen.core.terminal import Terminal
 
-    request = experiments.SampleRequest(
-        seed=options.seed, state=options.state, goal=options.goal, returns=options.return_, plans=options.plans
-    )
     experiments.sample(
-        options.run, Terminal(), request, device=options.device, imports=options.imports, overrides=overrides
+        options.run, Terminal(), options, device=options.device, imports=options.imports, overrides=overrides
     )

@@ -11,7 +11,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import convert, nested
@@ -115,11 +115,6 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     return nested(pairs)
 
 
-def select(options: Any, cls: type[T]) -> T:
-    """The request that a room takes, from the options of a command that have the names of its fields."""
-    return cls(**{field.name: getattr(options, field.name) for field in fields(cast(Any, cls))})
-
-
 def bare_word(word: str, options: Collection[str]) -> ConfigError:
     """The error for a word without ``=``, with the option that it seems to be the value of."""
     from trajgen import config
@@ -135,13 +130,6 @@ def bare_word(word: str, options: Collection[str]) -> ConfigError:
     keys += [kind for kind in KINDS if word in names(kind)]
     fix = f"{keys[0]}={word}" if keys else f"for example {next(iter(options), 'evaluation.episodes')}=…"
     return ConfigError(f"Options are written key=value, not '{word}'.", fix=fix)
-
-
-def require_at_least(least: int, **values: int | None) -> None:
-    """Raises a `ConfigError` for a number below ``least``; None passes."""
-    for name, value in values.items():
-        if value is not None and value < least:
-            raise ConfigError(f"'{name}' is at least {least}.", got=f"{name}={value}", fix=f"{name}={least}")
 
 
 def _docs(cls: type) -> dict[str, str]:

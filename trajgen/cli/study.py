@@ -8,15 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.overrides import COMPOSITION, read, require_at_least, select
+from trajgen.cli.overrides import COMPOSITION, read
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.viz.options import Look
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManyOptions:
+class ManyOptions(Look):
     """Options of the commands that train many runs."""
 
     seeds: tuple[int, ...] = ()
@@ -27,15 +29,9 @@ class ManyOptions:
     """Trainings at a time; by default one a core, and one on a GPU."""
     executor: Annotated[str | None, "inline", "loky", "submitit", "ray"] = None
     """inline, loky (processes), submitit (SLURM) or ray; executor.KEY=VALUE sets an option of the last two."""
-    format: Literal["png", "pdf", "svg"] = "png"
-    """Of another file of the picture, beside plot.png."""
-    title: str | None = None
-    """Of the picture; by default the name."""
-    labels: dict[str, str] | None = None
-    """Texts of the picture by those that they replace, 'labels={prior.depth=2: two layers, x: return}'."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, workers=self.workers)
+        check_range("workers", self.workers, 1, usual=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +56,7 @@ class StudyOptions(ManyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(1, probe=self.probe)
+        check_range("probe", self.probe, 1, usual=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +70,7 @@ class SearchOptions(ManyOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(1, trials=self.trials)
+        check_range("trials", self.trials, 1, usual=1)
 
 
 @command("study", StudyOptions, "study study=num_scales 'seeds=[0,1]' engine.budget=0.1", groups=COMPOSITION)
@@ -100,7 +96,7 @@ def study(words: Words) -> None:
             executor=options.executor,
             executor_options=settings,
             command=shlex.join(["trajgen", "study", *words]),
-            look=select(options, experiments.Look),
+            look=options,
         )
 
 
@@ -129,7 +125,7 @@ def search(words: Words) -> None:
             executor=options.executor,
             executor_options=settings,
             command=shlex.join(["trajgen", "search", *words]),
-            look=select(options, experiments.Look),
+            look=options,
         )
 
 

@@ -7,21 +7,13 @@ from pathlib import Path
 
 from trajgen.cli.app import Words, command
 from trajgen.cli.evaluate import ACTING, RunOptions, open_run, read_run
-from trajgen.cli.overrides import select
+from trajgen.viz.options import VideoRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(RunOptions):
+class VideoOptions(VideoRequest, RunOptions):
     """Options of ``trajgen video``."""
 
-    seed: int = 0
-    """Seed of the episode."""
-    steps: int | None = None
-    """Most steps that are played; by default the whole episode."""
-    every: int = 4
-    """Steps of the episode from one frame to the next."""
-    rate: float = 15.0
-    """Frames per second, at most 50."""
     out: Path | None = None
     """File, .gif or .mp4; by default a new videos/episode_SEED-N.gif in the run folder."""
 
@@ -35,6 +27,6 @@ def video(words: Words) -> None:
     """
     options, overrides = read_run(words, VideoOptions)
     from trajgen.core.terminal import Terminal
-    from trajgen.viz.film import VideoRequest, make_video
+    from trajgen.viz.film import make_video
 
-    make_video(open_run(options, overrides), options.out, select(options, VideoRequest), Terminal())
+    make_video(open_run(options, overrides), options.out, options, Terminal())

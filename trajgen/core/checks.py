@@ -7,12 +7,12 @@ import math
 from trajgen.core.errors import ConfigError
 
 
-def check_range(option: str, value: float, low: float, high: float = math.inf, *, usual: float) -> None:
+def check_range(option: str, value: float | None, low: float, high: float = math.inf, *, usual: float) -> None:
     """Refuses an option outside of ``low`` to ``high``.
 
     Args:
         option: its full name, such as ``tokenizer.width``.
-        value: what it is set to.
+        value: what it is set to; None passes.
         low: the lowest value allowed.
         high: the highest value allowed.
         usual: the value that the error proposes.
@@ -20,7 +20,7 @@ def check_range(option: str, value: float, low: float, high: float = math.inf, *
     Raises:
         ConfigError: if the value is out of range.
     """
-    if not low <= value <= high:
+    if value is not None and not low <= value <= high:
         raise ConfigError(
             f"{option} is out of range.",
             expected=f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trajgen.experiments import training as training
     from trajgen.experiments.definition import Study, Variant
-    from trajgen.experiments.evaluating import SampleRequest, evaluate, sample
+    from trajgen.experiments.evaluating import evaluate, sample
     from trajgen.experiments.loading import load_policy
+    from trajgen.experiments.options import SampleRequest
     from trajgen.experiments.preparation import build_planner, dry_run, load_episodes, prepare, prepare_imports, ready
     from trajgen.experiments.search import Search, run_search
     from trajgen.experiments.study import run_study
@@ -23,8 +24,9 @@ __all__ = [
 
 _MODULES = {
     "definition": ("Study", "Variant"),
-    "evaluating": ("SampleRequest", "evaluate", "sample"),
+    "evaluating": ("evaluate", "sample"),
     "loading": ("load_policy",),
+    "options": ("SampleRequest",),
     "preparation": ("build_planner", "dry_run", "load_episodes", "prepare", "prepare_imports", "ready"),
     "search": ("Search", "run_search"),
     "study": ("run_study",),

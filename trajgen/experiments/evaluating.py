@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.files import new_folder, write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.core.terminal import progress
 from trajgen.experiments.loading import load_policy, load_run
+from trajgen.experiments.options import SampleRequest
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.run_folder import (
     contents,
@@ -44,22 +43,6 @@ CONDITIONS = 256
 """First states from which the condition error is measured."""
 PAUSE = 20.0
 """Seconds between two lines about episodes that are played, where they are not on a terminal."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleRequest:
-    """The condition of the plans that ``trajgen sample`` draws."""
-
-    seed: int = 0
-    """Of the episode whose first state and goal are the condition."""
-    state: tuple[float, ...] | None = None
-    """Another state to plan from, (S,)."""
-    goal: tuple[float, ...] | None = None
-    """Another goal, (G,)."""
-    returns: float | None = None
-    """Return-to-go, discounted, in the data's units; None for the policy's own target."""
-    plans: int = 8
-    """Number of plans."""
 
 
 def evaluate(
@@ -130,8 +113,6 @@ def sample(
     from trajgen.evaluation.pool import environments
     from trajgen.viz.plans import draw_plans
 
-    check_range("seed", request.seed, 0, usual=0)
-    check_range("plans", request.plans, 1, usual=SampleRequest.plans)
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
     eval_env = make_eval_env(config.data, recorded_env(folder))
@@ -142,7 +123,7 @@ def sample(
     for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
         if values is not None:
             observation = put(observation, key, np.asarray(values, dtype=np.float64))
-    cond, plan, refinements = policy.preview([observation] * request.plans, request.returns)
+    cond, plan, refinements = policy.preview([observation] * request.plans, request.return_)
     if plan.trajectory is None:
         console.print(f"Planner '{config.components['planner']['name']}' makes no trajectory to draw.", markup=False)
         return {}

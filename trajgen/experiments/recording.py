@@ -21,7 +21,7 @@ from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import write_file, write_json
 from trajgen.data import store
 from trajgen.data.options import EnvShift
-from trajgen.experiments.record_options import RecordOptions
+from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.zoo import local_folder
 
 RECORDINGS = ".recordings"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from trajgen.core.files import write_file, write_json
 from trajgen.experiments.results import RATIO
+from trajgen.viz.options import Look
 from trajgen.viz.study import drawn_over
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
@@ -129,21 +129,6 @@ def markdown(results: Mapping[str, Any]) -> str:
     if results.get("command"):
         lines += ["", "## To repeat it", "", "```", results["command"], "```"]
     return "\n".join(lines) + "\n"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """How the picture of a study looks besides plot.png.
-
-    Args:
-        format: pdf or svg for another file beside it.
-        title: instead of the study's name.
-        labels: texts by those that they replace; see `trajgen.viz.figure.Captions`.
-    """
-
-    format: Literal["png", "pdf", "svg"] = "png"
-    title: str | None = None
-    labels: dict[str, str] | None = None
 
 
 def write_results(

@@ -19,6 +19,7 @@ from trajgen.evaluation.pool import LocalPool
 from trajgen.evaluation.rollout import rollout
 from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
+from trajgen.viz.options import VideoRequest
 from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states
 from trajgen.viz.record_plans import record_plans
 
@@ -40,31 +41,6 @@ RASTER = 0.9  # inches of the strip that shows which scales were drawn when
 SCENE = 4.2  # inches of a rendered frame's side
 CURVES = 3.6  # inches of the curves beside it
 MOST_CURVES = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class VideoRequest:
-    """The film that ``trajgen video`` makes."""
-
-    seed: int = 0
-    """Of the episode."""
-    steps: int | None = None
-    """The most that are played; None for the whole episode."""
-    every: int = 4
-    """Steps of the episode from one frame to the next."""
-    rate: float = 15.0
-    """Frames per second."""
-
-    def __post_init__(self) -> None:
-        for name, valid, expected in (
-            ("seed", self.seed >= 0, "0 or more"),
-            ("steps", self.steps is None or self.steps >= 1, "1 or more"),
-            ("every", self.every >= 1, "1 or more"),
-            ("rate", 0 < self.rate <= 50, "more than 0 and at most 50"),
-        ):
-            if not valid:
-                fix = f"{name}={getattr(VideoRequest, name) or 200}"
-                raise ConfigError(f"'{name}' must be {expected}.", got=f"{name}={getattr(self, name)}", fix=fix)
 
 
 def make_video(run: Run, out: Path | None, request: VideoRequest, console: Console) -> None:

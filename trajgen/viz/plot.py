@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest, printable
 from trajgen.core.files import read_metrics
 from trajgen.evaluation.rollout import first_observations
 from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import captions
+from trajgen.viz.options import PlotRequest
 from trajgen.viz.plans import draw_plans
 from trajgen.viz.returns import default_targets, depends_on_return, draw_control, measure_control
 from trajgen.viz.training import draw_losses, draw_usage
@@ -28,50 +28,20 @@ Pictures = list[Path] | str
 """The pictures that were drawn, or why there is none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlotRequest:
-    """Which pictures ``trajgen plot`` draws."""
-
-    what: tuple[str, ...] = ()
-    """Names of pictures; none for all that apply."""
-    seed: int = 0
-    """Of the first episode."""
-    plans: int = 4
-    """Plans drawn from one state."""
-    episodes: int = 8
-    """Played for each target return; and those whose first plans are read for the attention."""
-    returns: tuple[float, ...] = ()
-    """Target returns-to-go, discounted, in the data's units; by default quantiles of the data's."""
-    format: Literal["png", "pdf", "svg"] = "png"
-    """Of the files."""
-    title: str | None = None
-    """Above each picture."""
-    labels: dict[str, str] | None = None
-    """Texts of the pictures by those that they replace; see `trajgen.viz.figure.Captions`."""
-
-    def path(self, folder: Path, name: str) -> Path:
-        """The file of a picture."""
-        return folder / f"{name}.{self.format}"
-
-    def __post_init__(self) -> None:
-        for name in self.what:
-            if name not in PICTURES:
-                raise ConfigError(f"There is no picture '{name}'.", got=f"what={name}", fix=nearest(name, PICTURES))
-        for name, least in (("seed", 0), ("plans", 1), ("episodes", 1)):
-            if (value := getattr(self, name)) < least:
-                raise ConfigError(f"'{name}' must be at least {least}.", got=f"{name}={value}", fix="or leave it out")
-
-
 def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, changed: bool = False) -> list[Path]:
     """Draws the requested pictures, and prints their paths or in one line why one does not apply.
 
     They go into ``out``, else into the run's plots/, or, where options are ``changed``, into a new folder in it.
 
     Raises:
+        ConfigError: if there is no picture of a name.
         TrajgenError: if a picture that was requested by name cannot be drawn; else the error is only printed.
     """
     from rich.text import Text
 
+    for name in request.what:
+        if name not in PICTURES:
+            raise ConfigError(f"There is no picture '{name}'.", got=f"what={name}", fix=nearest(name, PICTURES))
     plots = run.folder / "plots"
     folder = out or (free_path(plots) if changed else plots)
     paths: list[Path] = []
@@ -90,12 +60,12 @@ def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, 
 
 
 def _learning(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    path = request.path(folder, "training")
+    path = folder / f"training.{request.format}"
     return [path] if draw_losses(path, read_metrics(run.metrics)) else "this run has no losses in its metrics.jsonl"
 
 
 def _usage(run: Run, folder: Path, request: PlotRequest) -> Pictures:
-    path = request.path(folder, "usage")
+    path = folder / f"usage.{request.format}"
     return [path] if draw_usage(path, read_metrics(run.metrics)) else "this run has no codebook whose use was logged"
 
 
@@ -106,7 +76,7 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     target = request.returns[0] if request.returns else None
     for seed, observation in zip(seeds, first_observations(run.eval_env, seeds), strict=True):
         _, _, refinements = run.policy.preview([observation] * request.plans, target)
-        paths.append(request.path(folder, f"plans_seed_{seed}"))
+        paths.append(folder / f"plans_seed_{seed}.{request.format}")
         if not draw_plans(paths[-1], run.policy, run.eval_env, observation, refinements, limits=limits):
             return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
     return paths
@@ -117,7 +87,7 @@ def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     low, high = min(targets), max(targets)
     if not depends_on_return(run, low, high if high > low else low + 1.0):
         return "what this run plans does not depend on the target return"
-    path = request.path(folder, "control")
+    path = folder / f"control.{request.format}"
     draw_control(path, measure_control(run, targets, range(request.seed, request.seed + request.episodes)))
     return [path]
 
@@ -125,7 +95,7 @@ def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
 def _attention(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     from trajgen.viz.attention import draw_attention
 
-    path = request.path(folder, "attention")
+    path = folder / f"attention.{request.format}"
     seeds = range(request.seed, request.seed + request.episodes)
     return [path] if draw_attention(path, run, seeds) else "this run has no prior that attends from scale to scale"
 

@@ -1,10 +1,11 @@
-"""What ``trajgen data record`` records."""
+"""What ``trajgen data record`` records, and ``trajgen sample`` draws."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.data.options import EnvShift
 
@@ -48,3 +49,23 @@ class RecordOptions:
         env = self.env.rpartition(":")[2].rpartition("-v")[0] or self.env
         policy = Path(self.policy).name if Path(self.policy).is_dir() else self.policy.rpartition(":")[2]
         return "recorded/" + "".join(c if c.isalnum() or c in "-_" else "-" for c in f"{env}-{policy}") + "-v0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRequest:
+    """The condition of the plans that ``trajgen sample`` draws."""
+
+    seed: int = 0
+    """Seed of the episode whose first state and goal are planned for."""
+    state: tuple[float, ...] | None = None
+    """Another state to plan from."""
+    goal: tuple[float, ...] | None = None
+    """Another goal."""
+    return_: float | None = None
+    """Return-to-go to condition on, discounted, in the units of the data; by default that of the return target."""
+    plans: int = 8
+    """Number of plans."""
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, 0, usual=0)
+        check_range("plans", self.plans, 1, usual=8)
