@@ -30,8 +30,8 @@ class Space:
     says that the observation is the state itself, or that there is no goal. ``state_offset`` (S) and ``goal_offset``
     (G) are what is subtracted from states and goals in 64-bit floats before they are rounded to 32 bits; empty where
     nothing is. ``scale_lengths`` are those that a schedule chose for the data (`schedule=auto`); empty if none did.
-    nothing is. ``choices`` are those of discrete actions (`trajgen.core.choices`), with the sum ``action_dim``; empty
-    for continuous ones.
+    ``choices`` are those of discrete actions (`trajgen.core.choices`), with the sum ``action_dim``; empty for
+    continuous ones. States and actions are those of ``agents`` agents side by side, of equal widths.
     """
 
     state_dim: int
@@ -45,10 +45,15 @@ class Space:
     goal_offset: tuple[float, ...] = ()
     scale_lengths: tuple[int, ...] = ()
     choices: tuple[int, ...] = ()
+    agents: int = 1
 
     def __post_init__(self) -> None:
         if self.choices and (min(self.choices) < 1 or sum(self.choices) != self.action_dim):
             raise ValueError(f"choices {self.choices} of an action of width {self.action_dim}")
+        if self.agents < 1 or self.state_dim % self.agents or self.action_dim % self.agents:
+            raise ValueError(
+                f"{self.agents} agents with a state of {self.state_dim} and an action of {self.action_dim}"
+            )
         for offset, width in ((self.state_offset, self.state_dim), (self.goal_offset, self.goal_dim)):
             if len(offset) not in (0, width) or not all(map(math.isfinite, offset)):
                 raise ValueError(f"an offset has {width} finite numbers, and is {offset}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -24,13 +25,13 @@ from trajgen.data.hdf5 import READ_ERRORS, EpisodeFile
 from trajgen.data.mapped import FOLDER, is_large, key_of, map_episodes, size_of
 from trajgen.data.options import DataOptions
 from trajgen.data.returns import score_episodes
-from trajgen.data.spaces import limit_actions, space_of
+from trajgen.data.spaces import TEAM, limit_actions, space_of
 from trajgen.data.store import local_sets
 from trajgen.security import memory_limit
 
 __all__ = ["describe", "download", "load", "local_sets", "save"]
 
-DESCRIPTION = ("description", "algorithm_name", "author", "minari_version", "ref_min_score", "ref_max_score")
+DESCRIPTION = ("description", "algorithm_name", "author", "minari_version", "ref_min_score", "ref_max_score", TEAM)
 """Entries of the metadata that are shown as they are."""
 
 
@@ -88,6 +89,7 @@ def save(
     action_space: Any,
     description: str,
     algorithm: str,
+    team: Sequence[Mapping[str, Any]] | None = None,
     force: bool = False,
 ) -> None:
     """Writes episodes as a Minari HDF5 data set, which appears under its name only when it is complete.
@@ -95,6 +97,7 @@ def save(
     Args:
         episodes: for each episode the entries of Minari's EpisodeBuffer; read once, as a stream.
         env_spec, eval_env_spec: Gymnasium specs of the recorded and of the evaluation environment, or None.
+        team: of several agents whose observations and actions are side by side, each one's name and widths.
         force: replace a data set of the same name.
 
     Raises:
@@ -113,6 +116,8 @@ def save(
         about = {"dataset_id": id, "minari_version": version, "description": description, "algorithm_name": algorithm}
         if eval_env_spec is not None:
             about["eval_env_spec"] = eval_env_spec.to_json()
+        if team is not None:
+            about[TEAM] = json.dumps(list(team))
         storage.update_metadata(about)
         storage.update_episodes(EpisodeBuffer(**episode) for episode in episodes)
         store.publish(id, base, force=force)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,12 @@ import numpy as np
 from trajgen.core.choices import choices_of
 from trajgen.core.errors import ConfigError, DataError, nearest
 from trajgen.core.types import Space
+from trajgen.data import store
 from trajgen.data.episodes import Episodes
 from trajgen.data.options import DataOptions
+
+TEAM = "agents"
+"""The entry of a set's metadata that lists the agents whose observations and actions lie side by side, as JSON."""
 
 
 def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
@@ -55,9 +60,11 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
     else:
         action_dim = width("Actions", actions)
         low, high = tuple(map(float, actions.low)), tuple(map(float, actions.high))
+    state_dim = observed("state_key")
     return Space(
-        state_dim=observed("state_key"),
+        state_dim=state_dim,
         action_dim=action_dim,
+        agents=_agents(id, dataset.storage.metadata.get(TEAM), state_dim, action_dim),
         goal_dim=goal_dim,
         state_key=options.state_key,
         goal_key=options.goal_key if goal_dim else None,
@@ -65,6 +72,19 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
         action_high=high,
         choices=choices,
     )
+
+
+def _agents(id: str, listed: str | None, state_dim: int, action_dim: int) -> int:
+    """The number of agents that a set's metadata lists, 1 where they list none."""
+    if listed is None:
+        return 1
+    try:
+        count = len(json.loads(listed))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise store.damaged(id, f"the agents of its metadata: {error}") from error
+    if not count or state_dim % count or action_dim % count:
+        raise store.damaged(id, f"{count} agents with {state_dim} numbers to observe and {action_dim} to act")
+    return count
 
 
 def limit_actions(episodes: Episodes, options: DataOptions) -> Episodes:

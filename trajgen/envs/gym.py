@@ -21,8 +21,8 @@ def register_envs() -> None:
     """Registers our environments with Gymnasium, and the robotics environments, if they are installed."""
     import gymnasium
 
-    import_module("trajgen.envs.chain")
-
+    for module in ("chain", "joint", "teams"):
+        import_module(f"trajgen.envs.{module}")
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # it prints a notice about unrelated environments
             import gymnasium_robotics

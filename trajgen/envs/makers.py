@@ -11,7 +11,7 @@ from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
 from trajgen.data.options import EnvShift
-from trajgen.envs import chain, pointmaze
+from trajgen.envs import chain, pointmaze, teams
 from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, Maze, maze_spec, own_maze
 
 
@@ -81,6 +81,18 @@ def _chain_maker(name: str, masses: int, optimal_share: float) -> Maker:
     )
 
 
+def _team_maker(name: str, team: teams.Team) -> Maker:
+    return Maker(
+        name=f"agents/{name}",
+        description=f"{team.words}; action noise N(0, {team.noise})",
+        algorithm="scripted controller",
+        steps=team.steps,
+        spec=team.spec,
+        eval_spec=team.spec,
+        record=partial(teams.record, team),
+    )
+
+
 SHIFTS = {
     "pointmaze/umaze-gear": ("umaze", EnvShift(gear=0.2)),
     "pointmaze/medium-blocked": ("medium", EnvShift(blocked=((3, 3),))),
@@ -107,6 +119,7 @@ MAKERS = {
             for masses in chain.SIZES
             for suffix, optimal_share in (("", chain.OPTIMAL_SHARE), ("-expert", 1.0))
         ),
+        *(_team_maker(name, team) for name, team in teams.TEAMS.items()),
     )
 }
 
@@ -169,6 +182,7 @@ def make(
     spec = maker.spec()
     with gymnasium.make(spec) as env:
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+        team = getattr(env.unwrapped, "team", None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=quiet) as progress:
         task = progress.add_task(f"making {id}", total=total)
@@ -185,6 +199,7 @@ def make(
             eval_env_spec=maker.eval_spec(),
             description=f"{maker.description}, seed {seed}",
             algorithm=maker.algorithm,
+            team=team,
             force=force,
             **spaces,
         )

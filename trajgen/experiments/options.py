@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trajgen.core.checks import check_range
@@ -26,6 +26,8 @@ class RecordOptions:
     """Id of the data set; by default recorded/ENV-POLICY-v0."""
     max_episode_steps: int | None = None
     """Longest episode; by default the environment's own limit."""
+    env_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Arguments of the environment, as 'env_options={env: mpe2.simple_spread_v3, continuous_actions: true}'."""
     shift: EnvShift | None = None
     """How the environment differs from its own, as 'shift={mass: 2}'; also friction, damping, gear, blocked."""
     device: str = "auto"

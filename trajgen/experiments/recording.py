@@ -47,7 +47,7 @@ def record(options: RecordOptions) -> str:
         store.refuse_existing(options.name)
     sys.path.insert(0, str(Path.cwd()))  # modules of one's own are looked for here, as by imports=
     try:
-        env_spec = spec(options.env, max_episode_steps=options.max_episode_steps)
+        env_spec = spec(options.env, max_episode_steps=options.max_episode_steps, **options.env_options)
         env_spec = shifted(env_spec, options.shift or EnvShift())
         env = make_env(env_spec)
         policy = _policy(options, env)
@@ -60,6 +60,7 @@ def record(options: RecordOptions) -> str:
             if not path.exists():
                 _write(path, _episode(env, policy, options.seed + number, options.name))
         spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+        team = getattr(env.unwrapped, "team", None)
         is_box = isinstance(env.action_space, gymnasium.spaces.Box)
     minari.save(
         options.name,
@@ -69,6 +70,7 @@ def record(options: RecordOptions) -> str:
         description=f"Recorded by trajgen: {options.policy} in {options.env}{(options.shift or EnvShift()).words}, "
         f"seeds from {options.seed} on." + ("" if is_box else " Actions are discrete."),
         algorithm=options.policy,
+        team=team,
         force=options.force,
         **spaces,
     )
