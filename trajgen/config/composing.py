@@ -36,13 +36,13 @@ def compose(words: Iterable[str]) -> Config:
         ConfigError: for anything in them that does not fit.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize
+    from hydra import initialize_config_module
 
-    from trajgen.config.source import ROOT
+    from trajgen.config.source import PLAIN
 
     words = absolute_paths(words)
-    with _hydra(words) as overrides, initialize(version_base="1.3", config_path=None):
-        composed = hydra_compose(ROOT, overrides=overrides)
+    with _hydra(words) as overrides, initialize_config_module("trajgen.config", version_base="1.3"):
+        composed = hydra_compose(PLAIN, overrides=overrides)
     return from_hydra(composed, words)
 
 
@@ -165,13 +165,16 @@ def _folders(words: Iterable[str]) -> tuple[list[Path], list[str]]:
 
 def _check_sweep(words: Sequence[str]) -> None:
     """Composes each value of a sweep, with the first values of the other options."""
-    from hydra import initialize
+    from hydra import initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     folders, overrides = _folders(words)
     choices: dict[str, list[str]] = {}
-    with _hydra(words), initialize(version_base="1.3", config_path=None):  # a glob looks for what there is
+    with (
+        _hydra(words),
+        initialize_config_module("trajgen.config", version_base="1.3"),
+    ):  # a glob looks for what there is
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         for override in parser.parse_overrides([word for word in overrides if not word.startswith("-")]):
             key = override.get_key_element()

@@ -38,7 +38,9 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import KINDS, load_entry_points, load_imports, names, spec
 from trajgen.engine.options import StageOptions
 
-ROOT = "train"
+ROOT, PLAIN = "train", "plain"
+"""What a command line starts from, and the same without the parts of Hydra that log, sweep and help."""
+UNUSED = ("output", "launcher", "sweeper", "help", "hydra_help", "hydra_logging", "env")
 ABOUT = "about"
 """What a data preset tells the reader of the catalogue; no option."""
 OF_A_RECIPE = "recipe/"
@@ -89,7 +91,11 @@ class RecipeSource(ConfigSource):
     def is_config(self, config_path: str) -> bool:
         group, _, name = config_path.partition("/")
         built_in = group in KINDS and (name in names(group) or name.startswith(OF_A_RECIPE))
-        return built_in or config_path == ROOT or (bool(name) and find_file(group, name, self.folders) is not None)
+        return (
+            built_in
+            or config_path in (ROOT, PLAIN)
+            or (bool(name) and find_file(group, name, self.folders) is not None)
+        )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         if results_filter is ObjectType.GROUP:
@@ -102,8 +108,8 @@ class RecipeSource(ConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, name = config_path.partition("/")
         package: str | None = "_global_"
-        if config_path == ROOT:
-            node = _root()
+        if config_path in (ROOT, PLAIN):
+            node = _root(UNUSED if config_path == PLAIN else ())
         elif group in KINDS:
             package, node = group, self._component(group, name)
         else:
@@ -152,14 +158,15 @@ def _group(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
     return group
 
 
-def _root() -> dict[str, Any]:
-    """What ``trajgen train`` starts from: the defaults of the code, and base.yaml over them."""
+def _root(unused: Iterable[str]) -> dict[str, Any]:
+    """What ``trajgen train`` starts from: the defaults of the code, and base.yaml over them, without parts of Hydra."""
     base = dict(read_yaml(RECIPES / "base.yaml"))
     chosen = [{kind: None} for kind in KINDS] + base.pop(DEFAULTS)
     top = {k: v for k, v in defaults(Config).items() if k in TOP and k not in SECTIONS}
     sections = {name: defaults(cls) | base.pop(name, {}) for name, cls in SECTIONS.items()}
     quiet = {f"{OVERRIDE}hydra/job_logging": "none"}  # it would leave an empty file where the command was given
-    return {DEFAULTS: ["_self_", *chosen, quiet], "hydra": HYDRA, **top, **sections, **base}
+    without = [{f"{OVERRIDE}hydra/{part}": None} for part in unused]
+    return {DEFAULTS: ["_self_", *chosen, quiet, *without], "hydra": HYDRA, **top, **sections, **base}
 
 
 _search: dict[str, list[str]] = {"imports": [], "folders": []}
