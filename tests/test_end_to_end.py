@@ -195,7 +195,7 @@ def test_what_the_data_earned_stands_beside_the_score(run: Path, capsys: pytest.
     assert earned["mean"] == pytest.approx(np.mean(returns)) and earned["best_tenth"] == pytest.approx(returns[-1])
     assert f"| return of the data's episodes | {np.mean(returns):.1f} |" in (run / "summary.md").read_text()
     main(["data", "info", "trajgen/pointmaze/umaze-dwell-v0"])
-    assert f"'best_tenth': {round(returns[-1], 3)}" in " ".join(capsys.readouterr().out.split())
+    assert f"best tenth {round(returns[-1], 1):,.1f}".removesuffix(".0") in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_summary_ends_with_what_one_would_do_next(run: Path) -> None:
@@ -211,7 +211,7 @@ def test_data_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["data", "list"])
     assert "trajgen/pointmaze/umaze-dwell-v0" in capsys.readouterr().out.replace("\n", "")
     main(["data", "info", "trajgen/pointmaze/umaze-dwell-v0"])
-    assert "3000" in capsys.readouterr().out
+    assert "3,000" in capsys.readouterr().out
 
 
 def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(

@@ -88,8 +88,8 @@ def list_(words: Words) -> None:
     for each in [kind] if kind else KINDS:
         console.print(f"\n[bold]{each}[/]  {KINDS[each]}")
         for component in (spec(each, name) for name in names(each)):
-            console.print(f"  [cyan]{component.name}[/]{escape(_signature(component))}")
-            console.print(f"      {escape(component.summary)}")
+            _print_entry(console, f"[cyan]{component.name}[/]{escape(_signature(component))}", 2, 8)
+            _print_entry(console, escape(component.summary), 6, 6)
 
 
 @command("new", NewOptions, "new prior gru")
@@ -212,7 +212,17 @@ def _print_files(console: Any, what: str) -> None:
     files: dict[str, Path] = getattr(config, f"{what}_files")()
     console.print(f"\n[bold]{what}[/]  trajgen {FILES[what]}NAME")
     for name, path in files.items():
-        console.print(f"  [cyan]{name}[/]  {escape(_about(path))}")
+        _print_entry(console, f"[cyan]{name}[/]  {escape(_about(path))}", 2, 6)
+
+
+def _print_entry(console: Any, markup: str, first: int, others: int) -> None:
+    """Prints an entry indented by ``first``; on a terminal its further lines by ``others``, elsewhere in one line."""
+    from rich.text import Text
+
+    text = Text.from_markup(markup)
+    lines = text.wrap(console, console.width - max(first, others)) if console.is_terminal else [text]
+    for number, line in enumerate(lines):
+        console.print(Text(" " * (others if number else first)) + line)
 
 
 def _about(path: Path) -> str:

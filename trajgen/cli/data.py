@@ -62,18 +62,20 @@ def list_data() -> None:
     from trajgen.viz.tables import Table
 
     local = store.local_sets()
-    rows = [(each.id, *map(_cell, (each.episodes, each.steps, each.megabytes)), each.problem or "") for each in local]
-    table = Table(("id", "episodes", "steps", "MB", ""), rows, numeric=False)
+    rows = [
+        (each.id, *map(_text, (each.episodes, each.steps, round(each.megabytes))), each.problem or "") for each in local
+    ]
+    table = Table(("id", "episodes", "steps", "MB", "problem"), rows, numeric=False).filled()
     Terminal().print(table.rich(f"On this machine ({store.root()})"))
     ids = [each.id for each in local]
-    lines = [("task", "id", "here", "get")]
+    lines = [("task", "here", "id")]
     for task in catalogue().values():
         others = ", ".join(f"data.id={id}" for id in task.stand_ins(ids))
-        lines.append((task.name, task.options.id, "yes" if task.options.id in ids else others or "no", task.get))
-    widths = [max(len(line[column]) for line in lines) for column in range(3)]
-    print("\nTasks: trajgen train data=TASK; trajgen data info TASK")
+        lines.append((task.name, "yes" if task.options.id in ids else "no", others or task.options.id))
+    widths = [max(len(line[column]) for line in lines) for column in range(2)]
+    print("\nTasks, for trajgen train data=TASK; trajgen data info TASK says how to get its set")
     for line in lines:  # plain lines, which can be searched
-        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]))
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[2]]))
 
 
 @data.command("info")
@@ -173,11 +175,14 @@ def _print_table(rows: dict[str, Any]) -> None:
     from trajgen.core.terminal import Terminal
     from trajgen.viz.tables import Table
 
-    cells = [(key, str(value)) for key, value in rows.items()]
+    cells = [(key, _text(value)) for key, value in rows.items()]
     Terminal().print(Table(("", ""), cells, numeric=False).rich())
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.0f}"
-    return f"{value:,}" if isinstance(value, int) else "?"
+def _text(value: object) -> str:
+    """A value as one reads it: numbers with separators, the entries of a dictionary side by side."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_text(each)}" for key, each in value.items())
+    if isinstance(value, int | float):
+        return f"{value:,.1f}".removesuffix(".0")
+    return str(value)

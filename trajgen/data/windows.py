@@ -324,7 +324,7 @@ def _window_counts(
     inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
     before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
     count = np.where(episodes.terminated, episodes.lengths, before_timeout)
-    is_used = (_val_episodes(len(episodes), options.val_fraction) == val) & _top(episodes, options.top_fraction)
+    is_used = (val_episodes(len(episodes), options.val_fraction) == val) & _top(episodes, options.top_fraction)
     count = np.where(is_used, count, 0)
     if not count.sum():
         raise ConfigError(
@@ -336,7 +336,7 @@ def _window_counts(
     return int(count.sum()), torch.from_numpy(np.cumsum(count) - count).to(device)
 
 
-def _val_episodes(episodes: int, share: float) -> np.ndarray:
+def val_episodes(episodes: int, share: float) -> np.ndarray:
     """The validation episodes (E,), spread over the data at random; at least one for any share above 0."""
     is_val = np.zeros(episodes, dtype=bool)
     if share:

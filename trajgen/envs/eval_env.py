@@ -75,6 +75,8 @@ class EvalEnv:
     resets: tuple[Mapping[str, Any], ...] = ()
     one_goal: bool = False
     """Whether all goals lie in the same position, or in the same cell of a maze."""
+    replayed_episodes: int = 0
+    """How many recorded episodes it replays, whatever the actions are (`trajgen.envs.replay`); 0 if it simulates."""
 
     def reset(self, env: gymnasium.Env[Any, Any], seed: int) -> tuple[Any, dict[str, Any]]:
         """Starts the episode of a seed in an environment that this one made; returns its observation and info."""

@@ -56,6 +56,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run in its environment, and writes evaluation.json, plots/ and summary.md.
 
+    Where its data name no environment, its actions are compared with theirs (`trajgen.evaluation.on_data`).
+
     Args:
         folder: of the run.
         console: for the scores.
@@ -65,9 +67,10 @@ def evaluate(
         out: where the files are written; None for the run folder, or, where something is overridden, for a new
             folder in its ``evaluations/``, named by what differs, so that the run's own evaluation stays.
     """
-    from trajgen.envs.eval_env import make_eval_env
+    from trajgen.envs.replay import env_of_run
     from trajgen.evaluation.evaluate import evaluate as play
     from trajgen.evaluation.evaluate import plain
+    from trajgen.evaluation.on_data import compare_with_data
     from trajgen.viz.plans import draw_run
     from trajgen.viz.summary import print_evaluation
 
@@ -75,11 +78,15 @@ def evaluate(
     config, _ = load_run(folder, imports, overrides)
     trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
-    eval_env = make_eval_env(config.data, recorded_env(folder))
+    eval_env = env_of_run(config.data, recorded_env(folder))
     out = out or (evaluation_folder(folder, overrides) if overrides else folder)
     require_writable(out, "out=ANOTHER, or mend the permissions")
     show = partial(episode_progress, console, config.evaluation.episodes, eval_env.max_steps)
-    result = play(policy, eval_env, config.evaluation, progress=show)
+    if eval_env.replayed_episodes:
+        deviations = None if policy.space.choices else policy.normalizer.action.scale.cpu().numpy()
+        result = compare_with_data(policy, eval_env, config.evaluation, deviations, progress=show)
+    else:
+        result = play(policy, eval_env, config.evaluation, progress=show)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
     figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
     trained_config, space = load_config(folder)
@@ -109,13 +116,13 @@ def sample(
     overrides: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Draws plans from one state into a new ``plots/sample-N.png``, and returns and prints their condition error."""
-    from trajgen.envs.eval_env import make_eval_env
+    from trajgen.envs.replay import env_of_run
     from trajgen.evaluation.pool import environments
     from trajgen.viz.plans import draw_plans
 
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
-    eval_env = make_eval_env(config.data, recorded_env(folder))
+    eval_env = env_of_run(config.data, recorded_env(folder))
     with environments(eval_env, 1) as (environment,):
         observation = eval_env.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:

@@ -28,6 +28,8 @@ from trajgen.experiments.run_folder import read_evaluation
 from trajgen.viz.tables import Table, interval, number, percent
 
 FAILED = float("nan")
+DIGITS = {"ratio": 3, "return": 1, "action error": 3}
+"""Decimals of what runs are compared by: the first of these that they have."""
 
 
 def main() -> None:
@@ -107,13 +109,14 @@ def print_runs(folder: Path, console: Any) -> list[str]:
     for name, job in jobs.items():
         figures = {} if job["error"] else read_evaluation(folder / name / "evaluation.json")
         words = [word for word in job["overrides"] if word not in common]
-        scores = {"ratio": figures.get("ratio_to_controller"), "return": (figures.get("return") or {}).get("mean")}
-        scores["success"] = figures.get("success")
+        scores = {"ratio": figures.get("ratio_to_controller"), "success": figures.get("success")}
+        scores |= {key: (figures.get(key.replace(" ", "_")) or {}).get("mean") for key in ("return", "action error")}
         failed = "failed" if job["error"] else ""
         cells = (number(scores["ratio"], 3), interval(figures.get("ratio_to_controller_ci95"), 3))
-        runs.append((name, " ".join(words), *cells, number(scores["return"]), failed or percent(scores["success"])))
+        means = (number(scores["return"]), number(scores["action error"], 3))
+        runs.append((name, " ".join(words), *cells, *means, failed or percent(scores["success"])))
         groups.setdefault(" ".join(w for w in words if not w.startswith("seed=")), []).append(scores)
-    table = Table(("run", "overrides", "ratio", "95 % interval", "return", "success"), runs)
+    table = Table(("run", "overrides", "ratio", "95 % interval", "return", "action error", "success"), runs).filled()
     tables = {"runs": table} | ({"means": _means(groups)} if len(groups) < len(jobs) else {})
     titles = {"runs": str(folder), "means": "Means over seeds, and the lowest and highest of them"}
     for what, each in tables.items():
@@ -129,9 +132,11 @@ def _means(groups: Mapping[str, Sequence[Mapping[str, float | None]]]) -> Table:
     for words, runs in groups.items():
         by_name = {name: [v for run in runs if (v := run[name]) is not None] for name in runs[0]}
         means = {name: fmean(values) if values else None for name, values in by_name.items()}
-        unit, digits = ("ratio", 3) if by_name["ratio"] else ("return", 1)
+        unit = next((name for name in DIGITS if by_name[name]), "return")
+        digits = DIGITS[unit]
         ends = [min(by_name[unit]), max(by_name[unit])] if len(by_name[unit]) > 1 else None
         spread = interval(ends, digits)
-        figures = (number(means["ratio"], 3), spread, number(means["return"]), percent(means["success"]))
-        rows.append((words or "all", f"{len(by_name['return'])} of {len(runs)}", *figures))
-    return Table(("overrides", "seeds", "ratio", "lowest, highest", "return", "success"), rows)
+        figures = (number(means["ratio"], 3), spread, number(means["return"]), number(means["action error"], 3))
+        rows.append((words or "all", f"{len(by_name[unit])} of {len(runs)}", *figures, percent(means["success"])))
+    heads = ("overrides", "seeds", "ratio", "lowest, highest", "return", "action error", "success")
+    return Table(heads, rows).filled()

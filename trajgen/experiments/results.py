@@ -26,7 +26,9 @@ from trajgen.experiments.definition import Study
 from trajgen.experiments.published import add_reached
 from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages, versions
 
-RATIO, RETURN = "ratio to the controller", "return"
+RATIO, RETURN, ACTION_ERROR = "ratio to the controller", "return", "action error"
+FIRST = {RATIO: "ratio_to_controller", ACTION_ERROR: "action_error"}
+"""What is compared where all evaluations have this figure; else it is the return."""
 Evaluations = Mapping[int, Mapping[str, Any]]
 """The evaluation.json of each seed."""
 
@@ -48,7 +50,8 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
         for name, row_cells in finished.items()
     }
     flat = [evaluation for by_seed in evaluations.values() for evaluation in by_seed.values()]
-    unit = RATIO if flat and all(e.get("ratio_to_controller") is not None for e in flat) else RETURN
+    measured = {unit: all(e.get(figure) is not None for e in flat) for unit, figure in FIRST.items()}
+    unit = next((unit for unit in FIRST if flat and measured[unit]), RETURN)
     reference = next((n for n in (study.reference, study.reference + BY_TIME) if evaluations.get(n)), None)
     rows = []
     for name, by_seed in evaluations.items():
@@ -94,10 +97,21 @@ def episode_returns(evaluations: Evaluations, player: str) -> Array:
     Raises:
         CheckpointError: if a seed has none, or another number of episodes.
     """
-    rows = [(evaluation.get("episode_returns") or {}).get(player) or [] for evaluation in evaluations.values()]
+    return _by_episode(evaluations, ("episode_returns", player), f"returns of the {player}")
+
+
+def _compared(evaluations: Evaluations, unit: str) -> Array:
+    """What is compared, of each episode (seeds, episodes), before it is divided by the controller's."""
+    if unit == ACTION_ERROR:
+        return _by_episode(evaluations, ("episode_action_errors",), "action errors")
+    return episode_returns(evaluations, "policy")
+
+
+def _by_episode(evaluations: Evaluations, path: Sequence[str], what: str) -> Array:
+    rows = [_at(evaluation, path) or [] for evaluation in evaluations.values()]
     if len({len(row) for row in rows}) > 1 or not rows[0]:
         raise CheckpointError(
-            f"All seeds of a variant need the returns of the {player} on the same episodes, at least one.",
+            f"All seeds of a variant need the {what} on the same episodes, at least one.",
             got=", ".join(f"{len(row)} under seed {seed}" for seed, row in zip(evaluations, rows, strict=True)),
             fix="remove the evaluation.json that differs, and give the same command again",
         )
@@ -115,7 +129,7 @@ def scores(evaluations: Evaluations, unit: str) -> dict[str, Any]:
     empty: dict[str, Any] = {"mean": None, "iqm": None, "ci95": None, "by_seed": {}}
     if not evaluations:
         return empty
-    returns = episode_returns(evaluations, "policy")
+    returns = _compared(evaluations, unit)
     units = episode_returns(evaluations, "controller") if unit == RATIO else np.ones_like(returns)
     samples = drop_failed(returns, units)
     if samples[0].size == 0:
@@ -137,7 +151,7 @@ def differences(evaluations: Evaluations, reference: Evaluations, unit: str) -> 
     if not seeds or any(evaluations[s].get("seeds") != reference[s].get("seeds") for s in seeds):
         return empty
     pair = [{seed: by_seed[seed] for seed in seeds} for by_seed in (evaluations, reference)]
-    samples = [episode_returns(by_seed, "policy") for by_seed in pair]
+    samples = [_compared(by_seed, unit) for by_seed in pair]
     samples = drop_failed(*samples, *([episode_returns(pair[0], "controller")] if unit == RATIO else []))
     if samples[0].size == 0:
         return empty
@@ -149,7 +163,9 @@ def differences(evaluations: Evaluations, reference: Evaluations, unit: str) -> 
 
 
 def score(folder: Path) -> float:
-    """What a search maximizes: the ratio of a run's return to the controller's, or its return without a controller.
+    """What a search maximizes: a run's return over the controller's, or without one its return.
+
+    Where the data name no environment it is the negative action error.
 
     Raises:
         CheckpointError: if the evaluation of the run folder cannot be read, or has neither.
@@ -158,6 +174,8 @@ def score(folder: Path) -> float:
     figures = read_evaluation(path)
     ratio, mean_return = figures.get("ratio_to_controller"), (figures.get("return") or {}).get("mean")
     value = mean_return if ratio is None else ratio
+    if (error := _at(figures, ("action_error", "mean"))) is not None:
+        value = -error
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise CheckpointError(
             f"{path} has no mean return.",

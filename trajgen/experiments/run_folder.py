@@ -53,6 +53,7 @@ FIGURES: dict[str, Any] = {
     "ratio_to_controller_ci95": list[float | None] | None,
     "normalized": dict[str, str | float | list[float | None] | Summary | None] | None,
     "success": float | None,
+    "action_error": dict[str, Any] | None,
     "condition_error": dict[str, float | None] | None,
     "decision_ms": dict[str, dict[str, float | None]] | None,
     "seeds": list[int] | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.files import write_file, write_json
-from trajgen.experiments.results import RATIO
+from trajgen.experiments.results import ACTION_ERROR, RATIO, RETURN
 from trajgen.viz.options import Look
 from trajgen.viz.study import drawn_over
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
@@ -16,6 +16,14 @@ from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 if TYPE_CHECKING:
     from rich.console import Console
 
+HEADS = {RATIO: "ratio", RETURN: "return", ACTION_ERROR: "action error"}
+"""Heads of the column of what is compared."""
+UNITS = {
+    RATIO: "mean return / controller's",
+    RETURN: "mean return",
+    ACTION_ERROR: "difference from the recorded actions",
+}
+"""What the axis of the picture is."""
 COSTS = ("score", "success", "state error", "return error", "minutes", "decision ms", "parameters", "seeds")
 """Columns of the second of the two tables on the screen, which would be too wide as one."""
 
@@ -23,12 +31,11 @@ COSTS = ("score", "success", "state error", "return error", "minutes", "decision
 def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
     """The columns of the table by their heads, a text for each row; those without any figure are left out."""
     rows: list[Mapping[str, Any]] = results["rows"]
-    is_ratio = results["unit"] == RATIO
-    digits = 3 if is_ratio else 1
+    digits = 1 if results["unit"] == RETURN else 3
     seeds = len(results["seeds"])
     table = {
         "variant": [row["name"] for row in rows],
-        "ratio" if is_ratio else "return": [number(row["mean"], digits) for row in rows],
+        HEADS[results["unit"]]: [number(row["mean"], digits) for row in rows],
         "95 % interval": [interval(row["ci95"], digits) for row in rows],
         "IQM": [number(row["iqm"], digits) for row in rows],
         "difference": [_difference(row, digits) for row in rows],
@@ -105,7 +112,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     if means := published_columns(results):
         lines += ["", Table.of(means).markdown(), "", *(f"- {note}" for note in published_notes(results))]
     lines += ["", f"![means and 95 % intervals of {results['study']}](plot.png)", ""]
-    unit = "Mean return over the controller's on the same episodes" if results["unit"] == RATIO else "Mean return"
+    unit = {
+        RATIO: "Mean return over the controller's on the same episodes",
+        RETURN: "Mean return",
+        ACTION_ERROR: "Mean difference from the recorded actions (less is better)",
+    }[results["unit"]]
     reference = "." if results.get("published") else f"; reference: {results['reference']}."
     hardware = results["hardware"]
     machine = hardware["cuda"] or f"{hardware['cpu']}, {hardware['cores']} cores"
@@ -142,7 +153,7 @@ def write_results(
     write_json(folder / "results.json", results)
     write_file(folder / "table.md", markdown(results))
     write_file(folder / "table.csv", Table.of(columns(results)).csv())
-    unit = "mean return / controller's" if results["unit"] == RATIO else "mean return"
+    unit = UNITS[results["unit"]]
     title, reference = results["study"], results["reference"]
     for suffix in dict.fromkeys(("png", look.format)):
         with captions(look.title, look.labels):

@@ -81,6 +81,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         company = f", {world_size()} processes" if world_size() > 1 else ""
         title = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
         console.print(title, markup=False, highlight=False)
+        if not acts:
+            console.print("The data name no environment, so there will be no score: data.env_id=ID names one.")
         if config.run_dir is None and not config.resume and folder.name != run_name(config):
             console.print(f"{folder.with_name(run_name(config))} is there already, so this run has a new folder.")
         if first and not (config.resume and (folder / "checkpoints").is_dir()):
@@ -94,11 +96,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
             destroy_process_group()
             raise
         destroy_process_group()
-        if first and acts:
+        if first:
             evaluate(folder, console, device=config.device, imports=config.imports)
-        elif first:
-            reason = f"{config.data.id} names no environment, so the policy is not evaluated: data.env_id=ID names one."
-            console.print(reason, markup=False)
     return folder
 
 

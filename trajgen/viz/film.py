@@ -53,6 +53,11 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
     path = out or free_path(run.folder / "videos", f"episode_{request.seed}-{{}}.gif")
     check_film(path)
     env = run.eval_env
+    if env.replayed_episodes:
+        raise ConfigError(
+            "A film needs an environment to play in, and the data name none.",
+            fix="data.env_id=ID; 'trajgen plot what=plans' needs none",
+        )
     with console.status("playing the episode"):
         episode = play(run.policy, env, request.seed, steps=request.steps, every=request.every)
     if not episode.plans:

@@ -105,7 +105,9 @@ def draw_plans(
     if executed is not None and not len(executed):
         executed = None
     if eval_env.walls is None:
-        plan_curves(path, plans, titles, executed=None if executed is None else executed[::stride], limits=limits)
+        name = "recorded" if eval_env.replayed_episodes else "executed"
+        visited = None if executed is None else executed[::stride]
+        plan_curves(path, plans, titles, executed=visited, limits=limits, name=name)
         return True
     start = entry(observation, policy.space.state_key)[:2]
     goal = entry(observation, policy.space.goal_key)[:2] if policy.space.goal_key else None
@@ -223,11 +225,12 @@ def plan_curves(
     titles: Sequence[str],
     *,
     executed: NDArray[Any] | None = None,
+    name: str = "executed",
     limits: Limits | None = None,
 ) -> None:
     """Draws planned states (K, n, T, S) over time: a row for each of the features that vary most, a column a scale.
 
-    ``executed`` are the states (T, S) that followed, at the plan's points in time.
+    ``executed`` are the states (T, S) that followed, at the plan's points in time; ``name`` says how.
     """
     features = most_varied(plans[-1], MOST_FEATURES)
     with new_figure(max(4.0, 2.1 * len(plans) + 0.6), 1.25 * len(features) + 0.9, path) as figure:
@@ -239,7 +242,7 @@ def plan_curves(
                 lines = ax.plot(scale[:, :, feature].T, color=LINES[0], lw=1.2, alpha=0.75)
                 lines[0].set_label("plan" if len(lines) == 1 else "plans")
                 if executed is not None:
-                    ax.plot(executed[: plans.shape[2], feature], color=LINES[1], lw=1.4, ls="--", label="executed")
+                    ax.plot(executed[: plans.shape[2], feature], color=LINES[1], lw=1.4, ls="--", label=name)
                 ax.grid(True, axis="y")
             row[0].set_ylabel(f"state {feature}")
         for ax, title in zip(axes[0], titles, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest, printable
 from trajgen.core.files import read_metrics
+from trajgen.envs.replay import recorded_states
 from trajgen.evaluation.rollout import first_observations
 from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import captions
@@ -74,15 +75,19 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     seeds = range(request.seed, request.seed + PLANNED)
     limits = run.data.limits if run.eval_env.walls is None and run.data is not None else None
     target = request.returns[0] if request.returns else None
-    for seed, observation in zip(seeds, first_observations(run.eval_env, seeds), strict=True):
+    env, stride = run.eval_env, run.config.data.stride
+    recorded = recorded_states(env, seeds) if env.replayed_episodes else [None] * len(seeds)
+    for seed, observation, states in zip(seeds, first_observations(env, seeds), recorded, strict=True):
         _, _, refinements = run.policy.preview([observation] * request.plans, target)
         paths.append(folder / f"plans_seed_{seed}.{request.format}")
-        if not draw_plans(paths[-1], run.policy, run.eval_env, observation, refinements, limits=limits):
+        if not draw_plans(paths[-1], run.policy, env, observation, refinements, states, stride=stride, limits=limits):
             return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
     return paths
 
 
 def _control(run: Run, folder: Path, request: PlotRequest) -> Pictures:
+    if run.eval_env.replayed_episodes:
+        return "what a target achieves needs an environment, and the data name none: data.env_id=ID"
     targets = list(request.returns) or default_targets(run)
     low, high = min(targets), max(targets)
     if not depends_on_return(run, low, high if high > low else low + 1.0):

@@ -53,12 +53,12 @@ class Run:
 
     @cached_property
     def eval_env(self) -> EvalEnv:
-        """Its evaluation environment; raises a DataError if nothing here names it."""
-        from trajgen.envs.eval_env import make_eval_env
+        """Its evaluation environment, or its data replayed; raises a DataError if neither is on this machine."""
+        from trajgen.envs.replay import env_of_run
         from trajgen.evaluation.disturbance import disturb
         from trajgen.experiments.run_folder import recorded_env
 
-        return disturb(make_eval_env(self.config.data, recorded_env(self.folder)), self.config.evaluation)
+        return disturb(env_of_run(self.config.data, recorded_env(self.folder)), self.config.evaluation)
 
     @cached_property
     def data(self) -> DataRange | None:

@@ -17,11 +17,12 @@ REFERENCES = {"controller": "the noise-free controller", "random": "random actio
 
 def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     """The rows (what, value, 95 % interval) of an evaluation; absent figures are left out."""
-    returns = evaluation["return"]
-    rows = [
-        ("return, mean", number(returns["mean"]), interval(returns["ci95"])),
-        ("return, IQM", number(returns["iqm"]), ""),
-    ]
+    rows: list[Row] = []
+    if returns := evaluation.get("return"):
+        rows.append(("return, mean", number(returns["mean"]), interval(returns["ci95"])))
+        rows.append(("return, IQM", number(returns["iqm"]), ""))
+    if error := evaluation.get("action_error"):
+        rows.append(("action error", number(error["mean"], 3), interval(error["ci95"], 3)))
     for name, words in REFERENCES.items():
         if other := evaluation.get(name):
             rows.append((f"return of {words}", number(other["mean"]), interval(other.get("ci95"))))
@@ -38,9 +39,7 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     if (success := evaluation.get("success")) is not None:
         rows.append(("success", percent(success), ""))
     errors = evaluation.get("condition_error")
-    for name, value in (errors if isinstance(errors, Mapping) else {"mean": errors}).items():
-        if isinstance(value, int | float):
-            rows.append((f"condition error, {name}", number(value, 3), ""))
+    rows += _condition_rows(errors if isinstance(errors, Mapping) else {"mean": errors})
     for size, ms in (evaluation.get("decision_ms") or {}).items():
         name = f"decision that plans, {size.replace('_', ' ')}"
         rows.append((name, f"{number(ms['median'])} ms", f"p95 {number(ms['p95'])} ms"))
@@ -52,6 +51,17 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     if protocol := evaluation.get("protocol_name"):
         goals = evaluation.get("goals")
         rows.append(("protocol", protocol.replace("_", " "), f"{goals} goals" if goals else ""))
+    return rows
+
+
+def _condition_rows(errors: Mapping[str, Any]) -> list[Row]:
+    """The condition error of state, position and return, with what else was measured of each in words."""
+    numbers = {name: value for name, value in errors.items() if isinstance(value, int | float)}
+    words = {"_units": "in its units", "_other_latent": "with another plan's latent", "_zero_latent": "with none"}
+    rows = []
+    for name in [name for name in numbers if not name.endswith(tuple(words))]:
+        parts = [f"{numbers[name + end]:.3g} {text}" for end, text in words.items() if name + end in numbers]
+        rows.append((f"condition error, {name}", number(numbers[name], 3), ", ".join(parts)))
     return rows
 
 
@@ -119,21 +129,22 @@ def summary_markdown(
     words = [f"{key}={config[key]}" for key in ("recipe", "seed") if isinstance(config.get(key), str | int)]
     if run is not None:
         trained = shlex.split(command)[2:] if command else words
-        sections += ["## What to do next", f"```\n{next_steps(run, trained)}\n```"]
+        steps = next_steps(run, trained, has_env="return" in evaluation)
+        sections += ["## What to do next", f"```\n{steps}\n```"]
     sections += ["## To repeat it", f"```\n{command or shlex.join(['trajgen', 'train', *words])}\n```"]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def next_steps(run: str, words: Sequence[str]) -> str:
+def next_steps(run: str, words: Sequence[str], *, has_env: bool = True) -> str:
     """Commands for what one would do next with a run that these words trained, each with what it is for."""
     words = [word for word in words if word.partition("=")[0] not in ("seed", "run_dir", "resume")]
-    run = shlex.quote(run)
-    commands = {
-        f"trajgen video run={run}": "an episode as a film",
-        f"trajgen plot run={run}": "codes, plans, target and achieved return",
+    run, data = shlex.quote(run), "".join(f" {shlex.quote(w)}" for w in words if w.startswith("data="))
+    commands = {f"trajgen video run={run}": "an episode as a film"} if has_env else {}
+    commands |= {
+        f"trajgen plot run={run}": "codes, plans, target and achieved return" if has_env else "codes and plans",
         f"trajgen evaluate run={run} evaluation.seed=100": "other episodes; also sampler=, policy.replan_interval=",
         f"trajgen train -m {shlex.join(words)} seed=0,1,2": "does it hold over seeds?",
-        "trajgen study study=num_scales": "which part matters? ('trajgen list studies')",
+        f"trajgen study study=num_scales{data}": "which part matters? ('trajgen list studies')",
         f"trajgen report {run}": "one page; several runs or evaluations are compared",
     }
     return "\n".join(f"{command}  # {purpose}" for command, purpose in commands.items())

@@ -66,6 +66,13 @@ class Table:
         """The table of these columns by their heads."""
         return cls(list(columns), list(zip(*columns.values(), strict=True)))
 
+    def filled(self) -> Table:
+        """The table without the columns in which all rows have nothing."""
+        kept = [i for i in range(len(self.columns)) if any(str(row[i]) not in ("", NOTHING) for row in self.rows)]
+        return Table(
+            [self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows], numeric=self.numeric
+        )
+
     def rich(self, title: str = "", caption: str = "", *, edges: bool = True) -> RichTable:
         """The table for a terminal; without edges it has a line below its head alone."""
         from rich.box import HEAVY_HEAD, SIMPLE_HEAD

@@ -44,8 +44,8 @@ def draw_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
     stages = curves(rows)
     if not stages:
         return False
-    columns = min(len(stages), MOST_COLUMNS)
-    lines = -(-len(stages) // columns)
+    lines = -(-len(stages) // MOST_COLUMNS)
+    columns = -(-len(stages) // lines)
     with new_figure(4.6 * columns, 3.7 * lines, path) as figure:
         axes = figure.subplots(lines, columns, squeeze=False).ravel()
         for ax in axes[len(stages) :]:
@@ -85,9 +85,12 @@ def draw_usage(path: Path, rows: list[dict[str, Any]]) -> bool:
 
 
 def _panel(ax: Axes, title: str, lines: Curves, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for name, points in lines.items():
         mark = {"marker": "o"} if len(points) == 1 else {}  # a line of one point is none
         style = {"lw": 1.5, **mark, **styles.get(name, {})}
         ax.plot(*zip(*points, strict=True), label=name.replace("_", " "), **style)
     ax.set_title(title.replace("_", " "), loc="left", fontweight="bold")
     ax.set_xlabel("step")
+    ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))

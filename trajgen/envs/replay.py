@@ -1,0 +1,111 @@
+"""The episodes of a data set as an environment that gives what was recorded, whatever the actions are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from trajgen.data import minari, store
+from trajgen.data.windows import val_episodes
+from trajgen.envs.eval_env import EnvRecord, EvalEnv, has_eval_env, make_eval_env
+
+if TYPE_CHECKING:
+    from trajgen.data.options import DataOptions
+
+
+class Replay(gymnasium.Env[Any, Any]):
+    """Gives the observations and rewards of recorded episodes, and keeps the actions beside the recorded ones.
+
+    Args:
+        dataset: Minari's object.
+        numbers: of its episodes; the seed of a reset picks one of them, counted round.
+    """
+
+    def __init__(self, dataset: Any, numbers: Sequence[int]) -> None:
+        self.observation_space, self.action_space = dataset.observation_space, dataset.action_space
+        self._dataset, self._numbers = dataset, numbers
+        self.actions: list[Any] = []
+        """Actions of the present episode, one a step."""
+        self.recorded_actions: NDArray[Any] = np.zeros(0)
+        """The data's actions of the present episode, (n, A) or (n,)."""
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts a recorded episode: the one that the seed picks."""
+        super().reset(seed=seed)
+        number = self._numbers[(seed or 0) % len(self._numbers)]
+        self._episode = next(iter(self._dataset.iterate_episodes([number])))
+        self.actions, self.recorded_actions = [], self._episode.actions
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """The next recorded observation and reward."""
+        self.actions.append(action)
+        step, episode = len(self.actions), self._episode
+        terminated = bool(episode.terminations[step - 1])
+        is_last = step == len(self.recorded_actions)
+        reward = float(np.asarray(episode.rewards[step - 1]).item())
+        return self._observation(), reward, terminated, is_last and not terminated, {}
+
+    @property
+    def observations(self) -> Any:
+        """All observations of the present episode, stacked as in the data: (n+1, …)."""
+        return self._episode.observations
+
+    def _observation(self) -> Any:
+        return _row(self._episode.observations, len(self.actions))
+
+
+def _row(observations: Any, step: int) -> Any:
+    if isinstance(observations, Mapping):
+        return {name: _row(values, step) for name, values in observations.items()}
+    return observations[step]
+
+
+def replay_env(options: DataOptions) -> EvalEnv:
+    """An environment that replays a data set of this machine: its validation episodes, if it has some, else all.
+
+    Raises:
+        DataError: if the set is missing or damaged.
+    """
+    dataset = minari.open_dataset(options.id, options.maker)
+    share = options.val_fraction
+    numbers = np.flatnonzero(val_episodes(dataset.total_episodes, share) == bool(share)).tolist()
+    lengths = [int(episode["total_steps"]) for episode in dataset.storage.get_episode_metadata(numbers)]
+    return EvalEnv(
+        name=f"{options.id}, replayed",
+        make_env=lambda: Replay(minari.open_dataset(options.id), numbers),
+        max_steps=min(max(lengths), options.max_episode_steps or max(lengths)),
+        state_key=options.state_key,
+        goal_key=options.goal_key,
+        achieved_key=options.achieved_key,
+        replayed_episodes=len(numbers),
+    )
+
+
+def recorded_states(eval_env: EvalEnv, seeds: Sequence[int]) -> list[NDArray[Any]]:
+    """The states (n+1, S) of the episodes that these seeds pick, of an environment that replays a data set."""
+    env: Any = eval_env.make_env()
+    states = []
+    for seed in seeds:
+        env.reset(seed=seed)
+        states.append(np.asarray(eval_env.state(env.observations)))
+    return states
+
+
+def env_of_run(options: DataOptions, recorded: EnvRecord | None) -> EvalEnv:
+    """The environment of a run, or where its data name none, the data replayed.
+
+    Args:
+        options: of the run's data.
+        recorded: see `make_eval_env`.
+
+    Raises:
+        DataError: if the set is not on this machine and nothing else names an environment, or it cannot be made here.
+    """
+    if recorded is None and store.folder(options.id).is_dir() and not has_eval_env(options):
+        return replay_env(options)
+    return make_eval_env(options, recorded)

@@ -1,0 +1,85 @@
+"""A policy's actions beside the recorded ones, where there is no environment to act in."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trajgen.core.errors import TrajgenError
+from trajgen.evaluation.evaluate import LATENCY_BATCHES, Evaluation, EvaluationOptions
+from trajgen.evaluation.hardware import hardware
+from trajgen.evaluation.pool import LocalPool, environments
+from trajgen.evaluation.rollout import Progress, decision_ms, rollout
+from trajgen.evaluation.statistics import Array, summarize
+
+if TYPE_CHECKING:
+    from trajgen.core.planning import Policy
+    from trajgen.envs.eval_env import EvalEnv
+    from trajgen.envs.replay import Replay
+
+
+def compare_with_data(
+    policy: Policy,
+    eval_env: EvalEnv,
+    options: EvaluationOptions,
+    deviations: Array | None,
+    *,
+    progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
+) -> Evaluation:
+    """Has a policy act on recorded observations and rewards, and compares its actions with the recorded ones.
+
+    Args:
+        policy: acts at every step of the episodes; what it does changes nothing that it observes.
+        eval_env: replays them (`trajgen.envs.replay.replay_env`).
+        options: most episodes, and the first of them; they are counted round.
+        deviations: standard deviations (A,) of the data's actions; None for discrete ones.
+        progress: opened with the name of the player, policy.
+
+    Returns:
+        ``action_error``: the mean over episodes of the root mean square of the difference, in standard deviations of
+        each entry of the actions, so that the mean action has 1; of discrete ones the share that differ. And its
+        ``ci95``, over episodes.
+
+    Raises:
+        TrajgenError: if an episode cannot be read.
+    """
+    count = min(options.episodes, eval_env.replayed_episodes)
+    seeds = range(options.seed, options.seed + count)
+    with environments(eval_env, count) as envs, LocalPool(eval_env, envs) as pool:
+        with progress("policy") if progress else nullcontext() as show:
+            replayed = rollout(policy, eval_env, seeds, batch=count, pool=pool, progress=show)
+        if replayed.errors:
+            raise TrajgenError("An episode of the data cannot be replayed.", got=replayed.errors[0]["error"])
+        errors = [_action_error(env, deviations) for env in envs]
+    summary = summarize(errors)
+    sizes = LATENCY_BATCHES if options.latency else ()
+    what = "share that differs" if deviations is None else "difference in standard deviations of each entry"
+    figures = {
+        "env": eval_env.name,
+        "episodes": count,
+        "seeds": [seeds[0], seeds[-1]],
+        "protocol": f"actions on recorded observations, beside the recorded actions: {what}; no score",
+        "action_error": {"mean": summary.mean, "ci95": summary.ci95, "n": summary.n},
+        "episode_action_errors": errors,
+        "steps_per_episode": replayed.lengths.mean(),
+        "decisions_per_second": replayed.decisions_per_second,
+        "decision_ms": {f"batch_{size}": decision_ms(policy, eval_env, size) for size in sizes},
+        "errors": [],
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware(getattr(policy, "device", None)),
+    }
+    return Evaluation(figures, replayed)
+
+
+def _action_error(env: Any, deviations: Array | None) -> float:
+    """How far the actions of an episode that was just replayed are from the recorded ones."""
+    replay: Replay = env.unwrapped
+    actions = np.asarray(replay.actions)
+    recorded = replay.recorded_actions[: len(actions)]
+    if deviations is None:
+        return float((actions != recorded).mean())
+    return float(np.sqrt(np.square((actions - recorded) / deviations).mean()))
