@@ -48,7 +48,6 @@ NOT_RUN = {
 """How commands begin that no test runs as they stand, and why. `contributing.md` lists them."""
 RUN_ELSEWHERE = {
     ".venv/bin/mkdocs build --strict": "test_docs.py builds the site",
-    "python record.py": "test_docs.py runs the Python blocks of the page",
     "python tests/docs/tables.py": "test_compose.py compares what it would write",
     "python tests/docs/error_page.py": "test_error_page.py compares what it would write",
     "python tests/docs/path_figure.py": "test_path_figure.py compares what it would draw",

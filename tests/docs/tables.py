@@ -24,7 +24,7 @@ from pages import DOCS, NOT_RUN, PAGES
 import trajgen
 from trajgen.config import SECTIONS, compose, read_options, recipe_files, zoo_files
 from trajgen.core import planning, protocols
-from trajgen.core.options import describe
+from trajgen.core.options import WORDS, describe
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.engine.options import StageOptions
@@ -250,7 +250,15 @@ def fresh(text: str) -> str:
 
 def _row(option: str, annotation: Any, default: str, about: dict[str, str]) -> str:
     what = about.get(option.rpartition(".")[2], "")
-    return f"| `{option}` | {_cell(describe(annotation))} | {default} | {_cell(what)} |"
+    return f"| `{option}` | {_cell(_type(annotation))} | {default} | {_cell(what)} |"
+
+
+def _type(annotation: Any) -> str:
+    """A type in a word, as ``trajgen list KIND/NAME`` has it."""
+    text = describe(annotation).replace("a list of ", "list of ").replace("one of ", "")
+    for type_, words in WORDS.items():
+        text = text.replace(words, "null" if type_ is type(None) else type_.__name__)
+    return text
 
 
 def _plain(value: Any) -> str:

@@ -238,7 +238,7 @@ def test_data_commands_run_one_after_the_other(
     make = makers.make
     monkeypatch.setattr(makers, "make", lambda name, **o: make(name, **(o | {"steps": STEPS, "force": True})))
     data_commands = [words for words in commands(PAGES[page]) if words[0] == "data" and words[1] != "get"]
-    if any(words[1] in ("import", "info") for words in data_commands):
+    if any(words[1] in ("import", "info", "record") for words in data_commands):
         run_python(page, folder)
     for words in data_commands:
         again = ["force=true"] if "import" in words and "force=true" not in words and len(words) > 3 else []
