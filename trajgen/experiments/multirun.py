@@ -116,13 +116,15 @@ def print_runs(folder: Path, console: Any) -> list[str]:
         means = (number(scores["return"]), number(scores["action error"], 3))
         runs.append((name, " ".join(words), *cells, *means, failed or percent(scores["success"])))
         groups.setdefault(" ".join(w for w in words if not w.startswith("seed=")), []).append(scores)
-    table = Table(("run", "overrides", "ratio", "95 % interval", "return", "action error", "success"), runs).filled()
+    table = Table(("run", "overrides", "ratio", "95 % interval", "return", "action error", "success"), runs)
     tables = {"runs": table} | ({"means": _means(groups)} if len(groups) < len(jobs) else {})
     titles = {"runs": str(folder), "means": "Means over seeds, and the lowest and highest of them"}
     for what, each in tables.items():
-        console.print(each.rich(titles[what], edges=False))
+        console.print(each.filled().rich(titles[what], edges=False))
         write_file(folder / f"{what}.csv", each.csv())
-    write_file(folder / "table.md", "\n\n".join(f"{titles[k]}:\n\n{t.markdown()}" for k, t in tables.items()) + "\n")
+    write_file(
+        folder / "table.md", "\n\n".join(f"{titles[k]}:\n\n{t.filled().markdown()}" for k, t in tables.items()) + "\n"
+    )
     return [name for name, job in jobs.items() if job["error"]]
 
 
@@ -139,4 +141,4 @@ def _means(groups: Mapping[str, Sequence[Mapping[str, float | None]]]) -> Table:
         figures = (number(means["ratio"], 3), spread, number(means["return"]), number(means["action error"], 3))
         rows.append((words or "all", f"{len(by_name[unit])} of {len(runs)}", *figures, percent(means["success"])))
     heads = ("overrides", "seeds", "ratio", "lowest, highest", "return", "action error", "success")
-    return Table(heads, rows).filled()
+    return Table(heads, rows)
