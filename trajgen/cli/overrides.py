@@ -62,7 +62,8 @@ def options_of(cls: Any) -> dict[str, Option]:
             text = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
         doc = docs.get(field.name, "") + (f" One of {', '.join(literals)}." if literals else "")
         values = ("true", "false") if hint is bool else suggested or literals
-        options[name] = Option(f"{name}={text}", doc, field.name, hint, values, default is MISSING)
+        is_required = default is MISSING and field.default_factory is MISSING
+        options[name] = Option(f"{name}={text}", doc, field.name, hint, values, is_required)
     return options
 
 
