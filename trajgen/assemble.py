@@ -40,6 +40,8 @@ USUAL = {
 """What is advised where a kind is missing: MAGE's choice."""
 LEVELS = {"level": "latent", "direct_level": "direct"}
 """Wiring that builds planners of levels, and the planner that a level is."""
+TOLD_STRIDES = ("conditioner", "action")
+"""Kinds that have to tell plans of several strides apart."""
 UNNAMED = ("critic",)
 """Kinds of which the usual component is taken where a recipe names none."""
 
@@ -50,8 +52,8 @@ class WindowShape:
 
     horizon: int = 32
     """T, points in a window."""
-    stride: int = 8
-    """M, environment steps between points."""
+    stride: int | tuple[int, ...] = 8
+    """M, environment steps between points, one or several."""
     chunk: int = 8
     """H, environment steps at full rate."""
     discount: float = 0.99
@@ -66,6 +68,11 @@ class WindowShape:
     """Distance to the goal within which a step is rewarded; None where rewards are the data's own."""
     terminate_at_goal: bool = False
     """Whether the task is over on arrival."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """M, as a tuple."""
+        return self.stride if isinstance(self.stride, tuple) else (self.stride,)
 
 
 def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn.Module:
@@ -92,19 +99,43 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "goal_radius": window.goal_radius if goal_dim else None,
         "terminate_at_goal": window.terminate_at_goal,
         "horizon": window.horizon,
-        "stride": window.stride,
+        "strides": window.strides,
         "chunk": window.chunk,
         "discount": window.discount,
         "normalizer": normalizer,
         "scale_lengths": space.scale_lengths,
     }
+    if len(window.strides) == 1:
+        dimensions["stride"] = window.strides[0]
     _check_kinds(nodes)
     nodes = {**{kind: {"name": USUAL[kind]} for kind in UNNAMED}, **nodes}
+    _check_strides(nodes, window.strides)
     planner = _Composition(nodes, dimensions).get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
     planner.add_module("normalizer", normalizer)
     return planner
+
+
+def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
+    """Refuses several strides where plans are not chosen among them, or a part knows one stride alone."""
+    if len(strides) == 1:
+        return
+    got, one = f"data.stride={list(strides)}".replace(" ", ""), f"data.stride={strides[0]}"
+    wiring = {kind: spec(kind, node["name"]).wiring for kind, node in nodes.items()}
+    if "strides" not in wiring.get("sampler", ()):
+        raise ConfigError(
+            "Of plans at several strides a sampler chooses one by a critic.",
+            got=f"{got} with " + (f"sampler={nodes['sampler']['name']}" if "sampler" in nodes else "no sampler"),
+            fix=f"recipe=mage_critic, sampler=best_of_n, or {one}",
+        )
+    for kind, taken in wiring.items():
+        if "stride" in taken or (kind in TOLD_STRIDES and "strides" not in taken):
+            raise ConfigError(
+                f"{kind}={nodes[kind]['name']} is made for one stride.",
+                got=got,
+                fix=one,
+            )
 
 
 def _check_kinds(nodes: Mapping[str, Node]) -> None:

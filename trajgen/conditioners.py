@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -17,12 +19,13 @@ class FieldConditioner(nn.Module):
     """Embeds state, return-to-go and goal into one vector per scale (MAGE, section 3).
 
     A field that is masked (by dropout in training, by guidance, or at a scale that does not see it) is replaced by a
-    learnt vector.
+    learnt vector. Of plans at several strides the logarithm of the stride is embedded too, and never masked.
 
     Args:
         schedule: K scales.
         state_dim: S.
         goal_dim: G; 0 drops the goal from ``fields``.
+        strides: of windows and plans.
         fields: any of state, return, goal.
         optional: the fields that dropout and classifier-free guidance mask.
         width: E, the width of the embedding.
@@ -40,6 +43,7 @@ class FieldConditioner(nn.Module):
         schedule: ScaleSchedule,
         state_dim: int,
         goal_dim: int,
+        strides: tuple[int, ...],
         *,
         fields: tuple[str, ...] = ("state", "return", "goal"),
         optional: tuple[str, ...] = ("return", "goal"),
@@ -68,6 +72,11 @@ class FieldConditioner(nn.Module):
             features = FourierFeatures(sizes[name], fourier_frequencies)
             self.embed[name] = nn.Sequential(features, mlp(features.out_features, width, width))
             self.missing[name] = nn.Parameter(torch.zeros(width))
+        self.stride_embed: nn.Module | None = None
+        if len(strides) > 1:
+            features = FourierFeatures(1, fourier_frequencies)
+            self.stride_embed = nn.Sequential(features, mlp(features.out_features, width, width))
+            self.mean_log_stride = sum(map(math.log2, strides)) / len(strides)
         self.mix = mlp(width, width, width, depth=depth)
 
     def forward(self, cond: Cond) -> Tensor:
@@ -88,5 +97,11 @@ class FieldConditioner(nn.Module):
             if name == "return" and self.return_scales is not None:
                 sees_return = torch.arange(self.scales, device=embedded.device) < self.return_scales
                 embedded = torch.where(sees_return[None, :, None], embedded, missing.unsqueeze(1))
+            total = embedded if total is None else total + embedded
+        if self.stride_embed is not None:
+            if cond.stride is None:
+                raise ValueError("plans at several strides name theirs: Cond.stride")
+            log_stride = cond.stride.unsqueeze(-1).float().log2() - self.mean_log_stride
+            embedded = self.stride_embed(log_stride).unsqueeze(1)
             total = embedded if total is None else total + embedded
         return self.mix(cond.state.new_zeros(count, 1, self.width) if total is None else total)

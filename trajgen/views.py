@@ -18,7 +18,7 @@ class FieldView:
     Args:
         state_dim: S.
         action_dim: A.
-        stride: M, the environment steps whose actions a point holds.
+        strides: M, the environment steps whose actions a point holds; of several, points hold no actions.
         goal_state: indices of the state features that goals specify.
         fields: any of return, state, action, reward, and position: the state features that goals specify. Planning
             joint angles far ahead takes codes that the path needs.
@@ -31,12 +31,18 @@ class FieldView:
         self,
         state_dim: int,
         action_dim: int,
-        stride: int,
+        strides: tuple[int, ...],
         goal_state: tuple[int, ...] = (),
         *,
         fields: tuple[str, ...] = ("return", "state"),
     ) -> None:
-        widths = {"return": 1, "state": state_dim, "action": stride * action_dim, "reward": 1}
+        if len(strides) > 1 and "action" in fields:
+            raise ConfigError(
+                "Points hold the actions up to the next one, as many as the stride, of which there is one then.",
+                got=f"view.fields={list(fields)} with data.stride={list(strides)}",
+                fix=f"data.stride={strides[0]}, or a view without actions",
+            )
+        widths = {"return": 1, "state": state_dim, "action": strides[0] * action_dim, "reward": 1}
         if goal_state:
             widths["position"] = len(goal_state)
         self.position_indices = list(goal_state)

@@ -38,7 +38,7 @@ def test_the_length_of_a_plan_by_hand() -> None:
 
 def test_gains_that_no_step_can_bring_count_against_a_plan() -> None:
     """Values 1, 9, 10 at γ^M = 1/2: 0.5 · 9 is 3.5 more than 1, the second step gains nothing too much."""
-    critic: Any = ExpectileValue(1, 0, 1, 1, 2, 0.5**0.5, 1.0, Normalizer(1, 1), jump_weight=2.0)
+    critic: Any = ExpectileValue(1, 0, 1, 1, (2,), 0.5**0.5, 1.0, Normalizer(1, 1), jump_weight=2.0)
     critic.value = lambda states, goals: states.squeeze(-1)
     states = torch.tensor([[[1.0], [9.0], [10.0]]])
     cond = Cond(states[:, 0], torch.zeros(1))
@@ -81,7 +81,7 @@ OUT_OF_RANGE = [("expectile", 1.5), ("target_rate", -0.1), ("further_goals", -1)
 
 @pytest.mark.parametrize(("option", "value"), OUT_OF_RANGE)
 def test_options_out_of_range_are_refused(option: str, value: Any) -> None:
-    wiring = {"state_dim": 4, "goal_dim": 2, "action_dim": 2, "chunk": 4, "stride": 3, "discount": 0.9,
+    wiring = {"state_dim": 4, "goal_dim": 2, "action_dim": 2, "chunk": 4, "strides": (3,), "discount": 0.9,
               "goal_radius": None, "normalizer": Normalizer(4, 2, 2)}  # fmt: skip
     with pytest.raises(ConfigError, match=option) as caught:
         build("critic", {"name": "value", option: value}, **wiring)

@@ -18,8 +18,8 @@ from trajgen.views import FieldView
 
 WIRING: dict[str, Any] = {
     "features": 5, "horizon": tiny.HORIZON, "latent_length": tiny.LATENT, "code_dim": 6, "state_dim": 4,
-    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "vocabulary": 12, "schedule": tiny.schedule("geometric"),
-    "view": FieldView(4, 2, tiny.STRIDE, fields=("return", "state")),
+    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12, "schedule": tiny.schedule("geometric"),
+    "view": FieldView(4, 2, (tiny.STRIDE,), fields=("return", "state")),
 }  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_states_are_differences_from_the_current_one_if_the_option_says_so(laten
     assert not difference[..., 0].any()  # the return
     with pytest.raises(ConfigError, match="needs a view with the state"):
         build("decoder", tiny.node("decoder", "state_conditioned", residual=True),
-              **{**WIRING, "view": FieldView(4, 2, tiny.STRIDE, fields=("action",))})  # fmt: skip
+              **{**WIRING, "view": FieldView(4, 2, (tiny.STRIDE,), fields=("action",))})  # fmt: skip
 
 
 @pytest.mark.parametrize("length", [2, 4, 8, 16])
@@ -209,7 +209,7 @@ def test_inverse_dynamics_hold_the_last_point_of_a_plan_that_is_over() -> None:
 
 def test_planned_actions_are_those_of_the_trajectory() -> None:
     fields = {"name": "fields", "fields": ["state", "action"]}
-    view = build("view", fields, state_dim=4, action_dim=2, stride=3, goal_state=())
+    view = build("view", fields, state_dim=4, action_dim=2, strides=(3,), goal_state=())
     action = build("action", {"name": "plan"}, view=view, action_dim=2, horizon=tiny.HORIZON, stride=3, chunk=4)
     batch, offsets = tiny.batch(), torch.arange(7).expand(6, -1)
     plan = Plan(batch.time, batch.states, view(batch))

@@ -41,8 +41,8 @@ def model() -> Any:
 
 def wiring(model: Any, **changes: Any) -> dict[str, Any]:
     parts = {name: getattr(model, name) for name in ("prior", "tokenizer", "decoder", "view", "normalizer")}
-    critic = PlannedReturn(parts["normalizer"], 0.9, tiny.STRIDE)
-    further = {"vocabulary": model.tokenizer.vocabulary, "critic": critic, "horizon": tiny.HORIZON}
+    critic = PlannedReturn(parts["normalizer"], 0.9, (tiny.STRIDE,))
+    further = {"vocabulary": model.tokenizer.vocabulary, "critic": critic, "strides": (tiny.STRIDE,), "horizon": tiny.HORIZON}
     return {**parts, **further, **changes}
 
 
@@ -229,7 +229,7 @@ def test_a_prior_that_does_not_step_is_refused(name: str, model: Any) -> None:
 
 @pytest.mark.parametrize("name", ["best_of_n", "beam"])
 def test_a_view_without_returns_is_refused_where_plans_are_compared(name: str, model: Any) -> None:
-    parts = wiring(model, view=FieldView(4, 2, tiny.STRIDE, fields=("state", "action")))
+    parts = wiring(model, view=FieldView(4, 2, (tiny.STRIDE,), fields=("state", "action")))
     with pytest.raises(ConfigError, match=r"view\.fields=\[return,state,action\]") as caught:
         make(name, model, parts)
     tiny.check_cure(caught.value)
@@ -262,7 +262,7 @@ def value_of(fields: tuple[str, ...], x: Tensor, points: int | None) -> list[flo
     normalizer.reward.mean.fill_(1.0)
     normalizer.reward.scale.fill_(2.0)
     normalizer.returns.scale.fill_(3.0)
-    score = PlanScore(PlannedReturn(normalizer, 0.9, 2), FieldView(1, 1, 2, fields=fields))
+    score = PlanScore(PlannedReturn(normalizer, 0.9, (2,)), FieldView(1, 1, (2,), fields=fields))
     values: list[float] = score(x, Cond(x[:, 0], x[:, 0, 0]), points).tolist()
     return values
 
@@ -301,3 +301,17 @@ def test_candidates_that_are_unlikely_are_not_chosen(model: Any) -> None:
     best = returns.masked_fill(~likely, -torch.inf).argmax(1)
     assert (best != returns.argmax(1)).any()
     assert torch.equal(codes, candidates.view(7, n, -1)[torch.arange(7), best])
+
+
+def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
+    parts: dict[str, Any] = {"view": {"fields": ("return", "state")}, "tokenizer": {"name": "identity", "inpaint": ()}}
+    parts |= {"schedule": "single", "decoder": "identity", "action": "state", "prior": "diffusion", "critic": "return"}
+    cond, returns = tiny.cond(16), []
+    for weight in (0.0, 1.0, 3.0):
+        built = tiny.planner(**parts, sampler={"name": "best_of_n", "n": 1, "steps": 5, "critic_guidance": weight}).eval()
+        with torch.inference_mode():  # as policies act
+            plan = built.plan(cond, rng())
+        returns.append(float(built.view.read(plan.trajectory, "return")[:, 0].mean()))
+    assert returns[0] + 0.05 < returns[1] < returns[2] - 0.05  # of an untrained prior, which forgets the early steps
+    with pytest.raises(ConfigError, match=r"sampler\.critic_guidance=0 .*recipe=dv"):
+        make("best_of_n", model, critic_guidance=1.0)

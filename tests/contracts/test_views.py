@@ -20,7 +20,7 @@ def test_contracts(name: str, words: str, advice: str) -> None:
 
 
 def make(*fields: str, goal_state: tuple[int, ...] = (0, 1)) -> Any:
-    wiring = {"state_dim": 4, "action_dim": 2, "stride": tiny.STRIDE, "goal_state": goal_state}
+    wiring = {"state_dim": 4, "action_dim": 2, "strides": (tiny.STRIDE,), "goal_state": goal_state}
     return build("view", tiny.node("view", "fields", fields=fields), **wiring)
 
 

@@ -114,8 +114,8 @@ def make_value(points: int) -> tuple[PlanScore, Any]:
     normalizer = Normalizer(1, 1)
     normalizer.reward.scale.fill_(2.0)
     normalizer.returns.mean.fill_(0.3)
-    view = FieldView(1, 1, STRIDE, fields=("reward", "return"))
-    value = PlanScore(PlannedReturn(normalizer, DISCOUNT, STRIDE), view)
+    view = FieldView(1, 1, (STRIDE,), fields=("reward", "return"))
+    value = PlanScore(PlannedReturn(normalizer, DISCOUNT, (STRIDE,)), view)
 
     def decode(latent: Tensor, cond: Cond) -> Tensor:
         moved = torch.einsum("blv,lvf->blf", latent, rates).unflatten(1, (points, -1)).sum(2)
@@ -304,9 +304,9 @@ class Numbers(Row):
 
 def test_plans_are_ranked_by_the_return_that_is_expected_and_branch_at_actions() -> None:
     prior, cond, tokenizer = Table(UNIT), tiny.cond(32), Numbers(UNIT)
-    view, numbers = FieldView(1, 1, STRIDE, fields=("action", "return")), torch.arange(float(VOCABULARY))
+    view, numbers = FieldView(1, 1, (STRIDE,), fields=("action", "return")), torch.arange(float(VOCABULARY))
     view.slices = {"action": slice(0, 1), "return": slice(1, 2)}
-    critic = PlannedReturn(Normalizer(1, 1), DISCOUNT, STRIDE)
+    critic = PlannedReturn(Normalizer(1, 1), DISCOUNT, (STRIDE,))
     sampler = Beam(
         *(prior, tokenizer, VOCABULARY, lambda latent, _: tokenizer.points(latent), view, critic, 2),
         beam_width=9,
@@ -348,7 +348,7 @@ def test_candidates_are_among_the_k_likeliest() -> None:
 )
 def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: str, select_every: int | None) -> None:
     lengths, cond = tiny.schedule(schedule), tiny.cond(3)
-    wiring: dict[str, Any] = {"schedule": lengths, "code_dim": 4, "vocabulary": 7, "stride": STRIDE}
+    wiring: dict[str, Any] = {"schedule": lengths, "code_dim": 4, "vocabulary": 7, "stride": STRIDE, "strides": (STRIDE,)}
     wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields"), **wiring)
     wiring["tokenizer"] = None
@@ -381,7 +381,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
 
     tokenizer = Tokens()
     search = Spy(
-        prior, None, 7, None, FieldView(4, 2, STRIDE), None, tiny.HORIZON,
+        prior, None, 7, None, FieldView(4, 2, (STRIDE,)), None, tiny.HORIZON,
         beam_width=4, expansions=3, select_every=select_every, score="likelihood", temperature=3.0,
     )  # fmt: skip
     plan = search(prior, tokenizer, cond, torch.Generator().manual_seed(0))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trajgen.core.protocols import Guide
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.nn.diffusion import noise_levels
@@ -49,7 +50,14 @@ LAYOUT = SimpleNamespace(latent=lambda vectors: vectors)
 
 
 def draw(
-    prior: Any, size: int, width: int = 1, *, seed: int = 0, known_codes: KnownCodes | None = None, **options: Any
+    prior: Any,
+    size: int,
+    width: int = 1,
+    *,
+    seed: int = 0,
+    known_codes: KnownCodes | None = None,
+    guide: Guide | None = None,
+    **options: Any,
 ) -> Tensor:
     """Samples (size, width): each window is one token of this width."""
     tokenizer = SimpleNamespace(
@@ -57,7 +65,8 @@ def draw(
     )
     cond = Cond(state=torch.zeros(size, 1), returns=torch.zeros(size))
     rng = torch.Generator().manual_seed(seed)
-    return DiffusionSampler(prior, None, **options)(prior, tokenizer, cond, rng, known_codes).codes[:, 0].double()
+    sampler = DiffusionSampler(prior, None, **options)
+    return sampler(prior, tokenizer, cond, rng, known_codes, guide).codes[:, 0].double()
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Mean:
@@ -228,6 +237,35 @@ def test_guidance_by_value_tilts_the_distribution() -> None:
     assert x.mean().item() == pytest.approx(mean, abs=0.03)  # four standard errors
     assert x.var().item() == pytest.approx(variance, rel=0.04)
     assert ancestral(1.0, 1000, tilt=1.5) == pytest.approx((1.5, 1.0), abs=0.02)  # and small steps give N(α, 1)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_guide_of_constant_slope_tilts_the_distribution(eta: float) -> None:
+    """N(0, 1) tilted by exp(slope · x_0) is N(slope, 1), whose posterior mean is a x_t + σ² slope."""
+    slope = torch.tensor([1.5, -0.5])
+    plain, tilted = (Exact(gaussian(mean, torch.eye(2))) for mean in (torch.zeros(2), slope))
+    guided = draw(plain, 50, 2, steps=20, eta=eta, guide=lambda codes, cond: slope.expand_as(codes))
+    torch.testing.assert_close(guided, draw(tilted, 50, 2, steps=20, eta=eta), atol=1e-5, rtol=0)
+
+
+def test_a_guide_leads_to_the_optimum_of_a_quadratic_score() -> None:
+    """With -k/2 (x_0 - 2)² and x̂_0 = a x_t of N(0, 1), two steps by hand; stronger guides come closer to 2."""
+    prior = Exact(gaussian(torch.zeros(1), torch.eye(1)), timesteps=2)
+
+    def by_hand(x: float, k: float) -> float:
+        for t, (a, sigma) in zip((1, 0), zip(prior.signal.flip(0), prior.noise.flip(0), strict=True), strict=True):
+            predicted = float(a) * x + float(sigma) ** 2 * k * (2 - float(a) * x)
+            a_less, less = (float(prior.signal[0]), float(prior.noise[0])) if t else (1.0, 0.0)
+            x = a_less * predicted + less / float(sigma) * (x - float(a) * predicted)
+        return x
+
+    ends = []
+    for k in (0.0, 0.2, 0.5, 0.8):
+        guided = draw(prior, 30, steps=2, guide=lambda codes, cond, k=k: -k * (codes - 2))
+        noise = torch.randn(30, 1, 1, generator=torch.Generator().manual_seed(0)).flatten().tolist()
+        torch.testing.assert_close(guided[:, 0], torch.tensor([by_hand(x, k) for x in noise]).double())
+        ends.append(float((guided - 2).abs().mean()))
+    assert ends == sorted(ends, reverse=True) and ends[-1] < 0.5 * ends[0]
 
 
 @pytest.mark.parametrize("schedule", ["squaredcos_cap_v2", "linear", "scaled_linear"])

@@ -117,7 +117,7 @@ def chain_batch() -> Batch:
 def trained(actions: bool) -> Any:
     torch.manual_seed(0)
     critic: Any = ExpectileValue(
-        CHAIN, 0, 1, 1, 1, DISCOUNT, None, Normalizer(CHAIN, 1), actions=actions, expectile=0.98, target_rate=0.5,
+        CHAIN, 0, 1, 1, (1,), DISCOUNT, None, Normalizer(CHAIN, 1), actions=actions, expectile=0.98, target_rate=0.5,
         fourier_frequencies=0,
     )  # fmt: skip
     critic.network = Table(False)
@@ -164,7 +164,7 @@ def walk(count: int, seed: int) -> Batch:
 def test_the_contrast_by_hand_and_what_it_learns() -> None:
     """InfoNCE over both axes; a goal is nearer to the states that it follows sooner, and far behind them."""
     torch.manual_seed(0)
-    critic = TemporalDistance(1, 1, 0.5, embed_dim=4, width=32, fourier_frequencies=1)
+    critic = TemporalDistance(1, 1, 0.5, (1,), embed_dim=4, width=32, fourier_frequencies=1)
     batch = walk(5, 0)
     transitions = batch.transitions
     assert transitions is not None and transitions.goals is not None
@@ -185,7 +185,7 @@ def test_the_contrast_by_hand_and_what_it_learns() -> None:
 
 
 def test_padding_weighs_nothing() -> None:
-    critic = ExpectileValue(CHAIN, 0, 1, 1, 1, DISCOUNT, None, Normalizer(CHAIN, 1))
+    critic = ExpectileValue(CHAIN, 0, 1, 1, (1,), DISCOUNT, None, Normalizer(CHAIN, 1))
     batch = chain_batch()
     transitions = batch.transitions
     assert transitions is not None

@@ -15,6 +15,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from trajgen.core.protocols import Guide
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.samplers.euler import EulerSampler
@@ -36,12 +37,14 @@ def exact(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     return mean + (t * DEVIATION**2 - (1 - t)) / variance * (x - t * mean)
 
 
-def draw(size: int, known_codes: KnownCodes | None = None, **options: Any) -> tuple[Tensor, Tensor]:
+def draw(
+    size: int, known_codes: KnownCodes | None = None, guide: Guide | None = None, velocity: Any = exact, **options: Any
+) -> tuple[Tensor, Tensor]:
     """Noise (size,), and the codes that it is carried to."""
     cond = Cond(state=torch.zeros(size, 1), returns=torch.zeros(size))
-    prior: Any = SimpleNamespace(velocity=exact)
+    prior: Any = SimpleNamespace(velocity=velocity)
     rng = torch.Generator().manual_seed(0)
-    codes = EulerSampler(prior, None, **options)(prior, TOKENIZER, cond, rng, known_codes).codes
+    codes = EulerSampler(prior, None, **options)(prior, TOKENIZER, cond, rng, known_codes, guide).codes
     noise = torch.randn(size, 1, 1, generator=torch.Generator().manual_seed(0))
     return noise.flatten(), codes.flatten()
 
@@ -69,6 +72,20 @@ def test_guidance_goes_beyond_the_condition() -> None:
     guided, twice = draw(50, steps=20, guidance=1.0)[1], draw(50, steps=20)[1]
     shift = draw(50, steps=20, temperature=0.0)[1]  # where the mean alone leads
     torch.testing.assert_close(guided, twice + shift)
+
+
+def of_unit_deviation(mean: float) -> Any:
+    def velocity(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        t = t.view(-1, 1, 1)
+        return mean + (t - (1 - t)) / ((1 - t) ** 2 + t**2) * (x - t * mean)
+
+    return velocity
+
+
+def test_a_guide_of_constant_slope_tilts_the_distribution() -> None:
+    """N(0, 1) tilted by exp(slope · x_1) is N(slope, 1)."""
+    guided = draw(20, guide=lambda codes, cond: torch.full_like(codes, 1.5), velocity=of_unit_deviation(0.0))[1]
+    torch.testing.assert_close(guided, draw(20, velocity=of_unit_deviation(1.5))[1])
 
 
 def test_known_codes_stay() -> None:

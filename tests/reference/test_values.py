@@ -46,7 +46,7 @@ def make(
     normalizer: Normalizer | None = None,
     **options: Any,
 ) -> Any:
-    wiring = {"state_dim": STATE, "action_dim": ACTION, "stride": 1, "goal_state": ()}
+    wiring = {"state_dim": STATE, "action_dim": ACTION, "strides": (1,), "goal_state": ()}
     view = build("view", {"name": "fields", "fields": fields}, **wiring)
     normalizer = normalizer or fitted(len(goal_state))
     return kind(unit, view.features, HORIZON, view, normalizer, goal_state, len(goal_state), **options)

@@ -108,7 +108,7 @@ def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy
 def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
     episode = play(walker, walk_env(Painted), 4, every=3)
     limits = np.full(2, -1.0), np.ones(2)
-    frames = write(tmp_path / "film.gif", episode, every=3, stride=3, limits=limits)
+    frames = write(tmp_path / "film.gif", episode, every=3, limits=limits)
     alone = write(tmp_path / "alone.gif", dataclasses.replace(episode, plans=[]), every=3)
     assert len(frames) == len(alone) == 3 and alone[0].shape[1] < frames[0].shape[1]  # no curves beside it
     assert all((a != b).any() for a, b in pairwise(frames))

@@ -11,6 +11,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
 from trajgen.nn.layers import mlp
+from trajgen.nn.strides import PlanStrides
 
 
 @register("action", "plan")
@@ -68,7 +69,7 @@ class StateInverseDynamics(nn.Module):
         state_dim: S.
         action_dim: A.
         horizon: T.
-        stride: M.
+        strides: M, one or several.
         chunk: H, the steps at which it is trained.
         width: units of each hidden layer.
         depth: linear layers after the first.
@@ -78,6 +79,7 @@ class StateInverseDynamics(nn.Module):
     """
 
     reads_trajectory = True
+    _rows_before: Tensor
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class StateInverseDynamics(nn.Module):
         state_dim: int,
         action_dim: int,
         horizon: int,
-        stride: int,
+        strides: tuple[int, ...],
         chunk: int,
         *,
         width: int = 256,
@@ -99,6 +101,7 @@ class StateInverseDynamics(nn.Module):
                 got=f"view.fields={list(view.slices)}",
                 fix=f"'view.fields=[{','.join([*view.slices, 'state'])}]', or action=plan",
             )
+        stride = strides[0]
         if (horizon - 1) * stride < chunk:
             raise ConfigError(
                 "A chunk ends before the plan's last point.",
@@ -106,18 +109,20 @@ class StateInverseDynamics(nn.Module):
                 got=f"data.chunk={chunk}, data.horizon={horizon}, data.stride={stride}",
                 fix=f"data.horizon={-(-chunk // stride) + 1}",
             )
-        self.view, self.stride, self.plan_steps = view, stride, (horizon - 1) * stride
+        self.view, self.strides, self.plan_steps = view, PlanStrides(strides), (horizon - 1) * stride
         self.state_proj = nn.Linear(state_dim, width)
         self.next_proj = nn.Linear(state_dim, width)
-        self.offset_embed = nn.Embedding(stride, width)
+        self.offset_embed = nn.Embedding(sum(strides), width)
+        self.register_buffer("_rows_before", torch.tensor(strides).cumsum(0) - torch.tensor(strides), persistent=False)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim, depth=depth))
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) in the ``states`` (B, H, S) observed ``offsets`` (B, H) steps into the plan."""
         points = self.view.read(plan.trajectory, "state")  # (B, T, S)
-        index = torch.div(offsets, self.stride, rounding_mode="floor") + 1
+        stride, number = self.strides.of(plan.stride), self.strides.number(plan.stride)
+        index = torch.div(offsets, stride, rounding_mode="floor") + 1
         index = index.clamp(max=points.shape[1] - 1).unsqueeze(-1)
         next_point = points.gather(1, index.expand(-1, -1, points.shape[-1]))
         # The displacement to the next point is more informative than its position.
         hidden = self.state_proj(states) + self.next_proj(next_point - states)
-        return self.network(hidden + self.offset_embed(offsets % self.stride))
+        return self.network(hidden + self.offset_embed(self._rows_before[number] + offsets % stride))

@@ -11,6 +11,7 @@ from trajgen.core.registry import register
 from trajgen.core.types import Plan
 from trajgen.nn.histogram import Histogram
 from trajgen.nn.layers import FourierFeatures, mlp
+from trajgen.nn.strides import PlanStrides
 
 
 @register("action", "latent")
@@ -22,6 +23,7 @@ class LatentInverseDynamics(nn.Module):
         code_dim: C.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
+        strides: at which plans are made, one or several.
         width: units of each hidden layer.
         depth: number of linear layers.
     """
@@ -34,19 +36,20 @@ class LatentInverseDynamics(nn.Module):
         code_dim: int,
         action_dim: int,
         chunk: int,
+        strides: tuple[int, ...],
         *,
         width: int = 256,
         depth: int = 3,
     ) -> None:
         super().__init__()
-        self.chunk = chunk
-        self.network = mlp(latent_length * code_dim, width, chunk * action_dim, depth=depth)
+        self.chunk, self.strides = chunk, PlanStrides(strides)
+        self.network = mlp(latent_length * code_dim, width, len(strides) * chunk * action_dim, depth=depth)
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) at ``offsets`` (B, H) steps into the plan; the states are ignored."""
-        actions = self.network(plan.latent.flatten(1)).unflatten(-1, (self.chunk, -1))  # (B, chunk, A)
-        index = offsets.clamp(max=self.chunk - 1).unsqueeze(-1).expand(-1, -1, actions.shape[-1])
-        return actions.gather(1, index)
+        actions = self.network(plan.latent.flatten(1)).unflatten(-1, (len(self.strides) * self.chunk, -1))
+        rows = self.strides.number(plan.stride) * self.chunk + offsets.clamp(max=self.chunk - 1)
+        return actions.gather(1, rows.unsqueeze(-1).expand(-1, -1, actions.shape[-1]))
 
 
 @register("action", "latent_state")
@@ -61,6 +64,7 @@ class LatentStateInverseDynamics(nn.Module):
         state_dim: S.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
+        strides: at which plans are made, one or several.
         width: units of each hidden layer.
         depth: linear layers after the first.
         fourier_frequencies: Fourier frequencies of each value of the state, for fine control.
@@ -83,6 +87,7 @@ class LatentStateInverseDynamics(nn.Module):
         state_dim: int,
         action_dim: int,
         chunk: int,
+        strides: tuple[int, ...],
         *,
         width: int = 256,
         depth: int = 2,
@@ -110,7 +115,8 @@ class LatentStateInverseDynamics(nn.Module):
         self.latent_proj = nn.Linear(latent_length * code_dim, width)
         self.features = FourierFeatures(state_dim, fourier_frequencies)
         self.state_proj = nn.Linear(self.features.out_features, width)
-        self.offset_embed = nn.Embedding(chunk, width)
+        self.strides = PlanStrides(strides)
+        self.offset_embed = nn.Embedding(len(strides) * chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))
         self.histogram = Histogram(num_bins, bin_limit) if num_bins else None
         self.action_dim, self.chunk, self.temperature = action_dim, chunk, temperature
@@ -141,5 +147,6 @@ class LatentStateInverseDynamics(nn.Module):
     def _predict(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A), or logits (B, H, A, K) of their bins."""
         latent = self.latent_proj(plan.latent.flatten(1)).unsqueeze(1)
-        out = self.network(latent + self.state_proj(self.features(states)) + self.offset_embed(offsets))
+        offset = self.offset_embed(self.strides.number(plan.stride) * self.chunk + offsets)
+        out = self.network(latent + self.state_proj(self.features(states)) + offset)
         return out if self.histogram is None else out.unflatten(-1, (-1, len(self.histogram.centers)))

@@ -315,6 +315,18 @@ class Sampler(Protocol):
         ...
 
 
+Guide = Callable[[Tensor, Cond], Tensor]
+"""From the codes (B, L, C) that a sampler expects in the end, and conditions, to the direction in which they are to move."""
+
+
+@runtime_checkable
+class FollowsGuide(Protocol):
+    """A sampler of continuous codes whose call takes a ``guide`` too (`Guide`; None for none)."""
+
+    follows_guide: bool
+    """Always true."""
+
+
 @runtime_checkable
 class RevisesCodes(Protocol):
     """A sampler that draws the finer scales of plans anew."""

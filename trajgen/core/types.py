@@ -106,7 +106,8 @@ class Batch(Record):
     """A batch of windows on the training device, normalized.
 
     A window holds T points, M environment steps apart; the chunk holds the first H environment steps of the window
-    at full rate. Masks are true on real steps and false on padding.
+    at full rate. Masks are true on real steps and false on padding. Where windows have several strides, M differs
+    between them, and the actions between points are left out: their M is 0.
     """
 
     states: Tensor  # (B, T, S)
@@ -119,6 +120,7 @@ class Batch(Record):
     chunk_mask: Tensor  # (B, H) bool
     goals: Tensor | None = None  # (B, G)
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
+    stride: Tensor | None = None  # (B,) int64, the window's M; None where all have the same
     transitions: Transitions | None = None  # single steps, for a stage that needs them (`Stage.transitions`)
     full_batch: Batch | None = None  # of which this is a share, with several devices or micro-batches
 
@@ -177,7 +179,8 @@ class Batch(Record):
 
     def condition(self) -> Cond:
         """What is known when a plan is made at the window's first point."""
-        return Cond(state=self.states[:, 0], returns=self.returns[:, 0], goal=self.goals, time=self.time)
+        state, returns = self.states[:, 0], self.returns[:, 0]
+        return Cond(state, returns, goal=self.goals, time=self.time, stride=self.stride)
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ class Cond(Record):
     goal: Tensor | None = None  # (B, G)
     cond_mask: Tensor | None = None  # (B,) bool; where false the condition is withheld (dropout, guidance)
     time: Tensor | None = None  # (B,) int64, the step of the episode
+    stride: Tensor | None = None  # (B,) int64, the environment steps between the points of the plan, of several strides
     past: Batch | None = None  # the last P points, the current one among them, for planners that continue a history
 
     def __len__(self) -> int:
@@ -236,6 +240,7 @@ class Plan:
     latent: Tensor  # (B, N, C)
     trajectory: Tensor | None = None  # (B, T, D)
     noise: Tensor | None = None  # (B, H, A), uniform: which of the likely actions are taken, where a head draws them
+    stride: Tensor | None = None  # (B,) int64, environment steps between points, where plans have several strides
 
     def put(self, rows: Tensor, other: Plan) -> None:
         """Replaces some rows by the plans of ``other``, in place."""
@@ -244,6 +249,8 @@ class Plan:
             self.trajectory[rows] = other.trajectory
         if self.noise is not None and other.noise is not None:
             self.noise[rows] = other.noise
+        if self.stride is not None and other.stride is not None:
+            self.stride[rows] = other.stride
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses
 from trajgen.critics.values import transitions_of
 from trajgen.nn.layers import FourierFeatures, mlp
+from trajgen.nn.strides import PlanStrides
 
 
 @register("critic", "temporal_distance")
@@ -28,6 +29,7 @@ class TemporalDistance(nn.Module):
         state_dim: S.
         goal_dim: G.
         goal_radius: of the goals, which have to be positions that data reach.
+        strides: environment steps between the points of a plan, one or several.
         embed_dim: width of φ(s) and ψ(g).
         width: units of each hidden layer.
         depth: linear layers.
@@ -46,6 +48,7 @@ class TemporalDistance(nn.Module):
         state_dim: int,
         goal_dim: int,
         goal_radius: float | None,
+        strides: tuple[int, ...],
         *,
         embed_dim: int = 32,
         width: int = 256,
@@ -61,16 +64,20 @@ class TemporalDistance(nn.Module):
                 got=f"goals of width {goal_dim}, data.goal_radius={goal_radius}",
                 fix="critic=value",
             )
+        self.strides = PlanStrides(strides)
         self.state_features = FourierFeatures(state_dim, fourier_frequencies)
         self.goal_features = FourierFeatures(goal_dim, fourier_frequencies)
         self.state_embed = mlp(self.state_features.out_features, width, embed_dim, depth=depth)
         self.goal_embed = mlp(self.goal_features.out_features, width, embed_dim, depth=depth)
 
     def forward(self, points: Mapping[str, Tensor], cond: Cond) -> Tensor:
-        """Scores (B,) of plans: the mean distance of their states (B, T, S) to the goal, negative."""
+        """Scores (B,) of plans: the mean distance of their states (B, T, S) to the goal, negative.
+
+        Of plans at several strides it is that over the time which all of them cover.
+        """
         if cond.goal is None:
             raise ValueError("a temporal distance needs goals")
-        return -self.distance(points["state"], cond.goal.unsqueeze(1)).mean(1)
+        return -self.strides.mean(self.distance(points["state"], cond.goal.unsqueeze(1)), cond.stride)
 
     def distance(self, states: Tensor, goals: Tensor) -> Tensor:
         """Distances (…) of normalized states (…, S) to goals (…, G), in a unit of their own."""

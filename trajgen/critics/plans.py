@@ -12,6 +12,7 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses
 from trajgen.nn.layers import FourierFeatures, columns, mlp
+from trajgen.nn.strides import PlanStrides
 
 
 class _Untrained(nn.Module):
@@ -38,15 +39,15 @@ class PlannedReturn(_Untrained):
     Args:
         normalizer: of the data.
         discount: per environment step.
-        stride: environment steps between points; a point's reward is their sum.
+        strides: environment steps between points, one or several; a point's reward is their sum.
     """
 
     reads = ("return", "reward")
 
-    def __init__(self, normalizer: Normalizer, discount: float, stride: int) -> None:
+    def __init__(self, normalizer: Normalizer, discount: float, strides: tuple[int, ...]) -> None:
         super().__init__()
         self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module
-        self.discount = discount**stride
+        self.discount, self.strides = discount, PlanStrides(strides)
 
     def forward(self, points: Mapping[str, Tensor], cond: Cond) -> Tensor:
         """The returns (B,) of plans with returns or rewards (B, T, 1)."""
@@ -60,7 +61,9 @@ class PlannedReturn(_Untrained):
         rewards = normalizer.reward.inverse(rewards).squeeze(-1)
         if returns is not None:
             rewards = torch.cat([rewards[:, :-1], returns[:, -1:]], dim=1)
-        return rewards @ (self.discount ** torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype))
+        index = torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype)
+        weights = (self.discount ** self.strides.of(cond.stride)) ** index  # (T,) or (B, T)
+        return rewards @ weights if weights.ndim == 1 else (rewards * weights).sum(1)
 
 
 @register("critic", "length")
@@ -128,6 +131,7 @@ class HorizonCritic(nn.Module):
         state_dim: S.
         goal_dim: G; 0 without goals.
         horizon: T.
+        strides: environment steps between points, one or several.
         width: width W of the tokens.
         depth: number of layers.
         heads: attention heads; must divide the width.
@@ -145,6 +149,7 @@ class HorizonCritic(nn.Module):
         state_dim: int,
         goal_dim: int,
         horizon: int,
+        strides: tuple[int, ...],
         *,
         width: int = 64,
         depth: int = 2,
@@ -163,6 +168,8 @@ class HorizonCritic(nn.Module):
         self.goal_features = FourierFeatures(goal_dim, fourier_frequencies) if goal_dim else None
         self.goal_proj = mlp(self.goal_features.out_features, width, width) if self.goal_features else None
         self.pos_embed = nn.Parameter(torch.randn(horizon, width) * 0.02)
+        self.strides = PlanStrides(strides)
+        self.stride_embed = nn.Embedding(len(strides), width) if len(strides) > 1 else None
         layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
         self.out = nn.Linear(width, 1)
@@ -173,6 +180,8 @@ class HorizonCritic(nn.Module):
         x = self.state_proj(self.features(states)) + self.pos_embed[: states.shape[1]]
         if self.goal_features is not None and self.goal_proj is not None and cond.goal is not None:
             x = x + self.goal_proj(self.goal_features(cond.goal)).unsqueeze(1)
+        if self.stride_embed is not None:
+            x = x + self.stride_embed(self.strides.number(cond.stride))
         return self.out(self.layers(x).mean(1)).squeeze(-1).float()
 
     def loss(self, batch: Batch) -> Losses:

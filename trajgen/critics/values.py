@@ -12,6 +12,7 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Transitions
 from trajgen.nn.layers import FourierFeatures, mlp
+from trajgen.nn.strides import PlanStrides
 from trajgen.nn.target import follow, target_of
 
 
@@ -29,7 +30,7 @@ class ExpectileValue(nn.Module):
         goal_dim: G; 0 without goals.
         action_dim: A.
         chunk: H.
-        stride: environment steps between the points of a plan.
+        strides: environment steps between the points of a plan, one or several.
         discount: per environment step.
         goal_radius: within which a goal is rewarded; None where rewards are the data's own.
         normalizer: of the data.
@@ -56,7 +57,7 @@ class ExpectileValue(nn.Module):
         goal_dim: int,
         action_dim: int,
         chunk: int,
-        stride: int,
+        strides: tuple[int, ...],
         discount: float,
         goal_radius: float | None,
         normalizer: Normalizer,
@@ -78,7 +79,8 @@ class ExpectileValue(nn.Module):
         check_range("critic.further_goals", further_goals, 0, usual=1)
         check_range("critic.current_goals", current_goals, 0, 1, usual=0.2)
         check_range("critic.random_goals", random_goals, 0, 1 - current_goals, usual=0)
-        self.discount, self.stride, self.expectile, self.target_rate = discount, stride, expectile, target_rate
+        self.discount, self.strides = discount, PlanStrides(strides)
+        self.expectile, self.target_rate = expectile, target_rate
         self.jump_weight = jump_weight if goal_radius is not None else 0.0
         self.transitions = GoalSampling(further_goals, current_goals, random_goals)
         self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module
@@ -96,7 +98,8 @@ class ExpectileValue(nn.Module):
         """Scores (B,) of plans: the mean value of their states, less the jumps, in the data's (discounted) units.
 
         With rewards for being at a goal, no path of M environment steps leads from a value v to one above v / γ^M. What
-        a plan's points gain beyond that counts against it ``jump_weight`` times: it passes where nothing can.
+        a plan's points gain beyond that counts against it ``jump_weight`` times: it passes where nothing can. Of plans
+        at several strides the mean value is that over the time which all of them cover.
 
         Args:
             points: states (B, T, S) of the plans.
@@ -105,9 +108,9 @@ class ExpectileValue(nn.Module):
         states = points["state"]
         goals = None if cond.goal is None else cond.goal.unsqueeze(1).expand(-1, states.shape[1], -1)
         values = self.value(states, goals)  # (B, T)
-        scores = values.mean(1)
+        scores = self.strides.mean(values, cond.stride)
         if self.jump_weight and values.shape[1] > 1:
-            gain = self.discount**self.stride * values[:, 1:] - values[:, :-1]
+            gain = self.discount ** self.strides.of(cond.stride) * values[:, 1:] - values[:, :-1]
             scores = scores - self.jump_weight * gain.clamp(min=0).mean(1)
         return scores
 

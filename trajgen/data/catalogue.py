@@ -100,6 +100,7 @@ def facts(task: Task) -> dict[str, str]:
     goals = "" if data.goals == "none" else f"; goals: {data.goals}"
     if data.resets:
         goals += f", {len(data.resets)} fixed for the evaluation"
+    strides = " or ".join(map(str, data.strides))
     limit = f", at most {data.max_episode_steps} steps" if data.max_episode_steps else ""
     lines = {
         "what": task.what,
@@ -108,7 +109,7 @@ def facts(task: Task) -> dict[str, str]:
         "train": task.train,
         **{f"with {recipe}": " ".join(words) for recipe, words in task.recipes.items()},
         "environment": task.eval_env + limit,
-        "windows": f"{data.horizon} points, {data.stride} steps apart; actions of {data.chunk} steps{goals}",
+        "windows": f"{data.horizon} points, {strides} steps apart; actions of {data.chunk} steps{goals}",
         "returns": f"discount {data.discount:g}, power {data.return_power:g}",
         "return_target": about.return_target,
         "reward": about.reward,

@@ -97,8 +97,8 @@ class DataOptions:
 
     horizon: int = 32
     """T, points in a window."""
-    stride: int = 8
-    """M, environment steps between points."""
+    stride: int | tuple[int, ...] = 8
+    """M, environment steps between points; of several, as [4, 8, 16], each window has one, and so has each plan."""
     chunk: int = 8
     """H, environment steps at full rate from the window's start."""
     max_padding: float = 0.5
@@ -157,13 +157,21 @@ class DataOptions:
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Returns of the normalized scores 0 and 100, by name; before the environment's."""
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of windows, one or several."""
+        return self.stride if isinstance(self.stride, tuple) else (self.stride,)
+
     def __post_init__(self) -> None:
         def require(holds: bool, name: str, expected: str) -> None:
             _require(holds, name, getattr(self, name), expected)
 
-        for name in ("horizon", "stride", "chunk", "max_episode_steps"):
+        for name in ("horizon", "chunk", "max_episode_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, "a whole number of at least 1")
+        increasing = all(low < high for low, high in zip((0, *self.strides), self.strides, strict=False))
+        reason = "a whole number of at least 1, or several in increasing order"
+        require(bool(self.strides) and increasing, "stride", reason)
         for name in ("max_padding", "relabel_ratio", "val_fraction"):
             require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
         require(0 < self.top_fraction <= 1, "top_fraction", "more than 0 and at most 1, which is all of them")

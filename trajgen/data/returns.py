@@ -9,7 +9,6 @@ import numpy as np
 
 from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import drop_pages
-from trajgen.data.options import DataOptions
 
 NEGLIGIBLE = 1e-3
 """Discount below which a reward is left out."""
@@ -45,15 +44,15 @@ def episode_returns(episodes: Episodes) -> np.ndarray:
     return returns
 
 
-def strides_ahead(episodes: Episodes, options: DataOptions) -> int:
+def strides_ahead(episodes: Episodes, stride: int, discount: float) -> int:
     """How many strides a return-to-go looks ahead: until rewards are negligible, or the longest episode ends."""
     longest = int(episodes.lengths.max())
-    steps = math.log(NEGLIGIBLE) / math.log(options.discount) if options.discount < 1 else math.inf
-    return math.ceil(min(longest, steps) / options.stride)
+    steps = math.log(NEGLIGIBLE) / math.log(discount) if discount < 1 else math.inf
+    return math.ceil(min(longest, steps) / stride)
 
 
-def stride_discounts(options: DataOptions, ahead: int) -> np.ndarray:
-    """Weights (strides, T) of the reward of each stride in the return-to-go of each point."""
-    lag = np.arange(options.horizon + ahead - 1)[:, None] - np.arange(options.horizon)
-    weights = options.discount ** (options.stride * lag.astype(float))
+def stride_discounts(points: int, stride: int, discount: float, ahead: int) -> np.ndarray:
+    """Weights (strides, points) of the reward of each stride in the return-to-go of each point."""
+    lag = np.arange(points + ahead - 1)[:, None] - np.arange(points)
+    weights = discount ** (stride * lag.astype(float))
     return np.where((lag >= 0) & (lag < ahead), weights, 0.0).astype(np.float32)

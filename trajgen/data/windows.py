@@ -17,6 +17,7 @@ from trajgen.data.columns import Columns, Mapped, Resident
 from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import is_mapped
 from trajgen.data.options import DataOptions
+from trajgen.data.starts import window_counts
 from trajgen.data.returns import returns_to_go, stride_discounts, strides_ahead
 from trajgen.data.transfer import BatchesAhead
 
@@ -32,7 +33,8 @@ class Windows:
 
     Shapes: B batch, T points, H chunk, W windows. A window starts at any step from which at most the share
     ``max_padding`` of its points lies beyond a timeout. The final observation of an episode is a real point,
-    with an action and a reward of zero.
+    with an action and a reward of zero. Of several strides, a window is a start and one of them; larger ones fit at
+    fewer starts.
 
     Args:
         episodes: the data.
@@ -61,7 +63,7 @@ class Windows:
         def at_home(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(home)
 
-        self._count, self._before = _window_counts(episodes, options, home)
+        self._count, self._before = window_counts(episodes, options, home)
         self._first, self._last = at_home(episodes.starts), at_home(episodes.ends)  # (E,)
         self._terminated = at_home(episodes.terminated)  # (E,)
         self._absorbs = self._terminated & options.absorbing_terminals  # (E,)
@@ -70,18 +72,24 @@ class Windows:
             fields["goals"], self._goal_ends = episodes.goals, at_home(_goal_ends(episodes))
         if episodes.achieved is not None:
             fields["achieved"] = episodes.achieved
-        self._points = torch.arange(options.horizon, device=home) * options.stride
+        self._strides = torch.tensor(options.strides, device=home)
+        self._points = torch.arange(options.horizon, device=home) * self._strides.unsqueeze(1)  # (strides, T)
         self._chunk = torch.arange(options.chunk, device=home)
-        strides = options.horizon
+        self._action_dim = episodes.space.action_dim
+        # Points of all strides lie on a grid, for which rewards are summed once.
+        self._grid = math.gcd(*options.strides)
+        cells = options.horizon * options.strides[-1] // self._grid
         if options.goal_radius is None:
             fields["returns"] = returns_to_go(episodes, options.discount)
         else:
-            ahead = strides_ahead(episodes, options)
-            strides += ahead - 1
-            self._step_discounts = options.discount ** torch.arange(options.stride, device=home)
-            self._stride_discounts = at_home(stride_discounts(options, ahead))
-        self._ahead = torch.arange(strides * options.stride, device=home)
-        stretches = {"actions": options.horizon * options.stride, "rewards": len(self._ahead)}
+            ahead = strides_ahead(episodes, self._grid, options.discount)
+            self._step_discounts = options.discount ** torch.arange(self._grid, device=home)
+            self._stride_discounts = at_home(stride_discounts(cells, self._grid, options.discount, ahead))
+            cells += ahead - 1
+        self._ahead = torch.arange(cells * self._grid, device=home)
+        stretches = {"rewards": len(self._ahead)}
+        if len(options.strides) == 1:
+            stretches["actions"] = options.horizon * options.strides[0]
         if "achieved" in fields:
             stretches["achieved"] = len(self._ahead) + 1
         self._fields: Columns = Mapped(fields, stretches) if is_mapped(episodes) else Resident(fields, home, stretches)
@@ -122,7 +130,7 @@ class Windows:
             ConfigError: if there are none.
         """
         windows = copy(self)
-        windows._count, windows._before = _window_counts(episodes, self.options, self._home, val=True)
+        windows._count, windows._before = window_counts(episodes, self.options, self._home, val=True)
         windows._open()
         return windows
 
@@ -162,8 +170,9 @@ class Windows:
         """A batch where the data lie, in their own units."""
         options, random = self.options, self.generator
         window = torch.randint(self._count, (size,), generator=random, device=self._home)
-        episode = torch.searchsorted(self._before, window, right=True) - 1
-        time = window - self._before[episode]
+        place = torch.searchsorted(self._before, window, right=True) - 1
+        episode, time = place % len(self._first), window - self._before[place]
+        number = place // len(self._first) if len(options.strides) > 1 else None  # of the window's stride
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
         turn = self._goal_end(row) if "goals" in self._names else end
         goal = self._goal(row, turn, random)
@@ -176,23 +185,23 @@ class Windows:
         if options.absorbing_goals and "goals" in self._names:
             absorbs, end = absorbs | (turn < end), end.minimum(turn)
 
-        points, chunk = row + self._points, row + self._chunk  # (B, T), (B, H)
+        offsets = self._points if number is None else self._points[number]
+        points, chunk = row + offsets, row + self._chunk  # (B, T), (B, H)
         at, along = points.minimum(end), chunk.minimum(end)
         is_step = row + self._ahead < end  # (B, steps ahead)
-        actions = self._fields.from_each("actions", row[:, 0])  # (A, B, T * M)
-        actions = actions.mul_(is_step[:, : actions.shape[-1]]).movedim(0, -1)  # (B, T * M, A)
         if near is None:
             rewards = self._fields.from_each("rewards", row[:, 0])[0] * is_step  # (B, steps ahead)
             returns = self._fields.at("returns", at)
         else:
             rewards = (near & is_step).to(torch.float32)
-            strides = rewards.unflatten(1, (-1, options.stride)) @ self._step_discounts
-            returns = strides @ self._stride_discounts  # (B, T)
+            cells = rewards.unflatten(1, (-1, self._grid)) @ self._step_discounts
+            returns = cells @ self._stride_discounts  # (B, T), or of several strides at all points of the grid
+            returns = returns if number is None else returns.gather(1, offsets // self._grid)
 
         return Batch(
             states=self._fields.at("states", at),
-            actions=actions.unflatten(1, (-1, options.stride)),
-            rewards=rewards.unflatten(1, (-1, options.stride)).sum(2)[:, : options.horizon],
+            actions=self._actions(row[:, 0], is_step),
+            rewards=self._rewards(rewards, number),
             returns=returns,
             mask=(points <= end) | absorbs,
             chunk_states=self._fields.at("states", along),
@@ -200,8 +209,26 @@ class Windows:
             chunk_mask=chunk < end,
             goals=goal,
             time=time,
+            stride=None if number is None else self._strides[number],
             transitions=self._transitions(episode, row, goal, random),
         )
+
+    def _actions(self, row: Tensor, is_step: Tensor) -> Tensor:
+        """The actions (B, T, M, A) from each point to the next from ``row`` (B,) on; of several strides M is 0."""
+        if len(self._strides) > 1:
+            return torch.zeros(len(row), self.options.horizon, 0, self._action_dim, device=self._home)
+        actions = self._fields.from_each("actions", row)  # (A, B, T * M)
+        actions = actions.mul_(is_step[:, : actions.shape[-1]]).movedim(0, -1)  # (B, T * M, A)
+        return actions.unflatten(1, (self.options.horizon, -1))
+
+    def _rewards(self, rewards: Tensor, number: Tensor | None) -> Tensor:
+        """The sums (B, T) of rewards (B, steps ahead) from each point to the next, of strides of these numbers (B,)."""
+        cells = rewards.unflatten(1, (-1, self._grid)).sum(2)
+        if number is None:
+            return cells[:, : self.options.horizon]
+        before = torch.nn.functional.pad(cells.cumsum(1), (1, 0))
+        first, after = (offsets // self._grid for offsets in (self._points, self._points + self._strides.unsqueeze(1)))
+        return before.gather(1, after[number]) - before.gather(1, first[number])
 
     def _transitions(
         self, episode: Tensor, row: Tensor, goal: Tensor | None, random: torch.Generator
@@ -235,8 +262,8 @@ class Windows:
         shape = (len(row), sampling.goals)
         choice, later = torch.rand(2, *shape, generator=random, device=self._home)
         window = torch.randint(self._count, shape, generator=random, device=self._home)
-        episode = torch.searchsorted(self._before, window, right=True) - 1
-        anywhere = self._first[episode] + window - self._before[episode] + 1
+        place = torch.searchsorted(self._before, window, right=True) - 1
+        anywhere = self._first[place % len(self._first)] + window - self._before[place] + 1
         left = last - row - 1  # beyond the first step
         steps = later * (left + 1)  # uniform, where nothing is discounted
         if self.options.discount < 1:
@@ -300,60 +327,6 @@ def _home(episodes: Episodes, device: torch.device) -> torch.device:
     size = sum(values.nbytes for values in vars(episodes).values() if isinstance(values, np.ndarray))
     free, _ = torch.cuda.mem_get_info(device)
     return device if size <= free / 2 else HOST
-
-
-def _window_counts(
-    episodes: Episodes, options: DataOptions, device: torch.device, *, val: bool = False
-) -> tuple[int, Tensor]:
-    """How many windows there are, and before each episode (E,); those of an episode start at its first steps.
-
-    They are those of the training or of the validation episodes that belong to the ``top_fraction``.
-    """
-    horizon, stride = options.horizon, options.stride
-    longest = int(episodes.lengths.max())
-    if (horizon - 1) * stride > longest:
-        fixes = [f"data.stride={longest // (horizon - 1)}"] if longest >= horizon - 1 else []
-        fixes.append(f"data.horizon={longest // stride + 1}")
-        raise ConfigError(
-            "A window must fit into at least one episode.",
-            expected=f"at most {longest} steps, the longest episode of data set {episodes.name!r}",
-            got=f"{(horizon - 1) * stride} steps: data.horizon={horizon} points, data.stride={stride} apart",
-            fix=" or ".join(fixes),
-        )
-    # Of the T points at most T * max_padding lie beyond a timeout: the last of the others must not.
-    inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
-    before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
-    count = np.where(episodes.terminated, episodes.lengths, before_timeout)
-    is_used = (val_episodes(len(episodes), options.val_fraction) == val) & _top(episodes, options.top_fraction)
-    count = np.where(is_used, count, 0)
-    if not count.sum():
-        raise ConfigError(
-            "There are no windows to train on, or none for validation.",
-            got=f"data.val_fraction={options.val_fraction} data.top_fraction={options.top_fraction} "
-            f"of {len(episodes)} episodes",
-            fix="data.val_fraction=0, data.top_fraction=1, or other shares",
-        )
-    return int(count.sum()), torch.from_numpy(np.cumsum(count) - count).to(device)
-
-
-def val_episodes(episodes: int, share: float) -> np.ndarray:
-    """The validation episodes (E,), spread over the data at random; at least one for any share above 0."""
-    is_val = np.zeros(episodes, dtype=bool)
-    if share:
-        is_val[np.random.default_rng(0).permutation(episodes)[: max(1, round(share * episodes))]] = True
-    return is_val
-
-
-def _top(episodes: Episodes, share: float) -> np.ndarray:
-    """The episodes (E,) with the highest sums of rewards, as many as it takes for this share of the steps."""
-    if share == 1:
-        return np.ones(len(episodes), dtype=bool)
-    sums = np.add.reduceat(episodes.rewards, episodes.starts, dtype=np.float64)  # the last rows have zero rewards
-    best_first = np.argsort(-sums, kind="stable")
-    steps_before = np.cumsum(episodes.lengths[best_first]) - episodes.lengths[best_first]
-    is_top = np.zeros(len(episodes), dtype=bool)
-    is_top[best_first[steps_before < share * episodes.steps - 1e-6]] = True
-    return is_top
 
 
 def _goal_ends(episodes: Episodes) -> np.ndarray:

@@ -98,7 +98,7 @@ def evaluate(
         figures["data_returns"] = returns
     with nullcontext(out) if contents(out) else new_folder(out) as place:
         write_json(place / "evaluation.json", plain(figures))
-        seed, stride = config.evaluation.seed, config.data.stride
+        seed, stride = config.evaluation.seed, config.data.strides[0]
         plots = draw_run(place, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
         write_summary(folder, place, config, figures, plots)
     print_evaluation(figures, console)

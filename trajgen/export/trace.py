@@ -29,7 +29,8 @@ def traced(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         raise ConfigError(
             "A compiled or exported plan takes no gradients, and no step of it depends on a value.",
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}",
-            fix="policy.backend=eager; where the sampler is guided by a gradient, sampler.value_scale=0",
+            fix="policy.backend=eager; where the sampler is guided by a gradient, sampler.value_scale=0 or "
+            "sampler.critic_guidance=0",
         ) from error
 
 

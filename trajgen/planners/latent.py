@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class LatentPlanner(nn.Module):
             needed = slice(None) if end_to_end else rows
             generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]), decode=end_to_end)
         if trains_head:
-            plan = generated if end_to_end else Plan(encoding.codes, encoding.latent, x)
+            plan = generated if end_to_end else Plan(encoding.codes, encoding.latent, x, stride=cond.stride)
             losses["inverse"] = inverse_loss(self.action, batch, plan)
             total = total + self.inverse_weight * losses["inverse"]
         if self.condition_weight:
@@ -176,7 +177,7 @@ class LatentPlanner(nn.Module):
         with torch.no_grad():
             x, cond = self.view(batch), self.condition(batch)
             encoding = self.tokenizer.encode(x)
-            plan = Plan(encoding.codes, encoding.latent, x)
+            plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride)
             if self.end_to_end:
                 _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
                 plan = self._generated(prediction, cond, decode=True)
@@ -194,7 +195,8 @@ class LatentPlanner(nn.Module):
             codes = self._relaxed_codes(self.prior.logits(inputs, cond))
         ids = codes if self.tokenizer.vocabulary is None else codes.argmax(-1)
         latent = layout.latent(self.tokenizer.vectors(codes))
-        return Plan(ids, latent, self.decoder(latent, cond) if decode and self.action.reads_trajectory else None)
+        trajectory = self.decoder(latent, cond) if decode and self.action.reads_trajectory else None
+        return Plan(ids, latent, trajectory, stride=cond.stride)
 
     def _relaxed_codes(self, prediction: Tensor) -> Tensor:
         """One-hot samples (B, L, V) with the gradient of a softmax; continuous codes (B, L, C) as they are."""
@@ -246,14 +248,16 @@ class LatentPlanner(nn.Module):
 
     def _completed(self, plan: Plan, cond: Cond, rng: Generator | None, decode: bool) -> Plan:
         """The plan with what acting needs beside its codes."""
+        cond = replace(cond, stride=plan.stride)
         trajectory = self.decoder(plan.latent, cond) if decode or self.action.reads_trajectory else None
-        return Plan(plan.codes, plan.latent, trajectory, action_noise(self.action, cond, rng))
+        return replace(plan, trajectory=trajectory, noise=action_noise(self.action, cond, rng))
 
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
         """The plan decoded after each scale, coarse to fine; after some of them where there are many."""
         schedule: ScaleSchedule = self.tokenizer.schedule
         picked = {round((k + 1) * schedule.scales / MAX_REFINEMENTS) - 1 for k in range(MAX_REFINEMENTS)} | {0}
+        cond = replace(cond, stride=plan.stride)
         vectors, partial_latent = self.tokenizer.vectors(plan.codes), self.tokenizer.layout.start(len(cond))
         decoded = {}
         for k, span in enumerate(schedule.spans):

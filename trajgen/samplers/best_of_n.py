@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,17 +11,18 @@ from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.pairing import check_pair, fitting_samplers, needs
-from trajgen.core.protocols import Critic, Decoder, Tokenizer
+from trajgen.core.protocols import Critic, Decoder, FollowsGuide, Tokenizer
 from trajgen.core.registry import build, component, register, spec
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary
-from trajgen.samplers.scoring import PlanScore
+from trajgen.samplers.scoring import PlanScore, gradient
 
 
 @register("sampler", "best_of_n")
 class BestOfN:
     """Draws n plans in one batch and keeps the one that is worth most by the critic (arXiv 2503.00535).
 
+    Of plans at several strides, the candidates take turns at them, so that the critic chooses how far ahead is planned.
     The candidates are drawn by another sampler, so that they may be codes or continuous. Costs one plan for B · n
     conditions, their decoding and the critic. Where a plan is already conditioned on a return, expect no gain from
     choosing by that return (critic=return).
@@ -30,12 +33,15 @@ class BestOfN:
         decoder: latent to trajectory.
         view: features of a window.
         critic: what plans are worth.
+        strides: at which plans are drawn, one or several.
         n: plans drawn for each condition.
         draws: the sampler that draws them; null for the usual one of the prior.
         temperature: of the draws, an option of that sampler as are the next two; null for its default.
         guidance: weight of classifier-free guidance; null for its default.
         steps: of denoising or of a flow; null for its default.
         likely_fraction: fraction of the candidates, the likeliest, among which one is chosen; 1 for all. Needs codes.
+        critic_guidance: weight w of the critic's gradient while continuous codes are drawn, which favors plans by
+            exp(w · score); 0 leaves it out. Needs a prior of diffusion or flow.
 
     Raises:
         ConfigError: for a view without what the critic reads, an option that the drawing sampler does not have, or one
@@ -49,6 +55,7 @@ class BestOfN:
         decoder: Decoder,
         view: Any,
         critic: Critic,
+        strides: tuple[int, ...],
         *,
         n: int = 8,
         draws: str | None = None,
@@ -56,8 +63,11 @@ class BestOfN:
         guidance: float | None = None,
         steps: int | None = None,
         likely_fraction: float = 1.0,
+        critic_guidance: float = 0.0,
     ) -> None:
         require("n", n, n >= 1, "a whole number of at least 1", "sampler.n=8, or sampler=temperature for one plan")
+        expected = f"at least {len(strides)}, one at each of data.stride={list(strides)}"
+        require("n", n, n >= len(strides), expected, f"sampler.n={len(strides)}")
         holds = 0 < likely_fraction <= 1
         require("likely_fraction", likely_fraction, holds, "more than 0 and at most 1", "sampler.likely_fraction=1")
         discrete = vocabulary is not None
@@ -78,7 +88,14 @@ class BestOfN:
                 got=f"sampler.likely_fraction={likely_fraction} with draws by {name}",
                 fix="sampler.likely_fraction=1",
             )
-        self.n, self.decoder, self.critic = n, decoder, critic
+        if critic_guidance and not isinstance(self.sampler, FollowsGuide):
+            raise ConfigError(
+                "A critic's gradient guides plans that are denoised, or moved along a flow; codes are chosen among.",
+                got=f"sampler.critic_guidance={critic_guidance} with draws by {name}",
+                fix="sampler.critic_guidance=0 with a larger sampler.n, or recipe=dv",
+            )
+        self.critic_guidance = critic_guidance
+        self.n, self.decoder, self.critic, self.strides = n, decoder, critic, strides
         self.likely = max(1, round(likely_fraction * n))
         self.score = PlanScore(critic, view)
 
@@ -97,11 +114,16 @@ class BestOfN:
             return values.repeat_interleave(self.n, 0)
 
         candidate_cond = cond.map(repeat)
+        if len(self.strides) > 1:
+            strides = torch.tensor(self.strides, device=cond.state.device)
+            candidate_cond = replace(candidate_cond, stride=strides.repeat(self.n)[: self.n].repeat(len(cond)))
         if known_codes is not None:
             known_codes = KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask), known_codes.tokens)
         arguments = (prior, tokenizer, candidate_cond, rng, known_codes)
         if self.likely < self.n:
             candidates, likelihood = self.sampler.with_likelihood(*arguments)
+        elif self.critic_guidance:
+            candidates, likelihood = self.sampler(*arguments, guide=partial(self._guide, tokenizer)), None
         else:
             candidates, likelihood = self.sampler(*arguments), None
         scores = self.score(self.decoder(candidates.latent, candidate_cond), candidate_cond).view(len(cond), self.n)
@@ -110,4 +132,14 @@ class BestOfN:
             least = likelihood.topk(self.likely, dim=1).values[:, -1:]
             scores = scores.masked_fill(likelihood < least, -torch.inf)
         rows = scores.argmax(1) + torch.arange(len(cond), device=scores.device) * self.n
-        return Plan(candidates.codes[rows], candidates.latent[rows])
+        stride = None if candidate_cond.stride is None else candidate_cond.stride[rows]
+        return Plan(candidates.codes[rows], candidates.latent[rows], stride=stride)
+
+    def _guide(self, tokenizer: Tokenizer, codes: Tensor, cond: Cond) -> Tensor:
+        """w times the gradient of the score by the codes (B, L, C)."""
+
+        def score(codes: Tensor, cond: Cond) -> Tensor:
+            latent = tokenizer.layout.latent(tokenizer.vectors(codes))
+            return self.score(self.decoder(latent, cond), cond)
+
+        return self.critic_guidance * gradient(score, codes, cond)

@@ -9,9 +9,11 @@ import torch
 from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import Guide
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.nn.diffusion import noise_levels
+from trajgen.samplers.scoring import gradient
 
 
 @register("sampler", "diffusion")
@@ -39,6 +41,7 @@ class DiffusionSampler:
             guide, or an option out of range.
     """
 
+    follows_guide = True
     needs = ("denoise", "timesteps", "beta_schedule")
 
     def __init__(
@@ -75,8 +78,14 @@ class DiffusionSampler:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
+        guide: Guide | None = None,
     ) -> Plan:
-        """Codes (B, L, C) and their latent for the conditions (B, ·); known codes stay as they are."""
+        """Codes (B, L, C) and their latent for the conditions (B, ·); known codes stay as they are.
+
+        A guide moves what is expected behind the noise by its direction times 1 - ᾱ, the variance that standardized
+        codes still have there: for one that is the gradient of a score, exp(score) tilts the distribution of codes
+        (without a pass back through the prior, as in arXiv 2311.16424).
+        """
         shape = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim)
         device = cond.state.device
 
@@ -86,12 +95,13 @@ class DiffusionSampler:
         x = noise() if known_codes is None else known_codes.into(noise())
         cfg_cond = cond.cfg_batch() if self.guidance else cond
         for t, variance in self._steps:
-            level = torch.full((len(cfg_cond),), t, device=device)
-            predicted = self._predict(prior.denoise, x, level, cfg_cond)
+            predicted = self._predict(prior.denoise, x, _level(t, cfg_cond), cfg_cond)
+            if guide is not None:
+                predicted = predicted + (1 - float(self._scheduler.alphas_cumprod[t])) * guide(predicted, cond)
             added = noise() if self.eta else None
             following: Tensor = self._scheduler.step(predicted, t, x, eta=self.eta, variance_noise=added).prev_sample
             if self.value_scale and variance:
-                uphill = gradient(prior.value, x, level[: len(cond)], cond)
+                uphill = gradient(lambda x, cond, t=t: prior.value(x, _level(t, cond), cond), x, cond)
                 following = following + self.value_scale * variance * uphill
             x = following if known_codes is None else known_codes.into(following)
         return Plan(x, tokenizer.layout.latent(tokenizer.vectors(x)))
@@ -104,15 +114,9 @@ class DiffusionSampler:
         return seeing + self.guidance * (seeing - blind)
 
 
-def gradient(value: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-    """The gradient (B, L, C) of values (B,) by the codes x (B, L, C).
-
-    Works wherever it is called from: what was made in inference mode, as plans are, has to be copied out of it.
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.clone().requires_grad_()
-        (uphill,) = torch.autograd.grad(value(x, t.clone(), cond.map(torch.clone)).sum(), x)
-    return uphill
+def _level(t: int, cond: Cond) -> Tensor:
+    """The noise level t for each condition (B,)."""
+    return torch.full((len(cond),), t, device=cond.state.device)
 
 
 def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None:

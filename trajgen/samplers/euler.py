@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import HasVelocity, Tokenizer
+from trajgen.core.protocols import Guide, HasVelocity, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 
@@ -31,6 +31,7 @@ class EulerSampler:
         ConfigError: for discrete codes, or an option out of range.
     """
 
+    follows_guide = True
     needs = ("velocity",)
 
     def __init__(
@@ -61,8 +62,13 @@ class EulerSampler:
         cond: Cond,
         rng: Generator | None = None,
         known_codes: KnownCodes | None = None,
+        guide: Guide | None = None,
     ) -> Plan:
-        """Codes (B, L, C) and their latent for the conditions (B, ·); known codes stay as they are."""
+        """Codes (B, L, C) and their latent for the conditions (B, ·); known codes stay as they are.
+
+        A guide moves the codes x + (1 - t) v that the velocity leads to by its direction times (1 - t)² / ((1 - t)² + t²),
+        the variance that standardized codes still have at x; see `trajgen.samplers.diffusion`.
+        """
         shape, device = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim), cond.state.device
         cfg_cond = cond.cfg_batch() if self.guidance else cond
 
@@ -77,5 +83,9 @@ class EulerSampler:
                 velocity = conditional + self.guidance * (conditional - unconditional)
             else:
                 velocity = prior.velocity(x, t, cond)
+            if guide is not None:
+                left = 1 - step / self.steps
+                end = x + left * velocity
+                velocity = velocity + left / (left**2 + (1 - left) ** 2) * guide(end, cond)
             x = with_known(x + velocity / self.steps)
         return Plan(x, tokenizer.layout.latent(tokenizer.vectors(x)))

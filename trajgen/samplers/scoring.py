@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Critic
 from trajgen.core.types import Cond
+
+
+def gradient(value: Callable[[Tensor, Cond], Tensor], x: Tensor, cond: Cond) -> Tensor:
+    """The gradient (B, L, C) of values (B,) by the codes x (B, L, C).
+
+    Works wherever it is called from: what was made in inference mode, as plans are, has to be copied out of it.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.clone().requires_grad_()
+        (uphill,) = torch.autograd.grad(value(x, cond.map(torch.clone)).sum(), x)
+    return uphill
 
 
 class PlanScore:

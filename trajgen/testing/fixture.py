@@ -151,6 +151,8 @@ class Fixture:
         def randn(*shape: int) -> Tensor:
             return torch.randn(size, *shape, generator=generator)
 
+        strides = torch.tensor(window.strides)
+        stride = None if len(strides) == 1 else strides[torch.arange(size) % len(strides)]
         mask = torch.ones(size, window.horizon, dtype=torch.bool)
         chunk_mask = torch.ones(size, window.chunk, dtype=torch.bool)
         if padded:
@@ -161,7 +163,7 @@ class Fixture:
         end_positions = states[:, -1, list(GOAL_STATE)]
         batch = Batch(
             states=states,
-            actions=randn(window.horizon, window.stride, SPACE.action_dim),
+            actions=randn(window.horizon, window.strides[0] if stride is None else 0, SPACE.action_dim),
             rewards=randn(window.horizon),
             returns=randn(window.horizon),
             mask=mask,
@@ -170,6 +172,7 @@ class Fixture:
             chunk_mask=chunk_mask,
             goals=end_positions if goals else None,
             time=torch.arange(size),
+            stride=stride,
         )
         further = torch.stack([end_positions, randn(SPACE.goal_dim)], dim=1)
         transitions = Transitions(
@@ -336,7 +339,7 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
                 got=f"data.{option}={options[option]}",
                 fix=nearest(option, WINDOW_OPTIONS),
             )
-    return options
+    return {option: tuple(value) if isinstance(value, list) else value for option, value in options.items()}
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:

@@ -59,14 +59,15 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
             fix="data.env_id=ID; 'trajgen plot what=plans' needs none",
         )
     with console.status("playing the episode"):
-        episode = play(run.policy, env, request.seed, steps=request.steps, every=request.every)
+        stride = run.config.data.strides[0]
+        episode = play(run.policy, env, request.seed, steps=request.steps, every=request.every, stride=stride)
     if not episode.plans:
         planner = run.config.components["planner"]["name"]
         console.print(f"Planner '{planner}' makes no plans of states: the film shows the episode alone.", markup=False)
     with console.status("drawing"):
-        stride, limits = run.config.data.stride, None if env.walls is not None or run.data is None else run.data.limits
+        limits = None if env.walls is not None or run.data is None else run.data.limits
         every, rate = request.every, request.rate
-        count = write_film(path, episode, every=every, rate=rate, walls=env.walls, stride=stride, limits=limits)
+        count = write_film(path, episode, every=every, rate=rate, walls=env.walls, limits=limits)
     text = f"return {episode.rewards.sum():.1f} in {len(episode.rewards)} steps, {count} frames: {path}"
     console.print(text, markup=False, soft_wrap=True, highlight=False)
 
@@ -78,6 +79,7 @@ class TimedPlan:
     step: int
     scales: list[NDArray[np.float32]]
     drawn: tuple[int, int] | None = None  # the numbers of the first and the last scale that were drawn, from 1
+    stride: int = 1  # environment steps between points
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,17 @@ class FrameRecorder(gymnasium.Wrapper):
 
 
 def play(
-    policy: RecedingHorizonPolicy, eval_env: EvalEnv, seed: int, *, steps: int | None = None, every: int = 4
+    policy: RecedingHorizonPolicy,
+    eval_env: EvalEnv,
+    seed: int,
+    *,
+    steps: int | None = None,
+    every: int = 4,
+    stride: int = 1,
 ) -> PlayedEpisode:
     """Plays one episode of at most ``steps``, and renders each ``every``-th where there is no map.
+
+    Points of plans that do not name their stride are ``stride`` steps apart.
 
     Raises:
         ConfigError: if the environment cannot be rendered on this machine; before anything is played.
@@ -156,7 +166,8 @@ def play(
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
         step = number * policy.replan_interval if cond.time is None else int(cond.time[0])
         drawn = (first + 1, planner.tokenizer.schedule.scales) if policy.options.revise is not None else None
-        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn))
+        apart = stride if plan.stride is None else int(plan.stride[0])
+        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn, apart))
     plans = [plan for plan in plans if plan.scales]
     frames = env.frames if isinstance(env, FrameRecorder) else []
     return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
@@ -196,7 +207,6 @@ def write_film(
     every: int,
     rate: float,
     walls: Walls | None = None,
-    stride: int = 1,
     limits: Limits | None = None,
 ) -> int:
     """Draws an episode over the map, or as rendered with its states and the planned ones beside it, into a film.
@@ -206,7 +216,6 @@ def write_film(
         episode: with positions as its first two states where there are walls, else with rendered frames.
         every: steps of the episode between frames.
         rate: frames per second.
-        stride: steps between the points of a plan.
 
     Returns:
         How many frames there are.
@@ -221,7 +230,7 @@ def write_film(
         if walls is not None:
             ax, update = _map_view(figure, episode, walls)
         else:
-            ax, update = _scene_view(figure, episode, every, stride, limits)
+            ax, update = _scene_view(figure, episode, every, limits)
         with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
             for step in steps:
                 title = f"step {step:4d}   return {returns[step]:.1f}"
@@ -294,9 +303,7 @@ def draw_raster(ax: Any, episode: PlayedEpisode) -> list[Any]:
     return handles
 
 
-def _scene_view(
-    figure: Figure, episode: PlayedEpisode, every: int, stride: int, limits: Limits | None
-) -> tuple[Any, Update]:
+def _scene_view(figure: Figure, episode: PlayedEpisode, every: int, limits: Limits | None) -> tuple[Any, Update]:
     features = most_varied(episode.states, MOST_CURVES)
     names: list[Any] = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
     axes: dict[str, Any] = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
@@ -314,7 +321,7 @@ def _scene_view(
         values = np.concatenate([episode.states[:, feature], *(p.scales[-1][:, feature] for p in episode.plans)])
         room = 0.05 * max(float(np.ptp(values)), 1e-6)
         ax.set(ylim=(values.min() - room, values.max() + room), ylabel=name)
-        ax.set_xlim(0, len(steps) - 1 + (max(len(plan.scales[-1]) for plan in episode.plans) - 1) * stride)
+        ax.set_xlim(0, len(steps) - 1 + max((len(plan.scales[-1]) - 1) * plan.stride for plan in episode.plans))
         ax.tick_params(labelbottom=feature == features[-1])
 
         def update(step: int, past: Any = past, future: Any = future, now: Any = now, feature: int = feature) -> None:
@@ -322,7 +329,7 @@ def _scene_view(
             now.set_xdata([step, step])
             if (plan := episode.plan_at(step)) is not None:
                 points = plan.scales[-1][:, feature]
-                future.set_data(plan.step + stride * np.arange(len(points)), points)
+                future.set_data(plan.step + plan.stride * np.arange(len(points)), points)
 
         updates.append(update)
     if episode.plans:

@@ -54,7 +54,7 @@ def draw_run(
 
     Args:
         first_seed: of the evaluation's episodes.
-        stride: environment steps between the points of a plan.
+        stride: environment steps between the points of a plan that does not name its own.
 
     Returns:
         The pictures' paths, relative to the folder.
@@ -65,9 +65,10 @@ def draw_run(
     seeds = range(first_seed, first_seed + min(EPISODES, len(rollouts.states)))
     for seed, executed in zip(seeds, rollouts.states, strict=False):
         (observation,) = first_observations(eval_env, [seed])
-        _, _, refinements = policy.preview([observation])
+        _, plan, refinements = policy.preview([observation])
+        steps = stride if plan.stride is None else int(plan.stride[0])
         path = plots / f"plan_episode_{seed}.png"
-        if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=stride):
+        if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=steps):
             pictures.append(path)
     if controller is not None:
         pictures.append(plots / "returns.png")

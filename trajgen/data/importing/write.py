@@ -209,7 +209,7 @@ def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
 def _preset(options: ImportOptions, longest: int) -> str:
     """The text of a preset, whose windows fit into the longest episode."""
     lines, horizon = [f"id: {options.id}"], DataOptions.horizon
-    if (horizon - 1) * DataOptions.stride > longest:
+    if (horizon - 1) * DataOptions(id=options.id).strides[0] > longest:
         horizon = next(h for h in (horizon, 16, 8, 4, 2) if h - 1 <= longest)
         lines += [f"horizon: {horizon}"] if horizon != DataOptions.horizon else []
         lines.append(f"stride: {longest // (horizon - 1)}")

@@ -1,0 +1,78 @@
+"""At which steps of which episodes windows start."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trajgen.core.errors import ConfigError
+from trajgen.data.episodes import Episodes
+from trajgen.data.options import DataOptions
+
+
+def window_counts(
+    episodes: Episodes, options: DataOptions, device: torch.device, *, val: bool = False
+) -> tuple[int, Tensor]:
+    """How many windows there are, and before each episode (E,); those of an episode start at its first steps.
+
+    They are those of the training or of the validation episodes that belong to the ``top_fraction``. Of several strides
+    the counts follow each other, (strides * E,).
+    """
+    horizon = options.horizon
+    _require_window_fits(episodes, options)
+    # Of the T points at most T * max_padding lie beyond a timeout: the last of the others must not.
+    inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
+    is_used = (val_episodes(len(episodes), options.val_fraction) == val) & _top(episodes, options.top_fraction)
+    counts = []
+    for stride in options.strides:
+        before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
+        counts.append(np.where(is_used, np.where(episodes.terminated, episodes.lengths, before_timeout), 0))
+    count = np.concatenate(counts)
+    if not count.sum():
+        raise ConfigError(
+            "There are no windows to train on, or none for validation.",
+            got=f"data.val_fraction={options.val_fraction} data.top_fraction={options.top_fraction} "
+            f"of {len(episodes)} episodes",
+            fix="data.val_fraction=0, data.top_fraction=1, or other shares",
+        )
+    return int(count.sum()), torch.from_numpy(np.cumsum(count) - count).to(device)
+
+
+def _require_window_fits(episodes: Episodes, options: DataOptions) -> None:
+    """Raises a ConfigError if no episode is as long as a window of the largest stride."""
+    horizon, stride, longest = options.horizon, options.strides[-1], int(episodes.lengths.max())
+    if (horizon - 1) * stride <= longest:
+        return
+    fixes = [f"data.stride={longest // (horizon - 1)}"] if longest >= horizon - 1 else []
+    if shorter := [each for each in options.strides if (horizon - 1) * each <= longest]:
+        fixes = [f"data.stride={shorter if len(shorter) > 1 else shorter[0]}".replace(" ", "")]
+    fixes.append(f"data.horizon={longest // stride + 1}")
+    raise ConfigError(
+        "A window must fit into at least one episode.",
+        expected=f"at most {longest} steps, the longest episode of data set {episodes.name!r}",
+        got=f"{(horizon - 1) * stride} steps: data.horizon={horizon} points, data.stride={stride} apart",
+        fix=" or ".join(fixes),
+    )
+
+
+def val_episodes(episodes: int, share: float) -> np.ndarray:
+    """The validation episodes (E,), spread over the data at random; at least one for any share above 0."""
+    is_val = np.zeros(episodes, dtype=bool)
+    if share:
+        is_val[np.random.default_rng(0).permutation(episodes)[: max(1, round(share * episodes))]] = True
+    return is_val
+
+
+def _top(episodes: Episodes, share: float) -> np.ndarray:
+    """The episodes (E,) with the highest sums of rewards, as many as it takes for this share of the steps."""
+    if share == 1:
+        return np.ones(len(episodes), dtype=bool)
+    sums = np.add.reduceat(episodes.rewards, episodes.starts, dtype=np.float64)  # the last rows have zero rewards
+    best_first = np.argsort(-sums, kind="stable")
+    steps_before = np.cumsum(episodes.lengths[best_first]) - episodes.lengths[best_first]
+    is_top = np.zeros(len(episodes), dtype=bool)
+    is_top[best_first[steps_before < share * episodes.steps - 1e-6]] = True
+    return is_top
