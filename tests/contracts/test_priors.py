@@ -33,7 +33,13 @@ def make(name: str, schedule: str = "unit", *, continuous: bool = False, **condi
     vocabulary = None if continuous else VOCABULARY
     wiring: dict[str, Any] = {"schedule": tiny.schedule(schedule), "code_dim": CODE_DIM, "vocabulary": vocabulary}
     wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "latent_length": tiny.LATENT, "features": 5}
-    wiring |= {"horizon": tiny.HORIZON, "chunk": tiny.CHUNK, "stride": tiny.STRIDE, "strides": (tiny.STRIDE,), "period": 1}
+    wiring |= {
+        "horizon": tiny.HORIZON,
+        "chunk": tiny.CHUNK,
+        "stride": tiny.STRIDE,
+        "strides": (tiny.STRIDE,),
+        "period": 1,
+    }
     wiring |= {"tokenizer": SimpleNamespace(known_codes=lambda cond: None), "view": SimpleNamespace(slices={})}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields", **conditioner), **wiring)
     return tiny.shake(build("prior", tiny.node("prior", name), **wiring)).eval()

@@ -42,7 +42,12 @@ def model() -> Any:
 def wiring(model: Any, **changes: Any) -> dict[str, Any]:
     parts = {name: getattr(model, name) for name in ("prior", "tokenizer", "decoder", "view", "normalizer")}
     critic = PlannedReturn(parts["normalizer"], 0.9, (tiny.STRIDE,))
-    further = {"vocabulary": model.tokenizer.vocabulary, "critic": critic, "strides": (tiny.STRIDE,), "horizon": tiny.HORIZON}
+    further = {
+        "vocabulary": model.tokenizer.vocabulary,
+        "critic": critic,
+        "strides": (tiny.STRIDE,),
+        "horizon": tiny.HORIZON,
+    }
     return {**parts, **further, **changes}
 
 
@@ -308,7 +313,9 @@ def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
     parts |= {"schedule": "single", "decoder": "identity", "action": "state", "prior": "diffusion", "critic": "return"}
     cond, returns = tiny.cond(16), []
     for weight in (0.0, 1.0, 3.0):
-        built = tiny.planner(**parts, sampler={"name": "best_of_n", "n": 1, "steps": 5, "critic_guidance": weight}).eval()
+        built = tiny.planner(
+            **parts, sampler={"name": "best_of_n", "n": 1, "steps": 5, "critic_guidance": weight}
+        ).eval()
         with torch.inference_mode():  # as policies act
             plan = built.plan(cond, rng())
         returns.append(float(built.view.read(plan.trajectory, "return")[:, 0].mean()))

@@ -316,7 +316,7 @@ class Sampler(Protocol):
 
 
 Guide = Callable[[Tensor, Cond], Tensor]
-"""From the codes (B, L, C) that a sampler expects in the end, and conditions, to the direction in which they are to move."""
+"""From the codes (B, L, C) that a sampler expects in the end, and conditions, to the direction in which they move."""
 
 
 @runtime_checkable

@@ -63,6 +63,7 @@ class Episodes:
     starts: Array  # (E,) first row of each episode
     lengths: Array  # (E,) steps
     terminated: Array  # (E,) bool
+    stitched: int = 0  # how many of them, the last ones, are put together from pieces of the others
 
     @property
     def ends(self) -> Array:

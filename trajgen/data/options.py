@@ -111,6 +111,8 @@ class DataOptions:
     """Share of held-out episodes, whose losses are logged and select the best weights."""
     top_fraction: float = 1.0
     """Share of the steps to train on, of the episodes with the highest returns (%BC, arXiv 2106.01345, 5.1)."""
+    stitch: float = 0.0
+    """Share of the steps in episodes that are put together from pieces of recorded ones, which pass the same places."""
     discount: float = 0.99
     """Discount per environment step."""
     return_power: float = 0.25
@@ -174,6 +176,7 @@ class DataOptions:
         require(bool(self.strides) and increasing, "stride", reason)
         for name in ("max_padding", "relabel_ratio", "val_fraction"):
             require(0 <= getattr(self, name) <= 1, name, "a share between 0 and 1")
+        require(0 <= self.stitch < 1, "stitch", "a share of at least 0 and below 1")
         require(0 < self.top_fraction <= 1, "top_fraction", "more than 0 and at most 1, which is all of them")
         require(0 < self.discount <= 1, "discount", "more than 0 and at most 1")
         require(self.return_power > 0, "return_power", "a positive exponent; 1 leaves returns as they are")

@@ -25,7 +25,9 @@ def window_counts(
     _require_window_fits(episodes, options)
     # Of the T points at most T * max_padding lie beyond a timeout: the last of the others must not.
     inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
-    is_used = (val_episodes(len(episodes), options.val_fraction) == val) & _top(episodes, options.top_fraction)
+    is_val = val_episodes(len(episodes) - episodes.stitched, options.val_fraction)
+    is_val = np.append(is_val, np.zeros(episodes.stitched, dtype=bool))
+    is_used = (is_val == val) & _top(episodes, options.top_fraction)
     counts = []
     for stride in options.strides:
         before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)

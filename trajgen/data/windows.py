@@ -17,8 +17,8 @@ from trajgen.data.columns import Columns, Mapped, Resident
 from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import is_mapped
 from trajgen.data.options import DataOptions
-from trajgen.data.starts import window_counts
 from trajgen.data.returns import returns_to_go, stride_discounts, strides_ahead
+from trajgen.data.starts import window_counts
 from trajgen.data.transfer import BatchesAhead
 
 HOST = torch.device("cpu")

@@ -27,7 +27,9 @@ SAMPLE = (4, 1024)
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
     """A planner with fresh weights and the normalizer of its data, the windows to train on, and their space."""
-    episodes = with_scales(config, load_episodes(config, console), console)
+    from trajgen.data.stitching import with_stitched
+
+    episodes = with_stitched(with_scales(config, load_episodes(config, console), console), config.data)
     return (*ready(config, episodes, device, console), episodes.space)
 
 

@@ -66,8 +66,8 @@ class EulerSampler:
     ) -> Plan:
         """Codes (B, L, C) and their latent for the conditions (B, ·); known codes stay as they are.
 
-        A guide moves the codes x + (1 - t) v that the velocity leads to by its direction times (1 - t)² / ((1 - t)² + t²),
-        the variance that standardized codes still have at x; see `trajgen.samplers.diffusion`.
+        A guide moves the codes x + (1 - t) v that the velocity leads to by its direction times
+        (1 - t)² / ((1 - t)² + t²), the variance that standardized codes still have at x; see `DiffusionSampler`.
         """
         shape, device = (len(cond), tokenizer.schedule.tokens, tokenizer.code_dim), cond.state.device
         cfg_cond = cond.cfg_batch() if self.guidance else cond

@@ -1,0 +1,93 @@
+"""Stitched episodes on two corridors that cross: one is walked from west to east, the other from south to north."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
+from trajgen.core.types import Space
+from trajgen.data.episodes import Episode, Episodes
+from trajgen.data.options import DataOptions
+from trajgen.data.stitching import with_stitched
+from trajgen.data.windows import Windows
+
+STEPS = 10
+WEST, NORTH = (-5.0, 0.0), (0.0, 5.0)
+OPTIONS = DataOptions(
+    id="cross-v0", horizon=3, stride=5, chunk=5, max_padding=0.5, discount=0.9, return_power=1.0, stitch=0.875,
+    state_key="s", goal_key="g", achieved_key="a", goals="hindsight", relabel_ratio=1.0, goal_radius=0.5,
+    terminate_at_goal=True, max_episode_steps=STEPS,
+)  # fmt: skip
+
+
+def cross(copies: int = 8, apart: float = 0.0, terminated: bool = False) -> Episodes:
+    """Walks of ten steps of length 1 along x and along y; those along y pass ``apart`` beside the crossing."""
+    along, still = np.arange(-5.0, 6.0), np.zeros(STEPS + 1)
+    ways = [np.stack([along, still], 1), np.stack([still, along + apart], 1)]
+    actions, rewards = np.arange(1.0, STEPS + 1)[:, None], np.ones(STEPS)
+    raw = [Episode(way, actions, rewards, terminated, np.repeat(way[-1:], STEPS + 1, 0), way) for way in ways]
+    return Episodes.collect(raw * copies, name="cross", space=Space(2, 1, 2, "s", "g"))
+
+
+def test_paths_turn_at_the_crossing_and_nowhere_else() -> None:
+    episodes = cross()
+    stitched = with_stitched(episodes, OPTIONS)
+    assert stitched.stitched == 112 and len(stitched) == 16 + 112
+    assert np.array_equal(stitched.states[: len(episodes.states)], episodes.states)
+    turns = 0
+    for first, last in zip(stitched.starts[16:], stitched.ends[16:], strict=True):
+        path = stitched.states[first : last + 1]
+        steps = np.diff(path, axis=0)
+        assert (np.abs(steps).sum(1) == 1).all()  # no jumps: one episode is where the other one was
+        for (at, before), (_, after) in pairwise(zip(path[1:], steps, strict=False)):
+            if (before != after).any():
+                assert at.tolist() == [0, 0] and before.sum() == after.sum() == 1
+                turns += 1
+        assert (stitched.goals[first : last + 1] == path[-1]).all()
+        assert not stitched.actions[last].any() and stitched.actions[first:last].all()
+    assert turns > 5
+
+
+def test_a_window_leads_from_the_start_of_one_to_the_end_of_the_other_only_if_stitched() -> None:
+    for stitch, leads in ((0.0, False), (0.875, True)):
+        options = replace(OPTIONS, stitch=stitch)
+        windows = Windows(with_stitched(cross(), options), options, Normalizer(2, 1, 2))
+        batch = windows.batch(0, 6000)
+        assert batch.goals is not None
+        is_west = (batch.states[:, 0] == batch.states.new_tensor(WEST)).all(1)
+        rows = is_west & (batch.goals == batch.goals.new_tensor(NORTH)).all(1)
+        assert bool(rows.any()) == leads
+        if leads:  # by the crossing, and a reward after ten steps: 0.9^9, 0.9^4, and the arrival
+            assert batch.states[rows].unique(dim=0).tolist() == [[[-5, 0], [0, 0], [0, 5]]]
+            np.testing.assert_allclose(batch.returns[rows][0], [0.9**9, 0.9**4, 0.0], rtol=1e-5)
+
+
+def test_held_out_episodes_are_no_part_of_paths() -> None:
+    options = replace(OPTIONS, val_fraction=0.5)
+    episodes = cross(2)
+    windows = Windows(episodes, options, Normalizer(2, 1, 2))
+    held_out = windows.validation(episodes).batch(0, 200).chunk_states
+    with_paths = Windows(stitched := with_stitched(episodes, options), options, Normalizer(2, 1, 2))
+    again = with_paths.validation(stitched).batch(0, 200).chunk_states
+    assert {tuple(x) for x in held_out[:, 0].tolist()} == {tuple(x) for x in again[:, 0].tolist()}
+
+
+def test_a_path_does_not_leave_a_terminal() -> None:
+    stitched = with_stitched(cross(terminated=True), OPTIONS)
+    ends = stitched.states[stitched.ends[16:]]
+    at_an_end = (np.abs(ends).sum(1) == 5) & (ends.sum(1) > 0)
+    assert (stitched.terminated[16:] == at_an_end).all() and at_an_end.any()
+    assert stitched.lengths[16:][~at_an_end].tolist() == [STEPS] * int((~at_an_end).sum())
+
+
+def test_episodes_that_do_not_meet_are_refused() -> None:
+    far = cross(1, apart=100.0)
+    with pytest.raises(ConfigError, match="none of them do"):
+        with_stitched(far, OPTIONS)
+    with pytest.raises(ConfigError, match=r"data\.stitch"):
+        replace(OPTIONS, stitch=1.0)
