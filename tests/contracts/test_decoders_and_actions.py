@@ -18,7 +18,8 @@ from trajgen.views import FieldView
 
 WIRING: dict[str, Any] = {
     "features": 5, "horizon": tiny.HORIZON, "latent_length": tiny.LATENT, "code_dim": 6, "state_dim": 4,
-    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12, "schedule": tiny.schedule("geometric"),
+    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12,
+    "schedule": tiny.schedule("geometric"),
     "view": FieldView(4, 2, (tiny.STRIDE,), fields=("return", "state")),
 }  # fmt: skip
 

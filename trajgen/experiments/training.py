@@ -66,7 +66,6 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     device = init_process_group(config.device)
     first = is_main_process()
     console = console if first else _silent()
-<<<<<<< HEAD
     with ExitStack() as stack:
         stack.enter_context(lost_peers())
         prepare_imports(config.imports)
@@ -75,23 +74,11 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
         episodes = with_scales(config, episodes, console, resumed)
         data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
+        episodes = with_stitched(episodes, config.data)
         planner, source = ready(config, episodes, device, console)
         if acts:
             broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
         stack.enter_context(disk_errors(folder.parent, Checkpoints(folder / "checkpoints")))
-=======
-    prepare_imports(config.imports)
-    folder = broadcast_decision(lambda: _checked_folder(config))
-    episodes = main_process_first(lambda: load_episodes(config, console))
-    resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
-    episodes = with_scales(config, episodes, console, resumed)
-    data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
-    episodes = with_stitched(episodes, config.data)
-    planner, source = ready(config, episodes, device, console)
-    if acts:
-        broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
-    with disk_errors(folder.parent, Checkpoints(folder / "checkpoints")), ExitStack() as stack:
->>>>>>> 82c8b43 (Stitching: episodes put together from pieces of recorded ones that meet)
         broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world_size()} processes" if world_size() > 1 else ""
         title = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
