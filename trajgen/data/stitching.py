@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -154,9 +155,10 @@ class _Paths:
             last == self.episodes.ends[self.episode_of[last]]
         )
         starts = len(self.episode_of) + ends - lengths
+        joined: dict[str, Any] = {name: np.concatenate([fields[name], values]) for name, values in stitched.items()}
         return replace(
             self.episodes,
-            **{name: np.concatenate([fields[name], values]) for name, values in stitched.items()},
+            **joined,
             starts=np.concatenate([self.episodes.starts, starts]),
             lengths=np.concatenate([self.episodes.lengths, lengths]),
             terminated=np.concatenate([self.episodes.terminated, terminated]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ class DiffusionSampler:
             added = noise() if self.eta else None
             following: Tensor = self._scheduler.step(predicted, t, x, eta=self.eta, variance_noise=added).prev_sample
             if self.value_scale and variance:
-                uphill = gradient(lambda x, cond, t=t: prior.value(x, _level(t, cond), cond), x, cond)
+                uphill = gradient(partial(_value_at, prior, t), x, cond)
                 following = following + self.value_scale * variance * uphill
             x = following if known_codes is None else known_codes.into(following)
         return Plan(x, tokenizer.layout.latent(tokenizer.vectors(x)))
@@ -112,6 +113,11 @@ class DiffusionSampler:
             return denoise(x, t, cond)
         seeing, blind = denoise(torch.cat([x, x]), t, cond).chunk(2)
         return seeing + self.guidance * (seeing - blind)
+
+
+def _value_at(prior: Any, t: int, x: Tensor, cond: Cond) -> Tensor:
+    value: Tensor = prior.value(x, _level(t, cond), cond)
+    return value
 
 
 def _level(t: int, cond: Cond) -> Tensor:
