@@ -322,3 +322,23 @@ def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
     assert returns[0] + 0.05 < returns[1] < returns[2] - 0.05  # of an untrained prior, which forgets the early steps
     with pytest.raises(ConfigError, match=r"sampler\.critic_guidance=0 .*recipe=dv"):
         make("best_of_n", model, critic_guidance=1.0)
+
+
+def test_a_plan_begins_in_the_present_state_whatever_is_decoded() -> None:
+    seen: list[Tensor] = []
+
+    class Critic:
+        reads = ("state", "position")
+
+        def __call__(self, points: dict[str, Tensor], cond: Cond) -> Tensor:
+            seen.extend([points["state"], points["position"]])
+            return points["state"].sum((1, 2))
+
+    critic: Any = Critic()
+    score = PlanScore(critic, FieldView(4, 2, (3,), (2, 0), fields=("state", "position")))
+    cond, trajectory = tiny.cond(5), torch.randn(5, 6, 6)
+    moved = trajectory.clone()
+    moved[:, 0] += 1
+    torch.testing.assert_close(score(trajectory, cond), score(moved, cond))
+    assert torch.equal(seen[0][:, 0], cond.state) and torch.equal(seen[0][:, 1:], trajectory[:, 1:, :4])
+    assert torch.equal(seen[1][:, 0], cond.state[:, [2, 0]]) and torch.equal(seen[1][:, 1:], trajectory[:, 1:, 4:])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.data import minari, store
-from trajgen.data.windows import val_episodes
+from trajgen.data.starts import val_episodes
 from trajgen.envs.eval_env import EnvRecord, EvalEnv, has_eval_env, make_eval_env
 
 if TYPE_CHECKING:

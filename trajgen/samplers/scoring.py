@@ -11,6 +11,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Critic
 from trajgen.core.types import Cond
+from trajgen.nn.layers import columns
 
 
 def gradient(value: Callable[[Tensor, Cond], Tensor], x: Tensor, cond: Cond) -> Tensor:
@@ -25,7 +26,7 @@ def gradient(value: Callable[[Tensor, Cond], Tensor], x: Tensor, cond: Cond) -> 
 
 
 class PlanScore:
-    """What a critic says of decoded plans.
+    """What a critic says of decoded plans, which begin in the present state, whatever their first point is.
 
     Args:
         critic: of plans.
@@ -56,5 +57,11 @@ class PlanScore:
             points: how many of the first points are decided, at least 1; None for all.
         """
         fields = {name: self.view.read(trajectory[:, :points], name) for name in self.view.slices}
+        # A plan that is decoded as if it began nearer to the goal would be worth more, and leads nowhere from here.
+        if "state" in fields:
+            fields["state"] = torch.cat([cond.state.unsqueeze(1), fields["state"][:, 1:]], dim=1)
+        if "position" in fields:
+            position = columns(cond.state, self.view.position_indices).unsqueeze(1)
+            fields["position"] = torch.cat([position, fields["position"][:, 1:]], dim=1)
         scores: Tensor = self.critic(fields, cond)
         return scores
