@@ -20,7 +20,7 @@ from trajgen.evaluation.rollout import rollout
 from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
 from trajgen.viz.options import VideoRequest
-from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states
+from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states, stride_of
 from trajgen.viz.record_plans import record_plans
 
 if TYPE_CHECKING:
@@ -166,8 +166,7 @@ def play(
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
         step = number * policy.replan_interval if cond.time is None else int(cond.time[0])
         drawn = (first + 1, planner.tokenizer.schedule.scales) if policy.options.revise is not None else None
-        apart = stride if plan.stride is None else int(plan.stride[0])
-        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn, apart))
+        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn, stride_of(plan, stride)))
     plans = [plan for plan in plans if plan.scales]
     frames = env.frames if isinstance(env, FrameRecorder) else []
     return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)

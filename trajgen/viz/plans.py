@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
+    from trajgen.core.types import Plan
     from trajgen.envs.eval_env import EvalEnv
     from trajgen.evaluation.evaluate import Evaluation
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
@@ -66,9 +67,8 @@ def draw_run(
     for seed, executed in zip(seeds, rollouts.states, strict=False):
         (observation,) = first_observations(eval_env, [seed])
         _, plan, refinements = policy.preview([observation])
-        steps = stride if plan.stride is None else int(plan.stride[0])
         path = plots / f"plan_episode_{seed}.png"
-        if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=steps):
+        if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=stride_of(plan, stride)):
             pictures.append(path)
     if controller is not None:
         pictures.append(plots / "returns.png")
@@ -76,6 +76,11 @@ def draw_run(
     if draw_losses(plots / "training.png", read_metrics(metrics)):
         pictures.append(plots / "training.png")
     return [str(path.relative_to(folder)) for path in pictures]
+
+
+def stride_of(plan: Plan, usual_stride: int) -> int:
+    """The environment steps between the points of the first plan, the usual ones unless plans have several strides."""
+    return usual_stride if plan.stride is None else int(plan.stride[0])
 
 
 def draw_plans(

@@ -13,7 +13,7 @@ from trajgen.evaluation.rollout import first_observations
 from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import captions
 from trajgen.viz.options import PlotRequest
-from trajgen.viz.plans import draw_plans
+from trajgen.viz.plans import draw_plans, stride_of
 from trajgen.viz.returns import default_targets, depends_on_return, draw_control, measure_control
 from trajgen.viz.training import draw_losses, draw_usage
 
@@ -75,10 +75,11 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     seeds = range(request.seed, request.seed + PLANNED)
     limits = run.data.limits if run.eval_env.walls is None and run.data is not None else None
     target = request.returns[0] if request.returns else None
-    env, stride = run.eval_env, run.config.data.stride
+    env, usual_stride = run.eval_env, run.config.data.strides[0]
     recorded = recorded_states(env, seeds) if env.replayed_episodes else [None] * len(seeds)
     for seed, observation, states in zip(seeds, first_observations(env, seeds), recorded, strict=True):
-        _, _, refinements = run.policy.preview([observation] * request.plans, target)
+        _, plan, refinements = run.policy.preview([observation] * request.plans, target)
+        stride = stride_of(plan, usual_stride)
         paths.append(folder / f"plans_seed_{seed}.{request.format}")
         if not draw_plans(paths[-1], run.policy, env, observation, refinements, states, stride=stride, limits=limits):
             return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
