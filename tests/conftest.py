@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import pytest
 import tiny
 import torch
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from trajgen.cli import main
 from trajgen.config import source as search_path
@@ -60,24 +65,43 @@ def run(tiny_run: Path, tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tiny_run
 
 
+VALUE = re.compile(r"(?:seed|[a-z_]+\.[\w.]+)=(?:[-+\w./]+|\[[-+\w., ]*\])")
+"""An override of a value, which is not the choice of a file or component, and no sweep."""
+COMPOSE = hydra.compose
+
+
+def compose_once(name: str, overrides: list[str], compositions: dict[tuple[str, ...], Any]) -> Any:
+    """Hydra's composition: of shipped files once for each choice of them, with the other values set as Hydra does."""
+    shipped = all(spec.module.startswith("trajgen.") for spec, _ in registry._registered.values())
+    if not shipped or any(search_path._search.values()) or ".y" in "".join(overrides):
+        return COMPOSE(name, overrides=overrides)
+    values = [word for word in overrides if VALUE.fullmatch(word) and not word.startswith("hydra.")]
+    choices = tuple(word for word in overrides if word not in values)
+    if choices not in compositions:
+        compositions[choices] = COMPOSE(name, overrides=list(choices))
+    composed = deepcopy(compositions[choices])
+    try:
+        for override in OverridesParser.create().parse_overrides(values):
+            OmegaConf.update(composed, override.key_or_group, override.value(), merge=True)
+    except OmegaConfBaseException:  # Hydra words what is wrong
+        return COMPOSE(name, overrides=overrides)
+    return composed
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _composed_once() -> Iterator[None]:
-    """Hydra takes a tenth of a second for a composition: what consists of shipped files alone is composed once."""
-    compose, compositions = hydra.compose, dict[tuple[str, ...], Any]()
-
-    def cached(name: str, overrides: list[str]) -> Any:
-        shipped = all(spec.module.startswith("trajgen.") for spec, _ in registry._registered.values())
-        if not shipped or any(search_path._search.values()) or ".y" in "".join(overrides):
-            return compose(name, overrides=overrides)
-        key = tuple(overrides)
-        if key not in compositions:
-            compositions[key] = compose(name, overrides=overrides)
-        return compositions[key]
-
+    """A composition takes a tenth of a second, and there are a thousand of them; test_composing.py takes Hydra's."""
+    compositions: dict[tuple[str, ...], Any] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hydra, "compose", cached)
+        patch.setattr(hydra, "compose", lambda name, overrides: compose_once(name, overrides, compositions))
         patch.setattr(ConfigStore, "__deepcopy__", lambda store, memo: store, raising=False)  # of all it is offered
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations draw nothing; those of the tiny run are drawn, and the pictures have tests of their own."""
+    monkeypatch.setattr("trajgen.viz.plans.draw_run", lambda *_, **__: [])
 
 
 @pytest.fixture(autouse=True)

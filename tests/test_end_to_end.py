@@ -80,6 +80,7 @@ def evaluated(run: Path, *words: str) -> dict[str, Any]:
     return evaluation
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "evaluation.json").read_text()
     words = [
@@ -99,6 +100,7 @@ def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixt
     assert (run / "evaluations" / f"{name}-2").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_evaluation_is_reproducible(run: Path) -> None:
     first = json.loads((run / "evaluation.json").read_text())
     again = evaluated(run, "evaluation.latency=false", "evaluation.reference=false")
@@ -214,6 +216,7 @@ def test_data_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3,000" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_stopped_run_is_usable_and_goes_on_as_if_nothing_had_been(
     run: Path, tiny_place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,7 @@ from trajgen.experiments import dry_run, load_episodes
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import with_scales
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 WORDS = ["recipe=mage", "schedule=auto", *tiny.TRAIN]
 
 

@@ -204,9 +204,9 @@ def test_without_optuna_it_is_said(runs: FakeRuns, monkeypatch: pytest.MonkeyPat
     assert search() == 1 and not runs.trained
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_two_trials_are_trained(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trajgen.viz.plans.draw_run", lambda *_, **__: [])
     Path("own.yaml").write_text("base: [recipe=mage]\nspace: {sampler.temperature: {low: 0.1, high: 1.0}}\ntrials: 2\n")
     words = [word for word in TRAIN if not word.startswith("engine.budget")]
     main(["search", "search=own.yaml", *words, "engine.budget=0.05", "evaluation.latency=false", "workers=1"])

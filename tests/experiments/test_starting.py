@@ -18,6 +18,8 @@ from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.starting import require_same_offsets, stages_of, start_from
 from trajgen.nn.low_rank import merged_weights
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def planner(run: Path, **overrides: Any) -> Any:
     config, space = load_run(run, overrides=overrides)

@@ -66,6 +66,7 @@ def test_a_planner_acts_where_it_was_trained_without_its_data() -> None:
     assert rewards > 20  # random actions earn 8 in 300 steps
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_commands_write_beside_it_and_leave_it_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(RECIPES / "zoo" / NAME)
     few = ["evaluation.episodes=1", "data.max_episode_steps=8", "evaluation.latency=false"]

@@ -7,22 +7,18 @@ it was then, as on a GPU. Operations run at once, so that races between streams 
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from modes import Autocast, Functions, Operations
+from placement import HOST, canonical, device_of, pinned, put_on, tensors_in, where
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-HOST = torch.device("cpu")
-COMPOSITE = "CompositeImplicitAutograd"
 READS = [
     "_local_scalar_dense",
     "equal",
@@ -38,36 +34,6 @@ INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_inde
 """Operations that take a host's tensors as indices or value, and copy them."""
 
 
-def device_of(tensor: Tensor) -> torch.device:
-    """The device that a tensor is said to lie on."""
-    device: torch.device = getattr(tensor.untyped_storage(), "simulated", HOST)
-    return device
-
-
-def put_on(tensor: Tensor, device: torch.device) -> None:
-    storage: Any = tensor.untyped_storage()
-    storage.simulated = device
-
-
-def tensors_in(values: Any) -> Iterator[Tensor]:
-    """The tensors among values that may be lists, tuples and dictionaries of others."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from tensors_in(value)
-    elif isinstance(values, dict):
-        yield from tensors_in(list(values.values()))
-
-
-def pinned(tensor: Tensor) -> Tensor:
-    """A copy that is said to lie in pinned memory."""
-    copied = tensor.clone()
-    storage: Any = copied.untyped_storage()
-    storage.pinned = True
-    return copied
-
-
 class Generator(torch.Generator):
     """A generator on the CPU that is said to lie on a device."""
 
@@ -81,16 +47,6 @@ class Generator(torch.Generator):
     @property
     def device(self) -> torch.device:
         return self.simulated
-
-
-def canonical(device: Any) -> Any:
-    """A device with its number."""
-    if not isinstance(device, (str, torch.device)):
-        return device
-    device = torch.device(device)
-    return (
-        torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
-    )
 
 
 class Graph:
@@ -214,14 +170,14 @@ class SimulatedCuda:
 
     def wait(self, what: str) -> None:
         """Notes that the host waits; refuses it during a capture, as CUDA does."""
-        where = _where()
+        place = where()
         if self._graph is not None:
-            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what} at {where}")
-        self.waits[f"{what} at {where}"] += 1
+            raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what} at {place}")
+        self.waits[f"{what} at {place}"] += 1
         if self.debug == "error":
-            raise RuntimeError(f"called a synchronizing CUDA operation: {what} at {where}")
+            raise RuntimeError(f"called a synchronizing CUDA operation: {what} at {place}")
         if self.debug == "warn":
-            warnings.warn(f"called a synchronizing CUDA operation: {what} at {where}", stacklevel=2)
+            warnings.warn(f"called a synchronizing CUDA operation: {what} at {place}", stacklevel=2)
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Runs an operation on its device."""
@@ -277,10 +233,10 @@ class SimulatedCuda:
         mixed = len(cuda) > 1 or any(p == HOST and t.ndim for p, t in zip(places, inputs, strict=True))
         if cuda and mixed:
             listing = ", ".join(f"{p} {tuple(t.shape)}" for p, t in zip(places, inputs, strict=True))
-            raise RuntimeError(f"Expected all tensors to be on the same device: {name} of {listing} at {_where()}")
+            raise RuntimeError(f"Expected all tensors to be on the same device: {name} of {listing} at {where()}")
         generator = kwargs.get("generator")
         if isinstance(generator, torch.Generator) and generator.device != target:
-            raise RuntimeError(f"Expected a generator on {target} but found {generator.device}: {name} at {_where()}")
+            raise RuntimeError(f"Expected a generator on {target} but found {generator.device}: {name} at {where()}")
 
     # --- graphs -----------------------------------------------------------------------------------------------------
 
@@ -307,7 +263,7 @@ class SimulatedCuda:
         assert self._graph is not None
         generator = kwargs.get("generator")
         if isinstance(generator, torch.Generator) and generator not in self._graph.generators:
-            raise RuntimeError(f"A generator must be registered with the graph: {func} at {_where()}")
+            raise RuntimeError(f"A generator must be registered with the graph: {func} at {where()}")
         named = {a.name: value for a, value in zip(func._schema.arguments, args, strict=False)} | kwargs
         written = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         with self.paused(), torch.no_grad():
@@ -357,75 +313,6 @@ class SimulatedCuda:
         }
 
 
-class Operations(TorchDispatchMode):
-    """Runs each operation on the device of its tensors."""
-
-    def __init__(self, simulation: SimulatedCuda) -> None:
-        super().__init__()
-        self.simulation = simulation
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.is_inference_mode_enabled() and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
-            with self:  # in inference mode, operations that consist of others come here too
-                return func._op_dk(getattr(torch._C.DispatchKey, COMPOSITE), *args, **(kwargs or {}))
-        return self.simulation.run(func, args, kwargs)
-
-
-class Functions(TorchFunctionMode):
-    """What does not reach the operations: where a tensor lies, how it is moved, and reading it as numpy or a list."""
-
-    def __init__(self, simulation: SimulatedCuda) -> None:
-        super().__init__()
-        self.simulation = simulation
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if getattr(func, "__name__", "") == "__get__" and isinstance(args[0], Tensor):
-            attribute = getattr(getattr(func, "__self__", None), "__name__", "")
-            if attribute == "device":
-                return device_of(args[0])
-            if attribute in ("is_cuda", "is_cpu"):
-                return device_of(args[0]).type == attribute.removeprefix("is_")
-        if func in (Tensor.to, Tensor.cpu, Tensor.cuda):
-            return self._moved(func, *args, **kwargs)
-        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__) and device_of(args[0]) != HOST:
-            if func is not Tensor.tolist:
-                raise TypeError(f"can't convert {device_of(args[0])} device type tensor to numpy at {_where()}")
-            self.simulation.wait("tolist")
-        if kwargs.get("device") is not None:
-            kwargs["device"] = canonical(kwargs["device"])
-            if func in (torch.tensor, torch.as_tensor, torch.asarray):
-                device = kwargs.pop("device")
-                return self._moved(Tensor.to, func(*args, **kwargs), device)
-        return func(*args, **kwargs)
-
-    def _moved(self, func: Any, tensor: Tensor, *args: Any, copy: bool = False, **kwargs: Any) -> Tensor:
-        if func is not Tensor.to:
-            requested = kwargs.pop("device", args[0] if args else None)
-            args = ("cpu" if func is Tensor.cpu else requested or "cuda", *args[1:])
-        if args and isinstance(args[0], Tensor):
-            args = (device_of(args[0]), args[0].dtype, *args[1:])
-        copy = copy or bool(kwargs.pop("copy", False))
-        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
-        device = device_of(tensor) if device is None else canonical(device)
-        dtype = dtype or tensor.dtype
-        if (device, dtype) == (device_of(tensor), tensor.dtype) and not copy:
-            return tensor
-        self.simulation._target = device
-        try:
-            moved: Tensor = torch.ops.aten._to_copy(tensor, dtype=dtype, non_blocking=non_blocking)
-            return moved
-        finally:
-            self.simulation._target = None
-
-
-class Autocast(torch.autocast):
-    """Autocasting on the CPU for both devices."""
-
-    def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__("cpu", *args, **kwargs)
-
-
 _group = torch._C._group_tensors_by_device_and_dtype
 
 
@@ -433,14 +320,3 @@ def _grouped(lists: list[list[Tensor]], *args: Any) -> dict[Any, Any]:
     """Groups of tensors by device, of which there is one, and type."""
     device = next((device_of(tensor) for tensor in tensors_in(lists)), HOST)
     return {(device, dtype): group for (_, dtype), group in _group(lists, *args).items()}
-
-
-def _where() -> str:
-    """The innermost line of the package that is being run."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if "/trajgen/" in name and not name.endswith("randomness.py"):
-            return f"{name.rpartition('/trajgen/')[2]}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "?"

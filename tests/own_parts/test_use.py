@@ -18,6 +18,7 @@ from trajgen.cli import main
 from trajgen.config import compose
 from trajgen.core import registry
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 PARTS = '''"""Parts of a laboratory: a recurrent prior, and a sampler."""
 import torch
 import torch.nn.functional as F

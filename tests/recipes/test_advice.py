@@ -6,6 +6,7 @@ import os
 import random
 import re
 from itertools import combinations
+from typing import Any
 
 import pytest
 
@@ -18,16 +19,17 @@ RECIPES = ("mage", "diffuser", "tt", "dt", "iql", "bc")
 STEPS = 5
 """The most refusals that are met one after the other."""
 ROUNDS = int(os.environ.get("TRAJGEN_ADVICE_ROUNDS", "1"))
-"""Components that are drawn for each pair of kinds."""
+"""Components that are drawn for each pair of kinds; those of every other pair are nightly."""
 WORD = re.compile(r"~?[a-z_.]+=(?:\[[^\]]*\]|[\w.,-]+)|~[a-z_.]+")
 
 
-def cases() -> list[tuple[str, ...]]:
+def cases() -> list[Any]:
     draw = random.Random(21)
     pairs = [pair for _ in range(ROUNDS) for pair in combinations(KINDS, 2)]
-    return [
+    drawn = [
         (f"recipe={draw.choice(RECIPES)}", *(f"{kind}={draw.choice(names(kind))}" for kind in pair)) for pair in pairs
     ]
+    return [pytest.param(case, marks=pytest.mark.nightly if i % 2 else ()) for i, case in enumerate(drawn)]
 
 
 def refusal(words: list[str]) -> ConfigError | None:

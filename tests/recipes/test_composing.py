@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
+from hydra.compose import compose as hydra_compose
 
 from trajgen.config import RECIPES, compose, merged, read_options, read_yaml, recipe_files
 from trajgen.core.errors import ConfigError
@@ -28,6 +30,11 @@ FILES = {
     "folder/sampler/cold.yaml": "name: temperature\ntemperature: 0.1\n",
     "folder/data/lab/maze.yaml": "defaults: [pointmaze/umaze]\ndata: {id: lab/maze-v0, maker: null}\n",
 }
+
+
+@pytest.fixture(autouse=True)
+def _by_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hydra, "compose", hydra_compose)  # not tests/conftest.py's, which remembers
 
 
 @pytest.fixture
