@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import candidates
 import pytest
 import tiny
 import torch
@@ -17,6 +18,7 @@ from trajgen.bench.timing import Timing, timed
 from trajgen.cli import main
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import plan_step
+from trajgen.evaluation.evaluate import EvaluationOptions
 
 SMALL = ["prior.width=16", "prior.depth=1", "prior.heads=2", "conditioner.width=16", "decoder.width=16"]
 
@@ -104,3 +106,11 @@ def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main(["bench", *words])
     assert message in capsys.readouterr().err
+
+
+def test_the_curve_of_candidates_has_a_line_for_each_number(run: Path) -> None:
+    choice = {"sampler": "best_of_n", "critic": "return"}
+    options = EvaluationOptions(episodes=1, reference=False, latency=False)
+    rows = candidates.curve(run, choice, (1, 3), options, repeats=2)
+    assert [row[0] for row in rows] == ["one, not chosen", "1", "3"]
+    assert rows[0][5] == "1.00" and all(len(row) == 8 and float(row[5]) > 0 and row[6].endswith("%") for row in rows)

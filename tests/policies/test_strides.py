@@ -14,6 +14,7 @@ from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch, Cond, Plan
 from trajgen.nn.strides import PlanStrides
+from trajgen.testing import check
 
 STRIDES = (2, 4, 8)
 WINDOW = replace(tiny.WINDOW, stride=STRIDES)
@@ -106,6 +107,12 @@ def test_gains_beyond_what_a_stride_can_bring_count_against_a_plan() -> None:
     # Of two points, the smallest stride alone covers both; the gains are 4 · 0.5^(stride / 4) - 1.
     expected = [2.5 - (4 * 0.5**0.5 - 1), 1.0 - 1.0, 1.0 - 0.0]
     torch.testing.assert_close(critic({"state": states}, cond), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("kind", "name"), [("action", "latent_state"), ("action", "state"), ("critic", "value")])
+def test_contracts_hold_at_several_strides(kind: str, name: str) -> None:
+    report = check(kind, name, "mage_critic", {"data": {"stride": [2, 4]}})
+    assert not report.failed, report
 
 
 REFUSED = [

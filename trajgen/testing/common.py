@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def points_of(fixture: Fixture, planner: Any, example: Example) -> dict[str, Ten
 
 def acting_plan(action: Any, example: Example) -> Plan:
     """The plan as an action head gets it when acting: decoded only if the head reads the trajectory."""
-    return Plan(example.plan.codes, example.plan.latent, example.x if action.reads_trajectory else None)
+    return replace(example.plan, trajectory=example.x if action.reads_trajectory else None)
 
 
 def chunk_offsets(example: Example) -> Tensor:

@@ -203,7 +203,7 @@ class Fixture:
         with torch.no_grad():
             encoding = tokenizer.encode(x)
             vectors = tokenizer.vectors(encoding.codes)
-        plan = Plan(encoding.codes, encoding.latent, x)
+        plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride)
         return Example(batch, cond, x, encoding.codes, vectors, encoding.inputs, encoding.latent, plan)
 
     def windows(self) -> Tensor:

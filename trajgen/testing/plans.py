@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from trajgen.core.protocols import HasActionLoss
-from trajgen.core.types import Cond, KnownCodes, Plan
+from trajgen.core.types import Cond, KnownCodes
 from trajgen.testing.common import acting_plan, chunk_offsets
 from trajgen.testing.contract import NotApplicableError, contract, require, require_shape
 from trajgen.testing.fixture import Fixture
@@ -99,7 +101,7 @@ def read_off(fixture: Fixture) -> None:
     action, example = fixture.component, fixture.example()
     plan, states, offsets = acting_plan(action, example), example.batch.chunk_states, chunk_offsets(example)
     moved = None if plan.trajectory is None else plan.trajectory * -1.5 + 1
-    other = Plan(plan.codes, plan.latent + torch.randn_like(plan.latent), moved)
+    other = replace(plan, latent=plan.latent + torch.randn_like(plan.latent), trajectory=moved)
     actions = action(plan, states, offsets)
     same = torch.allclose(actions, action(other, states, offsets))
     require(not same, "Another plan leads to the same actions.", look="forward()")
@@ -107,7 +109,7 @@ def read_off(fixture: Fixture) -> None:
     require(actions.requires_grad or not learns, "No gradient reaches its weights.", look="detach(), no_grad()")
     source = plan.latent if plan.trajectory is None else plan.trajectory
     source = source.clone().requires_grad_()
-    generated = Plan(plan.codes, source, None) if plan.trajectory is None else Plan(plan.codes, plan.latent, source)
+    generated = replace(plan, **{"latent" if plan.trajectory is None else "trajectory": source})
     if isinstance(action, HasActionLoss):
         errors = action.loss(generated, states, offsets, example.batch.chunk_actions)
         require_shape("the loss", errors, tuple(offsets.shape), "(B, H)")
