@@ -38,14 +38,14 @@ def curve(
 ) -> list[list[str]]:
     """The cells of a line for each number of plans; without episodes nothing is played."""
     config, _ = load_run(run, overrides=changes)
-    temperature = config.components["sampler"].get("temperature")
-    single: dict[str, Any] = {"sampler": {"name": "temperature", "temperature": temperature or 1.0}}
     eval_env, rows = make_eval_env(config.data, recorded_env(run)), []
     baseline: Timing | None = None
     for count in (None, *counts):
         if count is None and len(config.data.strides) > 1:
             continue  # of several strides a critic has to choose
-        policy = trajgen.load_policy(run, overrides=single if count is None else {**changes, "sampler.n": count})
+        policy: Any = trajgen.load_policy(run, overrides={**changes, "sampler.n": count or 1})
+        if count is None:
+            policy.planner.sampler = policy.planner.sampler.sampler
         time = timing(policy, repeats)
         baseline = baseline or time
         ratio = f"{min(time.values) / min(baseline.values):.2f}"
