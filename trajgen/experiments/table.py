@@ -133,7 +133,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     if any(row["equal"] == "time" for row in results["rows"]):
         steps = [", ".join(f"{k} {n}" for k, n in row["steps"].items()) for row in results["rows"]]
         names = [row["name"] for row in results["rows"]]
-        lines += ["", "## Steps", "", Table.of({"variant": names, "steps of each stage": steps}).markdown()]
+        steps_table = Table(("variant", "steps of each stage"), list(zip(names, steps, strict=True)), numeric=False)
+        lines += ["", "## Steps", "", steps_table.markdown()]
     if results["failed"]:
         lines += ["", "## Failed", ""]
         lines += [f"- {names}: {' '.join(reason.split())}" for reason, names in _by_reason(results["failed"]).items()]

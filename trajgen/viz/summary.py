@@ -57,7 +57,7 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
 def _condition_rows(errors: Mapping[str, Any]) -> list[Row]:
     """The condition error of state, position and return, with what else was measured of each in words."""
     numbers = {name: value for name, value in errors.items() if isinstance(value, int | float)}
-    words = {"_units": "in its units", "_other_latent": "with another plan's latent", "_zero_latent": "with none"}
+    words = {"_units": "in its units", "_other_latent": "another latent", "_zero_latent": "zeros"}
     rows = []
     for name in [name for name in numbers if not name.endswith(tuple(words))]:
         parts = [f"{numbers[name + end]:.3g} {text}" for end, text in words.items() if name + end in numbers]
