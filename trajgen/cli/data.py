@@ -115,8 +115,7 @@ def make(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_mak
     id = makers.make(name, **vars(options))
     print(f"Made {id}.  trajgen data info {id}")
     if options.map is not None or options.shift is not None:
-        preset = f"defaults: [/data/pointmaze/_pointmaze]\ndata: {{id: {id}}}"
-        print(f"A preset for it, my_maze.yaml for 'trajgen train data=my_maze.yaml':\n\n{preset}")
+        _print_preset(id, f"defaults: [/data/pointmaze/_pointmaze]\ndata: {{id: {id}}}")
 
 
 @command("data record", RecordOptions, "data record env=Pendulum-v1 episodes=200", to=data)
@@ -129,7 +128,8 @@ def record_data(words: Words) -> None:
     from trajgen.experiments.recording import record
 
     id = record(options)
-    print(f"Recorded {id}.  trajgen data info {id}\nA preset for it:\n\ndata:\n  id: {id}")
+    print(f"Recorded {id}.  trajgen data info {id}")
+    _print_preset(id, f"data:\n  id: {id}")
 
 
 @command("data get", GetOptions, "data get D4RL/pointmaze/umaze-v2", to=data)
@@ -155,9 +155,11 @@ def import_data(source: Annotated[str, typer.Argument(metavar="SOURCE")], words:
     print(f"Imported {imported.id}: {counts}; the task ended {imported.terminated:,}.")
     if imported.about:
         print(printable(imported.about))
-    print(f"A preset for it:\n\n{imported.preset.rstrip()}")
+    _print_preset(imported.id, imported.preset.rstrip())
     if options.env is None:
-        print("\nIt names no environment: train on it, and evaluate with data.env_id=ID of a Gymnasium environment.")
+        print(
+            "\nIt names no environment: actions are compared with the recorded ones, and data.env_id=ID gives scores."
+        )
 
 
 def catalogue() -> dict[str, Task]:
@@ -169,6 +171,12 @@ def catalogue() -> dict[str, Task]:
         return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
     return {name: read_task(name, first_line(path), read_options("data", path)) for name, path in data_files().items()}
+
+
+def _print_preset(id: str, preset: str) -> None:
+    """Prints a preset, the file that it belongs into, and the command that trains with it."""
+    name = id.rpartition("/")[2].rpartition("-v")[0] or "my_data"
+    print(f"A preset for it, {name}.yaml for 'trajgen train data={name}.yaml':\n\n{preset}")
 
 
 def _print_table(rows: dict[str, Any]) -> None:
