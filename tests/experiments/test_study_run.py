@@ -53,7 +53,7 @@ def test_a_study_says_what_it_will_do_and_about_how_long_it_takes(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "prior.depth: 4 cells, 4 trainings to do, one at a time"
     assert lines[1].startswith("To train, each: ") and "prior 1,500," in lines[1]
-    assert "4 trainings like that, one at a time: about 40 minutes, without their evaluations" in lines  # of ten each
+    assert "4 trainings like that, one at a time: about 40 minutes, plus evaluations" in lines  # of ten each
     counts = [line.rpartition("(")[2] for line in lines if "-s0: trained" in line or "-s1: trained" in line]
     assert [count[:6] for count in counts] == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
     assert counts[0].endswith("left)") and counts[3] == "4 of 4)"

@@ -126,7 +126,7 @@ def print_outlook(cell: Cell, trainings: int, executor: JobExecutor, console: Co
         job = Job(f"estimate-{slug(cell.row.name)}", estimate_cell, {"config": config.to_plain()})
         if seconds := run_jobs([job], executor, cell.folder / "jobs")[job.name].value:
             text = f"{trainings} trainings like that, {executor.description}: "
-            text += f"{duration(seconds * -(-trainings // executor.workers))}, without their evaluations"
+            text += f"{duration(seconds * -(-trainings // executor.workers))}, plus evaluations"
             console.print(text, markup=False, highlight=False)
 
 
