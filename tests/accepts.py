@@ -18,6 +18,7 @@ from trajgen.testing.fixture import parse_changes
 OK = ""
 BUILT = "it is built"
 ROW = "schedule=unit"
+PYRAMID = "schedule=geometric"
 SINGLE = "schedule=single"
 TRANSFORMER = "prior=transformer"
 DIFFUSION = "prior=diffusion tokenizer=identity schedule=single"
@@ -40,7 +41,10 @@ VALUES = "tokenizer=identity decoder=identity"
 GUIDED = "planner.condition_weight=0.1"  # without L_cond nothing trains adapters
 
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
-    "view": (("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"), {"fields": (OK, OK, OK, OK)}),
+    "view": (
+        ("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"),
+        {"agents": (OK, PYRAMID, FIELDS, OK), "fields": (OK, OK, OK, OK)},
+    ),
     "schedule": (
         ("mage", "flat_ar", "diffuser", "tt"),
         {
@@ -166,6 +170,8 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
         ("direct", "bc action=latent return_target=quantile"),
         ("advantage", "iql critic.actions=false"),
         ("latent", "mage_critic"),
+        ("latent", "mage_multi"),
+        ("latent", "mage_multi tokenizer.joint_scales=0 prior.across_agents=false"),
         ("latent", "dv"),
         ("subgoals", "hiql"),
         ("history", "dt view.fields=[state,action] return_target=constant"),
@@ -191,21 +197,28 @@ CHECKED: dict[str, tuple[str, ...]] = {
 Of a kind that is not here, in all. The others are always built, and their losses and plans are finite."""
 
 
-_ALL = "bc carp dd diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_paper tap tt two_level"
-_QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_paper tap two_level"
-_DRAWN = "carp flat flat_ar hierarchy mage mage_paper tap tt two_level"
+_REST = "mage_paper tap tt two_level"
+_ALL = f"bc carp dd diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_multi {_REST}"
+_QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_multi mage_paper tap two_level"
+_DRAWN = "carp flat flat_ar hierarchy mage mage_multi mage_paper tap tt two_level"
 _AUTOREGRESSIVE = f"{_DRAWN} mage_critic"
-_CONVOLUTIONAL = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap two_level"
-_WITH_RETURNS = "flat flat_ar hierarchy mage mage_critic mage_paper tap tt two_level"
-_LATENT = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level"
+_CONVOLUTIONAL = (
+    "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper tap two_level"
+)
+_WITH_RETURNS = "flat flat_ar hierarchy mage mage_critic mage_multi mage_paper tap tt two_level"
+_LATENT = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper tap tt two_level"
 _CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "view": {"fields": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper two_level"},
+    "view": {
+        "agents": "flat mage mage_critic mage_multi mage_paper two_level",
+        "fields": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper two_level",
+    },
     "schedule": {
-        **dict.fromkeys(("auto", "explicit", "geometric", "linear", "two_level"), _QUANTIZED),
+        **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
+        "auto": _QUANTIZED.replace(" mage_multi", ""),
         "single": _LATENT,
-        "unit": f"dt {_AUTOREGRESSIVE}",
+        "unit": f"dt {_AUTOREGRESSIVE}".replace(" mage_multi", ""),
     },
     "tokenizer": {"bins": "tt", "identity": "dd diffuser dv flow hd", "multiscale": _QUANTIZED},
     "conditioner": {"fields": _ALL},
@@ -222,7 +235,7 @@ RECIPES: dict[str, dict[str, str]] = {
     "action": {
         **dict.fromkeys(("latent", "latent_state"), f"bc hiql iql {_LATENT}".replace(" dd ", " ")),
         "plan": "carp tap tt",
-        "state": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
+        "state": _LATENT.replace("carp ", ""),
     },
     "critic": {
         **dict.fromkeys(("horizon", "length", "temporal_distance"), f"dv {_CHOOSING}"),

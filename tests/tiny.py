@@ -25,6 +25,7 @@ SPACE = Space(
     goal_key="desired_goal",
     action_low=(-1.0, -1.0),
     action_high=(1.0, 1.0),
+    agents=2,
 )
 SMALL = {
     "latent_length": LATENT,

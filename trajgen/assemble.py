@@ -16,9 +16,11 @@ from torch import nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
+from trajgen.core.protocols import TellsAgentsApart
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Space
+from trajgen.core.types import AgentAxis, Space
+from trajgen.nn.agents import AgentsAction, AgentsDecoder
 
 Node = Mapping[str, Any]
 
@@ -42,6 +44,8 @@ LEVELS = {"level": "latent", "direct_level": "direct"}
 """Wiring that builds planners of levels, and the planner that a level is."""
 TOLD_STRIDES = ("conditioner", "action")
 """Kinds that have to tell plans of several strides apart."""
+PER_AGENT: dict[str, Callable[..., nn.Module]] = {"decoder": AgentsDecoder, "action": AgentsAction}
+"""Kinds of which a component of an agent's dimensions serves all agents, and what makes it one of the team."""
 UNNAMED = ("critic",)
 """Kinds of which the usual component is taken where a recipe names none."""
 
@@ -104,13 +108,16 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "discount": window.discount,
         "normalizer": normalizer,
         "scale_lengths": space.scale_lengths,
+        "agents": space.agents,
     }
     if len(window.strides) == 1:
         dimensions["stride"] = window.strides[0]
     _check_kinds(nodes)
     nodes = {**{kind: {"name": USUAL[kind]} for kind in UNNAMED}, **nodes}
     _check_strides(nodes, window.strides)
-    planner = _Composition(nodes, dimensions).get("planner")
+    composition = _Composition(nodes, dimensions)
+    composition.check_agents()
+    planner = composition.get("planner")
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
     planner.add_module("normalizer", normalizer)
@@ -209,6 +216,7 @@ class _Composition:
             "schedule": lambda: self.get("tokenizer").schedule if "tokenizer" in nodes else ScaleSchedule((1,)),
             "vocabulary": lambda: self.get("tokenizer").vocabulary,
             "period": lambda: getattr(self.get("tokenizer"), "period", 1),
+            "agent_axis": self._agent_axis,
             # Where nothing is tokenized, actions are read off the embedded condition.
             "code_dim": lambda: (
                 self.get("tokenizer").code_dim if "tokenizer" in nodes else self.get("conditioner").width
@@ -224,7 +232,42 @@ class _Composition:
             self._values[name] = self._derived[name]() if name in self._derived else self._build(name)
         return self._values[name]
 
+    def check_agents(self) -> None:
+        """Refuses a view that tells agents apart where the other parts do not."""
+        if self.get("agent_axis") is None:
+            return
+        is_one_planner = not set(LEVELS) & set(spec("planner", self.nodes["planner"]["name"]).wiring)
+        if is_one_planner and "tokenizer" in self.nodes and max(self.get("schedule").agents) > 1:
+            return
+        raise ConfigError(
+            "Agents are told apart by planners with one tokenizer whose latent is a grid of agents and time.",
+            expected="planner=latent with tokenizer=multiscale",
+            got=", ".join(f"{k}={self.nodes[k]['name']}" for k in ("planner", "tokenizer") if k in self.nodes),
+            fix="view=fields, which plans for all agents together",
+        )
+
+    def _agent_axis(self) -> AgentAxis | None:
+        view = self.get("view") if "view" in self.nodes else None
+        return view.agent_axis if isinstance(view, TellsAgentsApart) else None
+
+    def _build_per_agent(self, kind: str, axis: AgentAxis) -> nn.Module:
+        """A component of an agent's dimensions, which serves all agents."""
+        n = axis.agents
+        own = {
+            "state_dim": self.get("state_dim") // n,
+            "action_dim": self.get("action_dim") // n,
+            "latent_length": self.get("latent_length") // n,
+            "code_dim": self.get("code_dim") + (n if axis.identify else 0),
+            "agent_axis": None,
+            "view": self.get("view").of_agent,
+            "tokenizer": self.get("tokenizer"),
+        }
+        part = _Composition(self.nodes, {**self.dimensions, **own}).get(kind)
+        return PER_AGENT[kind](part, axis, self.get("features"))
+
     def _build(self, kind: str) -> Any:
+        if kind in PER_AGENT and (axis := self.get("agent_axis")) is not None:
+            return self._build_per_agent(kind, axis)
         if kind in self._building:
             raise ConfigError(
                 "Components do not take each other in a circle.",

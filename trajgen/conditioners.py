@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Cond
+from trajgen.core.types import AgentAxis, Cond
 from trajgen.nn.layers import FourierFeatures, mlp
 
 
@@ -26,6 +26,7 @@ class FieldConditioner(nn.Module):
         state_dim: S.
         goal_dim: G; 0 drops the goal from ``fields``.
         strides: of windows and plans.
+        agent_axis: of a team. Tokens of an agent see its own state, those of all agents the mean of their embeddings.
         fields: any of state, return, goal.
         optional: the fields that dropout and classifier-free guidance mask.
         width: E, the width of the embedding.
@@ -38,12 +39,17 @@ class FieldConditioner(nn.Module):
         ConfigError: for an unknown field.
     """
 
+    identity: Tensor
+    state_rows: Tensor
+    sees_return: Tensor | None
+
     def __init__(
         self,
         schedule: ScaleSchedule,
         state_dim: int,
         goal_dim: int,
         strides: tuple[int, ...],
+        agent_axis: AgentAxis | None = None,
         *,
         fields: tuple[str, ...] = ("state", "return", "goal"),
         optional: tuple[str, ...] = ("return", "goal"),
@@ -66,7 +72,15 @@ class FieldConditioner(nn.Module):
         self.fields = tuple(name for name in fields if sizes[name])
         self.optional = frozenset(optional)
         self.width, self.dropout = width, dropout
-        self.scales, self.return_scales = schedule.scales, return_scales
+        self.agents = schedule.agents[-1]
+        identity = torch.eye(self.agents) if agent_axis is not None and agent_axis.identify else torch.zeros(1, 0)
+        self.register_buffer("identity", identity, persistent=False)
+        self.register_buffer("state_rows", torch.tensor(schedule.agents_of_tokens) + 1, persistent=False)
+        levels = torch.tensor(schedule.levels) if self.agents > 1 else torch.arange(schedule.scales)
+        sees_return = None if return_scales is None else levels < return_scales
+        self.register_buffer("sees_return", sees_return, persistent=False)
+        if self.agents > 1:
+            sizes["state"] = state_dim // self.agents + identity.shape[1]
         self.embed, self.missing = nn.ModuleDict(), nn.ParameterDict()
         for name in self.fields:
             features = FourierFeatures(sizes[name], fourier_frequencies)
@@ -80,7 +94,7 @@ class FieldConditioner(nn.Module):
         self.mix = mlp(width, width, width, depth=depth)
 
     def forward(self, cond: Cond) -> Tensor:
-        """Embeddings (B, K, E), or (B, 1, E) where all scales see the same."""
+        """Embeddings (B, K, E), or (B, 1, E) where all scales see the same; (B, L, E), one a token, of a team."""
         values = {"state": cond.state, "return": cond.returns.unsqueeze(-1), "goal": cond.goal}
         cond_mask, count = cond.cond_mask, len(cond.state)
         if self.training and self.dropout:
@@ -88,15 +102,15 @@ class FieldConditioner(nn.Module):
             cond_mask = keep if cond_mask is None else keep & cond_mask
         total: Tensor | None = None
         for name in self.fields:
-            value = values[name]
-            missing = self.missing[name].expand(count, -1)
-            embedded = missing if value is None else self.embed[name](value)
+            value, missing = values[name], self.missing[name].expand(count, 1, -1)
+            embedded = missing
+            if value is not None:
+                of_tokens = name == "state" and self.agents > 1
+                embedded = self._of_agents(value) if of_tokens else self.embed[name](value).unsqueeze(1)
             if cond_mask is not None and name in self.optional:
-                embedded = torch.where(cond_mask.unsqueeze(-1), embedded, missing)
-            embedded = embedded.unsqueeze(1)
-            if name == "return" and self.return_scales is not None:
-                sees_return = torch.arange(self.scales, device=embedded.device) < self.return_scales
-                embedded = torch.where(sees_return[None, :, None], embedded, missing.unsqueeze(1))
+                embedded = torch.where(cond_mask[:, None, None], embedded, missing)
+            if name == "return" and self.sees_return is not None:
+                embedded = torch.where(self.sees_return[None, :, None], embedded, missing)
             total = embedded if total is None else total + embedded
         if self.stride_embed is not None:
             if cond.stride is None:
@@ -105,3 +119,9 @@ class FieldConditioner(nn.Module):
             embedded = self.stride_embed(log_stride).unsqueeze(1)
             total = embedded if total is None else total + embedded
         return self.mix(cond.state.new_zeros(count, 1, self.width) if total is None else total)
+
+    def _of_agents(self, states: Tensor) -> Tensor:
+        """Embeddings (B, L, E) of the states (B, n S) that each token sees."""
+        own = states.unflatten(-1, (self.agents, -1))
+        embedded = self.embed["state"](torch.cat([own, self.identity.expand(len(own), self.agents, -1)], dim=-1))
+        return torch.cat([embedded.mean(1, keepdim=True), embedded], dim=1)[:, self.state_rows]

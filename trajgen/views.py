@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import register
-from trajgen.core.types import Batch
+from trajgen.core.types import AgentAxis, Batch
 from trajgen.nn.layers import columns
 
 
@@ -75,3 +75,56 @@ class FieldView:
     def read(self, x: Tensor, field: str) -> Tensor | None:
         """The features (..., n) of one field of x (..., D); None if the view does not have it."""
         return x[..., self.slices[field]] if field in self.slices else None
+
+
+@register("view", "agents")
+class AgentsView(FieldView):
+    """The same fields of a team, whose agents are told apart: states and actions are each agent's own, others shared.
+
+    Tokenizer, decoder and action head then serve one agent at a time, all with the same weights (parameter sharing with
+    agent indication, arXiv 2005.13625).
+
+    Args:
+        state_dim: S, of the team.
+        action_dim: A, of the team.
+        strides: M, one or several.
+        agents: n, of the data.
+        goal_state: indices of the state features that goals specify.
+        fields: any of return, state, action, reward and position.
+        identify: whether networks are told which agent they serve; without it agents are interchangeable, and permuted
+            agents have permuted plans.
+
+    Raises:
+        ConfigError: for a field that windows do not have, or data of a single agent.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        action_dim: int,
+        strides: tuple[int, ...],
+        agents: int,
+        goal_state: tuple[int, ...] = (),
+        *,
+        fields: tuple[str, ...] = ("return", "state"),
+        identify: bool = True,
+    ) -> None:
+        super().__init__(state_dim, action_dim, strides, goal_state, fields=fields)
+        if agents < 2:
+            raise ConfigError(
+                "view=agents tells agents apart, and the data have one.",
+                expected="a data set that lists its agents, as data=agents/spread does",
+                got="data of a single agent",
+                fix="view=fields",
+            )
+        rows = {"state": 1, "action": strides[0]}
+        columns: list[list[int]] = [[] for _ in range(agents)]
+        for name, place in self.slices.items():
+            numbers = torch.arange(place.start, place.stop)
+            parts = numbers.expand(agents, -1)
+            if name in rows:  # in each row of the field the agents' parts lie side by side
+                parts = numbers.view(rows[name], agents, -1).movedim(1, 0).flatten(1)
+            for own, part in zip(columns, parts.tolist(), strict=True):
+                own += part
+        self.agent_axis = AgentAxis(tuple(map(tuple, columns)), identify)
+        self.of_agent = FieldView(state_dim // agents, action_dim // agents, strides, goal_state, fields=fields)

@@ -21,7 +21,13 @@ def test_contracts(name: str, words: str, advice: str) -> None:
 
 
 def make(**options: Any) -> Any:
-    wiring = {"schedule": tiny.schedule("geometric"), "state_dim": 4, "action_dim": 2, "goal_dim": 2, "strides": (3,)}
+    wiring = {
+        "schedule": tiny.schedule("geometric"),
+        "state_dim": 4,
+        "goal_dim": 2,
+        "strides": (3,),
+        "agent_axis": None,
+    }
     return tiny.shake(build("conditioner", tiny.node("conditioner", "fields", **options), **wiring)).eval()
 
 

@@ -39,6 +39,7 @@ def make(name: str, schedule: str = "unit", *, continuous: bool = False, **condi
         "stride": tiny.STRIDE,
         "strides": (tiny.STRIDE,),
         "period": 1,
+        "agent_axis": None,
     }
     wiring |= {"tokenizer": SimpleNamespace(known_codes=lambda cond: None), "view": SimpleNamespace(slices={})}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields", **conditioner), **wiring)

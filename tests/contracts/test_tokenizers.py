@@ -30,7 +30,7 @@ def make(name: str, schedule: str, **options: Any) -> Any:
     torch.manual_seed(0)
     view = build("view", {"name": "fields"}, state_dim=4, action_dim=2, strides=(tiny.STRIDE,), goal_state=())
     wiring = {"features": FEATURES, "horizon": tiny.HORIZON, "view": view, "normalizer": Normalizer(4, 2, 2)}
-    wiring |= {"goal_state": (0, 1), "goal_dim": 2, "schedule": partial(tiny.schedule, schedule)}
+    wiring |= {"goal_state": (0, 1), "goal_dim": 2, "schedule": partial(tiny.schedule, schedule), "agent_axis": None}
     return build("tokenizer", tiny.node("tokenizer", name, **options), **wiring)
 
 

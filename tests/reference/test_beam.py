@@ -355,7 +355,7 @@ def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: s
         "stride": STRIDE,
         "strides": (STRIDE,),
     }
-    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1}
+    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1, "agent_axis": None}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields"), **wiring)
     wiring["tokenizer"] = None
     prior = tiny.shake(build("prior", tiny.node("prior", "transformer"), **wiring)).eval()

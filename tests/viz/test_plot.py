@@ -235,7 +235,9 @@ def test_the_weights_are_those_that_the_prior_attends_with(monkeypatch: pytest.M
 
     monkeypatch.setattr(blocks, "attend", attend)
     with torch.no_grad():
-        weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), tokenizer.schedule)
+        weights = attention_weights(
+            prior.blocks, lambda: prior.logits(inputs, cond), blocks.block_causal_mask(tokenizer.schedule)
+        )
     assert len(expected) == 2 and not any(block.qkv._forward_hooks for block in prior.blocks)
     torch.testing.assert_close(weights, torch.stack(expected).mean((0, 1, 2)))
     shares = attention_between_scales(planner, cond, plan)

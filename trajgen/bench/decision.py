@@ -77,7 +77,7 @@ def _load_planner(request: BenchRequest) -> tuple[Any, Space, Config, torch.devi
         config, space = load_config(folder)
         return policy.planner, space, config, policy.device
     config, device = request.load()
-    space = Space(state_dim=4, action_dim=2, goal_dim=2)
+    space = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)
     return experiments.build_planner(config, space).eval().to(device), space, config, device
 
 

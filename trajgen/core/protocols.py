@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Encoding, GoalSampling, KnownCodes, Losses, Plan
+from trajgen.core.types import AgentAxis, Batch, Codes, Cond, Encoding, GoalSampling, KnownCodes, Losses, Plan
 
 
 class View(Protocol):
@@ -29,6 +29,16 @@ class View(Protocol):
     def read(self, x: Tensor, field: str) -> Tensor | None:
         """One field of features (..., D); None if the view does not have it."""
         ...
+
+
+@runtime_checkable
+class TellsAgentsApart(View, Protocol):
+    """A view of a team, whose decoder and action head are built for one agent and serve all of them."""
+
+    agent_axis: AgentAxis
+    """How the features are those of the agents."""
+    of_agent: View
+    """The view of an agent's own windows."""
 
 
 class Layout(Protocol):
@@ -149,7 +159,7 @@ class Conditioner(Protocol):
     width: int
 
     def __call__(self, cond: Cond) -> Tensor:
-        """Embeddings (B, K, width), or (B, 1, width) for all scales."""
+        """Embeddings (B, K, width), or (B, 1, width) for all scales; of a team (B, L, width), one a token."""
         ...
 
 

@@ -60,6 +60,21 @@ class Space:
 
 
 @dataclass(frozen=True)
+class AgentAxis:
+    """How the features of a team's windows are those of its agents."""
+
+    columns: tuple[tuple[int, ...], ...]
+    """For each of n agents, the numbers of its D′ features among the D of the team; shared ones are in all."""
+    identify: bool = True
+    """Whether networks are told which agent they serve; without it, permuted agents have permuted plans."""
+
+    @property
+    def agents(self) -> int:
+        """n."""
+        return len(self.columns)
+
+
+@dataclass(frozen=True)
 class GoalSampling:
     """Which goals values are learnt for, besides a window's own (OGBench, arXiv 2410.20092, appendix C.2).
 

@@ -127,14 +127,14 @@ class Team:
 
 TEAMS = {
     "spread": Team(
-        words="three agents and three landmarks, shared out at random",
+        words="two agents and two landmarks, shared out at random",
         env_id=SPREAD_ID,
-        agents=3,
+        agents=2,
         episode_steps=25,
         steps=50_000,
         noise=0.1,
         controller=Spreading,
-        options={"env": "mpe2.simple_spread_v3", "N": 3, "max_cycles": 25, "continuous_actions": True},
+        options={"env": "mpe2.simple_spread_v3", "N": 2, "max_cycles": 25, "continuous_actions": True},
     ),
     "cheetah": Team(
         words="half cheetah whose two legs are agents that do not see each other, in a gait of random phase",

@@ -293,7 +293,7 @@ def check_evaluation(row: Row) -> None:
     """Raises a `ConfigError` if the weights of a row's run do not fit the components with which it is evaluated."""
     from trajgen import experiments
 
-    space = Space(state_dim=4, action_dim=2, goal_dim=2)
+    space = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)
     evaluated = Config.from_plain(merged(row.config.to_plain(), row.overrides))
     shapes, trained_shapes = (
         {k: tuple(v.shape) for k, v in experiments.build_planner(config, space).state_dict().items()}

@@ -122,7 +122,7 @@ def dry_run(config: Config) -> None:
     """Builds the planner at small dimensions, so that what cannot work is refused before data are loaded."""
     from trajgen.engine.distributed import world_size
 
-    space = Space(state_dim=4, action_dim=2, goal_dim=2)
+    space = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)
     planner: Any = build_planner(config, space)
     if _chooses_scales(config):
         _require_chooser(config, planner)

@@ -120,7 +120,7 @@ def run_cells(
 def print_outlook(cell: Cell, trainings: int, executor: JobExecutor, console: Console) -> None:
     """Prints the steps of one of several trainings and, where they run here, about how long all of them take."""
     config = cell.config
-    steps = stage_steps(config, build_planner(config, Space(state_dim=4, action_dim=2, goal_dim=2)))
+    steps = stage_steps(config, build_planner(config, Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)))
     console.print(f"To train, each: {steps_text(steps)}", markup=False, highlight=False)
     if trainings > 1 and sum(steps.values()) >= SHORTEST and isinstance(executor, InlineExecutor | LokyExecutor):
         job = Job(f"estimate-{slug(cell.row.name)}", estimate_cell, {"config": config.to_plain()})

@@ -15,13 +15,16 @@ Cache = tuple["KeyValueCache", int]
 """A cache, and the number of the layer that uses it."""
 
 
-def block_causal_mask(schedule: ScaleSchedule) -> Tensor:
+def block_causal_mask(schedule: ScaleSchedule, across_agents: bool = True) -> Tensor:
     """The mask (L, L) in which a token attends to its own scale and all coarser ones; true where it attends.
 
-    With scales of one token it is the usual causal mask.
+    With scales of one token it is the usual causal mask. Without ``across_agents`` an agent's tokens attend to no other
+    agent's, but still to those of all agents together.
     """
-    levels = torch.tensor(schedule.levels)
-    return levels[:, None] >= levels[None, :]
+    levels, agents = torch.tensor(schedule.levels), torch.tensor(schedule.agents_of_tokens)
+    is_coarser = levels[:, None] >= levels[None, :]
+    is_own = (agents[:, None] == agents[None, :]) | (agents[None, :] < 0)
+    return is_coarser if across_agents else is_coarser & is_own
 
 
 def check_heads(width: int, heads: int) -> None:

@@ -30,9 +30,9 @@ from trajgen.nn.attention import (
 class DecodeState:
     """The state of a stepwise prediction: the modulations of all scales and layers, and the cache."""
 
-    parts: Tensor  # (K or 1, layers, 6, B, 1, W)
-    final: Tensor  # (K or 1, 2, B, 1, W)
-    start: Tensor  # (B, 1, W), the input of the first scale
+    parts: Tensor  # (L, K or 1, layers, 6, B, 1, W)
+    final: Tensor  # (L, K or 1, 2, B, 1, W)
+    start: Tensor  # (B, l_1 or 1, W), the input of the first scale
     cache: KeyValueCache
 
     def rows(self, index: Tensor) -> DecodeState:
@@ -63,13 +63,17 @@ class TransformerPrior(nn.Module):
         action_weight: of actions in the loss, beside 1 for other parts of a point: the code of Trajectory Transformer
             (arXiv 2106.02039) has 5. Other than 1 needs a tokenizer of values.
         value_weight: of rewards and returns in the loss, likewise.
+        across_agents: of a team, whether the tokens of an agent attend to those of the others; false leaves it those of
+            all agents together, and with none of them makes agents independent.
 
     Raises:
-        ConfigError: if the heads do not divide the width, or no token is of a field that is weighted.
+        ConfigError: if the heads do not divide the width, no token is of a field that is weighted, or there are no
+            agents to keep apart.
     """
 
     mask: Tensor | None
     levels: Tensor
+    places: Tensor | None
     token_weights: Tensor | None
 
     def __init__(
@@ -87,19 +91,29 @@ class TransformerPrior(nn.Module):
         dropout: float = 0.0,
         action_weight: float = 1.0,
         value_weight: float = 1.0,
+        across_agents: bool = True,
     ) -> None:
         super().__init__()
         check_heads(width, heads)
+        if not across_agents and schedule.agents[-1] == 1:
+            raise ConfigError(
+                "prior.across_agents=false keeps agents apart, where a view tells them apart.",
+                got=f"prior.across_agents=false with the scales {schedule}",
+                fix="prior.across_agents=true, or view=agents with data of several agents",
+            )
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
         self.width, self.heads = width, heads
         self.input_proj = nn.Linear(code_dim, width)
         self.start_token = nn.Linear(conditioner.width, width)
-        self.pos_embed = nn.Parameter(torch.randn(schedule.tokens, width) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(max(schedule.places) + 1, width) * 0.02)
+        places = torch.tensor(schedule.places) if schedule.agents[-1] > 1 else None
+        self.register_buffer("places", places, persistent=False)
         layers = [AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth)]
         self.blocks: Sequence[AdaptiveBlock] = cast(Sequence[AdaptiveBlock], nn.ModuleList(layers))
         self.modulation = zero_linear(conditioner.width, 8 * width)
         self.head = nn.Linear(width, vocabulary or code_dim)
-        mask = block_causal_mask(schedule)
+        self.across_agents = across_agents
+        mask = block_causal_mask(schedule, across_agents)
         self.register_buffer("mask", None if bool(mask.all()) else mask, persistent=False)
         self.register_buffer("levels", torch.tensor(schedule.levels), persistent=False)
         weights = _token_weights(tokenizer, schedule, action_weight, value_weight)
@@ -114,8 +128,8 @@ class TransformerPrior(nn.Module):
         """Predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""
         modulation, start = self._condition(cond)
         start = start.expand(-1, self.schedule.lengths[0], -1)
-        x = torch.cat([start, self.input_proj(inputs)], dim=1) + self.pos_embed
-        if modulation.shape[1] > 1:  # that of one scale is left to broadcast
+        x = torch.cat([start, self.input_proj(inputs)], dim=1) + self._positions()
+        if 1 < modulation.shape[1] < self.schedule.tokens:  # that of one scale is left to broadcast
             modulation = modulation[:, self.levels]
         of_blocks, final = modulation.split([6, 2], dim=-2)
         for block in self.blocks:
@@ -146,9 +160,13 @@ class TransformerPrior(nn.Module):
     def step(self, x: Tensor | None, k: int, state: DecodeState) -> Tensor:
         """Predictions (B, l_k, V or C) of scale k from its input (B, l_k, C); None at the first scale."""
         tokens = state.start.expand(-1, self.schedule.lengths[0], -1) if x is None else self.input_proj(x)
-        tokens = tokens + self.pos_embed[self.schedule.spans[k]]
+        span = self.schedule.spans[k]
+        tokens = tokens + self._positions()[span]
+        mask = None if self.across_agents or self.mask is None else self.mask[span, : span.stop]
+        if self.schedule.scales < len(state.parts):
+            return self._predict(tokens, *self._of_tokens(state, span), state, mask)
         scale = k if len(state.parts) > 1 else 0
-        return self._predict(tokens, state.parts[scale], state.final[scale], state)
+        return self._predict(tokens, state.parts[scale], state.final[scale], state, mask)
 
     def predict_prefix(self, inputs: Tensor, k: int, state: DecodeState) -> Tensor:
         """Predictions (B, n, V or C) of scales 1 to k + 1 in one pass, as their steps would give them.
@@ -161,10 +179,9 @@ class TransformerPrior(nn.Module):
         start = state.start.expand(-1, self.schedule.lengths[0], -1)
         tokens = torch.cat([start, self.input_proj(inputs)], dim=1)
         n = tokens.shape[1]
-        tokens, parts, final = tokens + self.pos_embed[:n], state.parts[0], state.final[0]
-        if len(state.parts) > 1:  # each token has the modulations of its scale
-            parts = state.parts[self.levels[:n], ..., 0, :].movedim(0, -2)
-            final = state.final[self.levels[:n], ..., 0, :].movedim(0, -2)
+        tokens, parts, final = tokens + self._positions()[:n], state.parts[0], state.final[0]
+        if len(state.parts) > 1:
+            parts, final = self._of_tokens(state, slice(n))
         return self._predict(tokens, parts, final, state, None if self.mask is None else self.mask[:n, :n])
 
     def _predict(
@@ -176,7 +193,7 @@ class TransformerPrior(nn.Module):
             tokens: that are predicted from.
             parts, final: their modulations, (layers, 6, B, n or 1, W) and (2, B, n or 1, W).
             state: of the prediction.
-            mask: (n, n), with an empty cache.
+            mask: (n, m), of these tokens to them and those in the cache.
         """
         if len(tokens) == 1:  # a single plan needs no batch axis
             tokens = tokens[0]
@@ -188,10 +205,20 @@ class TransformerPrior(nn.Module):
         return logits if logits.ndim == 3 else logits.unsqueeze(0)
 
     def _condition(self, cond: Cond) -> tuple[Tensor, Tensor]:
-        """Modulations (B, K or 1, 6 of the blocks and 2 of the head, W), and the start token (B, 1, W)."""
+        """Modulations (B, L, K or 1, 6 of the blocks and 2 of the head, W), and the start tokens (B, l_1 or 1, W)."""
         embedded = self.conditioner(cond)
         modulation = self.modulation(F.silu(embedded)).unflatten(-1, (8, self.width))
-        return modulation, self.start_token(embedded[:, :1])
+        first = self.schedule.lengths[0] if embedded.shape[1] > self.schedule.scales else 1
+        return modulation, self.start_token(embedded[:, :first])
+
+    def _positions(self) -> Tensor:
+        """The embeddings (L, W) of the tokens' places, which agents share."""
+        return self.pos_embed if self.places is None else self.pos_embed[self.places]
+
+    def _of_tokens(self, state: DecodeState, span: slice) -> tuple[Tensor, Tensor]:
+        """The modulations of a span of tokens, each of which has its own or those of its scale."""
+        rows = span if self.schedule.scales < len(state.parts) else self.levels[span]
+        return state.parts[rows, ..., 0, :].movedim(0, -2), state.final[rows, ..., 0, :].movedim(0, -2)
 
 
 def _token_weights(tokenizer: Any, schedule: ScaleSchedule, action_weight: float, value_weight: float) -> Tensor | None:

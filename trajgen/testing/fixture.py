@@ -21,7 +21,7 @@ from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
-SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
 GOAL_STATE, GOAL_RADIUS = (0, 1), 0.5
 WINDOW_OPTIONS = ("horizon", "stride", "chunk", "discount", "return_power")
 """Options of data that can be given to a check."""

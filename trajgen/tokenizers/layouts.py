@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
+from trajgen.nn.agents import fold, resampling_grid, unfold
 from trajgen.nn.layers import resampling
 
 Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -23,11 +24,16 @@ class ResidualPyramid(nn.Module):
     1 and 2). Pools by averages; grow(h) = (1 - r) up(h) + r conv_k(up(h)), with linear interpolation up. The partial
     latent is the running sum.
 
+    The latent of a team is a grid of agents and time. Scales that are of all agents together pool over both axes, and
+    grow along both; convolutions run along time. So that what distinguishes agents does not cancel out in their mean,
+    each agent's channels are rotated against those of the one before it, and rotated back when they grow.
+
     Args:
         schedule: lengths that end at N.
         code_dim: C.
         length: N.
         smoothing: weight r of the convolutions.
+        identify: whether channels are rotated; without it agents are alike.
 
     Raises:
         ConfigError: if the schedule does not end at N, or a scale is longer than N.
@@ -35,23 +41,35 @@ class ResidualPyramid(nn.Module):
 
     empty: Tensor
 
-    def __init__(self, schedule: ScaleSchedule, code_dim: int, length: int, smoothing: float = 0.5) -> None:
+    def __init__(
+        self, schedule: ScaleSchedule, code_dim: int, length: int, smoothing: float = 0.5, identify: bool = True
+    ) -> None:
         super().__init__()
+        self.agents = schedule.agents[-1]
+        points = length // self.agents
         if not is_pyramid(schedule, length):
-            geometric = "schedule=geometric" if length >= 4 else f"schedule=geometric schedule.scales={length}"
+            geometric = "schedule=geometric" if points >= 4 else f"schedule=geometric schedule.scales={points}"
             raise ConfigError(
                 "The scales end at the latent length with none longer (a residual pyramid), or add up to it (a row of "
                 "tokens).",
                 expected=f"a last and longest scale of {length}, or lengths that add up to {length}",
                 got=f"schedule {schedule}, which adds up to {schedule.tokens}",
-                fix=f"{geometric} for a pyramid, or schedule=unit for a row",
+                fix=f"view=fields for a row of tokens, or {geometric}"
+                if self.agents > 1
+                else f"{geometric} for a pyramid, or schedule=unit for a row",
             )
         self.schedule, self.code_dim, self.length, self.smoothing = schedule, code_dim, length, smoothing
         self.register_buffer("empty", torch.zeros(1, length, code_dim), persistent=False)
         self.convolutions = nn.ModuleList(nn.Conv1d(code_dim, code_dim, 3, padding=1) for _ in schedule)
-        for k, n in enumerate(schedule):
-            self.register_buffer(f"pool_{k}", resampling(length, n), persistent=False)
-            self.register_buffer(f"grow_{k}", resampling(n, length), persistent=False)
+        for k, (n, many) in enumerate(zip(schedule, schedule.agents, strict=True)):
+            pool = resampling_grid((self.agents, points), (many, n // many))
+            grow = resampling_grid((many, n // many), (self.agents, points))
+            self.register_buffer(f"pool_{k}", pool, persistent=False)
+            self.register_buffer(f"grow_{k}", grow, persistent=False)
+        self.rotates = [identify and many < self.agents for many in schedule.agents]
+        rotation = torch.arange(code_dim) + torch.arange(self.agents).repeat_interleave(points)[:, None]
+        self.register_buffer("rotation", rotation % code_dim, persistent=False)
+        self.register_buffer("inverse_rotation", self.get_buffer("rotation").argsort(-1), persistent=False)
 
     def start(self, batch: int) -> Tensor:
         """The empty sum f̂_0."""
@@ -60,12 +78,19 @@ class ResidualPyramid(nn.Module):
     def extend(self, partial_latent: Tensor, vectors: Tensor, k: int) -> Tensor:
         """The running sum f̂_k, from f̂_{k-1} and the code vectors of scale k."""
         z = self.get_buffer(f"grow_{k}") @ vectors
-        smooth = self.convolutions[k](z.transpose(1, 2)).transpose(1, 2)
+        if self.rotates[k]:
+            z = self._rotated(z, "inverse_rotation")
+        rows = z if self.agents == 1 else fold(z, self.agents)
+        smooth = self.convolutions[k](rows.transpose(1, 2)).transpose(1, 2)
+        smooth = smooth if self.agents == 1 else unfold(smooth, self.agents)
         return partial_latent + torch.lerp(z, smooth, self.smoothing)
 
     def pool(self, z: Tensor, k: int) -> Tensor:
         """A latent (B, N, C), averaged to the length of scale k, (B, l_k, C)."""
-        return self.get_buffer(f"pool_{k}") @ z
+        return self.get_buffer(f"pool_{k}") @ (self._rotated(z, "rotation") if self.rotates[k] else z)
+
+    def _rotated(self, z: Tensor, name: str) -> Tensor:
+        return z.gather(-1, self.get_buffer(name).expand(len(z), -1, -1))
 
     scale_input = pool  # the prior's input at scale k is the running sum f̂_{k-1}, pooled
 
@@ -203,22 +228,23 @@ class TokenRow(nn.Module):
         return vectors if lengths[k] == lengths[k - 1] else self.get_buffer(f"resample_{k}") @ vectors
 
 
-def layout_of(schedule: ScaleSchedule, code_dim: int, length: int) -> ResidualPyramid | TokenRow:
+def layout_of(schedule: ScaleSchedule, code_dim: int, length: int, identify: bool = True) -> ResidualPyramid | TokenRow:
     """The layout of a schedule: a residual pyramid if it ends at N, a row if it adds up to N.
 
-    A single scale of N tokens does both, and is a pyramid.
+    A single scale of N tokens does both, and is a pyramid. The latent of a team is always one.
 
     Args:
         schedule: the scales.
         code_dim: C.
         length: N.
+        identify: of a team, whether its agents are told apart.
 
     Raises:
         ConfigError: if it does neither.
     """
-    if schedule.tokens == length and not is_pyramid(schedule, length):
+    if schedule.tokens == length and not is_pyramid(schedule, length) and schedule.agents[-1] == 1:
         return TokenRow(schedule, code_dim, length)
-    return ResidualPyramid(schedule, code_dim, length)
+    return ResidualPyramid(schedule, code_dim, length, identify=identify)
 
 
 def is_pyramid(schedule: ScaleSchedule, length: int) -> bool:

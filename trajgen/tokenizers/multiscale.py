@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajgen.core.checks import check_range
+from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import ChoosesScales
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Encoding, KnownCodes, Losses
+from trajgen.core.types import AgentAxis, Batch, Codes, Cond, Encoding, KnownCodes, Losses
+from trajgen.nn.agents import AgentSplit, unfold
 from trajgen.nn.layers import ConvEncoder, doublings
 from trajgen.tokenizers.layouts import layout_of
 from trajgen.tokenizers.quantizers import build_quantizer
@@ -36,9 +39,10 @@ class MultiscaleTokenizer(nn.Module):
         schedule: from N to a scale schedule that ends at N (a pyramid) or adds up to N (a row).
         features: D.
         horizon: T, which is N times a power of two.
+        agent_axis: of a team, whose agents share the encoder and the codebook; the latent is a grid of agents and time.
         quantizer: vq has codes that are moving averages; fsq rounds channels to levels (arXiv 2309.15505); lfq takes
             their signs (arXiv 2310.05737); simvq maps random codes by a learnt matrix (arXiv 2411.02038).
-        latent_length: points N of the latent, the number of tokens of the finest scale.
+        latent_length: points N of the latent, the number of tokens of the finest scale; of a team, those of an agent.
         code_dim: C; of lfq, which has 2^C codes, at most 16. Not of fsq.
         codebook_size: number of codes V in the codebook, of vq and simvq.
         levels: of fsq, per channel; V is their product.
@@ -50,6 +54,8 @@ class MultiscaleTokenizer(nn.Module):
         entropy: of lfq, weight of the entropy loss.
         diversity: of lfq, weight in it of the entropy over the batch.
         agreement: whether the last scale's sum agrees with f, or the mean over every scale's, as in VAR.
+        joint_scales: of a team, the number of coarsest scales whose tokens are of all agents together; those of the
+            others are of one agent each. null for all but the finest.
 
     Raises:
         ConfigError: for an option out of range or not of this quantizer, a T that is not N times a power of two, or a
@@ -61,6 +67,7 @@ class MultiscaleTokenizer(nn.Module):
         schedule: Callable[[int], ScaleSchedule],
         features: int,
         horizon: int,
+        agent_axis: AgentAxis | None = None,
         *,
         quantizer: Literal["vq", "fsq", "lfq", "simvq"] = "vq",
         latent_length: int = 8,
@@ -75,6 +82,7 @@ class MultiscaleTokenizer(nn.Module):
         entropy: float = 0.1,
         diversity: float = 1.0,
         agreement: Literal["last", "every"] = "last",
+        joint_scales: int | None = None,
     ) -> None:
         super().__init__()
         options: dict[str, Any] = {
@@ -95,7 +103,19 @@ class MultiscaleTokenizer(nn.Module):
         halvings = doublings(horizon, latent_length)
         self.quantizer = build_quantizer(quantizer, {**options, "levels": tuple(levels)}, defaults)
         self.vocabulary, self.code_dim = self.quantizer.size, self.quantizer.code_dim
-        self.layout = layout_of(schedule(latent_length), self.code_dim, latent_length)
+        scales, self.features_of_agents = schedule(latent_length), None
+        if agent_axis is not None:
+            scales = _team_scales(scales, agent_axis.agents, joint_scales)
+            self.features_of_agents = AgentSplit(agent_axis, features)
+            features, latent_length = len(agent_axis.columns[0]), agent_axis.agents * latent_length
+        elif joint_scales is not None:
+            raise ConfigError(
+                "Scales are joint where a view tells agents apart.",
+                got=f"tokenizer.joint_scales={joint_scales}",
+                fix="view=agents with data of several agents, or tokenizer.joint_scales=null",
+            )
+        identify = agent_axis is None or agent_axis.identify
+        self.layout = layout_of(scales, self.code_dim, latent_length, identify)
         self.agreement = agreement
         self.schedule, self.latent_length = self.layout.schedule, latent_length
         self.encoder = ConvEncoder(features, self.code_dim, halvings, width=width, depth=depth)
@@ -104,7 +124,7 @@ class MultiscaleTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Encoding:
         """Windows (B, T, D) to token ids (B, L), teacher-forcing inputs and latent."""
-        ids, _, inputs, latent = self.layout.encode(self.quantizer.bound(self.encoder(x)), self.quantizer.quantize)
+        ids, _, inputs, latent = self.layout.encode(self._latent(x), self.quantizer.quantize)
         return Encoding(ids, inputs, latent)
 
     def vectors(self, codes: Codes) -> Tensor:
@@ -119,7 +139,7 @@ class MultiscaleTokenizer(nn.Module):
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
         """Reconstruction over real points, commitment, and agreement of the quantized latent with f."""
-        f = self.quantizer.bound(self.encoder(x))
+        f = self._latent(x)
         if self.training and not self.quantizer.initialized:
             self.quantizer.initialize(self.layout.samples(f))
         ids, vectors, _, latent = self.layout.encode(f, self.quantizer.quantize)
@@ -130,6 +150,13 @@ class MultiscaleTokenizer(nn.Module):
         reconstruction = batch.mean(error, lambda batch: batch.mask)
         total = reconstruction + commitment + agreement
         return {"total": total, "reconstruction": reconstruction, "commitment": commitment, "agreement": agreement}
+
+    def _latent(self, x: Tensor) -> Tensor:
+        """The latent f (B, N, C) of windows, before it is quantized."""
+        agents = self.features_of_agents
+        f = self.encoder(x) if agents is None else unfold(self.encoder(agents.split(x)), agents.agents)
+        bound: Tensor = self.quantizer.bound(f)
+        return bound
 
     def _agreement(self, f: Tensor, ids: Tensor, latent: Tensor) -> Tensor:
         """How far the quantized latent, or that after every scale, is from f: the convolutions learn from it."""
@@ -145,6 +172,20 @@ class MultiscaleTokenizer(nn.Module):
     def usage(self) -> dict[str, float]:
         """Per scale, the share of codes in use and their perplexity since the last call."""
         return self.code_usage.take()
+
+
+def _team_scales(scales: ScaleSchedule, agents: int, joint_scales: int | None) -> ScaleSchedule:
+    """The scales of a team, from those of one agent."""
+    if isinstance(scales, ChoosesScales):
+        raise ConfigError(
+            "The scales of several agents are not chosen from data.",
+            got="schedule=auto with a view that tells agents apart",
+            fix="schedule=geometric",
+        )
+    all_but_one = scales.scales - 1
+    joint = all_but_one if joint_scales is None else joint_scales
+    check_range("tokenizer.joint_scales", joint, 0, all_but_one, usual=all_but_one)
+    return scales.for_agents(agents, joint)
 
 
 class CodeUsage(nn.Module):

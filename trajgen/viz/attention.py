@@ -59,17 +59,16 @@ def attention_between_scales(planner: Any, cond: Cond, plan: Plan) -> NDArray[np
     """The share (K, K) of its attention that each scale (row) gives to each (column), over layers, heads and plans."""
     tokenizer, prior = planner.tokenizer, planner.prior
     inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
-    weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), tokenizer.schedule)
+    mask = block_causal_mask(tokenizer.schedule, getattr(prior, "across_agents", True))
+    weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), mask)
     return by_scale(weights, tokenizer.schedule)
 
 
-def attention_weights(
-    blocks: Sequence[AdaptiveBlock], forward: Callable[[], object], schedule: ScaleSchedule
-) -> Tensor:
+def attention_weights(blocks: Sequence[AdaptiveBlock], forward: Callable[[], object], mask: Tensor) -> Tensor:
     """The attention (L, L) of all tokens to all, averaged over plans, layers and heads.
 
     The weights are computed from the blocks' own projections while ``forward`` predicts all tokens at once, so that
-    the models need no code for it.
+    the models need no code for it; ``mask`` (L, L) is true where a token attends.
     """
     projections: list[Tensor] = []
     hooks = [block.qkv.register_forward_hook(lambda *call: projections.append(call[2])) for block in blocks]
@@ -78,7 +77,7 @@ def attention_weights(
     finally:
         for hook in hooks:
             hook.remove()
-    mask = block_causal_mask(schedule).to(projections[0].device)
+    mask = mask.to(projections[0].device)
     layers = []
     for block, qkv in zip(blocks, projections, strict=True):
         q, k, _ = qkv.float().unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
