@@ -190,6 +190,12 @@ for line in {[*LINES, *REFUSED_BY_HYDRA]!r}:
     assert float(loaded[0][0]) < 1.0  # 0.15 to 0.45 on a quiet core
 
 
+def test_environments_in_processes_and_reports_need_no_torch() -> None:
+    needed = "trajgen.evaluation.workers, trajgen.envs.eval_env, trajgen.viz.report.page"
+    modules = run(f"import sys, {needed}; print(*sys.modules)").split()
+    assert "gymnasium" in modules and not {"torch", "minari", "mujoco"} & {*modules}
+
+
 def test_the_package_imports_nothing_until_it_is_asked() -> None:
     assert not HEAVY & set(run("import sys, trajgen; print(*sys.modules)").split())
     assert trajgen.ScaleSchedule((1, 2)).tokens == 3

@@ -13,7 +13,7 @@ import tiny
 
 from trajgen.cli import main
 from trajgen.data.options import DataOptions
-from trajgen.data.windows import val_episodes
+from trajgen.data.starts import val_episodes
 from trajgen.envs.replay import recorded_states, replay_env
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.evaluation.on_data import compare_with_data

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import Observation
 from trajgen.envs.gym import spec
+
+if TYPE_CHECKING:
+    from trajgen.core.planning import Observation
 
 ENV_ID = "trajgen/Chain-v0"
 SIZES = (2, 4, 8, 16, 32, 64)

@@ -26,10 +26,10 @@ from trajgen.core.files import (
 )
 from trajgen.core.formats import FORMAT, current
 from trajgen.core.options import convert, differing, flat, structure
-from trajgen.core.types import Space
 from trajgen.security import check_entries, check_numbers
 
 if TYPE_CHECKING:
+    from trajgen.core.types import Space
     from trajgen.envs.eval_env import EnvRecord
 
 ROOT = Path("runs")
@@ -187,6 +187,8 @@ def load_config(folder: Path) -> tuple[Config, Space]:
         CheckpointError: if the folder is not that of a run, a newer trajgen wrote it, or it leads out of itself.
         ConfigError: if it names an unknown component or option.
     """
+    from trajgen.core.types import Space
+
     require_utf8(folder)
     refuse_links(folder)
     plain = read_config(folder)
