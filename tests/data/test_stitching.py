@@ -25,12 +25,12 @@ OPTIONS = DataOptions(
 )  # fmt: skip
 
 
-def cross(copies: int = 8, apart: float = 0.0, terminated: bool = False) -> Episodes:
+def cross(copies: int = 8, apart: float = 0.0) -> Episodes:
     """Walks of ten steps of length 1 along x and along y; those along y pass ``apart`` beside the crossing."""
     along, still = np.arange(-5.0, 6.0), np.zeros(STEPS + 1)
     ways = [np.stack([along, still], 1), np.stack([still, along + apart], 1)]
     actions, rewards = np.arange(1.0, STEPS + 1)[:, None], np.ones(STEPS)
-    raw = [Episode(way, actions, rewards, terminated, np.repeat(way[-1:], STEPS + 1, 0), way) for way in ways]
+    raw = [Episode(way, actions, rewards, False, np.repeat(way[-1:], STEPS + 1, 0), way) for way in ways]
     return Episodes.collect(raw * copies, name="cross", space=Space(2, 1, 2, "s", "g"))
 
 
@@ -78,11 +78,22 @@ def test_held_out_episodes_are_no_part_of_paths() -> None:
 
 
 def test_a_path_does_not_leave_a_terminal() -> None:
-    stitched = with_stitched(cross(terminated=True), OPTIONS)
-    ends = stitched.states[stitched.ends[16:]]
-    at_an_end = (np.abs(ends).sum(1) == 5) & (ends.sum(1) > 0)
-    assert (stitched.terminated[16:] == at_an_end).all() and at_an_end.any()
-    assert stitched.lengths[16:][~at_an_end].tolist() == [STEPS] * int((~at_an_end).sum())
+    """A walk along x ends at the crossing, since the task is over there; one beside it goes on."""
+    walks = [cross(1).states[:11], cross(1).states[11:], cross(1).states[:11] + np.array([0.0, 2.0], np.float32)]
+    walks[0] = walks[0][:6]
+    raw = [
+        Episode(way, np.ones((len(way) - 1, 1)), np.ones(len(way) - 1), number == 0, way, way)
+        for number, way in enumerate(walks)
+    ] * 8
+    episodes = Episodes.collect(raw, name="ending", space=Space(2, 1, 2, "s", "g"))
+    stitched = with_stitched(episodes, OPTIONS)
+    over = 0
+    for first, last, terminated in zip(stitched.starts, stitched.ends, stitched.terminated, strict=True):
+        path = stitched.states[first : last + 1]
+        comes_from_west = (path[1:] == 0).all(1) & (path[:-1, 1] == 0)
+        assert not comes_from_west[:-1].any() and terminated == comes_from_west[-1]
+        over += first >= len(episodes.states) and terminated
+    assert over > 5
 
 
 def test_episodes_that_do_not_meet_are_refused() -> None:
