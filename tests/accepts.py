@@ -11,6 +11,7 @@ import tiny
 import torch
 
 from trajgen import testing
+from trajgen.assemble import all_stages
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import names
 from trajgen.testing.fixture import parse_changes
@@ -41,6 +42,7 @@ VALUES = "tokenizer=identity decoder=identity"
 GUIDED = "planner.condition_weight=0.1"  # without L_cond nothing trains adapters
 
 TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
+    "encoder": (("bc",), {"conv": (OK,), "identity": (OK,), "timm": (OK,)}),
     "view": (
         ("mage", "tap", "diffuser", "mage view.fields=[action,reward,state]"),
         {"agents": (OK, PYRAMID, FIELDS, OK), "fields": (OK, OK, OK, OK)},
@@ -158,6 +160,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
 """For each kind: the compositions, and a row for each component."""
 
 MORE: dict[str, tuple[tuple[str, str], ...]] = {
+    "encoder": (("timm", "bc encoder.dim=null"), ("timm", "bc encoder.freeze=false"), ("identity", "mage")),
     "tokenizer": tuple(
         ("multiscale", f"mage tokenizer.quantizer={quantizer} schedule={schedule}")
         for quantizer in ("fsq", "lfq", "simvq")
@@ -181,6 +184,7 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
 """Further compositions that accept a component of the kind."""
 
 CHECKED: dict[str, tuple[str, ...]] = {
+    "encoder": ("bc", "bc encoder.dim=null"),
     "tokenizer": ("mage schedule=geometric", "mage schedule=unit", "diffuser", "tt"),
     "prior": (
         *("mage schedule=geometric", "flat_ar", "diffuser", "flow"),
@@ -210,6 +214,7 @@ _LATENT = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic m
 _CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
+    "encoder": dict.fromkeys(("conv", "identity", "timm"), _ALL),
     "view": {
         "agents": "flat mage mage_critic mage_multi mage_paper two_level",
         "fields": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper two_level",
@@ -303,7 +308,7 @@ def check_cell(kind: str, name: str, words: str, advice: str) -> None:
 def check_built(fixture: testing.Fixture) -> None:
     """Every stage has a finite loss, which reaches weights, and a plan is finite."""
     planner = fixture.build()
-    for stage in (stage for stage in planner.stages() if stage.parameters):
+    for stage in (stage for stage in all_stages(planner) if stage.parameters):
         stage.begin(planner)
         total = stage.loss(fixture.batch())["total"]
         total.backward()

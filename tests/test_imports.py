@@ -25,7 +25,7 @@ COMPONENTS = {
     "critics",
     "samplers",
 }
-COMPONENTS |= {"return_targets"}
+COMPONENTS |= {"return_targets", "encoders"}
 OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.options"}
 """Modules of option dataclasses, which the configuration may import."""
 

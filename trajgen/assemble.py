@@ -16,10 +16,11 @@ from torch import nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
+from trajgen.core.planning import Encoder
 from trajgen.core.protocols import TellsAgentsApart
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import AgentAxis, Space
+from trajgen.core.types import AgentAxis, Batch, Losses, Space, Stage
 from trajgen.nn.agents import AgentsAction, AgentsDecoder
 
 Node = Mapping[str, Any]
@@ -27,6 +28,7 @@ Node = Mapping[str, Any]
 FROM_TOKENIZER = ("schedule", "code_dim", "latent_length", "vocabulary", "period")
 """Wiring that follows from the tokenizer, where there is one."""
 USUAL = {
+    "encoder": "conv",
     "view": "fields",
     "schedule": "geometric",
     "tokenizer": "multiscale",
@@ -46,7 +48,9 @@ TOLD_STRIDES = ("conditioner", "action")
 """Kinds that have to tell plans of several strides apart."""
 PER_AGENT: dict[str, Callable[..., nn.Module]] = {"decoder": AgentsDecoder, "action": AgentsAction}
 """Kinds of which a component of an agent's dimensions serves all agents, and what makes it one of the team."""
-UNNAMED = ("critic",)
+TRAINS_ENCODER = "trains_encoder"
+"""The attribute of a planner that says whether the data have images, and no features of them yet."""
+UNNAMED = ("critic", "encoder")
 """Kinds of which the usual component is taken where a recipe names none."""
 
 
@@ -93,11 +97,16 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     Raises:
         ConfigError: for a composition that cannot work.
     """
+    _check_kinds(nodes, space)
+    nodes = {**{kind: {"name": USUAL[kind]} for kind in UNNAMED}, **nodes}
+    encoder = build_encoder(nodes["encoder"], space) if space.image_shape else None
+    state_dim = space.vector_dim + (encoder.features if encoder else 0)
     goal_dim = space.goal_dim if window.goals else 0
-    normalizer = Normalizer(space.state_dim, space.action_dim, goal_dim, window.return_power)
+    normalizer = Normalizer(state_dim, space.action_dim, goal_dim, window.return_power)
     dimensions = {
-        "state_dim": space.state_dim,
+        "state_dim": state_dim,
         "action_dim": space.action_dim,
+        "image_shape": space.image_shape,
         "goal_dim": goal_dim,
         "goal_state": window.goal_state if goal_dim else (),
         "goal_radius": window.goal_radius if goal_dim else None,
@@ -112,8 +121,6 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     }
     if len(window.strides) == 1:
         dimensions["stride"] = window.strides[0]
-    _check_kinds(nodes)
-    nodes = {**{kind: {"name": USUAL[kind]} for kind in UNNAMED}, **nodes}
     _check_strides(nodes, window.strides)
     composition = _Composition(nodes, dimensions)
     composition.check_agents()
@@ -121,7 +128,50 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     if not isinstance(planner, nn.Module):
         raise TypeError(f"planner '{nodes['planner']['name']}' is not a torch module")
     planner.add_module("normalizer", normalizer)
+    if encoder is not None:
+        planner.add_module("encoder", encoder)
+    planner.__dict__[TRAINS_ENCODER] = encoder is not None and not space.encoded
     return planner
+
+
+def build_encoder(node: Node, space: Space) -> Any:
+    """The encoder of the images of a space: the one that made the features of the data, or else that of the node.
+
+    Raises:
+        ConfigError: if it cannot be built, or makes another number of features than the data hold.
+    """
+    encoder = build("encoder", space.encoder or node, image_shape=space.image_shape, action_dim=space.action_dim)
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"encoder '{(space.encoder or node)['name']}' is not a torch module")
+    if space.feature_dim not in (0, encoder.features):
+        raise ConfigError(
+            "The encoder makes other features than those of the data.",
+            expected=f"{space.feature_dim} features",
+            got=f"{encoder.features} by {dict(space.encoder or node)}",
+            fix="the options with which the data were encoded",
+        )
+    return encoder
+
+
+def all_stages(planner: Any) -> list[Stage]:
+    """The stages of a planner, after that of its encoder, if it has one.
+
+    The encoder's is separate, since what others reconstruct of its features would be met at best by features that are
+    all alike, and since features of fixed weights are computed once for the whole data set.
+
+    Args:
+        planner: satisfies `trajgen.core.planning.Planner`.
+    """
+    has_stage = getattr(planner, TRAINS_ENCODER, False)
+    return [*([_encoder_stage(planner.encoder)] if has_stage else []), *planner.stages()]
+
+
+def _encoder_stage(encoder: Encoder) -> Stage:
+    def loss(batch: Batch) -> Losses:
+        losses = encoder.loss(batch)
+        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
+
+    return Stage("encoder", loss, encoder.trained_parameters(), images=True)
 
 
 def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
@@ -145,9 +195,10 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
             )
 
 
-def _check_kinds(nodes: Mapping[str, Node]) -> None:
+def _check_kinds(nodes: Mapping[str, Node], space: Space) -> None:
     """Refuses a recipe that lacks a kind which its parts take, or has one that none of them takes."""
     used = _used_kinds("planner", nodes if _tokenizes(nodes) else {k: v for k, v in nodes.items() if k != "tokenizer"})
+    used |= {"encoder"} if space.image_shape else set()
     missing = [kind for kind in KINDS if kind in used and kind not in nodes and kind not in UNNAMED]
     unused = [kind for kind in nodes if kind not in used]
     leave_out = " ".join(f"'~{kind}'" for kind in unused)

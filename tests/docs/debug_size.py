@@ -9,6 +9,7 @@ import path_figure
 import tiny
 import torch
 
+from trajgen.assemble import all_stages
 from trajgen.config import Config
 from trajgen.experiments import build_planner
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
@@ -29,11 +30,20 @@ def trains_and_acts(config: Config) -> None:
         return
     torch.manual_seed(0)
     space = path_figure.space(config)
+    if "encoder" in config.components:
+        space = replace(space, image_key="image", image_shape=(16, 16, 3))
     planner: Any = build_planner(config, space)
-    config.engine.check_batch_sizes(planner.stages(), 1)
-    batch = path_figure.windows(config, 16)
-    batch = replace(batch, transitions=tiny.batch(16, space=space, chunk=config.data.chunk).transitions)
-    trained = [stage for stage in planner.stages() if stage.parameters]
+    config.engine.check_batch_sizes(all_stages(planner), 1)
+    batch, wide = path_figure.windows(config, 16), replace(space, state_dim=len(planner.normalizer.state.mean))
+    if space.image_shape:
+        states, chunk = (
+            torch.cat([values, torch.randn(*values.shape[:2], wide.state_dim - space.state_dim)], -1)
+            for values in (batch.states, batch.chunk_states)
+        )
+        images = torch.randint(256, (16, 2, *space.image_shape), dtype=torch.uint8)
+        batch = replace(batch, states=states, chunk_states=chunk, images=images)
+    batch = replace(batch, transitions=tiny.batch(16, space=wide, chunk=config.data.chunk).transitions)
+    trained = [stage for stage in all_stages(planner) if stage.parameters]
     assert trained
     for stage in trained:
         stage.begin(planner)
@@ -48,7 +58,11 @@ def trains_and_acts(config: Config) -> None:
         planner, planner.normalizer, space, config.policy, discount=config.data.discount, chunk=config.data.chunk
     )
     policy.reset(batch=2)
-    cond, plan, grown = policy.preview(path_figure.observed(batch, 2))
+    observation = path_figure.observed(batch, 2)
+    if batch.images is not None:
+        vectors = observation["observation"][:, : space.state_dim]
+        observation |= {"observation": vectors, "image": batch.images[:2, 0].numpy()}
+    cond, plan, grown = policy.preview(observation)
     if plan.trajectory is not None:
         assert plan.trajectory.shape[0] == len(cond) == 2 and torch.isfinite(plan.trajectory).all()
         assert grown

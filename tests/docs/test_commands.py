@@ -243,7 +243,8 @@ def test_data_commands_run_one_after_the_other(
         run_python(page, folder)
     for words in data_commands:
         again = ["force=true"] if "import" in words and "force=true" not in words and len(words) > 3 else []
-        cli.main([*words, *again])  # a later block of the page may have written the same set
+        few = ["engine.budget=0.002", "engine.stages.encoder.batch_size=8"] if words[1] == "encode" else []
+        cli.main([*words, *again, *few])  # a later block of the page may have written the same set
         assert capsys.readouterr().out.strip(), words
 
 

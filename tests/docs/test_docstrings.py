@@ -18,6 +18,8 @@ from trajgen.engine.options import StageOptions
 
 API = sorted((DOCS / "api").glob("*.md"))
 WITHOUT_SOURCE = {
+    "encoder/identity": "nothing is learnt or computed",
+    "encoder/timm": "whatever backbone of timm, whose card names its own",
     "action/latent_state": "the paper's is latent",
     "decoder/identity": "nothing is learnt or computed",
     "decoder/plain": "a plain network",

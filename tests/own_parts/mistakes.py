@@ -15,6 +15,7 @@ from trajgen.conditioners import FieldConditioner
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.decoders.convolutional import AdapterDecoder, PlainDecoder
+from trajgen.encoders.convolutional import ConvEncoder
 from trajgen.nn.attention import KeyValueCache
 from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.diffusion import DiffusionPrior
@@ -35,6 +36,23 @@ def mistake(kind: str, contract: str, *words: str) -> Callable[[Any], Any]:
         return component
 
     return add
+
+
+@mistake("encoder", "training does not make all features alike", "become alike", "only compare features")
+class EncoderThatPredictsItself(ConvEncoder):
+    """Predicts the features of the second image from those of the first: best if all are the same."""
+
+    def loss(self, batch: Batch) -> Losses:
+        first, second = (self(batch.image_pairs[:, i]) for i in range(2))
+        return {"prediction": (first - second).square().mean()}
+
+
+@mistake("encoder", "features of each image, in uint8", "Other images have the same features")
+class EncoderOfOneValue(ConvEncoder):
+    """Takes uint8 for numbers from 0 to 1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.clamp(max=0))
 
 
 @mistake("view", "read() finds the fields again", "does not give the return", "slices")

@@ -60,13 +60,15 @@ def works(composed: Composition, *, built_only: bool = False) -> ConfigError | N
     """Builds, trains one step of each stage and plans; or the refusal, which says how to cure it."""
     torch.manual_seed(0)
     try:
-        planner: Any = assemble(small(composed.nodes), tiny.SPACE, composed.window)
+        images = (16, 16, 3) if "encoder" in composed.nodes else ()
+        planner: Any = assemble(small(composed.nodes), replace(tiny.SPACE, image_shape=images), composed.window)
     except ConfigError as refusal:
         tiny.check_cure(refusal)
         return refusal
     if built_only:
         return None
-    batch = tiny.batch(16, stride=composed.window.stride, chunk=composed.window.chunk)
+    space = replace(tiny.SPACE, state_dim=len(planner.normalizer.state.mean))
+    batch = tiny.batch(16, space=space, stride=composed.window.stride, chunk=composed.window.chunk)
     trained = [stage for stage in planner.stages() if stage.parameters]
     assert trained
     for stage in trained:
@@ -77,12 +79,12 @@ def works(composed: Composition, *, built_only: bool = False) -> ConfigError | N
         total.backward()
         optimizer.step()
     planner.eval()
-    cond = tiny.cond(3)
+    cond = tiny.batch(3, space=space).condition()
     plan = planner.plan(cond, torch.Generator().manual_seed(0))
     if plan.trajectory is not None:
         assert plan.trajectory.shape[:2] == (3, tiny.HORIZON) and torch.isfinite(plan.trajectory).all()
         assert planner.refinements(plan, cond) and planner.condition_residuals(plan.trajectory, cond) is not None
-    actions = planner.action(plan, tiny.batch(3).states[:, :1], torch.zeros(3, 1, dtype=torch.long))
+    actions = planner.action(plan, tiny.batch(3, space=space).states[:, :1], torch.zeros(3, 1, dtype=torch.long))
     assert actions.shape == (3, 1, tiny.SPACE.action_dim) and torch.isfinite(actions).all()
     return None
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from trajgen import experiments
 from trajgen.bench.request import BenchRequest
 from trajgen.bench.timing import TIMES, timed
+from trajgen.experiments.preparation import with_features
 from trajgen.viz.tables import Table
 
 
@@ -24,7 +25,7 @@ def run(request: BenchRequest, console: Console) -> None:
         start = time.perf_counter()
         episodes = experiments.load_episodes(config, stderr)
         seconds = time.perf_counter() - start
-        _, windows = experiments.ready(config, episodes, device, stderr)
+        _, windows = experiments.ready(config, with_features(config, episodes), device, stderr)
         steps = count()
 
         def draw(size: int) -> Callable[[], object]:

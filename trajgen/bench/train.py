@@ -21,6 +21,7 @@ from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions
 from trajgen.engine.precision import choose_precision
 from trajgen.engine.step import seed_step
+from trajgen.experiments.starting import stages_of
 from trajgen.viz.tables import Table
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def time_stages(
 ) -> Iterator[StageTiming]:
     """Times steps of each stage as the engine takes them, with a wait after each part; this trains the planner."""
     prefer_fast_matmul(device)
-    stages = planner.stages()
+    stages = stages_of(planner, ())
     for stage, settings in zip(stages, options.of(stages), strict=True):
         if not stage.parameters:
             continue

@@ -30,8 +30,13 @@ FILES = {
 """What lies in files, and the command that takes one by its name."""
 PLURALS = {"recipes": "recipe", "studies": "study", "searches": "search"}
 PLACEHOLDER = "mine"
-RECIPES = {"tokenizer": "flat_ar", "critic": "mage_critic", "planner": "bc"}
-"""The recipe in which a template works as it is, where that is not mage."""
+RECIPES = {
+    "encoder": "mage data=pointmaze/umaze-pixels",
+    "tokenizer": "flat_ar",
+    "critic": "mage_critic",
+    "planner": "bc",
+}
+"""The recipe in which a template works as it is, where that is not mage, and its data if they need images."""
 STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 
 

@@ -1,4 +1,4 @@
-"""``trajgen data``: list, info, make, record, get, import."""
+"""``trajgen data``: list, info, make, record, get, import, encode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trajgen.cli.overrides import options_of, read
 from trajgen.core.errors import ConfigError, printable
 from trajgen.data.importing import ImportOptions
 from trajgen.data.options import EnvShift
-from trajgen.experiments.options import RecordOptions
+from trajgen.experiments.options import EncodeOptions, RecordOptions
 
 if TYPE_CHECKING:
     from trajgen.data.catalogue import Task
@@ -160,6 +160,35 @@ def import_data(source: Annotated[str, typer.Argument(metavar="SOURCE")], words:
         print(
             "\nIt names no environment: actions are compared with the recorded ones, and data.env_id=ID gives scores."
         )
+
+
+READ_AS = ("id", "state_key", "image_key")
+"""Options of data that ``trajgen data encode`` takes by their short names."""
+
+
+@command(
+    "data encode",
+    EncodeOptions,
+    "data encode id=mine/robot-v0 image_key=front new_id=mine/features-v0 encoder=conv",
+    groups=("encoder", "data", "engine"),
+    to=data,
+)
+def encode_data(words: Words) -> None:
+    """Store the features of a data set's images, once, as a data set of vectors.
+
+    The data set is named by data=TASK, or by id=ID with image_key=ENTRY and state_key=ENTRY of its observations. The
+    encoder is trained first, if it has something to learn: engine.stages.encoder.steps=N. It is stored beside the
+    features, so that a policy that is trained on them acts on images.
+    """
+    options, rest = read(words, EncodeOptions, ("encoder", "data", "engine", "seed", "device", "imports", *READ_AS))
+    from rich.console import Console
+
+    from trajgen.config import compose
+    from trajgen.experiments.encoding import encode
+
+    renamed = [f"data.{word}" if word.partition("=")[0] in READ_AS else word for word in rest]
+    preset = encode(compose(["recipe=bc", *renamed]), options, Console())
+    print(f"Encoded {options.new_id}.  trajgen data info {options.new_id}\nA preset for it:\n\n{preset.rstrip()}")
 
 
 def catalogue() -> dict[str, Task]:

@@ -112,6 +112,9 @@ class RecipeSource(ConfigSource):
             node = _root(UNUSED if config_path == PLAIN else ())
         elif group in KINDS:
             package, node = group, self._component(group, name)
+            if group == "encoder":  # it has a stage, whose options no recipe names
+                stages = {"encoder": defaults(StageOptions)}
+                package, node = "_global_", {group: node, "engine": {"stages": stages}}
         else:
             path = find_file(group, name, self.folders)
             if path is None:

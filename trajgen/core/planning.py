@@ -21,6 +21,37 @@ ReviseFn = Callable[[Cond, Codes, Generator | None], tuple[Tensor, Plan, Tensor]
 """The same for the codes of plans that are revised; gives their surprise (B,) too."""
 
 
+class Encoder(Protocol):
+    """Makes a vector of an image, where observations have images.
+
+    The state that all other components see is the observation's vectors followed by the features.
+    """
+
+    features: int
+    """F, the numbers of the vector."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, height, width, channels) in uint8 to features (B, F)."""
+        ...
+
+    def trained_parameters(self) -> list[Any]:
+        """Parameters that are trained, in stage ``encoder``; all weights are fixed from there on."""
+        ...
+
+    def loss(self, batch: Batch) -> Losses:
+        """Losses of one with such parameters, of pairs of images (`Batch.images`) and the actions between them."""
+        ...
+
+
+@runtime_checkable
+class HasInitialWeights(Protocol):
+    """An encoder whose training starts from the weights of a file or a server, which a run folder needs no more."""
+
+    def load_initial_weights(self) -> None:
+        """Loads them; called once, before a training."""
+        ...
+
+
 class ReturnTarget(Protocol):
     """The target return-to-go when acting."""
 

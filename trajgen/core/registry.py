@@ -28,6 +28,7 @@ from trajgen.core.options import convert, refuse_unknown
 from trajgen.core.renamed import new_name, new_value
 
 KINDS: dict[str, str] = {
+    "encoder": "image to features, which are a part of the state",
     "view": "which features of a window the model sees",
     "schedule": "how many scales there are, and how long each is",
     "tokenizer": "trajectory to codes, scale by scale, and back to a latent",

@@ -26,8 +26,30 @@ class DrawsTransitions(Protocol):
         ...
 
 
+@runtime_checkable
+class DrawsImages(Protocol):
+    """A source whose batches can carry `Batch.images`."""
+
+    def with_images(self) -> Source:
+        """The same source, whose batches carry pairs of images."""
+        ...
+
+    def without_features(self) -> Source:
+        """The same source with zeros for the features of images, for timing: the encoder is not trained yet."""
+        ...
+
+    def encoded(self) -> Source:
+        """The source, with the features that the encoder makes of images now."""
+        ...
+
+
 def source_of(stage: Stage, source: Source) -> Source:
-    """The source of a stage's batches: with transitions where the stage needs them, and the source has any."""
+    """The source of a stage's batches: with images or transitions where it needs them, and the source has any.
+
+    A stage that needs no images comes after the one that trains their encoder, and gets features.
+    """
+    if isinstance(source, DrawsImages):
+        source = source.with_images() if stage.images else source.encoded()
     if stage.transitions is None or not isinstance(source, DrawsTransitions):
         return source
     return source.with_transitions(stage.transitions)

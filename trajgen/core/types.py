@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class Space:
     nothing is. ``scale_lengths`` are those that a schedule chose for the data (`schedule=auto`); empty if none did.
     ``choices`` are those of discrete actions (`trajgen.core.choices`), with the sum ``action_dim``; empty for
     continuous ones. States and actions are those of ``agents`` agents side by side, of equal widths.
+
+    Where observations have images, ``image_shape`` is the height, width and channels of one, joined of the entries that
+    ``image_key`` names, and ``encoder`` the node of the component that makes the last ``feature_dim`` numbers of the
+    state of it, 0 while its width is not known. They are ``encoded`` where the data hold them, and no images any more.
     """
 
     state_dim: int
@@ -46,6 +50,16 @@ class Space:
     scale_lengths: tuple[int, ...] = ()
     choices: tuple[int, ...] = ()
     agents: int = 1
+    image_key: str | tuple[str, ...] | None = None
+    image_shape: tuple[int, ...] = ()
+    feature_dim: int = 0
+    encoder: dict[str, Any] = field(default_factory=dict)
+    encoded: bool = False
+
+    @property
+    def vector_dim(self) -> int:
+        """How many numbers of the state are read from the observation's vectors: all but the features of images."""
+        return self.state_dim - self.feature_dim
 
     def __post_init__(self) -> None:
         if self.choices and (min(self.choices) < 1 or sum(self.choices) != self.action_dim):
@@ -54,6 +68,10 @@ class Space:
             raise ValueError(
                 f"{self.agents} agents with a state of {self.state_dim} and an action of {self.action_dim}"
             )
+        if self.image_shape and (len(self.image_shape) != 3 or min(self.image_shape) < 1):
+            raise ValueError(f"an image has height, width and channels, and is {self.image_shape}")
+        if not 0 <= self.feature_dim <= self.state_dim:
+            raise ValueError(f"{self.feature_dim} features in a state of {self.state_dim} numbers")
         for offset, width in ((self.state_offset, self.state_dim), (self.goal_offset, self.goal_dim)):
             if len(offset) not in (0, width) or not all(map(math.isfinite, offset)):
                 raise ValueError(f"an offset has {width} finite numbers, and is {offset}")
@@ -137,6 +155,7 @@ class Batch(Record):
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
     stride: Tensor | None = None  # (B,) int64, the window's M; None where all have the same
     transitions: Transitions | None = None  # single steps, for a stage that needs them (`Stage.transitions`)
+    images: Tensor | None = None  # (B, 2, h, w, c) uint8, M steps apart, for a stage that needs them (`Stage.images`)
     full_batch: Batch | None = None  # of which this is a share, with several devices or micro-batches
 
     @classmethod
@@ -165,6 +184,13 @@ class Batch(Record):
 
     def __len__(self) -> int:
         return self.states.shape[0]
+
+    @property
+    def image_pairs(self) -> Tensor:
+        """The images (B, 2, h, w, c); raises a ValueError for a batch without any."""
+        if self.images is None:
+            raise ValueError("batches of this stage carry no images: Stage(…, images=True)")
+        return self.images
 
     def mean(self, errors: Tensor, real: Callable[[Batch], Tensor]) -> Tensor:
         """The mean over what is real, so that it does not matter how a batch is shared out.
@@ -294,6 +320,7 @@ class Stage:
         report: figures for the log that are too expensive to compute at every step, as the usage of codes.
         options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
         transitions: the goals for which its batches carry `Batch.transitions`; None leaves them out.
+        images: whether its batches carry `Batch.images`.
     """
 
     name: str
@@ -304,6 +331,7 @@ class Stage:
     report: Callable[[], dict[str, float]] = dict
     options_of: str | None = None
     transitions: GoalSampling | None = None
+    images: bool = False
 
     @property
     def groups(self) -> list[ParameterGroup]:

@@ -27,12 +27,20 @@ class Columns(Protocol):
         """A field at its stretch of steps from each of the rows (B,): (n, B, steps); past row M without meaning."""
         ...
 
+    def put(self, name: str, values: Array) -> None:
+        """Replaces the values of a field by others of the same shape, where they are."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Gives the memory of a field back, which is not read any more."""
+        ...
+
 
 class Resident:
     """Columns that lie on the device.
 
     Args:
-        fields: (M, n) or (M,).
+        fields: (M, ...).
         device: of the columns.
         stretches: the number of steps of each field that is read in stretches.
     """
@@ -52,6 +60,12 @@ class Resident:
     def from_each(self, name: str, rows: Tensor) -> Tensor:
         return self._stretched[name][:, rows]
 
+    def put(self, name: str, values: Array) -> None:
+        self._columns[name].copy_(torch.from_numpy(values))
+
+    def drop(self, name: str) -> None:
+        del self._columns[name]
+
 
 class Mapped:
     """Columns in files, of which a batch's rows are gathered on the host; arguments as of `Resident`."""
@@ -70,6 +84,13 @@ class Mapped:
         values = self._gather(name, steps.clip(max=len(self._views[name]) - 1))  # (B, steps, n) or (B, steps)
         stretch = np.ascontiguousarray(np.moveaxis(values, -1, 0)) if values.ndim == 3 else values[None]
         return torch.from_numpy(stretch)
+
+    def put(self, name: str, values: Array) -> None:
+        self._files[name] = values
+        self._views[name] = values
+
+    def drop(self, name: str) -> None:
+        del self._files[name], self._views[name]
 
     def _gather(self, name: str, rows: Array) -> Array:
         values: Array = self._views[name][rows]

@@ -15,8 +15,17 @@ from trajgen.security import NUMBER_KINDS
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-WIDTHS = {"states": "state_dim", "actions": "action_dim", "rewards": None, "goals": "goal_dim", "achieved": "goal_dim"}
-"""For each field of an episode, the entry of `Space` that holds its width; a reward is a scalar."""
+WIDTHS = {
+    "states": "state_dim",
+    "actions": "action_dim",
+    "rewards": None,
+    "goals": "goal_dim",
+    "achieved": "goal_dim",
+    "images": "image_shape",
+}
+"""For each field of an episode, the entry of `Space` that holds its width or shape; a reward is a scalar."""
+IMAGES, PIXEL = "images", np.uint8
+"""The field that stays in its own type; all others become 32-bit floats."""
 STEPWISE = ("actions", "rewards")
 """Fields with a row per step; the others have one more, for the final observation."""
 FIX = "make or download the data set again, or write it anew without this episode"
@@ -40,6 +49,7 @@ class Episode:
     terminated: bool = False
     goals: Array | None = None  # (n+1, G) the desired goal when the row's action was taken
     achieved: Array | None = None  # (n+1, G)
+    images: Array | None = None  # (n+1, height, width, channels) uint8
 
     def __len__(self) -> int:
         return len(self.rewards)
@@ -47,7 +57,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Episodes:
-    """All episodes of a data set end to end, in float32.
+    """All episodes of a data set end to end, in float32; images, until they are encoded, in uint8.
 
     An episode of n steps takes n+1 of the M rows; its last row is the final observation, whose action and
     reward are zero and not real.
@@ -63,6 +73,7 @@ class Episodes:
     starts: Array  # (E,) first row of each episode
     lengths: Array  # (E,) steps
     terminated: Array  # (E,) bool
+    images: Array | None = None  # (M, height, width, channels)
     stitched: int = 0  # how many of them, the last ones, are put together from pieces of the others
 
     @property
@@ -96,7 +107,7 @@ class Episodes:
             name: name of the data set, for messages.
             space: the widths that the data must have, and the offsets that are subtracted.
             rows: M, where it is known; else all raw episodes are in memory at once.
-            allocate: an array of zeros in float32 for a field and a shape; None for memory.
+            allocate: an array of zeros for a field, of its type and a shape; None for memory.
             rounding: is told what was rounded; None to warn of what was lost.
 
         Raises:
@@ -113,7 +124,7 @@ class Episodes:
             origin = f"data set {name!r}, episode {number}"
             fields = checked(episode, space, origin, rounding=watch)
             if number == 0:
-                make = allocate or (lambda _, shape: np.zeros(shape, np.float32))
+                make = allocate or (lambda field, shape: np.zeros(shape, type_of(field)))
                 arrays = {field: make(field, (rows, *values.shape[1:])) for field, values in fields.items()}
             if fields.keys() != arrays.keys():
                 got = f"{origin}: {', '.join(fields)}"
@@ -164,6 +175,17 @@ def collect_centered(
         episodes = collect(read(), centered, rounding)
     rounding.warn(f"data set {episodes.name!r}")
     return episodes
+
+
+def type_of(field: str) -> type[np.generic]:
+    """The type of a field's numbers."""
+    return PIXEL if field == IMAGES else np.float32
+
+
+def shape_of(field: str, rows: int, space: Space) -> tuple[int, ...]:
+    """The shape of a field with so many rows."""
+    width = WIDTHS[field]
+    return (rows, *(() if width is None else np.atleast_1d(getattr(space, width)).tolist()))
 
 
 class Rounding:
@@ -255,16 +277,14 @@ def checked(
         raise DataError("An episode must have at least one step.", got=f"{origin}: no rewards", fix=fix)
     fields = {}
     offsets = {"states": space.state_offset, "goals": space.goal_offset, "achieved": space.goal_offset}
-    for field, width in WIDTHS.items():
+    for field in WIDTHS:
         values = getattr(episode, field)
         if values is None:
             continue
         values, where = np.asarray(values), f"{origin}, field {(names or {}).get(field, field)!r}"
         if values.dtype.kind not in NUMBER_KINDS:
             raise DataError("Data must be numbers.", got=f"{where}: {values.dtype}", fix=fix)
-        shape: tuple[int, ...] = (steps + (field not in STEPWISE),)
-        if width is not None:
-            shape += (getattr(space, width),)
+        shape = shape_of(field, steps + (field not in STEPWISE), space)
         if values.shape != shape:
             raise DataError(
                 "An episode of n steps has n actions and rewards, n+1 observations, and its set's widths.",
@@ -272,6 +292,9 @@ def checked(
                 got=f"{where}: shape {values.shape}",
                 fix=fix,
             )
+        if field == IMAGES:
+            fields[field] = require_pixels(values, where)
+            continue
         if offset := offsets.get(field):
             values = values.astype(np.float64) - offset
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
@@ -283,3 +306,15 @@ def checked(
             rounding.see(field, values, rounded)
         fields[field] = rounded
     return fields
+
+
+def require_pixels(values: Array, where: str) -> Array:
+    """The values, if they are those of images in uint8.
+
+    Raises:
+        DataError: if they are of another type, with what to do.
+    """
+    if values.dtype != PIXEL:
+        fix = "np.round(255 * images).astype(np.uint8) of images from 0 to 1, where they are recorded"
+        raise DataError("Images are of uint8, from 0 to 255.", got=f"{where}: {values.dtype}", fix=fix)
+    return values

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trajgen.core.observations import Key
-from trajgen.data.episodes import Array, Episode
-from trajgen.security import check_hdf5, hdf5_array, memory_limit, open_hdf5
+from trajgen.core.observations import Key, as_keys, channels_last
+from trajgen.data.episodes import IMAGES, Array, Episode
+from trajgen.security import MAX_SHAPE, check_hdf5, hdf5_array, memory_limit, open_hdf5
 
 READ_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, AssertionError, OverflowError)
 """What Minari and h5py raise on damaged files."""
@@ -25,7 +27,7 @@ class EpisodeFile:
     Args:
         path: the file.
         count: E, the number of episodes.
-        entries: for each of "states", "goals" and "achieved" that is read, its key in the observation.
+        entries: for each of "states", "goals", "achieved" and "images" that is read, its key in the observation.
     """
 
     path: Path
@@ -65,8 +67,23 @@ class EpisodeFile:
                         actions=read_array(group, "actions"),
                         rewards=rewards[:, 0] if rewards.shape[1:] == (1,) else rewards,
                         terminated=bool(len(ends) and ends[-1]),
-                        **{field: _observed(group, key) for field, key in self.entries.items()},
+                        **{field: _observed(group, field, key, len(rewards)) for field, key in self.entries.items()},
                     )
+        except READ_ERRORS as error:
+            raise ValueError(f"episode {number}: {error}") from error
+
+    def arrays(self, number: int, names: Iterable[str]) -> dict[str, Array]:
+        """Arrays of an episode by their path in its group, as they are stored.
+
+        Raises:
+            ValueError: naming the episode, if one cannot be read.
+        """
+        from h5py import h5g
+
+        try:
+            with open_hdf5(self.path) as file:
+                group = h5g.open(file.id, b"episode_%d" % number)
+                return {name: read_array(group, name) for name in names}
         except READ_ERRORS as error:
             raise ValueError(f"episode {number}: {error}") from error
 
@@ -102,8 +119,38 @@ def read_array(group: Any, name: str) -> Array:
     return values
 
 
-def _observed(group: Any, key: Key) -> Array:
-    if key is None:
-        return read_array(group, "observations")
-    parts = [read_array(group, f"observations/{name}") for name in ([key] if isinstance(key, str) else key)]
+def read_images(group: Any, name: str) -> Array:
+    """Images (n, height, width, channels) of a low-level group: an array, or n JPEG files, as Minari writes them.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: if there are none, or one is damaged or larger than images are.
+    """
+    from h5py import Dataset, h5d
+
+    stored = Dataset(h5d.open(group, name.encode()))
+    if stored.ndim > 2:
+        return channels_last(read_array(group, name))
+    return np.stack([decoded(stored[number].tobytes(), ("JPEG",)) for number in range(len(stored))])
+
+
+def decoded(content: bytes, formats: tuple[str, ...]) -> Array:
+    """The image (height, width, channels) of a file of one of these formats.
+
+    Raises:
+        OSError, ValueError: if it is none, is damaged, or is larger than images are.
+    """
+    from PIL import Image
+
+    with Image.open(BytesIO(content), formats=formats) as image:  # reads its header alone
+        if math.prod(image.size) > MAX_SHAPE:
+            raise ValueError(f"an image of {image.size} pixels")
+        values = np.asarray(image)
+    return values if values.ndim == 3 else values[..., None]
+
+
+def _observed(group: Any, field: str, key: Key, steps: int) -> Array:
+    if key == ():  # observations are images alone
+        return np.zeros((steps + 1, 0), np.float32)
+    names = ["observations"] if key is None else [f"observations/{name}" for name in as_keys(key)]
+    parts = [read_images(group, name) if field == IMAGES else read_array(group, name) for name in names]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import mmap
 import os
 import shutil
@@ -27,13 +28,13 @@ from filelock import FileLock
 from trajgen.core.errors import DataError
 from trajgen.core.observations import Key
 from trajgen.core.types import Space
-from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes, Rounding, collect_centered
+from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes, Rounding, collect_centered, shape_of, type_of
 from trajgen.data.fingerprint import checksum, fingerprint
 
 FOLDER, ABOUT, INDEX, UNFINISHED = "mapped", "about.json", "index.npy", ".unfinished-"
 VERSION = 1
-BLOCK = 2**17
-"""Rows that are written before their memory is given back."""
+BLOCK = 2**23
+"""Bytes that are written before their memory is given back."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, EOFError)
 """What reading a missing or damaged file raises."""
 OFFSETS = ("state_offset", "goal_offset")
@@ -52,7 +53,8 @@ def is_large(rows: int, space: Space) -> bool:
 
 def size_of(rows: int, space: Space) -> int:
     """Bytes of the arrays of a data set of M rows."""
-    return 4 * rows * (space.state_dim + space.action_dim + 1 + 2 * space.goal_dim)
+    image = 0 if space.encoded else math.prod(space.image_shape or (0,))
+    return rows * (4 * (space.state_dim + space.action_dim + 1 + 2 * space.goal_dim) + image)
 
 
 def map_episodes(
@@ -106,7 +108,7 @@ def map_episodes(
 
 def is_mapped(episodes: Episodes) -> bool:
     """Whether the episodes lie in files."""
-    return isinstance(episodes.states, np.memmap)
+    return isinstance(episodes.rewards, np.memmap)
 
 
 def drop_pages(*arrays: Array | None) -> None:
@@ -134,11 +136,11 @@ def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space, goal_sta
         if goal_state and space.goal_dim and goal != (tuple(state[index] for index in goal_state) if state else ()):
             return None  # written for options without these
         space = replace(space, state_offset=state, goal_offset=goal)
-        rows = stamp["rows"]
         fields: dict[str, Any] = dict.fromkeys(WIDTHS)
-        for field, width in WIDTHS.items():
+        for field in WIDTHS:
             if field in about["arrays"]:
-                fields[field] = _map(folder / f"{field}.npy", (rows, *([getattr(space, width)] if width else [])))
+                path, shape = folder / f"{field}.npy", shape_of(field, stamp["rows"], space)
+                fields[field] = _map(path, shape, type_of(field))
         lengths, terminated = np.array(_map(folder / INDEX, None, np.int64))
         starts = np.concatenate([[0], np.cumsum(lengths + 1)[:-1]])
         episodes = Episodes(
@@ -162,7 +164,7 @@ def _write(
     arrays: list[Any] = []
 
     def allocate(field: str, shape: tuple[int, ...]) -> Array:
-        arrays.append(_allocate(folder / f"{field}.npy", shape))
+        arrays.append(_allocate(folder / f"{field}.npy", shape, type_of(field)))
         return arrays[-1]
 
     def stream() -> Iterator[Episode]:
@@ -170,7 +172,7 @@ def _write(
         arrays.clear()
         for episode in read():
             yield episode
-            written += len(episode)
+            written += size_of(len(episode), space)
             if written > BLOCK:
                 drop_pages(*arrays)
                 written = 0
@@ -185,16 +187,16 @@ def _write(
     return episodes
 
 
-def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> np.memmap[Any, Any]:
     """A new file of zeros with its disk space reserved: a mapped write to a full disk would end the process."""
-    values = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    values = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return values
 
 
-def _map(path: Path, shape: tuple[int, ...] | None, dtype: type = np.float32) -> np.memmap[Any, Any]:
+def _map(path: Path, shape: tuple[int, ...] | None, dtype: type) -> np.memmap[Any, Any]:
     values = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(values, np.memmap) or values.dtype != dtype or shape not in (None, values.shape):
         raise ValueError(f"{path.name} has another type or shape")

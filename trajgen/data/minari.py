@@ -7,20 +7,21 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trajgen.core.choices import one_hot
 from trajgen.core.errors import ConfigError, DataError
-from trajgen.core.observations import Key, entry
+from trajgen.core.observations import Key, entry, join_images
 from trajgen.core.types import Space
 from trajgen.data import store
-from trajgen.data.episodes import Episode, Episodes, Rounding, collect_centered
+from trajgen.data.episodes import IMAGES, Episode, Episodes, Rounding, collect_centered
 from trajgen.data.hdf5 import READ_ERRORS, EpisodeFile
 from trajgen.data.mapped import FOLDER, is_large, key_of, map_episodes, size_of
 from trajgen.data.options import DataOptions
@@ -44,7 +45,8 @@ def load(id: str, options: DataOptions) -> Episodes:
     """
     dataset = open_dataset(id, options.maker)
     space = space_of(id, dataset, options)
-    entries: dict[str, Key] = {"states": options.state_key}
+    entries: dict[str, Key] = {"states": options.state_key if space.encoded else space.state_key}
+    entries |= {IMAGES: space.image_key} if space.image_shape and not space.encoded else {}
     if options.goals != "none":
         entries |= {"goals": options.goal_key} if options.goal_key else {}
         entries |= {"achieved": options.achieved_key} if options.achieved_key else {}
@@ -91,6 +93,7 @@ def save(
     algorithm: str,
     team: Sequence[Mapping[str, Any]] | None = None,
     force: bool = False,
+    beside: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Writes episodes as a Minari HDF5 data set, which appears under its name only when it is complete.
 
@@ -99,6 +102,7 @@ def save(
         env_spec, eval_env_spec: Gymnasium specs of the recorded and of the evaluation environment, or None.
         team: of several agents whose observations and actions are side by side, each one's name and widths.
         force: replace a data set of the same name.
+        beside: writes files into the folder of the data, and returns further metadata.
 
     Raises:
         DataError: if the name is taken and ``force`` is not set.
@@ -111,14 +115,16 @@ def save(
     with store.staging() as base:
         data = store.folder(id, base) / "data"
         data.mkdir(parents=True)
-        storage = MinariStorage.new(data, observation_space, action_space, env_spec, data_format="hdf5")
+        storage = MinariStorage.new(
+            data, observation_space, action_space, env_spec, data_format="hdf5", jpeg_encoding=False
+        )
         version = importlib.metadata.version("minari")
         about = {"dataset_id": id, "minari_version": version, "description": description, "algorithm_name": algorithm}
         if eval_env_spec is not None:
             about["eval_env_spec"] = eval_env_spec.to_json()
         if team is not None:
             about[TEAM] = json.dumps(list(team))
-        storage.update_metadata(about)
+        storage.update_metadata(about if beside is None else about | beside(data))
         storage.update_episodes(EpisodeBuffer(**episode) for episode in episodes)
         store.publish(id, base, force=force)
 
@@ -232,8 +238,14 @@ def _episode(raw: Any, entries: Mapping[str, Key]) -> Episode:
         actions=raw.actions,
         rewards=raw.rewards[:, 0] if raw.rewards.shape[1:] == (1,) else raw.rewards,
         terminated=bool(len(raw.terminations) and raw.terminations[-1]),
-        **{field: entry(raw.observations, key) for field, key in entries.items()},
+        **{field: _observed(raw, field, key) for field, key in entries.items()},
     )
+
+
+def _observed(raw: Any, field: str, key: Key) -> Any:
+    if field == IMAGES:
+        return join_images(raw.observations, key)
+    return np.zeros((len(raw.rewards) + 1, 0), np.float32) if key == () else entry(raw.observations, key)
 
 
 def _require_server(seconds: float = 5.0) -> None:

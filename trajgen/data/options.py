@@ -119,7 +119,11 @@ class DataOptions:
     """Exponent of the signed power of returns before they are standardized."""
 
     state_key: str | tuple[str, ...] | None = None
-    """Observation entry with the state, or entries to join ("/" for nested ones); None if it is the observation."""
+    """Observation entry with the state, or entries to join ("/" for nested ones); [] for none but images; None if it is
+    the observation."""
+    image_key: str | tuple[str, ...] | None = None
+    """Observation entry with an image, or entries of one size, to be joined along the channels; None for none, or if it
+    is the observation."""
     goal_key: str | None = None
     """Observation entry with the desired goal."""
     achieved_key: str | None = None

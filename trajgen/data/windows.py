@@ -14,6 +14,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, GoalSampling, Transitions
 from trajgen.data.columns import Columns, Mapped, Resident
+from trajgen.data.encoding import Unencoded
 from trajgen.data.episodes import Episodes
 from trajgen.data.mapped import is_mapped
 from trajgen.data.options import DataOptions
@@ -42,6 +43,7 @@ class Windows:
         normalizer: applied to every field.
         device: of the batches.
         seed: of the draw.
+        unencoded: what makes the features of images that the episodes hold, once their encoder is trained.
 
     Raises:
         ConfigError: if every episode is shorter than a window, the data lack goals, or there are no windows.
@@ -54,6 +56,7 @@ class Windows:
         normalizer: Normalizer,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        unencoded: Unencoded | None = None,
     ) -> None:
         _require_goals(episodes, options)
         self.options, self.seed, self.device = options, seed, torch.device(device)
@@ -72,7 +75,11 @@ class Windows:
             fields["goals"], self._goal_ends = episodes.goals, at_home(_goal_ends(episodes))
         if episodes.achieved is not None:
             fields["achieved"] = episodes.achieved
+        if unencoded is not None and episodes.images is not None:
+            fields["images"] = episodes.images
+        self._unencoded, self._has_images = unencoded, False
         self._strides = torch.tensor(options.strides, device=home)
+        self._pair = torch.arange(2, device=home) * options.strides[0]
         self._points = torch.arange(options.horizon, device=home) * self._strides.unsqueeze(1)  # (strides, T)
         self._chunk = torch.arange(options.chunk, device=home)
         self._action_dim = episodes.space.action_dim
@@ -119,6 +126,26 @@ class Windows:
         windows.sampling = sampling
         windows._open()
         return windows
+
+    def with_images(self) -> Windows:
+        """The same windows, whose batches carry `Batch.images`; their features are zero until they are `encoded`."""
+        windows = copy(self)
+        windows._has_images = "images" in self._names
+        windows._open()
+        return windows
+
+    def without_features(self) -> Windows:
+        """The same windows with zeros for the features of images that are not encoded yet."""
+        windows = copy(self)
+        windows._unencoded = None
+        windows._open()
+        return windows
+
+    def encoded(self) -> Windows:
+        """These windows, with the features of images that their encoder makes now; it is not trained any more."""
+        if self._unencoded is not None:
+            self._unencoded(self._fields)
+        return self
 
     def validation(self, episodes: Episodes) -> Windows:
         """The windows of the validation episodes, on the same data; which ones those are depends on the data alone.
@@ -211,6 +238,7 @@ class Windows:
             time=time,
             stride=None if number is None else self._strides[number],
             transitions=self._transitions(episode, row, goal, random),
+            images=self._fields.at("images", (row + self._pair).minimum(end)) if self._has_images else None,
         )
 
     def _actions(self, row: Tensor, is_step: Tensor) -> Tensor:

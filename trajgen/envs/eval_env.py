@@ -11,11 +11,12 @@ import numpy as np
 
 from trajgen.core.choices import choices_of
 from trajgen.core.errors import DataError
-from trajgen.core.observations import Key, entry
+from trajgen.core.observations import Key, entry, join_images
 from trajgen.data import store
 from trajgen.data.options import DataOptions, SuccessRule
 from trajgen.envs import chain
 from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
+from trajgen.envs.maze_images import image_side, with_images
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
 from trajgen.envs.shift import shift_words, shifted
 from trajgen.envs.waypoints import WaypointController
@@ -44,12 +45,14 @@ class EnvRecord:
         options: with which it is made.
         max_episode_steps: its time limit.
         bounds: the data set's returns that count as 0 and 100 of a normalized score.
+        image_side: pixels of a side of the images that are drawn of it (`trajgen.envs.maze_images`).
     """
 
     id: str
     options: dict[str, Any] = field(default_factory=dict)
     max_episode_steps: int | None = None
     bounds: list[float] | None = None
+    image_side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class EvalEnv:
         """The state in an observation, batched or not; None if it is a dictionary without it."""
         if not isinstance(observation, Mapping):
             return observation
-        if self.state_key is None:
+        if not self.state_key:
             return None
         try:
             return entry(observation, self.state_key)
@@ -125,13 +128,17 @@ class EvalEnv:
         def unbounded(width: int) -> Any:
             return spaces.Box(-np.inf, np.inf, (width,), np.float32)
 
-        observations: Any = unbounded(space.state_dim)
-        if space.state_key is not None or space.goal_dim:
+        observations: Any = unbounded(space.vector_dim)
+        if space.state_key or space.image_key or space.goal_dim:
             entries = {space.goal_key: space.goal_dim} if space.goal_key else {}
-            entries |= {space.state_key: space.state_dim} if isinstance(space.state_key, str) else {}
+            entries |= {space.state_key: space.vector_dim} if isinstance(space.state_key, str) else {}
             entries = {key: width for key, width in entries.items() if "/" not in key}
             observations = spaces.Dict({key: unbounded(width) for key, width in entries.items()})
+        elif space.image_shape:
+            observations = env.observation_space
         require_same_spaces(self.name, env, observations, space)
+        if space.image_shape:
+            _require_images(self.name, env.observation_space, space)
 
 
 def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> EvalEnv:
@@ -156,6 +163,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
             options.env_id or recorded.id, max_episode_steps=recorded.max_episode_steps if is_same else None
         )
         env_spec.kwargs.update(recorded.options if is_same else {})
+        env_spec = with_images(env_spec, recorded.image_side) if is_same and recorded.image_side else env_spec
     else:
         raise store.missing(options.id, options.maker)
     env_spec.kwargs.update(options.env_options)
@@ -185,7 +193,9 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         env = make()
         inner: Any = env.unwrapped
         cells = grid(inner)
-        optional = {"walls": cells.walls(), "one_goal": len(inner.maze.unique_goal_locations) == 1}
+        is_state = image_side(env_spec) is None or options.state_key == "observation"
+        optional = {"walls": cells.walls() if is_state else None}  # plans of other states are not drawn over a map
+        optional |= {"one_goal": len(inner.maze.unique_goal_locations) == 1}
         env.close()
     maze = next((maze for maze in MAZES.values() if maze.env_id == env_spec.id), None)
     if maze is not None:
@@ -224,7 +234,7 @@ def record_env(options: DataOptions) -> EnvRecord | None:
     if options.env_id is not None:
         return EnvRecord(options.env_id, bounds=bounds)
     env_spec = _spec(options, about)
-    return EnvRecord(env_spec.id, env_spec.kwargs, env_spec.max_episode_steps, bounds)
+    return EnvRecord(env_spec.id, env_spec.kwargs, env_spec.max_episode_steps, bounds, image_side(env_spec))
 
 
 def has_eval_env(options: DataOptions) -> bool:
@@ -275,6 +285,30 @@ def require_same_spaces(name: str, env: Any, observations: Any, space: Space) ->
             got=f"{low[index]:g} to {high[index]:g}",
             fix="rescale the actions; or data.action_limits=data, if none of them lies outside; or another environment",
         )
+
+
+def _require_images(name: str, observations: Any, space: Space) -> None:
+    """Raises a DataError unless images of an environment are of the shape and type of those of the data."""
+    try:
+        image = join_images(_zeros(observations), space.image_key)
+        got = f"{image.dtype} of shape {image.shape}"
+        fits = image.shape == space.image_shape and image.dtype == np.uint8
+    except (KeyError, TypeError, ValueError) as error:
+        got, fits = f"no image {error}", False
+    if not fits:
+        raise DataError(
+            "The environment has other images than the data.",
+            expected=f"uint8 of shape {space.image_shape}",
+            got=f"{name}: {got}",
+            fix="name another environment, or none",
+        )
+
+
+def _zeros(space: Any) -> Any:
+    """An observation of zeros."""
+    if hasattr(space, "spaces"):
+        return {name: _zeros(part) for name, part in space.spaces.items()}
+    return np.zeros(space.shape, space.dtype)
 
 
 def _is_like(space: Any, other: Any) -> bool:

@@ -12,7 +12,8 @@ from trajgen.core.errors import ConfigError, nearest
 from trajgen.data import store
 from trajgen.data.options import EnvShift
 from trajgen.envs import chain, pointmaze, teams
-from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, Maze, maze_spec, own_maze
+from trajgen.envs.maze_images import add_images, with_images
+from trajgen.envs.pointmaze import DWELL, EPISODE_STEPS, MAZES, NOISE, PUSH, Maze, grid, maze_spec, own_maze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,33 @@ def _team_maker(name: str, team: teams.Team) -> Maker:
     )
 
 
+IMAGES = "pointmaze/{}-pixels"
+"""The makers of mazes with images, and the steps that they record: an image has as many bytes as 1,700 numbers."""
+IMAGE_STEPS = 100_000
+
+
+def _image_maker(size: str) -> Maker:
+    """The maker of the dwell data of a maze with an image of each step."""
+    maze = replace(MAZES[size], default_steps=IMAGE_STEPS)
+    maker = _maze_maker(IMAGES.format(size), f"{size} maze, drawn from above", maze, DWELL)
+
+    def record(steps: int, seed: int) -> Iterator[dict[str, Any]]:
+        import gymnasium
+
+        env = gymnasium.make(maze_spec(maze, EPISODE_STEPS))
+        cells = grid(env.unwrapped)
+        env.close()
+        return (add_images(cells, episode) for episode in maker.record(steps, seed))
+
+    return replace(
+        maker,
+        spec=lambda: with_images(maker.spec()),
+        eval_spec=lambda: with_images(maker.eval_spec()),
+        record=record,
+        shifted=None,
+    )
+
+
 SHIFTS = {
     "pointmaze/umaze-gear": ("umaze", EnvShift(gear=0.2)),
     "pointmaze/medium-blocked": ("medium", EnvShift(blocked=((3, 3),))),
@@ -113,6 +141,7 @@ MAKERS = {
             for name, maze in MAZES.items()
             for suffix, stay in (("", (0, 0)), ("-dwell", DWELL))
         ),
+        *(_image_maker(size) for size in ("umaze", "medium")),
         *(_maze_maker(name, f"{size} maze", _shifted_maze(name), DWELL) for name, (size, _) in SHIFTS.items()),
         *(
             _chain_maker(f"chain/masses-{masses}{suffix}", masses, optimal_share)
@@ -181,7 +210,7 @@ def make(
 
     spec = maker.spec()
     with gymnasium.make(spec) as env:
-        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+        spaces: dict[str, Any] = {"observation_space": env.observation_space, "action_space": env.action_space}
         team = getattr(env.unwrapped, "team", None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=quiet) as progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.data import minari, store
+from trajgen.data.spaces import features_of
 from trajgen.data.starts import val_episodes
 from trajgen.envs.eval_env import EnvRecord, EvalEnv, has_eval_env, make_eval_env
 
@@ -71,6 +73,9 @@ def replay_env(options: DataOptions) -> EvalEnv:
     Raises:
         DataError: if the set is missing or damaged.
     """
+    features = features_of(options.id)
+    if features is not None:  # a policy takes the images that they were made of
+        options = replace(options, id=features.source, state_key=features.state_key)
     dataset = minari.open_dataset(options.id, options.maker)
     share = options.val_fraction
     numbers = np.flatnonzero(val_episodes(dataset.total_episodes, share) == bool(share)).tolist()

@@ -15,7 +15,6 @@ import yaml
 from trajgen.config import Config, compose, merged
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json
-from trajgen.core.types import Space
 from trajgen.experiments.definition import Study, merge_overrides, slug
 from trajgen.experiments.jobs import Job
 from trajgen.experiments.run_folder import load_config
@@ -292,8 +291,9 @@ def dry_run_rows(rows: Sequence[Row]) -> dict[str, str]:
 def check_evaluation(row: Row) -> None:
     """Raises a `ConfigError` if the weights of a row's run do not fit the components with which it is evaluated."""
     from trajgen import experiments
+    from trajgen.experiments.preparation import small_space
 
-    space = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)
+    space = small_space(row.config)
     evaluated = Config.from_plain(merged(row.config.to_plain(), row.overrides))
     shapes, trained_shapes = (
         {k: tuple(v.shape) for k, v in experiments.build_planner(config, space).state_dict().items()}

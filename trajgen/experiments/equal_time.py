@@ -87,11 +87,12 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     from trajgen.engine.device import choose_device
     from trajgen.engine.loop import Training
     from trajgen.experiments import prepare
+    from trajgen.experiments.starting import stages_of
 
     device = choose_device(config.device)
     planner, source, _ = prepare(config, device, console)
     interval = max(1, steps // (ROUNDS - 1))
-    stages = planner.stages()
+    stages = stages_of(planner, ())
     options = {stage.name: o for stage, o in zip(stages, config.engine.of(stages), strict=True) if stage.parameters}
     stages = [stage for stage in stages if stage.name in options]
     engine = replace(

@@ -127,6 +127,8 @@ def sample(
         observation = eval_env.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:
         raise ConfigError("The run was trained without goals.", got=f"goal={list(request.goal)}", fix="leave it out")
+    if request.state is not None and space.image_shape:
+        raise ConfigError("The state of this run is made of images.", got="state=…", fix="seed=N for another one")
     for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
         if values is not None:
             observation = put(observation, key, np.asarray(values, dtype=np.float64))

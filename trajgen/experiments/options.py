@@ -1,4 +1,4 @@
-"""What ``trajgen data record`` records, and ``trajgen sample`` draws."""
+"""What ``trajgen data record`` records, ``trajgen data encode`` encodes, and ``trajgen sample`` draws."""
 
 from __future__ import annotations
 
@@ -71,3 +71,13 @@ class SampleRequest:
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, usual=0)
         check_range("plans", self.plans, 1, usual=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """Options of ``trajgen data encode``."""
+
+    new_id: str
+    """Id of the new data set: mine/name-v0."""
+    force: bool = False
+    """Replace a data set of this id."""

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
+from trajgen.core.sources import DrawsImages
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare, prepare_imports
 from trajgen.experiments.starting import stages_of, trained_weights
@@ -59,6 +60,7 @@ def estimate(config: Config, planner: Any, source: Any, device: torch.device) ->
     from trajgen.engine.loop import Training
 
     engine = replace(config.engine, log=(), compile=False)
+    source = source.without_features() if isinstance(source, DrawsImages) else source
     with TemporaryDirectory() as folder:
         silent = Console(quiet=True)
         training = Training(

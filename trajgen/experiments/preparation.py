@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config
 from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import ChoosesScales
-from trajgen.core.registry import component, load_entry_points, load_imports
+from trajgen.core.registry import complete, component, load_entry_points, load_imports
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
 from trajgen.experiments.starting import add_lora, checkpoint_of, require_same_offsets, stages_of, start_from
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from trajgen.data.windows import Windows
 
+SMALL_IMAGE = (16, 16, 3)
 SAMPLE = (4, 1024)
 """Batches and windows per batch from which scales are chosen."""
 
@@ -29,15 +30,17 @@ def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any
     """A planner with fresh weights and the normalizer of its data, the windows to train on, and their space."""
     from trajgen.data.stitching import with_stitched
 
-    episodes = with_stitched(with_scales(config, load_episodes(config, console), console), config.data)
+    episodes = with_scales(config, with_features(config, load_episodes(config, console)), console)
+    episodes = with_stitched(episodes, config.data)
     return (*ready(config, episodes, device, console), episodes.space)
 
 
 def ready(config: Config, episodes: Any, device: torch.device, console: Console | None = None) -> tuple[Any, Windows]:
-    """A planner to be trained on these episodes, and their windows.
+    """A planner to be trained on these episodes, which `with_features` made ready, and their windows.
 
     Its weights are fresh and its normalizer that of the episodes, but for what ``config.init`` gives.
     """
+    from trajgen.data.encoding import Unencoded
     from trajgen.data.windows import Windows, fit_normalizer
     from trajgen.engine.device import fits_into_memory
     from trajgen.engine.step import seed_step
@@ -45,7 +48,9 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
     seed_step(config.seed, -1)
     planner: Any = build_planner(config, episodes.space)
     fit_normalizer(episodes, config.data, planner.normalizer)
-    if console is not None:
+    if episodes.space.image_shape:
+        start_encoder(planner, episodes)
+    if console is not None and episodes.images is None:  # which are not encoded yet
         for line in planner.normalizer.remarks():
             console.print(f"{line}.", markup=False)
     if config.init is not None:
@@ -55,7 +60,55 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
             console.print(note, markup=False, highlight=False)
     with fits_into_memory(device, f"a model of {sum(p.numel() for p in planner.parameters()):,} weights"):
         planner.to(device)
-        return planner, Windows(episodes, config.data, planner.normalizer, device, config.seed)
+        unencoded = None
+        if episodes.images is not None:
+            is_fitted = bool(planner.normalizer.state.mean[episodes.space.vector_dim :].any())  # by config.init
+            normalizer = None if is_fitted else planner.normalizer
+            unencoded = Unencoded(episodes, config.data, planner.encoder, device, normalizer)
+        return planner, Windows(episodes, config.data, planner.normalizer, device, config.seed, unencoded)
+
+
+def with_features(config: Config, episodes: Any) -> Any:
+    """The episodes with room for the features of their images, if they have any.
+
+    Raises:
+        ConfigError: if there is an encoder for data without images, or another one than that of encoded data.
+    """
+    from trajgen.assemble import USUAL, build_encoder
+    from trajgen.data.encoding import with_room
+    from trajgen.experiments.encoding import check_encoder
+
+    node = config.components.get("encoder")
+    if node is not None and (not episodes.space.image_shape or episodes.space.encoded):
+        state = "are encoded already" if episodes.space.encoded else "have no images that are read"
+        raise ConfigError(
+            "An encoder is for data with images.",
+            got=f"encoder={node['name']}, and the data {config.data.id!r}, which {state}",
+            fix="'~encoder'" + ("" if episodes.space.encoded else ", or data.image_key=ENTRY of the observations"),
+        )
+    if episodes.space.encoded:
+        check_encoder(episodes.space, episodes.name)
+    if episodes.images is None:
+        return episodes
+    if config.data.stitch or len(config.data.strides) > 1:
+        raise ConfigError(
+            "Data are stitched, and cut into windows of several strides, once they are encoded.",
+            got=f"data.stitch={config.data.stitch} data.stride={config.data.stride} with images",
+            fix=f"trajgen data encode data.id={config.data.id} new_id=…, or data.stitch=0 data.stride=8",
+        )
+    node = complete("encoder", node or {"name": USUAL["encoder"]})
+    return with_room(episodes, build_encoder(node, episodes.space).features, node)
+
+
+def start_encoder(planner: Any, episodes: Any) -> None:
+    """Gives an encoder the weights that it starts from, or with which the data were encoded."""
+    from trajgen.core.planning import HasInitialWeights
+    from trajgen.experiments.encoding import load_encoder
+
+    if episodes.space.encoded:
+        load_encoder(planner.encoder, episodes.name)
+    elif isinstance(planner.encoder, HasInitialWeights):
+        planner.encoder.load_initial_weights()
 
 
 def with_scales(config: Config, episodes: Any, console: Console, resumed: Space | None = None) -> Any:
@@ -74,6 +127,12 @@ def with_scales(config: Config, episodes: Any, console: Console, resumed: Space 
     planner: Any = build_planner(config, episodes.space) if _chooses_scales(config) else None
     if planner is None:
         return episodes
+    if episodes.images is not None:
+        raise ConfigError(
+            "Scales are chosen for features, and these data hold images.",
+            got=f"schedule={config.components['schedule']['name']} for {config.data.id!r}",
+            fix=f"trajgen data encode data.id={config.data.id} new_id=…, or schedule=geometric",
+        )
     if resumed is not None:
         return replace(episodes, space=replace(episodes.space, scale_lengths=resumed.scale_lengths))
     fit_normalizer(episodes, config.data, planner.normalizer)
@@ -122,8 +181,7 @@ def dry_run(config: Config) -> None:
     """Builds the planner at small dimensions, so that what cannot work is refused before data are loaded."""
     from trajgen.engine.distributed import world_size
 
-    space = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)
-    planner: Any = build_planner(config, space)
+    planner: Any = build_planner(config, small_space(config))
     if _chooses_scales(config):
         _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
@@ -136,6 +194,12 @@ def dry_run(config: Config) -> None:
             got="policy.weights=best and data.val_fraction=0",
             fix="data.val_fraction=0.1, or policy.weights=last",
         )
+
+
+def small_space(config: Config) -> Space:
+    """A space for trying out a composition before data are loaded, with images if it has an encoder of its own."""
+    images = SMALL_IMAGE if "encoder" in config.components else ()
+    return Space(state_dim=4, action_dim=2, goal_dim=2, agents=2, image_shape=images)
 
 
 def _require_chooser(config: Config, planner: Any) -> None:

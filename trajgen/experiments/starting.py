@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trajgen.assemble import all_stages
 from trajgen.config.schema import Config, LoraOptions
 from trajgen.core.errors import CheckpointError, ConfigError, nearest
 from trajgen.core.files import read_json
@@ -127,7 +128,7 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     Raises:
         ConfigError: if a name is that of no parameter that a stage trains.
     """
-    stages: list[Stage] = planner.stages()
+    stages: list[Stage] = all_stages(planner)
     if not train_only:
         return stages
     from trajgen.nn.low_rank import adapter_parameters, plain_name

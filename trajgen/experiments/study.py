@@ -11,14 +11,13 @@ from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.options import differing
-from trajgen.core.types import Space
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
 from trajgen.experiments.equal_time import Cost, equal_steps, measure_cell
 from trajgen.experiments.executors import InlineExecutor, JobExecutor, LokyExecutor, make_executor
 from trajgen.experiments.jobs import Job, run_jobs
 from trajgen.experiments.outlook import SHORTEST, estimate_cell, stage_steps, steps_text
-from trajgen.experiments.preparation import build_planner
+from trajgen.experiments.preparation import build_planner, small_space
 from trajgen.experiments.results import gather
 from trajgen.experiments.run_folder import STUDY_LOCK, contents, refuse_links
 from trajgen.experiments.table import Look, print_results, write_results
@@ -120,7 +119,7 @@ def run_cells(
 def print_outlook(cell: Cell, trainings: int, executor: JobExecutor, console: Console) -> None:
     """Prints the steps of one of several trainings and, where they run here, about how long all of them take."""
     config = cell.config
-    steps = stage_steps(config, build_planner(config, Space(state_dim=4, action_dim=2, goal_dim=2, agents=2)))
+    steps = stage_steps(config, build_planner(config, small_space(config)))
     console.print(f"To train, each: {steps_text(steps)}", markup=False, highlight=False)
     if trainings > 1 and sum(steps.values()) >= SHORTEST and isinstance(executor, InlineExecutor | LokyExecutor):
         job = Job(f"estimate-{slug(cell.row.name)}", estimate_cell, {"config": config.to_plain()})

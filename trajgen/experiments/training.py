@@ -14,7 +14,7 @@ from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.outlook import outlook
-from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, with_scales
+from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, with_features, with_scales
 from trajgen.experiments.run_folder import (
     LOCK,
     find_folder,
@@ -72,8 +72,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         folder = broadcast_decision(lambda: _checked_folder(config))
         episodes = main_process_first(lambda: load_episodes(config, console))
         resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
-        episodes = with_scales(config, episodes, console, resumed)
         data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
+        episodes = with_scales(config, with_features(config, episodes), console, resumed)
         episodes = with_stitched(episodes, config.data)
         planner, source = ready(config, episodes, device, console)
         if acts:

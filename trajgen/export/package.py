@@ -115,6 +115,12 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     planner, space = policy.planner, policy.space
     if space.choices:
         raise ConfigError("An exported policy has continuous actions.", got="discrete ones", fix="trajgen.load_policy")
+    if space.image_shape:
+        raise ConfigError(
+            "An exported policy takes vectors, and this one encodes images.",
+            got=f"images of shape {space.image_shape}",
+            fix="trajgen.load_policy where it acts; or a run of vectors alone",
+        )
     if policy.device.type != "cpu":
         planner = deepcopy(planner).cpu()
     module = PlanModule(planner).eval()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trajgen.core.errors import TrajgenError
-from trajgen.core.observations import entry
+from trajgen.core.observations import entry, join_images
 from trajgen.core.planning import Observation
 from trajgen.core.types import Space
 
@@ -20,7 +20,7 @@ FIX = "pass the observation that env.reset or env.step returns, as it is"
 
 
 class ObservationReader:
-    """Reads state and goal from observations, without the offsets that the data were read without.
+    """Reads vectors, goals and images of observations, without the offsets that the data were read without.
 
     Args:
         space: of the data.
@@ -30,8 +30,8 @@ class ObservationReader:
         self.space = space
         self._offsets = {"state": np.asarray(space.state_offset), "goal": np.asarray(space.goal_offset)}
 
-    def __call__(self, observation: Observation) -> tuple[Array, Array | None]:
-        """The states (B, S) and the goals (B, G), if there are any.
+    def __call__(self, observation: Observation) -> tuple[Array, Array | None, NDArray[np.uint8] | None]:
+        """The states (B, S) but for features of images, and the goals (B, G) and images, if there are any.
 
         Raises:
             TrajgenError: if the observation is not that of the data, or not finite.
@@ -40,27 +40,51 @@ class ObservationReader:
         if isinstance(observation, list) and observation and isinstance(observation[0], Mapping):
             observation = {name: np.stack([row[name] for row in observation]) for name in observation[0]}
         has_goal = bool(space.goal_key and space.goal_dim)
-        keys = [key for key in (space.state_key, space.goal_key if has_goal else None) if key]
+        keys = [key for key in (space.state_key, space.goal_key if has_goal else None, space.image_key) if key]
         is_pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping)
         if is_pair or bool(keys) != isinstance(observation, Mapping):
             expected = f"a dictionary with {', '.join(map(repr, keys))}" if keys else f"{space.state_dim} numbers"
+            expected = f"an image of shape {space.image_shape}" if space.image_shape and not keys else expected
             raise TrajgenError(
                 "The observation has another type than those of the data.",
                 expected=expected,
                 got="the pair (observation, info) of env.reset" if is_pair else type(observation).__name__,
                 fix=FIX,
             )
-        states = self._vectors(observation, "state", space.state_key, space.state_dim)
+        images = self._images(observation) if space.image_shape else None
+        if images is not None and not space.vector_dim:
+            states = np.zeros((len(images), 0), np.float32)
+        else:
+            states = self._vectors(observation, "state", space.state_key, space.vector_dim)
         goals = self._vectors(observation, "goal", space.goal_key, space.goal_dim) if has_goal else None
         if goals is not None and len(goals) != len(states):
             raise TrajgenError(f"There are {len(states)} states and {len(goals)} goals.", fix=FIX)
-        return states, goals
+        if images is not None and len(images) != len(states):
+            raise TrajgenError(f"There are {len(states)} states and {len(images)} images.", fix=FIX)
+        return states, goals, images
+
+    def _images(self, observation: Observation) -> NDArray[np.uint8]:
+        """The images (B, height, width, channels), as they are in the observation."""
+        try:
+            images = join_images(observation, self.space.image_key)
+        except KeyError as error:
+            raise TrajgenError("An entry of the observation is missing.", got=error, fix=FIX) from error
+        except ValueError as error:
+            raise TrajgenError("An image of the observation has another shape than those of the data.", got=error,
+                               fix=FIX) from error  # fmt: skip
+        shape = self.space.image_shape
+        if images.shape[-3:] != shape or images.ndim not in (3, 4):
+            raise TrajgenError(f"An image has the shape {shape}.", got=f"shape {images.shape}", fix=FIX)
+        if images.dtype != np.uint8:
+            fix = "np.round(255 * images).astype(np.uint8) of images from 0 to 1"
+            raise TrajgenError("Images are of uint8, from 0 to 255.", got=images.dtype, fix=fix)
+        return images.reshape(-1, *shape)
 
     def _vectors(self, observation: Observation, name: str, key: Any, width: int) -> Array:
         try:
             values = np.asarray(entry(observation, key))
             if self._offsets[name].size:
-                values = values.astype(np.float64) - self._offsets[name]
+                values = values.astype(np.float64) - self._offsets[name][:width]
             with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused as such
                 values = values.astype(np.float32, copy=False)
         except KeyError as error:

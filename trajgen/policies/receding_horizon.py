@@ -253,9 +253,13 @@ class RecedingHorizonPolicy:
         return target_return, revised
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
-        states, goals = self._reader(observation)
+        states, goals, images = self._reader(observation)
         goal = None if goals is None else self.normalizer.goal(torch.tensor(goals, device=self.device))
-        return self.normalizer.state(torch.tensor(states, device=self.device)), goal
+        state = torch.tensor(states, device=self.device)
+        if images is not None:
+            features = self.planner.encoder(torch.tensor(images, device=self.device))
+            state = torch.cat([state, features], dim=-1)
+        return self.normalizer.state(state), goal
 
 
 def _rms(values: Tensor) -> float:

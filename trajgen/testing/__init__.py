@@ -14,7 +14,18 @@ from typing import Any
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import component
-from trajgen.testing import common, critics, inputs, isolation, planners, plans, priors, registration, tokenizers
+from trajgen.testing import (
+    common,
+    critics,
+    encoders,
+    inputs,
+    isolation,
+    planners,
+    plans,
+    priors,
+    registration,
+    tokenizers,
+)
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
 from trajgen.testing.fixture import Fixture, find_fixture
 
@@ -25,7 +36,7 @@ SIGNATURE_CONTRACTS = {
     "options have types and literal defaults": registration.check_options,
     "an unknown option is refused": registration.check_unknown_option,
 }
-CONTRACT_MODULES = (registration, common, isolation, inputs, tokenizers, priors, plans, critics, planners)
+CONTRACT_MODULES = (registration, common, isolation, inputs, encoders, tokenizers, priors, plans, critics, planners)
 
 
 @dataclass(frozen=True)

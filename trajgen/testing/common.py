@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgen.assemble import all_stages
 from trajgen.core import protocols
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch, Cond, Plan
@@ -34,6 +35,8 @@ def respond(
     part, generator = fixture.part(planner), torch.Generator().manual_seed(seed)
     if fixture.kind == "planner":
         return _respond_planner(planner, batch, generator)
+    if fixture.kind == "encoder":
+        return {"the features": part(batch.image_pairs[:, 0])}
     example = example or fixture.example(planner, batch)
     cond, latent = example.cond, example.latent
     match fixture.kind:
@@ -221,9 +224,12 @@ def weights_are_trained(fixture: Fixture) -> None:
     planner = fixture.build_ready()
     part = fixture.part(planner)
     untrained = dict(part.named_parameters()) if isinstance(part, nn.Module) else {}
+    if fixture.kind == "encoder":  # whose backbone may be frozen
+        trained = {id(p) for p in part.trained_parameters()}
+        untrained = {name: p for name, p in untrained.items() if id(p) in trained}
     if not untrained:
         raise NotApplicableError("it has no weights")
-    for stage in planner.stages():
+    for stage in all_stages(planner):
         if stage.parameters:
             stage.begin(planner)
             stage.loss(fixture.batch(32))["total"].backward()

@@ -15,13 +15,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from trajgen.assemble import WindowShape, assemble
+from trajgen.assemble import WindowShape, all_stages, assemble, build_encoder
 from trajgen.config import merged, read_options, recipe_files
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
 SPACE = Space(state_dim=4, action_dim=2, goal_dim=2, agents=2, action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+IMAGE_SHAPE = (16, 16, 3)
 GOAL_STATE, GOAL_RADIUS = (0, 1), 0.5
 WINDOW_OPTIONS = ("horizon", "stride", "chunk", "discount", "return_power")
 """Options of data that can be given to a check."""
@@ -31,11 +32,12 @@ HORIZON, STRIDE, CHUNK = 16, 3, 4
 SMALL: dict[str, Any] = {
     "latent_length": 4, "code_dim": 6, "codebook_size": 12, "width": 16, "depth": 2, "heads": 2, "bottleneck": 8,
     "fourier_frequencies": 2, "k": 5, "n": 3, "scales": 3, "lengths": (1, 3, 4), "num_bins": 8,
-    "timesteps": 10, "steps": 5, "expansions": 2,
+    "timesteps": 10, "steps": 5, "expansions": 2, "backbone": "test_resnet",
 }  # fmt: skip
 """Sizes of options of these names, in any component where they are larger."""
 
 PREFERRED_RECIPES: dict[str, tuple[str, ...]] = {
+    "encoder": ("bc", "mage"),
     "view": ("mage", "tap"),
     "schedule": ("mage", "flat_ar"),
     "tokenizer": ("mage", "flat_ar", "flat", "diffuser", "tt"),
@@ -99,17 +101,29 @@ class Fixture:
     def __init__(self, kind: str, name: str, composition: Composition) -> None:
         self.kind, self.name, self.composition = kind, name, composition
 
+    @property
+    def space(self) -> Space:
+        """Of the data; with images if an encoder is checked."""
+        return replace(SPACE, image_shape=IMAGE_SHAPE) if self.kind == "encoder" else SPACE
+
+    @cached_property
+    def state_dim(self) -> int:
+        """S, the features of images among them."""
+        if self.kind != "encoder":
+            return SPACE.state_dim
+        return SPACE.state_dim + int(build_encoder(self.composition.nodes["encoder"], self.space).features)
+
     def build(self, seed: int = 0, *, perturbed: bool = True, goals: bool = True) -> Any:
         """A planner with fresh weights, perturbed so that nothing holds only because weights start at zero."""
         torch.manual_seed(seed)
-        planner = assemble(self.composition.nodes, SPACE, replace(self.composition.window, goals=goals))
+        planner = assemble(self.composition.nodes, self.space, replace(self.composition.window, goals=goals))
         return perturb(planner) if perturbed else planner
 
     def build_ready(self, seed: int = 0, *, goals: bool = True) -> Any:
         """A planner in evaluation mode, each stage of which has had one batch, so that its codes are in use."""
         planner = self.build(seed, goals=goals)
         with contextlib.suppress(Exception):  # a stage that fails is reported by the contracts about training
-            for stage in planner.stages():
+            for stage in all_stages(planner):
                 if stage.parameters:
                     stage.begin(planner)
                     stage.loss(self.batch(32, goals=goals))
@@ -158,7 +172,7 @@ class Fixture:
         if padded:
             mask[size // 2 :, -(-window.horizon // 2) :] = False
             chunk_mask[-1, 1:] = False
-        states = randn(window.horizon, SPACE.state_dim)
+        states = randn(window.horizon, self.state_dim)
         states[:, -1, len(GOAL_STATE) :] = 0  # at rest, where normalizers are not fitted
         end_positions = states[:, -1, list(GOAL_STATE)]
         batch = Batch(
@@ -167,7 +181,7 @@ class Fixture:
             rewards=randn(window.horizon),
             returns=randn(window.horizon),
             mask=mask,
-            chunk_states=randn(window.chunk, SPACE.state_dim),
+            chunk_states=randn(window.chunk, self.state_dim),
             chunk_actions=randn(window.chunk, SPACE.action_dim),
             chunk_mask=chunk_mask,
             goals=end_positions if goals else None,
@@ -176,7 +190,7 @@ class Fixture:
         )
         further = torch.stack([end_positions, randn(SPACE.goal_dim)], dim=1)
         transitions = Transitions(
-            next_states=randn(window.chunk, SPACE.state_dim),
+            next_states=randn(window.chunk, self.state_dim),
             rewards=randn(len(further[0]), window.chunk),
             terminals=randn(len(further[0]), window.chunk) > 1,
             mask=chunk_mask,
@@ -185,7 +199,14 @@ class Fixture:
         if not goals:
             rewards, terminals = transitions.rewards[:, :1], transitions.terminals[:, :1]
             transitions = replace(transitions, rewards=rewards, terminals=terminals, goals=None)
+        if self.kind == "encoder":
+            batch = replace(batch, images=self.images(size, seed=seed))
         return replace(batch, transitions=transitions)
+
+    def images(self, size: int = 6, *, seed: int = 1) -> Tensor:
+        """Random pairs of images (B, 2, height, width, channels)."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randint(256, (size, 2, *IMAGE_SHAPE), generator=generator, dtype=torch.uint8)
 
     def cond(self, size: int = 6) -> Cond:
         """Random conditions."""
@@ -364,6 +385,8 @@ def _small_sizes(node: Mapping[str, Any]) -> dict[str, Any]:
         size = None if option in fixed else SMALL.get(option)
         if type(value) is int and type(size) is int:
             sizes[option] = min(value, size)
-        elif isinstance(value, (tuple, list)) and isinstance(size, tuple):
+        elif (isinstance(value, (tuple, list)) and isinstance(size, tuple)) or (
+            isinstance(value, str) and isinstance(size, str)
+        ):
             sizes[option] = size
     return sizes

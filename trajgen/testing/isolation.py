@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgen.assemble import all_stages
 from trajgen.core.protocols import Autoregressive, HasActionLoss
 from trajgen.core.types import Batch, KnownCodes
 from trajgen.testing.common import acting_plan, chunk_offsets, require_equal, respond, responses
@@ -23,7 +24,7 @@ from trajgen.testing.registration import PROTOCOLS
 @contract("leaves its inputs as they are", *PROTOCOLS)
 def inputs_unchanged(fixture: Fixture) -> None:
     planner, batch = fixture.other, fixture.batch()
-    example = None if fixture.kind == "planner" else fixture.example(planner, batch)
+    example = None if fixture.kind in ("encoder", "planner") else fixture.example(planner, batch)
     inputs = {**_named_tensors(batch, "batch"), **_named_tensors(example, "example")}
     if example is not None and fixture.kind == "sampler":
         mask = torch.zeros_like(example.codes, dtype=torch.bool)
@@ -178,7 +179,7 @@ def _train(fixture: Fixture, planner: Any, example: Example | None, batch: Batch
     """Computes the losses of the component, or of all stages of a planner."""
     part = fixture.part(planner)
     if example is None:
-        for stage in planner.stages():
+        for stage in all_stages(planner):
             if stage.parameters:
                 stage.begin(planner)
                 stage.loss(batch)
@@ -200,6 +201,8 @@ def _with_other_rows(batch: Batch, row: int) -> Batch:
     """The batch with all windows but one replaced by others."""
 
     def changed(values: Tensor) -> Tensor:
+        if values.dtype == torch.uint8:  # of images
+            return torch.cat([255 - values[:row], values[row : row + 1], 255 - values[row + 1 :]])
         if not values.is_floating_point():
             return values
         keep = (torch.arange(len(values)) == row).view(-1, *[1] * (values.ndim - 1))

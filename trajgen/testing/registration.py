@@ -17,6 +17,7 @@ from trajgen.testing.contract import ContractError, NotApplicableError, contract
 from trajgen.testing.fixture import Fixture
 
 PROTOCOLS: dict[str, type] = {
+    "encoder": planning.Encoder,
     "view": protocols.View,
     "tokenizer": protocols.Tokenizer,
     "conditioner": protocols.Conditioner,

@@ -135,7 +135,9 @@ def planned_states(
         units = units.part(view.position_indices)
         offset = offset[view.position_indices] if offset.ndim else offset
     states = {title: view.read(x, field) for title, x in refinements.items()}
-    return {t: units.inverse(x).float().cpu().numpy() + offset for t, x in states.items() if x is not None}
+    width = policy.space.vector_dim if field == "state" else len(units.mean)  # features of images are not drawn
+    drawn = {t: units.inverse(x).float().cpu().numpy() + offset for t, x in states.items() if x is not None and width}
+    return {title: values[..., :width] for title, values in drawn.items()}
 
 
 def draw_maze(ax: Axes, walls: Walls) -> None:

@@ -64,17 +64,20 @@ class Run:
     def data(self) -> DataRange | None:
         """The range of its data; None where they are not on this machine."""
         from trajgen.data import minari
+        from trajgen.data.encoding import with_room
         from trajgen.data.windows import Windows
 
         norm = self.policy.normalizer
         try:
             episodes = minari.load(self.config.data.id, self.config.data)
+            if episodes.images is not None:  # whose features are not drawn
+                episodes = with_room(episodes, self.policy.space.feature_dim, self.policy.space.encoder)
             batch = Windows(episodes, self.config.data, deepcopy(norm)).batch(0, WINDOWS)
         except TrajgenError:
             return None
         states = norm.state.inverse(batch.states)[batch.mask].cpu().numpy() + (episodes.space.state_offset or 0.0)
         returns = norm.returns.inverse(batch.returns[:, 0]).cpu().numpy()
-        low, high = np.percentile(states, PERCENTILES, axis=0)
+        low, high = np.percentile(states[:, : episodes.space.vector_dim], PERCENTILES, axis=0)
         return DataRange((low, high), np.sort(returns))
 
 

@@ -7,6 +7,8 @@ D4RL: a table at the root, whose rows hold an observation, the action taken ther
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from trajgen.data.hdf5 import read_array
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Recorded, absent, joined
 from trajgen.data.importing.tables import Table
-from trajgen.security import NUMBER_KINDS, hdf5_array
+from trajgen.security import NUMBER_KINDS, hdf5_array, memory_limit
 
 
 def open_d4rl(path: Path, file: Any, options: ImportOptions) -> Table:
@@ -46,7 +48,8 @@ class Demonstrations:
     Args:
         path: its path, for messages.
         file: the same, opened by h5py.
-        options: which observations are the state; by default all vectors, in alphabetical order.
+        options: which observations are the state, and which are images; by default all vectors, in alphabetical
+            order, and all images in uint8.
     """
 
     def __init__(self, path: Path, file: Any, options: ImportOptions) -> None:
@@ -55,7 +58,9 @@ class Demonstrations:
         self._columns = options.columns(self._vectors(), "actions", "rewards")
         self._reward_is_named = options.reward is not None
         self._entries = self._columns["states"]
-        self.about = f"state: {', '.join(self._entries)}"
+        self._images = self._pictured() if options.images == "auto" else options.images
+        self.about = f"state: {', '.join(self._entries) or 'none'}"
+        self.about += f"; images: {', '.join(self._images)}" if self._images else ""
 
     def __len__(self) -> int:
         return len(self._names)
@@ -88,15 +93,40 @@ class Demonstrations:
         dones = get("dones") if "dones" in demo else np.zeros(0)
         rest: dict[str, Any] = {"terminated": bool(len(dones) and dones[-1])}
         if "next_obs" in demo and steps:
-            rest["final"] = joined([get(name) for name in entries("next_obs")], entries("next_obs"), origin)[-1]
+            following = entries("next_obs")
+            rest["final"] = joined([get(name) for name in following], following, origin)[-1] if following else None
+            following = tuple(name for name in self._images if name in demo["next_obs"])
+            rest["final_images"] = {f"obs/{name}": get(f"next_obs/{name}")[-1] for name in following}
         if self._columns["rewards"][0] not in demo and not self._reward_is_named:
             rest["rewards"] = None
-        return Recorded.read(get, self._columns | {"states": entries("obs")}, origin, **rest)
+        images = [f"obs/{name}" for name in self._images]
+        recorded = Recorded.read(get, self._columns | {"states": entries("obs")}, origin, images=images, **rest)
+        return replace(recorded, images=_short(recorded.images), final_images=_short(recorded.final_images))
 
     def _vectors(self) -> tuple[str, ...]:
+        names = tuple(name for name, item in self._observations() if _is_vector(item))
+        return names or (() if self._pictured() else ("object",))
+
+    def _pictured(self) -> tuple[str, ...]:
+        return tuple(name for name, item in self._observations() if _is_image(item) and _fits(item))
+
+    def _observations(self) -> list[tuple[str, Any]]:
         first: Any = self._data[self._names[0]] if self._names else {}
-        entries = dict(first["obs"].items()) if "obs" in first else {}
-        return tuple(name for name, item in sorted(entries.items()) if _is_vector(item)) or ("object",)
+        return sorted(first["obs"].items()) if "obs" in first else []
+
+
+def _short(entries: Mapping[str, Array]) -> dict[str, Array]:
+    """Entries by their names within the group of observations."""
+    return {name.removeprefix("obs/"): values for name, values in entries.items()}
+
+
+def _is_image(item: Any) -> bool:
+    return getattr(item, "dtype", None) == np.uint8 and len(item.shape) == 4
+
+
+def _fits(item: Any) -> bool:
+    """Whether an array takes no more memory than its file can hold; a few gray images, packed, may name terabytes."""
+    return bool(item.nbytes <= memory_limit(item.file.id.get_filesize()))
 
 
 def _is_vector(item: Any) -> bool:

@@ -1,7 +1,8 @@
 """LeRobot's folders: ``meta/info.json`` and parquet files, of one episode each (v2) or of many (v3).
 
-A row holds ``observation.state``, ``action``, ``episode_index`` and perhaps ``next.reward`` and ``next.done``; videos
-are left out. The observation after the last row is not recorded. Source: LeRobot's documentation, "LeRobotDataset v3".
+A row holds ``observation.state``, ``action``, ``episode_index`` and perhaps ``next.reward``, ``next.done`` and images,
+each the bytes of a PNG or JPEG file; videos are left out. The observation after the last row is not recorded. Source:
+LeRobot's documentation, "LeRobotDataset v3".
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data.episodes import Array
+from trajgen.data.hdf5 import decoded
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Recorded, absent, flags, require_content
 from trajgen.security import check_parquet, read_limited, require_regular
@@ -58,8 +60,14 @@ class LeRobotFolder:
                     f"{INFO} says {key}: {info[key]}, and there are {count} in {path.name}/data.",
                     fix="copy the whole folder",
                 )
+        features = info.get("features") or {}
+        pictured = tuple(name for name, about in features.items() if about.get("dtype") == "image")
+        self._images = pictured if options.images == "auto" else options.images
+        videos = [name for name, about in features.items() if about.get("dtype") == "video"]
         tasks = f", {info['total_tasks']} tasks" if info.get("total_tasks", 1) != 1 else ""
         self.about = f"LeRobot {info.get('codebase_version', '')}, {info.get('fps', '?')} frames a second{tasks}"
+        self.about += f"; images: {', '.join(self._images)}" if self._images else ""
+        self.about += f"; videos are left out: {', '.join(videos)}" if videos else ""
 
     def __len__(self) -> int:
         return len(self._index)
@@ -74,7 +82,7 @@ class LeRobotFolder:
         columns_there = _open(file).schema_arrow.names
         if options.rewards != "data" or (names["rewards"][0] not in columns_there and options.reward is None):
             names.pop("rewards")
-        wanted = [name for entries in names.values() for name in entries]
+        wanted = [*(name for entries in names.values() for name in entries), *self._images]
         wanted += [name for name in (DONE, TRUNCATED, FRAME) if name in columns_there]
         columns = self._columns(file, tuple(dict.fromkeys(wanted)))
 
@@ -92,7 +100,7 @@ class LeRobotFolder:
                 got = f"{origin}, field {name!r}: set in row {first + int(np.flatnonzero(marks)[0])}"
                 raise DataError("An episode ends with its last row.", got=got, fix=skip)
         terminated = DONE in ended and ended[DONE][-1] and not (TRUNCATED in ended and ended[TRUNCATED][-1])
-        return Recorded.read(part, names, origin, terminated=bool(terminated))
+        return Recorded.read(part, names, origin, images=self._images, terminated=bool(terminated))
 
     def _index_file(self, file: Path) -> None:
         """Finds the episodes of a file by their column."""
@@ -141,6 +149,8 @@ def _array(column: Any, where: str) -> Array:
     import pyarrow as pa
 
     width = 0
+    if pa.types.is_struct(column.type):
+        return _images(column.to_pylist(), where)
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
         if column.null_count == 0 and len(column):
             sizes = np.asarray(column.value_lengths())
@@ -160,3 +170,18 @@ def _array(column: Any, where: str) -> Array:
         )
     flat: Array = values.to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), width) if values is not column else flat
+
+
+def _images(files: list[dict[str, Any] | None], where: str) -> Array:
+    """The images (n, height, width, channels) of a column of files, each with its bytes."""
+    images: list[Array] = []
+    for row, file in enumerate(files):
+        content = (file or {}).get("bytes")
+        if not isinstance(content, bytes):
+            fix = "name other columns: images=[…]"
+            raise DataError("An image lies in its row, as the bytes of a file.", got=f"{where}, row {row}", fix=fix)
+        images.append(decoded(content, ("PNG", "JPEG")))
+        if images[-1].shape != images[0].shape:
+            got = f"{where}, row {row}: {images[-1].shape}, not {images[0].shape}"
+            raise DataError("All images of a column have one shape.", got=got)
+    return np.stack(images)

@@ -24,7 +24,10 @@ class ImportOptions:
     """Gymnasium id of the evaluation environment; without one the set can be trained on, but not be evaluated."""
 
     state: str | tuple[str, ...] | None = None
-    """Entries that are the state, joined in this order; null takes the format's default (robomimic: all vectors)."""
+    """Entries that are the state, joined in this order; null takes the format's default (robomimic: all vectors), []
+    none but images."""
+    images: tuple[str, ...] | Literal["auto"] = "auto"
+    """Entries that are images in uint8, each kept as it is; auto takes all of robomimic and LeRobot, else none."""
     action: str | None = None
     """Entry of the actions; null takes the format's default."""
     reward: str | None = None
@@ -65,12 +68,17 @@ class ImportOptions:
         """Whether the new set has goals: the source's, or the positions where episodes ended."""
         return self.goal is not None or self.achieved is not None
 
+    @property
+    def named_images(self) -> tuple[str, ...]:
+        """The entries that are named as images."""
+        return () if self.images == "auto" else self.images
+
     def columns(self, states: tuple[str, ...], actions: str, rewards: str) -> dict[str, tuple[str, ...]]:
         """Names of the entries of each field of an episode, with a format's defaults where the options name none."""
         state = (self.state,) if isinstance(self.state, str) else self.state
         goals = {"goals": self.goal, "achieved": self.achieved}
         return {
-            "states": state or states,
+            "states": states if state is None else state,
             "actions": (self.action or actions,),
             "rewards": (self.reward or rewards,),
             **{field: (name,) for field, name in goals.items() if isinstance(name, str)},

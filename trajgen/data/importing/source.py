@@ -48,12 +48,23 @@ class Recorded:
     goals: Array | None = None  # (n, G) or (n+1, G)
     achieved: Array | None = None  # (n, G) or (n+1, G)
     names: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, Array] = field(default_factory=dict)  # by entry, (n, ...) or (n+1, ...)
+    final_images: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def read(
-        cls, get: Callable[[str], Any], columns: Mapping[str, tuple[str, ...]], origin: str, **rest: Any
+        cls,
+        get: Callable[[str], Any],
+        columns: Mapping[str, tuple[str, ...]],
+        origin: str,
+        *,
+        images: Iterable[str] = (),
+        **rest: Any,
     ) -> Recorded:
         """An episode whose entries ``get`` reads by name; what is None in ``rest`` is left out."""
+        if not columns["states"]:
+            rest["states"] = np.zeros((len(np.asarray(get(columns["actions"][0]))) + 1, 0), np.float32)
+            columns = {name: entries for name, entries in columns.items() if name != "states"}
         fields = {
             name: joined([get(entry) for entry in entries], entries, origin)
             if name == "states"
@@ -61,6 +72,7 @@ class Recorded:
             for name, entries in columns.items()
             if rest.get(name, ...) is not None
         }
+        rest["images"] = {name: np.asarray(get(name)) for name in images}
         return cls(names={name: "+".join(entries) for name, entries in columns.items()}, **(fields | rest))
 
 
@@ -122,7 +134,8 @@ class Arrays:
                 got = f"{origin}, row {row}: the next row is not its {NEXT[:-1]}"
                 raise DataError("An episode goes on from row to row.", got=got, fix="cut it there; or cut=marks")
         rest["final"] = None if after is None else np.asarray(after)[-1]
-        return Recorded.read(get, columns, origin, terminated=_terminated(arrays, steps, options, origin), **rest)
+        rest["terminated"] = _terminated(arrays, steps, options, origin)
+        return Recorded.read(get, columns, origin, images=options.named_images, **rest)
 
 
 def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, origin: str) -> bool:
@@ -147,8 +160,12 @@ def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, o
     return last.get("terminal", False)
 
 
-def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> Episode:
-    """An episode with a final observation, rewards and an end, according to the options.
+IMAGE = "image "
+"""Before the name of an entry that is an image, among the parts of observations."""
+
+
+def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> tuple[Episode, dict[str, Array]]:
+    """An episode with a final observation, rewards and an end, according to the options; and its images by entry.
 
     Raises:
         DataError: naming origin and field, if the numbers of rows do not fit, or rewards are missing.
@@ -170,8 +187,10 @@ def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> Ep
     parts: dict[str, Any] = {"states": raw.states, "goals": raw.goals, "achieved": raw.achieved}
     if isinstance(options.achieved, tuple):
         parts["achieved"] = _taken(raw.states, options.achieved, origin)
+    parts |= {IMAGE + name: values for name, values in raw.images.items()}
     for name, values in parts.items():
-        if values is not None and (np.ndim(values) != 2 or len(values) not in (steps, steps + 1)):
+        axes = 4 if name.startswith(IMAGE) else 2
+        if values is not None and (np.ndim(values) != axes or len(values) not in (steps, steps + 1)):
             rule = f"Observations have the shape ({steps} or {steps + 1}, ·) for {steps} actions."
             got = f"{origin}, field {names.get(name, name)!r}: shape {np.shape(values)}"
             raise DataError(rule, got=got, fix=fix)
@@ -181,6 +200,9 @@ def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> Ep
         parts["states"] = _extended(parts["states"], raw.final)
         if isinstance(options.achieved, tuple):
             parts["achieved"] = _taken(parts["states"], options.achieved, origin)
+    for name, values in raw.final_images.items():
+        if len(parts[IMAGE + name]) == steps:
+            parts[IMAGE + name] = _extended(parts[IMAGE + name], values)
     short = {name for name, values in parts.items() if values is not None and len(values) == steps}
     if short and (options.final == "repeat" or (options.final == "auto" and terminated)):
         parts |= {name: _extended(parts[name]) for name in short}
@@ -194,7 +216,8 @@ def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> Ep
     if options.rewards != "data" or rewards is None:
         rewards = np.zeros(steps)
         rewards[-1:] = options.rewards == "last"
-    return Episode(actions=actions, rewards=rewards, terminated=terminated, **parts)
+    images = {name.removeprefix(IMAGE): parts.pop(name) for name in [*parts] if name.startswith(IMAGE)}
+    return Episode(actions=actions, rewards=rewards, terminated=terminated, **parts), images
 
 
 def joined(parts: Sequence[Any], names: Sequence[str], origin: str) -> Array:

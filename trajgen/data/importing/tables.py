@@ -72,6 +72,7 @@ class Table:
             self._columns.pop("rewards")
         self._has_next = self._columns["states"] == ("observations",) and NEXT in shapes
         names = [name for names in self._columns.values() for name in names]
+        names += options.named_images
         names += [NEXT, "observations"] if {NEXT, "observations"} <= shapes.keys() else []
         for name in names:
             if name not in shapes:
@@ -103,7 +104,8 @@ class Table:
 
         final = self._rows(NEXT, stop - 1, stop)[-1] if self._has_next else None
         terminated = is_marked and not self._final_rows
-        return Recorded.read(get, self._columns, self.label(number), terminated=terminated, final=final)
+        rest: dict[str, Any] = {"terminated": terminated, "final": final, "images": self._options.named_images}
+        return Recorded.read(get, self._columns, self.label(number), **rest)
 
     def _ends(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Array, Array]:
         """Whether the task, and whether an episode, ended with each row."""

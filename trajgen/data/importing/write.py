@@ -14,7 +14,7 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.core.types import Space
 from trajgen.data import minari, store
-from trajgen.data.episodes import OBSERVED, Array, Episode, Rounding, checked
+from trajgen.data.episodes import OBSERVED, Array, Episode, Rounding, checked, require_pixels
 from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
@@ -63,8 +63,8 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
     """
     if not options.force:
         store.refuse_existing(options.id)
-    space, lengths, terminated, numbers, wide = _check(source, options, name)
-    observations, env_spec = _observation_space(space, options, wide), None
+    space, lengths, terminated, numbers, wide, shapes = _check(source, options, name)
+    observations, env_spec = _observation_space(space, options, wide, shapes), None
     if options.env is not None:
         env_spec, low, high = _env_spec(options.env, space, observations)
         space = replace(space, action_low=low, action_high=high)
@@ -73,10 +73,10 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
 
     def buffers() -> Iterator[dict[str, Any]]:
         for number in numbers:
-            episode, names = _read(source, number, options, name)
+            episode, images, names = _read(source, number, options, name)
             fields = checked(episode, space, _origin(source, number, name), names, _fix(number))
             exact = {field: np.asarray(getattr(episode, field), np.float64) for field in fields if field in wide}
-            yield _buffer(episode, fields | exact)
+            yield _buffer(episode, fields | exact, images)
 
     minari.save(
         options.id,
@@ -89,14 +89,19 @@ def write(source: Source, options: ImportOptions, name: str) -> Imported:
         algorithm="imported",
         force=options.force,
     )
-    preset = _preset(options, max(lengths))
+    preset = _preset(options, max(lengths), space, list(shapes))
     return Imported(options.id, len(numbers), sum(lengths), terminated, source.about, preset)
 
 
-def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, list[int], int, list[int], list[str]]:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _check(
+    source: Source, options: ImportOptions, name: str
+) -> tuple[Space, list[int], int, list[int], list[str], Shapes]:
     """Widths and bounds, steps of each episode, how many ended by a terminal, and the numbers of those to write.
 
-    The last entry names the fields whose steps 32-bit floats do not hold.
+    The last two name the fields whose steps 32-bit floats do not hold, and the shapes of images.
     """
     numbers = [number for number in range(len(source)) if number not in set(options.skip)]
     if not numbers or any(not 0 <= number < len(source) for number in options.skip):
@@ -108,16 +113,18 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, li
     space: Space | None = None
     terminated, lengths = 0, []
     low = high = np.zeros(0)
+    shapes: Shapes = {}
     errors: dict[int, DataError] = {}
     rounding, is_discrete = Rounding(), options.actions == "auto"
     for number in numbers:
         origin = _origin(source, number, name)
         try:
-            episode, names = _read(source, number, options, name)
+            episode, images, names = _read(source, number, options, name)
             if space is None:
-                space = _widths(episode, names, origin)
+                space, shapes = _widths(episode, names, origin), {key: each.shape[1:] for key, each in images.items()}
                 low, high = np.full(space.action_dim, np.inf), np.full(space.action_dim, -np.inf)
             fields = checked(episode, space, origin, names, _fix(number), rounding)
+            _check_images(images, shapes, origin)
         except DataError as error:
             errors[number] = error
             continue
@@ -138,7 +145,18 @@ def _check(source: Source, options: ImportOptions, name: str) -> tuple[Space, li
         )
     rounding.warn(name, without=OBSERVED)
     space = replace(space, action_low=tuple(low.tolist()), action_high=tuple(high.tolist()))
-    return space, lengths, terminated, numbers, [field for field in OBSERVED if rounding.lost(field).any()]
+    wide = [field for field in OBSERVED if rounding.lost(field).any()]
+    return space, lengths, terminated, numbers, wide, shapes
+
+
+def _check_images(images: Mapping[str, Array], shapes: Shapes, origin: str) -> None:
+    """Raises a DataError for images of another type or shape than those of the first episode."""
+    for key, values in images.items():
+        where = f"{origin}, field {key!r}"
+        require_pixels(values, where)
+        if values.shape[1:] != shapes[key]:
+            got = f"{where}: {values.shape[1:]}"
+            raise DataError("All images of an entry have one shape.", expected=shapes[key], got=got)
 
 
 def _is_number_of_action(actions: Array) -> bool:
@@ -155,12 +173,14 @@ def _fix(number: int) -> str:
     return f"correct the source, or leave the episode out: skip=[{number}]"
 
 
-def _read(source: Source, number: int, options: ImportOptions, name: str) -> tuple[Episode, Mapping[str, str]]:
-    """A complete episode, and the source's names of its fields."""
+def _read(
+    source: Source, number: int, options: ImportOptions, name: str
+) -> tuple[Episode, dict[str, Array], Mapping[str, str]]:
+    """A complete episode, its images by entry, and the source's names of its fields."""
     origin = _origin(source, number, name)
     try:
         raw = source.read(number)
-        return complete(raw, options, origin, _fix(number)), raw.names
+        return *complete(raw, options, origin, _fix(number)), raw.names
     except DAMAGE as error:
         raise unreadable(origin, error) from error
 
@@ -190,13 +210,14 @@ def _all_of(errors: Mapping[int, DataError]) -> DataError:
     return DataError(error.rule, expected=error.expected, got=got, fix=skip if error.fix == _fix(first) else error.fix)
 
 
-def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
+def _buffer(episode: Episode, fields: Mapping[str, Array], images: Mapping[str, Array]) -> dict[str, Any]:
     """The arguments of Minari's EpisodeBuffer for an episode."""
     last = np.arange(len(episode)) == len(episode) - 1
     observations: Any = fields["states"]
-    if "goals" in fields:
-        observations = {STATE: fields["states"], GOAL: fields["goals"]}
-        observations |= {ACHIEVED: fields["achieved"]} if "achieved" in fields else {}
+    if "goals" in fields or images:
+        names = {STATE: "states", GOAL: "goals", ACHIEVED: "achieved"}
+        entries = {name: fields[field] for name, field in names.items() if field in fields}
+        observations = {name: values for name, values in entries.items() if values.shape[1]} | dict(images)
     return {
         "observations": observations,
         "actions": fields["actions"],
@@ -206,15 +227,18 @@ def _buffer(episode: Episode, fields: Mapping[str, Array]) -> dict[str, Any]:
     }
 
 
-def _preset(options: ImportOptions, longest: int) -> str:
+def _preset(options: ImportOptions, longest: int, space: Space, images: list[str]) -> str:
     """The text of a preset, whose windows fit into the longest episode."""
     lines, horizon = [f"id: {options.id}"], DataOptions.horizon
     if (horizon - 1) * DataOptions(id=options.id).strides[0] > longest:
         horizon = next(h for h in (horizon, 16, 8, 4, 2) if h - 1 <= longest)
         lines += [f"horizon: {horizon}"] if horizon != DataOptions.horizon else []
         lines.append(f"stride: {longest // (horizon - 1)}")
+    if options.has_goals or images:
+        lines.append(f"state_key: {STATE if space.state_dim else []}")
+    lines += [f"image_key: {images[0] if len(images) == 1 else images}"] if images else []
     if options.has_goals:
-        lines += [f"state_key: {STATE}", f"goal_key: {GOAL}"]
+        lines.append(f"goal_key: {GOAL}")
         if options.achieved is not None:
             lines.append(f"achieved_key: {ACHIEVED}")
         lines.append("goals: " + ("hindsight" if options.achieved is not None else "dataset"))
@@ -226,17 +250,19 @@ def _preset(options: ImportOptions, longest: int) -> str:
     return text
 
 
-def _observation_space(space: Space, options: ImportOptions, wide: Collection[str]) -> Any:
-    """The space of the observations; the fields in ``wide`` are of 64-bit floats."""
+def _observation_space(space: Space, options: ImportOptions, wide: Collection[str], shapes: Shapes) -> Any:
+    """The space of the observations; the fields in ``wide`` are of 64-bit floats, images have these shapes."""
     from gymnasium import spaces
 
     def unbounded(field: str, width: int) -> Any:
         dtype = np.float64 if field in wide else np.float32
         return spaces.Box(-np.inf, np.inf, (width,), dtype)
 
-    if not options.has_goals:
+    if not options.has_goals and not shapes:
         return unbounded("states", space.state_dim)
-    entries = {STATE: unbounded("states", space.state_dim), GOAL: unbounded("goals", space.goal_dim)}
+    entries = {STATE: unbounded("states", space.state_dim)} if space.state_dim else {}
+    entries |= {name: spaces.Box(0, 255, shape, np.uint8) for name, shape in shapes.items()}
+    entries |= {GOAL: unbounded("goals", space.goal_dim)} if options.has_goals else {}
     entries |= {ACHIEVED: unbounded("achieved", space.goal_dim)} if options.achieved is not None else {}
     return spaces.Dict(entries)
 

@@ -1,0 +1,1 @@
+"""Encoders: image to features, which follow the vectors of an observation in the state."""
