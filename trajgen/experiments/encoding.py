@@ -71,9 +71,8 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> str:
             got=config.data.id,
             fix="data.image_key=ENTRY of the observations; 'trajgen data info' shows them",
         )
-    pairs = replace(
-        config, data=replace(config.data, horizon=2, chunk=1, stride=config.data.strides[0])
-    )  # short episodes have some too
+    windows = replace(config.data, horizon=2, chunk=1, stride=config.data.strides[0])  # which short episodes have too
+    pairs = replace(config, data=windows)
     planner, source = ready(pairs, episodes, device)
     _train(pairs, planner, source, device, console)
     features = encoded(episodes, planner.encoder.eval(), device)
