@@ -38,7 +38,8 @@ WORDS = [
     "evaluation.latency=false",
     "evaluate=[sampler.temperature=0.5,sampler=noted]",
     "seeds=[1]",
-    "workers=2",
+    "executor=loky",
+    "workers=1",
     "out=small",
 ]
 STUDY = Path("small")
