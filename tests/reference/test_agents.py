@@ -177,38 +177,44 @@ def test_what_cannot_tell_agents_apart_is_refused(swaps: dict[str, Any], fix: st
         tiny.planner(space=replace(tiny.SPACE, agents=1), view="agents")
 
 
-@pytest.mark.parametrize(("joint_scales", "low", "high"), [(1, 0.95, 1.0), (0, 0.3, 0.7)])
-def test_agents_agree_by_their_joint_scale_and_at_chance_without(joint_scales: int, low: float, high: float) -> None:
-    """Two agents that both go up or both go down, from the same state: what is drawn together agrees."""
+@pytest.mark.parametrize(
+    ("joint_scales", "identify", "low", "high"), [(1, True, 0.95, 1.0), (1, False, 0.3, 0.7), (0, True, 0.3, 0.7)]
+)
+def test_agents_that_take_opposite_ways_agree_by_a_joint_scale_that_tells_them_apart(
+    joint_scales: int, identify: bool, low: float, high: float
+) -> None:
+    """From the same state one goes up and the other down; without such a scale they agree by chance."""
     torch.manual_seed(0)
-    swaps = {
-        "schedule": {"name": "geometric", "scales": 2},
-        "tokenizer": {"name": "multiscale", "joint_scales": joint_scales},
-        "prior": {"name": "transformer", "across_agents": joint_scales > 0},
-        "sampler": {"name": "temperature", "temperature": 1.0},
-    }
-    planner = tiny.planner(view={"name": "agents", "fields": ("state",)}, **swaps)
+    planner = tiny.planner(
+        view={"name": "agents", "fields": ("state",), "identify": identify},
+        schedule={"name": "geometric", "scales": 2},
+        tokenizer={"name": "multiscale", "joint_scales": joint_scales},
+        prior={"name": "transformer", "across_agents": joint_scales > 0},
+        sampler={"name": "temperature", "temperature": 1.0},
+        planner={"name": "latent", "inverse_weight": 0.0, "condition_weight": 0.0},
+    )
+    ramp = torch.linspace(0, 2, tiny.HORIZON)[None, :, None] * torch.tensor([1.0, 1.0, -1.0, -1.0])
 
     def windows(size: int) -> Batch:
         batch = tiny.batch(size)
-        way = torch.randint(0, 2, (size, 1, 1)) * 2.0 - 1
-        states = way * torch.linspace(0, 2, tiny.HORIZON)[None, :, None].expand(size, -1, 4)
-        return replace(batch, states=states, mask=torch.ones_like(batch.mask), returns=batch.returns * 0, goals=None)
+        ways = torch.randint(0, 2, (size, 1, 1)) * 2.0 - 1
+        mask = torch.ones_like(batch.mask)
+        return replace(batch, states=ways * ramp, mask=mask, returns=batch.returns * 0, goals=None)
 
-    for stage, steps in zip(planner.stages(), (150, 0, 150), strict=False):
-        if steps:
-            optimizer = torch.optim.Adam(stage.trained, 3e-3)
-            stage.begin(planner)
-            for _ in range(steps):
-                optimizer.zero_grad()
-                stage.loss(windows(64))["total"].backward()
-                optimizer.step()
-                if stage.after_step is not None:
-                    stage.after_step()
+    stages = {stage.name: stage for stage in planner.stages()}
+    for stage in (stages["tokenizer"], stages["prior"]):
+        optimizer = torch.optim.Adam(stage.trained, 3e-3)
+        stage.begin(planner)
+        for _ in range(150):
+            optimizer.zero_grad()
+            stage.loss(windows(64))["total"].backward()
+            optimizer.step()
+            if stage.after_step is not None:
+                stage.after_step()
     plan = planner.eval().plan(windows(200).condition(), torch.Generator().manual_seed(0))
     ends = planner.view.read(plan.trajectory, "state")[:, -1].unflatten(1, (2, -1)).mean(-1)
-    assert (ends.abs() > 0.5).float().mean() > 0.9  # each agent takes one of the ways
-    agree = float((ends[:, 0] * ends[:, 1] > 0).float().mean())
+    assert (ends.abs() > 0.5).float().mean() > 0.8  # each agent takes one of the ways
+    agree = float((ends[:, 0] * ends[:, 1] < 0).float().mean())
     assert low <= agree <= high
 
 
