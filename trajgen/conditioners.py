@@ -48,7 +48,7 @@ class FieldConditioner(nn.Module):
         schedule: ScaleSchedule,
         state_dim: int,
         goal_dim: int,
-        strides: tuple[int, ...],
+        strides: tuple[int, ...] = (1,),
         agent_axis: AgentAxis | None = None,
         *,
         fields: tuple[str, ...] = ("state", "return", "goal"),
