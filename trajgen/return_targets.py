@@ -9,10 +9,13 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Losses
+from trajgen.nn.histogram import Histogram
 from trajgen.nn.layers import FourierFeatures, columns, mlp
 
 DEFAULT_TARGET = 2.0
 """A constant target without a value, in standard deviations above the mean of the data's returns."""
+BIN_LIMIT = 4.0
+"""The outermost bins of returns, in standard deviations from their mean."""
 
 
 @register("return_target", "constant")
@@ -48,9 +51,10 @@ class ConstantTarget(nn.Module):
 
 @register("return_target", "quantile")
 class QuantileTarget(nn.Module):
-    """A quantile of the returns in the data given state and goal, learnt by the pinball loss.
+    """A quantile of the returns in the data given state and goal.
 
-    High where the data's returns were high, and never out of reach, as a constant would be in distant states.
+    High where the data's returns were high, and not out of reach, as a constant would be in distant states: a plan for
+    a return out of reach can wait where it is. Where states are rare, classification comes closer than regression.
 
     Args:
         state_dim: S.
@@ -60,6 +64,8 @@ class QuantileTarget(nn.Module):
         width: units of each hidden layer.
         depth: number of linear layers.
         fourier_frequencies: Fourier frequencies of each value.
+        num_bins: into which returns are classified (arXiv 2403.03950), so that ``quantile`` is read off their
+            distribution, of a trained run as well; 0 for regression by the pinball loss.
         position_only: whether the quantile depends on those features of the state alone. Otherwise it is low in a
             posture from which the data moved on late or never, and the policy stays in it.
         subtract_rewards: whether the quantile is used for an episode's first plan alone, and what remains of it for
@@ -67,7 +73,8 @@ class QuantileTarget(nn.Module):
             target and the same plan; what remains grows while no reward is received.
 
     Raises:
-        ConfigError: if q is not between 0 and 1, or ``position_only`` without goals that specify state features.
+        ConfigError: if q is not between 0 and 1, for a single bin, or for ``position_only`` without goals that specify
+            state features.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class QuantileTarget(nn.Module):
         width: int = 256,
         depth: int = 4,
         fourier_frequencies: int = 4,
+        num_bins: int = 0,
         position_only: bool = False,
         subtract_rewards: bool = False,
     ) -> None:
@@ -91,11 +99,18 @@ class QuantileTarget(nn.Module):
                 got="return_target.position_only=true",
                 fix="return_target.position_only=false",
             )
+        if num_bins < 0 or num_bins == 1:
+            raise ConfigError(
+                "A return target that classifies has at least two bins.",
+                got=f"return_target.num_bins={num_bins}",
+                fix="return_target.num_bins=81, or 0 for regression",
+            )
         _check_quantile(quantile)
         self.quantile, self.subtract_rewards = quantile, subtract_rewards
+        self.histogram = Histogram(num_bins, BIN_LIMIT) if num_bins else None
         self.indices = list(goal_state) if position_only else list(range(state_dim))
         self.features = FourierFeatures(len(self.indices) + goal_dim, fourier_frequencies)
-        self.network = mlp(self.features.out_features, width, 1, depth=depth)
+        self.network = mlp(self.features.out_features, width, max(num_bins, 1), depth=depth)
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile of the normalized return-to-go in each state, or what remains of the first, (B,)."""
@@ -103,14 +118,21 @@ class QuantileTarget(nn.Module):
         return _first_or_remaining(quantile, remaining) if self.subtract_rewards else quantile
 
     def loss(self, batch: Batch) -> Losses:
-        """The pinball loss of the quantile of R_0."""
-        error = batch.returns[:, 0] - self._quantile(batch.states[:, 0], batch.goals)
-        return {"quantile": _pinball(error, self.quantile)}
+        """The cross-entropy of the distribution of R_0, or the pinball loss of its quantile."""
+        state, returns = batch.states[:, 0], batch.returns[:, 0]
+        if self.histogram is not None:
+            return {"distribution": self.histogram.loss(self._predict(state, batch.goals), returns).mean()}
+        return {"quantile": _pinball(returns - self._quantile(state, batch.goals), self.quantile)}
 
     def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
+        out = self._predict(state, goal)
+        return out.squeeze(-1) if self.histogram is None else self.histogram.quantile(out, self.quantile)
+
+    def _predict(self, state: Tensor, goal: Tensor | None) -> Tensor:
+        """The quantile (B, 1), or logits (B, K) of the bins of returns."""
         x = columns(state, self.indices) if len(self.indices) < state.shape[-1] else state
         x = x if goal is None else torch.cat([x, goal], dim=-1)
-        return self.network(self.features(x)).squeeze(-1)
+        return self.network(self.features(x))
 
 
 @register("return_target", "best")

@@ -41,7 +41,7 @@ def test_a_constant_is_the_first_target_and_then_what_remains_of_it(options: dic
 
 
 def test_the_pinball_loss_by_hand() -> None:
-    target, batch = make("quantile", quantile=0.9), tiny.batch()
+    target, batch = make("quantile", quantile=0.9, num_bins=0), tiny.batch()
     with torch.no_grad():
         for parameter in target.parameters():
             parameter.zero_()
@@ -66,18 +66,28 @@ def test_a_quantile_by_position_ignores_the_other_features_of_the_state() -> Non
         make("quantile", position_only=True, goal_state=())
 
 
-@pytest.mark.parametrize(("name", "quantile", "lr"), [("quantile", 0.8, 0.01), ("best", 0.9, 0.02)])
-def test_a_quantile_is_learnt(name: str, quantile: float, lr: float) -> None:
-    target, batch = make(name, quantile=quantile), tiny.batch(1000)
+@pytest.mark.parametrize(
+    ("name", "options", "lr"),
+    [
+        ("quantile", {"quantile": 0.8, "num_bins": 0}, 0.01),
+        ("quantile", {"num_bins": 41}, 0.01),
+        ("best", {"quantile": 0.9}, 0.02),
+    ],
+)
+def test_a_quantile_is_learnt(name: str, options: dict[str, Any], lr: float) -> None:
+    target, batch = make(name, **options), tiny.batch(1000)
     batch.states.zero_()
     batch.goals.zero_()
     optimizer = torch.optim.Adam(target.parameters(), lr)
     for _ in range(200):
         optimizer.zero_grad()
-        target.loss(batch)["quantile"].backward()
+        sum(target.loss(batch).values()).backward()
         optimizer.step()
-    returns = target(batch.states[:, 0], batch.goals, torch.full((1000,), FIRST))
-    assert float((batch.returns[:, 0] <= returns).float().mean()) == pytest.approx(quantile, abs=0.04)
+    for level in (0.5, 0.9) if options.get("num_bins") else (options["quantile"],):
+        if options.get("num_bins"):  # a distribution has all of them
+            target.quantile = level
+        returns = target(batch.states[:, 0], batch.goals, torch.full((1000,), FIRST))
+        assert float((batch.returns[:, 0] <= returns).float().mean()) == pytest.approx(level, abs=0.04)
 
 
 @torch.no_grad()

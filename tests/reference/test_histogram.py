@@ -29,6 +29,12 @@ def test_mean_and_samples_by_hand() -> None:
     assert Histogram(4, 3.0).sample(LOGITS.expand(7, -1), uniform).tolist() == [-3.0, -3.0, -3.0, -1.0, -1.0, 1.0, 1.0]
 
 
+def test_quantiles_by_hand() -> None:
+    histogram = Histogram(4, 3.0)  # bins as wide as 2
+    quantiles = [float(histogram.quantile(LOGITS, level)) for level in (0.1, 0.2, 0.35, 0.75, 0.99)]
+    assert quantiles == pytest.approx([-3.0, -2.0, -1.0, 1.0, 1.96], abs=1e-4)
+
+
 @pytest.mark.parametrize("value", [-2.0, -1.3, 0.0, 0.77, 2.0])
 def test_trained_on_one_number_the_mean_is_that_number(value: float) -> None:
     histogram, logits = Histogram(9, 2.0), torch.zeros(1, 9, requires_grad=True)

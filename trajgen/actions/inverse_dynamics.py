@@ -54,7 +54,7 @@ class LatentInverseDynamics(nn.Module):
 
 @register("action", "latent_state")
 class LatentStateInverseDynamics(nn.Module):
-    """Actions from the latent, the current state and the offset into the plan: closed loop between two plans.
+    """Actions from the latent, the current state, the goal and the offset into the plan: closed loop between two plans.
 
     Not the paper's head, which is ``latent``.
 
@@ -62,12 +62,14 @@ class LatentStateInverseDynamics(nn.Module):
         latent_length: points N of the latent, the number of tokens of the finest scale.
         code_dim: C.
         state_dim: S.
+        goal_dim: G.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
         strides: at which plans are made, one or several.
         width: units of each hidden layer.
         depth: linear layers after the first.
-        fourier_frequencies: Fourier frequencies of each value of the state, for fine control.
+        fourier_frequencies: Fourier frequencies of each value of the state and the goal, for fine control.
+        goal: whether the goal is read as well, if there is one: codes tell less exactly where a plan ends.
         num_bins: into which each action is classified, for multimodal actions or actions at their bounds; 0 for
             regression.
         bin_limit: the outermost bins, in standard deviations of the actions.
@@ -85,6 +87,7 @@ class LatentStateInverseDynamics(nn.Module):
         latent_length: int,
         code_dim: int,
         state_dim: int,
+        goal_dim: int,
         action_dim: int,
         chunk: int,
         strides: tuple[int, ...] = (1,),
@@ -92,6 +95,7 @@ class LatentStateInverseDynamics(nn.Module):
         width: int = 256,
         depth: int = 2,
         fourier_frequencies: int = 0,
+        goal: bool = False,
         num_bins: int = 0,
         bin_limit: float = 3.0,
         temperature: float = 0.0,
@@ -116,6 +120,10 @@ class LatentStateInverseDynamics(nn.Module):
         self.features = FourierFeatures(state_dim, fourier_frequencies)
         self.state_proj = nn.Linear(self.features.out_features, width)
         self.strides = PlanStrides(strides)
+        self.reads_goal = goal and goal_dim > 0
+        if self.reads_goal:
+            self.goal_features = FourierFeatures(goal_dim, fourier_frequencies)
+            self.goal_proj = nn.Linear(self.goal_features.out_features, width)
         self.offset_embed = nn.Embedding(len(strides) * chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))
         self.histogram = Histogram(num_bins, bin_limit) if num_bins else None
@@ -146,7 +154,9 @@ class LatentStateInverseDynamics(nn.Module):
 
     def _predict(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A), or logits (B, H, A, K) of their bins."""
-        latent = self.latent_proj(plan.latent.flatten(1)).unsqueeze(1)
+        embedded = self.latent_proj(plan.latent.flatten(1))
+        if plan.goal is not None:
+            embedded = embedded + self.goal_proj(self.goal_features(plan.goal))
         offset = self.offset_embed(self.strides.number(plan.stride) * self.chunk + offsets)
-        out = self.network(latent + self.state_proj(self.features(states)) + offset)
+        out = self.network(embedded.unsqueeze(1) + self.state_proj(self.features(states)) + offset)
         return out if self.histogram is None else out.unflatten(-1, (-1, len(self.histogram.centers)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
@@ -282,16 +282,14 @@ class Plan:
     trajectory: Tensor | None = None  # (B, T, D)
     noise: Tensor | None = None  # (B, H, A), uniform: which of the likely actions are taken, where a head draws them
     stride: Tensor | None = None  # (B,) int64, environment steps between points, where plans have several strides
+    goal: Tensor | None = None  # (B, G), where a head reads it
 
     def put(self, rows: Tensor, other: Plan) -> None:
         """Replaces some rows by the plans of ``other``, in place."""
-        self.codes[rows], self.latent[rows] = other.codes, other.latent
-        if self.trajectory is not None and other.trajectory is not None:
-            self.trajectory[rows] = other.trajectory
-        if self.noise is not None and other.noise is not None:
-            self.noise[rows] = other.noise
-        if self.stride is not None and other.stride is not None:
-            self.stride[rows] = other.stride
+        for part in fields(self):
+            values, others = getattr(self, part.name), getattr(other, part.name)
+            if values is not None and others is not None:
+                values[rows] = others
 
 
 @dataclass(frozen=True)

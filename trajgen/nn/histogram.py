@@ -39,6 +39,16 @@ class Histogram(nn.Module):
         """The means (...) of the distributions of logits (..., K)."""
         return logits.float().softmax(-1) @ self.centers
 
+    def quantile(self, logits: Tensor, level: float) -> Tensor:
+        """Quantiles (...) of the distributions of logits (..., K), each bin's probability spread evenly over it."""
+        probabilities = logits.float().softmax(-1)
+        cdf = probabilities.cumsum(-1)
+        index = (cdf < level).sum(-1, keepdim=True).clamp(max=len(self.centers) - 1)
+        probability = probabilities.gather(-1, index)
+        inside = (level - cdf.gather(-1, index)) / probability.clamp(min=1e-9) + 0.5  # bins, from the center
+        width = 2 * self.limit / (len(self.centers) - 1)
+        return (self.centers[index] + inside.clamp(-0.5, 0.5) * width).squeeze(-1)
+
     def sample(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """Bin centers (...) sampled from logits (..., K) by the inverse of the cdf at ``uniform`` (...)."""
         below = logits.float().softmax(-1).cumsum(-1) < uniform.unsqueeze(-1)

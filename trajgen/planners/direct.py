@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
-from trajgen.planners.latent import action_noise, inverse_loss, return_target_stage
+from trajgen.planners.latent import action_noise, goal_for, inverse_loss, return_target_stage
 
 
 @register("planner", "direct")
@@ -69,7 +69,8 @@ class DirectPlanner(nn.Module):
     def embed(self, cond: Cond) -> Plan:
         """The plan for the conditions (B, ·), through which gradients flow."""
         latent: Tensor = self.conditioner(cond)[:, :1]
-        return Plan(latent.new_zeros(len(cond), 0, dtype=torch.long), latent)
+        codes = latent.new_zeros(len(cond), 0, dtype=torch.long)
+        return Plan(codes, latent, goal=goal_for(self.action, cond.goal))
 
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
         """None: there is no trajectory."""

@@ -175,6 +175,7 @@ class HierarchicalPlanner(nn.Module):
             chain(plan.latent),
             None if plan.trajectory is None else self._chained(plan.trajectory.unflatten(0, (len(cond), legs))),
             None if plan.noise is None else chain(plan.noise),
+            goal=None if plan.goal is None else chain(plan.goal.unsqueeze(1)),
         )
 
     def _chained(self, points: Tensor) -> Tensor:
@@ -266,7 +267,8 @@ class ChainedActions(nn.Module):
             points = leg.unsqueeze(-1) * self.segment + torch.arange(self.points, device=leg.device)
             trajectory = trajectory[rows.unsqueeze(-1), points].flatten(0, 1)
         noise = None if plan.noise is None else of_leg(plan.noise)
-        of_legs = Plan(of_leg(plan.codes), of_leg(plan.latent), trajectory, noise)
+        goal = None if plan.goal is None else of_leg(plan.goal).squeeze(1)
+        of_legs = Plan(of_leg(plan.codes), of_leg(plan.latent), trajectory, noise, goal=goal)
         within = (offsets - leg * self.leg_steps).flatten().unsqueeze(1)
         actions: Tensor = self.head(of_legs, states.flatten(0, 1).unsqueeze(1), within)
         return actions.squeeze(1).unflatten(0, offsets.shape)

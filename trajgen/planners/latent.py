@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Autoregressive, Critic, HasActionLoss, HasCritic, RevisesCodes, SamplesActions
+from trajgen.core.protocols import (
+    Autoregressive,
+    Critic,
+    HasActionLoss,
+    HasCritic,
+    ReadsGoal,
+    RevisesCodes,
+    SamplesActions,
+)
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
@@ -138,7 +146,8 @@ class LatentPlanner(nn.Module):
             needed = slice(None) if end_to_end else rows
             generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]), decode=end_to_end)
         if trains_head:
-            plan = generated if end_to_end else Plan(encoding.codes, encoding.latent, x, stride=cond.stride)
+            goal = goal_for(self.action, batch.goals)
+            plan = generated if end_to_end else Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=goal)
             losses["inverse"] = inverse_loss(self.action, batch, plan)
             total = total + self.inverse_weight * losses["inverse"]
         if self.condition_weight:
@@ -177,7 +186,8 @@ class LatentPlanner(nn.Module):
         with torch.no_grad():
             x, cond = self.view(batch), self.condition(batch)
             encoding = self.tokenizer.encode(x)
-            plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride)
+            goal = goal_for(self.action, batch.goals)
+            plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=goal)
             if self.end_to_end:
                 _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
                 plan = self._generated(prediction, cond, decode=True)
@@ -196,7 +206,7 @@ class LatentPlanner(nn.Module):
         ids = codes if self.tokenizer.vocabulary is None else codes.argmax(-1)
         latent = layout.latent(self.tokenizer.vectors(codes))
         trajectory = self.decoder(latent, cond) if decode and self.action.reads_trajectory else None
-        return Plan(ids, latent, trajectory, stride=cond.stride)
+        return Plan(ids, latent, trajectory, stride=cond.stride, goal=goal_for(self.action, cond.goal))
 
     def _relaxed_codes(self, prediction: Tensor) -> Tensor:
         """One-hot samples (B, L, V) with the gradient of a softmax; continuous codes (B, L, C) as they are."""
@@ -250,7 +260,8 @@ class LatentPlanner(nn.Module):
         """The plan with what acting needs beside its codes."""
         cond = replace(cond, stride=plan.stride)
         trajectory = self.decoder(plan.latent, cond) if decode or self.action.reads_trajectory else None
-        return replace(plan, trajectory=trajectory, noise=action_noise(self.action, cond, rng))
+        noise, goal = action_noise(self.action, cond, rng), goal_for(self.action, cond.goal)
+        return replace(plan, trajectory=trajectory, noise=noise, goal=goal)
 
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
@@ -304,6 +315,13 @@ def critic_stage(critic: Critic) -> Stage:
 def action_noise(action: Any, cond: Cond, rng: Generator | None) -> Tensor | None:
     """The noise of a plan's actions, for an action head that samples them."""
     return action.noise(len(cond.state), rng, cond.state.device) if isinstance(action, SamplesActions) else None
+
+
+def goal_for(action: Any, goal: Tensor | None) -> Tensor | None:
+    """The goal of a plan, for an action head that reads it."""
+    if goal is None or not isinstance(action, ReadsGoal) or not action.reads_goal:
+        return None
+    return goal.clone()  # a plan whose rows are replaced leaves its condition as it is
 
 
 def inverse_loss(action: Any, batch: Batch, plan: Plan, weight: Tensor | None = None) -> Tensor:
