@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -136,6 +137,29 @@ def test_only_latent_state_looks_at_the_state(name: str, latent: Tensor) -> None
     states, offsets = torch.randn(6, tiny.CHUNK, 4), torch.arange(tiny.CHUNK).expand(6, -1)
     is_same = torch.allclose(action(plan, states, offsets), action(plan, states + 1, offsets))
     assert is_same is (name == "latent")
+
+
+@pytest.mark.parametrize("planner", ["latent", "direct", "hierarchy"])
+@torch.no_grad()
+def test_a_head_reads_the_goal_of_its_plan_if_the_option_says_so(planner: str, cond: Cond) -> None:
+    nodes = tiny.nodes(planner=planner, action={"name": "latent_state", "goal": True}, return_target="quantile")
+    if planner == "direct":
+        nodes = {kind: nodes[kind] for kind in ("conditioner", "action", "return_target", "planner")}
+    built: Any = tiny.shake(assemble(nodes, tiny.SPACE, tiny.WINDOW)).eval()
+    plan, states = built.plan(cond, torch.Generator().manual_seed(0)), torch.randn(6, tiny.CHUNK, 4)
+    offsets = torch.arange(tiny.CHUNK).expand(6, -1)
+    actions = built.action(plan, states, offsets)
+    if planner != "hierarchy":  # whose goals are those of the legs
+        assert torch.equal(plan.goal, cond.goal)
+    later = replace(plan, codes=plan.codes.clone(), latent=plan.latent.clone(), trajectory=None, goal=plan.goal + 1)
+    changed = built.action(later, states, offsets)
+    assert ((changed - actions).abs().amax(-1) > 1e-6).all()
+    plan.put(torch.arange(6), later)
+    assert torch.equal(built.action(plan, states, offsets), changed)
+
+
+def test_a_head_without_the_option_has_no_goal(cond: Cond) -> None:
+    assert tiny.planner(action={"name": "latent_state", "goal": False}).plan(cond).goal is None
 
 
 def test_a_classifying_head_learns_the_distribution_of_actions(latent: Tensor) -> None:

@@ -127,7 +127,7 @@ def test_the_total_is_the_weighted_sum(batch: Batch) -> None:
 def test_the_return_target_learns_in_a_stage_of_its_own(batch: Batch) -> None:
     planner = tiny.ready_planner(return_target="quantile")
     losses = losses_of(planner, "return_target", batch)
-    torch.testing.assert_close(losses["total"], losses["quantile"])
+    torch.testing.assert_close(losses["total"], losses["distribution"])
     losses["total"].backward()
     assert parts(reached(planner)) == {"return_target"}
     constant = tiny.ready_planner(return_target="constant")
