@@ -81,7 +81,8 @@ class HierarchicalPlanner(nn.Module):
         planner = {"name": "latent", **weights, "end_to_end": end_to_end, "action_stage": action_stage}
         # The high level's plan is not acted on, and it alone takes a target return.
         coarse = horizon // segment
-        self.high = level(planner, horizon=coarse, stride=stride * segment, action=nn.Identity())
+        leg = stride * segment
+        self.high = level(planner, horizon=coarse, stride=leg, strides=(leg,), action=nn.Identity())
         self.low = level(
             planner,
             horizon=segment + overlap,
