@@ -9,9 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import goal_for
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
-from trajgen.planners.latent import action_noise, goal_for, inverse_loss, return_target_stage
+from trajgen.planners.latent import action_noise, inverse_loss, return_target_stage
 
 
 @register("planner", "direct")

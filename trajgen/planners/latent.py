@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import goal_for
 from trajgen.core.protocols import (
     Autoregressive,
     Critic,
     HasActionLoss,
     HasCritic,
-    ReadsGoal,
     RevisesCodes,
     SamplesActions,
 )
@@ -315,13 +315,6 @@ def critic_stage(critic: Critic) -> Stage:
 def action_noise(action: Any, cond: Cond, rng: Generator | None) -> Tensor | None:
     """The noise of a plan's actions, for an action head that samples them."""
     return action.noise(len(cond.state), rng, cond.state.device) if isinstance(action, SamplesActions) else None
-
-
-def goal_for(action: Any, goal: Tensor | None) -> Tensor | None:
-    """The goal of a plan, for an action head that reads it."""
-    if goal is None or not isinstance(action, ReadsGoal) or not action.reads_goal:
-        return None
-    return goal.clone()  # a plan whose rows are replaced leaves its condition as it is
 
 
 def inverse_loss(action: Any, batch: Batch, plan: Plan, weight: Tensor | None = None) -> Tensor:

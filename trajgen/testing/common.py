@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from trajgen.assemble import all_stages
 from trajgen.core import protocols
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import goal_for
 from trajgen.core.types import Batch, Cond, Plan
-from trajgen.planners.latent import goal_for
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require
 from trajgen.testing.fixture import Example, Fixture, select
 from trajgen.testing.registration import DRAWN_BY, PROTOCOLS
