@@ -23,7 +23,7 @@ from pages import DOCS, NOT_RUN, PAGES
 
 import trajgen
 from trajgen.config import SECTIONS, compose, read_options, recipe_files, zoo_files
-from trajgen.core import planning, protocols
+from trajgen.core import critics, planning, protocols
 from trajgen.core.options import WORDS, describe
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.schedule import ScaleSchedule
@@ -40,7 +40,7 @@ CALLED = {"ActionHead": "action", "ReturnTarget": "return_target"}
 
 def protocol(name: str) -> str:
     """What a protocol requires: its methods and attributes, each with the first paragraph of its docstring."""
-    trees = [ast.parse(inspect.getsource(module)) for module in (protocols, planning)]
+    trees = [ast.parse(inspect.getsource(module)) for module in (protocols, critics, planning)]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes]
     rows = [f"| `{what}` | {text} |" for each in (*bases, name) for what, text in _members(classes[each])]

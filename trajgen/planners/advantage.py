@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from trajgen.core.checks import check_range
+from trajgen.core.critics import HasAdvantage
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import HasAdvantage
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, GoalSampling, Losses, Stage
 from trajgen.planners.direct import DirectPlanner

@@ -10,16 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from trajgen.core.critics import Critic, HasCritic
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import goal_for
-from trajgen.core.protocols import (
-    Autoregressive,
-    Critic,
-    HasActionLoss,
-    HasCritic,
-    RevisesCodes,
-    SamplesActions,
-)
+from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage

@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trajgen.core.checks import check_range
+from trajgen.core.critics import HasStateValue
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.protocols import HasStateValue
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Plan, Stage
 from trajgen.nn.layers import columns

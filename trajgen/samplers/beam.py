@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Generator, Tensor
 
-from trajgen.core.protocols import Autoregressive, Critic, Decoder, Tokenizer, Values
+from trajgen.core.critics import Critic
+from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_vocabulary

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from trajgen.core.critics import Critic
 from trajgen.core.errors import ConfigError
 from trajgen.core.pairing import check_pair, fitting_samplers, needs
-from trajgen.core.protocols import Critic, Decoder, FollowsGuide, Tokenizer
+from trajgen.core.protocols import Decoder, FollowsGuide, Tokenizer
 from trajgen.core.registry import build, component, register, spec
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary

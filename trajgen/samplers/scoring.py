@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trajgen.core.critics import Critic
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import Critic
 from trajgen.core.types import Cond
 from trajgen.nn.layers import columns
 

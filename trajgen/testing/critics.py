@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from trajgen.core.protocols import ContrastsWindows, HasAdvantage
+from trajgen.core.critics import ContrastsWindows, HasAdvantage
 from trajgen.testing.common import points_of
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from trajgen.core import planning, protocols
+from trajgen.core import critics, planning, protocols
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import complete, component, spec
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require
@@ -25,7 +25,7 @@ PROTOCOLS: dict[str, type] = {
     "decoder": protocols.Decoder,
     "action": protocols.ActionHead,
     "sampler": protocols.Sampler,
-    "critic": protocols.Critic,
+    "critic": critics.Critic,
     "return_target": planning.ReturnTarget,
     "planner": planning.Planner,
 }
