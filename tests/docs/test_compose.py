@@ -138,7 +138,7 @@ def test_each_recipe_has_a_page_with_its_source_and_command(name: str) -> None:
     path = DOCS / "recipes" / f"{name}.md"
     page = path.read_text(encoding="utf-8")
     assert f"recipes/{name}.md" in (DOCS / "recipes.md").read_text(encoding="utf-8")
-    assert ["train", f"recipe={name}"] in commands(path)
+    assert any(words[:2] == ["train", f"recipe={name}"] for words in commands(path))
     comments = [line for line in recipe_files()[name].read_text("utf-8").splitlines() if line.startswith("#")]
     papers = {*re.findall(r"\d{4}\.\d{5}", " ".join(comments))}
     assert papers <= {*re.findall(r"\d{4}\.\d{5}", page)}
