@@ -294,7 +294,7 @@ class _Composition:
             "Agents are told apart by planners with one tokenizer whose latent is a grid of agents and time.",
             expected="planner=latent with tokenizer=multiscale",
             got=", ".join(f"{k}={self.nodes[k]['name']}" for k in ("planner", "tokenizer") if k in self.nodes),
-            fix="view=fields, which plans for all agents together",
+            fix="view=fields",
         )
 
     def _agent_axis(self) -> AgentAxis | None:

@@ -74,9 +74,7 @@ def last_points(past: Batch, row: int, points: int) -> Batch:
     """One row of histories, and of it the last points alone."""
     missing = past.mask.shape[1] - points
     values = {
-        f.name: getattr(past, f.name)[row : row + 1]
-        for f in fields(past)
-        if f.name not in ("full_batch", "transitions")
+        f.name: values[row : row + 1] for f in fields(past) if isinstance(values := getattr(past, f.name), torch.Tensor)
     }
     values |= {name: values[name][:, missing:] for name in ("states", "actions", "rewards", "returns", "mask")}
     return replace(past, **{**values, "time": values["time"] + missing})

@@ -27,7 +27,7 @@ LIMITS = {
     ("tokenizer", "reconstruction"): 0.03,
     ("tokenizer", "commitment"): 0.01,
     ("tokenizer", "agreement"): 0.03,
-    ("return_target", "quantile"): 0.25,
+    ("return_target", "distribution"): 2.6,
     ("prior", "prior"): 1.7,
     ("prior", "inverse"): 0.12,
     ("prior", "condition"): 0.15,
@@ -112,7 +112,7 @@ def learn(folder: Path, reversed_loss: tuple[str, str] | None = None) -> Learnt:
         decoder={"width": 32},
         action={"name": "latent", "width": 64},
         sampler={"name": "temperature", "temperature": 0.5},
-        return_target={"name": "quantile", "width": 32, "depth": 2},
+        return_target={"name": "quantile", "width": 32, "depth": 2, "num_bins": 21},
         planner={"action_stage": True},
     )
     before = measure(planner)

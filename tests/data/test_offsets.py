@@ -52,7 +52,7 @@ def test_no_step_is_lost_on_the_way_to_the_model(mapped: bool) -> None:
     assert offset[0] == 1.7e9 + 500050 and offset[2:] == (0, 0, 0)
     np.testing.assert_allclose(np.float64(episodes.states[:101]) + offset, rows(), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(np.diff(episodes.states[:, 0])[:100], 1)
-    states, _ = ObservationReader(episodes.space)(np.concatenate([rows(), far]))
+    states, *_ = ObservationReader(episodes.space)(np.concatenate([rows(), far]))
     np.testing.assert_array_equal(states, episodes.states)  # a policy sees what the model was trained on, bit for bit
     if mapped:
         again = load(memory_map=True)
@@ -81,7 +81,7 @@ def test_goals_and_what_is_measured_against_them_have_one_offset(goal_state: tup
     assert episodes.goals is not None and episodes.achieved is not None
     np.testing.assert_allclose(episodes.goals - episodes.achieved, goals - places, atol=1e-6)
     assert space.goal_offset[0] == pytest.approx(4649781, abs=0.1) and space.goal_offset[1] == 0
-    _, read_goals = ObservationReader(space)(observations)
+    _, read_goals, _ = ObservationReader(space)(observations)
     np.testing.assert_array_equal(read_goals, episodes.goals)
 
 

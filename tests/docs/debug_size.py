@@ -30,6 +30,8 @@ def trains_and_acts(config: Config) -> None:
         return
     torch.manual_seed(0)
     space = path_figure.space(config)
+    if config.components.get("view", {}).get("name") == "agents":
+        space = replace(space, agents=2)
     if "encoder" in config.components:
         space = replace(space, image_key="image", image_shape=(16, 16, 3))
     planner: Any = build_planner(config, space)

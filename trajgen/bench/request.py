@@ -93,7 +93,7 @@ class BenchRequest:
         caption = f"{host['device']}, {host['threads']} of {host['cores']} threads, torch {host['torch']}"
         if host["load"] > 1.5:  # such timings are worth nothing
             caption += f"; load {host['load']:.1f}: other work was running"
-        console.print(table.rich(title, caption))
+        console.print(table.rich(title, caption, edges=False))
         if self.options.out is not None:
             date = datetime.datetime.now(datetime.UTC).date().isoformat()
             write_json(self.options.out, {"command": self.command, "date": date, "machine": host, "lines": figures})
