@@ -244,7 +244,7 @@ class Episodes(SimpleNamespace):
         arrays |= {name: np.arange(4) for name in ("starts", "lengths", "terminated")}
         space = Space(state_dim=4, action_dim=4, goal_dim=4)
         super().__init__(
-            name="points", steps=rows, rewards=draw.normal(size=rows), achieved=None, space=space, **arrays
+            name="points", steps=rows, rewards=draw.normal(size=rows), achieved=None, images=None, space=space, **arrays
         )
 
     def __len__(self) -> int:

@@ -54,9 +54,9 @@ def run(request: BenchRequest, console: Console) -> None:
     rows = []
     for stage in timings:
         medians = [stage.parts[part].median for part in PARTS]
-        ends = f"{stage.step:.3g}", f"{100 * medians[0] / stage.step:.1f}", f"{1e3 * stage.batch / stage.step:,.0f}"
+        ends = f"{stage.step:.3g}", f"{1e3 * stage.batch / stage.step:,.0f}"
         rows.append([stage.name, str(stage.batch), *(f"{median:.3g}" for median in medians), *ends])
-    table = Table(["stage", "batch", *PARTS, "step", "data %", "windows/s"], rows)
+    table = Table(["stage", "batch", *PARTS, "step", "windows/s"], rows)
     figures: list[Mapping[str, Any]] = [
         {"name": stage.name, "batch": stage.batch, "part": part, **stage.parts[part].to_dict()}
         for stage in timings

@@ -169,7 +169,7 @@ READ_AS = ("id", "state_key", "image_key")
 @command(
     "data encode",
     EncodeOptions,
-    "data encode id=my/arm-v0 image_key=front new_id=my/features-v0",
+    "data encode id=my/arm-v0 image_key=front new_id=my/coded-v0",
     groups=("encoder", "data", "engine"),
     to=data,
 )

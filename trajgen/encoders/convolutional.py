@@ -30,7 +30,7 @@ class ConvEncoder(nn.Module):
         image_shape: height, width and channels.
         action_dim: A.
         dim: F, numbers of a vector.
-        width: maps.
+        width: feature maps of each layer.
     """
 
     coordinates: Tensor
