@@ -139,10 +139,11 @@ def test_only_latent_state_looks_at_the_state(name: str, latent: Tensor) -> None
     assert is_same is (name == "latent")
 
 
-@pytest.mark.parametrize("planner", ["latent", "direct", "hierarchy"])
+@pytest.mark.parametrize("planner", ["latent", "direct", "hierarchy", "agents"])
 @torch.no_grad()
 def test_a_head_reads_the_goal_of_its_plan_if_the_option_says_so(planner: str, cond: Cond) -> None:
-    nodes = tiny.nodes(planner=planner, action={"name": "latent_state", "goal": True}, return_target="quantile")
+    kinds = {"view": "agents", "planner": "latent"} if planner == "agents" else {"planner": planner}
+    nodes = tiny.nodes(**kinds, action={"name": "latent_state", "goal": True}, return_target="quantile")
     if planner == "direct":
         nodes = {kind: nodes[kind] for kind in ("conditioner", "action", "return_target", "planner")}
     built: Any = tiny.shake(assemble(nodes, tiny.SPACE, tiny.WINDOW)).eval()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from trajgen.core.protocols import HasActionLoss, SamplesActions
+from trajgen.core.protocols import HasActionLoss, ReadsGoal, SamplesActions
 from trajgen.core.types import AgentAxis, Cond, Plan
 from trajgen.nn.layers import resampling
 
@@ -121,6 +121,11 @@ class AgentsAction(_PerAgent):
         return bool(self.part.reads_trajectory)
 
     @property
+    def reads_goal(self) -> bool:
+        """Whether it reads the goal, which agents share."""
+        return isinstance(self.part, ReadsGoal) and self.part.reads_goal
+
+    @property
     def plan_steps(self) -> int:
         """Steps of a plan, of a head that can follow it to its end."""
         return int(self.part.plan_steps)
@@ -147,7 +152,8 @@ class AgentsAction(_PerAgent):
         trajectory = None if plan.trajectory is None else self.features_of_agents.split(plan.trajectory)
         noise = None if plan.noise is None else self._rows(plan.noise)
         stride = None if plan.stride is None else repeat(plan.stride, self.agents)
-        return Plan(repeat(plan.codes, self.agents), self._latents(plan.latent), trajectory, noise, stride)
+        goal = None if plan.goal is None else repeat(plan.goal, self.agents)
+        return Plan(repeat(plan.codes, self.agents), self._latents(plan.latent), trajectory, noise, stride, goal)
 
     def _rows(self, values: Tensor) -> Tensor:
         """States or actions (B n, H, ·) of agents, from a team's (B, H, n ·)."""
