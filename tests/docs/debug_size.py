@@ -25,15 +25,15 @@ def trains_and_acts(config: Config) -> None:
     nodes = {kind: {k: v for k, v in node.items() if isinstance(v, bool) or not isinstance(v, (int, float))}
              for kind, node in config.components.items()}  # fmt: skip
     what = repr((nodes, config.data.goals))
-    if what in _done:
-        build_planner(config, path_figure.space(config))
-        return
-    torch.manual_seed(0)
     space = path_figure.space(config)
     if config.components.get("view", {}).get("name") == "agents":
         space = replace(space, agents=2)
     if "encoder" in config.components:
         space = replace(space, image_key="image", image_shape=(16, 16, 3))
+    if what in _done:
+        build_planner(config, space)
+        return
+    torch.manual_seed(0)
     planner: Any = build_planner(config, space)
     config.engine.check_batch_sizes(all_stages(planner), 1)
     batch, wide = path_figure.windows(config, 16), replace(space, state_dim=len(planner.normalizer.state.mean))
