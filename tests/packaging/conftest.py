@@ -16,7 +16,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("package")
     sdist = build("sdist", ROOT, folder / "dist")
     with tarfile.open(sdist) as archive:
-        archive.extractall(folder / "tree", filter="data")
+        if hasattr(tarfile, "data_filter"):  # not in the first releases of Python 3.11
+            archive.extraction_filter = tarfile.data_filter
+        archive.extractall(folder / "tree")
     (tree,) = (folder / "tree").iterdir()
     wheel = build("wheel", ROOT, folder / "dist")
     again = build("wheel", tree, folder / "again")
