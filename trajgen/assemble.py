@@ -304,7 +304,7 @@ class _Composition:
     def _build_per_agent(self, kind: str, axis: AgentAxis) -> nn.Module:
         """A component of an agent's dimensions, which serves all agents."""
         n = axis.agents
-        own = {
+        of_agent = {
             "state_dim": self.get("state_dim") // n,
             "action_dim": self.get("action_dim") // n,
             "latent_length": self.get("latent_length") // n,
@@ -313,7 +313,7 @@ class _Composition:
             "view": self.get("view").of_agent,
             "tokenizer": self.get("tokenizer"),
         }
-        part = _Composition(self.nodes, {**self.dimensions, **own}).get(kind)
+        part = _Composition(self.nodes, {**self.dimensions, **of_agent}).get(kind)
         return PER_AGENT[kind](part, axis, self.get("features"))
 
     def _build(self, kind: str) -> Any:

@@ -122,6 +122,7 @@ class FieldConditioner(nn.Module):
 
     def _of_agents(self, states: Tensor) -> Tensor:
         """Embeddings (B, L, E) of the states (B, n S) that each token sees."""
-        own = states.unflatten(-1, (self.agents, -1))
-        embedded = self.embed["state"](torch.cat([own, self.identity.expand(len(own), self.agents, -1)], dim=-1))
+        agent_states = states.unflatten(-1, (self.agents, -1))
+        identity = self.identity.expand(len(states), self.agents, -1)
+        embedded = self.embed["state"](torch.cat([agent_states, identity], dim=-1))
         return torch.cat([embedded.mean(1, keepdim=True), embedded], dim=1)[:, self.state_rows]

@@ -325,13 +325,13 @@ def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
 
 
 def test_a_plan_begins_in_the_present_state_whatever_is_decoded() -> None:
-    seen: list[Tensor] = []
+    arguments: list[Tensor] = []
 
     class Critic:
         reads = ("state", "position")
 
         def __call__(self, points: dict[str, Tensor], cond: Cond) -> Tensor:
-            seen.extend([points["state"], points["position"]])
+            arguments.extend([points["state"], points["position"]])
             return points["state"].sum((1, 2))
 
     critic: Any = Critic()
@@ -340,5 +340,7 @@ def test_a_plan_begins_in_the_present_state_whatever_is_decoded() -> None:
     moved = trajectory.clone()
     moved[:, 0] += 1
     torch.testing.assert_close(score(trajectory, cond), score(moved, cond))
-    assert torch.equal(seen[0][:, 0], cond.state) and torch.equal(seen[0][:, 1:], trajectory[:, 1:, :4])
-    assert torch.equal(seen[1][:, 0], cond.state[:, [2, 0]]) and torch.equal(seen[1][:, 1:], trajectory[:, 1:, 4:])
+    assert torch.equal(arguments[0][:, 0], cond.state) and torch.equal(arguments[0][:, 1:], trajectory[:, 1:, :4])
+    assert torch.equal(arguments[1][:, 0], cond.state[:, [2, 0]]) and torch.equal(
+        arguments[1][:, 1:], trajectory[:, 1:, 4:]
+    )

@@ -158,12 +158,12 @@ def test_other_stages_get_features_that_are_made_once(mapped: bool) -> None:
     source_of(OTHER, windows).batch(1, 32)
     assert len(calls) == done and batch.images is None
 
-    whole = encoded(episodes, encoder, torch.device("cpu"))
+    encoded_episodes = encoded(episodes, encoder, torch.device("cpu"))
     with torch.no_grad():
         expected = encoder(torch.from_numpy(np.array(episodes.images[:64])))
-    np.testing.assert_array_equal(whole.states[:64, 2:], expected.numpy())
-    normalizer = fit_normalizer(whole, options())
-    same = Windows(whole, options(), normalizer, "cpu", 3).batch(0, 32)
+    np.testing.assert_array_equal(encoded_episodes.states[:64, 2:], expected.numpy())
+    normalizer = fit_normalizer(encoded_episodes, options())
+    same = Windows(encoded_episodes, options(), normalizer, "cpu", 3).batch(0, 32)
     torch.testing.assert_close(batch.states, same.states, rtol=0, atol=0)
     torch.testing.assert_close(windows.normalizer.state.mean, normalizer.state.mean, rtol=0, atol=0)
     assert float(batch.states[..., 2:].std()) > 0.3  # normalized
@@ -183,8 +183,12 @@ def test_features_follow_the_encoder_as_it_is_when_its_training_is_over() -> Non
 
 def test_the_space_of_encoded_data_says_what_the_features_are() -> None:
     windows, episodes, encoder = make(mapped=False)
-    whole = encoded(episodes, encoder, windows.device)
-    assert whole.images is None and whole.space == episodes.space
-    assert (whole.space.state_dim, whole.space.vector_dim, whole.space.feature_dim) == (6, 2, 4)
+    features = encoded(episodes, encoder, windows.device)
+    assert features.images is None and features.space == episodes.space
+    assert (
+        features.space.state_dim,
+        features.space.vector_dim,
+        features.space.feature_dim,
+    ) == (6, 2, 4)
     with pytest.raises(ConfigError, match="other features"):
-        build_encoder({}, replace(whole.space, encoder=NODE | {"dim": 5}))
+        build_encoder({}, replace(features.space, encoder=NODE | {"dim": 5}))

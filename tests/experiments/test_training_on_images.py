@@ -83,7 +83,7 @@ def test_the_encoder_is_trained_first_and_the_policy_acts_on_images() -> None:
 @pytest.mark.parametrize("stop", [4, 9], ids=["encoder", "policy"])
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [*WORDS, *READ, *CONV, *STAGE]
-    whole = train(compose([*words, "run_dir=runs/whole"]), QUIET)
+    uninterrupted = train(compose([*words, "run_dir=runs/uninterrupted"]), QUIET)
     steps = 0
 
     def stops(signal: StopSignal) -> bool:
@@ -96,7 +96,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(stop: int, monkeypatch
         with pytest.raises(StoppedError):
             train(compose([*words, "run_dir=runs/stopped"]), QUIET)
     resumed = train(compose([*words, "run_dir=runs/stopped", "resume=true"]), QUIET)
-    first, second = weights(whole), weights(resumed)
+    first, second = weights(uninterrupted), weights(resumed)
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from mistakes import MultiscaleVQ, mistake, plain_decoder
+from promises import ALONE, OWN_PLANS, PULL, ROWS, STEP, TRAINED, UNCHANGED, WITHHELD, of_first
 from torch import Generator, Tensor, nn
 
 from trajgen.actions.inverse_dynamics import LatentInverseDynamics
@@ -19,24 +20,6 @@ from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.transformer import TransformerPrior
 from trajgen.return_targets import QuantileTarget
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw
-
-UNCHANGED = "leaves its inputs as they are"
-OWN_ROWS = "each window follows from its own inputs, in training too"
-ALONE = "one window does not depend on the others of its batch"
-UNSHARED = "two of them share no state"
-NO_HIDDEN = "no hidden tensors: it moves to another device as a whole"
-OWN_PLANS = "each condition has a plan of its own"
-ROWS = "the rows of its state can be selected"
-PULL = "the loss pulls every prediction to its code"
-STEP = "one step of training: a loss and a prediction"
-TRAINED = "training reaches all of its weights"
-WITHHELD = "what is withheld changes no prediction"
-
-
-def of_first(values: Tensor) -> Tensor:
-    """Every row replaced by the first one."""
-    return values[:1].expand_as(values)
-
 
 # The state of a prior
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from mistakes import MultiscaleVQ, PlainDecoder, mistake, plain_decoder
+from promises import ALONE, NO_HIDDEN, OWN_ROWS, UNCHANGED, UNSHARED, of_first
 from torch import Tensor, nn
 
 from trajgen.actions.inverse_dynamics import LatentInverseDynamics
@@ -21,24 +22,6 @@ from trajgen.return_targets import QuantileTarget
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw
 from trajgen.tokenizers.layouts import ResidualPyramid
 from trajgen.views import FieldView
-
-UNCHANGED = "leaves its inputs as they are"
-OWN_ROWS = "each window follows from its own inputs, in training too"
-ALONE = "one window does not depend on the others of its batch"
-UNSHARED = "two of them share no state"
-NO_HIDDEN = "no hidden tensors: it moves to another device as a whole"
-OWN_PLANS = "each condition has a plan of its own"
-ROWS = "the rows of its state can be selected"
-PULL = "the loss pulls every prediction to its code"
-STEP = "one step of training: a loss and a prediction"
-TRAINED = "training reaches all of its weights"
-WITHHELD = "what is withheld changes no prediction"
-
-
-def of_first(values: Tensor) -> Tensor:
-    """Every row replaced by the first one."""
-    return values[:1].expand_as(values)
-
 
 # Inputs that are changed in place
 

@@ -47,43 +47,43 @@ def observation(batch: int) -> dict[str, Any]:
 
 
 def test_the_state_is_the_vectors_and_the_features(policy: RecedingHorizonPolicy) -> None:
-    seen = observation(3)
-    images = np.concatenate([np.moveaxis(seen["front"], 1, -1), seen["wrist"]], axis=-1)
+    batch = observation(3)
+    images = np.concatenate([np.moveaxis(batch["front"], 1, -1), batch["wrist"]], axis=-1)
     with torch.no_grad():
         features = policy.planner.encoder(torch.from_numpy(images))
-    vectors = torch.tensor(seen["velocity"] - [5.0, 0.0], dtype=torch.float32)
+    vectors = torch.tensor(batch["velocity"] - [5.0, 0.0], dtype=torch.float32)
     expected = policy.normalizer.state(torch.cat([vectors, features], 1))
-    torch.testing.assert_close(policy.condition(seen).state, expected)
+    torch.testing.assert_close(policy.condition(batch).state, expected)
 
 
 def test_it_acts_in_one_environment_as_in_a_batch(policy: RecedingHorizonPolicy) -> None:
-    seen = observation(2)
+    batch = observation(2)
     policy.reset(batch=2)
-    actions = policy.act(seen)
+    actions = policy.act(batch)
     policy.reset()
-    first = policy.act({name: values[0] for name, values in seen.items()})
+    first = policy.act({name: values[0] for name, values in batch.items()})
     assert actions.shape == (2, 2)
-    single = policy.condition({name: values[0] for name, values in seen.items()}).state
-    torch.testing.assert_close(single, policy.condition(seen).state[:1])
+    single = policy.condition({name: values[0] for name, values in batch.items()}).state
+    torch.testing.assert_close(single, policy.condition(batch).state[:1])
     assert first.shape == (2,) and np.isfinite(first).all()
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda seen: seen.pop("wrist"), "entry of the observation is missing"),
-        (lambda seen: seen.update(wrist=seen["wrist"].astype(np.float32)), "uint8, from 0 to 255"),
-        (lambda seen: seen.update(wrist=seen["wrist"][:, :8]), "another shape"),
-        (lambda seen: seen.update(wrist=seen["wrist"][..., :1]), r"shape \(16, 16, 6\)"),
-        (lambda seen: seen.update(front=seen["front"][:1], wrist=seen["wrist"][:1]), "2 states and 1 images"),
+        (lambda batch: batch.pop("wrist"), "entry of the observation is missing"),
+        (lambda batch: batch.update(wrist=batch["wrist"].astype(np.float32)), "uint8, from 0 to 255"),
+        (lambda batch: batch.update(wrist=batch["wrist"][:, :8]), "another shape"),
+        (lambda batch: batch.update(wrist=batch["wrist"][..., :1]), r"shape \(16, 16, 6\)"),
+        (lambda batch: batch.update(front=batch["front"][:1], wrist=batch["wrist"][:1]), "2 states and 1 images"),
     ],
 )
 def test_other_images_are_refused(policy: RecedingHorizonPolicy, change: Any, words: str) -> None:
-    seen = observation(2)
-    change(seen)
+    batch = observation(2)
+    change(batch)
     policy.reset(batch=2)
     with pytest.raises(TrajgenError, match=words):
-        policy.act(seen)
+        policy.act(batch)
 
 
 def test_an_export_is_refused_with_what_can_be_done(policy: RecedingHorizonPolicy, tmp_path: Any) -> None:

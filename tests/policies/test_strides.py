@@ -82,13 +82,13 @@ def test_the_condition_and_the_actions_tell_strides_apart() -> None:
 def test_the_next_point_of_a_plan_is_a_stride_away() -> None:
     head = planner(action="state").action
     points = torch.arange(16.0).view(1, 16, 1).expand(1, 16, 5)
-    seen: list[Tensor] = []
-    head.next_proj.register_forward_hook(lambda _, inputs, out: seen.append(inputs[0][0, :, 0]))
+    next_points: list[Tensor] = []
+    head.next_proj.register_forward_hook(lambda _, inputs, out: next_points.append(inputs[0][0, :, 0]))
     states = torch.zeros(1, 4, 4)
     for stride in STRIDES:
         plan = Plan(torch.zeros(1, 8), torch.zeros(1, 4, 6), points, stride=torch.tensor([stride]))
         head(plan, states, torch.tensor([[0, 3, 4, 9]]))
-    assert [row.tolist() for row in seen] == [[1, 2, 3, 5], [1, 1, 2, 3], [1, 1, 1, 2]]
+    assert [row.tolist() for row in next_points] == [[1, 2, 3, 5], [1, 1, 2, 3], [1, 1, 1, 2]]
 
 
 def test_values_are_compared_over_the_time_that_all_strides_cover() -> None:

@@ -43,7 +43,7 @@ class Dark(Walk):
 def test_an_episode_of_an_environment_that_renders_itself(walker: RecedingHorizonPolicy) -> None:
     trajectories = []
     walker.planner.action.register_forward_pre_hook(lambda _, inputs: trajectories.append(inputs[0].trajectory))
-    episode = play(walker, walk_env(Painted), 4, every=3)  # of 3 + 4 steps
+    episode = play(walker, walk_env(Painted), 4, interval=3)  # of 3 + 4 steps
     assert episode.states.shape == (8, 2) and episode.rewards.shape == (7,)
     np.testing.assert_array_equal(episode.states[:, 1], range(8))  # a walk's second state is its time
     np.testing.assert_allclose(np.diff(episode.states[:, 0]), episode.rewards, atol=1e-6)
@@ -55,7 +55,7 @@ def test_an_episode_of_an_environment_that_renders_itself(walker: RecedingHorizo
     for plan in episode.plans:  # its last scale is the trajectory of the codes that the policy acted on
         followed = norm.state.inverse(view.read(trajectories[plan.step], "state"))[0]
         np.testing.assert_allclose(plan.scales[-1], followed.numpy(), atol=1e-5)
-    short = play(walker, walk_env(Painted), 4, steps=2, every=1)
+    short = play(walker, walk_env(Painted), 4, steps=2, interval=1)
     assert len(short.rewards) == 2 and len(short.frames) == 3
 
 
@@ -82,9 +82,9 @@ def test_a_film_over_a_map_moves(tmp_path: Path) -> None:
     states = np.linspace(1.2, 2.8, 20, dtype=np.float32).reshape(10, 2)
     plans = [TimedPlan(step, [states[[0, -1]], states[step:]]) for step in (0, 4)]
     episode = PlayedEpisode(states, np.ones(9), np.array([2.5, 2.5], np.float32), plans, [])
-    frames = write(tmp_path / "new" / "film.gif", episode, every=4, walls=WALLS)
+    frames = write(tmp_path / "new" / "film.gif", episode, interval=4, walls=WALLS)
     assert len(frames) == 3 and all((a != b).any() for a, b in pairwise(frames))
-    bare = write(tmp_path / "bare.gif", dataclasses.replace(episode, plans=[], goal=None), every=4, walls=WALLS)
+    bare = write(tmp_path / "bare.gif", dataclasses.replace(episode, plans=[], goal=None), interval=4, walls=WALLS)
     assert (bare[0] != frames[0]).any()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.gif"]
 
@@ -94,22 +94,22 @@ def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy
     policy = RecedingHorizonPolicy(
         walker.planner, walker.normalizer, walker.space, options, discount=walker.discount, chunk=walker.replan_interval
     )
-    episode = play(policy, walk_env(Painted), 4, every=3)  # of 3 + 4 steps
+    episode = play(policy, walk_env(Painted), 4, interval=3)  # of 3 + 4 steps
     assert [(plan.step, plan.drawn) for plan in episode.plans] == [(0, (1, 3)), (2, (2, 3)), (4, (1, 3)), (6, (2, 3))]
     assert "revise" not in vars(policy.planner)
     states = np.linspace(1.2, 2.8, 16, dtype=np.float32).reshape(8, 2)
     revised = dataclasses.replace(episode, states=states, goal=None, frames=[])
-    frames = write(tmp_path / "revised.gif", revised, every=4, walls=WALLS)
+    frames = write(tmp_path / "revised.gif", revised, interval=4, walls=WALLS)
     plans = [dataclasses.replace(plan, drawn=None) for plan in revised.plans]
-    plain = write(tmp_path / "plain.gif", dataclasses.replace(revised, plans=plans), every=4, walls=WALLS)
+    plain = write(tmp_path / "plain.gif", dataclasses.replace(revised, plans=plans), interval=4, walls=WALLS)
     assert frames[0].shape[0] > plain[0].shape[0]  # a strip below the map
 
 
 def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
-    episode = play(walker, walk_env(Painted), 4, every=3)
+    episode = play(walker, walk_env(Painted), 4, interval=3)
     limits = np.full(2, -1.0), np.ones(2)
-    frames = write(tmp_path / "film.gif", episode, every=3, limits=limits)
-    alone = write(tmp_path / "alone.gif", dataclasses.replace(episode, plans=[]), every=3)
+    frames = write(tmp_path / "film.gif", episode, interval=3, limits=limits)
+    alone = write(tmp_path / "alone.gif", dataclasses.replace(episode, plans=[]), interval=3)
     assert len(frames) == len(alone) == 3 and alone[0].shape[1] < frames[0].shape[1]  # no curves beside it
     assert all((a != b).any() for a, b in pairwise(frames))
     gray = [int(frame[frame.shape[0] // 2, frame.shape[1] // 2, 0]) for frame in alone]
@@ -120,7 +120,7 @@ def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizo
 def test_an_mp4_holds_the_frames(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
     from imageio_ffmpeg import count_frames_and_secs
 
-    assert write_film(tmp_path / "film.mp4", play(walker, walk_env(Painted), 4, every=3), every=3, rate=10) == 3
+    assert write_film(tmp_path / "film.mp4", play(walker, walk_env(Painted), 4, interval=3), interval=3, rate=10) == 3
     assert count_frames_and_secs(str(tmp_path / "film.mp4"))[0] == 3
 
 
@@ -136,7 +136,7 @@ def test_a_film_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
 def test_the_command_films_a_maze(fresh_run: FreshRun, capsys: pytest.CaptureFixture[str]) -> None:
     folder = fresh_run("mage")
     for number in (1, 2):
-        main(["video", f"run={folder}", "device=cpu", "steps=6", "every=3", "seed=5"])
+        main(["video", f"run={folder}", "device=cpu", "steps=6", "frame_interval=3", "seed=5"])
         with Image.open(folder / "videos" / f"episode_5-{number}.gif") as image:
             assert image.n_frames == 3
     assert "6 steps, 3 frames" in capsys.readouterr().out

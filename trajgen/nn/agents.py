@@ -141,11 +141,11 @@ class AgentsAction(_PerAgent):
 
     def loss(self, plan: Plan, states: Tensor, offsets: Tensor, actions: Tensor) -> Tensor:
         """The head's own loss (B, H), or the squared error, of actions (B, H, A): the mean over agents."""
-        plans, own, steps = self._plans(plan), self._rows(states), repeat(offsets, self.agents)
+        plans, agent_states, steps = self._plans(plan), self._rows(states), repeat(offsets, self.agents)
         if isinstance(self.part, HasActionLoss):
-            errors = self.part.loss(plans, own, steps, self._rows(actions))
+            errors = self.part.loss(plans, agent_states, steps, self._rows(actions))
         else:
-            errors = (self.part(plans, own, steps) - self._rows(actions)).square().mean(-1)
+            errors = (self.part(plans, agent_states, steps) - self._rows(actions)).square().mean(-1)
         return errors.unflatten(0, (-1, self.agents)).mean(1)
 
     def _plans(self, plan: Plan) -> Plan:

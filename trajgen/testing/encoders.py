@@ -29,8 +29,8 @@ def losses(fixture: Fixture) -> None:
     values, trained = encoder.loss(batch), list(encoder.trained_parameters())
     require_losses(values, total=False)
     require(bool(values) == bool(trained), "An encoder that is trained has a loss.", look="loss()")
-    known = {id(p) for p in encoder.parameters()}
-    require(all(id(p) in known for p in trained), "Trained parameters are its own.", look="trained_parameters()")
+    weights = {id(p) for p in encoder.parameters()}
+    require(all(id(p) in weights for p in trained), "Trained parameters are its own.", look="trained_parameters()")
 
 
 @contract("training does not make all features alike", "encoder")

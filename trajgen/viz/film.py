@@ -60,14 +60,16 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
         )
     with console.status("playing the episode"):
         stride = run.config.data.strides[0]
-        episode = play(run.policy, env, request.seed, steps=request.steps, every=request.every, stride=stride)
+        episode = play(
+            run.policy, env, request.seed, steps=request.steps, interval=request.frame_interval, stride=stride
+        )
     if not episode.plans:
         planner = run.config.components["planner"]["name"]
         console.print(f"Planner '{planner}' makes no plans of states: the film shows the episode alone.", markup=False)
     with console.status("drawing"):
         limits = None if env.walls is not None or run.data is None else run.data.limits
-        every, rate = request.every, request.rate
-        count = write_film(path, episode, every=every, rate=rate, walls=env.walls, limits=limits)
+        interval, rate = request.frame_interval, request.rate
+        count = write_film(path, episode, interval=interval, rate=rate, walls=env.walls, limits=limits)
     text = f"return {episode.rewards.sum():.1f} in {len(episode.rewards)} steps, {count} frames: {path}"
     console.print(text, markup=False, soft_wrap=True, highlight=False)
 
@@ -90,7 +92,7 @@ class PlayedEpisode:
     rewards: NDArray[np.float64]  # (m,)
     goal: NDArray[np.float32] | None  # (G,)
     plans: list[TimedPlan]
-    frames: list[Frame] = field(repr=False)  # of steps 0, every, 2 every, …; none where nothing was rendered
+    frames: list[Frame] = field(repr=False)  # `interval` steps apart; none where nothing was rendered
 
     @property
     def shows_revisions(self) -> bool:
@@ -103,11 +105,11 @@ class PlayedEpisode:
 
 
 class FrameRecorder(gymnasium.Wrapper):
-    """Renders an environment every so many steps."""
+    """Renders an environment at steps that are ``interval`` apart."""
 
-    def __init__(self, env: gymnasium.Env, every: int) -> None:
+    def __init__(self, env: gymnasium.Env, interval: int) -> None:
         super().__init__(env)
-        self.every, self.steps = every, 0
+        self.interval, self.steps = interval, 0
         self.frames: list[Frame] = []
 
     def reset(self, **options: Any) -> Any:
@@ -125,7 +127,7 @@ class FrameRecorder(gymnasium.Wrapper):
         return result
 
     def _record(self) -> None:
-        if self.steps % self.every == 0:
+        if self.steps % self.interval == 0:
             frame: Any = self.env.render()
             self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
 
@@ -136,10 +138,10 @@ def play(
     seed: int,
     *,
     steps: int | None = None,
-    every: int = 4,
+    interval: int = 4,
     stride: int = 1,
 ) -> PlayedEpisode:
-    """Plays one episode of at most ``steps``, and renders each ``every``-th where there is no map.
+    """Plays one episode of at most ``steps``, and renders it where there is no map.
 
     Points of plans that do not name their stride are ``stride`` steps apart.
 
@@ -147,7 +149,7 @@ def play(
         ConfigError: if the environment cannot be rendered on this machine; before anything is played.
         TrajgenError: if the episode fails.
     """
-    env = FrameRecorder(_rendering_env(eval_env), every) if eval_env.walls is None else eval_env.make_env()
+    env = FrameRecorder(_rendering_env(eval_env), interval) if eval_env.walls is None else eval_env.make_env()
     short = replace(eval_env, max_steps=min(steps or eval_env.max_steps, eval_env.max_steps))
     planner = policy.planner
     try:
@@ -203,7 +205,7 @@ def write_film(
     path: Path,
     episode: PlayedEpisode,
     *,
-    every: int,
+    interval: int,
     rate: float,
     walls: Walls | None = None,
     limits: Limits | None = None,
@@ -213,14 +215,14 @@ def write_film(
     Args:
         path: ends in .gif or .mp4; written atomically.
         episode: with positions as its first two states where there are walls, else with rendered frames.
-        every: steps of the episode between frames.
+        interval: steps of the episode between frames.
         rate: frames per second.
 
     Returns:
         How many frames there are.
     """
     returns = np.concatenate([[0.0], episode.rewards.cumsum()])
-    steps = range(0, len(episode.states), every)
+    steps = range(0, len(episode.states), interval)
     size = MAP[0], MAP[1] + RASTER * episode.shows_revisions
     if walls is None:
         height = SCENE * episode.frames[0].shape[0] / episode.frames[0].shape[1]
@@ -229,7 +231,7 @@ def write_film(
         if walls is not None:
             ax, update = _map_view(figure, episode, walls)
         else:
-            ax, update = _scene_view(figure, episode, every, limits)
+            ax, update = _scene_view(figure, episode, interval, limits)
         with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
             for step in steps:
                 title = f"step {step:4d}   return {returns[step]:.1f}"
@@ -302,7 +304,7 @@ def draw_raster(ax: Any, episode: PlayedEpisode) -> list[Any]:
     return handles
 
 
-def _scene_view(figure: Figure, episode: PlayedEpisode, every: int, limits: Limits | None) -> tuple[Any, Update]:
+def _scene_view(figure: Figure, episode: PlayedEpisode, interval: int, limits: Limits | None) -> tuple[Any, Update]:
     features = most_varied(episode.states, MOST_CURVES)
     names: list[Any] = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
     axes: dict[str, Any] = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
@@ -334,7 +336,7 @@ def _scene_view(figure: Figure, episode: PlayedEpisode, every: int, limits: Limi
     if episode.plans:
         ax.set_xlabel("step")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
-    updates.append(lambda step: image.set_data(episode.frames[step // every]))
+    updates.append(lambda step: image.set_data(episode.frames[step // interval]))
     return scene, lambda step: [update(step) for update in updates]
 
 

@@ -49,7 +49,7 @@ class VideoRequest:
     """Seed of the episode."""
     steps: int | None = None
     """Most steps that are played; by default the whole episode."""
-    every: int = 4
+    frame_interval: int = 4
     """Steps of the episode from one frame to the next."""
     rate: float = 15.0
     """Frames per second, at most 50."""
@@ -57,5 +57,5 @@ class VideoRequest:
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, usual=0)
         check_range("steps", self.steps, 1, usual=200)
-        check_range("every", self.every, 1, usual=4)
+        check_range("frame_interval", self.frame_interval, 1, usual=4)
         check_range("rate", self.rate, 0.1, 50, usual=15)
