@@ -28,15 +28,12 @@ SAMPLE = (4, 1024)
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
     """A planner with fresh weights and the normalizer of its data, the windows to train on, and their space."""
-    from trajgen.data.stitching import with_stitched
-
-    episodes = with_scales(config, with_features(config, load_episodes(config, console)), console)
-    episodes = with_stitched(episodes, config.data)
+    episodes = derived(config, load_episodes(config, console), console)
     return (*ready(config, episodes, device, console), episodes.space)
 
 
 def ready(config: Config, episodes: Any, device: torch.device, console: Console | None = None) -> tuple[Any, Windows]:
-    """A planner to be trained on these episodes, which `with_features` made ready, and their windows.
+    """A planner to be trained on these episodes, which `derived` made ready, and their windows.
 
     Its weights are fresh and its normalizer that of the episodes, but for what ``config.init`` gives.
     """
@@ -66,6 +63,21 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
             normalizer = None if is_fitted else planner.normalizer
             unencoded = Unencoded(episodes, config.data, planner.encoder, device, normalizer)
         return planner, Windows(episodes, config.data, planner.normalizer, device, config.seed, unencoded)
+
+
+def derived(config: Config, episodes: Any, console: Console, resumed: Space | None = None) -> Any:
+    """The episodes with what a training derives of them: room for features, lengths of scales, and stitched episodes.
+
+    Args:
+        config: of the run.
+        episodes: the data.
+        console: shows what was chosen.
+        resumed: the space of the run that is resumed, whose lengths of scales are kept.
+    """
+    from trajgen.data.stitching import with_stitched
+
+    episodes = with_scales(config, with_features(config, episodes), console, resumed)
+    return with_stitched(episodes, config.data)
 
 
 def with_features(config: Config, episodes: Any) -> Any:

@@ -14,7 +14,7 @@ from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
 from trajgen.experiments.outlook import outlook
-from trajgen.experiments.preparation import dry_run, load_episodes, prepare_imports, ready, with_features, with_scales
+from trajgen.experiments.preparation import derived, dry_run, load_episodes, prepare_imports, ready
 from trajgen.experiments.run_folder import (
     LOCK,
     find_folder,
@@ -48,7 +48,6 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     Raises:
         TrajgenError: for anything that the user can mend, before training where possible.
     """
-    from trajgen.data.stitching import with_stitched
     from trajgen.engine.checkpoint import Checkpoints, disk_errors
     from trajgen.engine.distributed import (
         broadcast_decision,
@@ -73,8 +72,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         episodes = main_process_first(lambda: load_episodes(config, console))
         resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
         data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
-        episodes = with_scales(config, with_features(config, episodes), console, resumed)
-        episodes = with_stitched(episodes, config.data)
+        episodes = derived(config, episodes, console, resumed)
         planner, source = ready(config, episodes, device, console)
         if acts:
             broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
