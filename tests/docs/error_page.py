@@ -99,17 +99,16 @@ def _called(node: ast.Call, constants: Mapping[str, ast.expr]) -> str:
 
 IMPORTING = PACKAGE / "data" / "importing"
 """The modules whose errors the page leaves out: each names the row and what to type instead."""
-COMPOSING = "ConfigError"
-"""The errors of composing a command line, which the page leaves out: each is printed with the words to type instead."""
+EXPLAINED = ("TrajgenError", "ConfigError")
+"""Classes whose errors the page leaves out: each is printed with the argument or the words to type instead."""
 HEAD = """# Errors
 
-An error that you can correct says what is wrong and, where needed, what was expected (`expected`), what was found
-(`got`), and what to type or change (`fix`). The exit code is 1; `--debug` adds the traceback. An unknown command or
-flag ends with exit code 2, an interruption with 130. In Python each is an exception of one of the classes below, with
-the attributes `rule`, `expected`, `got` and `fix`.
+An error that you can correct says what is wrong and what to type or change (`fix`), and where it helps what was
+expected and found. The exit code is 1; `--debug` adds the traceback. An unknown command or flag ends with exit code 2,
+an interruption with 130. In Python each error is an exception with the attributes `rule`, `expected`, `got` and `fix`.
 
-Listed are the sentences that come with a fix, without those of `trajgen data import`. `…` stands
-for a name, a number or a path, and `|` between alternatives. `python tests/docs/error_page.py` makes this page.
+Below are errors of data sets, trainings and run folders, without those of `trajgen data import`. `…` stands for a name,
+a number or a path, `|` between alternatives.
 
 """
 
@@ -129,8 +128,8 @@ def page() -> str:
 
 def _section(error: str, doc: str, rules: Mapping[str, Iterable[str]]) -> str:
     text = f"## {error}\n\n{_marked(doc)}"
-    if error == COMPOSING:
-        return f"{text}\nRaised before data are read wherever possible, and printed with what to type instead.\n"
+    if error in EXPLAINED:
+        return f"{text}\n"
     lines = [line for fix, them in rules.items() for line in (*them, f"  fix: {fix}")]
     return f"{text}\n" + ("\n```text\n{}\n```\n".format("\n".join(lines)) if lines else "")
 

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import re
+import types
 import typing
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -102,16 +103,14 @@ def settings(name: str) -> str:
     """The options of a section of a configuration that is no component."""
     cls = StageOptions if name == "stage" else SECTIONS[name]
     prefix = "engine.stages.NAME" if name == "stage" else name
-    types, about = typing.get_type_hints(cls), attributes(cls)
+    hints, about = typing.get_type_hints(cls), attributes(cls)
     rows = []
     for field in dataclasses.fields(cls):
-        if field.default is not dataclasses.MISSING:
-            default = f"`{_plain(field.default)}`"
-        else:
-            factory = field.default_factory
-            default = "" if factory is dataclasses.MISSING else f"`{_plain(factory())}`"
-        rows.append(_row(f"{prefix}.{field.name}", types[field.name], default, about))
-    return "\n".join(["| option | type | default | what |", "| --- | --- | --- | --- |", *rows])
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        option, values = f"{prefix}.{field.name}", _values(hints[field.name], default)
+        rows.append(f"| `{option}` | {_cell(values)} | {_cell(about.get(field.name, ''))} |")
+    return "\n".join(["| option | default, or | what |", "| --- | --- | --- |", *rows])
 
 
 def attributes(cls: type) -> dict[str, str]:
@@ -248,9 +247,22 @@ def fresh(text: str) -> str:
     return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](m[3] or '')}\n{m[4]}" if m[2] in TABLES else m[0], text)
 
 
-def _row(option: str, annotation: Any, default: str, about: dict[str, str]) -> str:
-    what = about.get(option.rpartition(".")[2], "")
-    return f"| `{option}` | {_cell(_type(annotation))} | {default} | {_cell(what)} |"
+def _values(annotation: Any, default: Any) -> str:
+    """A default, and what else an option can be: names, and other types."""
+    needed = default is dataclasses.MISSING
+    shown = "" if needed else f"`{default if isinstance(default, str) else _plain(default)}`"
+    others = [each for each in _choices(annotation) if each not in (shown, type(default).__name__)]
+    return ", ".join(each for each in (shown, *others) if each)
+
+
+def _choices(annotation: Any) -> Iterator[str]:
+    origin, of = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        yield from (choice for each in of for choice in _choices(each))
+    elif origin is typing.Literal:
+        yield from (f"`{name}`" for name in of)
+    else:
+        yield "`null`" if annotation is type(None) else _type(annotation)
 
 
 def _type(annotation: Any) -> str:

@@ -97,8 +97,10 @@ def test_an_expression_is_read_as_it_is_met(expression: str, expected: str) -> N
 def test_another_message_makes_the_page_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(error_page, "PACKAGE", tmp_path)
     (tmp_path / "core").mkdir()
-    (tmp_path / "core" / "errors.py").write_text('class TrajgenError(Exception):\n    """A mistake."""\n')
-    (tmp_path / "oven.py").write_text('"""Bakes."""\n\nraise TrajgenError("It is hot.", got=f"{heat}", fix="wait")\n')
+    (tmp_path / "core" / "errors.py").write_text(
+        'class TrajgenError(Exception):\n    """A mistake."""\n\n\nclass OvenError(TrajgenError):\n    """Too hot."""\n'
+    )
+    (tmp_path / "oven.py").write_text('"""Bakes."""\n\nraise OvenError("It is hot.", got=f"{heat}", fix="wait")\n')
     text = error_page.page()
     assert "## TrajgenError\n\nA mistake.\n" in text
-    assert "It is hot.\n  fix: wait\n" in text
+    assert "## OvenError\n\nToo hot.\n\n```text\nIt is hot.\n  fix: wait\n" in text

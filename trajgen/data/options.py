@@ -98,14 +98,14 @@ class DataOptions:
     horizon: int = 32
     """T, points in a window."""
     stride: int | tuple[int, ...] = 8
-    """M, environment steps between points; of several, as [4, 8, 16], each window has one, and so has each plan."""
+    """M, environment steps between points; or several, as [4, 8, 16]: each window, and each plan, has one."""
     chunk: int = 8
     """H, environment steps at full rate from the window's start."""
     max_padding: float = 0.5
     """Largest share of a window beyond a timeout; beyond a terminal any share may be."""
 
     memory_map: bool | None = None
-    """Whether windows are read from a file; None if they would fill half of the memory."""
+    """Whether windows are read from a file; null if they would fill half of the memory."""
 
     val_fraction: float = 0.0
     """Share of held-out episodes, whose losses are logged and select the best weights."""
@@ -119,11 +119,11 @@ class DataOptions:
     """Exponent of the signed power of returns before they are standardized."""
 
     state_key: str | tuple[str, ...] | None = None
-    """Observation entry with the state, or entries to join ("/" for nested ones); [] for none but images; None if it is
+    """Observation entry with the state, or entries to join ("/" for nested ones); [] for none but images; null if it is
     the observation."""
     image_key: str | tuple[str, ...] | None = None
-    """Observation entry with an image, or entries of one size, to be joined along the channels; None for none, or if it
-    is the observation."""
+    """Observation entry with an image, or entries of one size to join along the channels; null for none, or if it is the
+    observation."""
     goal_key: str | None = None
     """Observation entry with the desired goal."""
     achieved_key: str | None = None
@@ -148,14 +148,14 @@ class DataOptions:
     """Bounds of actions: those of the action space, or of the data."""
 
     env_id: str | None = None
-    """Gymnasium id for evaluation; None for that of the data set."""
+    """Gymnasium id for evaluation; null for that of the data set."""
     env_options: dict[str, bool | int | float] = field(default_factory=dict)
     """Arguments of the evaluation environment, as {continuing_task: false}."""
     shift: EnvShift = field(default_factory=EnvShift)
     """Changes of the evaluation environment, as {gear: 0.3}: factors of ``mass``, ``friction``, ``damping``, ``gear``,
     and ``blocked`` cells of a maze, as [[3, 3]]."""
     max_episode_steps: int | None = None
-    """Length of an evaluation episode; None for the environment's."""
+    """Length of an evaluation episode; null for the environment's."""
     resets: tuple[dict[str, int | tuple[int, ...]], ...] = ()
     """Reset options of evaluation episodes, in turn: [{goal_cell: [1, 1]}] fixes the goal of a maze."""
     success: SuccessRule = field(default_factory=SuccessRule)
