@@ -122,8 +122,8 @@ class DataOptions:
     """Observation entry with the state, or entries to join ("/" for nested ones); [] for none but images; null if it is
     the observation."""
     image_key: str | tuple[str, ...] | None = None
-    """Observation entry with an image, or entries of one size to join along the channels; null for none, or if it is the
-    observation."""
+    """Observation entry with an image, or entries of one size to join along the channels; null for none, or if it is
+    the observation."""
     goal_key: str | None = None
     """Observation entry with the desired goal."""
     achieved_key: str | None = None
