@@ -45,7 +45,7 @@ NOT_RUN = {
     "trajgen hub": "needs a network; `tests/experiments/test_hub.py` tries it on loopback",
     "trajgen data get": "needs a network; `tests/data` tries it without",
 }
-"""How commands begin that no test runs as they stand, and why. `contributing.md` lists them."""
+"""How commands begin that no test runs as they stand, and why."""
 RUN_ELSEWHERE = {
     ".venv/bin/mkdocs build --strict": "test_docs.py builds the site",
     "python tests/docs/tables.py": "test_compose.py compares what it would write",

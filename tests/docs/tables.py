@@ -20,7 +20,7 @@ from typing import Any
 import catalogue_table
 import path_figure
 from griffe import Docstring, DocstringSectionKind
-from pages import DOCS, NOT_RUN, PAGES
+from pages import PAGES
 
 import trajgen
 from trajgen.config import SECTIONS, compose, read_options, recipe_files, zoo_files
@@ -108,9 +108,9 @@ def settings(name: str) -> str:
     for field in dataclasses.fields(cls):
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
-        option, values = f"{prefix}.{field.name}", _values(hints[field.name], default)
-        rows.append(f"| `{option}` | {_cell(values)} | {_cell(about.get(field.name, ''))} |")
-    return "\n".join(["| option | default, or | what |", "| --- | --- | --- |", *rows])
+        values = _values(f"{prefix}.{field.name}", hints[field.name], default)
+        rows.append(f"| {_cell(values)} | {_cell(about.get(field.name, ''))} |")
+    return "\n".join(["| option and default | what |", "| --- | --- |", *rows])
 
 
 def attributes(cls: type) -> dict[str, str]:
@@ -178,16 +178,6 @@ def public(_: str = "") -> str:
     return "\n".join(["| name | what |", "| --- | --- |", *rows])
 
 
-def api(_: str = "") -> str:
-    """The pages of the API with the modules on each."""
-    rows = []
-    for path in sorted((DOCS / "api").glob("*.md")):
-        if documented := modules(path):
-            title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-            rows.append(f"| [{title}]({path.name}) | {', '.join(f'`{name}`' for name in documented)} |")
-    return "\n".join(["| page | modules |", "| --- | --- |", *rows])
-
-
 def zoo(_: str = "") -> str:
     """The planners of the zoo with the scores that were measured."""
     rows = []
@@ -220,12 +210,6 @@ def first_sentence(documented: Any) -> str:
     return (inspect.getdoc(documented) or "").split("\n\n")[0]
 
 
-def not_run(_: str = "") -> str:
-    """The commands of the site that no test runs, and why."""
-    rows = [f"| `{start} …` | {why} |" for start, why in NOT_RUN.items()]
-    return "\n".join(["| begins with | not run, since it |", "| --- | --- |", *rows])
-
-
 TABLES: dict[str, Callable[[str], str]] = {
     "protocol": protocol,
     "components": components,
@@ -236,9 +220,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "letters": letters,
     "scales": scales,
     "public": public,
-    "api": api,
     "zoo": zoo,
-    "not_run": not_run,
 }
 
 
@@ -247,12 +229,12 @@ def fresh(text: str) -> str:
     return MARKED.sub(lambda m: f"{m[1]}{TABLES[m[2]](m[3] or '')}\n{m[4]}" if m[2] in TABLES else m[0], text)
 
 
-def _values(annotation: Any, default: Any) -> str:
-    """A default, and what else an option can be: names, and other types."""
+def _values(option: str, annotation: Any, default: Any) -> str:
+    """An option with its default, as it is typed, and what else it can be: names, and other types."""
     needed = default is dataclasses.MISSING
-    shown = "" if needed else f"`{default if isinstance(default, str) else _plain(default)}`"
-    others = [each for each in _choices(annotation) if each not in (shown, type(default).__name__)]
-    return ", ".join(each for each in (shown, *others) if each)
+    value = "" if needed else default if isinstance(default, str) else _plain(default)
+    others = [each for each in _choices(annotation) if each not in (f"`{value}`", type(default).__name__)]
+    return ", ".join([f"`{option}`" if needed else f"`{option}={value}`", *others])
 
 
 def _choices(annotation: Any) -> Iterator[str]:

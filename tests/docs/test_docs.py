@@ -28,6 +28,8 @@ from trajgen.experiments.search import read_search
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"
 """The run folder that the pages speak of."""
+MOST_WORDS = 37_000
+"""Of all pages together."""
 
 
 def link_run(folder: Path, run: Path) -> None:
@@ -137,6 +139,12 @@ def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
     listed = {line.rpartition(" ")[2] for line in navigation.splitlines() if line.endswith(".md")}
     assert listed == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+
+
+def test_the_site_stays_short() -> None:
+    words = {str(path.relative_to(DOCS)): len(path.read_text(encoding="utf-8").split()) for path in DOCS.rglob("*.md")}
+    longest = sorted(words.items(), key=lambda item: -item[1])[:5]
+    assert sum(words.values()) <= MOST_WORDS, f"shorten what is there before adding; the longest pages: {longest}"
 
 
 def test_the_page_of_changes_is_the_changelog(site: Path) -> None:
