@@ -202,7 +202,13 @@ OUT_OF_RANGE: dict[str, list[tuple[str, Any]]] = {
     "temperature": [("temperature", 0.0)],
     "top_k": [("k", 0), ("temperature", -1.0)],
     "top_p": [("p", 0.0), ("p", 1.1), ("temperature", 0.0)],
-    "best_of_n": [("n", 0), ("temperature", 0.0), ("likely_fraction", 0.0), ("likely_fraction", 1.5)],
+    "best_of_n": [
+        ("n", 0),
+        ("temperature", 0.0),
+        ("likely_fraction", 0.0),
+        ("likely_fraction", 1.5),
+        ("compare_after", 9),
+    ],
     "beam": [
         *(("beam_width", 0), ("expansions", 0), ("temperature", 0.0), ("top_k", 0), ("select_every", 0)),
         *(("prob_threshold", 1.0), ("prob_threshold", 0.0), ("prob_weight", 0.0)),
@@ -241,16 +247,43 @@ def test_a_view_without_returns_is_refused_where_plans_are_compared(name: str, m
     assert make("beam", model, parts, score="likelihood").critic is None
 
 
-def test_the_best_of_n_is_the_best_of_n(model: Any) -> None:
-    cond, n = tiny.cond(7), 5
-    codes = sample("best_of_n", model, cond, n=n, temperature=10.0)
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_the_best_of_n_is_the_best_of_n(guidance: float, model: Any) -> None:
+    cond, n, options = tiny.cond(7), 5, {"temperature": 10.0, "guidance": guidance}
+    codes = sample("best_of_n", model, cond, n=n, **options)
     greedy = sample("best_of_n", model, cond, n=n, draws="top_k", temperature=1e-4)
     assert torch.equal(greedy, sample("greedy", model, cond))
     repeated = cond.map(lambda values: values.repeat_interleave(n, 0))
-    candidates = sample("temperature", model, repeated, temperature=10.0)
+    candidates = sample("temperature", model, repeated, **options)
     returns = return_of(model, candidates, repeated).view(7, n)
     assert (returns.std(1) > 0.01).sum() > 3
     assert torch.equal(codes, candidates.view(7, n, -1)[torch.arange(7), returns.argmax(1)])
+
+
+@pytest.mark.parametrize("selectable", [True, False])
+@pytest.mark.parametrize("guidance", [0.0, 1.0])
+def test_candidates_that_are_compared_early_share_the_other_scales(
+    guidance: float, selectable: bool, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cond, n, options = tiny.cond(7), 5, {"temperature": 10.0, "guidance": guidance}
+    repeated = cond.map(lambda values: values.repeat_interleave(n, 0))
+    layout, spans, vectors = model.tokenizer.layout, model.tokenizer.schedule.spans, model.tokenizer.vectors
+    candidates, latent = sample("temperature", model, repeated, **options), layout.start(7 * n)
+    for k in (0, 1):
+        latent = layout.extend(latent, vectors(candidates[:, spans[k]]), k)
+    best = model.view.read(model.decoder(latent, repeated), "return")[:, 0, 0].view(7, n).argmax(1)
+
+    step, predictions = model.prior.step, []
+    monkeypatch.setattr(model.prior, "step", lambda *args: predictions.append(step(*args)) or predictions[-1])
+    if not selectable:
+        start = model.prior.start
+        monkeypatch.setattr(model.prior, "start", lambda cond: SimpleNamespace(**vars(start(cond))))
+    codes = sample("best_of_n", model, cond, n=n, compare_after=2, **options)
+    assert torch.equal(codes[:, : spans[1].stop], candidates.view(7, n, -1)[torch.arange(7), best, : spans[1].stop])
+    of_all = model.prior.logits(layout.inputs(vectors(codes)), cond)
+    assert torch.allclose(predictions[-1][:7], of_all[:, spans[2]], atol=1e-5)
+    if selectable:  # otherwise steps are repeated for the rows that go on
+        assert [len(prediction) for prediction in predictions] == [(1 + (guidance > 0)) * r for r in (7, 35, 7)]
 
 
 def test_a_beam_for_the_return_promises_more_than_one_for_likelihood(model: Any) -> None:
@@ -322,6 +355,8 @@ def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
     assert returns[0] + 0.05 < returns[1] < returns[2] - 0.05  # of an untrained prior, which forgets the early steps
     with pytest.raises(ConfigError, match=r"sampler\.critic_guidance=0 .*recipe=dv"):
         make("best_of_n", model, critic_guidance=1.0)
+    with pytest.raises(ConfigError, match=r"sampler\.compare_after=null"):
+        tiny.planner(**parts, sampler={"name": "best_of_n", "steps": 5, "compare_after": 1})
 
 
 def test_a_plan_begins_in_the_present_state_whatever_is_decoded() -> None:

@@ -13,6 +13,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Autoregressive, PredictsPrefix, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
+from trajgen.samplers.steps import PriorSteps
 
 
 @dataclass(frozen=True)
@@ -39,24 +40,31 @@ class AutoregressiveSampler:
         known_codes: KnownCodes | None = None,
         first: int = 0,
         on_codes: Callable[[slice, Tensor, Tensor], None] | None = None,
+        copies: int = 1,
+        choose: Callable[[int, Tensor], Tensor | None] | None = None,
     ) -> Plan:
-        """Codes (B, L), or the mean of continuous ones (B, L, C), and their latent, for the conditions (B, ·).
+        """Codes (R, L), or the mean of continuous ones (R, L, C), and their latent, for the conditions (B, ·).
 
         Args:
             prior: that is sampled.
             tokenizer: whose layout gives each scale its input.
             cond: B conditions.
             rng: of the draws.
-            known_codes: each takes the place of the sampled one, before the next scale is sampled.
+            known_codes: each takes the place of the sampled one, before the next scale is sampled; of B · copies rows.
             first: number of the first scale that is not known in all rows. It and those before it are predicted in one
                 pass, where the prior can.
-            on_codes: called with spans of tokens, their logits (B, n, V) and codes (B, n).
+            on_codes: called with spans of tokens, their logits (R, n, V) and codes (R, n).
+            copies: plans of each condition, side by side, for which the first scale is predicted once.
+            choose: called after each scale with its number and the partial latent (R, N, C); gives the rows that go on,
+                or None for all of them.
         """
-        layout, spans = tokenizer.layout, tokenizer.schedule.spans
-        state, partial_latent = prior.start(cond.cfg_batch() if self.guidance else cond), layout.start(len(cond.state))
+        layout, spans, rows = tokenizer.layout, tokenizer.schedule.spans, len(cond)
+        steps = PriorSteps(prior, cond.cfg_batch() if self.guidance else cond)
+        partial_latent = layout.start(rows)
         scales: list[Tensor] = []
         x: Tensor | None = None
         logits: Tensor | None = None
+        selection: Tensor | None = None
         if first and known_codes is not None and isinstance(prior, PredictsPrefix):
             inputs = []
             for k, span in enumerate(spans[:first]):
@@ -64,7 +72,7 @@ class AutoregressiveSampler:
                 partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
                 inputs.append(layout.scale_input(partial_latent, k + 1))
             x = torch.cat(inputs, dim=1)
-            logits = self._guided(prior.predict_prefix(torch.cat([x, x]) if self.guidance else x, first, state))
+            logits = self._guided(prior.predict_prefix(torch.cat([x, x]) if self.guidance else x, first, steps.state))
             if on_codes is not None:
                 prefix = slice(spans[first].start)
                 on_codes(prefix, logits[:, prefix], known_codes.codes[:, prefix])
@@ -73,31 +81,25 @@ class AutoregressiveSampler:
             if logits is None:
                 x = layout.scale_input(partial_latent, k) if k else None
                 x = torch.cat([x, x]) if self.guidance and x is not None else x
-                logits = self._guided(prior.step(x, k, state))
+                if selection is not None and self.guidance:
+                    selection = torch.cat([selection, selection + rows])
+                logits = self._guided(steps(x, k, selection))
+                rows, selection = len(logits), None
+            if k == 0 and copies > 1:
+                selection = torch.arange(rows, device=logits.device).repeat_interleave(copies)
+                logits, partial_latent = logits[selection], partial_latent[selection]
             codes = logits if tokenizer.vocabulary is None else self.sample_fn(logits.float(), rng)
             scales.append(codes if known_codes is None else known_codes.into(codes, span))
             if on_codes is not None:
                 on_codes(span, logits, scales[-1])
             partial_latent, logits = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k), None
+            chosen = None if choose is None else choose(k, partial_latent)
+            if chosen is not None:
+                scales, partial_latent = [codes[chosen] for codes in scales], partial_latent[chosen]
+                selection = chosen if selection is None else selection[chosen]
+                if known_codes is not None:
+                    known_codes = KnownCodes(known_codes.codes[chosen], known_codes.mask[chosen], known_codes.tokens)
         return Plan(torch.cat(scales, dim=1), partial_latent)
-
-    def with_likelihood(
-        self,
-        prior: Autoregressive,
-        tokenizer: Tokenizer,
-        cond: Cond,
-        rng: Generator | None = None,
-        known_codes: KnownCodes | None = None,
-    ) -> tuple[Plan, Tensor]:
-        """The same, and the log likelihood (B,) of the codes by the prior's own distribution; codes are discrete."""
-        likelihoods: list[Tensor] = []
-
-        def add(span: slice, logits: Tensor, codes: Tensor) -> None:
-            of_codes = logits.float().log_softmax(-1).gather(-1, codes.unsqueeze(-1))
-            likelihoods.append(of_codes.sum((1, 2)))
-
-        plan = self(prior, tokenizer, cond, rng, known_codes, on_codes=add)
-        return plan, torch.stack(likelihoods).sum(0)
 
     def revise(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -16,18 +16,7 @@ from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_vocabulary
 from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.scoring import PlanScore
-
-
-@runtime_checkable
-class Selectable(Protocol):
-    """The state of a stepwise prediction (what ``prior.start`` returns) whose rows can be selected.
-
-    A prior whose state lacks it can be searched as well: its steps are then repeated after every selection.
-    """
-
-    def rows(self, index: Tensor) -> Selectable:
-        """The state of the rows ``index`` (R,), in that order; a row may be selected more than once, or not at all."""
-        ...
+from trajgen.samplers.steps import PriorSteps
 
 
 @register("sampler", "beam")
@@ -154,7 +143,7 @@ class Beam:
         known_codes: KnownCodes | None = None,
     ) -> Plan:
         """The best codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
-        steps, scales = _PriorSteps(prior, cond), tokenizer.schedule.scales
+        steps, scales = PriorSteps(prior, cond), tokenizer.schedule.scales
         is_known = [False] * scales if known_codes is None else _known_scales(known_codes, tokenizer)
         plans = _Beam.empty(tokenizer, cond)
         may_expand = True  # nothing has been expanded since the last selection
@@ -325,32 +314,6 @@ class _Beam:
         expected = {k: vectors[index] for k, vectors in self.expected.items()}
         codes, partial_latent = self.codes[index], self.partial_latent[index]
         return _Beam(codes, partial_latent, self.likelihood[index], rows_per_cond, expected, selection)
-
-
-class _PriorSteps:
-    """The steps of a prior whose rows are selected between them."""
-
-    def __init__(self, prior: Autoregressive, cond: Cond) -> None:
-        self.prior, self.cond, self.state = prior, cond, prior.start(cond)
-        self.inputs: list[Tensor | None] = []
-
-    def __call__(self, x: Tensor | None, k: int, selection: Tensor | None) -> Tensor:
-        """The prediction of scale k, once the rows are those that ``moves`` names."""
-        if selection is not None:
-            self._select(selection)
-        if not isinstance(self.state, Selectable):
-            self.inputs.append(x)
-        return self.prior.step(x, k, self.state)
-
-    def _select(self, index: Tensor) -> None:
-        if isinstance(self.state, Selectable):
-            self.state = self.state.rows(index)
-            return
-        self.cond = self.cond.map(lambda values: values[index])
-        self.state = self.prior.start(self.cond)
-        self.inputs = [x if x is None else x[index] for x in self.inputs]
-        for k, x in enumerate(self.inputs):
-            self.prior.step(x, k, self.state)
 
 
 def _known_scales(known_codes: KnownCodes, tokenizer: Tokenizer) -> list[bool]:

@@ -25,11 +25,13 @@ class BestOfN:
 
     Of plans at several strides, the candidates take turns at them, so that the critic chooses how far ahead is planned.
     The candidates are drawn by another sampler, so that they may be codes or continuous. Costs one plan for B · n
-    conditions, their decoding and the critic. Where a plan is already conditioned on a return, expect no gain from
+    conditions, their decoding and the critic; of codes at a single stride the first scale is that of B conditions, and
+    so are the scales after ``compare_after``. Where a plan is already conditioned on a return, expect no gain from
     choosing by that return (critic=return).
 
     Args:
         prior: what is drawn from.
+        tokenizer: whose scales they are.
         vocabulary: V.
         decoder: latent to trajectory.
         view: features of a window.
@@ -40,6 +42,8 @@ class BestOfN:
         temperature: of the draws, an option of that sampler as are the next two; null for its default.
         guidance: weight of classifier-free guidance; null for its default.
         steps: of denoising or of a flow; null for its default.
+        compare_after: how many of the coarsest scales are drawn of each candidate; they are compared by what those
+            decode to, and the best alone gets the others. null for all. Needs codes.
         likely_fraction: fraction of the candidates, the likeliest, among which one is chosen; 1 for all. Needs codes.
         critic_guidance: weight w of the critic's gradient while continuous codes are drawn, which favors plans by
             exp(w · score); 0 leaves it out. Needs a prior of diffusion or flow.
@@ -52,6 +56,7 @@ class BestOfN:
     def __init__(
         self,
         prior: Any,
+        tokenizer: Any,
         vocabulary: int | None,
         decoder: Decoder,
         view: Any,
@@ -63,6 +68,7 @@ class BestOfN:
         temperature: float | None = None,
         guidance: float | None = None,
         steps: int | None = None,
+        compare_after: int | None = None,
         likely_fraction: float = 1.0,
         critic_guidance: float = 0.0,
     ) -> None:
@@ -83,12 +89,15 @@ class BestOfN:
             holds = option in possible
             require(option, value, holds, f"null where sampler {name} draws", f"sampler.{option}=null")
         self.sampler = build("sampler", {"name": name, **options}, prior=prior, vocabulary=vocabulary)
-        if likely_fraction < 1 and not isinstance(self.sampler, AutoregressiveSampler):
-            raise ConfigError(
-                "Only codes that are drawn scale by scale have a likelihood.",
-                got=f"sampler.likely_fraction={likely_fraction} with draws by {name}",
-                fix="sampler.likely_fraction=1",
-            )
+        scales = tokenizer.schedule.scales
+        holds = compare_after is None or 1 <= compare_after <= scales
+        expected, fix = f"null, or from 1 to {scales}, the number of scales", "sampler.compare_after=null"
+        require("compare_after", compare_after, holds, expected, fix)
+        by_scale = isinstance(self.sampler, AutoregressiveSampler)
+        by_scale, reason = isinstance(self.sampler, AutoregressiveSampler), "where no codes are drawn scale by scale"
+        for option, value, usual in (("likely_fraction", likely_fraction, 1), ("compare_after", compare_after, None)):
+            word = "null" if usual is None else str(usual)
+            require(option, value, by_scale or value == usual, f"{word} {reason}", f"sampler.{option}={word}")
         if critic_guidance and not isinstance(self.sampler, FollowsGuide):
             raise ConfigError(
                 "A critic's gradient guides plans that are denoised, or moved along a flow; codes are chosen among.",
@@ -97,7 +106,7 @@ class BestOfN:
             )
         self.critic_guidance = critic_guidance
         self.n, self.decoder, self.critic, self.strides = n, decoder, critic, strides
-        self.likely = max(1, round(likely_fraction * n))
+        self.likely, self.compared_scale = max(1, round(likely_fraction * n)), (compare_after or scales) - 1
         self.score = PlanScore(critic, view)
 
     @torch.no_grad()
@@ -114,27 +123,35 @@ class BestOfN:
         def repeat(values: Tensor) -> Tensor:
             return values.repeat_interleave(self.n, 0)
 
-        candidate_cond = cond.map(repeat)
+        candidate_cond, copies = cond.map(repeat), self.n
         if len(self.strides) > 1:
             strides = torch.tensor(self.strides, device=cond.state.device)
             candidate_cond = replace(candidate_cond, stride=strides.repeat(self.n)[: self.n].repeat(len(cond)))
+            cond, copies = candidate_cond, 1
         if known_codes is not None:
             known_codes = KnownCodes(repeat(known_codes.codes), repeat(known_codes.mask), known_codes.tokens)
+        if isinstance(self.sampler, AutoregressiveSampler):
+            choice = _Choice(self, tokenizer, candidate_cond)
+            on_codes = choice.add if self.likely < self.n else None
+            plan = self.sampler(prior, tokenizer, cond, rng, known_codes, 0, on_codes, copies, choice.rows_after)
+            return plan if candidate_cond.stride is None else replace(plan, stride=candidate_cond.stride[choice.rows])
         arguments = (prior, tokenizer, candidate_cond, rng, known_codes)
-        if self.likely < self.n:
-            candidates, likelihood = self.sampler.with_likelihood(*arguments)
-        elif self.critic_guidance:
-            candidates, likelihood = self.sampler(*arguments, guide=partial(self._guide, tokenizer)), None
+        if self.critic_guidance:
+            candidates = self.sampler(*arguments, guide=partial(self._guide, tokenizer))
         else:
-            candidates, likelihood = self.sampler(*arguments), None
-        scores = self.score(self.decoder(candidates.latent, candidate_cond), candidate_cond).view(len(cond), self.n)
-        if likelihood is not None:
-            likelihood = likelihood.view(len(cond), self.n)
-            least = likelihood.topk(self.likely, dim=1).values[:, -1:]
-            scores = scores.masked_fill(likelihood < least, -torch.inf)
-        rows = scores.argmax(1) + torch.arange(len(cond), device=scores.device) * self.n
+            candidates = self.sampler(*arguments)
+        rows = self.best(self.score(self.decoder(candidates.latent, candidate_cond), candidate_cond))
         stride = None if candidate_cond.stride is None else candidate_cond.stride[rows]
         return Plan(candidates.codes[rows], candidates.latent[rows], stride=stride)
+
+    def best(self, scores: Tensor, likelihood: Tensor | None = None) -> Tensor:
+        """The rows (B,) of the candidates with the highest scores (B · n,), among the likeliest of each condition."""
+        scores = scores.view(-1, self.n)
+        if likelihood is not None:
+            likelihood = likelihood.view(-1, self.n)
+            least = likelihood.topk(self.likely, dim=1).values[:, -1:]
+            scores = scores.masked_fill(likelihood < least, -torch.inf)
+        return scores.argmax(1) + torch.arange(len(scores), device=scores.device) * self.n
 
     def _guide(self, tokenizer: Tokenizer, codes: Tensor, cond: Cond) -> Tensor:
         """w times the gradient of the score by the codes (B, L, C)."""
@@ -144,3 +161,35 @@ class BestOfN:
             return self.score(self.decoder(latent, cond), cond)
 
         return self.critic_guidance * gradient(score, codes, cond)
+
+
+class _Choice:
+    """The choice among candidates while their scales are drawn.
+
+    Args:
+        sampler: which compares them.
+        tokenizer: whose layout tells how much of a plan is decided.
+        cond: of the candidates, B · n conditions.
+    """
+
+    rows: Tensor
+    """The rows (B,) of the candidates that are chosen, once they are."""
+
+    def __init__(self, sampler: BestOfN, tokenizer: Tokenizer, cond: Cond) -> None:
+        self.sampler, self.tokenizer, self.cond = sampler, tokenizer, cond
+        self.likelihoods: list[Tensor] = []
+
+    def add(self, span: slice, logits: Tensor, codes: Tensor) -> None:
+        """Takes in the log likelihoods of the codes (B · n, n_k) of a scale, by the prior's own distribution."""
+        of_codes = logits.float().log_softmax(-1).gather(-1, codes.unsqueeze(-1))
+        self.likelihoods.append(of_codes.sum((1, 2)))
+
+    def rows_after(self, k: int, partial_latent: Tensor) -> Tensor | None:
+        """The rows (B,) of the best candidates, once scale k is the last that is compared; None at other scales."""
+        if k != self.sampler.compared_scale:
+            return None
+        trajectory = self.sampler.decoder(partial_latent, self.cond)
+        points = round(self.tokenizer.layout.decoded_fraction(k) * trajectory.shape[1])
+        likelihood = torch.stack(self.likelihoods).sum(0) if self.likelihoods else None
+        self.rows = self.sampler.best(self.sampler.score(trajectory, self.cond, points), likelihood)
+        return self.rows
