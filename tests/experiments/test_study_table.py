@@ -178,6 +178,24 @@ def test_the_table_on_the_screen_has_every_figure(width: int, tmp_path: Path) ->
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_variants_that_differ_in_their_budget_are_a_curve(tmp_path: Path) -> None:
+    words = {
+        "bc 1x": ("recipe=bc", "engine.budget=1"),
+        "bc 3x": ("recipe=bc", "engine.budget=3"),
+        "tt 1x": ("recipe=tt", "engine.budget=1"),
+    }
+    study = Study(name="compute", variants=dict.fromkeys(words, Variant()), seeds=(0,))
+    cells = [Cell(Row(name, name, overrides, None, {}, name), 0, tmp_path) for name, overrides in words.items()]
+    for cell in cells:
+        cell.out.mkdir(parents=True)
+        (cell.out / "evaluation.json").write_text(json.dumps(evaluation((1.0, 3.0))))
+        (cell.run / "metrics.jsonl").write_text(json.dumps({"stage": "one", "step": 5, "seconds": 60.0}) + "\n")
+    result = gather(study, cells, {})
+    assert [row["curve"] for row in result["rows"]] == ["bc", "bc", None]
+    write_results(tmp_path, result, [])
+    assert "(curve.png)" in (tmp_path / "table.md").read_text() and (tmp_path / "curve.png").stat().st_size > 3000
+
+
 def test_nothing_finished_still_makes_a_page(tmp_path: Path) -> None:
     cells = cells_of(tmp_path)
     result = gather(STUDY, cells, {cell.name: "It broke." for cell in cells})

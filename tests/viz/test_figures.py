@@ -20,7 +20,7 @@ from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
 from trajgen.viz.figure import captions, new_figure
 from trajgen.viz.plans import plan_curves, plan_maps
 from trajgen.viz.returns import draw_returns
-from trajgen.viz.study import draw_study
+from trajgen.viz.study import draw_curves, draw_study
 from trajgen.viz.summary import print_evaluation, summary_markdown
 from trajgen.viz.tables import Table, interval, number, percent
 from trajgen.viz.training import curves, draw_losses, draw_usage
@@ -82,6 +82,21 @@ def test_one_seed_is_no_interval_over_seeds(tmp_path: Path) -> None:
         rows = [STUDY_ROW | {"by_seed": {str(seed): 0.9 for seed in range(seeds)}}]
         draw_study(tmp_path / f"{seeds}.svg", rows, title="t", reference="", unit="ratio")
         assert words in (tmp_path / f"{seeds}.svg").read_text()
+
+
+def test_scores_against_minutes_are_a_curve_of_each_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    rows = [
+        STUDY_ROW | {"curve": curve, "minutes": minutes, "mean": (minutes or 0) / 100, "by_seed": {"0": 0.9}}
+        for curve, minutes in (("mage", 30.0), ("bc", 2.0), ("mage", 10.0), (None, 5.0), ("bc", None))
+    ]
+    assert draw_curves(tmp_path / "curve.png", rows, title="t", unit="ratio")
+    lines = {line.get_label(): line for line in figures[0].axes[0].lines}
+    assert lines["mage"].get_xydata().tolist() == [[10, 0.1], [30, 0.3]]
+    assert lines["bc"].get_xydata().tolist() == [[2, 0.02]]
+    assert not draw_curves(tmp_path / "none.png", [row | {"curve": None} for row in rows], title="t", unit="ratio")
+    assert len(figures) == 1
 
 
 def test_a_curve_of_a_single_point_shows_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

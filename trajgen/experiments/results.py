@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from trajgen.evaluation.statistics import (
     mean_ratio,
     ratio_difference,
 )
-from trajgen.experiments.cells import BY_TIME, Cell
-from trajgen.experiments.definition import Study
+from trajgen.experiments.cells import BY_TIME, Cell, Row
+from trajgen.experiments.definition import Study, option_of
 from trajgen.experiments.published import add_reached
 from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages, versions
 
@@ -53,7 +54,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
     measured = {unit: all(e.get(figure) is not None for e in flat) for unit, figure in FIRST.items()}
     unit = next((unit for unit in FIRST if flat and measured[unit]), RETURN)
     reference = next((n for n in (study.reference, study.reference + BY_TIME) if evaluations.get(n)), None)
-    rows = []
+    rows, curves = [], _curves([row_cells[0].row for row_cells in by_row.values()])
     for name, by_seed in evaluations.items():
         row = by_row[name][0].row
         is_reference = row.variant == study.reference
@@ -63,6 +64,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
                 "name": name,
                 "variant": row.variant,
                 "equal": row.equal,
+                "curve": curves.get(name),
                 "reference": is_reference and not study.published,
                 "seeds": list(by_seed),
                 **scores(by_seed, unit),
@@ -207,6 +209,19 @@ def _at(values: Any, path: Sequence[str]) -> Any:
 def _mean(values: Iterable[Any]) -> float | None:
     numbers = [float(value) for value in values if isinstance(value, int | float)]
     return sum(numbers) / len(numbers) if numbers else None
+
+
+def _curves(rows: Iterable[Row]) -> dict[str, str]:
+    """For each row whose training differs from another's in its budget alone, what their names have in common."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.equal == "steps":
+            alike.setdefault(tuple(w for w in row.words if option_of(w) != "engine.budget"), []).append(row.name)
+    curves = {}
+    for names in alike.values():
+        common = "".join(letters[0] for letters in takewhile(lambda each: len({*each}) == 1, zip(*names, strict=False)))
+        curves |= dict.fromkeys(names, common.strip(" ,=") or names[0]) if len(names) > 1 else {}
+    return curves
 
 
 def _training(folders: Sequence[Path]) -> dict[str, Any]:

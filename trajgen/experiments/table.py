@@ -112,6 +112,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     if means := published_columns(results):
         lines += ["", Table.of(means).markdown(), "", *(f"- {note}" for note in published_notes(results))]
     lines += ["", f"![means and 95 % intervals of {results['study']}](plot.png)", ""]
+    if any(row["curve"] for row in results["rows"]):
+        lines += ["![the same against the minutes of training](curve.png)", ""]
     unit = {
         RATIO: "Mean return over the controller's on the same episodes",
         RETURN: "Mean return",
@@ -146,9 +148,9 @@ def markdown(results: Mapping[str, Any]) -> str:
 def write_results(
     folder: Path, results: Mapping[str, Any], commands: Iterable[tuple[str, str | None]], look: Look | None = None
 ) -> None:
-    """Writes results.json, table.md, table.csv, plot.png and commands.sh into a study's folder."""
+    """Writes results.json, table.md, table.csv, plot.png, perhaps curve.png, and commands.sh into a study's folder."""
     from trajgen.viz.figure import captions
-    from trajgen.viz.study import draw_study
+    from trajgen.viz.study import draw_curves, draw_study
 
     look = look or Look()
     write_json(folder / "results.json", results)
@@ -159,6 +161,7 @@ def write_results(
     for suffix in dict.fromkeys(("png", look.format)):
         with captions(look.title, look.labels):
             draw_study(folder / f"plot.{suffix}", results["rows"], title=title, reference=reference, unit=unit)
+            draw_curves(folder / f"curve.{suffix}", results["rows"], title=title, unit=unit)
     pairs = list(commands)
     lines = [
         "#!/bin/sh",

@@ -124,18 +124,19 @@ def new_figure(
             figure.savefig(path)
 
 
-def log_scale(ax: Axes) -> None:
-    """Makes the y axis logarithmic, with labels that are no formulas."""
+def log_scale(ax: Axes, name: Literal["x", "y"] = "y") -> None:
+    """Makes an axis logarithmic, with labels that are no formulas."""
     from matplotlib.ticker import LogFormatter
 
     class PlainFormatter(LogFormatter):
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""
 
-    ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter(PlainFormatter())
-    ax.grid(True, which="major", axis="y")
+    ax.set(**{f"{name}scale": "log"})
+    axis = ax.xaxis if name == "x" else ax.yaxis
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(PlainFormatter())
+    ax.grid(True, which="major", axis=name)
 
 
 def square_axes(ax: Axes, values: ArrayLike, margin: float = 0.05, **identity: Any) -> None:

@@ -1,4 +1,4 @@
-"""The picture of a study: a mean with its interval for each variant, and a line for the reference."""
+"""The pictures of a study: a mean with its interval for each variant, and its score against the time of training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trajgen.viz.figure import DASHED, INK, LINES, SOFT, new_figure
+from trajgen.viz.figure import DASHED, INK, LINES, SOFT, log_scale, new_figure
 
 MARKS = {"steps": ("o", LINES[0], -0.14), "time": ("D", LINES[1], 0.14)}
 """Marker, color and offset of what variants have equal to the reference."""
@@ -56,3 +56,33 @@ def draw_study(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, ref
             figure.legend(loc="outside upper right", ncols=2, handletextpad=0.2, fontsize=9)
         if not rows:
             ax.text(0.5, 0.5, "no cell is finished", ha="center", transform=ax.transAxes)
+
+
+def draw_curves(path: Path, rows: Sequence[Mapping[str, Any]], *, title: str, unit: str) -> bool:
+    """Draws the means and intervals of variants whose budgets alone differ over minutes of training; says if any do.
+
+    ``rows`` are those of `draw_study`, with ``curve``, the name of the curve that they are points of, and ``minutes``.
+    """
+    curves: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("curve") and row["mean"] is not None and row["minutes"]:
+            curves.setdefault(row["curve"], []).append(row)
+    if not curves:
+        return False
+    with new_figure(7.6, max(4.0, 1.0 + 0.22 * len(curves)), path) as figure:
+        ax = figure.subplots()
+        for index, (name, points) in enumerate(curves.items()):
+            points.sort(key=lambda row: row["minutes"])
+            color, style = LINES[index % len(LINES)], ("-", "--", ":")[index // len(LINES) % 3]
+            minutes, means = ([row[key] for row in points] for key in ("minutes", "mean"))
+            ax.plot(minutes, means, marker="o", ls=style, color=color, mec="white", ms=6, label=name)
+            for row in points:
+                if None not in row["ci95"]:
+                    ax.plot([row["minutes"]] * 2, row["ci95"], color=color, lw=1.5, alpha=0.6)
+        log_scale(ax, "x")
+        ax.grid(True, axis="y")
+        ax.set_xlabel("minutes of training")
+        ax.set_ylabel(f"{unit}, 95 % over {drawn_over(rows)}")
+        ax.set_title(title, loc="left", fontweight="bold", color=INK)
+        figure.legend(loc="outside right upper", fontsize=9)
+    return True
