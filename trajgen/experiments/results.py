@@ -217,7 +217,7 @@ def _curves(rows: Iterable[Row]) -> dict[str, str]:
     for row in rows:
         if row.equal == "steps":
             alike.setdefault(tuple(w for w in row.words if option_of(w) != "engine.budget"), []).append(row.name)
-    curves = {}
+    curves: dict[str, str] = {}
     for names in alike.values():
         common = "".join(letters[0] for letters in takewhile(lambda each: len({*each}) == 1, zip(*names, strict=False)))
         curves |= dict.fromkeys(names, common.strip(" ,=") or names[0]) if len(names) > 1 else {}
