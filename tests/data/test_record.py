@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+import yaml
 
 from trajgen.cli import main
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, DataError, TrajgenError
 from trajgen.data import minari, store
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
 from trajgen.envs.makers import make
+from trajgen.envs.numeric import NumericObservation
 from trajgen.experiments import recording
 from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.recording import record
+from trajgen.policies.inputs import ObservationReader
 
 CORNER = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
 
@@ -78,6 +83,86 @@ def test_a_policy_of_ones_own_in_an_environment_with_goals(root: Path) -> None:
 def test_a_trained_run_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     id = record(RecordOptions(env="PointMaze_UMaze-v3", policy=str(run), episodes=1, max_episode_steps=3, device="cpu"))
     assert len(recorded(id)[0].actions) == 3
+
+
+GRID = """
+import gymnasium, numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Text, Tuple
+
+
+class Grid(gymnasium.Env):
+    observation_space = Dict({
+        "direction": Discrete(4), "view": Box(0, 255, (5, 5, 3), np.uint8), "mission": Text(9),
+        "board": Tuple((Discrete(2), MultiDiscrete([2, 3]))),
+    })
+    action_space = Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observe(), float(action == self.steps % 3), self.steps == 9, False, {}
+
+    def observe(self):
+        view = np.full((5, 5, 3), self.steps, np.uint8)
+        board = (self.steps % 2, np.array([1, self.steps % 3]))
+        return {"direction": self.steps % 4, "view": view, "mission": "go", "board": board}
+
+
+class Counting:
+    def __init__(self, env):
+        self.env = env.unwrapped
+
+    def act(self, observation):
+        return (self.env.steps + 1) % 3
+
+
+gymnasium.register("Mine/Grid-v0", "grids:Grid", max_episode_steps=9)
+"""
+
+
+def test_an_environment_of_ones_own_with_discrete_entries_and_text(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "grids.py").write_text(GRID)
+    monkeypatch.syspath_prepend(str(root))
+    main(["data", "record", "env=grids:Mine/Grid-v0", "policy=grids:Counting", "episodes=2", "id=own/grid-v0"])
+    printed = capsys.readouterr()
+    assert "mission (Text)" in printed.err
+    preset = yaml.safe_load(printed.out[printed.out.index("data:") :])["data"]
+    assert preset["image_key"] == "view" and set(preset["state_key"]) == {"direction", "board"}
+    (episode, _) = recorded("own/grid-v0")
+    assert set(episode.observations) == {"direction", "view", "board"} and episode.rewards.sum() == 9
+    np.testing.assert_array_equal(np.argmax(episode.observations["direction"], 1), np.arange(10) % 4)
+    np.testing.assert_array_equal(episode.observations["board"][1], [0, 1, 0, 1, 0, 1, 0])
+    options = DataOptions(**{**preset, "state_key": tuple(preset["state_key"])})
+    eval_env, space = make_eval_env(options), minari.load("own/grid-v0", options).space
+    assert space.vector_dim == 11 and space.image_shape == (5, 5, 3) and space.choices == (3,)
+    env = eval_env.make_env()
+    eval_env.require_fits(env, space)
+    observation, _ = eval_env.reset(env, 0)
+    states, _, images = ObservationReader(space)(observation)
+    assert states.shape == (1, 11) and images is not None
+    with pytest.raises(TrajgenError, match="NumericObservation"):
+        ObservationReader(replace(space, state_key="direction", state_dim=4))(env.unwrapped.observe())
+
+
+def test_an_observation_without_numbers_is_refused() -> None:
+    class Speaker(gymnasium.Env):
+        observation_space, action_space = gymnasium.spaces.Text(5), gymnasium.spaces.Discrete(2)
+
+    with pytest.raises(DataError, match="holds numbers"):
+        NumericObservation(Speaker())
+
+
+@pytest.mark.parametrize(("env", "words"), [("nowhere:Grid-v0", "pip install nowhere"), ("Zork-v9", "MODULE:Zork-v9")])
+def test_an_environment_that_is_not_there_is_refused(env: str, words: str) -> None:
+    with pytest.raises(TrajgenError, match=words) as refused:
+        record(RecordOptions(env=env))
+    assert len(str(refused.value)) < 300
 
 
 @pytest.mark.parametrize(

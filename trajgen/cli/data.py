@@ -125,11 +125,15 @@ def record_data(words: Words) -> None:
     Each episode is a function of its seed. The same command continues a recording that was stopped.
     """
     options, _ = read(words, RecordOptions, ())
+    from trajgen.data import minari
+    from trajgen.data.presets import entries_of, preset_text
     from trajgen.experiments.recording import record
 
     id = record(options)
     print(f"Recorded {id}.  trajgen data info {id}")
-    _print_preset(id, f"data:\n  id: {id}")
+    longest = minari.describe(id)["episode_steps"]["longest"]
+    entries = entries_of(minari.open_dataset(id).observation_space)
+    _print_preset(id, preset_text(id, longest, entries).rstrip())
 
 
 @command("data get", GetOptions, "data get D4RL/pointmaze/umaze-v2", to=data)
@@ -221,5 +225,5 @@ def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')} {_text(each)}" for key, each in value.items())
     if isinstance(value, int | float):
-        return f"{value:,.1f}".removesuffix(".0")
+        return f"{value:,.1f}".removesuffix(".0") if abs(value) >= 10 else f"{value:.3g}"
     return str(value)

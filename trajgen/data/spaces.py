@@ -70,7 +70,7 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             got = f"data set {id!r}: {space}"
             kinds = "vectors of real numbers" + (", Discrete or MultiDiscrete" if name == "Actions" else "")
-            fix = f"data.image_key={key}, and state_key=[] if there are no vectors" if _is_image(space) else None
+            fix = f"data.image_key={key}, and state_key=[] if there are no vectors" if is_image(space) else None
             raise DataError(f"{name} must be {kinds}.", got=got, fix=fix or "another data set")
         return int(space.shape[0])
 
@@ -94,7 +94,7 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
         keys = keys if isinstance(keys, tuple) else (keys,)
         return sum(width(f"{option} {key}", leaf, key) for key, leaf in zip(keys, observed(option), strict=True))
 
-    state_key = () if options.state_key is None and _is_image(observations) else options.state_key
+    state_key = () if options.state_key is None and is_image(observations) else options.state_key
     images = observed("image_key") if options.image_key is not None else [observations] if state_key == () else []
     goal_dim = total("goal_key") if options.goals != "none" else 0
     if choices := choices_of(actions):
@@ -127,7 +127,8 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
         raise store.damaged(id, f"the images of its metadata: {error}") from error
 
 
-def _is_image(space: Any) -> bool:
+def is_image(space: Any) -> bool:
+    """Whether a space is that of images, by its three axes."""
     return len(getattr(space, "shape", None) or ()) == 3
 
 
@@ -139,7 +140,7 @@ def _image_shape(id: str, images: list[Any]) -> tuple[int, ...]:
         ConfigError: if their sizes differ.
     """
     for space in images:
-        if not _is_image(space):
+        if not is_image(space):
             fix = "data.image_key=ENTRY of shape (height, width, channels) or (channels, height, width)"
             raise DataError("An image has three axes.", got=f"data set {id!r}: {space}", fix=fix)
         require_pixels(np.zeros(0, space.dtype), f"data set {id!r}")

@@ -9,12 +9,14 @@ import re
 from importlib import import_module
 from typing import Any
 
-from trajgen.core.errors import DataError, nearest
+from trajgen.core.errors import ConfigError, DataError, nearest
 
 PIP = re.compile(r"`(pip install [^`]+)`")
 """How Gymnasium writes what a missing package is installed by."""
 OGBENCH = "ogbench/"
 """Prefix here of the ids of OGBench's environments."""
+PACKAGES = {"MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
+"""Packages that register their environments when they are imported, by the prefixes of the ids."""
 
 
 def register_envs() -> None:
@@ -45,13 +47,20 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
         from trajgen.envs.ogbench import register
 
         env_id = register(env_id)
+    module, _, env_id = env_id.rpartition(":")
+    module = module or next((package for prefix, package in PACKAGES.items() if env_id.startswith(prefix)), "")
+    try:
+        import_module(module) if module else None
+    except ImportError as error:
+        raise ConfigError(f"{env_id} comes with the module {module}: {error}.", fix=f"pip install {module}") from error
     try:
         env_spec = copy.deepcopy(gymnasium.spec(env_id))
     except gymnasium.error.Error as error:
+        close = nearest(env_id, gymnasium.registry)
         raise DataError(
             f"The environment {env_id!r} is not known to Gymnasium.",
-            expected=nearest(env_id, gymnasium.registry),
-            fix="data.env_id=ID of an environment that is installed, or install the package that has it",
+            expected=close if close.startswith("did you mean") else None,  # else it lists hundreds
+            fix=f"MODULE:{env_id}, of the module that registers it, or another environment",
         ) from error
     env_spec.kwargs.update(options)
     if max_episode_steps is not None:
@@ -60,18 +69,21 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
 
 
 def make_env(env_spec: Any) -> Any:
-    """The environment of a spec.
+    """The environment of a spec, with observations of vectors and images alone.
 
     Raises:
-        DataError: if it cannot be made on this machine.
+        DataError: if it cannot be made on this machine, or observes nothing of that kind.
     """
     import gymnasium
 
+    from trajgen.envs.numeric import numeric
+
     try:
-        return gymnasium.make(env_spec)
+        env = gymnasium.make(env_spec)
     except Exception as error:  # an environment may raise anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(
             f"The environment {env_spec.id} cannot be made: {cause}.",
             fix=" and ".join(PIP.findall(str(error))) or "install what it needs, or name another one: data.env_id=ID",
         ) from error
+    return numeric(env)

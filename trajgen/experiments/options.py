@@ -17,7 +17,8 @@ class RecordOptions:
     env: str
     """Id of a Gymnasium environment; a module that registers it before a colon, as my_module:Mine-v0."""
     policy: str = "random"
-    """random, the folder of a run, or my_module:NAME, a function from observation to action or an object with act."""
+    """random, the folder of a run, or my_module:NAME: a function from observation to action, an object with act, or its
+    class, which is made with the environment."""
     episodes: int = 100
     """Number of episodes."""
     seed: int = 0

@@ -19,6 +19,7 @@ import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import write_file, write_json
+from trajgen.core.terminal import Terminal
 from trajgen.data import store
 from trajgen.data.options import EnvShift
 from trajgen.experiments.options import RecordOptions
@@ -41,6 +42,7 @@ def record(options: RecordOptions) -> str:
 
     from trajgen.data import minari
     from trajgen.envs.gym import make_env, spec
+    from trajgen.envs.numeric import NumericObservation
     from trajgen.envs.shift import shifted
 
     if not options.force:
@@ -53,6 +55,11 @@ def record(options: RecordOptions) -> str:
         policy = _policy(options, env)
     finally:
         sys.path.remove(str(Path.cwd()))
+    if isinstance(env, NumericObservation) and env.dropped:
+        entries = ", ".join(
+            f"{name or 'the observation'} ({type(space).__name__})" for name, space in env.dropped.items()
+        )
+        Terminal(stderr=True).print(f"Left out of the observations, which hold numbers: {entries}.", highlight=False)
     folder = _folder(options)
     with env:
         for number in _shown(range(options.episodes), options.name):
@@ -127,6 +134,8 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
             got=f"policy={options.policy}",
             fix="policy=random",
         )
+    if isinstance(policy, type):
+        policy = policy(env)
 
     def seeded(seed: int) -> Callable[[Any], Any]:
         np.random.seed(seed)

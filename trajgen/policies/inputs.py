@@ -92,7 +92,8 @@ class ObservationReader:
         except (TypeError, ValueError) as error:
             raise TrajgenError("An observation holds numbers.", got=error, fix=FIX) from error
         if values.ndim not in (1, 2) or values.shape[-1] != width:
-            raise TrajgenError(f"The {name} has {width} values.", got=f"shape {values.shape}", fix=FIX)
+            fix = FIX if values.ndim else "trajgen.envs.numeric.NumericObservation(env): it makes vectors of numbers"
+            raise TrajgenError(f"The {name} has {width} values.", got=f"shape {values.shape}", fix=fix)
         if not np.isfinite(values).all():
             index = int(np.argwhere(~np.isfinite(values))[0][-1])
             raise TrajgenError("An observation is finite.", got=f"{name}, value {index}: not finite", fix=FIX)

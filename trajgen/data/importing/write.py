@@ -18,15 +18,13 @@ from trajgen.data.episodes import OBSERVED, Array, Episode, Rounding, checked, r
 from trajgen.data.hdf5 import READ_ERRORS
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Source, complete
-from trajgen.data.options import DataOptions
+from trajgen.data.presets import ACHIEVED, GOAL, preset_text
 
 DAMAGE = (*READ_ERRORS, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
 """What reading a source raises that does not hold data of its format."""
 NAMED = 10
 """Episodes that an error names beside the first."""
-MAGE_LATENT = 8
-"""Length N of the latent of the recipe ``mage``."""
-STATE, GOAL, ACHIEVED = "observation", "desired_goal", "achieved_goal"
+STATE = "observation"
 """Entries of the observations of a set with goals, as in gymnasium-robotics."""
 
 
@@ -228,26 +226,16 @@ def _buffer(episode: Episode, fields: Mapping[str, Array], images: Mapping[str, 
 
 
 def _preset(options: ImportOptions, longest: int, space: Space, images: list[str]) -> str:
-    """The text of a preset, whose windows fit into the longest episode."""
-    lines, horizon = [f"id: {options.id}"], DataOptions.horizon
-    if (horizon - 1) * DataOptions(id=options.id).strides[0] > longest:
-        horizon = next(h for h in (horizon, 16, 8, 4, 2) if h - 1 <= longest)
-        lines += [f"horizon: {horizon}"] if horizon != DataOptions.horizon else []
-        lines.append(f"stride: {longest // (horizon - 1)}")
+    entries: dict[str, Any] = {}
     if options.has_goals or images:
-        lines.append(f"state_key: {STATE if space.state_dim else []}")
-    lines += [f"image_key: {images[0] if len(images) == 1 else images}"] if images else []
+        entries["state_key"] = STATE if space.state_dim else []
+    entries |= {"image_key": images[0] if len(images) == 1 else images} if images else {}
     if options.has_goals:
-        lines.append(f"goal_key: {GOAL}")
-        if options.achieved is not None:
-            lines.append(f"achieved_key: {ACHIEVED}")
-        lines.append("goals: " + ("hindsight" if options.achieved is not None else "dataset"))
-        lines += ["relabel_ratio: 1.0"] if options.goal is None else []  # where an episode ended was not its goal
-    text = "data:\n" + "".join(f"  {line}\n" for line in lines)
-    if horizon < MAGE_LATENT:  # its scales 1 < … < N would not fit into the window
-        words = f"tokenizer.latent_length={horizon}, schedule.scales={min(horizon, 3)}"
-        text += f"recipes:\n  mage: [{words}]\n"
-    return text
+        entries["goal_key"] = GOAL
+        entries |= {"achieved_key": ACHIEVED} if options.achieved is not None else {}
+        entries["goals"] = "hindsight" if options.achieved is not None else "dataset"
+        entries |= {"relabel_ratio": 1.0} if options.goal is None else {}  # where an episode ended was not its goal
+    return preset_text(options.id, longest, entries)
 
 
 def _observation_space(space: Space, options: ImportOptions, wide: Collection[str], shapes: Shapes) -> Any:
