@@ -15,12 +15,12 @@ import trajgen
 from trajgen.cli import main
 from trajgen.config import compose
 from trajgen.core.choices import choices_of, likeliest, numbers_of, one_hot
-from trajgen.core.errors import ConfigError
 from trajgen.core.files import read_json
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
 from trajgen.evaluation.evaluate import RandomChoices
 from trajgen.experiments.run_folder import load_config
+from trajgen.export.exported_policy import Policy as Exported
 from trajgen.export.package import export
 
 SMALL = ["device=cpu", "data=set.yaml", "data.horizon=8", "data.stride=1", "data.chunk=1",
@@ -116,8 +116,13 @@ def test_cloning_learns_multi_discrete_actions_and_plays_them(tmp_path: Path) ->
     action = policy.act(np.array([0.9, -0.9], np.float32))
     assert action.dtype == np.int64 and action.tolist() == [2, 0]
     main(["data", "record", "env=tests/Signs-v0", "policy=runs/signs", "episodes=1", "id=tests/again-v0"])
-    with pytest.raises(ConfigError, match="continuous actions"):
-        export(policy, tmp_path / "exported")
+    exported = Exported(export(policy, tmp_path / "exported"))
+    for observation in np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32):
+        policy.reset()
+        exported.reset()
+        action = exported.act(observation)
+        np.testing.assert_array_equal(action, policy.act(observation))
+        assert action.shape == (2,) and action.dtype == np.int64
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,8 @@ class Still:
         ("tasks", SuccessRule(info="tasks", at_least=2, steps=4), True),  # at the steps 3, 4, 5 and 6
         ("tasks", SuccessRule(info="tasks", at_least=2, steps=5), False),
         ("nothing", SuccessRule(), None),
+        ("nothing", SuccessRule(info="reward", steps=6), True),
+        ("nothing", SuccessRule(info="reward", at_least=1.5), False),
     ],
 )
 def test_an_episode_succeeds_by_its_environments_rule(key: str, rule: SuccessRule, expected: bool | None) -> None:

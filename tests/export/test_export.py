@@ -119,14 +119,20 @@ def test_it_acts_as_the_policy_that_was_loaded(
 
 
 @pytest.mark.parametrize(
-    ("form", "batch", "past_actions"),
-    [("onnx", 2, True), pytest.param("torch_export", 1, False, marks=pytest.mark.nightly)],
+    ("form", "batch", "past_actions", "choices"),
+    [
+        ("onnx", 2, True, ()),
+        pytest.param("torch_export", 1, False, (), marks=pytest.mark.nightly),
+        pytest.param("onnx", 2, True, (2,), marks=pytest.mark.nightly),  # recorded one-hot, given as numbers
+    ],
 )
 def test_it_continues_a_history_as_the_policy_that_was_loaded(
-    form: str, batch: int, past_actions: bool, tmp_path: Path
+    form: str, batch: int, past_actions: bool, choices: tuple[int, ...], tmp_path: Path
 ) -> None:
-    loaded, exported = played(continuing(past_actions), form, batch, tmp_path, draws=False)
-    assert not np.allclose(loaded[0][0], loaded[0][-1], atol=1e-2)
+    policy = continuing(past_actions)
+    policy.space = replace(policy.space, choices=choices)
+    loaded, exported = played(policy, form, batch, tmp_path, draws=False)
+    assert not np.allclose(loaded[0][0], loaded[0][-1], atol=1e-2) or choices
     np.testing.assert_allclose(exported[0], loaded[0], atol=1e-4)
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 

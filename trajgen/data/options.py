@@ -23,7 +23,8 @@ class SuccessRule:
     """
 
     info: str = "success"
-    """Entry of the step's info. A truth value counts 1 or 0, a list by its length: the kitchen's completed tasks."""
+    """Entry of the step's info, or reward. A truth value counts 1 or 0, a list by its length: the kitchen's completed
+    tasks."""
     at_least: float = 1.0
     """The least value of a good step."""
     steps: int = 1

@@ -71,7 +71,7 @@ def _moment(eval_env: EvalEnv, env: gymnasium.Env, call: Callable[[], tuple[Any,
         if not np.isfinite(rewards).all():
             raise ValueError(f"the reward is {reward}")
         _check_observation(observation, env.observation_space)
-        success = eval_env.success(observation, info)
+        success = eval_env.success(observation, {"reward": rewards.item(), **info})
         done = bool(terminated or truncated)
         return Moment(observation, rewards.item(), done, None if success is None else bool(success))
     except Exception as error:  # an environment may raise anything; its episode fails, the others go on

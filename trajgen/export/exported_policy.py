@@ -64,6 +64,8 @@ class Policy:
     ) -> np.ndarray:
         """Actions (B, A) in the states (B, S) for the goals (B, G), in the environment's units, or (A,) if B is 1.
 
+        Discrete ones are the numbers of choices, (B,) or (B, parts).
+
         Args:
             state: what the model was trained on.
             goal: where it plans for goals.
@@ -91,6 +93,7 @@ class Policy:
         self._age, self._plan_age, self._offset = self._age + 1, self._plan_age + 1, self._offset + 1
         self._plan_age[self._misfits] = self.description["replan_interval"]
         self._misfits[:] = False
+        action = self._numbers(action)
         return action[0] if single else action
 
     def observe(self, reward: Any) -> None:
@@ -112,6 +115,14 @@ class Policy:
         draws = self.description["noise"] if draws is None else draws
         values = [getattr(self._rng, draw["kind"])(size=draw["shape"]) for draw in draws]
         return [np.asarray(value, dtype=np.float32) for value in values]
+
+    def _numbers(self, action: np.ndarray) -> np.ndarray:
+        """The numbers of one-hot choices; other actions as they are."""
+        if not (choices := self.description.get("choices")):
+            return action
+        parts = np.split(action, np.cumsum(choices)[:-1], axis=-1)
+        numbers = np.stack([part.argmax(-1) for part in parts], axis=-1)
+        return numbers[:, 0] if len(choices) == 1 else numbers
 
     def _vectors(self, name: str, values: Any) -> np.ndarray:
         """States or goals (B, n) as the programs take them, without the offsets of the data."""

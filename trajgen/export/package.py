@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.choices import likeliest
 from trajgen.core.errors import ConfigError
 from trajgen.core.files import new_folder, write_file, write_json
 from trajgen.core.formats import FORMAT
@@ -84,16 +85,17 @@ class RawActionModule(nn.Module):
 
     def __init__(self, action: nn.Module, normalizer: Normalizer, space: Space) -> None:
         super().__init__()
-        self.action, self.normalizer = action, normalizer
+        self.action, self.normalizer, self.choices = action, normalizer, space.choices
         self.register_buffer("low", torch.tensor(space.action_low or (-torch.inf,) * space.action_dim))
         self.register_buffer("high", torch.tensor(space.action_high or (torch.inf,) * space.action_dim))
 
     def forward(self, outputs: Tensors, state: Tensor, offset: Tensor) -> Tensor:
-        """Actions (B, A) in the states (B, S) met ``offset`` (B,) steps into the plan."""
+        """Actions (B, A), discrete ones one-hot, in the states (B, S) met ``offset`` (B,) steps into the plan."""
         _, plan = plan_from(outputs)
         states = self.normalizer.state(state).unsqueeze(1)
         action: Tensor = self.action(plan, states, offset.unsqueeze(1)).squeeze(1)
-        return torch.clamp(self.normalizer.action.inverse(action), self.low, self.high)
+        bounded = torch.clamp(self.normalizer.action.inverse(action), self.low, self.high)
+        return likeliest(bounded, self.choices) if self.choices else bounded
 
 
 def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> Path:
@@ -113,8 +115,6 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     """
     _check(out, format, batch)
     planner, space = policy.planner, policy.space
-    if space.choices:
-        raise ConfigError("An exported policy has continuous actions.", got="discrete ones", fix="trajgen.load_policy")
     if space.image_shape:
         raise ConfigError(
             "An exported policy takes vectors, and this one encodes images.",
@@ -162,6 +162,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "state_dim": space.state_dim,
         "goal_dim": space.goal_dim,
         "action_dim": space.action_dim,
+        "choices": space.choices,
         "state_offset": space.state_offset,
         "goal_offset": space.goal_offset,
         "inputs": list(inputs),

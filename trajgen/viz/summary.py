@@ -18,17 +18,19 @@ REFERENCES = {"controller": "the noise-free controller", "random": "random actio
 def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     """The rows (what, value, 95 % interval) of an evaluation; absent figures are left out."""
     rows: list[Row] = []
-    if returns := evaluation.get("return"):
-        rows.append(("return, mean", number(returns["mean"]), interval(returns["ci95"])))
-        rows.append(("return, IQM", number(returns["iqm"]), ""))
+    returns = evaluation.get("return")
+    digits = 1 if returns is None or abs(returns["mean"]) >= 10 else 2
+    if returns:
+        rows.append(("return, mean", number(returns["mean"], digits), interval(returns["ci95"], digits)))
+        rows.append(("return, IQM", number(returns["iqm"], digits), ""))
     if error := evaluation.get("action_error"):
         rows.append(("action error", number(error["mean"], 3), interval(error["ci95"], 3)))
     for name, words in REFERENCES.items():
         if other := evaluation.get(name):
-            rows.append((f"return of {words}", number(other["mean"]), interval(other.get("ci95"))))
+            rows.append((f"return of {words}", number(other["mean"], digits), interval(other.get("ci95"), digits)))
     if data := evaluation.get("data_returns"):
-        best = f"best tenth {number(data['best_tenth'])}, of {number(data['median_steps'], 0)} steps"
-        rows.append(("return of the data's episodes", number(data["mean"]), best))
+        best = f"best tenth {number(data['best_tenth'], digits)}, of {number(data['median_steps'], 0)} steps"
+        rows.append(("return of the data's episodes", number(data["mean"], digits), best))
     if (ratio := evaluation.get("ratio_to_controller")) is not None:
         ends = interval(evaluation.get("ratio_to_controller_ci95"), 3)
         rows.append(("ratio to the controller", number(ratio, 3), ends))
