@@ -127,12 +127,14 @@ def record_data(words: Words) -> None:
     options, _ = read(words, RecordOptions, ())
     from trajgen.data import minari
     from trajgen.data.presets import entries_of, preset_text
+    from trajgen.envs.gym import OGBENCH
     from trajgen.experiments.recording import record
 
     id = record(options)
     print(f"Recorded {id}.  trajgen data info {id}")
     longest = minari.describe(id)["episode_steps"]["longest"]
     entries = entries_of(minari.open_dataset(id).observation_space)
+    entries |= {"env_id": options.env} if options.env.startswith(OGBENCH) else {}  # which has its goals by this name alone
     _print_preset(id, preset_text(id, longest, entries).rstrip())
 
 

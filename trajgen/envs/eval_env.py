@@ -177,11 +177,11 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         )
 
     def make() -> gymnasium.Env[Any, Any]:
-        env = make_env(env_spec)
         if (options.env_id or "").startswith(OGBENCH):
-            from trajgen.envs.ogbench import GoalInObservation
+            from trajgen.envs.ogbench import make_with_goals
 
-            return GoalInObservation(env, options.goal_state)
+            return make_with_goals(env_spec, options.goal_state)
+        env: gymnasium.Env[Any, Any] = make_env(env_spec)
         return env
 
     bounds = dict(options.bounds)  # those of the options come first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,10 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 
 from trajgen.core.errors import ConfigError
-from trajgen.envs.gym import OGBENCH
+from trajgen.envs.gym import OGBENCH, make_env
+
+VISUAL_POINT = {f"visual-pointmaze-{size}-v0": size for size in ("medium", "large", "giant")}
+"""The point mazes in the images of OGBench's visual mazes, which it registers for its ant alone."""
 
 
 def register(env_id: str) -> str:
@@ -27,7 +31,25 @@ def register(env_id: str) -> str:
         raise ConfigError(
             f"{env_id} comes with the package ogbench: {error}.", fix="pip install 'trajgen[ogbench]'"
         ) from error
-    return env_id.removeprefix(OGBENCH)
+    name = env_id.removeprefix(OGBENCH)
+    if name in VISUAL_POINT and name not in gymnasium.registry:
+        options: dict[str, Any] = {"loco_env_type": "point", "maze_env_type": "maze", "maze_type": VISUAL_POINT[name]}
+        options |= {"ob_type": "pixels", "render_mode": "rgb_array", "width": 64, "height": 64}
+        gymnasium.register(name, "ogbench.locomaze.maze:make_maze_env", max_episode_steps=1000, kwargs=options)
+    return name
+
+
+def make_with_goals(env_spec: Any, goal_state: Sequence[int] = ()) -> GoalInObservation:
+    """An environment of OGBench with its goal in the observation.
+
+    Args:
+        env_spec: of the environment.
+        goal_state: indices of the state that a goal sets; none for OGBench's own short goals, which visual ones have.
+    """
+    if not goal_state:
+        env_spec = copy.deepcopy(env_spec)
+        env_spec.kwargs["use_oracle_rep"] = True
+    return GoalInObservation(make_env(env_spec), goal_state)
 
 
 class GoalInObservation(gymnasium.Wrapper):
@@ -37,19 +59,25 @@ class GoalInObservation(gymnasium.Wrapper):
 
     Args:
         env: an environment of OGBench, reset with ``options={"task_id": 1}`` (to 5) for one of its test goals.
-        goal_state: indices of the observation that a goal sets.
+        goal_state: indices of the observation that a goal sets; none for goals as OGBench's ``use_oracle_rep=True``
+            gives them: the positions of what is to be moved.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], goal_state: Sequence[int]) -> None:
         super().__init__(env)
         self.goal_state = list(goal_state)
-        space: Any = env.observation_space
-        self._type = space.dtype
-        part = Box(space.low[self.goal_state], space.high[self.goal_state], dtype=space.dtype)
-        self.observation_space = Dict({"observation": space, "achieved_goal": part, "desired_goal": part})
-        self._goal = np.zeros(len(self.goal_state))
         self._numpy_state = np.random.RandomState().get_state()
         self._teleports = env.spec is not None and "teleport" in env.spec.id
+        space: Any = env.observation_space
+        if self.goal_state:
+            part = Box(space.low[self.goal_state], space.high[self.goal_state], dtype=space.dtype)
+        else:
+            with self._private_numpy_state():
+                env.reset()  # before it, nothing has a position
+            part = Box(-np.inf, np.inf, self._position(None).shape, np.float64)
+        self._type = part.dtype
+        self.observation_space = Dict({"observation": space, "achieved_goal": part, "desired_goal": part})
+        self._goal = np.zeros(part.shape)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode, whose start and goal follow from the seed, or from the random state of the last one."""
@@ -58,7 +86,10 @@ class GoalInObservation(gymnasium.Wrapper):
             self.env.unwrapped.action_space.seed(seed)  # it draws from it and does not seed it
         with self._private_numpy_state():
             observation, info = self.env.reset(seed=seed, options=options)
-        self._goal = np.asarray(info["goal"])[self.goal_state]
+        if self.goal_state:
+            self._goal = np.asarray(info["goal"])[self.goal_state]
+        else:
+            self._goal = np.asarray(info.get("goal", self._position(observation)))  # recording data has no goal
         return self._with_goal(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -79,5 +110,13 @@ class GoalInObservation(gymnasium.Wrapper):
             np.random.set_state(before)
 
     def _with_goal(self, observation: np.ndarray) -> dict[str, np.ndarray]:
-        position, goal = observation[self.goal_state].astype(self._type), self._goal.astype(self._type)
+        position, goal = self._position(observation).astype(self._type), self._goal.astype(self._type)
         return {"observation": observation, "achieved_goal": position, "desired_goal": goal}
+
+    def _position(self, observation: Any) -> np.ndarray:
+        """What is compared with the goal."""
+        if self.goal_state:
+            return np.asarray(observation[self.goal_state])
+        inner: Any = self.env.unwrapped
+        is_arm = hasattr(inner, "compute_oracle_observation")
+        return np.asarray(inner.compute_oracle_observation() if is_arm else inner.get_xy())

@@ -41,8 +41,9 @@ def record(options: RecordOptions) -> str:
     import gymnasium
 
     from trajgen.data import minari
-    from trajgen.envs.gym import make_env, spec
+    from trajgen.envs.gym import OGBENCH, make_env, spec
     from trajgen.envs.numeric import NumericObservation
+    from trajgen.envs.ogbench import make_with_goals
     from trajgen.envs.shift import shifted
 
     if not options.force:
@@ -51,7 +52,7 @@ def record(options: RecordOptions) -> str:
     try:
         env_spec = spec(options.env, max_episode_steps=options.max_episode_steps, **options.env_options)
         env_spec = shifted(env_spec, options.shift or EnvShift())
-        env = make_env(env_spec)
+        env: Any = make_with_goals(env_spec) if options.env.startswith(OGBENCH) else make_env(env_spec)
         policy = _policy(options, env)
     finally:
         sys.path.remove(str(Path.cwd()))
