@@ -20,6 +20,8 @@ from trajgen.data import minari
 from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
+from trajgen.experiments.options import RecordOptions
+from trajgen.experiments.recording import record
 
 ID = "tests/maze-v0"
 PRESETS = {name: task.options for name, task in catalogue().items() if name.startswith("ogbench/")}
@@ -43,12 +45,48 @@ class Maze(gymnasium.Env):
         return np.full(4, self.time / 3), float(done), done, False, {"success": float(done)}
 
 
+class Seen(gymnasium.Env):
+    """A corridor of three cells of which an image is seen, with the methods of OGBench's mazes that its oracle uses."""
+
+    observation_space, action_space = Box(0, 255, (8, 8, 3), np.uint8), Box(-1.0, 1.0, (2,), np.float32)
+    maze_map = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
+
+    def __init__(self, use_oracle_rep: bool = False, terminate_at_goal: bool = True) -> None:
+        self.use_oracle_rep, self.terminate_at_goal = use_oracle_rep, terminate_at_goal
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.xy, self.cur_goal_xy = np.zeros(2), np.array([2.0, 0.0])
+        return self._image(), {"goal": self.cur_goal_xy if self.use_oracle_rep else self._image()}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.xy = (self.xy + np.array([0.2 * action[0], 0])).clip(0, 2)
+        success = self.compute_success()
+        return self._image(), float(success), success and self.terminate_at_goal, False, {"success": float(success)}
+
+    def _image(self) -> np.ndarray:
+        return np.full((8, 8, 3), round(100 * self.xy[0]), np.uint8)
+
+    def get_xy(self) -> np.ndarray:
+        return self.xy
+
+    def set_goal(self, goal_ij: tuple[int, int]) -> None:
+        self.cur_goal_xy = np.array([goal_ij[1] - 1.0, 0.0])
+
+    def compute_success(self) -> bool:
+        return bool(abs(self.xy[0] - self.cur_goal_xy[0]) < 0.2)
+
+    def get_oracle_subgoal(self, start: np.ndarray, goal: np.ndarray) -> tuple[np.ndarray, None]:
+        return goal, None
+
+
 @pytest.fixture
 def _package(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setitem(sys.modules, "ogbench", ModuleType("ogbench"))
     gymnasium.register("made-up-maze-v0", entry_point=Maze, max_episode_steps=9)
+    gymnasium.register("made-up-visual-v0", f"{__name__}:Seen", max_episode_steps=40)
     yield
-    del gymnasium.registry["made-up-maze-v0"]
+    del gymnasium.registry["made-up-maze-v0"], gymnasium.registry["made-up-visual-v0"]
 
 
 @pytest.fixture
@@ -113,6 +151,49 @@ def test_without_a_seed_an_episode_goes_on_from_what_was_drawn(options: DataOpti
     np.testing.assert_array_equal(starts(), first)
 
 
+@pytest.mark.usefixtures("_package")
+def test_a_visual_environment_is_recorded_by_an_oracle_and_has_its_goals_as_positions(options: DataOptions) -> None:
+    env_id = "ogbench/made-up-visual-v0"
+    id = record(RecordOptions(env=env_id, policy="trajgen.envs.ogbench_oracles:Maze", episodes=3,
+                              env_options={"terminate_at_goal": False}))  # fmt: skip
+    preset = replace(options, id=id, env_id=env_id, state_key=(), image_key="observation", goal_state=())
+    episodes = minari.load(id, preset)
+    assert episodes.lengths.tolist() == [40] * 3 and episodes.images is not None and episodes.space.goal_dim == 2
+    np.testing.assert_allclose(episodes.images[:, 0, 0, 0], 100 * episodes.achieved[:, 0], atol=0.6)
+    turns = np.diff(np.sign(np.diff(episodes.achieved[:40, 0])))
+    assert episodes.achieved[:, 0].max() > 1.5 and (turns != 0).any()  # it goes from goal to goal
+    eval_env = make_eval_env(preset)
+    env = eval_env.make_env()
+    eval_env.require_fits(env, episodes.space)
+    observation, _ = eval_env.reset(env, 1)
+    assert observation["desired_goal"].tolist() == [2, 0] and observation["achieved_goal"].tolist() == [0, 0]
+
+
+@pytest.mark.usefixtures("real")
+def test_the_presets_of_visual_environments_are_what_the_package_draws(options: DataOptions) -> None:
+    """Needs MuJoCo's renderer, as MUJOCO_GL=egl or osmesa."""
+    for name in ("ogbench/visual-pointmaze-medium-navigate", "ogbench/visual-cube-single-play"):
+        eval_env = make_eval_env(replace(PRESETS[name], id=options.id))
+        env = eval_env.make_env()
+        observation, _ = eval_env.reset(env, 1)
+        assert observation["observation"].shape == (64, 64, 3) and observation["observation"].std() > 20
+        inner: Any = env.unwrapped
+        goal, position = observation["desired_goal"], observation["achieved_goal"]
+        if "maze" in name:
+            assert (goal == inner.cur_goal_xy).all() and (position == inner.get_xy()).all()
+        else:
+            assert goal.shape == (3,) and (position == inner.compute_oracle_observation()).all()
+
+
+@pytest.mark.usefixtures("real")
+def test_the_oracle_of_the_package_moves_a_cube(options: DataOptions) -> None:
+    id = record(RecordOptions(env="ogbench/cube-single-v0", policy="trajgen.envs.ogbench_oracles:Cube", episodes=1,
+                              env_options={"mode": "data_collection"}))  # fmt: skip
+    (episode,) = minari.open_dataset(id).iterate_episodes()
+    places = np.asarray(episode.observations["achieved_goal"])
+    assert len(places) == 201 and np.linalg.norm(places - places[0], axis=1).max() > 0.4
+
+
 def test_without_the_package_it_is_said_how_to_get_it(options: DataOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ogbench", None)
     with pytest.raises(ConfigError, match=r"trajgen\[ogbench\]"):
@@ -120,7 +201,7 @@ def test_without_the_package_it_is_said_how_to_get_it(options: DataOptions, monk
 
 
 @pytest.mark.usefixtures("real")
-@pytest.mark.parametrize("name", [name for name, options in PRESETS.items() if "maze" in str(options.env_id)])
+@pytest.mark.parametrize("name", [n for n, each in PRESETS.items() if "maze" in str(each.env_id) and "visual" not in n])
 def test_the_environments_of_the_package_are_as_the_presets_say(name: str, options: DataOptions) -> None:
     eval_env = make_eval_env(replace(PRESETS[name], id=options.id))
     env, other = eval_env.make_env(), eval_env.make_env()
