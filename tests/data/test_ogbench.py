@@ -48,7 +48,8 @@ class Maze(gymnasium.Env):
 class Seen(gymnasium.Env):
     """A corridor of three cells of which an image is seen, with the methods of OGBench's mazes that its oracle uses."""
 
-    observation_space, action_space = Box(0, 255, (8, 8, 3), np.uint8), Box(-1.0, 1.0, (2,), np.float32)
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+    observation_space = property(lambda self: Box(0, 255, (8, 8, 3), np.uint8))  # made anew each time, as OGBench's
     maze_map = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 1, 1]])
 
     def __init__(self, use_oracle_rep: bool = False, terminate_at_goal: bool = True) -> None:

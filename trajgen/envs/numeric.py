@@ -23,20 +23,26 @@ class NumericObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self.dropped: dict[str, Any] = {}
-        space = _numeric_space(env.observation_space, "", self.dropped)
+        self._whole = env.observation_space  # asked for once: some environments make a new one each time
+        space = _numeric_space(self._whole, "", self.dropped)
         if space is None:
-            raise DataError("An observation holds numbers.", got=env.observation_space, fix="another environment")
+            raise DataError("An observation holds numbers.", got=self._whole, fix="another environment")
         self.observation_space = space
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether all observations are vectors and images already."""
+        return self.observation_space is self._whole
 
     def observation(self, observation: Any) -> Any:
         """The observation with its numeric entries alone."""
-        return _numeric(observation, self.env.observation_space, self.observation_space)
+        return _numeric(observation, self._whole, self.observation_space)
 
 
 def numeric(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     """The environment, in a `NumericObservation` where it has other observations than vectors and images."""
     wrapped = NumericObservation(env)
-    return env if wrapped.observation_space is env.observation_space else wrapped
+    return env if wrapped.changes_nothing else wrapped
 
 
 def _numeric_space(space: Any, path: str, dropped: dict[str, Any]) -> Any:
