@@ -16,11 +16,10 @@ from torch import nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
-from trajgen.core.planning import Encoder
 from trajgen.core.protocols import TellsAgentsApart
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import AgentAxis, Batch, Losses, Space, Stage
+from trajgen.core.types import AgentAxis, Space, Stage, with_total
 from trajgen.nn.agents import AgentsAction, AgentsDecoder
 
 Node = Mapping[str, Any]
@@ -163,15 +162,10 @@ def all_stages(planner: Any) -> list[Stage]:
         planner: satisfies `trajgen.core.planning.Planner`.
     """
     has_stage = getattr(planner, TRAINS_ENCODER, False)
-    return [*([_encoder_stage(planner.encoder)] if has_stage else []), *planner.stages()]
-
-
-def _encoder_stage(encoder: Encoder) -> Stage:
-    def loss(batch: Batch) -> Losses:
-        losses = encoder.loss(batch)
-        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
-
-    return Stage("encoder", loss, encoder.trained_parameters(), images=True)
+    if not has_stage:
+        return list(planner.stages())
+    encoder = planner.encoder
+    return [Stage("encoder", with_total(encoder.loss), encoder.trained_parameters(), images=True), *planner.stages()]
 
 
 def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:

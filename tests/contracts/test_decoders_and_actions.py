@@ -155,12 +155,14 @@ def test_a_head_reads_the_goal_of_its_plan_if_the_option_says_so(planner: str, c
     later = replace(plan, codes=plan.codes.clone(), latent=plan.latent.clone(), trajectory=None, goal=plan.goal + 1)
     changed = built.action(later, states, offsets)
     assert ((changed - actions).abs().amax(-1) > 1e-6).all()
-    plan.put(torch.arange(6), later)
-    assert torch.equal(built.action(plan, states, offsets), changed)
+    assert torch.equal(built.action(plan.with_rows(torch.arange(6), later), states, offsets), changed)
 
 
-def test_a_head_without_the_option_has_no_goal(cond: Cond) -> None:
-    assert tiny.planner(action={"name": "latent_state", "goal": False}).plan(cond).goal is None
+def test_a_head_without_the_option_does_not_read_the_goal(cond: Cond) -> None:
+    planner = tiny.shake(tiny.planner(action={"name": "latent_state", "goal": False}))
+    plan, offsets = planner.plan(cond), torch.zeros(6, 1, dtype=torch.long)
+    other = replace(plan, goal=plan.goal + 1)
+    assert torch.equal(*(planner.action(each, cond.state.unsqueeze(1), offsets) for each in (plan, other)))
 
 
 def test_a_classifying_head_learns_the_distribution_of_actions(latent: Tensor) -> None:

@@ -93,8 +93,8 @@ def test_plans_repeat_and_rows_are_replaced(nodes: dict[str, dict[str, Any]]) ->
     first, second = (planner.plan(cond, torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert torch.equal(first.latent, second.latent) and first.trajectory is None
     assert planner.refinements(first, cond) == {}
-    first.put(torch.tensor([1]), planner.plan(cond.map(lambda values: values[2:3])))
-    assert_same(first.latent, second.latent[[0, 2, 2, 3]])
+    replaced = first.with_rows(torch.tensor([1]), planner.plan(cond.map(lambda values: values[2:3])))
+    assert_same(replaced.latent, second.latent[[0, 2, 2, 3]])
 
 
 @pytest.mark.parametrize("prior", ["gpt", "transformer"])

@@ -155,7 +155,7 @@ class LatentStateInverseDynamics(nn.Module):
     def _predict(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A), or logits (B, H, A, K) of their bins."""
         embedded = self.latent_proj(plan.latent.flatten(1))
-        if plan.goal is not None:
+        if self.reads_goal and plan.goal is not None:
             embedded = embedded + self.goal_proj(self.goal_features(plan.goal))
         offset = self.offset_embed(self.strides.number(plan.stride) * self.chunk + offsets)
         out = self.network(embedded.unsqueeze(1) + self.state_proj(self.features(states)) + offset)

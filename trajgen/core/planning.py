@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Generator, Tensor
 
-from trajgen.core.protocols import ActionHead, Decoder, ReadsGoal
+from trajgen.core.protocols import ActionHead, Decoder
 from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
 
 Observation = Any
@@ -179,10 +179,3 @@ def revision_step(
     returns = planner.return_target(cond.state, cond.goal, cond.returns)
     plan, surprise = planner.revise(codes, replace(cond, returns=returns), first, rng, decode=False)
     return returns, plan, surprise
-
-
-def goal_for(action: Any, goal: Tensor | None) -> Tensor | None:
-    """The goal of a plan, for an action head that reads it."""
-    if goal is None or not isinstance(action, ReadsGoal) or not action.reads_goal:
-        return None
-    return goal.clone()  # a plan whose rows are replaced leaves its condition as it is

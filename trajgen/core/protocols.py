@@ -310,14 +310,6 @@ class SamplesActions(Protocol):
         ...
 
 
-@runtime_checkable
-class ReadsGoal(Protocol):
-    """An action head that can read the goal beside the plan."""
-
-    reads_goal: bool
-    """Whether it does; the planner then puts the goal into ``plan.goal``."""
-
-
 class Sampler(Protocol):
     """Samples codes from a prior."""
 

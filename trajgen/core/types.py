@@ -282,14 +282,16 @@ class Plan:
     trajectory: Tensor | None = None  # (B, T, D)
     noise: Tensor | None = None  # (B, H, A), uniform: which of the likely actions are taken, where a head draws them
     stride: Tensor | None = None  # (B,) int64, environment steps between points, where plans have several strides
-    goal: Tensor | None = None  # (B, G), where a head reads it
+    goal: Tensor | None = None  # (B, G)
 
-    def put(self, rows: Tensor, other: Plan) -> None:
-        """Replaces some rows by the plans of ``other``, in place."""
+    def with_rows(self, rows: Tensor, other: Plan) -> Plan:
+        """The plans with those of ``other`` in some rows (n,)."""
+        changed = {}
         for part in fields(self):
             values, others = getattr(self, part.name), getattr(other, part.name)
             if values is not None and others is not None:
-                values[rows] = others
+                changed[part.name] = values.index_put((rows,), others)
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -351,3 +353,13 @@ class Stage:
         model.train()
         for module in self.frozen:
             module.eval()
+
+
+def with_total(loss: Callable[[Batch], Losses]) -> Callable[[Batch], Losses]:
+    """A loss of parts alone, with their sum as ``total``."""
+
+    def total(batch: Batch) -> Losses:
+        losses = loss(batch)
+        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
+
+    return total

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from trajgen.core.protocols import HasActionLoss, ReadsGoal, SamplesActions
+from trajgen.core.protocols import HasActionLoss, SamplesActions
 from trajgen.core.types import AgentAxis, Cond, Plan
 from trajgen.nn.layers import resampling
 
@@ -119,11 +119,6 @@ class AgentsAction(_PerAgent):
     def reads_trajectory(self) -> bool:
         """Whether it needs the decoded trajectory."""
         return bool(self.part.reads_trajectory)
-
-    @property
-    def reads_goal(self) -> bool:
-        """Whether it reads the goal, which agents share."""
-        return isinstance(self.part, ReadsGoal) and self.part.reads_goal
 
     @property
     def plan_steps(self) -> int:

@@ -9,14 +9,27 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import goal_for
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.planners.latent import action_noise, inverse_loss, return_target_stage
 
 
+class PlansNoTrajectory(nn.Module):
+    """A planner whose plans have no trajectory: nothing of them can be drawn, or compared with the condition."""
+
+    history = 0
+
+    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+
 @register("planner", "direct")
-class DirectPlanner(nn.Module):
+class DirectPlanner(PlansNoTrajectory):
     """Supervised learning of actions from conditions: behaviour cloning, or RvS (arXiv 2112.10751, section 3).
 
     The latent is the embedded condition. Which of the two it is follows from whether the return-to-go or the goal is
@@ -31,8 +44,6 @@ class DirectPlanner(nn.Module):
     Raises:
         ConfigError: if the action head reads trajectories, or the latent of a tokenizer.
     """
-
-    history = 0
 
     def __init__(self, conditioner: Any, action: Any, return_target: Any, latent_length: int, code_dim: int) -> None:
         super().__init__()
@@ -71,12 +82,4 @@ class DirectPlanner(nn.Module):
         """The plan for the conditions (B, ·), through which gradients flow."""
         latent: Tensor = self.conditioner(cond)[:, :1]
         codes = latent.new_zeros(len(cond), 0, dtype=torch.long)
-        return Plan(codes, latent, goal=goal_for(self.action, cond.goal))
-
-    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """None: there is no trajectory."""
-        return {}
-
-    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """None: there is no trajectory."""
-        return {}
+        return Plan(codes, latent, goal=cond.goal)

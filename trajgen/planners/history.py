@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.planners.direct import PlansNoTrajectory
 from trajgen.planners.latent import return_target_stage
 
 TOKENS = "tokenizer=identity tokenizer.tokens=field schedule=unit prior=gpt"
@@ -20,7 +21,7 @@ TOKENS = "tokenizer=identity tokenizer.tokens=field schedule=unit prior=gpt"
 
 
 @register("planner", "history")
-class HistoryPlanner(nn.Module):
+class HistoryPlanner(PlansNoTrajectory):
     """Acts by continuing the history of target returns, states and actions (Decision Transformer, arXiv 2106.01345).
 
     Each action is predicted from the points before it and from what is known at its own (section 3, algorithm 1); no
@@ -128,31 +129,12 @@ class HistoryPlanner(nn.Module):
         """The plan's action, (B, H, A): it holds one, for the step at which it was made."""
         return plan.latent.expand(-1, offsets.shape[1], -1)
 
-    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """None: there is no trajectory."""
-        return {}
-
-    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """None: there is no trajectory."""
-        return {}
-
     def _first_point(self, cond: Cond) -> Batch:
         """The history of episodes that start with the conditions' states: one point."""
         action = self.view.slices["action"]
         state, unknown = cond.state.unsqueeze(1), cond.state.new_zeros(len(cond), 1, action.stop - action.start)
         returns = cond.returns.unsqueeze(1)
-        here = torch.ones_like(returns, dtype=torch.bool)
-        return Batch(
-            states=state,
-            actions=unknown.unsqueeze(2),
-            rewards=torch.zeros_like(returns),
-            returns=returns,
-            mask=here,
-            chunk_states=state,
-            chunk_actions=unknown,
-            chunk_mask=~here,
-            time=here.new_zeros(len(cond), dtype=torch.long),
-        )
+        return Batch.from_history(state, unknown, torch.zeros_like(returns), returns, torch.zeros_like(returns).long())
 
 
 def _has_action(mask: Tensor) -> Tensor:

@@ -12,11 +12,10 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.critics import Critic, HasCritic
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import goal_for
 from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
+from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage, with_total
 from trajgen.nn.layers import columns
 
 MAX_REFINEMENTS = 8
@@ -140,8 +139,8 @@ class LatentPlanner(nn.Module):
             needed = slice(None) if end_to_end else rows
             generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]), decode=end_to_end)
         if trains_head:
-            goal = goal_for(self.action, batch.goals)
-            plan = generated if end_to_end else Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=goal)
+            data_plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=cond.goal)
+            plan = generated if end_to_end else data_plan
             losses["inverse"] = inverse_loss(self.action, batch, plan)
             total = total + self.inverse_weight * losses["inverse"]
         if self.condition_weight:
@@ -180,8 +179,7 @@ class LatentPlanner(nn.Module):
         with torch.no_grad():
             x, cond = self.view(batch), self.condition(batch)
             encoding = self.tokenizer.encode(x)
-            goal = goal_for(self.action, batch.goals)
-            plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=goal)
+            plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=cond.goal)
             if self.end_to_end:
                 _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
                 plan = self._generated(prediction, cond, decode=True)
@@ -200,7 +198,7 @@ class LatentPlanner(nn.Module):
         ids = codes if self.tokenizer.vocabulary is None else codes.argmax(-1)
         latent = layout.latent(self.tokenizer.vectors(codes))
         trajectory = self.decoder(latent, cond) if decode and self.action.reads_trajectory else None
-        return Plan(ids, latent, trajectory, stride=cond.stride, goal=goal_for(self.action, cond.goal))
+        return Plan(ids, latent, trajectory, stride=cond.stride, goal=cond.goal)
 
     def _relaxed_codes(self, prediction: Tensor) -> Tensor:
         """One-hot samples (B, L, V) with the gradient of a softmax; continuous codes (B, L, C) as they are."""
@@ -254,8 +252,7 @@ class LatentPlanner(nn.Module):
         """The plan with what acting needs beside its codes."""
         cond = replace(cond, stride=plan.stride)
         trajectory = self.decoder(plan.latent, cond) if decode or self.action.reads_trajectory else None
-        noise, goal = action_noise(self.action, cond, rng), goal_for(self.action, cond.goal)
-        return replace(plan, trajectory=trajectory, noise=noise, goal=goal)
+        return replace(plan, trajectory=trajectory, noise=action_noise(self.action, cond, rng), goal=cond.goal)
 
     @torch.no_grad()
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
@@ -287,22 +284,12 @@ def return_target_stage(return_target: Any) -> Stage:
     It is separate since it is cheap and must be accurate: a plan for a return that no path can earn leads through
     walls.
     """
-
-    def loss(batch: Batch) -> Losses:
-        losses: Losses = return_target.loss(batch)
-        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
-
-    return Stage("return_target", loss, list(return_target.parameters()))
+    return Stage("return_target", with_total(return_target.loss), list(return_target.parameters()))
 
 
 def critic_stage(critic: Critic) -> Stage:
     """The stage of a critic; that of one which learns nothing has no parameters."""
-
-    def loss(batch: Batch) -> Losses:
-        losses = critic.loss(batch)
-        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
-
-    parameters = list(critic.parameters()) if isinstance(critic, nn.Module) else []
+    parameters, loss = list(critic.parameters()) if isinstance(critic, nn.Module) else [], with_total(critic.loss)
     return Stage("critic", loss, parameters, after_step=critic.after_step, transitions=critic.transitions)
 
 

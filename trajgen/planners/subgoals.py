@@ -16,11 +16,12 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Plan, Stage
 from trajgen.nn.layers import columns
+from trajgen.planners.direct import PlansNoTrajectory
 from trajgen.planners.latent import action_noise, critic_stage, inverse_loss, return_target_stage
 
 
 @register("planner", "subgoals")
-class SubgoalPlanner(nn.Module):
+class SubgoalPlanner(PlansNoTrajectory):
     """Two policies extracted from one value V(s, g) by advantage-weighted regression (HIQL, arXiv 2307.11949).
 
     The high level predicts the state some points ahead, weighed by how much nearer to the goal it is (section 4.2,
@@ -44,8 +45,6 @@ class SubgoalPlanner(nn.Module):
         ConfigError: if there are no goals that specify state features, the critic has no value of states, or an option
             is out of range.
     """
-
-    history = 0
 
     def __init__(
         self,
@@ -130,14 +129,6 @@ class SubgoalPlanner(nn.Module):
         """The embedded states and subgoals (B, 1, E), of which actions are read; there is no trajectory."""
         embedded: Plan = self.low.embed(replace(cond, goal=cond.state + self._displacement(cond)))
         return replace(embedded, noise=action_noise(self.action, cond, rng))
-
-    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """None: there is no trajectory."""
-        return {}
-
-    def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """None: there is no trajectory."""
-        return {}
 
     def _displacement(self, cond: Cond) -> Tensor:
         """What the high level adds to the state (B, S) to reach its subgoal."""

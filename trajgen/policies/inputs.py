@@ -27,7 +27,7 @@ class ObservationReader:
     """
 
     def __init__(self, space: Space) -> None:
-        self.space = space
+        self.space, self._width = space, space.vector_dim
         self._offsets = {"state": np.asarray(space.state_offset), "goal": np.asarray(space.goal_offset)}
 
     def __call__(self, observation: Observation) -> tuple[Array, Array | None, NDArray[np.uint8] | None]:
@@ -52,10 +52,10 @@ class ObservationReader:
                 fix=FIX,
             )
         images = self._images(observation) if space.image_shape else None
-        if images is not None and not space.vector_dim:
+        if images is not None and not self._width:
             states = np.zeros((len(images), 0), np.float32)
         else:
-            states = self._vectors(observation, "state", space.state_key, space.vector_dim)
+            states = self._vectors(observation, "state", space.state_key, self._width)
         goals = self._vectors(observation, "goal", space.goal_key, space.goal_dim) if has_goal else None
         if goals is not None and len(goals) != len(states):
             raise TrajgenError(f"There are {len(states)} states and {len(goals)} goals.", fix=FIX)

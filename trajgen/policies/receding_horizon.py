@@ -239,7 +239,7 @@ class RecedingHorizonPolicy:
         if all_due or self._plan is None:
             self._plan = plan
         else:
-            self._plan.put(due, plan)
+            self._plan = self._plan.with_rows(due, plan)
 
     def _new_plan(self, due: Tensor, cond: Cond) -> tuple[Tensor, Plan]:
         self._plan_age[due] = 0

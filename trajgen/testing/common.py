@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trajgen.assemble import all_stages
 from trajgen.core import protocols
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import goal_for
 from trajgen.core.types import Batch, Cond, Plan
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require
 from trajgen.testing.fixture import Example, Fixture, select
@@ -108,7 +107,7 @@ def points_of(fixture: Fixture, planner: Any, example: Example) -> dict[str, Ten
 def acting_plan(action: Any, example: Example) -> Plan:
     """The plan as an action head gets it when acting: decoded only if the head reads the trajectory."""
     trajectory = example.x if action.reads_trajectory else None
-    return replace(example.plan, trajectory=trajectory, goal=goal_for(action, example.batch.goals))
+    return replace(example.plan, trajectory=trajectory, goal=example.batch.goals)
 
 
 def chunk_offsets(example: Example) -> Tensor:
