@@ -149,7 +149,7 @@ class Policy:
     def _revise(self, inputs: dict[str, np.ndarray], is_due: np.ndarray, noise: list[np.ndarray]) -> None:
         """Draws the finer scales of plans anew."""
         values = [inputs[name] for name in self.description["inputs"]]
-        outputs = self._revise_program([*values, self._plan["codes"], *noise])
+        outputs = self._revise_program([*values, self._plan["plan_codes"], *noise])
         plan = dict(zip(self._revision["outputs"], outputs, strict=True))
         if self._revision["threshold"] is not None:
             self._misfits = is_due & (plan["surprise"] > self._revision["threshold"])

@@ -19,6 +19,7 @@ from trajgen.core.types import Batch, Cond, Space
 from trajgen.export import exported_policy
 from trajgen.export.plan_module import (
     PAST,
+    PLAN,
     PREVIOUS_CODES,
     TARGET_RETURN,
     PlanModule,
@@ -139,7 +140,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     revision: dict[str, Any] | None = None
     if policy.options.revise is not None:
         revise = RawPlanModule(RevisionModule(planner, policy.options.revise - 1).eval())
-        codes = {PREVIOUS_CODES: outputs["codes"]}
+        codes = {PREVIOUS_CODES: outputs[PLAN + "codes"]}
         revise_draws = required_noise(revise.module, plan.normalized(inputs) | codes)
         revise_noise = [draw.sample(None, torch.device("cpu")) for draw in revise_draws]
         with torch.no_grad():

@@ -14,7 +14,8 @@ from trajgen.core.types import Batch, Cond, Plan
 from trajgen.export.randomness import Draw, RecordDraws, ReplayNoise
 
 Tensors = dict[str, Tensor]
-PAST = "past_"
+PAST, PLAN = "past_", "plan_"
+"""Before the names of the tensors of a condition's past, and of a plan."""
 PREVIOUS_CODES = "previous_codes"
 TARGET_RETURN = "target_return"
 SURPRISE = "surprise"
@@ -83,12 +84,12 @@ class RevisionModule(PlanModule):
 
 
 def _parts(plan: Plan) -> Tensors:
-    return {f.name: value for f in fields(plan) if (value := getattr(plan, f.name)) is not None}
+    return {PLAN + f.name: value for f in fields(plan) if (value := getattr(plan, f.name)) is not None}
 
 
 def plan_from(outputs: Tensors) -> tuple[Tensor, Plan]:
     """The target returns and the plan, of the outputs of a `PlanModule`."""
-    parts = {name: value for name, value in outputs.items() if name not in (TARGET_RETURN, SURPRISE)}
+    parts = {name.removeprefix(PLAN): value for name, value in outputs.items() if name.startswith(PLAN)}
     return outputs[TARGET_RETURN], Plan(**parts)
 
 
