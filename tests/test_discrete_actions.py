@@ -18,7 +18,7 @@ from trajgen.core.choices import choices_of, likeliest, numbers_of, one_hot
 from trajgen.core.files import read_json
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
-from trajgen.evaluation.evaluate import RandomChoices
+from trajgen.evaluation.evaluate import RandomPolicy
 from trajgen.experiments.run_folder import load_config
 from trajgen.export.exported_policy import Policy as Exported
 from trajgen.export.package import export
@@ -88,13 +88,13 @@ def test_other_spaces_and_numbers_are_no_choices() -> None:
 
 
 def test_random_choices_are_uniform_and_seeded() -> None:
-    one, two = RandomChoices((3, 2), 1), RandomChoices((3, 2), 1)
+    one, two = (RandomPolicy(MultiDiscrete([3, 2]), 1) for _ in range(2))
     one.reset(batch=600)
     two.reset(batch=600)
     numbers = one.act(None)
     np.testing.assert_array_equal(numbers, two.act(None))
     assert np.bincount(numbers[:, 0]).min() > 150 and np.bincount(numbers[:, 1]).min() > 250
-    single = RandomChoices((3,), 1)
+    single = RandomPolicy(Discrete(3), 1)
     single.reset()
     assert single.act(None).shape == ()
 

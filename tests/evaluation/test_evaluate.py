@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from gymnasium.spaces import MultiBinary
+from gymnasium.spaces import Box, MultiBinary
 from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, TrajgenError
@@ -77,7 +77,7 @@ def test_bad_evaluations_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.protocol=return"):
         figures_of(make_env=Silent, options=EvaluationOptions(episodes=2, protocol="first_hit"))
     with pytest.raises(ConfigError, match="bounded action box"):
-        RandomPolicy(np.array([-np.inf]), np.array([1.0]))
+        RandomPolicy(Box(-np.inf, 1.0, (1,)))
     for name in ("episodes", "batch", "seed"):
         with pytest.raises(ConfigError, match=rf"fix: +evaluation\.{name}="):
             EvaluationOptions(**{name: -1})
@@ -85,7 +85,7 @@ def test_bad_evaluations_are_refused() -> None:
 
 def test_random_actions_fill_the_box_and_are_seeded() -> None:
     def draw(seed: int) -> np.ndarray:
-        policy = RandomPolicy(np.array([-1.0, 2.0]), np.array([1.0, 4.0]), seed)
+        policy = RandomPolicy(Box(np.array([-1.0, 2.0]), np.array([1.0, 4.0]), dtype=np.float64), seed)
         policy.reset(batch=1000)
         return policy.act(None)
 

@@ -163,5 +163,5 @@ def test_refusals_name_the_word(call: Callable[[], Any], message: str, tmp_path:
 
 
 def test_words_of_the_command_line() -> None:
-    words = ["a=1", "executor=ray", "executor.num_cpus=2", "executor.address=auto", "b=2"]
-    assert read_executor_words(words) == ("ray", {"num_cpus": 2, "address": "auto"}, ["a=1", "b=2"])
+    words = ["a=1", "executor.num_cpus=2", "executor.address=auto", "b=2"]
+    assert read_executor_words(words) == ({"num_cpus": 2, "address": "auto"}, ["a=1", "b=2"])

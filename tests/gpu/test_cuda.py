@@ -12,7 +12,6 @@ from rich.console import Console
 from torch import Tensor
 
 from trajgen.core.types import Batch
-from trajgen.data.transfer import map_tensors
 from trajgen.engine.device import choose_device
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
@@ -20,7 +19,7 @@ from trajgen.export.backends import plan_fn
 
 
 def on_the_gpu(batch: Batch) -> Batch:
-    return map_tensors(batch, Tensor.cuda)
+    return batch.map(Tensor.cuda)
 
 
 class Source(tiny.RandomSource):

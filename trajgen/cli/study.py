@@ -110,11 +110,12 @@ def search(words: Words) -> None:
     """
     options, rest = read(words, SearchOptions)
     path = _file("search", options.search)
-    settings, base = _executor_settings(rest)
     from trajgen import experiments
     from trajgen.core.terminal import Terminal
+    from trajgen.experiments.executors import read_executor_words
     from trajgen.experiments.search import read_search
 
+    settings, base = read_executor_words(rest)
     changes: dict[str, Any] = {"trials": options.trials, "seeds": options.seeds}
     with _resumable("search"):
         experiments.run_search(
@@ -143,9 +144,9 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
         )
     path = _file("study", options.study) if options.study is not None else None
     from trajgen.experiments.definition import Study, grid, grid_name, read_axis, read_study
+    from trajgen.experiments.executors import read_executor_words
 
-    settings, base = _executor_settings(rest)
-
+    settings, base = read_executor_words(rest)
     axes = [read_axis(text, evaluate=key == "evaluate") for key, text in texts]
     changes: dict[str, Any] = {"seeds": options.seeds, "equal": options.equal, "reference": options.reference}
     if path is None:
@@ -157,14 +158,6 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
             built = replace(built, variants=grid([built.variants, *axes]), reference=reference)
     built = replace(built, **{key: value for key, value in changes.items() if value})
     return options, settings, built.with_overrides(base)
-
-
-def _executor_settings(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The values of ``executor.KEY=VALUE``, and the other words."""
-    from trajgen.experiments.executors import read_executor_words
-
-    _, settings, rest = read_executor_words(words)
-    return settings, rest
 
 
 def _files(what: str) -> dict[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,8 @@ from trajgen.cli.app import Words, command
 from trajgen.cli.overrides import COMPOSITION, bare_word, options_of
 from trajgen.core.errors import ConfigError, TrajgenError
 
-PLAIN_PATH = re.compile(r"""['"].*|[\w/.:~,+%$@|{} -]*""", re.ASCII)
-"""What Hydra's grammar reads as it stands, with a list of paths for a sweep."""
+PLAIN_PATH = r"""['"].*|[\w/.:~,+%$@|{} -]*"""
+"""What Hydra's grammar reads as it stands: a path in quotes, and a list of paths for a sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +61,15 @@ def train(
 
     With -m, hydra/launcher=joblib or submitit_slurm runs several trainings at a time.
     """
+    from trajgen.config import quoted
+
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise bare_word(word, options_of(TrainOptions))
-    words = [word if word.partition("=")[0] != "run_dir" else quoted(word) for word in words]
+    words = [f"run_dir={quoted(word[8:], PLAIN_PATH)}" if word.startswith("run_dir=") else word for word in words]
     flags = {"--cfg": cfg, "--config-dir": config_dir and str(config_dir), "--info": info}
     passed = [word for flag, value in flags.items() if value for word in (flag, value)]
     run([*["--multirun"] * multirun, *["--hydra-help"] * hydra_help, *passed, *words])
-
-
-def quoted(word: str) -> str:
-    """A path as Hydra takes it whatever its letters; one in quotes is left alone."""
-    key, _, path = word.partition("=")
-    if PLAIN_PATH.fullmatch(path):
-        return word
-    return f"{key}='{path.replace(chr(39), chr(92) + chr(39))}'"
 
 
 def run(words: list[str]) -> None:

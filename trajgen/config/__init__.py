@@ -7,6 +7,7 @@ from trajgen.config.composing import (
     hydra_application,
     hydra_run,
     is_for_hydra,
+    quoted,
     task_words,
 )
 from trajgen.config.files import (
@@ -33,6 +34,7 @@ __all__ = [
     "hydra_run",
     "is_for_hydra",
     "merged",
+    "quoted",
     "read_options",
     "read_yaml",
     "recipe_files",

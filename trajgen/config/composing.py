@@ -114,15 +114,15 @@ def absolute_paths(words: Iterable[str]) -> list[str]:
         if key not in ("recipe", "data") or not value.endswith((".yaml", ".yml")) or value[0] in "'\"[":
             return word
         paths = [value] if Path(value).exists() else value.split(",")
-        return f"{key}={','.join(_quoted(str(Path(path).absolute())) for path in paths)}"
+        return f"{key}={','.join(quoted(str(Path(path).absolute())) for path in paths)}"
 
     return [absolute(word) for word in words]
 
 
-def _quoted(text: str) -> str:
-    """Text as Hydra's grammar reads it."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return text if re.fullmatch(r"[-\w/.]*", text, re.ASCII) else f"'{escaped}'"
+def quoted(text: str, plain: str = r"[-+\w/.]*") -> str:
+    """Text as Hydra's grammar reads it: in quotes, unless it is ``plain``."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + match[2].replace("'", "\\'"), text)
+    return text if re.fullmatch(plain, text, re.ASCII) else f"'{escaped}'"
 
 
 @contextmanager

@@ -118,6 +118,13 @@ class Record:
         changed = {name: change(v) if isinstance(v, Tensor) else v.map(change) for name, v in values.items()}
         return replace(self, **changed)
 
+    def tensors(self) -> list[Tensor]:
+        """All of its tensors, in the order in which `map` changes them."""
+        result: list[Tensor] = []
+        for value in vars(self).values():
+            result += [value] if isinstance(value, Tensor) else value.tensors() if isinstance(value, Record) else []
+        return result
+
 
 @dataclass(frozen=True)
 class Transitions(Record):

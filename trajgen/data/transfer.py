@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from trajgen.core.types import Batch
-
-T = TypeVar("T")
 
 
 class PinnedBatch:
@@ -25,15 +21,12 @@ class PinnedBatch:
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
         self._groups: dict[torch.dtype, list[Tensor]] = {}
-        map_tensors(batch, self._add)
+        for tensor in batch.tensors():
+            self._groups.setdefault(tensor.dtype, []).append(tensor)
         self._pieces = {
             dtype: torch.cat([tensor.reshape(-1) for tensor in tensors]).pin_memory()
             for dtype, tensors in self._groups.items()
         }
-
-    def _add(self, tensor: Tensor) -> Tensor:
-        self._groups.setdefault(tensor.dtype, []).append(tensor)
-        return tensor
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a CUDA device, in one copy for each type, which the host does not wait for."""
@@ -41,7 +34,7 @@ class PinnedBatch:
         for dtype, tensors in self._groups.items():
             piece = self._pieces[dtype].to(device, non_blocking=True)
             parts[dtype] = iter(piece.split([tensor.numel() for tensor in tensors]))
-        return map_tensors(self._batch, lambda tensor: next(parts[tensor.dtype]).view(tensor.shape))
+        return self._batch.map(lambda tensor: next(parts[tensor.dtype]).view(tensor.shape))
 
 
 class BatchesAhead:
@@ -69,17 +62,3 @@ class BatchesAhead:
 
     def _submit(self, *request: int) -> Future[PinnedBatch]:
         return self._thread.submit(lambda: PinnedBatch(self._make(*request)))
-
-
-def map_tensors(record: T, change: Callable[[Tensor], Tensor]) -> T:
-    """A dataclass with ``change`` applied to each of its tensors, and to those of dataclasses in it, in order."""
-    dataclass: Any = record  # its annotation does not say that it is one
-    values = {f.name: getattr(record, f.name) for f in fields(dataclass)}
-    changed: dict[str, Any] = {
-        name: change(value) if isinstance(value, Tensor) else map_tensors(value, change)
-        for name, value in values.items()
-        if isinstance(value, Tensor) or is_dataclass(value)
-    }
-    replaced: Any = replace
-    result: T = replaced(record, **changed)
-    return result

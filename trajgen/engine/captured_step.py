@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -98,7 +97,8 @@ class CapturedStep:
         if self._batch is None:
             self._batch = batch
         else:
-            copy_batch(self._batch, batch)
+            for target, values in zip(self._batch.tensors(), batch.tensors(), strict=True):
+                target.copy_(values, non_blocking=True)
 
     def _gradients(self) -> None:
         """Computes the losses, and leaves their gradients at the parameters."""
@@ -158,16 +158,3 @@ class CapturedStep:
             got=reason,
             fix="engine.cuda_graph=false",
         )
-
-
-def copy_batch(target: Any, source: Any) -> None:
-    """Copies the tensors of a batch, a dataclass or a tensor, into those of another of the same shapes."""
-    if torch.is_tensor(target):
-        target.copy_(source)
-        return
-    for field in fields(target):
-        value, copied = getattr(target, field.name), getattr(source, field.name)
-        if torch.is_tensor(value):
-            value.copy_(copied, non_blocking=True)
-        elif is_dataclass(value):
-            copy_batch(value, copied)

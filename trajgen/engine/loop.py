@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -42,8 +41,12 @@ from trajgen.engine.step import Timer, TrainingStep, seed_step, split
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
 VAL_BATCHES = 4
-TIMED_STEPS = 8
-"""Of each stage for an estimate; the last three count, after warming up and capturing a CUDA graph."""
+WARM_UP = 5
+"""Steps of a stage before those that are timed: kernels are chosen, and a CUDA graph is captured."""
+
+
+TakeStep = Callable[[int, int, Timer], dict[str, Tensor]]
+"""From the number of a step in the training and in its stage to its losses, and the norm of the gradient."""
 
 
 class StoppedError(Exception):
@@ -118,20 +121,31 @@ class Training:
 
     def estimate(self) -> float:
         """Seconds that the training takes on this machine, from a few steps of each stage, which change the model."""
+        steps = {stage.name: self.options.steps(each) for stage, each in zip(self.stages, self.settings, strict=True)}
+        timings = self.time_steps(3)
+        return sum(steps[name] * median(step["step"] for step in timed) for name, timed in timings.items())
+
+    def time_steps(self, count: int) -> dict[str, list[dict[str, float]]]:
+        """The seconds of ``count`` steps of each stage that trains something, by part, and as ``step`` in all.
+
+        This changes the model, and writes nothing.
+        """
         prefer_fast_matmul(self.device)
-        seconds = 0.0
+        timings = {}
         for stage, settings in zip(self.stages, self.settings, strict=True):
             if stage.parameters:
                 self._begin(stage, settings)
-                steps, clock = self.options.steps(settings), [time.perf_counter()]
-                optimization = Optimization(self.model, stage, settings, steps)
+                optimization = Optimization(self.model, stage, settings, self.options.steps(settings))
                 take_step = self._step_of(stage, optimization, settings.batch_size)
-                for step in range(TIMED_STEPS):
-                    take_step(step, step, Timer(self.device))
-                    synchronize(self.device)
-                    clock.append(time.perf_counter())
-                seconds += steps * median(after - before for before, after in pairwise(clock[-4:]))
-        return seconds
+                steps = [self._time(take_step, step) for step in range(WARM_UP + count)]
+                timings[stage.name] = steps[WARM_UP:]
+        return timings
+
+    def _time(self, take_step: TakeStep, step: int) -> dict[str, float]:
+        timer, start = Timer(self.device), time.perf_counter()
+        take_step(step, step, timer)
+        synchronize(self.device)
+        return timer.parts() | {"step": time.perf_counter() - start}
 
     def _load_finished(self, resume: bool) -> bool:
         """Removes what a killed process left; loads the weights of a training that came to its end."""
@@ -179,8 +193,6 @@ class Training:
         steps = self.options.steps(settings)
         offset = sum(self.options.steps(s) for s in self.settings[:index])  # no two stages have a batch in common
         precision = self._begin(stage, settings)
-        if self.options.compile:
-            stage = replace(stage, loss=torch.compile(stage.loss, dynamic=False))
         optimization = Optimization(self.model, stage, settings, steps)
         if state:
             optimization.load_state(state, self.checkpoints.folder)
@@ -248,10 +260,10 @@ class Training:
         self.autocast = autocast(self.device, precision)
         return precision
 
-    def _step_of(
-        self, stage: Stage, optimization: Optimization, batch_size: int
-    ) -> Callable[[int, int, Timer], dict[str, Tensor]]:
+    def _step_of(self, stage: Stage, optimization: Optimization, batch_size: int) -> TakeStep:
         """What takes a step of a stage."""
+        if self.options.compile:
+            stage = replace(stage, loss=torch.compile(stage.loss, dynamic=False))
         arguments = stage, optimization, source_of(stage, self.source), batch_size, self.seed, self.autocast
         if not self.options.cuda_graph or not optimization.capturable or self.world_size * self.options.accumulate > 1:
             return TrainingStep(*arguments, self.options.accumulate)

@@ -110,13 +110,17 @@ class Timer:
             yield
             self.seconds[name] += time.perf_counter() - start
 
-    def read(self) -> dict[str, float]:
-        """Seconds so far, as ``seconds/PART``."""
+    def parts(self) -> dict[str, float]:
+        """Seconds so far by part."""
         for name, begin, end in self._events:
             end.synchronize()
             self.seconds[name] += begin.elapsed_time(end) / 1e3
         self._events.clear()
-        return {f"seconds/{name}": value for name, value in self.seconds.items()}
+        return self.seconds
+
+    def read(self) -> dict[str, float]:
+        """Seconds so far, as ``seconds/PART``."""
+        return {f"seconds/{name}": value for name, value in self.parts().items()}
 
 
 def split(batch: Any, index: int, count: int) -> Any:

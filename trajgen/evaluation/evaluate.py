@@ -78,48 +78,31 @@ class EvaluationOptions:
 
 
 class RandomPolicy:
-    """Draws actions uniformly from the box (low, high), each of shape (A,); seeded.
+    """Draws actions uniformly from a box (A,), or numbers of choices; seeded.
 
     Raises:
         ConfigError: if the box has no finite sides.
     """
 
-    def __init__(self, low: Array, high: Array, seed: int = 0) -> None:
-        require_bounds(low, high)
-        self.low, self.high = low, high
-        self.rng = np.random.default_rng(seed)
-        self.shape = np.shape(low)
+    def __init__(self, space: Any, seed: int = 0) -> None:
+        self.choices = choices_of(space)
+        if not self.choices:
+            require_bounds(space.low, space.high)
+        self.space, self.rng = space, np.random.default_rng(seed)
+        self.batch: tuple[int, ...] = ()
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
         """Starts ``batch`` episodes; the stream of actions goes on."""
         if ids is None:
-            self.shape = (*(() if batch is None else (batch,)), *np.shape(self.low))
+            self.batch = () if batch is None else (batch,)
 
     def act(self, observation: Observation) -> np.ndarray:
-        """Actions (B, A), or (A,) if not batched."""
-        return self.rng.uniform(self.low, self.high, self.shape).astype(np.float32)
-
-    def observe(self, reward: Any, done: Any) -> None:
-        """Uses nothing of it."""
-
-
-class RandomChoices:
-    """Draws discrete actions uniformly; seeded."""
-
-    def __init__(self, choices: Sequence[int], seed: int = 0) -> None:
-        self.choices, self.rng, self.batch = choices, np.random.default_rng(seed), 1
-        self.batched = False
-
-    def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
-        """Starts ``batch`` episodes; the stream of actions goes on."""
-        if ids is None:
-            self.batched, self.batch = batch is not None, batch or 1
-
-    def act(self, observation: Observation) -> np.ndarray:
-        """Numbers (B,) or (B, parts), without B if not batched."""
-        numbers = self.rng.integers(self.choices, size=(self.batch, len(self.choices)))
-        numbers = numbers[:, 0] if len(self.choices) == 1 else numbers
-        return numbers if self.batched else numbers[0]
+        """Actions (B, A), or numbers (B,) or (B, parts); without B if not batched."""
+        if not self.choices:
+            low, high = self.space.low, self.space.high
+            return self.rng.uniform(low, high, (*self.batch, *np.shape(low))).astype(np.float32)
+        numbers = self.rng.integers(self.choices, size=(*self.batch, len(self.choices)))
+        return numbers[..., 0] if len(self.choices) == 1 else numbers
 
     def observe(self, reward: Any, done: Any) -> None:
         """Uses nothing of it."""
@@ -167,10 +150,7 @@ def evaluate(
             require_goal(eval_env)
         references: dict[str, Policy] = {}
         if options.reference:
-            choices = choices_of(space)
-            references["random"] = (
-                RandomChoices(choices, options.seed) if choices else RandomPolicy(space.low, space.high, options.seed)
-            )
+            references["random"] = RandomPolicy(space, options.seed)
             if eval_env.controller is not None:
                 references["controller"] = eval_env.controller()
         rollouts = {}

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from trajgen.config import Config, compose, merged
+from trajgen.config import Config, compose, merged, quoted
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json
 from trajgen.experiments.definition import Study, merge_overrides, slug
@@ -109,7 +108,7 @@ class Cell:
     def commands(self, root: str) -> tuple[str, str | None]:
         """The command of its training, and of its evaluation where that differs, for a folder ``root``."""
         run = f"{root}/cells/{self.run.name}"
-        train = ["trajgen", "train", *merge_overrides(self.row.words, (f"seed={self.seed}", f"run_dir={quote(run)}"))]
+        train = ["trajgen", "train", *merge_overrides(self.row.words, (f"seed={self.seed}", f"run_dir={quoted(run)}"))]
         if not self.row.overrides:
             return shlex.join(train), None
         config = self.row.config
@@ -131,23 +130,15 @@ class Cell:
 def train_cell(console: Console, *, config: Mapping[str, Any], command: str) -> tuple[None, str]:
     """The job of a training with its own evaluation."""
     from trajgen import experiments
-
-    experiments.prepare_imports(tuple(config["imports"]))
-    with interruptible():
-        experiments.train(Config.from_plain(config), console, command)
-    path = Path(config["run_dir"]) / "evaluation.json"
-    return None, "trained; " + _scores(read_json(path)) if path.exists() else "trained"
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Turns the engine's `StoppedError` into a KeyboardInterrupt, which stops a job."""
     from trajgen.engine.loop import StoppedError
 
+    experiments.prepare_imports(tuple(config["imports"]))
     try:
-        yield
-    except StoppedError:
+        experiments.train(Config.from_plain(config), console, command)
+    except StoppedError:  # Ctrl-C stops the study
         raise KeyboardInterrupt from None
+    path = Path(config["run_dir"]) / "evaluation.json"
+    return None, "trained; " + _scores(read_json(path)) if path.exists() else "trained"
 
 
 def evaluate_cell(console: Console, *, run: Path, **options: Any) -> tuple[None, str]:
@@ -258,13 +249,6 @@ def _evaluation_words(overrides: Mapping[str, Any]) -> list[str]:
 
 def _yaml(value: Any) -> str:
     return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
-
-
-def quote(text: str) -> str:
-    """A text in Hydra's grammar, with quotes where it needs them."""
-    if all(letter.isascii() and (letter.isalnum() or letter in "/_-+.") for letter in text):
-        return text
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def dry_run_rows(rows: Sequence[Row]) -> dict[str, str]:

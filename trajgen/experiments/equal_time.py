@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
-from trajgen.experiments.cells import interruptible
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ROUNDS = 6
-"""Timed intervals of a stage. The first warms up and is left out; of the others the shortest counts, since the load of
-the machine changes, and must not be taken for a difference between variants."""
+ROUNDS = 5
+"""Stretches into which the timed steps of a stage are divided. The shortest counts, since the load of the machine
+changes, and must not be taken for a difference between variants."""
 TOLERANCE = 0.1
 """Relative difference of cost below which two stages count as the same."""
 
@@ -71,8 +68,7 @@ def measure_cell(console: Console, *, config: Mapping[str, Any], steps: int) -> 
     from trajgen.experiments import prepare_imports
 
     prepare_imports(tuple(config["imports"]))
-    with interruptible():
-        cost = measure(Config.from_plain(config), steps, console)
+    cost = measure(Config.from_plain(config), steps, console)
     stages = ", ".join(f"{stage} {1000 * seconds:.0f} ms" for stage, seconds in cost.seconds.items())
     return cost, f"a step takes {stages}"
 
@@ -83,34 +79,20 @@ def measure(config: Config, steps: int, console: Console) -> Cost:
     Raises:
         TrajgenError: as `trajgen.experiments.training.train`.
     """
-    from trajgen.core.files import read_metrics
     from trajgen.engine.device import choose_device
-    from trajgen.engine.loop import Training
     from trajgen.experiments import prepare
-    from trajgen.experiments.starting import stages_of
+    from trajgen.experiments.outlook import untrained
 
     device = choose_device(config.device)
     planner, source, _ = prepare(config, device, console)
-    interval = max(1, steps // (ROUNDS - 1))
-    stages = stages_of(planner, ())
-    options = {stage.name: o for stage, o in zip(stages, config.engine.of(stages), strict=True) if stage.parameters}
-    stages = [stage for stage in stages if stage.name in options]
-    engine = replace(
-        config.engine,
-        stages={name: replace(o, steps=ROUNDS * interval) for name, o in options.items()},
-        budget=1.0,
-        log_every=interval,
-        checkpoint_every=ROUNDS * interval,
-    )
+    training, size = untrained(config, planner, source, device), -(-steps // ROUNDS)
+    timings = training.time_steps(ROUNDS * size)
     seconds: dict[str, float] = {}
     configured: dict[str, int] = {}
-    with TemporaryDirectory() as folder:
-        Training(planner, stages, source, engine, Path(folder), config.seed, device, console).run()
-        lines = read_metrics(Path(folder) / "metrics.jsonl")
-    for stage in stages:
-        clock = [line["seconds"] for line in lines if line["stage"] == stage.name]
-        shortest = min(after - before for before, after in pairwise(clock))
-        name = stage.name if stage.name in config.engine.stages or not stage.options_of else stage.options_of
-        seconds[name] = seconds.get(name, 0.0) + shortest / interval
-        configured[name] = options[stage.name].steps
+    for stage, options in zip(training.stages, training.settings, strict=True):
+        if timed := [step["step"] for step in timings.get(stage.name, ())]:
+            shortest = min(fmean(timed[first : first + size]) for first in range(0, len(timed), size))
+            name = stage.name if stage.name in config.engine.stages or not stage.options_of else stage.options_of
+            seconds[name] = seconds.get(name, 0.0) + shortest
+            configured[name] = options.steps
     return Cost(seconds, configured, config.engine.budget)

@@ -257,31 +257,26 @@ def _local_executor(name: str | None, workers: int | None, device: str) -> JobEx
     return LokyExecutor(count, threads or max(1, cores // count))
 
 
-def read_executor_words(words: Iterable[str]) -> tuple[str | None, dict[str, Any], list[str]]:
-    """Takes ``executor=NAME`` and ``executor.KEY=VALUE`` out of the words of a command line.
-
-    Returns:
-        The executor's name, its options, and the other words.
+def read_executor_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Takes ``executor.KEY=VALUE`` out of the words of a command line; returns the values, and the other words.
 
     Raises:
         ConfigError: for a word that sets a launcher of Hydra.
     """
-    name, options, rest = None, dict[str, Any](), list[str]()
+    options, rest = dict[str, Any](), list[str]()
     for word in words:
         key, _, value = word.partition("=")
-        if key == "executor":
-            name = value
-        elif key.startswith("executor."):
-            options[key.removeprefix("executor.")] = yaml.safe_load(value)
-        elif key.lstrip("+").startswith(("hydra/", "hydra.")):
+        if key.lstrip("+").startswith(("hydra/", "hydra.")):
             raise ConfigError(
                 "Studies and searches run on an executor, not on a launcher of Hydra.",
                 got=word,
                 fix="executor=loky, or executor=submitit (SLURM) or executor=ray with options executor.KEY=VALUE",
             )
+        if key.startswith("executor."):
+            options[key.removeprefix("executor.")] = yaml.safe_load(value)
         else:
             rest.append(word)
-    return name, options, rest
+    return options, rest
 
 
 def _has_cuda() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
@@ -18,6 +17,8 @@ from trajgen.viz.tables import duration, share
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
+
+    from trajgen.engine.loop import Training
 
 SHORTEST = 200
 """Steps of a training below which its time is not estimated: it is over as soon."""
@@ -55,18 +56,18 @@ def outlook(config: Config, planner: Any, source: Any, space: Space, device: tor
 
 def estimate(config: Config, planner: Any, source: Any, device: torch.device) -> float:
     """Seconds that a training takes; its planner is changed, and is not to be used any more."""
+    source = source.without_features() if isinstance(source, DrawsImages) else source
+    return untrained(config, planner, source, device, compile=False).estimate()
+
+
+def untrained(config: Config, planner: Any, source: Any, device: torch.device, **engine: Any) -> Training:
+    """A training whose steps are to be timed, with some options of the engine changed; it writes nothing."""
     from rich.console import Console
 
     from trajgen.engine.loop import Training
 
-    engine = replace(config.engine, log=(), compile=False)
-    source = source.without_features() if isinstance(source, DrawsImages) else source
-    with TemporaryDirectory() as folder:
-        silent = Console(quiet=True)
-        training = Training(
-            planner, stages_of(planner, config.train_only), source, engine, Path(folder), config.seed, device, silent
-        )
-        return training.estimate()
+    stages, options = stages_of(planner, config.train_only), replace(config.engine, **engine)
+    return Training(planner, stages, source, options, Path(), config.seed, device, Console(quiet=True))
 
 
 def estimate_cell(console: Console, *, config: Mapping[str, Any]) -> tuple[float, str]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import write_file, write_json
+from trajgen.core.observations import nested_entries
 from trajgen.core.terminal import Terminal
 from trajgen.data import store
 from trajgen.data.options import EnvShift
@@ -27,6 +28,8 @@ from trajgen.experiments.zoo import local_folder
 
 RECORDINGS = ".recordings"
 """Folder of unfinished recordings, hidden beside the data sets."""
+OBSERVED = "observations/"
+"""Before the path of an entry of the observations, in the file of an episode."""
 MOST_STEPS = 1_000_000
 """Steps after which an episode of an environment without a time limit is an error."""
 
@@ -169,7 +172,7 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
         if observer is not None:
             observer(float(reward), done)
         if done:
-            columns = {f"observations/{k}": np.stack(v) for k, v in _columns(observations).items()}
+            columns = {OBSERVED + k: np.stack(v) for k, v in _columns(observations).items()}
             ends = {"terminated": np.array(terminated), "rewards": np.array(rewards), "actions": np.array(actions)}
             return columns | ends
     raise DataError(f"An episode of {name} does not end within {MOST_STEPS:,} steps.", fix="max_episode_steps=1000")
@@ -196,24 +199,12 @@ def _read(path: Path, seed: int) -> dict[str, Any]:
     """The entries of Minari's EpisodeBuffer for a kept episode."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
-    observations: Any = {}
-    for name, values in arrays.items():
-        head, _, key = name.partition("/")
-        if head != "observations":
-            continue
-        if not key:
-            observations = values
-            break
-        *parents, last = key.split("/")
-        node = observations
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = values
+    leaves = {name.removeprefix(OBSERVED): values for name, values in arrays.items() if name.startswith(OBSERVED)}
     last_step = np.arange(len(arrays["rewards"])) == len(arrays["rewards"]) - 1
     terminated = bool(arrays["terminated"])
     return {
         "seed": seed,
-        "observations": observations,
+        "observations": leaves[""] if "" in leaves else nested_entries(leaves, dict),
         "actions": arrays["actions"],
         "rewards": arrays["rewards"],
         "terminations": last_step & terminated,

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.config import Config, compose, read_yaml
+from trajgen.config import Config, compose, quoted, read_yaml
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import LARGEST_NUMBER, file_lock, read_json, write_json
 from trajgen.core.options import convert, refuse_unknown, structure
 from trajgen.core.registry import KINDS
 from trajgen.evaluation.evaluate import EvaluationOptions
-from trajgen.experiments.cells import Cell, Row, dry_run_rows, make_data, quote
+from trajgen.experiments.cells import Cell, Row, dry_run_rows, make_data
 from trajgen.experiments.definition import (
     Study,
     Variant,
@@ -121,7 +121,7 @@ class Search:
 
     def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
         """The overrides of a trial; components that are chosen by name come before their options."""
-        texts = {k: str(v).lower() if isinstance(v, bool) else quote(str(v)) for k, v in params.items()}
+        texts = {k: str(v).lower() if isinstance(v, bool) else quoted(str(v)) for k, v in params.items()}
         words = [f"{key}={texts[key]}" for key in sorted(params, key=lambda key: key not in KINDS)]
         return merge_overrides((TUNING,), self.base, words)
 
