@@ -162,32 +162,6 @@ def test_a_batch_acts_as_its_members_do(run: Path) -> None:
             policy.observe(0.0, False)
 
 
-def test_an_episode_that_ends_starts_afresh(run: Path) -> None:
-    policy = trajgen.load_policy(run, device="cpu", overrides={"sampler": "greedy"})
-    observation = {"observation": np.ones((2, 4)), "desired_goal": np.zeros((2, 2))}
-    policy.reset(batch=2)
-    first = policy.act(observation)
-    policy.observe(np.zeros(2), np.array([False, True]))
-    second = policy.act(observation)
-    np.testing.assert_allclose(second[1], first[1], atol=1e-6)  # a new plan, at its first step
-    assert policy._age.tolist() == [2, 1]
-    policy.reset(ids=[0])
-    assert policy._age.tolist() == [0, 1]
-
-
-def test_the_target_decreases_by_the_rewards(run: Path) -> None:
-    overrides: dict[str, Any] = {
-        "return_target": "constant",
-        "return_target.value": 30.0,
-        "policy": {"replan_interval": 1},
-    }
-    policy = trajgen.load_policy(run, device="cpu", overrides=overrides)
-    policy.reset(batch=1)
-    policy.act({"observation": np.zeros((1, 4)), "desired_goal": np.zeros((1, 2))})
-    policy.observe(np.array([3.0]), np.array([False]))
-    assert float(policy._remaining[0]) == pytest.approx((30.0 - 3.0) / policy.discount, rel=1e-3)
-
-
 def test_what_the_data_earned_stands_beside_the_score(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from trajgen.data import minari
 

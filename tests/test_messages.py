@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import gymnasium
 import pytest
-from tiny import TRAIN
 
 from trajgen.cli import main
 from trajgen.cli.components import _argument_docs
@@ -20,10 +17,6 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit):
         main(words)
     return capsys.readouterr().err
-
-
-def test_a_value_alone_is_answered_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert answer(capsys, "train", "mage").splitlines()[1].split() == ["fix:", "recipe=mage"]
 
 
 def test_a_run_that_does_not_exist_is_answered_alike_by_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,11 +33,6 @@ def test_an_unknown_option_is_answered_by_those_of_the_chosen_component(tokenize
         compose(["recipe=mage", f"tokenizer={tokenizer}", "tokenizer.codebook=256"])
     text = str(caught.value)
     assert has in text and lacks not in text and text.count("latent_length") < 2
-
-
-def test_another_configuration_in_a_run_folder_names_the_option(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = answer(capsys, "train", *TRAIN, "prior.depth=2", f"run_dir={run}", "resume=true")
-    assert "prior.depth=1 there, 2 here" in text and text.count("there,") == 1
 
 
 def test_the_fix_for_a_missing_package_of_an_environment_is_pips() -> None:

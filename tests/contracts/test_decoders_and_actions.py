@@ -49,17 +49,6 @@ def latent() -> Tensor:
     return torch.randn(6, tiny.LATENT, 6)
 
 
-@torch.no_grad()
-def test_adapters_change_nothing_before_training_and_never_the_base(latent: Tensor, cond: Cond) -> None:
-    decoder = build("decoder", tiny.node("decoder", "adapter"), **WIRING)
-    before = decoder(latent, cond)
-    torch.testing.assert_close(decoder.base(latent, cond), before, atol=0, rtol=0)
-    for parameter in decoder.adapter_parameters():
-        parameter.add_(0.3)
-    torch.testing.assert_close(decoder.base(latent, cond), before, atol=0, rtol=0)
-    assert not torch.allclose(decoder(latent, cond), before)
-
-
 @pytest.mark.parametrize("returns", [True, False])
 @torch.no_grad()
 def test_adapters_see_returns_only_if_the_option_says_so(returns: bool, latent: Tensor, cond: Cond) -> None:

@@ -66,17 +66,6 @@ def test_of_many_scales_some_are_refinements(cond: Cond) -> None:
     torch.testing.assert_close(list(refined.values())[-1], plan.trajectory)
 
 
-def test_the_prior_stage_leaves_the_tokenizer_alone(batch: Batch) -> None:
-    planner = tiny.ready_planner()
-    before = {name: value.clone() for name, value in planner.tokenizer.state_dict().items()}
-    losses_of(planner, "prior", batch)["total"].backward()
-    assert not any(module.training for module in planner.tokenizer.modules())
-    assert planner.prior.training and planner.action.training
-    assert not any(p.requires_grad for p in planner.tokenizer.parameters())
-    after = planner.tokenizer.state_dict()
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
 @pytest.mark.parametrize("schedule", ["geometric", "single", "two_level"])
 def test_the_condition_loss_reaches_prior_and_adapters_through_the_sample(schedule: str, batch: Batch) -> None:
     planner = tiny.ready_planner(schedule=schedule, decoder="adapter", conditioner={"dropout": 0.0})

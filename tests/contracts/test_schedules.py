@@ -59,14 +59,6 @@ def test_refused(name: str, options: dict[str, Any]) -> None:
     assert caught.value.got is not None
 
 
-@pytest.mark.parametrize("name", ["geometric", "linear"])
-def test_growing_schedules_grow_and_end_at_the_length(name: str) -> None:
-    for scales in range(1, 13):
-        for length in range(scales, 40):
-            grown = lengths(name, length, scales=scales)
-            assert len(grown) == scales and grown[-1] == length and list(grown) == sorted(set(grown))
-
-
 def test_spans_and_levels_by_hand() -> None:
     schedule = ScaleSchedule((1, 2, 4))
     assert schedule.spans == (slice(0, 1), slice(1, 3), slice(3, 7))

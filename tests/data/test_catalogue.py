@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import gymnasium
 import pytest
@@ -29,11 +28,6 @@ D4RL = {
     "kitchen": (0.0, 4.0),
 }
 """Reference returns of D4RL, infos.py."""
-
-
-@pytest.fixture(autouse=True)
-def _no_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
 def test_the_benchmarks_are_all_there() -> None:

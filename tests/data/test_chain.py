@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,12 +17,6 @@ from trajgen.envs.eval_env import make_eval_env
 from trajgen.envs.makers import MAKERS, make
 
 STILL = np.zeros((2, 2))
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
 
 
 def played(env: Any, policy: Any, seed: int) -> tuple[np.ndarray, float, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -36,11 +35,6 @@ KEYS: dict[str, Any] = {
     "goal_state": (0, 1),
 }
 ID = "tests/rooms-v0"
-
-
-@pytest.fixture(autouse=True)
-def _no_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
 def observed(rows: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import image_sets
@@ -29,12 +28,6 @@ ID = "tests/images-v0"
 NODE = {"name": "conv", "dim": 4, "width": 8}
 IMAGES = Stage("encoder", dict, [], images=True)
 OTHER = Stage("policy", dict, [])
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-    return tmp_path / "sets"
 
 
 def options(**changes: Any) -> DataOptions:

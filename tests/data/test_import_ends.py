@@ -17,11 +17,6 @@ from trajgen.data.options import DataOptions
 ID = "mine/points-v0"
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-
-
 def check_refused(path: Path, *parts: str, **options: Any) -> None:
     with pytest.raises(DataError) as caught:
         from_path(path, ImportOptions(id=ID, **options))

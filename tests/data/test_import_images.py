@@ -24,11 +24,6 @@ ID = "mine/images-v0"
 SIDE = 6
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-
-
 def images(number: int, rows: int) -> np.ndarray:
     """Images (rows, 6, 6, 3) of an episode."""
     return np.random.default_rng(number).integers(256, size=(rows, SIDE, SIDE, 3), dtype=np.uint8)
@@ -75,14 +70,6 @@ def test_images_of_robomimic(tmp_path: Path, final: bool) -> None:
 def test_images_of_robomimic_can_be_left_out(tmp_path: Path) -> None:
     imported = from_path(formats.robomimic(tmp_path), ImportOptions(id=ID, images=()))
     assert "image_key" not in imported.preset and loaded(imported.preset).images is None
-
-
-def test_images_that_would_fill_the_memory_are_left_out(tmp_path: Path) -> None:
-    path = formats.robomimic(tmp_path)
-    with h5py.File(path, "r+") as file:  # far larger in memory than the file
-        shape = (5, 4096, 4096, 3)
-        file["data/demo_0/obs"].create_dataset("video", shape, "u1", chunks=(1, *shape[1:]), compression="gzip")
-    assert from_path(path, ImportOptions(id=ID)).about == "state: a_place, object; images: camera"
 
 
 def png(image: np.ndarray) -> bytes:

@@ -23,12 +23,6 @@ ID = "tests/line-v0"
 DICT = unbounded({"state": 2, "goal": 2, "here": 2})
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-    return tmp_path / "sets"
-
-
 def raw(steps: int, terminated: bool = False, **changes: Any) -> dict[str, Any]:
     rows = np.arange(2.0 * (steps + 1)).reshape(-1, 2)
     observations = {"state": rows, "goal": rows + 1, "here": rows + 2}

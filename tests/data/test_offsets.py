@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,6 @@ from trajgen.policies.inputs import ObservationReader
 ID = "tests/offsets-v0"
 GOALS: dict[str, Any] = {"state_key": "observation", "goal_key": "desired_goal", "achieved_key": "achieved_goal"}
 T = np.arange(101)
-
-
-@pytest.fixture(autouse=True)
-def _no_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
 def rows(start: float = 0.0) -> np.ndarray:

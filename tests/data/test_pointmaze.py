@@ -22,12 +22,6 @@ KEYS: dict[str, Any] = {"state_key": "observation", "goal_key": "desired_goal", 
 CORNER = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
-
-
 def options(name: str, **changes: Any) -> DataOptions:
     return DataOptions(id=MAKERS[name].id, goals="hindsight", goal_radius=0.45, **KEYS, **changes)
 

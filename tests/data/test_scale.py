@@ -30,12 +30,6 @@ ID = "tests/walks-v0"
 GIB = 2**30
 
 
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "sets"))
-    return tmp_path / "sets"
-
-
 def write(seed: int = 0, lengths: tuple[int, ...] = (50, 7, 33), **changes: Any) -> None:
     """Random walks with goals that change once, as a dictionary observation."""
     random = np.random.default_rng(seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -34,11 +33,6 @@ SLIDER = """
   </worldbody>
 </mujoco>
 """
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
 
 
 class Slider(gymnasium.Env[Any, Any]):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -24,12 +23,6 @@ from trajgen.envs.gym import make_env, spec
 from trajgen.envs.joint import ENV_ID, JointEnv
 from trajgen.envs.makers import MAKERS, make
 from trajgen.envs.teams import TEAMS
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
 
 
 class Uneven:

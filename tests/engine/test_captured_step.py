@@ -94,13 +94,14 @@ def test_after_the_warm_up_steps_are_replayed(device: None) -> None:
     values = run.steps(10, 11, 12, 13)
     assert Graph.replays == 8 and all(v is values[0] for v in values)  # two graphs a step, the same tensors
     assert run.source.requests[-1] == (13, 8) != first and not run.reports
-    torch.testing.assert_close(run.take._batch, toys.Numbers().batch(13, 8))  # copied into the graph's batch
+    copied: Any = run.take._batch  # into the graph's own
+    torch.testing.assert_close(copied.values, toys.Numbers().batch(13, 8).values)
 
 
 def test_a_stage_that_waits_is_trained_without(device: None) -> None:
     model = toys.Toy()
 
-    def waits(batch: Tensor) -> dict[str, Tensor]:
+    def waits(batch: toys.Rows) -> dict[str, Tensor]:
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return model.loss(model.one, batch)
 

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from toys import FIRST, SECOND, CrashError, Numbers, Toy, crash, interrupt, metrics, options, term, training
+from toys import FIRST, SECOND, CrashError, Numbers, Rows, Toy, crash, interrupt, metrics, options, term, training
 
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Stage
@@ -141,8 +141,9 @@ class Following(nn.Module):
         torch.manual_seed(0)
         self.online, self.target = nn.Linear(4, 4), nn.Linear(4, 4)
 
-    def loss(self, batch: Tensor) -> dict[str, Tensor]:
-        return {"total": (self.online(batch) - self.target(batch).detach() - batch.flip(1)).square().mean()}
+    def loss(self, batch: Rows) -> dict[str, Tensor]:
+        x = batch.values
+        return {"total": (self.online(x) - self.target(x).detach() - x.flip(1)).square().mean()}
 
     def follow(self) -> None:
         for target, online in zip(self.target.parameters(), self.online.parameters(), strict=True):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from toys import Numbers, interrupt, metrics, options
+from torch import nn
+from toys import Numbers, Rows, interrupt, metrics, options
 
 from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, ConfigError
@@ -34,15 +34,15 @@ class Pulled(nn.Module):
         return [Stage(name, partial(squared_distance, number), [number]) for name, number in numbers.items()]
 
 
-def squared_distance(number: nn.Parameter, batch: Tensor) -> Losses:
-    return {"total": (number - batch).square().mean()}
+def squared_distance(number: nn.Parameter, batch: Rows) -> Losses:
+    return {"total": (number - batch.values).square().mean()}
 
 
 class Around(Numbers):
     mean = 3.0
 
-    def batch(self, step: int, size: int, rank: int = 0) -> Tensor:
-        return super().batch(step, size) + self.mean
+    def batch(self, step: int, size: int, rank: int = 0) -> Rows:
+        return super().batch(step, size).map(lambda values: values + self.mean)
 
 
 class HeldOut(Around):

@@ -15,12 +15,19 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from trajgen.core.types import Losses, Stage
+from trajgen.core.types import Losses, Record, Stage
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
 FIRST, SECOND = 6, 9
 TIMED = ("seconds", "windows_per_second")
+
+
+@dataclass(frozen=True)
+class Rows(Record):
+    """A batch (B, 4)."""
+
+    values: Tensor
 
 
 class Toy(nn.Module):
@@ -38,9 +45,9 @@ class Toy(nn.Module):
             Stage("two", partial(self.loss, self.two), list(self.two.parameters())),
         ]
 
-    def loss(self, linear: nn.Linear, batch: Tensor) -> Losses:
+    def loss(self, linear: nn.Linear, batch: Rows) -> Losses:
         """The squared error of reversing a row."""
-        error = (self.dropout(linear(batch)) - batch.flip(1)).square().mean()
+        error = (self.dropout(linear(batch.values)) - batch.values.flip(1)).square().mean()
         noise = torch.randn(())
         return {"total": error * (1 + self.noise * noise), "error": error}
 
@@ -54,12 +61,12 @@ class Numbers:
     requests: list[tuple[int, int]] = field(default_factory=list)
     poison: int | None = None
 
-    def batch(self, step: int, size: int, rank: int = 0) -> Any:
+    def batch(self, step: int, size: int, rank: int = 0) -> Rows:
         self.requests.append((step, size))
         if step == self.at:
             self.happens()
         values = torch.randn(size, 4, generator=torch.Generator().manual_seed(step))
-        return values * torch.nan if step == self.poison else values
+        return Rows(values * torch.nan if step == self.poison else values)
 
 
 def term() -> None:

@@ -57,10 +57,10 @@ class Setup:
 
     def __init__(self, recipe: str, device: str, **changes: Any) -> None:
         config = composed(recipe)
-        stride, chunk = min(config.data.stride, tiny.STRIDE), min(config.data.chunk, tiny.CHUNK)
-        tokens = config.components.get("tokenizer", {}).get("name")
-        horizon = tiny.HORIZON // 4 if tokens == "bins" else tiny.HORIZON  # many tokens a point, one after the other
-        shape = {"horizon": horizon, "stride": stride, "chunk": min(chunk, horizon)}
+        stride, chunk, horizon = min(config.data.stride, tiny.STRIDE), min(config.data.chunk, tiny.CHUNK), tiny.HORIZON
+        if config.components.get("tokenizer", {}).get("name") == "bins":  # a token for each number of a point
+            stride, chunk, horizon = 1, 2, 2
+        shape = {"horizon": horizon, "stride": stride, "chunk": chunk}
         self.options = replace(config.data, **shape, **changes)
         self.window = WindowShape(**shape, return_power=config.data.return_power, goal_state=(0, 1))
         self.policy_options = config.policy

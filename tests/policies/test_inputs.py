@@ -109,5 +109,5 @@ def test_nothing_is_done_before_a_reset() -> None:
         lambda acting: acting.observe(1.0, False),
         lambda acting: acting.reset(ids=[0]),
     ):
-        with pytest.raises(TrajgenError):
+        with pytest.raises(TrajgenError, match="must be reset before"):
             call(policy())

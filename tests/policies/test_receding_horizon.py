@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.policies.options import PolicyOptions
@@ -166,11 +166,6 @@ def test_looking_at_plans_changes_nothing() -> None:
 def test_a_plan_is_not_followed_for_longer_than_the_head_can(replan_interval: int) -> None:
     with pytest.raises(ConfigError, match=f"policy.replan_interval={replan_interval}"):
         policy(replan_interval=replan_interval)
-
-
-def test_a_policy_is_reset_before_it_acts() -> None:
-    with pytest.raises(TrajgenError, match="must be reset before"):
-        policy().act(np.zeros(3))
 
 
 def test_a_planner_that_continues_a_history_is_given_it() -> None:

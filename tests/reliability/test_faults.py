@@ -183,13 +183,6 @@ def test_other_data_are_refused_on_resume(
     assert (stopped / "checkpoints" / "final.safetensors").exists()
 
 
-def test_a_finished_training_that_is_repeated_says_so(train: Train) -> None:
-    folder = train("run_dir=run")
-    with pytest.raises(ConfigError, match="finished") as refused:
-        train("run_dir=run")
-    assert refused.value.fix is not None and f"trajgen evaluate run={folder}" in refused.value.fix
-
-
 def test_a_folder_whose_name_is_no_utf8_is_refused_before_the_training(train: Train, stranger: Path) -> None:
     folder = os.fsdecode(b"run-\xff")
     with pytest.raises(ConfigError, match="UTF-8"):

@@ -68,6 +68,8 @@ TEXTS = {
     "a key twice, deep down": '{"recipe": "mage", "data": {"id": "a", "id": "b"}}',
     "no number": '{"seed": NaN}',
     "a number of five thousand digits": f'{{"seed": {"9" * 5000}}}',
+    "no text": "",
+    "no options": "{}",
     "not UTF-8": b"\xff\xfe\x00",
     "a list": "[]",
     "null": "null",

@@ -20,6 +20,8 @@ LARGEST_FILE = 16 * 2**20
 LARGEST_LOG = 2**28
 """Bytes of the largest metrics.jsonl that is read."""
 LARGEST_NUMBER = 2**53
+NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
+"""Entries of a line of metrics.jsonl that are neither losses nor figures of a group ("usage/scale_1")."""
 PARTIAL = ".partial-"
 """Prefix of a file that is being written."""
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

@@ -119,6 +119,13 @@ def unknown_option(name: str, options: Iterable[str], value: Any = None) -> Conf
     return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options))
 
 
+def entry(values: Any, path: Iterable[str]) -> Any:
+    """The value at a path of keys in nested plain values; None where there is none."""
+    for key in path:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
 def flat(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
     """The dotted name and the value of each option of nested plain values."""
     for key, value in values.items():

@@ -11,6 +11,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.data.episodes import Episodes
 from trajgen.data.options import DataOptions
+from trajgen.data.returns import episode_returns
 
 
 def window_counts(
@@ -72,8 +73,7 @@ def _top(episodes: Episodes, share: float) -> np.ndarray:
     """The episodes (E,) with the highest sums of rewards, as many as it takes for this share of the steps."""
     if share == 1:
         return np.ones(len(episodes), dtype=bool)
-    sums = np.add.reduceat(episodes.rewards, episodes.starts, dtype=np.float64)  # the last rows have zero rewards
-    best_first = np.argsort(-sums, kind="stable")
+    best_first = np.argsort(-episode_returns(episodes), kind="stable")
     steps_before = np.cumsum(episodes.lengths[best_first]) - episodes.lengths[best_first]
     is_top = np.zeros(len(episodes), dtype=bool)
     is_top[best_first[steps_before < share * episodes.steps - 1e-6]] = True

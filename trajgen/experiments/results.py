@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.options import entry
 from trajgen.evaluation.evaluate import hardware, plain
 from trajgen.evaluation.statistics import (
     Array,
@@ -78,7 +79,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
             "study": study.name,
             "question": study.question,
             "unit": unit,
-            "normalized": ", ".join(dict.fromkeys(n for e in flat if (n := _at(e, ("normalized", "name"))))) or None,
+            "normalized": ", ".join(dict.fromkeys(n for e in flat if (n := entry(e, ("normalized", "name"))))) or None,
             "reference": study.reference,
             "seeds": study.seeds,
             "protocol": next((e.get("protocol") for e in flat), None),
@@ -110,7 +111,7 @@ def _compared(evaluations: Evaluations, unit: str) -> Array:
 
 
 def _by_episode(evaluations: Evaluations, path: Sequence[str], what: str) -> Array:
-    rows = [_at(evaluation, path) or [] for evaluation in evaluations.values()]
+    rows = [entry(evaluation, path) or [] for evaluation in evaluations.values()]
     if len({len(row) for row in rows}) > 1 or not rows[0]:
         raise CheckpointError(
             f"All seeds of a variant need the {what} on the same episodes, at least one.",
@@ -176,7 +177,7 @@ def score(folder: Path) -> float:
     figures = read_evaluation(path)
     ratio, mean_return = figures.get("ratio_to_controller"), (figures.get("return") or {}).get("mean")
     value = mean_return if ratio is None else ratio
-    if (error := _at(figures, ("action_error", "mean"))) is not None:
+    if (error := entry(figures, ("action_error", "mean"))) is not None:
         value = -error
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise CheckpointError(
@@ -197,13 +198,7 @@ def _means(evaluations: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "decision_ms": ("decision_ms", "batch_1", "median"),
     }
     evaluations = list(evaluations)
-    return {name: _mean(_at(evaluation, path) for evaluation in evaluations) for name, path in paths.items()}
-
-
-def _at(values: Any, path: Sequence[str]) -> Any:
-    for key in path:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values
+    return {name: _mean(entry(evaluation, path) for evaluation in evaluations) for name, path in paths.items()}
 
 
 def _mean(values: Iterable[Any]) -> float | None:

@@ -16,6 +16,7 @@ from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
 from trajgen.core.files import (
     LARGEST_NUMBER,
+    NOT_LOSSES,
     PARTIAL,
     damaged,
     file_lock,
@@ -37,8 +38,6 @@ FINAL = "checkpoints/final.safetensors"
 LOCK, STUDY_LOCK = "run.lock", "study.lock"
 HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
-NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
-"""Entries of a line of metrics.jsonl that are neither losses nor usage."""
 PRECISIONS = {16: "bfloat16", 32: "float32"}
 """By the bits of a number, as metrics.jsonl has them."""
 LONGEST_NAME = 120

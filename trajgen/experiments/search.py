@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config, compose, quoted, read_yaml
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import LARGEST_NUMBER, file_lock, read_json, write_json
-from trajgen.core.options import convert, refuse_unknown, structure
+from trajgen.core.options import convert, entry, refuse_unknown, structure
 from trajgen.core.registry import KINDS
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.experiments.cells import Cell, Row, dry_run_rows, make_data
@@ -129,9 +129,7 @@ class Search:
         """The values that a configuration has for the options of the space; empty unless all are within it."""
         params: dict[str, Any] = {}
         for key, choices in self.space.items():
-            value: Any = config.to_plain()
-            for part in key.split("."):
-                value = value.get(part) if isinstance(value, Mapping) else None
+            value = entry(config.to_plain(), key.split("."))
             value = value.get("name") if key in KINDS and isinstance(value, Mapping) else value
             if value is None or isinstance(value, list | dict) or value not in choices:
                 return {}

@@ -191,7 +191,7 @@ def causality(fixture: Fixture) -> None:
             look="the mask of logits(): sampling cannot see ahead",
         )
         require(
-            float(differences[span].max()) > 1e-7,
+            float(differences[span].min()) > 1e-7,
             f"The predictions of scale {k + 1} do not depend on its input.",
             look="logits(): which inputs go with which scale",
         )

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trajgen.core.files import NOT_LOSSES
 from trajgen.viz.figure import DASHED, INK, LINES, log_scale, new_figure, time_colors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-NOT_LOSSES = ("stage", "stage_index", "step", "seconds", "windows_per_second", "gradient_norm")
-"""Entries of a line of metrics.jsonl that are neither losses nor figures of a group ("usage/scale_1")."""
 ALL_SCALES = "all"
 """What the tokenizers call all scales together."""
 MOST_COLUMNS = 3

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from trajgen.config import merged
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import read_json, read_metrics
+from trajgen.core.options import entry
 from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
 from trajgen.viz.summary import Row, score_rows
 
@@ -62,27 +63,21 @@ class Facts:
         """``minutes`` or ``steps`` of all stages."""
         return sum(float(stage[name]) for stage in self.stages) if self.stages else None
 
-    def _figure(self, keys: Sequence[str]) -> Any:
-        node: Any = self.evaluation
-        for key in keys:
-            node = node.get(key) if isinstance(node, Mapping) else None
-        return node
-
     def number(self, *keys: str) -> float | None:
         """A figure of the evaluation by its path; None where there is no finite number."""
-        value = self._figure(keys)
+        value = entry(self.evaluation, keys)
         return float(value) if _is_finite(value) else None
 
     def interval(self, *keys: str) -> tuple[float, float] | None:
         """An interval of the evaluation by its path."""
-        ends = self._figure(keys)
+        ends = entry(self.evaluation, keys)
         if not isinstance(ends, list) or len(ends) != 2 or not all(map(_is_finite, ends)):
             return None
         return float(ends[0]), float(ends[1])
 
     def episode_returns(self) -> dict[int, float]:
         """The return of each episode by its seed; failed ones are left out."""
-        seeds, returns = self.evaluation.get("seeds"), self._figure(("episode_returns", "policy"))
+        seeds, returns = self.evaluation.get("seeds"), entry(self.evaluation, ("episode_returns", "policy"))
         if not isinstance(returns, list) or not isinstance(seeds, list) or len(seeds) != 2:
             return {}
         if not all(type(seed) is int for seed in seeds) or seeds[1] - seeds[0] + 1 != len(returns):
