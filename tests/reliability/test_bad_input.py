@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
+from points import ID, WORDS
 
 from trajgen.cli import main
-from trajgen.cli.train import quoted
-from trajgen.config import compose
+from trajgen.config import compose, quoted
 from trajgen.core.errors import ConfigError
 from trajgen.data import minari
-from trajgen.engine.checkpoint import Checkpoints
-from trajgen.experiments import build_planner, run_folder
 
-ID = "tests/points-v0"
 OBSERVATION = Dict(
     {name: Box(-9, 9, (width,), np.float64) for name, width in
      (("observation", 4), ("desired_goal", 2), ("achieved_goal", 2))}
@@ -256,21 +251,8 @@ def test_an_observation_key_that_is_not_there(check_refused: Callable[..., str])
     check_refused(*TRAIN_OWN_DATA, *SMALL, "data.state_key=observatoin", mentions=("data.state_key", "observation"))
 
 
-@pytest.fixture
-def run(folder: Path) -> Path:
-    """A run folder with the weights of a small planner that nothing has trained."""
-    write(raw(300))
-    config = compose([*TRAIN_OWN_DATA[1:], *SMALL])
-    space = dataclasses.replace(tiny.SPACE, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
-    done = folder / "done"
-    done.mkdir()
-    run_folder.write_json(done / "config.json", {**config.to_plain(), "space": dataclasses.asdict(space)})
-    Checkpoints(done / "checkpoints").save_final(build_planner(config, space))
-    return done
-
-
-def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callable[..., str]) -> None:
-    again = [*TRAIN_OWN_DATA, *SMALL, f"run_dir={run}"]
+def test_a_run_folder_of_another_configuration(stranger: Path, check_refused: Callable[..., str]) -> None:
+    again = ["train", *WORDS, f"run_dir={stranger}"]
     check_refused(
         *again, "seed=1", "resume=true", mentions=("belongs to one configuration", "seed=0 there, 1 here", "run_dir=")
     )
@@ -278,11 +260,11 @@ def test_a_run_folder_of_another_configuration(run: Path, check_refused: Callabl
     check_refused(*again, mentions=("finished", "trajgen evaluate run="))
 
 
-def test_a_truncated_checkpoint(run: Path, check_refused: Callable[..., str]) -> None:
-    path = run / "checkpoints" / "final.safetensors"
+def test_a_truncated_checkpoint(stranger: Path, check_refused: Callable[..., str]) -> None:
+    path = stranger / "checkpoints" / "final.safetensors"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for command in ("evaluate", "sample"):
-        check_refused(command, f"run={run}", mentions=("damaged or cut short", "final.safetensors"))
+        check_refused(command, f"run={stranger}", mentions=("damaged or cut short", "final.safetensors"))
 
 
 def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]) -> None:
@@ -305,8 +287,8 @@ def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]
         ("sample plans=x", "plans"),
     ],
 )
-def test_overrides_of_a_run(line: str, mentions: str, run: Path, check_refused: Callable[..., str]) -> None:
-    check_refused(*line.split(), f"run={run}", mentions=(mentions,))
+def test_overrides_of_a_run(line: str, mentions: str, stranger: Path, check_refused: Callable[..., str]) -> None:
+    check_refused(*line.split(), f"run={stranger}", mentions=(mentions,))
 
 
 def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
