@@ -60,6 +60,9 @@ def right(observation: np.ndarray) -> np.ndarray:
 gymnasium.register("tests/Signs-v0", f"{__name__}:Signs", max_episode_steps=20)
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))

@@ -173,6 +173,7 @@ def test_the_environment_must_fit_and_gives_the_bounds_of_the_actions(tmp_path: 
     assert space.action_low == (-2.0,) and minari.describe(ID)["eval_env"] == "Pendulum-v1"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_set_without_an_environment_is_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,7 +71,7 @@ def test_the_controller_reaches_every_goal_and_stays(maze: str, at_least: float)
     eval_env = make_eval_env(options(name))
     assert eval_env.max_steps == pointmaze.MAZES[maze].max_steps
     low, high = eval_env.bounds[f"d4rl maze2d-{maze}"]
-    mean, reached = score(eval_env, 8)
+    mean, reached = score(eval_env, 4)
     assert reached.all()
     assert 100 * (mean - low) / (high - low) > at_least
 

@@ -49,6 +49,7 @@ READ = ["data.id=tests/images-v0", "data.state_key=velocity", "data.image_key=fr
 CONV = ["encoder=conv", "encoder.dim=4", "encoder.width=8"]
 STAGE = ["engine.stages.encoder.steps=6", "engine.stages.encoder.batch_size=8"]
 QUIET = Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from points import ID, WORDS
 
 from trajgen.cli import main
-from trajgen.config import compose, quoted
+from trajgen.config import compose
 from trajgen.core.errors import ConfigError
 from trajgen.data import minari
 
@@ -188,8 +188,9 @@ def test_paths_are_taken_as_they_stand(folder: Path, monkeypatch: pytest.MonkeyP
     odd.mkdir()
     main(["evaluate", f"run={odd}", "out=1e3"])
     assert reached == [(odd, Path("1e3"))]
-    composed = compose([quoted(f"run_dir={odd}")])
-    assert composed.run_dir == str(odd)
+    monkeypatch.setattr("trajgen.cli.train.run", reached.append)
+    main(["train", f"run_dir={odd}"])
+    assert compose(reached[1]).run_dir == str(odd)
 
 
 def refused_without(check_refused: Callable[..., str], *mentions: str) -> str:
