@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, attend, block_causal_mask, modulations
@@ -78,13 +77,6 @@ def test_the_cache_returns_all_tokens_and_its_rows_are_its_sequences() -> None:
 def test_gates_of_zero_leave_the_tokens_as_they_are() -> None:
     block, x = AdaptiveBlock(16, 4), torch.randn(2, 5, 16)
     assert torch.equal(block(x, torch.zeros(2, 1, 6, 16)), x)
-
-
-def test_the_straight_through_sample_is_distributed_as_softmax() -> None:
-    logits = torch.tensor([1.0, 0.0, -1.0])
-    sampled = F.gumbel_softmax(logits.expand(40_000, 3), tau=1.0, hard=True)
-    assert torch.equal(sampled.sum(1), torch.ones(40_000))
-    assert (sampled.mean(0) - logits.softmax(0)).abs().max() < 0.01
 
 
 def test_fourier_features_by_hand() -> None:

@@ -240,14 +240,6 @@ def test_one_beam_continued_in_one_way_is_greedy(schedule: ScaleSchedule) -> Non
     assert torch.equal(codes, greedy()(prior, Row(schedule), cond).codes)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_a_batch_is_its_plans_one_by_one(schedule: ScaleSchedule) -> None:
-    prior, cond = Table(schedule), tiny.cond(8)
-    search = beam(prior, beam_width=3, expansions=2)
-    alone = [search(prior, Row(schedule), cond.map(lambda v, i=i: v[i : i + 1])).codes for i in range(8)]
-    assert torch.equal(search(prior, Row(schedule), cond).codes, torch.cat(alone))
-
-
 @pytest.mark.parametrize("select_every", [1, 3])
 def test_a_prior_without_select_is_stepped_again(select_every: int) -> None:
     prior, plain, cond = Table(UNIT), Table(UNIT, Memory), tiny.cond(8)

@@ -37,14 +37,12 @@ def exact(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
     return mean + (t * DEVIATION**2 - (1 - t)) / variance * (x - t * mean)
 
 
-def draw(
-    size: int, known_codes: KnownCodes | None = None, guide: Guide | None = None, velocity: Any = exact, **options: Any
-) -> tuple[Tensor, Tensor]:
+def draw(size: int, guide: Guide | None = None, velocity: Any = exact, **options: Any) -> tuple[Tensor, Tensor]:
     """Noise (size,), and the codes that it is carried to."""
     cond = Cond(state=torch.zeros(size, 1), returns=torch.zeros(size))
     prior: Any = SimpleNamespace(velocity=velocity)
     rng = torch.Generator().manual_seed(0)
-    codes = EulerSampler(prior, None, **options)(prior, TOKENIZER, cond, rng, known_codes, guide).codes
+    codes = EulerSampler(prior, None, **options)(prior, TOKENIZER, cond, rng, None, guide).codes
     noise = torch.randn(size, 1, 1, generator=torch.Generator().manual_seed(0))
     return noise.flatten(), codes.flatten()
 
@@ -86,14 +84,6 @@ def test_a_guide_of_constant_slope_tilts_the_distribution() -> None:
     """N(0, 1) tilted by exp(slope · x_1) is N(slope, 1)."""
     guided = draw(20, guide=lambda codes, cond: torch.full_like(codes, 1.5), velocity=of_unit_deviation(0.0))[1]
     torch.testing.assert_close(guided, draw(20, velocity=of_unit_deviation(1.5))[1])
-
-
-def test_known_codes_stay() -> None:
-    mask = torch.zeros(6, 1, 1, dtype=torch.bool)
-    mask[:3] = True
-    codes = draw(6, KnownCodes(torch.full((6, 1, 1), 9.0), mask), steps=3)[1]
-    free = draw(6, steps=3)[1]
-    assert torch.equal(codes[:3], torch.full((3,), 9.0)) and torch.equal(codes[3:], free[3:])
 
 
 def flow_prior(**options: Any) -> Any:
