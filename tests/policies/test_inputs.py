@@ -103,11 +103,10 @@ def test_episodes_that_there_are_not_are_named(ids: Any) -> None:
 
 
 def test_nothing_is_done_before_a_reset() -> None:
-    for call in (
-        lambda acting: acting.act(np.zeros(3)),
-        lambda acting: acting.act(np.zeros((2, 3))),
-        lambda acting: acting.observe(1.0, False),
-        lambda acting: acting.reset(ids=[0]),
-    ):
+    for states in (np.zeros(3), np.zeros((2, 3))):
         with pytest.raises(TrajgenError, match="must be reset before"):
-            call(policy())
+            policy().act(states)
+    with pytest.raises(TrajgenError, match="one value for each episode"):
+        policy().observe(1.0, False)
+    with pytest.raises(TrajgenError):
+        policy().reset(ids=[0])
