@@ -99,16 +99,16 @@ def _called(node: ast.Call, constants: Mapping[str, ast.expr]) -> str:
 
 IMPORTING = PACKAGE / "data" / "importing"
 """The modules whose errors the page leaves out: each names the row and what to type instead."""
-EXPLAINED = ("TrajgenError", "ConfigError")
-"""Classes whose errors the page leaves out: each is printed with the argument or the words to type instead."""
+LISTED = ("DataError", "TrainingError")
+"""Classes whose errors the page lists, since they come from outside; the others say what to type."""
 HEAD = """# Errors
 
 An error that you can correct says what is wrong and what to type or change (`fix`), and where it helps what was
 expected and found. The exit code is 1; `--debug` adds the traceback. An unknown command or flag ends with exit code 2,
 an interruption with 130. In Python each error is an exception with the attributes `rule`, `expected`, `got` and `fix`.
 
-Below are errors of data sets, trainings and run folders, without those of `trajgen data import`. `…` stands for a name,
-a number or a path, `|` between alternatives.
+Below are errors of data sets and trainings, without those of `trajgen data import`. `…` stands for a name, a number or
+a path, `|` between alternatives.
 
 """
 
@@ -128,7 +128,7 @@ def page() -> str:
 
 def _section(error: str, doc: str, rules: Mapping[str, Iterable[str]]) -> str:
     text = f"## {error}\n\n{_marked(doc)}"
-    if error in EXPLAINED:
+    if error not in LISTED:
         return f"{text}\n"
     lines = [line for fix, them in rules.items() for line in (*them, f"  fix: {fix}")]
     return f"{text}\n" + ("\n```text\n{}\n```\n".format("\n".join(lines)) if lines else "")
