@@ -35,6 +35,12 @@ def test_an_unknown_option_is_answered_by_those_of_the_chosen_component(tokenize
     assert has in text and lacks not in text and text.count("latent_length") < 2
 
 
+def test_a_mistyped_name_of_many_is_answered_by_those_that_are_close(capsys: pytest.CaptureFixture[str]) -> None:
+    text = answer(capsys, "train", "data=pointmaze/umaze-dwel")
+    assert "'pointmaze/umaze-dwell'" in text and "adroit" not in text
+    assert "dt" in answer(capsys, "train", "recipe=magee")  # few are all listed
+
+
 def test_the_fix_for_a_missing_package_of_an_environment_is_pips() -> None:
     class Game(gymnasium.Env):
         def __init__(self) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 LONGEST = 2000
 """Letters of each part of a message that are printed."""
-
-
+MOST_LISTED = 40
+"""Choices up to which all are listed beside those that are close to a name."""
 HIDDEN = ("Cc", "Cf", "Cs")
 """Unicode's categories of characters that are obeyed, not shown: controls, directions, surrogates."""
 
@@ -75,6 +75,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def unknown_name(rule: str, name: str, choices: Iterable[str], hint: str = "") -> ConfigError:
     """The error for a name that is none of ``choices``."""
-    choices, fix = list(choices), nearest(name, choices)
-    expected = ", ".join(choices) if fix.startswith("did you mean") else None  # else the fix lists them
+    choices = list(choices)
+    fix = nearest(name, choices)
+    is_short = fix.startswith("did you mean") and len(choices) <= MOST_LISTED
+    expected = ", ".join(choices) if is_short else None  # else the fix lists them, or the near ones are enough
     return ConfigError(rule, expected=expected, fix=f"{fix} ({hint})" if hint else fix)
