@@ -35,6 +35,11 @@ def test_an_unknown_option_is_answered_by_those_of_the_chosen_component(tokenize
     assert has in text and lacks not in text and text.count("latent_length") < 2
 
 
+def test_a_word_alone_is_answered_by_the_option_that_comes_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "run=runs/mine" in answer(capsys, "evaluate", "runs/mine")
+    assert "env=Pendulum-v1" in answer(capsys, "data", "record", "Pendulum-v1")
+
+
 def test_a_mistyped_name_of_many_is_answered_by_those_that_are_close(capsys: pytest.CaptureFixture[str]) -> None:
     text = answer(capsys, "train", "data=pointmaze/umaze-dwel")
     assert "'pointmaze/umaze-dwell'" in text and "adroit" not in text
