@@ -32,7 +32,6 @@ NOT_RUN = {
     "source .venv/bin/activate": "changes the shell",
     ".venv/bin/pip install": "installs packages",
     ".venv/bin/pytest": "the tests themselves",
-    "pytest": "the tests themselves",
     "TRAJGEN_FUZZ_CASES=": "takes minutes; tests run fewer cases",
     "TRAJGEN_KILLS=": "takes an hour; a test runs fewer kills",
     "TRAJGEN_ACTS=": "takes minutes; a test runs fewer acts",
