@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +110,12 @@ def node(kind: str, name: str, **options: Any) -> dict[str, Any]:
     if kind == "action":
         sizes.pop("num_bins", None)  # no size there, but another way of learning
     return {"name": name, **sizes, **options}
+
+
+def shrunk(nodes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Component nodes at small sizes, all else as it is."""
+    sizes = {kind: small(node["name"], node.get("quantizer", "vq")) for kind, node in nodes.items()}
+    return {kind: {**node, **{k: sizes[kind][k] for k in node if k in sizes[kind]}} for kind, node in nodes.items()}
 
 
 def nodes(**swaps: str | dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from debug_size import trains_and_acts
 from pages import COMPOSE, DOCS, FILE, PAGES, ROOT, blocks, commands, write_files
 
 from trajgen.assemble import assemble
-from trajgen.config import compose, recipe_files
+from trajgen.config import compose
 from trajgen.core import registry
 from trajgen.core.registry import KINDS, build, component, names, spec
 from trajgen.core.types import KnownCodes
@@ -131,17 +130,6 @@ def test_what_the_page_offers_is_what_a_composition_provides(folder: Path) -> No
 def test_the_page_offers_whatever_shipped_components_ask_for() -> None:
     used = {w for kind in KINDS for n in names(kind) for w in spec(kind, n).wiring if kind != "schedule"}
     assert used <= wiring_of_the_page()
-
-
-@pytest.mark.parametrize("name", recipe_files())
-def test_each_recipe_has_a_page_with_its_source_and_command(name: str) -> None:
-    path = DOCS / "recipes" / f"{name}.md"
-    page = path.read_text(encoding="utf-8")
-    assert f"recipes/{name}.md" in (DOCS / "recipes.md").read_text(encoding="utf-8")
-    assert any(words[:2] == ["train", f"recipe={name}"] for words in commands(path))
-    comments = [line for line in recipe_files()[name].read_text("utf-8").splitlines() if line.startswith("#")]
-    papers = {*re.findall(r"\d{4}\.\d{5}", " ".join(comments))}
-    assert papers <= {*re.findall(r"\d{4}\.\d{5}", page)}
 
 
 def test_the_example_of_a_schedule_gives_the_lengths_of_its_page(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -12,7 +11,7 @@ import tiny
 import torch
 
 from trajgen.assemble import WindowShape, assemble
-from trajgen.config import Config, compose, recipe_files
+from trajgen.config import compose, recipe_files
 from trajgen.core.types import Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.windows import Windows, fit_normalizer
@@ -21,16 +20,6 @@ from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 RECIPES = tuple(recipe_files())
 composed = cache(lambda recipe: compose([f"recipe={recipe}"]))
-
-
-def nodes(config: Config) -> dict[str, dict[str, Any]]:
-    """A recipe's components at small sizes, all else as it is."""
-
-    def shrunk(node: Mapping[str, Any]) -> dict[str, Any]:
-        sizes = tiny.small(node["name"], node.get("quantizer", "vq"))
-        return {**node, **{name: sizes[name] for name in node if name in sizes}}
-
-    return {kind: shrunk(node) for kind, node in config.components.items()}
 
 
 @cache
@@ -67,7 +56,7 @@ class Setup:
         if isinstance(config.policy.replan_interval, int):
             self.policy_options = replace(config.policy, replan_interval=min(config.policy.replan_interval, chunk))
         torch.manual_seed(0)
-        self.planner: Any = assemble(nodes(config), tiny.SPACE, self.window)
+        self.planner: Any = assemble(tiny.shrunk(config.components), tiny.SPACE, self.window)
         data = episodes()
         fit_normalizer(data, self.options, self.planner.normalizer)
         self.planner.to(device)
