@@ -84,16 +84,24 @@ def policy_of(planner: Any, replan_interval: int, **options: Any) -> RecedingHor
     )
 
 
+BEST_OF_TWO = {"sampler": {"name": "best_of_n", "n": 2}, "critic": "length"}
+
+
 @pytest.mark.parametrize(
-    ("form", "batch", "threshold"),
-    [pytest.param("onnx", 2, None, marks=pytest.mark.nightly), ("torch_export", 1, -0.15)],
+    ("form", "batch", "threshold", "misfit", "parts"),
+    [
+        pytest.param("onnx", 2, None, "likelihood", {}, marks=pytest.mark.nightly),
+        pytest.param("torch_export", 1, -0.15, "likelihood", {}, marks=pytest.mark.nightly),
+        ("torch_export", 1, 1.5, "state", {}),
+        ("onnx", 1, 0.0, "critic", BEST_OF_TWO),
+    ],
 )
 def test_it_revises_as_the_policy_that_was_loaded(
-    form: str, batch: int, threshold: float | None, tmp_path: Path
+    form: str, batch: int, threshold: float | None, misfit: Any, parts: dict[str, Any], tmp_path: Path
 ) -> None:
     """With a threshold some plans are made before the interval is over."""
-    planner = tiny.ready_planner(return_target="quantile")
-    loaded = policy_of(planner, 5, revise=2, revise_threshold=threshold)
+    planner = tiny.ready_planner(return_target="quantile", **parts)
+    loaded = policy_of(planner, 5, revise=2, revise_threshold=threshold, revise_misfit=misfit)
     plans = []
     original = loaded._plan_fn
     loaded._plan_fn = lambda cond, rng: plans.append(int(cond.time[0])) or original(cond, rng)

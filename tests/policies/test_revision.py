@@ -14,7 +14,7 @@ from torch import Tensor
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import PredictsPrefix
-from trajgen.core.types import Cond, Plan, Space
+from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.samplers.autoregressive import draw
@@ -29,6 +29,11 @@ KNOWN = 1
 def model(request: pytest.FixtureRequest) -> Any:
     scales = 2 if request.param == "a condition for each scale" else None
     return tiny.ready_planner(conditioner={"return_scales": scales}).eval()
+
+
+def followed(codes: Tensor) -> FollowedPlan:
+    """Plans with these codes, of which nothing else is asked."""
+    return FollowedPlan(codes, torch.zeros(len(codes), 4), torch.zeros(len(codes), dtype=torch.long))
 
 
 @torch.no_grad()
@@ -53,7 +58,7 @@ def by_hand(model: Any, codes: Tensor, cond: Cond, choose: Any) -> tuple[Tensor,
 def test_a_revision_keeps_coarse_codes_and_draws_the_others_for_the_present(model: Any, batch: int) -> None:
     codes = model.plan(tiny.cond(batch, seed=1), torch.Generator().manual_seed(0)).codes
     present = tiny.cond(batch, seed=2)
-    plan, surprise = model.revise(codes, present, FIRST, torch.Generator().manual_seed(3))
+    plan, surprise = model.revise(followed(codes), present, FIRST, torch.Generator().manual_seed(3))
     rng = torch.Generator().manual_seed(3)
     expected = by_hand(model, codes, present, lambda logits: draw(logits / model_temperature(model), rng))
     assert torch.equal(plan.codes[:, :KNOWN], codes[:, :KNOWN]) and torch.equal(plan.codes, expected[0])
@@ -119,15 +124,23 @@ class Planner(whole.Planner):
 
     def __init__(self, normalizer: Normalizer) -> None:
         super().__init__(normalizer)
-        self.revised: list[tuple[Cond, Tensor]] = []
+        self.revised: list[tuple[Cond, FollowedPlan]] = []
 
-    def check_revision(self, first: int) -> None:
+    def check_revision(self, first: int, misfit: str) -> None:
         assert first == FIRST
 
     def revise(
-        self, codes: Tensor, cond: Cond, first: int, rng: torch.Generator | None = None, *, decode: bool = True
+        self,
+        followed: FollowedPlan,
+        cond: Cond,
+        first: int,
+        rng: torch.Generator | None = None,
+        *,
+        misfit: str,
+        decode: bool = True,
     ) -> tuple[Plan, Tensor]:
-        self.revised.append((cond, codes.clone()))
+        codes = followed.codes
+        self.revised.append((cond, followed.map(torch.clone)))
         return Plan(codes, codes.unsqueeze(1) + len(self.revised) / 10), cond.state[:, 0]
 
 
@@ -146,7 +159,7 @@ def test_a_plan_is_revised_between_two_plans() -> None:
     acting.reset()
     acted = [acting.act(np.zeros(3)).round(3).tolist() for _ in range(8)]
     assert np.allclose(acted, [[1, 0], [1, 1], [1.1, 0], [1.1, 1], [1.2, 0], [1.2, 1], [2, 0], [2, 1]])
-    assert [int(codes) for _, codes in acting.planner.revised] == [1, 1]  # each revises what was planned
+    assert [int(plan.codes) for _, plan in acting.planner.revised] == [1, 1]  # each revises what was planned
     assert [int(cond.time[0]) for cond, _ in acting.planner.revised if cond.time is not None] == [2, 4]
 
 
@@ -169,7 +182,18 @@ def test_each_environment_of_a_batch_is_revised_by_its_own_clock() -> None:
     acting.observe(np.zeros(2), np.array([False, True]))  # the second one starts anew
     acted = [acting.act(np.zeros((2, 3))).round(3).tolist() for _ in range(3)]
     assert np.allclose(acted, [[[1, 1], [2, 0]], [[1.1, 0], [2, 1]], [[1.1, 1], [2.2, 0]]])
-    assert [codes.tolist() for _, codes in acting.planner.revised] == [[[1]], [[2]]]
+    assert [plan.codes.tolist() for _, plan in acting.planner.revised] == [[[1]], [[2]]]
+
+
+def test_a_revision_is_told_how_its_plan_was_followed() -> None:
+    """In which state it was drawn, and for how many steps it was followed, in each episode."""
+    acting = policy(revise_interval=3)
+    acting.reset(batch=2)
+    for step in range(5):
+        acting.act(np.array([[step, 0, 0], [10 + step, 0, 0]]))
+        acting.observe(np.zeros(2), np.array([False, step == 0]))  # the second one starts anew
+    told = [(plan.state[:, 0].tolist(), plan.offset.tolist()) for _, plan in acting.planner.revised]
+    assert told == [([0.0], [3]), ([11.0], [3])]
 
 
 def test_codes_that_no_longer_fit_are_planned_anew_at_the_next_step() -> None:
@@ -191,7 +215,10 @@ def test_codes_that_no_longer_fit_are_planned_anew_at_the_next_step() -> None:
         ({}, {"revise": 4}, r"from 2 to 3[\s\S]*policy.revise=3"),
         ({}, {"revise": 1}, r"from 2 to 3[\s\S]*policy.replan_interval=1"),
         ({}, {"revise_interval": 5}, r"policy.revise_interval is from 1 to 4[\s\S]*policy.revise_interval=4"),
-        ({}, {"revise_threshold": float("nan")}, r"finite number of nats"),
+        ({}, {"revise_threshold": float("nan")}, r"finite number, or null"),
+        ({}, {"revise_misfit": "critic"}, r"said by a critic[\s\S]*sampler=best_of_n"),
+        ({"view": {"fields": ("return", "action")}}, {"revise_misfit": "state"}, r"state or position in view.fields"),
+        ({"sampler": {"name": "best_of_n", "likely_fraction": 0.5}}, {}, r"one scale after the other"),
     ],
 )
 def test_what_cannot_be_revised_is_refused(swaps: dict[str, Any], options: dict[str, Any], message: str) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
 
 from trajgen.core.protocols import ActionHead, Decoder
-from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage
+from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
 
 PlanFn = Callable[[Cond, Generator | None], tuple[Tensor, Plan]]
 """From conditions whose ``returns`` are what remains, and a generator, to the target returns (B,) and plans."""
-ReviseFn = Callable[[Cond, Codes, Generator | None], tuple[Tensor, Plan, Tensor]]
-"""The same for the codes of plans that are revised; gives their surprise (B,) too."""
+ReviseFn = Callable[[Cond, FollowedPlan, Generator | None], tuple[Tensor, Plan, Tensor]]
+"""The same for plans that have been followed and are revised; gives their misfit (B,) too."""
+Misfit = Literal["likelihood", "state", "critic"]
+"""How it is measured how badly a plan that has been followed fits the present; see `RevisesPlans.revise`."""
 
 
 class Encoder(Protocol):
@@ -102,17 +104,26 @@ class RevisesPlans(Protocol):
 
     return_target: ReturnTarget
 
-    def check_revision(self, first: int) -> None:
-        """Raises a `ConfigError` if its parts cannot draw the scales from number ``first`` on anew."""
+    def check_revision(self, first: int, misfit: Misfit) -> None:
+        """Raises a `ConfigError` if it cannot draw the scales from number ``first`` on anew, or tell this misfit."""
         ...
 
     def revise(
-        self, codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+        self,
+        followed: FollowedPlan,
+        cond: Cond,
+        first: int,
+        rng: Generator | None = None,
+        *,
+        misfit: Misfit = "likelihood",
+        decode: bool = True,
     ) -> tuple[Plan, Tensor]:
-        """Plans for the present conditions (B, ·) whose scales before ``first`` are those of ``codes`` (B, L).
+        """Plans for the present conditions (B, ·) whose scales before ``first`` are those that were followed.
 
         Returns:
-            The plans, and the surprise (B,) of the codes that stay (`RevisesCodes.revise`).
+            The plans, and their misfit (B,), the larger, the worse the scales that stay fit the present: by the
+            ``likelihood`` of their codes, in nats; by how far the ``state`` is from the one that was planned, in
+            standard deviations; or by what the ``critic`` says less of the plan than before, in its own units.
         """
         ...
 
@@ -162,20 +173,26 @@ def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tup
 
 
 def revision_step(
-    planner: RevisesPlans, first: int, cond: Cond, codes: Codes, rng: Generator | None = None
+    planner: RevisesPlans,
+    first: int,
+    misfit: Misfit,
+    cond: Cond,
+    followed: FollowedPlan,
+    rng: Generator | None = None,
 ) -> tuple[Tensor, Plan, Tensor]:
     """Asks the return target once, and draws the scales of plans from number ``first`` on anew for its return.
 
     Args:
         planner: in evaluation mode.
         first: number of a scale, from 1 on; those before it stay.
+        misfit: how it is measured.
         cond: B present conditions, as of `plan_step`.
-        codes: of the plans (B, L).
+        followed: the plans so far.
         rng: of the sampler.
 
     Returns:
-        The normalized target returns (B,), the plans, and the surprise (B,) of the codes that stay.
+        The normalized target returns (B,), the plans, and their misfit (B,).
     """
     returns = planner.return_target(cond.state, cond.goal, cond.returns)
-    plan, surprise = planner.revise(codes, replace(cond, returns=returns), first, rng, decode=False)
-    return returns, plan, surprise
+    plan, measured = planner.revise(followed, replace(cond, returns=returns), first, rng, misfit=misfit, decode=False)
+    return returns, plan, measured

@@ -339,7 +339,10 @@ class FollowsGuide(Protocol):
 
 @runtime_checkable
 class RevisesCodes(Protocol):
-    """A sampler that draws the finer scales of plans anew."""
+    """A sampler that can draw the finer scales of plans anew."""
+
+    revises: bool
+    """Whether it does, with the prior and the strides that it has."""
 
     def revise(
         self, prior: Any, tokenizer: Any, cond: Cond, codes: Codes, first: int, rng: Generator | None = None

@@ -290,6 +290,7 @@ class Plan:
     noise: Tensor | None = None  # (B, H, A), uniform: which of the likely actions are taken, where a head draws them
     stride: Tensor | None = None  # (B,) int64, environment steps between points, where plans have several strides
     goal: Tensor | None = None  # (B, G)
+    worth: Tensor | None = None  # (B,), what the critic said of it, where a sampler chose it by one
 
     def with_rows(self, rows: Tensor, other: Plan) -> Plan:
         """The plans with those of ``other`` in some rows (n,)."""
@@ -299,6 +300,16 @@ class Plan:
             if values is not None and others is not None:
                 changed[part.name] = values.index_put((rows,), others)
         return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class FollowedPlan(Record):
+    """What is known of plans that have been followed for some steps, when they are revised."""
+
+    codes: Codes  # (B, L)
+    state: Tensor  # (B, S) in which they were drawn
+    offset: Tensor  # (B,) int64, environment steps since
+    worth: Tensor | None = None  # (B,) as `Plan.worth`
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class PlanLength(_Untrained):
         goal = normalizer.goal.inverse(cond.goal)
         way = positions * scale + mean  # (B, T, G)
         left = (way - goal.unsqueeze(1)).norm(dim=-1)  # (B, T)
-        on_the_way = (left > self.goal_radius).float().cumprod(1)
+        on_the_way = ((left <= self.goal_radius).cumsum(1) == 0).float()  # ONNX has no cumprod
         steps = (way[:, 1:] - way[:, :-1]).norm(dim=-1)  # (B, T - 1)
         missing = on_the_way[:, -1] * (left[:, -1] - self.goal_radius)
         return -((steps * on_the_way[:, :-1]).sum(1) + self.detour * missing)

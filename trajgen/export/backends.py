@@ -11,15 +11,15 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import PlanFn, ReviseFn, plan_step, revision_step
-from trajgen.core.types import Codes, Cond, Plan
+from trajgen.core.planning import Misfit, PlanFn, ReviseFn, plan_step, revision_step
+from trajgen.core.types import Cond, FollowedPlan, Plan
 from trajgen.export.plan_module import (
-    PREVIOUS_CODES,
-    SURPRISE,
+    MISFIT,
     PlanModule,
     RevisionModule,
     Tensors,
     cond_tensors,
+    followed_tensors,
     plan_from,
     required_noise,
 )
@@ -57,15 +57,15 @@ def plan_fn(backend: Backend, planner: Any) -> PlanFn:
     return plan
 
 
-def revise_fn(backend: Backend, planner: Any, first: int) -> ReviseFn:
+def revise_fn(backend: Backend, planner: Any, first: int, misfit: Misfit) -> ReviseFn:
     """The revision of a planner's plans on a backend, from scale number ``first`` on: see `plan_fn`."""
     if backend == "eager":
-        return partial(revision_step, planner, first)
-    programs = _programs(backend, RevisionModule(planner, first))
+        return partial(revision_step, planner, first, misfit)
+    programs = _programs(backend, RevisionModule(planner, first, misfit))
 
-    def revise(cond: Cond, codes: Codes, rng: Generator | None) -> tuple[Tensor, Plan, Tensor]:
-        outputs = programs(cond_tensors(cond) | {PREVIOUS_CODES: codes}, rng)
-        return *plan_from(outputs), outputs[SURPRISE]
+    def revise(cond: Cond, followed: FollowedPlan, rng: Generator | None) -> tuple[Tensor, Plan, Tensor]:
+        outputs = programs(cond_tensors(cond) | followed_tensors(followed), rng)
+        return *plan_from(outputs), outputs[MISFIT]
 
     return revise
 

@@ -50,7 +50,8 @@ class Policy:
         self._age = 0
         self._plan_age = np.full(batch, self.description["replan_interval"])  # steps since a plan was made as a whole
         self._offset = np.zeros(batch, dtype=np.int64)  # steps since it was made or revised
-        self._misfits = np.zeros(batch, dtype=bool)  # whose coarse codes no longer fit: they get a new plan
+        self._drawn_in = np.zeros((batch, self.description["state_dim"]), dtype=np.float32)  # the state then
+        self._misfits = np.zeros(batch, dtype=bool)  # whose plan no longer fits: they get a new one
         self._remaining = np.full(batch, np.nan, dtype=np.float32)
         self._plan: dict[str, np.ndarray] = {}
         self._past = {name: np.zeros(shape, np.float32) for name, shape in self.description.get("past", {}).items()}
@@ -144,24 +145,29 @@ class Policy:
         self._record("past_returns", plan["target_return"])
         self._remaining = np.where(np.isnan(self._remaining), plan["target_return"], self._remaining)
         self._plan_age[is_due] = 0
-        self._put(plan, is_due)
+        self._put(plan, is_due, inputs["state"])
 
     def _revise(self, inputs: dict[str, np.ndarray], is_due: np.ndarray, noise: list[np.ndarray]) -> None:
         """Draws the finer scales of plans anew."""
-        values = [inputs[name] for name in self.description["inputs"]]
-        outputs = self._revise_program([*values, self._plan["plan_codes"], *noise])
+        values: dict[str, Any] = inputs | {
+            "followed_codes": self._plan["plan_codes"],
+            "followed_state": self._drawn_in,
+            "followed_offset": self._offset,
+            "followed_worth": self._plan.get("plan_worth"),  # of plans that a critic chose
+        }
+        outputs = self._revise_program([*(values[name] for name in self._revision["inputs"]), *noise])
         plan = dict(zip(self._revision["outputs"], outputs, strict=True))
         if self._revision["threshold"] is not None:
-            self._misfits = is_due & (plan["surprise"] > self._revision["threshold"])
-        self._put(plan, is_due)
+            self._misfits = is_due & (plan["misfit"] > self._revision["threshold"])
+        self._put(plan, is_due, inputs["state"])
 
-    def _put(self, plan: dict[str, np.ndarray], is_due: np.ndarray) -> None:
-        """Gives the episodes that are due (B,) these plans."""
+    def _put(self, plan: dict[str, np.ndarray], is_due: np.ndarray, states: np.ndarray) -> None:
+        """Gives the episodes that are due (B,) these plans, drawn in these states (B, S)."""
         for name in self.description["outputs"]:
             previous = self._plan.get(name, plan[name])
             rows = is_due.reshape(-1, *[1] * (previous.ndim - 1))
             self._plan[name] = np.where(rows, plan[name], previous)
-        self._offset[is_due] = 0
+        self._offset[is_due], self._drawn_in[is_due] = 0, states[is_due]
 
     def _record(self, name: str, values: np.ndarray) -> None:
         """Sets a value of the newest point, if the planner continues a history."""
@@ -180,13 +186,8 @@ def _onnx(folder: Path, name: str, threads: int | None) -> Any:
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
     names = [*description["outputs"], "state", "offset"]
     if name != "act":
-        revises = name == "revise"
-        draws = description["revision"]["noise"] if revises else description["noise"]
-        names = [
-            *description["inputs"],
-            *(["previous_codes"] if revises else []),
-            *(f"noise_{n}" for n in range(len(draws))),
-        ]
+        program = description["revision"] if name == "revise" else description
+        names = [*program["inputs"], *(f"noise_{n}" for n in range(len(program["noise"])))]
     used = {node.name for node in session.get_inputs()}
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -204,7 +205,7 @@ def _torch(folder: Path, name: str, threads: int | None) -> Any:
         torch.set_num_threads(threads)
     program = torch.export.load(folder / f"{name}.pt2").module()
     description = json.loads((folder / "policy.json").read_text(encoding="utf-8"))
-    inputs = {"plan": description["inputs"], "revise": [*description["inputs"], "previous_codes"]}
+    inputs = {"plan": description["inputs"], "revise": (description.get("revision") or {}).get("inputs")}
     names = inputs.get(name, description["outputs"])
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -15,18 +15,20 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.files import new_folder, write_file, write_json
 from trajgen.core.formats import FORMAT
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.types import Batch, Cond, Space
+from trajgen.core.types import Batch, Cond, FollowedPlan, Space
 from trajgen.export import exported_policy
+from trajgen.export.backends import copies
 from trajgen.export.plan_module import (
+    FOLLOWED,
     PAST,
     PLAN,
-    PREVIOUS_CODES,
     TARGET_RETURN,
     PlanModule,
     RevisionModule,
     Tensors,
     cond_from,
     cond_tensors,
+    followed_tensors,
     plan_from,
     required_noise,
 )
@@ -58,6 +60,7 @@ class RawPlanModule(nn.Module):
         planner = self.module.planner
         normalizer: Normalizer = planner.normalizer
         maps = {"state": normalizer.state, "goal": normalizer.goal, "returns": normalizer.returns}
+        maps[f"{FOLLOWED}state"] = normalizer.state
         present = {
             name: maps[name](value) if name in maps else value
             for name, value in inputs.items()
@@ -139,17 +142,19 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     }
     revision: dict[str, Any] | None = None
     if policy.options.revise is not None:
-        revise = RawPlanModule(RevisionModule(planner, policy.options.revise - 1).eval())
-        codes = {PREVIOUS_CODES: outputs[PLAN + "codes"]}
-        revise_draws = required_noise(revise.module, plan.normalized(inputs) | codes)
+        revise = RawPlanModule(RevisionModule(planner, policy.options.revise - 1, policy.options.revise_misfit).eval())
+        codes, worth = outputs[f"{PLAN}codes"], outputs.get(f"{PLAN}worth")
+        revise_inputs = inputs | copies(followed_tensors(FollowedPlan(codes, inputs["state"], offset, worth)))
+        revise_draws = required_noise(revise.module, revise.normalized(revise_inputs))
         revise_noise = [draw.sample(None, torch.device("cpu")) for draw in revise_draws]
         with torch.no_grad():
-            revise_outputs = list(revise(inputs | codes, revise_noise))
-        names = [*inputs, PREVIOUS_CODES, *(f"noise_{number}" for number in range(len(revise_noise)))]
-        programs["revise"] = traced(revise, (inputs | codes, revise_noise)), names, revise_outputs
+            revise_outputs = list(revise(revise_inputs, revise_noise))
+        names = [*revise_inputs, *(f"noise_{number}" for number in range(len(revise_noise)))]
+        programs["revise"] = traced(revise, (revise_inputs, revise_noise)), names, revise_outputs
         revision = {
             "interval": policy.options.revise_interval,
             "threshold": policy.options.revise_threshold,
+            "inputs": list(revise_inputs),
             "outputs": revise_outputs,
             "noise": [asdict(draw) for draw in revise_draws],
         }

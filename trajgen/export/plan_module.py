@@ -9,16 +9,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from trajgen.core.planning import plan_step, revision_step
-from trajgen.core.types import Batch, Cond, Plan
+from trajgen.core.planning import Misfit, plan_step, revision_step
+from trajgen.core.types import Batch, Cond, FollowedPlan, Plan
 from trajgen.export.randomness import Draw, RecordDraws, ReplayNoise
 
 Tensors = dict[str, Tensor]
-PAST, PLAN = "past_", "plan_"
-"""Before the names of the tensors of a condition's past, and of a plan."""
-PREVIOUS_CODES = "previous_codes"
+PAST, PLAN, FOLLOWED = "past_", "plan_", "followed_"
+"""Before the names of the tensors of a condition's past, of a plan, and of one that has been followed."""
 TARGET_RETURN = "target_return"
-SURPRISE = "surprise"
+MISFIT = "misfit"
 
 
 def cond_tensors(cond: Cond) -> Tensors:
@@ -35,6 +34,11 @@ def cond_from(tensors: Mapping[str, Tensor]) -> Cond:
     past: dict[str, Any] = {name.removeprefix(PAST): value for name, value in tensors.items() if name.startswith(PAST)}
     present = {name: value for name, value in tensors.items() if not name.startswith(PAST)}
     return Cond(**present, past=Batch(**past) if past else None)
+
+
+def followed_tensors(followed: FollowedPlan) -> Tensors:
+    """The tensors of plans that have been followed, by names that begin with ``followed_``."""
+    return {FOLLOWED + f.name: value for f in fields(followed) if (value := getattr(followed, f.name)) is not None}
 
 
 class PlanModule(nn.Module):
@@ -65,22 +69,26 @@ class PlanModule(nn.Module):
 
 
 class RevisionModule(PlanModule):
-    """A revision (`trajgen.core.planning.revision_step`) of tensors, the plans' ``previous_codes`` among the inputs.
+    """A revision (`trajgen.core.planning.revision_step`) of tensors, those of `followed_tensors` among the inputs.
 
     Args:
         planner: satisfies `trajgen.core.planning.RevisesPlans`.
         first: number of the first scale that is drawn anew.
+        misfit: how it is measured.
     """
 
-    def __init__(self, planner: Any, first: int) -> None:
+    def __init__(self, planner: Any, first: int, misfit: Misfit) -> None:
         super().__init__(planner)
-        self.first = first
+        self.first, self.misfit = first, misfit
 
     def sample(self, inputs: Tensors, rng: Generator | None = None) -> Tensors:
-        """The target returns, the parts of the plan, and the surprise (B,)."""
-        cond = cond_from({name: value for name, value in inputs.items() if name != PREVIOUS_CODES})
-        returns, plan, surprise = revision_step(self.planner, self.first, cond, inputs[PREVIOUS_CODES], rng)
-        return {TARGET_RETURN: returns, **_parts(plan), SURPRISE: surprise}
+        """The target returns, the parts of the plan, and the misfit (B,)."""
+        cond = cond_from({name: value for name, value in inputs.items() if not name.startswith(FOLLOWED)})
+        followed = {n.removeprefix(FOLLOWED): value for n, value in inputs.items() if n.startswith(FOLLOWED)}
+        returns, plan, misfit = revision_step(
+            self.planner, self.first, self.misfit, cond, FollowedPlan(**followed), rng
+        )
+        return {TARGET_RETURN: returns, **_parts(plan), MISFIT: misfit}
 
 
 def _parts(plan: Plan) -> Tensors:

@@ -63,6 +63,7 @@ class ContinuingPlanner(LatentPlanner):
             action,
             sampler,
             return_target,
+            (stride,),
             inverse_weight=inverse_weight,
             condition_weight=0.0,
             end_to_end=False,

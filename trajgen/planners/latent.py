@@ -12,11 +12,13 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.critics import Critic, HasCritic
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import Misfit
 from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Codes, Cond, Losses, Plan, Stage, with_total
+from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage, with_total
 from trajgen.nn.layers import columns
+from trajgen.planners.misfit import check_misfit, critic_misfit, state_misfit
 
 MAX_REFINEMENTS = 8
 """Scales after which a plan is decoded for a picture; of more, these are picked evenly."""
@@ -36,6 +38,7 @@ class LatentPlanner(nn.Module):
     Args:
         view: features of a window.
         tokenizer, prior, decoder, action, sampler, return_target: the components.
+        strides: environment steps between the points of a plan, one or several.
         inverse_weight: λ_inv; with 0, stage ``action`` alone trains the action head.
         condition_weight: λ_cond, which also weighs the reconstruction by D′; 0 leaves both out, and the decoder's
             adapters untrained.
@@ -64,6 +67,7 @@ class LatentPlanner(nn.Module):
         action: Any,
         sampler: Any,
         return_target: Any,
+        strides: tuple[int, ...],
         *,
         inverse_weight: float = 1.0,
         condition_weight: float = 0.1,
@@ -80,7 +84,7 @@ class LatentPlanner(nn.Module):
                 got=f"{type(prior).__name__}",
                 fix="planner.sampled_prefixes=false",
             )
-        self.view, self.sampler = view, sampler
+        self.view, self.sampler, self.strides = view, sampler, strides
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
         self.action, self.return_target = action, return_target
         self.critic = sampler.critic if isinstance(sampler, HasCritic) else None
@@ -212,13 +216,13 @@ class LatentPlanner(nn.Module):
         plan = self.sampler(self.prior, self.tokenizer, cond, rng, self.tokenizer.known_codes(cond))
         return self._completed(plan, cond, rng, decode)
 
-    def check_revision(self, first: int) -> None:
-        """Refuses scales that do not exist, and parts that do not draw one scale after the other."""
+    def check_revision(self, first: int, misfit: Misfit) -> None:
+        """Refuses scales that do not exist, parts that do not draw one after the other, and what has no misfit."""
         scales = self.tokenizer.schedule.scales
-        if not isinstance(self.sampler, RevisesCodes):
+        if not isinstance(self.sampler, RevisesCodes) or not self.sampler.revises:
             with_codes = isinstance(self.prior, Autoregressive) and self.tokenizer.vocabulary is not None
             raise ConfigError(
-                "A plan is revised by a sampler that draws one scale after the other.",
+                "A plan is revised by a sampler that draws one scale after the other, at one stride.",
                 got=f"policy.revise={first + 1} with {type(self.sampler).__name__}",
                 fix="sampler=temperature, or policy.revise=null" if with_codes else "policy.revise=null",
             )
@@ -235,18 +239,26 @@ class LatentPlanner(nn.Module):
                 got=f"policy.revise={first + 1}",
                 fix=f"policy.revise={scales}" if first else "policy.revise=null policy.replan_interval=1",
             )
+        check_misfit(misfit, self.view, self.critic)
 
     @torch.no_grad()
     def revise(
-        self, codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+        self,
+        followed: FollowedPlan,
+        cond: Cond,
+        first: int,
+        rng: Generator | None = None,
+        *,
+        misfit: Misfit = "likelihood",
+        decode: bool = True,
     ) -> tuple[Plan, Tensor]:
-        """Plans for the present conditions (B, ·) whose scales before ``first`` are those of ``codes`` (B, L).
-
-        Returns:
-            The plans, and the surprise (B,) of the codes that stay: see `trajgen.core.protocols.RevisesCodes`.
-        """
-        plan, surprise = self.sampler.revise(self.prior, self.tokenizer, cond, codes, first, rng)
-        return self._completed(plan, cond, rng, decode), surprise
+        """Plans whose scales before ``first`` stay, and their misfit (B,): see `RevisesPlans.revise`."""
+        plan, surprise = self.sampler.revise(self.prior, self.tokenizer, cond, followed.codes, first, rng)
+        plan = self._completed(plan, cond, rng, decode)
+        if misfit == "state":
+            latent = self.tokenizer.layout.latent(self.tokenizer.vectors(followed.codes))
+            return plan, state_misfit(self.view, self.decoder(latent, cond), followed, cond, self.strides[0])
+        return plan, critic_misfit(followed, plan) if misfit == "critic" else surprise
 
     def _completed(self, plan: Plan, cond: Cond, rng: Generator | None, decode: bool) -> Plan:
         """The plan with what acting needs beside its codes."""

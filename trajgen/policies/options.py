@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import Misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +22,12 @@ class PolicyOptions:
     state; null for no revision."""
     revise_interval: int = 1
     """Environment steps between revisions; at most those for which a plan can be followed."""
+    revise_misfit: Misfit = "likelihood"
+    """How badly a plan fits the present when it is revised: how surprising its coarse codes are, in nats, 0 in the mean
+    (likelihood); how far the way since leads from the planned one, in standard deviations (state); or what the plan is
+    worth less than before by the critic, in its units (critic)."""
     revise_threshold: float | None = None
-    """Surprise of the coarse codes in the current state, in nats, above which the next step plans anew; null for none.
-    Its mean is 0 for codes that fit."""
+    """Misfit above which the next step makes a whole plan; null for none."""
     seed: int = 0
     """Of the sampler's random numbers."""
     weights: Literal["last", "best"] = "last"
@@ -83,10 +87,10 @@ class PolicyOptions:
                 got=f"policy.revise={self.revise} with {type(planner).__name__}",
                 fix="policy.revise=null",
             )
-        planner.check_revision(first)
+        planner.check_revision(first, self.revise_misfit)
         if self.revise_threshold is not None and not math.isfinite(self.revise_threshold):
             raise ConfigError(
-                "policy.revise_threshold is a finite number of nats, or null.",
+                "policy.revise_threshold is a finite number, or null.",
                 got=f"policy.revise_threshold={self.revise_threshold}",
                 fix="policy.revise_threshold=null",
             )

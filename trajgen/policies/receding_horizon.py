@@ -14,7 +14,7 @@ from trajgen.core.choices import likeliest, numbers_of
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.planning import DecodesLatents, Observation, ReviseFn
-from trajgen.core.types import Cond, Plan, Space
+from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
 from trajgen.policies.inputs import ObservationReader, episode_indices, per_episode
@@ -56,7 +56,9 @@ class RecedingHorizonPolicy:
         self._high = torch.tensor(space.action_high or (torch.inf,) * space.action_dim, device=self.device)
         planner.eval()
         self._plan_fn = plan_fn(options.backend, planner)
-        self._revise_fn = None if options.revise is None else revise_fn(options.backend, planner, options.revise - 1)
+        self._revise_fn: ReviseFn | None = None
+        if options.revise is not None:
+            self._revise_fn = revise_fn(options.backend, planner, options.revise - 1, options.revise_misfit)
         self._start(0)
 
     def reset(self, *, batch: int | None = None, ids: Sequence[int] | None = None) -> None:
@@ -77,7 +79,8 @@ class RecedingHorizonPolicy:
         self._age = torch.zeros(episodes, dtype=torch.long)  # steps since the episode's start
         self._plan_age = torch.full_like(self._age, self.replan_interval)  # steps since the plan was made as a whole
         self._offset = torch.zeros_like(self._age)  # steps since it was made or revised
-        self._surprise: tuple[Tensor, Tensor] | None = None  # whether that of plans just revised is high
+        self._drawn_in = torch.zeros(episodes, self.space.state_dim, device=self.device)  # the state then
+        self._misfit: tuple[Tensor, Tensor] | None = None  # whether that of plans just revised is high
         self._remaining = torch.full((episodes,), torch.nan)  # of the first target; NaN until there is one
         self._plan: Plan | None = None
         self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
@@ -125,10 +128,10 @@ class RecedingHorizonPolicy:
         if self._history is not None:
             self._history.record_action(self.normalizer.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
-        if self._surprise is not None:  # read once the actions are here, so that nothing more is waited for
-            rows, is_high = self._surprise
+        if self._misfit is not None:  # read once the actions are here, so that nothing more is waited for
+            rows, is_high = self._misfit
             self._plan_age[rows[is_high.cpu()]] = self.replan_interval
-            self._surprise = None
+            self._misfit = None
         if self.space.choices:
             result = numbers_of(result, self.space.choices)
         return result if self._batched else result[0]
@@ -236,6 +239,8 @@ class RecedingHorizonPolicy:
             first = self.normalizer.returns.inverse(target_return).cpu()
             self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
         self._offset[due] = 0
+        if self._revise_fn is not None:
+            self._drawn_in[due] = state
         if all_due or self._plan is None:
             self._plan = plan
         else:
@@ -246,10 +251,12 @@ class RecedingHorizonPolicy:
         return self._plan_fn(cond, self._rng)
 
     def _revised_plan(self, revise_fn: ReviseFn, plan: Plan, due: Tensor, cond: Cond) -> tuple[Tensor, Plan]:
-        codes = plan.codes if len(due) == self._episodes else plan.codes[due]
-        target_return, revised, surprise = revise_fn(cond, codes, self._rng)
+        followed = FollowedPlan(plan.codes, self._drawn_in, self._offset.to(self.device), plan.worth)
+        if len(due) < self._episodes:
+            followed = followed.map(lambda values: values[due])
+        target_return, revised, misfit = revise_fn(cond, followed, self._rng)
         if self.options.revise_threshold is not None:
-            self._surprise = due, surprise > self.options.revise_threshold
+            self._misfit = due, misfit > self.options.revise_threshold
         return target_return, revised
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:

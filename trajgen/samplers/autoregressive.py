@@ -29,6 +29,7 @@ class AutoregressiveSampler:
     sample_fn: Callable[[Tensor, Generator | None], Tensor]
     guidance: float = 0.0
     needs: ClassVar[tuple[str, ...]] = ("start", "step")
+    revises: ClassVar[bool] = True
 
     @torch.no_grad()
     def __call__(

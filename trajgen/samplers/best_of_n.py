@@ -14,7 +14,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.pairing import check_pair, fitting_samplers, needs
 from trajgen.core.protocols import Decoder, FollowsGuide, Tokenizer
 from trajgen.core.registry import build, component, register, spec
-from trajgen.core.types import Cond, KnownCodes, Plan
+from trajgen.core.types import Codes, Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary
 from trajgen.samplers.scoring import PlanScore, gradient
 
@@ -93,7 +93,6 @@ class BestOfN:
         holds = compare_after is None or 1 <= compare_after <= scales
         expected, fix = f"null, or from 1 to {scales}, the number of scales", "sampler.compare_after=null"
         require("compare_after", compare_after, holds, expected, fix)
-        by_scale = isinstance(self.sampler, AutoregressiveSampler)
         by_scale, reason = isinstance(self.sampler, AutoregressiveSampler), "where no codes are drawn scale by scale"
         for option, value, usual in (("likely_fraction", likely_fraction, 1), ("compare_after", compare_after, None)):
             word = "null" if usual is None else str(usual)
@@ -108,6 +107,8 @@ class BestOfN:
         self.n, self.decoder, self.critic, self.strides = n, decoder, critic, strides
         self.likely, self.compared_scale = max(1, round(likely_fraction * n)), (compare_after or scales) - 1
         self.score = PlanScore(critic, view)
+        compares_wholes = len(strides) == 1 and self.likely == n and self.compared_scale == scales - 1
+        self.revises = by_scale and compares_wholes
 
     @torch.no_grad()
     def __call__(
@@ -119,10 +120,7 @@ class BestOfN:
         known_codes: KnownCodes | None = None,
     ) -> Plan:
         """The best codes (B, L) or (B, L, C) and their latent for the conditions (B, ·); known codes stay."""
-
-        def repeat(values: Tensor) -> Tensor:
-            return values.repeat_interleave(self.n, 0)
-
+        repeat = self._repeat
         candidate_cond, copies = cond.map(repeat), self.n
         if len(self.strides) > 1:
             strides = torch.tensor(self.strides, device=cond.state.device)
@@ -134,24 +132,43 @@ class BestOfN:
             choice = _Choice(self, tokenizer, candidate_cond)
             on_codes = choice.add if self.likely < self.n else None
             plan = self.sampler(prior, tokenizer, cond, rng, known_codes, 0, on_codes, copies, choice.rows_after)
-            return plan if candidate_cond.stride is None else replace(plan, stride=candidate_cond.stride[choice.rows])
+            stride = None if candidate_cond.stride is None else candidate_cond.stride[choice.rows]
+            return replace(plan, stride=stride, worth=choice.worth)
         arguments = (prior, tokenizer, candidate_cond, rng, known_codes)
         if self.critic_guidance:
             candidates = self.sampler(*arguments, guide=partial(self._guide, tokenizer))
         else:
             candidates = self.sampler(*arguments)
-        rows = self.best(self.score(self.decoder(candidates.latent, candidate_cond), candidate_cond))
-        stride = None if candidate_cond.stride is None else candidate_cond.stride[rows]
-        return Plan(candidates.codes[rows], candidates.latent[rows], stride=stride)
+        return self._best(candidates, candidate_cond)
 
-    def best(self, scores: Tensor, likelihood: Tensor | None = None) -> Tensor:
-        """The rows (B,) of the candidates with the highest scores (B · n,), among the likeliest of each condition."""
+    @torch.no_grad()
+    def revise(
+        self, prior: Any, tokenizer: Tokenizer, cond: Cond, codes: Codes, first: int, rng: Generator | None = None
+    ) -> tuple[Plan, Tensor]:
+        """The best of n revisions of each plan: see `trajgen.core.protocols.RevisesCodes.revise`."""
+        assert isinstance(self.sampler, AutoregressiveSampler)  # as `revises` says
+        candidate_cond, repeated = cond.map(self._repeat), self._repeat(codes)
+        candidates, surprise = self.sampler.revise(prior, tokenizer, candidate_cond, repeated, first, rng)
+        return self._best(candidates, candidate_cond), surprise[:: self.n]  # candidates have the same coarse codes
+
+    def _repeat(self, values: Tensor) -> Tensor:
+        return values.repeat_interleave(self.n, 0)
+
+    def _best(self, candidates: Plan, cond: Cond) -> Plan:
+        """The candidates that are chosen of whole plans for B · n conditions."""
+        rows, worth = self.best(self.score(self.decoder(candidates.latent, cond), cond))
+        stride = None if cond.stride is None else cond.stride[rows]
+        return Plan(candidates.codes[rows], candidates.latent[rows], stride=stride, worth=worth)
+
+    def best(self, scores: Tensor, likelihood: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The candidates with the highest scores (B · n,), among the likeliest of each condition: rows, scores (B,)."""
         scores = scores.view(-1, self.n)
         if likelihood is not None:
             likelihood = likelihood.view(-1, self.n)
             least = likelihood.topk(self.likely, dim=1).values[:, -1:]
             scores = scores.masked_fill(likelihood < least, -torch.inf)
-        return scores.argmax(1) + torch.arange(len(scores), device=scores.device) * self.n
+        rows = scores.argmax(1) + torch.arange(len(scores), device=scores.device) * self.n
+        return rows, scores.amax(1)
 
     def _guide(self, tokenizer: Tokenizer, codes: Tensor, cond: Cond) -> Tensor:
         """w times the gradient of the score by the codes (B, L, C)."""
@@ -174,6 +191,8 @@ class _Choice:
 
     rows: Tensor
     """The rows (B,) of the candidates that are chosen, once they are."""
+    worth: Tensor
+    """Their scores (B,)."""
 
     def __init__(self, sampler: BestOfN, tokenizer: Tokenizer, cond: Cond) -> None:
         self.sampler, self.tokenizer, self.cond = sampler, tokenizer, cond
@@ -191,5 +210,5 @@ class _Choice:
         trajectory = self.sampler.decoder(partial_latent, self.cond)
         points = round(self.tokenizer.layout.decoded_fraction(k) * trajectory.shape[1])
         likelihood = torch.stack(self.likelihoods).sum(0) if self.likelihoods else None
-        self.rows = self.sampler.best(self.sampler.score(trajectory, self.cond, points), likelihood)
+        self.rows, self.worth = self.sampler.best(self.sampler.score(trajectory, self.cond, points), likelihood)
         return self.rows

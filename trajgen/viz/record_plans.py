@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from trajgen.core.types import Codes, Cond, Plan
+    from trajgen.core.types import Cond, FollowedPlan, Plan
 
 
 class RecordedPlan(NamedTuple):
@@ -39,11 +39,11 @@ def record_plans(planner: Any, *, decode: bool = False) -> Iterator[list[Recorde
         return result
 
     def revise(
-        codes: Codes, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True
+        followed: FollowedPlan, cond: Cond, first: int, rng: Generator | None = None, *, decode: bool = True, **how: Any
     ) -> tuple[Plan, Tensor]:
-        result, surprise = revise_original(codes, cond, first, rng, decode=decode or decode_always)
+        result, misfit = revise_original(followed, cond, first, rng, decode=decode or decode_always, **how)
         plans.append(RecordedPlan(cond, result, first))
-        return result, surprise
+        return result, misfit
 
     planner.plan = plan
     if revise_original is not None:
