@@ -86,6 +86,26 @@ def test_a_blocked_corridor_is_a_wall() -> None:
         assert not Grid(inner.maze.maze_map).free[3, 3]
 
 
+def test_an_ant_in_a_shifted_maze(capsys: pytest.CaptureFixture[str]) -> None:
+    """Half the torque for the same action, a wall where the corridor was, and a data set that names both."""
+    words = ["env=AntMaze_Medium-v5", "shift={gear: 0.5, blocked: [[3, 3]]}", "max_episode_steps=2", "episodes=1"]
+    main(["data", "record", *words, "id=own/ant-v0"])
+    shifted_env: Any = make_eval_env(DataOptions(id="own/ant-v0", **KEYS)).make_env()
+    with shifted_env, make_env(spec("AntMaze_Medium-v5")) as usual:
+        torques = []
+        for env in (shifted_env, usual):
+            env.reset(seed=0)
+            env.step(np.linspace(-0.5, 0.5, 8))
+            torques.append(env.unwrapped.ant_env.data.qfrc_actuator[6:].copy())
+        np.testing.assert_allclose(torques[0], 0.5 * torques[1])
+        assert np.abs(torques[1]).min() > 1
+        models = shifted_env.unwrapped.model, usual.unwrapped.model
+        blocks = [{model.geom(n).name for n in range(model.ngeom)} for model in models]
+        assert blocks[0] - blocks[1] == {"block_3_3"}
+        maze = shifted_env.unwrapped.maze
+        np.testing.assert_allclose(models[0].geom("block_3_3").pos[:2], maze.cell_rowcol_to_xy(np.array([3, 3])))
+
+
 @pytest.mark.parametrize(
     ("shift", "env_id", "message"),
     [

@@ -150,6 +150,15 @@ def test_a_team_that_agrees_earns_more_than_agents_that_draw_alone(
     assert together.mean() > alone.mean() + 2 * np.hypot(together.std(), alone.std()) / np.sqrt(episodes)
 
 
+def test_a_leg_feels_the_trunk_or_itself_alone() -> None:
+    """Three angles and three speeds of its own; those of the trunk, 2 and 3, are told to both legs or to none."""
+    sees, blind = (gymnasium.make(TEAMS[name].spec()) for name in ("cheetah", "cheetah-blind"))
+    observations = [env.reset(seed=0)[0].reshape(2, -1) for env in (sees, blind)]
+    assert [rows.shape[1] for rows in observations] == [11, 6]
+    np.testing.assert_array_equal(observations[0][:, :6], observations[1])
+    np.testing.assert_array_equal(observations[0][0, 6:], observations[0][1, 6:])
+
+
 def test_landmarks_that_are_covered_and_collisions_are_counted() -> None:
     env = gymnasium.make(TEAMS["spread"].spec())
     env.reset(seed=0)

@@ -126,6 +126,16 @@ def test_it_acts_as_the_policy_that_was_loaded(
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 
 
+def test_a_team_acts_as_the_policy_that_was_loaded(tmp_path: Path) -> None:
+    """Two agents, with joint scales and scales of each."""
+    parts = {"view": {"name": "agents"}, "tokenizer": {"joint_scales": 2}, "action": {"goal": True, "num_bins": 5}}
+    loaded = policy_of(tiny.ready_planner(return_target="quantile", **parts), replan_interval=2)
+    before, after = played(loaded, "onnx", 2, tmp_path, draws=True)
+    assert not np.allclose(before[0][0], before[0][-1], atol=1e-2)
+    np.testing.assert_allclose(after[0], before[0], atol=1e-4)
+    np.testing.assert_allclose(after[1], before[1], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("form", "batch", "past_actions", "choices"),
     [

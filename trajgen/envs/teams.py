@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -125,6 +125,22 @@ class Team:
         return spec(self.env_id, max_episode_steps=self.episode_steps, **self.options)
 
 
+CHEETAH = Team(
+    words="half cheetah whose two legs are agents that do not see each other, in a gait of random phase",
+    env_id=ENV_ID,
+    agents=2,
+    episode_steps=200,
+    steps=60_000,
+    noise=0.02,
+    controller=Running,
+    options={
+        "env": "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1",
+        "scenario": "HalfCheetah",
+        "agent_conf": "2x3",
+        "agent_obsk": 0,
+    },
+)
+
 TEAMS = {
     "spread": Team(
         words="two agents and two landmarks, shared out at random",
@@ -136,20 +152,11 @@ TEAMS = {
         controller=Spreading,
         options={"env": "mpe2.simple_spread_v3", "N": 2, "max_cycles": 25, "continuous_actions": True},
     ),
-    "cheetah": Team(
-        words="half cheetah whose two legs are agents that do not see each other, in a gait of random phase",
-        env_id=ENV_ID,
-        agents=2,
-        episode_steps=200,
-        steps=60_000,
-        noise=0.02,
-        controller=Running,
-        options={
-            "env": "gymnasium_robotics.envs.multiagent_mujoco.mamujoco_v1",
-            "scenario": "HalfCheetah",
-            "agent_conf": "2x3",
-            "agent_obsk": 0,
-        },
+    "cheetah": CHEETAH,
+    "cheetah-blind": replace(
+        CHEETAH,
+        words="half cheetah whose two legs are agents that feel themselves alone, in a gait of random phase",
+        options={**CHEETAH.options, "global_categories": []},
     ),
 }
 """The teams, by name."""
