@@ -240,7 +240,8 @@ class RecedingHorizonPolicy:
             self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
         self._offset[due] = 0
         if self._revise_fn is not None:
-            self._drawn_in[due] = state
+            drawn_in = self._drawn_in
+            self._drawn_in = state if all_due else drawn_in.index_copy(0, due.to(self.device), state)
         if all_due or self._plan is None:
             self._plan = plan
         else:
