@@ -70,10 +70,15 @@ def test_a_recording_that_was_stopped_ends_as_one_that_was_not(monkeypatch: pyte
 
 def test_a_policy_of_ones_own_in_an_environment_with_goals(root: Path) -> None:
     (root / "steering.py").write_text(
-        "def push(observation):\n    return observation['desired_goal'].clip(-1, 1).astype('f')\n"
+        "def push(observation):\n    return observation['desired_goal'].clip(-1, 1).astype('f')\n\n\n"
+        "class Pusher:\n    def act(self, observation):\n        return push(observation)\n"
     )
     id = record(RecordOptions(env="PointMaze_UMaze-v3", policy="steering:push", episodes=1, max_episode_steps=3))
     assert id == "recorded/PointMaze_UMaze-push-v0"
+    by_class = record(
+        RecordOptions(env="PointMaze_UMaze-v3", policy="steering:Pusher", episodes=1, max_episode_steps=3)
+    )
+    np.testing.assert_array_equal(recorded(by_class)[0].actions, recorded(id)[0].actions)
     (episode,) = recorded(id)
     goals = np.asarray(episode.observations["desired_goal"])
     np.testing.assert_allclose(episode.actions, goals[:3].clip(-1, 1), rtol=1e-6)

@@ -18,7 +18,7 @@ class RecordOptions:
     """Id of a Gymnasium environment; a module that registers it before a colon, as my_module:Mine-v0."""
     policy: str = "random"
     """random, the folder of a run, or my_module:NAME: a function from observation to action, an object with act, or its
-    class, which is made with the environment."""
+    class, which is made with the environment if it takes one."""
     episodes: int = 100
     """Number of episodes."""
     seed: int = 0

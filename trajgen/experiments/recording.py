@@ -6,6 +6,7 @@ stopped goes on with the same command, and ends as one that was not.
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import sys
@@ -139,7 +140,7 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
             fix="policy=random",
         )
     if isinstance(policy, type):
-        policy = policy(env)
+        policy = policy(env) if inspect.signature(policy).parameters else policy()
 
     def seeded(seed: int) -> Callable[[Any], Any]:
         np.random.seed(seed)
