@@ -78,6 +78,21 @@ def test_hindsight_goals_come_from_the_rest_of_the_same_episode(share: float) ->
         assert (later[:, 1] == last[later[:, 0].long()]).any()
 
 
+def test_goals_are_reached_after_any_number_of_steps_or_after_any_order_of_magnitude() -> None:
+    count = np.arange(1001.0)
+    states = np.stack([0 * count, count], 1)  # the second is the step
+    walk = Episode(states, states[1:, :1], count[1:], False, 0 * states, states)
+    episodes = Episodes.collect([walk], name="line", space=Space(2, 1, 2, "s", "d"))
+    shares = {"uniform": lambda most: 9 / most, "log_uniform": lambda most: math.log(10) / most.log1p()}
+    for steps, share in shares.items():
+        batch = plain(episodes, options(**GOALS, relabel_ratio=1.0, relabel_steps=steps)).batch(0, 4000)
+        assert batch.goals is not None
+        start, goal = batch.states[:, 0, 1], batch.goals[:, 1]
+        assert ((start < goal) & (goal <= 1000)).all()
+        expected = share(1000 - start).clamp(max=1).mean()
+        assert (goal - start <= 9).float().mean().item() == pytest.approx(expected.item(), abs=0.02)
+
+
 def test_with_absorbing_goals_a_window_stays_where_the_data_turn_to_another_goal() -> None:
     steps, turn = 20, 8
     states = np.stack([np.zeros(steps + 1), np.arange(steps + 1)], 1)

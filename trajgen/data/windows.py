@@ -314,7 +314,9 @@ class Windows:
         if self.options.goals == "dataset" or "achieved" not in self._names:
             return goals
         where, relabel = torch.rand(2, *row.shape, generator=random, device=self._home)
-        later = row + 1 + (where * (last - row)).long().minimum(last - row - 1)  # row < later <= last
+        most = last - row
+        steps = where * most if self.options.relabel_steps == "uniform" else (1 + most) ** where - 1
+        later = row + 1 + steps.long().minimum(most - 1)  # row < later <= last
         return torch.where(relabel < 1 - self.options.relabel_ratio, goals, self._fields.at("achieved", later[:, 0]))
 
     def _near_goal(self, row: Tensor, goal: Tensor | None) -> Tensor | None:
