@@ -137,8 +137,7 @@ class DataOptions:
     relabel_ratio: float = 0.5
     """Share of windows with hindsight goals."""
     relabel_steps: Literal["uniform", "log_uniform"] = "uniform"
-    """After how many steps a hindsight goal is reached, up to the last possible: all numbers alike, or all orders of
-    magnitude alike, so that the goals next to a state are learnt as well as the far ones."""
+    """After how many steps a hindsight goal is reached: all numbers alike, or all orders of magnitude."""
     goal_radius: float | None = None
     """Distance to the window's goal within which a step earns a reward of 1."""
     terminate_at_goal: bool = False
