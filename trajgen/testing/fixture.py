@@ -340,6 +340,7 @@ def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], 
     data = plain.get("data", {})
     largest = {"horizon": HORIZON, "stride": STRIDE, "chunk": CHUNK}
     shape = {option: min(data.get(option, size), size) for option, size in largest.items()}
+    shape["chunk"] = min(shape["chunk"], shape["horizon"] * shape["stride"])
     reduced += [f"data.{o}={n}" for o, n in shape.items() if o not in window_changes and n != data.get(o, n)]
     window = WindowShape(return_power=1.0, goal_state=GOAL_STATE, goal_radius=GOAL_RADIUS)
     window = replace(window, **{**shape, **_checked(window_changes)})
