@@ -75,6 +75,12 @@ class SubgoalPlanner(PlansNoTrajectory):
                 got=f"{type(critic).__name__}, which judges plans alone",
                 fix="critic=value",
             )
+        if horizon < 2:
+            raise ConfigError(
+                "A subgoal is a later point of the window.",
+                got="data.horizon=1",
+                fix=f"data.horizon={subgoal + 1}",
+            )
         check_range("planner.subgoal", subgoal, 1, horizon - 1, usual=min(3, horizon - 1))
         check_range("planner.beta", beta, 0, usual=1)
         check_range("planner.max_weight", max_weight, 1, usual=100)
