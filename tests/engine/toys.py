@@ -28,6 +28,7 @@ class Rows(Record):
     """A batch (B, 4)."""
 
     values: Tensor
+    full_batch: Rows | None = None
 
 
 class Toy(nn.Module):

@@ -77,7 +77,7 @@ STUDY = Study(
         "plain": Variant(),
         "deep": Variant(("prior.depth=2", "view.fields=[return,state]", "policy.replan_interval=2")),
         "flat, greedy": Variant(("schedule=single",), ("sampler=greedy", "policy.replan_interval=8")),
-        "cooler": Variant(evaluate=("sampler.temperature=0.25", "evaluation.episodes=12")),
+        "cooler": Variant(evaluate=("sampler.temperature=0.1", "evaluation.episodes=12")),
         "longer": Variant(("engine.stages.return_target.steps=7",)),
     },
     seeds=(0, 3),
@@ -119,7 +119,7 @@ def test_variants_with_equal_training_share_a_run() -> None:
     assert {name: row.run for name, row in rows.items()} == {name: name for name in rows} | {"cooler": "plain"}
     assert rows["plain"].overrides == rows["deep"].overrides == {}
     assert rows["cooler"].overrides["evaluation"] == {"episodes": 12}
-    assert rows["cooler"].overrides["sampler"]["temperature"] == 0.25
+    assert rows["cooler"].overrides["sampler"]["temperature"] == 0.1
     cell = Cell(rows["flat, greedy"], 0, Path("here"))
     assert cell.run == Path("here/cells/flat-greedy-s0") and cell.out == cell.run / "evaluations" / "flat-greedy"
 

@@ -36,7 +36,7 @@ WORDS = [
     "engine.budget=0.2",
     "imports=[study_part]",
     "evaluation.latency=false",
-    "evaluate=[sampler.temperature=0.5,sampler=noted]",
+    "evaluate=[sampler.temperature=0.25,sampler=noted]",
     "seeds=[1]",
     "executor=loky",
     "workers=1",
@@ -59,8 +59,8 @@ def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     main(["study", *WORDS])
     out = capfd.readouterr().out
-    assert "1 trainings to do" in out and "sampler.temperature-0.5-s1: trained" in out and "table.md" in out
-    assert [path.name for path in (STUDY / "cells").iterdir()] == ["sampler.temperature-0.5-s1"]
+    assert "1 trainings to do" in out and "sampler.temperature-0.25-s1: trained" in out and "table.md" in out
+    assert [path.name for path in (STUDY / "cells").iterdir()] == ["sampler.temperature-0.25-s1"]
 
     lines = [line.split() for line in Path("noted.txt").read_text().splitlines()]
     elsewhere = [line for line in lines if line[0] != str(os.getpid())]  # it is built here too, for a dry run
@@ -69,13 +69,13 @@ def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
 
     results = json.loads((STUDY / "results.json").read_text())
     assert results["failed"] == {} and [row["name"] for row in results["rows"]] == [
-        "sampler.temperature=0.5",
+        "sampler.temperature=0.25",
         "sampler=noted",
     ]
     plain_row, noted_row = results["rows"]
     assert noted_row["difference"] is not None and noted_row["parameters"] == plain_row["parameters"]
     assert plain_row["seeds"] == [1] and plain_row["parameters"] > 1000
-    run = STUDY / "cells" / "sampler.temperature-0.5-s1"
+    run = STUDY / "cells" / "sampler.temperature-0.25-s1"
     config, other = (json.loads((run / name).read_text()) for name in ("config.json", "versions.json"))
     assert config["seed"] == 1 and other["trajgen"]
     figures = json.loads((run / "evaluations" / "sampler-noted" / "evaluation.json").read_text())

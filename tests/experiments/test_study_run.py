@@ -171,10 +171,10 @@ def test_options_that_came_later_do_not_make_it_another_study(fake_runs: FakeRun
 
 
 def test_evaluations_alone_need_one_training(fake_runs: FakeRuns) -> None:
-    axes = ["evaluate=[sampler.temperature=0.5,1.0]", "evaluate=[policy.replan_interval=4,2]"]
+    axes = ["evaluate=[sampler.temperature=0.25,1.0]", "evaluate=[policy.replan_interval=4,2]"]
     for _ in range(2):
         assert exit_code("study", *BASE, *axes, "out=samplers") == 0
-        run = "sampler.temperature-0.5-policy.replan_interval-4"
+        run = "sampler.temperature-0.25-policy.replan_interval-4"
         assert [name for name, _ in fake_runs.trained] == [f"{run}-s0", f"{run}-s1"]
         assert len(fake_runs.evaluated) == 6
     lines = Path("samplers/commands.sh").read_text().splitlines()

@@ -124,10 +124,8 @@ class Timer:
 
 
 def split(batch: Any, index: int, count: int) -> Any:
-    """Micro-batch ``index`` of ``count`` of a batch or a tensor: every ``count``-th window from ``index`` on.
+    """Micro-batch ``index`` of ``count`` of a batch: every ``count``-th window from ``index`` on.
 
     So the first m windows of a batch are the first m / count of each micro-batch.
     """
-    if torch.is_tensor(batch):
-        return batch[index::count]
     return replace(batch.map(lambda values: values[index::count]), full_batch=batch)

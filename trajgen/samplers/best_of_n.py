@@ -107,8 +107,8 @@ class BestOfN:
         self.n, self.decoder, self.critic, self.strides = n, decoder, critic, strides
         self.likely, self.compared_scale = max(1, round(likely_fraction * n)), (compare_after or scales) - 1
         self.score = PlanScore(critic, view)
-        compares_wholes = len(strides) == 1 and self.likely == n and self.compared_scale == scales - 1
-        self.revises = by_scale and compares_wholes
+        compares_complete = len(strides) == 1 and self.likely == n and self.compared_scale == scales - 1
+        self.revises = by_scale and compares_complete
 
     @torch.no_grad()
     def __call__(

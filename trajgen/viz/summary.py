@@ -18,9 +18,9 @@ REFERENCES = {"controller": "the noise-free controller", "random": "random actio
 def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     """The rows (what, value, 95 % interval) of an evaluation; absent figures are left out."""
     rows: list[Row] = []
-    returns = evaluation.get("return")
-    digits = 1 if returns is None or abs(returns["mean"]) >= 10 else 2
-    if returns:
+    means = [evaluation[name]["mean"] for name in ("return", "data_returns", *REFERENCES) if evaluation.get(name)]
+    digits = 2 if means and max(map(abs, means)) < 10 else 1
+    if returns := evaluation.get("return"):
         rows.append(("return, mean", number(returns["mean"], digits), interval(returns["ci95"], digits)))
         rows.append(("return, IQM", number(returns["iqm"], digits), ""))
     if error := evaluation.get("action_error"):
