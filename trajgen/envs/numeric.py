@@ -23,20 +23,20 @@ class NumericObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self.dropped: dict[str, Any] = {}
-        self._whole = env.observation_space  # asked for once: some environments make a new one each time
-        space = _numeric_space(self._whole, "", self.dropped)
+        self._original = env.observation_space  # asked for once: some environments make a new one each time
+        space = _numeric_space(self._original, "", self.dropped)
         if space is None:
-            raise DataError("An observation holds numbers.", got=self._whole, fix="another environment")
+            raise DataError("An observation holds numbers.", got=self._original, fix="another environment")
         self.observation_space = space
 
     @property
     def changes_nothing(self) -> bool:
         """Whether all observations are vectors and images already."""
-        return self.observation_space is self._whole
+        return self.observation_space is self._original
 
     def observation(self, observation: Any) -> Any:
         """The observation with its numeric entries alone."""
-        return _numeric(observation, self._whole, self.observation_space)
+        return _numeric(observation, self._original, self.observation_space)
 
 
 def numeric(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
@@ -46,12 +46,12 @@ def numeric(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
 
 
 def _numeric_space(space: Any, path: str, dropped: dict[str, Any]) -> Any:
-    """The space of what is kept, the same object where that is all of it; None if it is nothing."""
+    """The space of what has numbers, the same object where that is all of it; None if it is nothing."""
     if isinstance(space, spaces.Dict):
         parts = {key: _numeric_space(part, f"{path}{key}/", dropped) for key, part in space.spaces.items()}
-        kept = {key: part for key, part in parts.items() if part is not None}
+        numbers = {key: part for key, part in parts.items() if part is not None}
         is_same = all(parts[key] is part for key, part in space.spaces.items())
-        return space if is_same else spaces.Dict(kept) if kept else None
+        return space if is_same else spaces.Dict(numbers) if numbers else None
     if isinstance(space, spaces.Box) and len(space.shape) in (1, 3):
         return space
     if _holds_numbers(space):
@@ -67,10 +67,10 @@ def _holds_numbers(space: Any) -> bool:
     return isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
 
 
-def _numeric(value: Any, space: Any, kept: Any) -> Any:
-    if space is kept:
+def _numeric(value: Any, space: Any, numbers: Any) -> Any:
+    if space is numbers:
         return value
     if isinstance(space, spaces.Dict):
-        return {key: _numeric(value[key], space[key], part) for key, part in kept.spaces.items()}
+        return {key: _numeric(value[key], space[key], part) for key, part in numbers.spaces.items()}
     flat: Any = spaces.flatten(space, value)
-    return flat.astype(kept.dtype)
+    return flat.astype(numbers.dtype)
