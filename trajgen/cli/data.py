@@ -134,9 +134,8 @@ def record_data(words: Words) -> None:
     print(f"Recorded {id}.  trajgen data info {id}")
     longest = minari.describe(id)["episode_steps"]["longest"]
     entries = entries_of(minari.open_dataset(id).observation_space)
-    entries |= (
-        {"env_id": options.env} if options.env.startswith(OGBENCH) else {}
-    )  # which has its goals by this name alone
+    if options.env.startswith(OGBENCH):
+        entries["env_id"] = options.env  # which has its goals by this name alone
     _print_preset(id, preset_text(id, longest, entries).rstrip())
 
 
