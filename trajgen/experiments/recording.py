@@ -61,8 +61,8 @@ def record(options: RecordOptions) -> str:
     finally:
         sys.path.remove(str(Path.cwd()))
     if isinstance(env, NumericObservation) and env.dropped:
-        spaces = {name or "the observation": type(space).__name__ for name, space in env.dropped.items()}
-        entries = ", ".join(f"{name} ({space})" for name, space in spaces.items())
+        kinds = {name or "the observation": type(space).__name__ for name, space in env.dropped.items()}
+        entries = ", ".join(f"{name} ({space})" for name, space in kinds.items())
         Terminal(stderr=True).print(f"Left out of the observations, which hold numbers: {entries}.", highlight=False)
     folder = _folder(options)
     with env:
