@@ -192,8 +192,8 @@ def test_a_revision_is_told_how_its_plan_was_followed() -> None:
     for step in range(5):
         acting.act(np.array([[step, 0, 0], [10 + step, 0, 0]]))
         acting.observe(np.zeros(2), np.array([False, step == 0]))  # the second one starts anew
-    told = [(plan.state[:, 0].tolist(), plan.offset.tolist()) for _, plan in acting.planner.revised]
-    assert told == [([0.0], [3]), ([11.0], [3])]
+    followed = [(plan.state[:, 0].tolist(), plan.offset.tolist()) for _, plan in acting.planner.revised]
+    assert followed == [([0.0], [3]), ([11.0], [3])]
 
 
 def test_codes_that_no_longer_fit_are_planned_anew_at_the_next_step() -> None:

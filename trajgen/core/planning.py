@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
 
+from trajgen.core.misfit import Misfit
 from trajgen.core.protocols import ActionHead, Decoder
 from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage
 
@@ -19,8 +20,6 @@ PlanFn = Callable[[Cond, Generator | None], tuple[Tensor, Plan]]
 """From conditions whose ``returns`` are what remains, and a generator, to the target returns (B,) and plans."""
 ReviseFn = Callable[[Cond, FollowedPlan, Generator | None], tuple[Tensor, Plan, Tensor]]
 """The same for plans that have been followed and are revised; gives their misfit (B,) too."""
-Misfit = Literal["likelihood", "state", "critic"]
-"""How it is measured how badly a plan that has been followed fits the present; see `RevisesPlans.revise`."""
 
 
 class Encoder(Protocol):

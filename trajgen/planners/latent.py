@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.critics import Critic, HasCritic
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import Misfit
+from trajgen.core.misfit import Misfit
 from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import Misfit
+from trajgen.core.misfit import Misfit
 from trajgen.core.types import Cond, FollowedPlan, Plan
 from trajgen.nn.layers import columns
 

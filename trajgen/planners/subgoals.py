@@ -79,7 +79,7 @@ class SubgoalPlanner(PlansNoTrajectory):
             raise ConfigError(
                 "A subgoal is a later point of the window.",
                 got="data.horizon=1",
-                fix=f"data.horizon={subgoal + 1}",
+                fix=f"data.horizon={max(subgoal, 1) + 1}",
             )
         check_range("planner.subgoal", subgoal, 1, horizon - 1, usual=min(3, horizon - 1))
         check_range("planner.beta", beta, 0, usual=1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.misfit import Misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class PolicyOptions:
     state; null for no revision."""
     revise_interval: int = 1
     """Environment steps between revisions; at most those for which a plan can be followed."""
-    revise_misfit: Literal["likelihood", "state", "critic"] = "likelihood"
+    revise_misfit: Misfit = "likelihood"
     """How badly a plan fits the present when it is revised: how surprising its coarse codes are, in nats, 0 in the mean
     (likelihood); how far the way since leads from the planned one, in standard deviations (state); or what the plan is
     worth less than before by the critic, in its units (critic)."""
