@@ -189,7 +189,7 @@ def test_the_presets_of_visual_environments_are_what_the_package_draws(options: 
 @pytest.mark.usefixtures("real")
 def test_the_oracle_of_the_package_moves_a_cube(options: DataOptions) -> None:
     id = record(RecordOptions(env="ogbench/cube-single-v0", policy="trajgen.envs.ogbench_oracles:Cube", episodes=1,
-                              env_options={"mode": "data_collection"}))  # fmt: skip
+                              env_options={"mode": "data_collection", "terminate_at_goal": False}))  # fmt: skip
     (episode,) = minari.open_dataset(id).iterate_episodes()
     places = np.asarray(episode.observations["achieved_goal"])
     assert len(places) == 201 and np.linalg.norm(places - places[0], axis=1).max() > 0.4

@@ -16,7 +16,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.envs.gym import OGBENCH, make_env
 
 VISUAL_POINT = {f"visual-pointmaze-{size}-v0": size for size in ("medium", "large", "giant")}
-"""The point mazes in the images of OGBench's visual mazes, which it registers for its ant alone."""
+"""The point mazes in the images of OGBench's visual mazes, which it registers for its ant alone; without shadows."""
 
 
 def register(env_id: str) -> str:
@@ -33,10 +33,25 @@ def register(env_id: str) -> str:
         ) from error
     name = env_id.removeprefix(OGBENCH)
     if name in VISUAL_POINT and name not in gymnasium.registry:
-        options: dict[str, Any] = {"loco_env_type": "point", "maze_env_type": "maze", "maze_type": VISUAL_POINT[name]}
-        options |= {"ob_type": "pixels", "render_mode": "rgb_array", "width": 64, "height": 64}
-        gymnasium.register(name, "ogbench.locomaze.maze:make_maze_env", max_episode_steps=1000, kwargs=options)
+        entry = f"{__name__}:{make_visual_point_maze.__name__}"
+        gymnasium.register(name, entry, max_episode_steps=1000, kwargs={"maze_type": VISUAL_POINT[name]})
     return name
+
+
+def make_visual_point_maze(**options: Any) -> gymnasium.Env[Any, Any]:
+    """A point maze of OGBench that is observed in images (64, 64, 3), without shadows: they take a CPU 8/9 of the time.
+
+    Args:
+        options: of OGBench's ``make_maze_env``, such as maze_type and terminate_at_goal.
+    """
+    import mujoco
+    from ogbench.locomaze.maze import make_maze_env
+
+    drawing = {"ob_type": "pixels", "render_mode": "rgb_array", "width": 64, "height": 64}
+    env: Any = make_maze_env("point", "maze", **drawing, **options)
+    env.custom_renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+    made: gymnasium.Env[Any, Any] = env
+    return made
 
 
 def make_with_goals(env_spec: Any, goal_state: Sequence[int] = ()) -> GoalInObservation:

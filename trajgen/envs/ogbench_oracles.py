@@ -40,7 +40,7 @@ class Cube:
     """Moves a cube from target to target.
 
     Args:
-        env: a cube environment of OGBench, made with ``mode=data_collection``.
+        env: a cube environment of OGBench, made with ``mode=data_collection`` and ``terminate_at_goal=False``.
     """
 
     def __init__(self, env: Any) -> None:
