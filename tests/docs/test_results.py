@@ -41,13 +41,12 @@ def stand_in(task: str) -> tuple[str, ...]:
 
 
 def rows() -> list[tuple[str, ...]]:
-    """The words of the command of each row: of the present recipes, the mazes, the family, and the other tasks."""
+    """The words of the command of each row: of the present recipes, the family, and the other tasks."""
     commands = []
     for task, recipe, seed in (row[:3] for row in table("The present recipes")):
         if seed.isdigit():
             task, recipe = task.strip("`"), recipe.strip("`")
             commands.append((*f"recipe={recipe}".split(), f"data={task}", *stand_in(task), f"seed={seed}"))
-    commands += [("recipe=mage", f"data=pointmaze/{row[0]}-dwell", "seed=0") for row in table("The three mazes")]
     family = [row[0].split("`")[1] for row in table("The family under one protocol")]
     commands += [(f"recipe={recipe}", "data=pointmaze/medium-dwell", "seed=0") for recipe in family]
     for task in (row[0].strip("`") for row in table("Adroit, Kitchen, locomotion and AntMaze")):
@@ -56,7 +55,7 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def test_the_rows_are_found() -> None:
-    assert len(rows()) >= 14 + 3 + 10 + 3 * 12
+    assert len(rows()) >= 14 + 10 + 3 * 12
 
 
 @pytest.mark.parametrize("data", sorted({word for words in rows() for word in words if word.startswith("data=")}))
