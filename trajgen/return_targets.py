@@ -114,19 +114,16 @@ class QuantileTarget(nn.Module):
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile of the normalized return-to-go in each state, or what remains of the first, (B,)."""
-        quantile = self._quantile(state, goal)
+        out = self._predict(state, goal)
+        quantile = out.squeeze(-1) if self.histogram is None else self.histogram.quantile(out, self.quantile)
         return _first_or_remaining(quantile, remaining) if self.subtract_rewards else quantile
 
     def loss(self, batch: Batch) -> Losses:
         """The cross-entropy of the distribution of R_0, or the pinball loss of its quantile."""
-        state, returns = batch.states[:, 0], batch.returns[:, 0]
+        out, returns = self._predict(batch.states[:, 0], batch.goals), batch.returns[:, 0]
         if self.histogram is not None:
-            return {"distribution": self.histogram.loss(self._predict(state, batch.goals), returns).mean()}
-        return {"quantile": _pinball(returns - self._quantile(state, batch.goals), self.quantile)}
-
-    def _quantile(self, state: Tensor, goal: Tensor | None) -> Tensor:
-        out = self._predict(state, goal)
-        return out.squeeze(-1) if self.histogram is None else self.histogram.quantile(out, self.quantile)
+            return {"distribution": self.histogram.loss(out, returns).mean()}
+        return {"quantile": _pinball(returns - out.squeeze(-1), self.quantile)}
 
     def _predict(self, state: Tensor, goal: Tensor | None) -> Tensor:
         """The quantile (B, 1), or logits (B, K) of the bins of returns."""

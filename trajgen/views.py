@@ -124,7 +124,7 @@ class AgentsView(FieldView):
             parts = numbers.expand(agents, -1)
             if name in rows:  # in each row of the field the agents' parts lie side by side
                 parts = numbers.view(rows[name], agents, -1).movedim(1, 0).flatten(1)
-            for own, part in zip(columns, parts.tolist(), strict=True):
-                own += part
+            for of_agent, part in zip(columns, parts.tolist(), strict=True):
+                of_agent += part
         self.agent_axis = AgentAxis(tuple(map(tuple, columns)), identify)
         self.of_agent = FieldView(state_dim // agents, action_dim // agents, strides, goal_state, fields=fields)

@@ -76,6 +76,7 @@ def test_onnx_draws_the_same_codes() -> None:
         assert torch.equal(other_plan.codes, plan.codes)
         torch.testing.assert_close(other_plan.latent, plan.latent, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(other_target, target, atol=1e-4, rtol=1e-4)
+        assert other_plan.goal is not None and torch.equal(other_plan.goal, cond.goal)  # which action heads may read
 
 
 def played(backend: Any) -> tuple[list[np.ndarray], Plan]:

@@ -118,7 +118,8 @@ def test_it_revises_as_the_policy_that_was_loaded(
 def test_it_acts_as_the_policy_that_was_loaded(
     form: str, batch: int, sampler: str, temperature: float, tmp_path: Path
 ) -> None:
-    action = {"name": "latent_state", "num_bins": 5, "temperature": temperature}
+    """Its action head reads the goal, which its plan hands on."""
+    action = {"name": "latent_state", "goal": True, "num_bins": 5, "temperature": temperature}
     loaded, exported = played(
         policy(sampler=sampler, action=action), form, batch, tmp_path, draws=sampler == "temperature"
     )

@@ -250,7 +250,7 @@ class ConditionerWithAClosure(FieldConditioner):
 @mistake("return_target", "losses that can be trained", "is not the mean", "(B, 1) beside (B,)")
 class TargetThatBroadcasts(QuantileTarget):
     def loss(self, batch: Batch) -> Losses:
-        error = batch.returns[:, 0] - self._quantile(batch.states[:, 0], batch.goals).unsqueeze(-1)
+        error = batch.returns[:, 0] - self._predict(batch.states[:, 0], batch.goals)
         return {"quantile": torch.maximum(0.9 * error, -0.1 * error).mean()}
 
 

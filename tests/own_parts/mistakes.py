@@ -16,7 +16,6 @@ from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.decoders.convolutional import AdapterDecoder, PlainDecoder
 from trajgen.encoders.convolutional import ConvEncoder
-from trajgen.nn.attention import KeyValueCache
 from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.diffusion import DiffusionPrior
 from trajgen.priors.transformer import TransformerPrior
@@ -128,7 +127,7 @@ class ConditionerThatAlwaysTells(FieldConditioner):
 class PriorThatForgets(TransformerPrior):
     def step(self, x: Tensor | None, k: int, state: Any) -> Tensor:
         fresh = copy(state)
-        fresh.cache = KeyValueCache(len(self.blocks))
+        fresh.cache = [None] * len(self.blocks)
         return super().step(x, k, fresh)
 
 

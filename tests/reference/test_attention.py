@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.nn.attention import AdaptiveBlock, KeyValueCache, attend, block_causal_mask, modulations
+from trajgen.nn.attention import AdaptiveBlock, Cache, attend, block_causal_mask, cache_rows, modulations
 from trajgen.nn.layers import FourierFeatures, mlp
 
 SCHEDULE = ScaleSchedule((1, 2, 4))
@@ -24,7 +24,7 @@ def test_the_mask_by_hand() -> None:
 def test_attention_against_a_naive_loop() -> None:
     q, k, v = torch.randn(3, 1, 1, 4, 8)
     mask = block_causal_mask(ScaleSchedule((1, 3)))
-    attended = attend(q, k, v, mask)[0, 0]
+    attended = attend(torch.cat([q, k, v], -1)[0], 1, mask)[0]
     for i in range(4):
         keys = [j for j in range(4) if mask[i, j]]
         weights = [math.exp(float(q[0, 0, i] @ k[0, 0, j]) / math.sqrt(8)) for j in keys]
@@ -35,12 +35,11 @@ def test_attention_against_a_naive_loop() -> None:
 @pytest.mark.parametrize("lengths", [(7,), (1, 2, 4)])
 def test_attention_in_bfloat16_is_that_in_float32_forward_and_backward(lengths: tuple[int, ...]) -> None:
     mask = block_causal_mask(ScaleSchedule(lengths))
-    values = torch.randn(3, 2, 2, 7, 8)
+    values = torch.randn(2, 7, 3 * 16)
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         qkv = values.detach().clone().to(dtype).requires_grad_()
-        q, k, v = qkv
-        attended = attend(q, k, v, None if mask.all() else mask)
+        attended = attend(qkv, 2, None if mask.all() else mask)
         assert attended.dtype == dtype
         attended.sum(-1).square().sum().backward()
         assert qkv.grad is not None
@@ -56,22 +55,25 @@ def test_a_block_with_cache_is_the_block_with_mask(batch: int) -> None:
     torch.nn.init.normal_(block.offset)
     x, modulation = torch.randn(batch, 7, 16), torch.randn(batch, SCHEDULE.scales, 6, 16)
     expected = block(x, modulation[:, SCHEDULE.levels], block_causal_mask(SCHEDULE))
-    cache, parts = KeyValueCache(1), modulations([block], modulation)
-    steps = [block.modulated(x[:, s], parts[k, 0].unbind(), cache=(cache, 0)) for k, s in enumerate(SCHEDULE.spans)]
+    cache: Cache = [None]
+    parts = modulations([block], modulation)
+    steps = [block.modulated(x[:, s], parts[k, 0].unbind(), cache=cache) for k, s in enumerate(SCHEDULE.spans)]
     torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-5, rtol=1e-5)
     if batch == 1:  # a single sequence needs no batch axis
-        cache, parts = KeyValueCache(1), parts[:, :, :, 0, 0]
-        steps = [block.modulated(x[0, s], parts[k, 0].unbind(), cache=(cache, 0)) for k, s in enumerate(SCHEDULE.spans)]
+        cache, parts = [None], parts[:, :, :, 0, 0]
+        steps = [block.modulated(x[0, s], parts[k, 0].unbind(), cache=cache) for k, s in enumerate(SCHEDULE.spans)]
         torch.testing.assert_close(torch.cat(steps), expected[0], atol=1e-5, rtol=1e-5)
 
 
-def test_the_cache_returns_all_tokens_and_its_rows_are_its_sequences() -> None:
-    cache, first, second = KeyValueCache(2), torch.randn(2, 2, 3, 5, 4), torch.randn(2, 3, 3, 1, 4)
+def test_the_cache_keeps_all_tokens_and_its_rows_are_its_sequences() -> None:
+    cache: Cache = [None, None]
+    first, second = torch.randn(2, 5, 3 * 12), torch.randn(3, 1, 3 * 12)
     index = torch.tensor([1, 0, 1])
-    assert torch.equal(torch.stack(cache.append(1, first)), first)
-    keys, values = cache.rows(index).append(1, second)
-    assert torch.equal(keys, torch.cat([first[0, index], second[0]], 2))
-    assert torch.equal(values, torch.cat([first[1, index], second[1]], 2))
+    attend(first, 3, cache=cache, layer=1)
+    selected = cache_rows(cache, index)
+    attended = attend(second, 3, cache=selected, layer=1)
+    assert cache[0] is None and selected[0] is None
+    torch.testing.assert_close(attended, attend(torch.cat([first[index], second], 1), 3)[:, -1:])
 
 
 def test_gates_of_zero_leave_the_tokens_as_they_are() -> None:

@@ -228,12 +228,14 @@ def test_the_weights_are_those_that_the_prior_attends_with(monkeypatch: pytest.M
     inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
     expected = []
 
-    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        eye = torch.eye(tokens).expand(*q.shape[:2], tokens, tokens)
-        expected.append(F.scaled_dot_product_attention(q, k, eye, attn_mask=mask))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    kernel = F.scaled_dot_product_attention
 
-    monkeypatch.setattr(blocks, "attend", attend)
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor) -> torch.Tensor:
+        eye = torch.eye(tokens).expand(*q.shape[:2], tokens, tokens)
+        expected.append(kernel(q, k, eye, attn_mask=attn_mask))
+        return kernel(q, k, v, attn_mask=attn_mask)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attention)
     with torch.no_grad():
         weights = attention_weights(
             prior.blocks, lambda: prior.logits(inputs, cond), blocks.block_causal_mask(tokenizer.schedule)

@@ -47,7 +47,7 @@ class LatentInverseDynamics(nn.Module):
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """Actions (B, H, A) at ``offsets`` (B, H) steps into the plan; the states are ignored."""
-        actions = self.network(plan.latent.flatten(1)).unflatten(-1, (len(self.strides) * self.chunk, -1))
+        actions = self.network(plan.latent.flatten(1)).unflatten(-1, (len(self.strides.steps) * self.chunk, -1))
         rows = self.strides.number(plan.stride) * self.chunk + offsets.clamp(max=self.chunk - 1)
         return actions.gather(1, rows.unsqueeze(-1).expand(-1, -1, actions.shape[-1]))
 

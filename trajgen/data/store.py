@@ -188,19 +188,19 @@ def publish(id: str, base: Path, *, force: bool = False) -> None:
     target = folder(id)
     if not force:
         refuse_existing(id)
-    kept = base / REPLACED / id
-    for path in (target, kept):
+    backup = base / REPLACED / id
+    for path in (target, backup):
         path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(root() / LOCK, wait=True):
         if target.exists() and not force:
             raise _taken(id)  # another process was faster
         try:
             if target.exists():
-                target.rename(kept)
+                target.rename(backup)
             folder(id, base).rename(target)
         except BaseException:
-            if kept.exists() and not target.exists():
-                kept.rename(target)
+            if backup.exists() and not target.exists():
+                backup.rename(target)
             raise
     for parent in target.parents:
         if parent == root():

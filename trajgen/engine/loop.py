@@ -231,10 +231,10 @@ class Training:
                         now = time.perf_counter()
                         rate = (done - last_step) * settings.batch_size / (now - last_time)
                         last_time, last_step = now, done
-                        place = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
-                        place["precision/bits"] = torch.finfo(getattr(torch, precision)).bits
+                        line = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
+                        line["precision/bits"] = torch.finfo(getattr(torch, precision)).bits
                         if is_main_process():
-                            self.metrics.write({**place, "seconds": now - start, **timer.read(), **figures}, loggers)
+                            self.metrics.write({**line, "seconds": now - start, **timer.read(), **figures}, loggers)
                         show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                     if save:
                         path = self._save(Position(index, done), optimization)

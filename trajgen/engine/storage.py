@@ -107,8 +107,8 @@ def compressed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     scales = under(SCALE, tensors)
-    given = {k: v for k, v in tensors.items() if not k.startswith(f"{SCALE}.")}
-    return {k: v * _by_row(scales[k], v) if k in scales else v for k, v in given.items()}
+    values = {k: v for k, v in tensors.items() if not k.startswith(f"{SCALE}.")}
+    return {k: v * _by_row(scales[k], v) if k in scales else v for k, v in values.items()}
 
 
 def _by_row(scale: Tensor, value: Tensor) -> Tensor:

@@ -41,8 +41,8 @@ class JointEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         actions = [_box(env, "action", self.env.action_space(agent)) for agent in self.agents]
         self.observation_space, self.action_space = _side_by_side(observations), _side_by_side(actions)
         self.team: list[dict[str, Any]] = [
-            {"agent": agent, "observation": len(seen.low), "action": len(done.low)}
-            for agent, seen, done in zip(self.agents, observations, actions, strict=True)
+            {"agent": agent, "observation": len(observation.low), "action": len(action.low)}
+            for agent, observation, action in zip(self.agents, observations, actions, strict=True)
         ]
         """For each agent its name, and the widths of its observation and action before they are padded."""
 

@@ -32,8 +32,8 @@ class MazePainter:
 
     def __init__(self, cells: Grid, side: int = SIDE) -> None:
         self.side, self._scale = side, side / (max(cells.rows, cells.columns) * cells.scale)  # pixels to a metre
-        place = (np.arange(side) + 0.5 - side / 2) / self._scale
-        x, y = np.meshgrid(place, -place)
+        centers = (np.arange(side) + 0.5 - side / 2) / self._scale
+        x, y = np.meshgrid(centers, -centers)
         is_free = cells.free.ravel()[cells.cell(np.stack([x.ravel(), y.ravel()], 1))].reshape(side, side)
         outside = (np.abs(x) > cells.columns * cells.scale / 2) | (np.abs(y) > cells.rows * cells.scale / 2)
         self._empty = np.where((is_free & ~outside)[..., None], FLOOR, WALL).astype(np.uint8)

@@ -23,7 +23,7 @@ class NumericObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
         self.dropped: dict[str, Any] = {}
-        self._original = env.observation_space  # asked for once: some environments make a new one each time
+        self._original = env.observation_space  # read once: some environments make a new one each time
         space = _numeric_space(self._original, "", self.dropped)
         if space is None:
             raise DataError("An observation holds numbers.", got=self._original, fix="another environment")

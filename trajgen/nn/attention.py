@@ -11,8 +11,12 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 
-Cache = tuple["KeyValueCache", int]
-"""A cache, and the number of the layer that uses it."""
+Cache = list[Tensor | None]
+"""Keys and values of all tokens so far, (2, B, heads, n, W / heads) for each layer, None before the first.
+
+They grow by concatenation instead of filling preallocated memory: a plan stays a function without side effects, which
+can be captured, exported and compiled, and a captured plan has all its memory preallocated anyway.
+"""
 
 
 def block_causal_mask(schedule: ScaleSchedule, across_agents: bool = True) -> Tensor:
@@ -45,59 +49,37 @@ def zero_linear(in_features: int, out_features: int) -> nn.Linear:
     return layer
 
 
-class KeyValueCache:
-    """Keys and values of all tokens so far, per layer (2, B, heads, n, W / heads).
-
-    They grow by concatenation instead of filling preallocated memory: a plan stays a function without side effects,
-    which can be captured, exported and compiled, and a captured plan has all its memory preallocated anyway.
-    """
-
-    def __init__(self, depth: int) -> None:
-        self.layers: list[Tensor | None] = [None] * depth
-
-    def append(self, layer: int, keys_values: Tensor) -> tuple[Tensor, ...]:
-        """Adds keys and values (2, B, heads, n, ·) of n more tokens; returns the keys and the values of all."""
-        past = self.layers[layer]
-        if past is not None:
-            keys_values = torch.cat([past, keys_values], dim=3)
-        self.layers[layer] = keys_values
-        return keys_values.unbind(0)
-
-    def rows(self, index: Tensor) -> KeyValueCache:
-        """The cache of the sequences ``index`` (R,), in that order."""
-        selected = KeyValueCache(len(self.layers))
-        selected.layers = [None if layer is None else layer.index_select(1, index) for layer in self.layers]
-        return selected
+def cache_rows(cache: Cache, index: Tensor) -> Cache:
+    """The cache of the sequences ``index`` (R,), in that order."""
+    return [None if layer is None else layer.index_select(1, index) for layer in cache]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention of queries, keys and values (B, heads, n, W / heads)."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # The backward pass of the CPU's fused kernel is eight times slower than these products in bfloat16.
-        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-
-
-def attend_heads(qkv: Tensor, heads: int, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-    """Multi-head attention of projected tokens (..., n, 3 W), to (..., n, W).
+def attend(qkv: Tensor, heads: int, mask: Tensor | None = None, cache: Cache | None = None, layer: int = 0) -> Tensor:
+    """Multi-head scaled dot-product attention of projected tokens (..., n, 3 W), to (..., n, W).
 
     Args:
         qkv: queries, keys and values of each token.
         heads: attention heads; must divide W.
-        mask: (n, n), true where a token attends; None for full attention.
+        mask: (n, m), true where a token attends; None for full attention.
         cache: whose keys and values are attended to as well, and which is extended by those of the tokens.
+        layer: number of the layer in the cache.
     """
     *batch, n, width = qkv.shape
     split = qkv.view(-1, n, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, ·)
     if cache is None:
         q, k, v = split.unbind(0)
     else:
-        store, layer = cache
-        q, (k, v) = split[0], store.append(layer, split[1:])
-    return attend(q, k, v, mask).transpose(1, 2).reshape(*batch, n, width // 3)
+        q, past = split[0], cache[layer]
+        cache[layer] = keys_values = split[1:] if past is None else torch.cat([past, split[1:]], dim=3)
+        k, v = keys_values.unbind(0)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        # The backward pass of the CPU's fused kernel is eight times slower than these products in bfloat16.
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        attended = scores.softmax(-1).to(v.dtype) @ v
+    else:
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return attended.transpose(1, 2).reshape(*batch, n, width // 3)
 
 
 class AdaptiveBlock(nn.Module):
@@ -135,7 +117,12 @@ class AdaptiveBlock(nn.Module):
         return self.modulated(x, (shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m), mask)
 
     def modulated(
-        self, x: Tensor, parts: Sequence[Tensor], mask: Tensor | None = None, cache: Cache | None = None
+        self,
+        x: Tensor,
+        parts: Sequence[Tensor],
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        layer: int = 0,
     ) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W), with modulations computed before.
 
@@ -144,10 +131,11 @@ class AdaptiveBlock(nn.Module):
             parts: shift, factor and gate of the attention, then of the MLP, each (B, n or 1, W), or (W,) of a single
                 sequence; see `modulations`.
             mask: (n, n), true where a token attends; None for full attention.
-            cache: of keys and values.
+            cache: of keys and values, see `attend`.
+            layer: number of this block in the cache.
         """
         shift_a, factor_a, gate_a, shift_m, factor_m, gate_m = parts
-        attended = attend_heads(self.qkv(modulated_norm(x, shift_a, factor_a)), self.heads, mask, cache)
+        attended = attend(self.qkv(modulated_norm(x, shift_a, factor_a)), self.heads, mask, cache, layer)
         x = torch.addcmul(x, gate_a, self.dropout(self.out(attended)))
         return torch.addcmul(x, gate_m, self.dropout(self.mlp(modulated_norm(x, shift_m, factor_m))))
 

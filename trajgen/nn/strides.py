@@ -22,16 +22,13 @@ class PlanStrides(nn.Module):
         self.steps = tuple(strides)
         self.register_buffer("_table", torch.tensor(self.steps), persistent=False)
 
-    def __len__(self) -> int:
-        return len(self.steps)
-
     def of(self, stride: Tensor | None) -> Tensor | int:
         """The environment steps between points, (B, 1), or a number where there is a single stride."""
-        return self.steps[0] if len(self) == 1 else self._named(stride).unsqueeze(1)
+        return self.steps[0] if len(self.steps) == 1 else self._named(stride).unsqueeze(1)
 
     def number(self, stride: Tensor | None) -> Tensor | int:
         """Which of the strides plans have, (B, 1), or 0 where there is a single one."""
-        if len(self) == 1:
+        if len(self.steps) == 1:
             return 0
         return (self._named(stride).unsqueeze(1) == self._table).int().argmax(1, keepdim=True)
 
@@ -40,7 +37,7 @@ class PlanStrides(nn.Module):
 
         A plan of a larger stride looks further ahead: its mean over all points would be no measure of the way there.
         """
-        if len(self) == 1:
+        if len(self.steps) == 1:
             return values.mean(1)
         points = torch.arange(values.shape[1], device=values.device)
         is_common = points * self._named(stride).unsqueeze(1) <= (len(points) - 1) * self.steps[0]  # (B, T)

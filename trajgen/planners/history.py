@@ -1,4 +1,4 @@
-"""The history planner: what to do next follows from the points lived through (Decision Transformer)."""
+"""The history planner: what to do next follows from the last points (Decision Transformer)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class HistoryPlanner(PlansNoTrajectory):
         prior: autoregressive, one token at a time.
         return_target: the target return-to-go when acting.
         horizon: T, the points that a history holds at most.
-        stride: environment steps between points; a history is lived through step by step, so it must be 1.
+        stride: environment steps between points; a history grows by every step, so it must be 1.
         past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a
             model that sees those learns to repeat itself (causal confusion, arXiv 1905.11979).
         action_tanh: whether actions are the hyperbolic tangents of what is predicted, as in the code of Decision

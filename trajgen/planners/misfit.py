@@ -45,11 +45,11 @@ def state_misfit(view: Any, trajectory: Tensor, followed: FollowedPlan, cond: Co
     field = "state" if "state" in view.slices else "position"
     points = view.read(trajectory, field)
     last = points.shape[1] - 1
-    place = (followed.offset / stride).clamp(max=last).view(-1, 1, 1)
-    before = place.floor().long()
+    point = (followed.offset / stride).clamp(max=last).view(-1, 1, 1)
+    before = point.floor().long()
     after = (before + 1).clamp(max=last)
     start, low, high = (points.take_along_dim(index, dim=1).squeeze(1) for index in (0 * before, before, after))
-    planned = low.lerp(high, (place - before).squeeze(1)) - start
+    planned = low.lerp(high, (point - before).squeeze(1)) - start
     moved = cond.state - followed.state
     if field == "position":
         moved = columns(moved, view.position_indices)

@@ -1,4 +1,4 @@
-"""The last points that each of several episodes lived through, for planners that continue a history."""
+"""The last points of each of several episodes, for planners that continue a history."""
 
 from __future__ import annotations
 

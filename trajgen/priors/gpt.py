@@ -14,7 +14,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Codes, Cond
-from trajgen.nn.attention import Cache, KeyValueCache, attend_heads, check_heads
+from trajgen.nn.attention import Cache, attend, cache_rows, check_heads
 
 INIT_STD = 0.02
 """Standard deviation of GPT-2's initial weights."""
@@ -26,12 +26,12 @@ class DecodeState:
 
     start: Tensor | None  # (B, 1, W)
     time: Tensor  # (B,), the step of the episode at which the row begins
-    cache: KeyValueCache
+    cache: Cache
 
     def rows(self, index: Tensor) -> DecodeState:
         """The states of the plans ``index`` (R,), in that order; a plan may occur more than once."""
         start = None if self.start is None else self.start[index]
-        return DecodeState(start, self.time[index], self.cache.rows(index))
+        return DecodeState(start, self.time[index], cache_rows(self.cache, index))
 
 
 @register("prior", "gpt")
@@ -136,7 +136,7 @@ class GPTPrior(nn.Module):
         """What is computed once per plan, with an empty cache."""
         time = _time(cond)
         start = None if self.prefix is None else self._add_time(self.prefix(cond), 0, time)
-        return DecodeState(start, time, KeyValueCache(len(self.blocks)))
+        return DecodeState(start, time, [None] * len(self.blocks))
 
     def step(self, x: Tensor | None, k: int, state: DecodeState) -> Tensor:
         """Predictions (B, 1, V or C) of code k from the code before it (B, 1, C); None at the first."""
@@ -148,7 +148,7 @@ class GPTPrior(nn.Module):
             return self.head.weight.new_zeros(len(state.time), 1, self.out_features)
         x = self._embed(tokens, slice(k - self.skipped, k - self.skipped + 1))
         for layer, block in enumerate(self.blocks):
-            x = block(x, cache=(state.cache, layer))
+            x = block(x, None, state.cache, layer)
         return self.head(self.norm(x), k)
 
     def _add_time(self, tokens: Tensor, first: int, time: Tensor) -> Tensor:
@@ -228,9 +228,9 @@ class GPTBlock(nn.Module):
         for layer in (self.out, self.fc2):
             nn.init.normal_(layer.weight, std=INIT_STD * (2 * depth) ** -0.5)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Tokens (B, n, W) to tokens (B, n, W), with a mask (n, n) that is true where a token attends."""
-        attended = attend_heads(self.qkv(self.norm1(x)), self.heads, mask, cache)
+    def forward(self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None, layer: int = 0) -> Tensor:
+        """Tokens (B, n, W) to tokens (B, n, W): see `attend`."""
+        attended = attend(self.qkv(self.norm1(x)), self.heads, mask, cache, layer)
         x = x + self.dropout(self.out(attended))
         return x + self.dropout(self.fc2(self.act(self.fc1(self.norm2(x)))))
 

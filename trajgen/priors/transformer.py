@@ -17,8 +17,9 @@ from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Codes, Cond
 from trajgen.nn.attention import (
     AdaptiveBlock,
-    KeyValueCache,
+    Cache,
     block_causal_mask,
+    cache_rows,
     check_heads,
     modulated_norm,
     modulations,
@@ -33,12 +34,13 @@ class DecodeState:
     parts: Tensor  # (L, K or 1, layers, 6, B, 1, W)
     final: Tensor  # (L, K or 1, 2, B, 1, W)
     start: Tensor  # (B, l_1 or 1, W), the input of the first scale
-    cache: KeyValueCache
+    positions: Tensor  # (L, W)
+    cache: Cache
 
     def rows(self, index: Tensor) -> DecodeState:
         """The states of the plans ``index`` (R,), in that order; a plan may occur more than once."""
-        final = self.final.index_select(2, index)
-        return DecodeState(self.parts.index_select(3, index), final, self.start[index], self.cache.rows(index))
+        parts, final = self.parts.index_select(3, index), self.final.index_select(2, index)
+        return DecodeState(parts, final, self.start[index], self.positions, cache_rows(self.cache, index))
 
 
 @register("prior", "transformer")
@@ -126,9 +128,9 @@ class TransformerPrior(nn.Module):
 
     def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
         """Predictions (B, L, V or C) from the inputs (B, L - l_1, C) of scales 2 to K."""
-        modulation, start = self._condition(cond)
+        modulation, start, positions = self._condition(cond)
         start = start.expand(-1, self.schedule.lengths[0], -1)
-        x = torch.cat([start, self.input_proj(inputs)], dim=1) + self._positions()
+        x = torch.cat([start, self.input_proj(inputs)], dim=1) + positions
         if 1 < modulation.shape[1] < self.schedule.tokens:  # that of one scale is left to broadcast
             modulation = modulation[:, self.levels]
         of_blocks, final = modulation.split([6, 2], dim=-2)
@@ -151,17 +153,17 @@ class TransformerPrior(nn.Module):
 
     def start(self, cond: Cond) -> DecodeState:
         """What is computed once per plan, with an empty cache."""
-        modulation, start = self._condition(cond)
+        modulation, start, positions = self._condition(cond)
         of_blocks, final = modulation.split([6, 2], dim=-2)
         shift, scale = final.unbind(-2)
         final = torch.stack([shift, 1 + scale]).permute(2, 0, 1, 3).unsqueeze(-2)
-        return DecodeState(modulations(self.blocks, of_blocks), final, start, KeyValueCache(len(self.blocks)))
+        return DecodeState(modulations(self.blocks, of_blocks), final, start, positions, [None] * len(self.blocks))
 
     def step(self, x: Tensor | None, k: int, state: DecodeState) -> Tensor:
         """Predictions (B, l_k, V or C) of scale k from its input (B, l_k, C); None at the first scale."""
         tokens = state.start.expand(-1, self.schedule.lengths[0], -1) if x is None else self.input_proj(x)
         span = self.schedule.spans[k]
-        tokens = tokens + self._positions()[span]
+        tokens = tokens + state.positions[span]
         mask = None if self.across_agents or self.mask is None else self.mask[span, : span.stop]
         if self.schedule.scales < len(state.parts):
             return self._predict(tokens, *self._of_tokens(state, span), state, mask)
@@ -179,7 +181,7 @@ class TransformerPrior(nn.Module):
         start = state.start.expand(-1, self.schedule.lengths[0], -1)
         tokens = torch.cat([start, self.input_proj(inputs)], dim=1)
         n = tokens.shape[1]
-        tokens, parts, final = tokens + self._positions()[:n], state.parts[0], state.final[0]
+        tokens, parts, final = tokens + state.positions[:n], state.parts[0], state.final[0]
         if len(state.parts) > 1:
             parts, final = self._of_tokens(state, slice(n))
         return self._predict(tokens, parts, final, state, None if self.mask is None else self.mask[:n, :n])
@@ -200,20 +202,20 @@ class TransformerPrior(nn.Module):
             axes = (-3, -2) if parts.shape[-2] == 1 else (-3,)
             parts, final = parts.squeeze(axes), final.squeeze(axes)
         for layer, (block, of_block) in enumerate(zip(self.blocks, parts.unbind(0), strict=True)):
-            tokens = block.modulated(tokens, of_block.unbind(0), mask, cache=(state.cache, layer))
+            tokens = block.modulated(tokens, of_block.unbind(0), mask, state.cache, layer)
         logits = self.head(modulated_norm(tokens, *final.unbind(0)))
         return logits if logits.ndim == 3 else logits.unsqueeze(0)
 
-    def _condition(self, cond: Cond) -> tuple[Tensor, Tensor]:
-        """Modulations (B, L, K or 1, 6 of the blocks and 2 of the head, W), and the start tokens (B, l_1 or 1, W)."""
+    def _condition(self, cond: Cond) -> tuple[Tensor, Tensor, Tensor]:
+        """Modulations (B, L, K or 1, 6 of the blocks and 2 of the head, W), start tokens, embedded positions (L, W).
+
+        The start tokens are (B, l_1 or 1, W). Agents share the positions of their tokens.
+        """
         embedded = self.conditioner(cond)
         modulation = self.modulation(F.silu(embedded)).unflatten(-1, (8, self.width))
         first = self.schedule.lengths[0] if embedded.shape[1] > self.schedule.scales else 1
-        return modulation, self.start_token(embedded[:, :first])
-
-    def _positions(self) -> Tensor:
-        """The embeddings (L, W) of the tokens' places, which agents share."""
-        return self.pos_embed if self.places is None else self.pos_embed[self.places]
+        positions = self.pos_embed if self.places is None else self.pos_embed[self.places]
+        return modulation, self.start_token(embedded[:, :first]), positions
 
     def _of_tokens(self, state: DecodeState, span: slice) -> tuple[Tensor, Tensor]:
         """The modulations of a span of tokens, each of which has its own or those of its scale."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -13,7 +13,45 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Autoregressive, PredictsPrefix, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.samplers.steps import PriorSteps
+
+
+@runtime_checkable
+class Selectable(Protocol):
+    """The state of a stepwise prediction (what ``prior.start`` returns) whose rows can be selected.
+
+    A prior whose state lacks it can be searched as well: its steps are then repeated after every selection.
+    """
+
+    def rows(self, index: Tensor) -> Selectable:
+        """The state of the rows ``index`` (R,), in that order; a row may be selected more than once, or not at all."""
+        ...
+
+
+class PriorSteps:
+    """The steps of a prior whose rows are selected between them.
+
+    Args:
+        prior: that predicts one scale after the other.
+        cond: B conditions, the first rows.
+    """
+
+    def __init__(self, prior: Autoregressive, cond: Cond) -> None:
+        self.prior, self.cond, self.state = prior, cond, prior.start(cond)
+        self.inputs: list[Tensor | None] = []
+
+    def __call__(self, x: Tensor | None, k: int, selection: Tensor | None) -> Tensor:
+        """The prediction (R, l_k, V or C) of scale k, of the rows ``selection`` (R,); None for the same as before."""
+        if isinstance(self.state, Selectable):
+            self.state = self.state if selection is None else self.state.rows(selection)
+            return self.prior.step(x, k, self.state)
+        if selection is not None:
+            self.cond = self.cond.map(lambda values: values[selection])
+            self.state = self.prior.start(self.cond)
+            self.inputs = [before if before is None else before[selection] for before in self.inputs]
+            for number, before in enumerate(self.inputs):
+                self.prior.step(before, number, self.state)
+        self.inputs.append(x)
+        return self.prior.step(x, k, self.state)
 
 
 @dataclass(frozen=True)
@@ -42,7 +80,7 @@ class AutoregressiveSampler:
         first: int = 0,
         on_codes: Callable[[slice, Tensor, Tensor], None] | None = None,
         copies: int = 1,
-        choose: Callable[[int, Tensor], Tensor | None] | None = None,
+        select_fn: Callable[[int, Tensor], Tensor | None] | None = None,
     ) -> Plan:
         """Codes (R, L), or the mean of continuous ones (R, L, C), and their latent, for the conditions (B, ·).
 
@@ -56,8 +94,8 @@ class AutoregressiveSampler:
                 pass, where the prior can.
             on_codes: called with spans of tokens, their logits (R, n, V) and codes (R, n).
             copies: plans of each condition, side by side, for which the first scale is predicted once.
-            choose: called after each scale with its number and the partial latent (R, N, C); gives the rows that go on,
-                or None for all of them.
+            select_fn: called after each scale with its number and the partial latent (R, N, C); gives the rows that go
+                on, or None for all of them.
         """
         layout, spans, rows = tokenizer.layout, tokenizer.schedule.spans, len(cond)
         steps = PriorSteps(prior, cond.cfg_batch() if self.guidance else cond)
@@ -94,7 +132,7 @@ class AutoregressiveSampler:
             if on_codes is not None:
                 on_codes(span, logits, scales[-1])
             partial_latent, logits = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k), None
-            chosen = None if choose is None else choose(k, partial_latent)
+            chosen = None if select_fn is None else select_fn(k, partial_latent)
             if chosen is not None:
                 scales, partial_latent = [codes[chosen] for codes in scales], partial_latent[chosen]
                 selection = chosen if selection is None else selection[chosen]

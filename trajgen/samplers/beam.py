@@ -13,10 +13,9 @@ from trajgen.core.critics import Critic
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
-from trajgen.samplers.autoregressive import draw, keep_top_k, keep_top_p, require, require_vocabulary
+from trajgen.samplers.autoregressive import PriorSteps, draw, keep_top_k, keep_top_p, require, require_vocabulary
 from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.scoring import PlanScore
-from trajgen.samplers.steps import PriorSteps
 
 
 @register("sampler", "beam")

@@ -195,14 +195,18 @@ def evaluation(fixture: Fixture) -> None:
 def known_codes(fixture: Fixture) -> None:
     planner, batch = fixture.planner, fixture.batch(padded=False)
     tokenizer = fixture.component
-    known = tokenizer.known_codes(batch.condition())
-    if known is None:
+    from_cond = tokenizer.known_codes(batch.condition())
+    if from_cond is None:
         raise NotApplicableError("no code follows from the condition alone")
     codes = tokenizer.encode(fixture.part(planner, "view")(batch)).codes
-    for name, value in (("known_codes().codes", known.codes), ("known_codes().mask", known.mask)):
+    for name, value in (("known_codes().codes", from_cond.codes), ("known_codes().mask", from_cond.mask)):
         require_shape(name, value, tuple(codes.shape), "of encode().codes")
-    require(known.mask.dtype == torch.bool, "A mask is boolean, true where codes are known.", got=known.mask.dtype)
-    equal = torch.isclose(known.codes.float(), codes.float(), atol=1e-5) | ~known.mask
+    require(
+        from_cond.mask.dtype == torch.bool,
+        "A mask is boolean, true where codes are from_cond.",
+        got=from_cond.mask.dtype,
+    )
+    equal = torch.isclose(from_cond.codes.float(), codes.float(), atol=1e-5) | ~from_cond.mask
     require(
         equal.all(), f"{int((~equal).sum())} known codes differ from encode(x).codes of windows under that condition."
     )

@@ -136,8 +136,10 @@ def planned_states(
         offset = offset[view.position_indices] if offset.ndim else offset
     states = {title: view.read(x, field) for title, x in refinements.items()}
     width = policy.space.vector_dim if field == "state" else len(units.mean)  # features of images are not drawn
-    drawn = {t: units.inverse(x).float().cpu().numpy() + offset for t, x in states.items() if x is not None and width}
-    return {title: values[..., :width] for title, values in drawn.items()}
+    in_units = {
+        t: units.inverse(x).float().cpu().numpy() + offset for t, x in states.items() if x is not None and width
+    }
+    return {title: values[..., :width] for title, values in in_units.items()}
 
 
 def draw_maze(ax: Axes, walls: Walls) -> None:

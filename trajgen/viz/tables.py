@@ -70,9 +70,9 @@ class Table:
 
     def filled(self) -> Table:
         """The table without the columns in which all rows have nothing."""
-        kept = [i for i in range(len(self.columns)) if any(str(row[i]) not in ("", NOTHING) for row in self.rows)]
+        filled = [i for i in range(len(self.columns)) if any(str(row[i]) not in ("", NOTHING) for row in self.rows)]
         return Table(
-            [self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows], numeric=self.numeric
+            [self.columns[i] for i in filled], [[row[i] for i in filled] for row in self.rows], numeric=self.numeric
         )
 
     def rich(self, title: str = "", caption: str = "", *, edges: bool = True) -> RichTable:
