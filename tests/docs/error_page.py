@@ -97,18 +97,15 @@ def _called(node: ast.Call, constants: Mapping[str, ast.expr]) -> str:
     return HOLE
 
 
-IMPORTING = PACKAGE / "data" / "importing"
-"""The modules whose errors the page leaves out: each names the row and what to type instead."""
-LISTED = ("DataError", "TrainingError")
-"""Classes whose errors the page lists, since they come from outside; the others say what to type."""
+LISTED = ("TrainingError",)
+"""Classes whose errors the page lists, since they end a training; the others come before one, and say what to type."""
 HEAD = """# Errors
 
 An error that you can correct says what is wrong and what to type or change (`fix`), and where it helps what was
 expected and found. The exit code is 1; `--debug` adds the traceback. An unknown command or flag ends with exit code 2,
 an interruption with 130. In Python each error is an exception with the attributes `rule`, `expected`, `got` and `fix`.
 
-Below are errors of data sets and trainings, without those of `trajgen data import`. `…` stands for a name, a number or
-a path, `|` between alternatives.
+Errors that end a training are listed below; `…` stands for a name, a number or a path, `|` between alternatives.
 
 """
 
@@ -118,8 +115,6 @@ def page() -> str:
     docs = classes()
     listed: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.is_relative_to(IMPORTING):
-            continue
         for message in messages(path, docs):
             if HOLE not in (message.fix, message.rule):
                 listed[message.error][message.fix][message.rule] = None

@@ -23,7 +23,7 @@ from griffe import Docstring, DocstringSectionKind
 from pages import PAGES
 
 import trajgen
-from trajgen.config import SECTIONS, compose, read_options, recipe_files, zoo_files
+from trajgen.config import SECTIONS, compose, zoo_files
 from trajgen.core import critics, planning, protocols
 from trajgen.core.options import WORDS, describe
 from trajgen.core.registry import KINDS, names, spec
@@ -32,8 +32,6 @@ from trajgen.engine.options import StageOptions
 from trajgen.experiments.zoo import WEIGHTS
 
 MARKED = re.compile(r"(<!-- (\w+)(?::(\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-SHOWN = ("schedule", "tokenizer", "prior", "sampler", "planner")
-"""The kinds in the table of recipes."""
 FOLLOWS = (property, cached_property)
 CALLED = {"ActionHead": "action", "ReturnTarget": "return_target"}
 """What a protocol's object is called where it is called."""
@@ -70,18 +68,6 @@ def components(kind: str) -> str:
     """The components that are shipped, each with a link to what it is and to its options."""
     shipped = (each for each in (spec(kind, name) for name in names(kind)) if each.module.startswith("trajgen."))
     return " ·\n".join(f"[`{each.name}`][{each.module}.{each.attribute}]" for each in shipped)
-
-
-def recipes(_: str = "") -> str:
-    """The components of every shipped recipe."""
-    rows = []
-    for name, path in recipe_files().items():
-        nodes = read_options("recipe", path)
-        fields = ", ".join(nodes["view"]["fields"]) if "view" in nodes else "–"
-        parts = [f"`{nodes[kind]['name']}`" if kind in nodes else "–" for kind in SHOWN]
-        rows.append(f"| [`{name}`](recipes/{name}.md) | {fields} | {' | '.join(parts)} |")
-    head = f"| recipe | generates | {' | '.join(SHOWN)} |"
-    return "\n".join([head, "| --- " * (len(SHOWN) + 2) + "|", *rows])
 
 
 def kinds(_: str = "") -> str:
@@ -213,7 +199,6 @@ def first_sentence(documented: Any) -> str:
 TABLES: dict[str, Callable[[str], str]] = {
     "protocol": protocol,
     "components": components,
-    "recipes": recipes,
     "kinds": kinds,
     "catalogue": catalogue_table.table,
     "settings": settings,
