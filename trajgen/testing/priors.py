@@ -16,7 +16,7 @@ from trajgen.testing.common import predict
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Example, Fixture, input_spans
 
-STEPS, LEARNING_RATE, SEEDS = 30, 3e-3, 4
+STEPS, LEARNING_RATE, SEEDS = 15, 3e-3, 4
 
 
 @contract("one step of training: a loss and a prediction", "prior")
