@@ -137,11 +137,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
                 *(VALUE, FIELDS, FIELDS, EVERY_KIND, VALUE, VALUE, FIELDS),
                 *(VALUE, VALUE, FIELDS, FIELDS, VALUE, FIELDS, OK),
             ),
-            "continuing": (
-                *(EVERY_KIND, LATENT, OK, EVERY_KIND, LATENT, LATENT, OK),
-                *[LATENT] * 5,
-                *(OK, EVERY_KIND),
-            ),
+            "continuing": (*(EVERY_KIND, LATENT, OK, EVERY_KIND, LATENT, LATENT, OK), *[LATENT] * 5, *(OK, EVERY_KIND)),
             "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS, OK),
             "hierarchy": (
                 *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),

@@ -182,11 +182,7 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
         )
     for kind, taken in wiring.items():
         if "stride" in taken or (kind in TOLD_STRIDES and "strides" not in taken):
-            raise ConfigError(
-                f"{kind}={nodes[kind]['name']} is made for one stride.",
-                got=got,
-                fix=one,
-            )
+            raise ConfigError(f"{kind}={nodes[kind]['name']} is made for one stride.", got=got, fix=one)
 
 
 def _check_kinds(nodes: Mapping[str, Node], space: Space) -> None:

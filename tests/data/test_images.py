@@ -178,10 +178,6 @@ def test_the_space_of_encoded_data_says_what_the_features_are() -> None:
     windows, episodes, encoder = make(mapped=False)
     features = encoded(episodes, encoder, windows.device)
     assert features.images is None and features.space == episodes.space
-    assert (
-        features.space.state_dim,
-        features.space.vector_dim,
-        features.space.feature_dim,
-    ) == (6, 2, 4)
+    assert (features.space.state_dim, features.space.vector_dim, features.space.feature_dim) == (6, 2, 4)
     with pytest.raises(ConfigError, match="other features"):
         build_encoder({}, replace(features.space, encoder=NODE | {"dim": 5}))

@@ -185,13 +185,7 @@ def boxes(config: Config) -> list[Box]:
             CODES,
             (2, 2),
         ),
-        Box(
-            "return_target",
-            nodes["return_target"]["name"],
-            ("the target return, (B)",),
-            LEARNT,
-            (0, 1),
-        ),
+        Box("return_target", nodes["return_target"]["name"], ("the target return, (B)",), LEARNT, (0, 1)),
         Box("decoder", nodes["decoder"]["name"], (f"trajectory {shape('trajectory', 'BTD')}",), LEARNT, (3, 2)),
         Box("action head", nodes["action"]["name"], (f"actions {shape('actions', 'BHA')}",), LEARNT, (1, 2)),
         Box(

@@ -227,11 +227,7 @@ OF_DATA = [page for page, path in PAGES.items() if any(words[0] == "data" for wo
 
 @pytest.mark.parametrize("page", OF_DATA)
 def test_data_commands_run_one_after_the_other(
-    page: str,
-    folder: Path,
-    tiny_place: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    page: str, folder: Path, tiny_place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the page's Python blocks, which write what is read. Sets are made with few steps."""
     shutil.copytree(tiny_place / "datasets", folder / "datasets")

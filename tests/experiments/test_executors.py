@@ -16,13 +16,7 @@ import jobs
 import pytest
 
 from trajgen.core.errors import ConfigError
-from trajgen.experiments.executors import (
-    InlineExecutor,
-    JobExecutor,
-    LokyExecutor,
-    make_executor,
-    read_executor_words,
-)
+from trajgen.experiments.executors import InlineExecutor, JobExecutor, LokyExecutor, make_executor, read_executor_words
 from trajgen.experiments.jobs import Job, run_jobs
 
 OPTIONS = {"submitit": {"cluster": "local", "timeout_min": 5}, "ray": {"num_cpus": 0.5}}

@@ -212,11 +212,7 @@ def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, d
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"format": "tflite"}, r"no export format[\s\S]*format=onnx"),
-        ({"batch": 0}, r"batch=1"),
-    ],
+    ("changes", "message"), [({"format": "tflite"}, r"no export format[\s\S]*format=onnx"), ({"batch": 0}, r"batch=1")]
 )
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(
     changes: dict[str, Any], message: str, tmp_path: Path

@@ -61,12 +61,7 @@ def test_a_power_by_hand() -> None:
 def test_a_normalizer_travels_in_its_weights() -> None:
     first, second = Normalizer(3, 2, 1, 0.5), Normalizer(3, 2, 1, 0.5)
     first.fit(
-        {
-            "state": torch.randn(9, 3),
-            "action": torch.randn(9, 2),
-            "goal": torch.randn(9, 1),
-            "returns": torch.rand(9),
-        }
+        {"state": torch.randn(9, 3), "action": torch.randn(9, 2), "goal": torch.randn(9, 1), "returns": torch.rand(9)}
     )
     second.load_state_dict(first.state_dict())
     x = torch.randn(4, 3)

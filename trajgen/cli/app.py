@@ -47,13 +47,7 @@ app = group(HELP)
 
 
 def command(
-    path: str,
-    options: type,
-    example: str,
-    *,
-    groups: tuple[str, ...] = (),
-    positional: str = "",
-    to: typer.Typer = app,
+    path: str, options: type, example: str, *, groups: tuple[str, ...] = (), positional: str = "", to: typer.Typer = app
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a function as a command; its docstring and those of its options are the help.
 

@@ -88,12 +88,7 @@ def evaluate(words: Words) -> None:
     from trajgen.core.terminal import Terminal
 
     experiments.evaluate(
-        options.run,
-        Terminal(),
-        device=options.device,
-        imports=options.imports,
-        overrides=overrides,
-        out=options.out,
+        options.run, Terminal(), device=options.device, imports=options.imports, overrides=overrides, out=options.out
     )
 
 

@@ -172,12 +172,7 @@ def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tup
 
 
 def revision_step(
-    planner: RevisesPlans,
-    first: int,
-    misfit: Misfit,
-    cond: Cond,
-    followed: FollowedPlan,
-    rng: Generator | None = None,
+    planner: RevisesPlans, first: int, misfit: Misfit, cond: Cond, followed: FollowedPlan, rng: Generator | None = None
 ) -> tuple[Tensor, Plan, Tensor]:
     """Asks the return target once, and draws the scales of plans from number ``first`` on anew for its return.
 

@@ -154,12 +154,7 @@ def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space, goal_sta
 
 
 def _write(
-    folder: Path,
-    read: Callable[[], Iterable[Episode]],
-    rows: int,
-    name: str,
-    space: Space,
-    goal_state: Sequence[int],
+    folder: Path, read: Callable[[], Iterable[Episode]], rows: int, name: str, space: Space, goal_state: Sequence[int]
 ) -> Episodes:
     arrays: list[Any] = []
 

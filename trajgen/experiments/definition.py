@@ -115,9 +115,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """Raises a `ConfigError` unless there is a seed, and all are different integers from 0 on."""
     if not seeds or min(seeds) < 0 or len({*seeds}) < len(seeds):
         raise ConfigError(
-            "Seeds are different integers from 0 on, at least one.",
-            got=f"seeds={list(seeds)}",
-            fix="seeds=[0,1,2]",
+            "Seeds are different integers from 0 on, at least one.", got=f"seeds={list(seeds)}", fix="seeds=[0,1,2]"
         )
 
 
@@ -167,11 +165,7 @@ def read_study(path: Path, task: str | None = None) -> Study:
     refuse_unknown(plain, dict.fromkeys(("base", "variants", "reference", "seeds", "equal", "published")), "")
     variants = plain.get("variants") or {}
     if not isinstance(variants, Mapping):
-        raise ConfigError(
-            "The variants of a study have names.",
-            got=f"{path}: variants: {variants!r}",
-            fix=EXAMPLE,
-        )
+        raise ConfigError("The variants of a study have names.", got=f"{path}: variants: {variants!r}", fix=EXAMPLE)
     return Study(
         name=path.stem if task is None else f"{path.stem}-{slug(task)}",
         question=read_question(path),

@@ -168,9 +168,7 @@ def require_writable(folder: Path, fix: str = "run_dir=ANOTHER, or mend the perm
             pass
     except OSError as error:
         raise TrainingError(
-            "A run writes into its folder, which cannot be written to.",
-            got=f"{parent}: {error.strerror}",
-            fix=fix,
+            "A run writes into its folder, which cannot be written to.", got=f"{parent}: {error.strerror}", fix=fix
         ) from error
 
 

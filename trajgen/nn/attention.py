@@ -117,12 +117,7 @@ class AdaptiveBlock(nn.Module):
         return self.modulated(x, (shift_a, 1 + scale_a, gate_a, shift_m, 1 + scale_m, gate_m), mask)
 
     def modulated(
-        self,
-        x: Tensor,
-        parts: Sequence[Tensor],
-        mask: Tensor | None = None,
-        cache: Cache | None = None,
-        layer: int = 0,
+        self, x: Tensor, parts: Sequence[Tensor], mask: Tensor | None = None, cache: Cache | None = None, layer: int = 0
     ) -> Tensor:
         """Tokens (B, n, W) to tokens (B, n, W), with modulations computed before.
 

@@ -37,14 +37,7 @@ class RecedingHorizonPolicy:
     """
 
     def __init__(
-        self,
-        planner: Any,
-        normalizer: Normalizer,
-        space: Space,
-        options: PolicyOptions,
-        *,
-        discount: float,
-        chunk: int,
+        self, planner: Any, normalizer: Normalizer, space: Space, options: PolicyOptions, *, discount: float, chunk: int
     ) -> None:
         self.replan_interval = options.steps(planner, chunk)
         self.planner, self.normalizer, self.space = planner, normalizer, space

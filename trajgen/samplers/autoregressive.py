@@ -207,11 +207,7 @@ def temperature(vocabulary: int | None, *, temperature: float = 0.5, guidance: f
 
 @register("sampler", "top_k")
 def top_k(
-    vocabulary: int | None,
-    *,
-    k: int = 16,
-    temperature: float = 1.0,
-    guidance: float = 0.0,
+    vocabulary: int | None, *, k: int = 16, temperature: float = 1.0, guidance: float = 0.0
 ) -> AutoregressiveSampler:
     """Draws among the k likeliest codes (arXiv 1805.04833, section 5.4).
 
@@ -234,11 +230,7 @@ def top_k(
 
 @register("sampler", "top_p")
 def top_p(
-    vocabulary: int | None,
-    *,
-    p: float = 0.9,
-    temperature: float = 1.0,
-    guidance: float = 0.0,
+    vocabulary: int | None, *, p: float = 0.9, temperature: float = 1.0, guidance: float = 0.0
 ) -> AutoregressiveSampler:
     """Draws among the likeliest codes that hold a share p of the probability (arXiv 1904.09751).
 

@@ -266,10 +266,7 @@ class LFQQuantizer(Quantizer):
         super().__init__(2**code_dim, code_dim)
         self.diversity_weight = entropy * diversity
         self.lfq = LFQ(
-            dim=code_dim,
-            entropy_loss_weight=entropy,
-            diversity_gamma=diversity,
-            commitment_loss_weight=commitment,
+            dim=code_dim, entropy_loss_weight=entropy, diversity_gamma=diversity, commitment_loss_weight=commitment
         )
 
     @property

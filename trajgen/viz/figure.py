@@ -99,10 +99,7 @@ def _write_captions(figure: Figure, texts: Captions | None) -> None:
 
 @contextmanager
 def new_figure(
-    width: float,
-    height: float,
-    path: Path | None = None,
-    layout: Literal["constrained", "compressed"] = "constrained",
+    width: float, height: float, path: Path | None = None, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Iterator[Figure]:
     """A figure of this size in inches, written to ``path`` in the end if one is given: PNG, PDF or SVG by its name."""
     backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may not be installed here, and its import would fail
