@@ -131,7 +131,7 @@ def test_known_codes_are_shown_without_noise_and_not_counted() -> None:
     torch.testing.assert_close(loss, (x + 1 - codes)[:, 1:].square().mean())
 
 
-@pytest.mark.parametrize("network", ["convolution", "transformer"])
+@pytest.mark.parametrize("network", ["convolution", "unet", "transformer"])
 @torch.no_grad()
 def test_one_plan_does_not_depend_on_the_others(network: str) -> None:
     prior, cond = perturbed(value=True, network=network), conditions()
@@ -148,9 +148,10 @@ def test_one_plan_does_not_depend_on_the_others(network: str) -> None:
     torch.testing.assert_close(batched[2:3], one, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["convolution", "unet", "transformer"])
 @torch.no_grad()
-def test_every_token_sees_all_others_the_level_and_the_condition() -> None:
-    prior, cond = perturbed(), conditions(1)
+def test_every_token_sees_all_others_the_level_and_the_condition(network: str) -> None:
+    prior, cond = perturbed(network=network), conditions(1)
     x, t = noisy(1)
     cases = [(x, t + 50, cond), *((x, t, tiny.moved(cond, **{name: 1.0})) for name in ("state", "returns", "goal"))]
     cases += [(x + torch.eye(TOKENS)[token, :, None], t, cond) for token in range(TOKENS)]

@@ -124,7 +124,7 @@ class NoisyTransformer(nn.Module):
 class NoisyConvolutions(nn.Module):
     """Residual convolutions along time, modulated by a condition (Diffuser, arXiv 2205.09991, section 3.1).
 
-    Where Diffuser halves and doubles the length (a U-Net), these dilate, so that they take any number of tokens.
+    Where Diffuser halves and doubles the length (`NoisyUNet`), these dilate.
 
     Args:
         tokens: L.
@@ -161,6 +161,62 @@ class NoisyConvolutions(nn.Module):
         for block, shift, scale in zip(self.blocks, modulations[::2], modulations[1::2], strict=True):
             x = block(x, shift, scale)
         return self.head(F.silu(x)).transpose(1, 2)
+
+
+class NoisyUNet(nn.Module):
+    """Diffuser's temporal U-Net, of the diffusers library (arXiv 2205.09991, figure A2).
+
+    Level i has W · 2^i channels at a 2^i-th of the length, rounded up. A condition takes the place of the library's
+    embedding of the noise level.
+
+    Args:
+        in_features: of a token.
+        out_features: of the prediction for a token.
+        cond_width: E, the width of the condition.
+        width: W, channels of the first level; a multiple of 8, the groups of its normalization.
+        depth: levels.
+
+    Raises:
+        ConfigError: for another width, or no level.
+    """
+
+    def __init__(self, in_features: int, out_features: int, cond_width: int, *, width: int, depth: int) -> None:
+        super().__init__()
+        from diffusers import UNet1DModel  # takes seconds, and only a U-Net needs it
+
+        holds = width >= 8 and width % 8 == 0 and depth >= 1
+        if not holds:
+            raise ConfigError(
+                "A U-Net has a width that is a multiple of 8, and at least one level.",
+                got=f"prior.width={width} prior.depth={depth}",
+                fix="prior.width=32 prior.depth=4",
+            )
+        unet = UNet1DModel(
+            in_channels=in_features,
+            out_channels=out_features,
+            block_out_channels=tuple(width * 2**level for level in range(depth)),
+            down_block_types=("DownResnetBlock1D",) * depth,
+            mid_block_type="MidResTemporalBlock1D",
+            up_block_types=("UpResnetBlock1D",) * (depth - 1),
+            out_block_type="OutConv1DBlock",
+            time_embedding_type="positional",
+            act_fn="mish",
+        )
+        self.condition = nn.Linear(cond_width, width)
+        self.down, self.middle, self.up, self.out = unet.down_blocks, unet.mid_block, unet.up_blocks, unet.out_block
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Tokens (B, L, in) and conditions (B, 1, E) to predictions (B, L, out)."""
+        embedded, hidden = self.condition(condition.squeeze(1)), x.transpose(1, 2)
+        skipped: list[Tensor] = []
+        for block in self.down:
+            hidden, outputs = block(hidden, embedded)
+            skipped += outputs
+        hidden = self.middle(hidden, embedded)
+        for block in self.up:
+            skip = skipped.pop()
+            hidden = block(hidden[..., : skip.shape[-1]], (skip,), embedded)  # an odd length grows by one more
+        return self.out(hidden[..., : x.shape[1]], embedded).transpose(1, 2)
 
 
 class _ConvBlock(nn.Module):

@@ -36,12 +36,12 @@ class DiffusionPrior(NoisyPrior):
         view: features of a window.
         state_dim: S.
         goal_dim: G; 0 without goals.
-        network: convolutions along time, as Diffuser's, or the transformer of DiT.
-        width: features W of each token within the network.
-        depth: layers; the value network has half of them.
+        network: convolutions along time, Diffuser's U-Net (width=32 depth=4 as published), or the transformer of DiT.
+        width: features W of each token within the network; of a U-Net at full length, twice as many at half of it.
+        depth: layers, or levels of the U-Net; the value network has half of them.
         heads: attention heads of the transformer; must divide the width.
         expansion: hidden width of the transformer's MLPs in units of W.
-        dropout: on the outputs of attention and MLP.
+        dropout: on what a block adds; the U-Net has none.
         timesteps: noise levels in training; the sampler visits some of them.
         beta_schedule: how the noise grows with the level, as named by diffusers.
         value: learn a value network too, whose gradient can guide the sampler (Diffuser, section 3.2).
@@ -62,7 +62,7 @@ class DiffusionPrior(NoisyPrior):
         state_dim: int,
         goal_dim: int,
         *,
-        network: Literal["convolution", "transformer"] = "convolution",
+        network: Literal["convolution", "unet", "transformer"] = "convolution",
         width: int = 128,
         depth: int = 4,
         heads: int = 4,

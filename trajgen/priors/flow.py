@@ -26,12 +26,12 @@ class FlowPrior(NoisyPrior):
         vocabulary: None: a flow is of continuous codes.
         conditioner: module from `Cond` to embeddings (B, 1, E).
         tokenizer: whose `known_codes` are left without noise.
-        network: convolutions along time, as Diffuser's, or the transformer of DiT.
-        width: features W of each token within the network.
-        depth: number of transformer layers.
+        network: convolutions along time, Diffuser's U-Net (width=32 depth=4 as published), or the transformer of DiT.
+        width: features W of each token within the network; of a U-Net at full length, twice as many at half of it.
+        depth: layers, or levels of the U-Net.
         heads: attention heads of the transformer; must divide the width.
         expansion: hidden width of the transformer's MLPs in units of W.
-        dropout: on the outputs of attention and MLP.
+        dropout: on what a block adds; the U-Net has none.
 
     Raises:
         ConfigError: for discrete codes, several scales, or heads that do not divide the width.
@@ -45,7 +45,7 @@ class FlowPrior(NoisyPrior):
         conditioner: Any,
         tokenizer: Any,
         *,
-        network: Literal["convolution", "transformer"] = "convolution",
+        network: Literal["convolution", "unet", "transformer"] = "convolution",
         width: int = 128,
         depth: int = 4,
         heads: int = 4,

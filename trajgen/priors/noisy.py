@@ -11,9 +11,9 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.nn.attention import check_heads
-from trajgen.nn.diffusion import NoisyConvolutions, NoisyTransformer, TimeEmbedding
+from trajgen.nn.diffusion import NoisyConvolutions, NoisyTransformer, NoisyUNet, TimeEmbedding
 
-Network = Literal["convolution", "transformer"]
+Network = Literal["convolution", "unet", "transformer"]
 
 
 class NoisyPrior(nn.Module):
@@ -32,7 +32,7 @@ class NoisyPrior(nn.Module):
         times: the number of levels by which times are told, or 1 for times from 0 to 1.
         name: of the prior, for messages.
         sampler: that draws from it, for messages.
-        network: convolutions along time, or a transformer.
+        network: convolutions along time at one resolution, Diffuser's U-Net, or a transformer.
         sizes: of the network.
 
     Raises:
@@ -79,9 +79,14 @@ class NoisyPrior(nn.Module):
 def noisy_network(
     network: Network, tokens: int, in_features: int, out_features: int, cond_width: int, **sizes: Any
 ) -> nn.Module:
-    """A network over noisy tokens; convolutions have no use for some of a transformer's sizes."""
+    """A network over noisy tokens; others have no use for some of a transformer's sizes."""
     if network == "transformer":
         return NoisyTransformer(tokens, in_features, out_features, cond_width, **sizes)
+    if network == "unet":
+        if sizes["dropout"]:
+            got, fix = f"prior.dropout={sizes['dropout']}", "prior.dropout=0, or prior.network=convolution"
+            raise ConfigError("A U-Net has no dropout.", got=got, fix=fix)
+        return NoisyUNet(in_features, out_features, cond_width, width=sizes["width"], depth=sizes["depth"])
     sizes = {name: size for name, size in sizes.items() if name not in ("heads", "expansion")}
     return NoisyConvolutions(tokens, in_features, out_features, cond_width, **sizes)
 
