@@ -191,7 +191,7 @@ class NoisyUNet(nn.Module):
                 got=f"prior.width={width} prior.depth={depth}",
                 fix="prior.width=32 prior.depth=4",
             )
-        unet = UNet1DModel(
+        unet: Any = UNet1DModel(
             in_channels=in_features,
             out_channels=out_features,
             block_out_channels=tuple(width * 2**level for level in range(depth)),
