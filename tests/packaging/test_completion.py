@@ -200,3 +200,19 @@ def test_nothing_heavy_is_imported(line: str) -> None:
 
 def test_the_pictures_that_are_offered_are_those_that_there_are() -> None:
     assert options_of(PlotOptions)["what"].values == tuple(PICTURES)
+
+
+@pytest.mark.parametrize("columns", [60, 100])
+def test_a_help_fits_the_terminal_and_nothing_of_it_is_cut_off(columns: int) -> None:
+    for words in (["--help"], ["train", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "trajgen", *words],
+            env=os.environ | {"COLUMNS": str(columns)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=100,
+        )
+        lines = [line for line in done.stdout.splitlines() if not line.strip().startswith(("trajgen ", "Example:"))]
+        assert max(map(len, lines)) <= columns
+        assert not [line for line in lines if line.endswith("...") and "Usage:" not in line]

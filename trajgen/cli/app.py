@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections.abc import Callable
 from typing import Annotated
@@ -14,7 +15,7 @@ from trajgen.cli.overrides import options_of
 from trajgen.core.registry import KINDS
 
 SETTINGS = {"help_option_names": ["--help", "-h"]}
-WIDTH, INDENT = 76, 24
+WIDTH, INDENT = max(48, min(76, shutil.get_terminal_size().columns - 2)), 24
 """Columns of the table of options in a help text, and of its first column."""
 HELP = """Generative trajectory models for offline reinforcement learning.
 
@@ -36,6 +37,7 @@ def group(help: str) -> typer.Typer:
     """An application or a group of commands. Its help is plain text: importing rich's would double the time."""
     return typer.Typer(
         help=help,
+        short_help=help.partition("\n")[0],  # which is not cut off, unlike one that is made from the help
         rich_markup_mode=None,
         context_settings=SETTINGS,
         pretty_exceptions_enable=False,
