@@ -50,3 +50,7 @@ for (const image of document.querySelectorAll(".md-content p > img")) {
     dialog.showModal();
   });
 }
+
+for (const code of document.querySelectorAll(".md-content td:last-child code")) {
+  if (code.textContent.length <= 30) code.style.whiteSpace = "nowrap"; // a short command is not broken
+}
