@@ -197,9 +197,9 @@ class Windows:
         """A batch where the data lie, in their own units."""
         options, random = self.options, self.generator
         window = torch.randint(self._count, (size,), generator=random, device=self._home)
-        row = torch.searchsorted(self._before, window, right=True) - 1
-        episode, time = row % len(self._first), window - self._before[row]
-        number = row // len(self._first) if len(options.strides) > 1 else None  # of the window's stride
+        group = torch.searchsorted(self._before, window, right=True) - 1  # an episode at a stride
+        episode, time = group % len(self._first), window - self._before[group]
+        number = group // len(self._first) if len(options.strides) > 1 else None  # of the window's stride
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
         turn = self._goal_end(row) if "goals" in self._names else end
         goal = self._goal(row, turn, random)
@@ -290,8 +290,8 @@ class Windows:
         shape = (len(row), sampling.goals)
         choice, later = torch.rand(2, *shape, generator=random, device=self._home)
         window = torch.randint(self._count, shape, generator=random, device=self._home)
-        row = torch.searchsorted(self._before, window, right=True) - 1
-        anywhere = self._first[row % len(self._first)] + window - self._before[row] + 1
+        group = torch.searchsorted(self._before, window, right=True) - 1
+        anywhere = self._first[group % len(self._first)] + window - self._before[group] + 1
         left = last - row - 1  # beyond the first step
         steps = later * (left + 1)  # uniform, where nothing is discounted
         if self.options.discount < 1:

@@ -201,11 +201,8 @@ def known_codes(fixture: Fixture) -> None:
     codes = tokenizer.encode(fixture.part(planner, "view")(batch)).codes
     for name, value in (("known_codes().codes", from_cond.codes), ("known_codes().mask", from_cond.mask)):
         require_shape(name, value, tuple(codes.shape), "of encode().codes")
-    require(
-        from_cond.mask.dtype == torch.bool,
-        "A mask is boolean, true where codes are from_cond.",
-        got=from_cond.mask.dtype,
-    )
+    dtype = from_cond.mask.dtype
+    require(dtype == torch.bool, "A mask is boolean, true where codes are known.", got=dtype)
     equal = torch.isclose(from_cond.codes.float(), codes.float(), atol=1e-5) | ~from_cond.mask
     require(
         equal.all(), f"{int((~equal).sum())} known codes differ from encode(x).codes of windows under that condition."
