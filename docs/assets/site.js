@@ -51,6 +51,8 @@ for (const image of document.querySelectorAll(".md-content p > img")) {
   });
 }
 
-for (const code of document.querySelectorAll(".md-content td:last-child code")) {
-  if (code.textContent.length <= 30) code.style.whiteSpace = "nowrap"; // a short command is not broken
+for (const code of document.querySelectorAll(".md-content td code")) {
+  const text = code.textContent; // a short command of the last column is not broken; words of the others are not
+  if (code.closest("td").matches(":last-child")) code.style.whiteSpace = text.length <= 30 ? "nowrap" : "normal";
+  else if (text.includes(" ")) code.style.whiteSpace = "normal";
 }
