@@ -157,7 +157,7 @@ def test_modules_that_the_folder_names_are_not_imported(stranger: Path, trap: Pa
     assert trap.exists()  # when the person says so
 
 
-def test_a_world_of_a_module_is_not_imported(stranger: Path, trap: Path) -> None:
+def test_an_environment_of_a_module_is_not_imported(stranger: Path, trap: Path) -> None:
     """Gymnasium imports what stands before the colon of an environment's id."""
     change(stranger, "data", "env_id", to="trap:Env-v0")
     assert "imports=[trap]" in check_refused(stranger)

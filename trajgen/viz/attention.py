@@ -59,8 +59,7 @@ def attention_between_scales(planner: Any, cond: Cond, plan: Plan) -> NDArray[np
     """The share (K, K) of its attention that each scale (row) gives to each (column), over layers, heads and plans."""
     tokenizer, prior = planner.tokenizer, planner.prior
     inputs = tokenizer.layout.inputs(tokenizer.vectors(plan.codes))
-    mask = block_causal_mask(tokenizer.schedule, getattr(prior, "across_agents", True))
-    weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), mask)
+    weights = attention_weights(prior.blocks, lambda: prior.logits(inputs, cond), prior.mask)
     return by_scale(weights, tokenizer.schedule)
 
 
@@ -77,7 +76,6 @@ def attention_weights(blocks: Sequence[AdaptiveBlock], forward: Callable[[], obj
     finally:
         for hook in hooks:
             hook.remove()
-    mask = mask.to(projections[0].device)
     layers = []
     for block, qkv in zip(blocks, projections, strict=True):
         q, k, _ = qkv.float().unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
