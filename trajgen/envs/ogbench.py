@@ -39,7 +39,7 @@ def register(env_id: str) -> str:
 
 
 def make_visual_point_maze(**options: Any) -> gymnasium.Env[Any, Any]:
-    """A point maze of OGBench that is observed in images (64, 64, 3), without shadows: they take a CPU 8/9 of the time.
+    """A point maze of OGBench in images (64, 64, 3), without shadows, which take a CPU seven eighths of the time.
 
     Args:
         options: of OGBench's ``make_maze_env``, such as maze_type and terminate_at_goal.
@@ -48,10 +48,9 @@ def make_visual_point_maze(**options: Any) -> gymnasium.Env[Any, Any]:
     from ogbench.locomaze.maze import make_maze_env
 
     drawing = {"ob_type": "pixels", "render_mode": "rgb_array", "width": 64, "height": 64}
-    env: Any = make_maze_env("point", "maze", **drawing, **options)
+    env = make_maze_env("point", "maze", **drawing, **options)
     env.custom_renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
-    made: gymnasium.Env[Any, Any] = env
-    return made
+    return env
 
 
 def make_with_goals(env_spec: Any, goal_state: Sequence[int] = ()) -> GoalInObservation:

@@ -184,8 +184,7 @@ class NoisyUNet(nn.Module):
         super().__init__()
         from diffusers import UNet1DModel  # takes seconds, and only a U-Net needs it
 
-        holds = width >= 8 and width % 8 == 0 and depth >= 1
-        if not holds:
+        if width < 8 or width % 8 or depth < 1:
             raise ConfigError(
                 "A U-Net has a width that is a multiple of 8, and at least one level.",
                 got=f"prior.width={width} prior.depth={depth}",
