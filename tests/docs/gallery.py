@@ -46,7 +46,8 @@ def draw(folder: Path, out: Path) -> Path:
 def farthest(eval_env: EvalEnv) -> tuple[int, dict[str, np.ndarray]]:
     """Of the first episodes, the seed and the first observation of the one with the farthest goal."""
     observations = first_observations(eval_env, range(EPISODES))
-    seed = int(np.argmax([np.linalg.norm(each["desired_goal"] - each["achieved_goal"]) for each in observations]))
+    distances = {s: np.linalg.norm(each["desired_goal"] - each["achieved_goal"]) for s, each in observations.items()}
+    seed = max(distances, key=lambda s: float(distances[s]))
     return seed, observations[seed]
 
 

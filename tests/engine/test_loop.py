@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 from collections.abc import Callable
@@ -267,7 +268,7 @@ def test_options_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ConfigError, match="no stage 'three'") as caught:
         training(tmp_path, stages={"three": StageOptions()})
     assert "one, two" in str(caught.value.expected)
-    for name, value in {"budget": 0.0, "log_every": 0, "checkpoint_every": 0, "accumulate": 0}.items():
+    for name, value in {"budget": math.nan, "log_every": 0, "checkpoint_every": 0, "accumulate": 0}.items():
         with pytest.raises(ConfigError, match=name):
             options(**{name: value})
     limits = {"steps": 0, "batch_size": 0, "lr": 0.0, "warmup": 1.0, "ema_decay": 1.0, "grad_clip": -1.0}

@@ -90,5 +90,8 @@ def test_recovery_by_hand() -> None:
     assert figures["steps"] == (7 + 90) / 2  # ninety steps from the end of the push to the next one
     moved = recovery(rollouts(rewards), EvaluationOptions(disturbance="moving_goal"))
     assert moved is not None and moved["events"] == 1 and moved["steps"] == 150
+    failed = rollouts(rewards, rewards[:150])
+    failed.returns[1] = np.nan
+    assert recovery(failed, EvaluationOptions(disturbance="push")) == figures
     assert recovery(rollouts(rewards), EvaluationOptions()) is None
     assert recovery(rollouts(np.ones(50)), EvaluationOptions(disturbance="push")) is None

@@ -12,6 +12,7 @@ import small_sets
 import tiny
 
 from trajgen.cli import main
+from trajgen.core.errors import ConfigError
 from trajgen.data.options import DataOptions
 from trajgen.data.starts import val_episodes
 from trajgen.envs.replay import recorded_states, replay_env
@@ -59,17 +60,17 @@ class Repeats:
 def test_episodes_are_replayed_whatever_the_actions_are(log: list[dict[str, Any]]) -> None:
     env = replay_env(DataOptions(id=ID))
     assert env.replayed_episodes == EPISODES and env.max_steps == STEPS
-    assert [first[0] for first in first_observations(env, range(7))] == [0, 1, 2, 3, 4, 0, 1]  # counted round
+    assert [first[0] for first in first_observations(env, range(7)).values()] == [0, 1, 2, 3, 4, 0, 1]  # counted round
     played = rollout(Repeats(log[0]["actions"], 0.0), env, [3])
     np.testing.assert_array_equal(played.states[0], log[3]["observations"])
-    np.testing.assert_array_equal(recorded_states(env, [3])[0], log[3]["observations"])
+    np.testing.assert_array_equal(recorded_states(env, 3), log[3]["observations"])
     assert played.returns[0] == STEPS
 
 
 def test_validation_episodes_are_replayed_where_there_are_some() -> None:
     env = replay_env(DataOptions(id=ID, val_fraction=0.4))
     assert env.replayed_episodes == 2
-    starts = {int(first[0]) for first in first_observations(env, range(6))}
+    starts = {int(first[0]) for first in first_observations(env, range(6)).values()}
     assert starts == set(np.flatnonzero(val_episodes(EPISODES, 0.4)))
 
 
@@ -83,6 +84,10 @@ def test_the_action_error_is_in_standard_deviations_of_each_entry(log: list[dict
     many = compare_with_data(policy, env, EvaluationOptions(episodes=48, latency=False), ones).figures
     assert many["episodes"] == EPISODES == len(many["episode_action_errors"])  # none twice
     assert many["action_error"]["mean"] == pytest.approx(np.mean(many["episode_action_errors"]))
+    few = compare_with_data(policy, env, EvaluationOptions(batch=2, latency=False), ones).figures
+    assert few["episode_action_errors"] == many["episode_action_errors"]
+    with pytest.raises(ConfigError, match=r"needs an environment[\s\S]*evaluation\.disturbance=none"):
+        compare_with_data(policy, env, EvaluationOptions(disturbance="push"), ones)
 
 
 def test_a_run_on_data_without_an_environment_is_whole(capsys: pytest.CaptureFixture[str]) -> None:

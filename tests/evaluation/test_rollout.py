@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,7 +12,7 @@ from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import TrajgenError
 from trajgen.evaluation.pool import env_pool
-from trajgen.evaluation.rollout import decision_ms, rollout, stack
+from trajgen.evaluation.rollout import decision_ms, first_observations, rollout, stack
 
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
@@ -104,3 +105,21 @@ def test_decision_time_is_that_of_fresh_episodes() -> None:
     times = decision_ms(policy, walk_env(), 4, repeats=3, warm_up=1)
     assert 0 < times["median"] <= times["p95"]
     assert len(policy.observations) == 4 and policy.observations[0]["observation"].shape == (4, 2)
+
+
+def test_what_cannot_be_started_or_does_not_fit_is_left_out_of_decision_times() -> None:
+    policy, no_start = Constant(1.0), partial(Walk, fails_at=0, fails_on_reset=True)
+    assert [*first_observations(walk_env(no_start), range(3))] == [1, 2]
+    decision_ms(policy, walk_env(no_start), 4, repeats=1)
+    assert policy.observations[0]["observation"].shape == (4, 2)
+    assert np.isnan(decision_ms(policy, walk_env(no_start), 1)["median"])
+
+    class OutOfMemoryError(RuntimeError):
+        """As torch's, which is recognized by its name."""
+
+    def act(_: Any) -> Any:
+        raise OutOfMemoryError("CUDA out of memory.")
+
+    crowded: Any = Constant(1.0)
+    crowded.act = act
+    assert np.isnan(decision_ms(crowded, walk_env(), 64)["p95"])

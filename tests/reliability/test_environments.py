@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
+from rich.console import Console
 from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, DataError, TrajgenError
 from trajgen.core.types import Space
+from trajgen.envs.eval_env import make_eval_env
 from trajgen.evaluation import pool as room
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.evaluation.protocol import require_playable
 from trajgen.evaluation.rollout import Rollouts, rollout
+from trajgen.experiments.evaluating import evaluate
+from trajgen.experiments.run_folder import load_config
 
 SEED = 3
 LENGTHS = 3 + np.arange(8) % 5
@@ -66,6 +73,25 @@ def test_the_episode_is_reported_and_the_others_go_on(way: str) -> None:
 
 def test_an_environment_that_raises_when_it_is_closed_costs_nothing() -> None:
     assert not played("raises when closed").errors
+
+
+def test_an_episode_that_cannot_be_started_costs_itself_alone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoStart(gymnasium.Wrapper):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            if seed == 1:
+                raise RuntimeError("no start")
+            return super().reset(seed=seed, options=options)
+
+    eval_env = make_eval_env(load_config(run)[0].data)
+    faulty = replace(eval_env, make_env=lambda: NoStart(eval_env.make_env()))
+    monkeypatch.setattr("trajgen.envs.replay.env_of_run", lambda *_: faulty)
+    overrides = {"evaluation.episodes": 2, "evaluation.latency": False, "evaluation.reference": False}
+    figures = evaluate(run, Console(quiet=True), device="cpu", overrides=overrides, out=tmp_path / "out")
+    assert [error["seed"] for error in figures["errors"]] == [1] and figures["condition_error"]
+    pictures = [path.name for path in (tmp_path / "out" / "plots").glob("plan_*")]
+    assert pictures == ["plan_episode_0.png"]
 
 
 def test_a_step_that_hangs_is_said_while_it_does(

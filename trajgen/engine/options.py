@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -77,8 +78,8 @@ class EngineOptions:
     """Loggers besides metrics.jsonl: tensorboard, wandb, wandb_offline."""
 
     def __post_init__(self) -> None:
-        if self.budget <= 0:
-            raise ConfigError("engine.budget is above 0.", got=f"{self.budget}", fix="engine.budget=1")
+        if not 0 < self.budget < math.inf:
+            raise ConfigError("engine.budget is above 0, and finite.", got=f"{self.budget}", fix="engine.budget=1")
         for name in ("accumulate", "log_every", "checkpoint_every"):
             if (value := getattr(self, name)) < 1:
                 default = EngineOptions.__dataclass_fields__[name].default

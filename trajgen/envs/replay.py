@@ -32,15 +32,17 @@ class Replay(gymnasium.Env[Any, Any]):
         self._dataset, self._numbers = dataset, numbers
         self.actions: list[Any] = []
         """Actions of the present episode, one a step."""
-        self.recorded_actions: NDArray[Any] = np.zeros(0)
-        """The data's actions of the present episode, (n, A) or (n,)."""
+        self.played: dict[int, tuple[list[Any], NDArray[Any]]] = {}
+        """By seed, the actions of an episode and the data's (n, A) or (n,)."""
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts a recorded episode: the one that the seed picks."""
         super().reset(seed=seed)
-        number = self._numbers[(seed or 0) % len(self._numbers)]
+        seed = seed or 0
+        number = self._numbers[seed % len(self._numbers)]
         self._episode = next(iter(self._dataset.iterate_episodes([number])))
-        self.actions, self.recorded_actions = [], self._episode.actions
+        self.actions = []
+        self.played[seed] = self.actions, self._episode.actions
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -48,7 +50,7 @@ class Replay(gymnasium.Env[Any, Any]):
         self.actions.append(action)
         step, episode = len(self.actions), self._episode
         terminated = bool(episode.terminations[step - 1])
-        is_last = step == len(self.recorded_actions)
+        is_last = step == len(self._episode.actions)
         reward = float(np.asarray(episode.rewards[step - 1]).item())
         return self._observation(), reward, terminated, is_last and not terminated, {}
 
@@ -91,14 +93,11 @@ def replay_env(options: DataOptions) -> EvalEnv:
     )
 
 
-def recorded_states(eval_env: EvalEnv, seeds: Sequence[int]) -> list[NDArray[Any]]:
-    """The states (n+1, S) of the episodes that these seeds pick, of an environment that replays a data set."""
+def recorded_states(eval_env: EvalEnv, seed: int) -> NDArray[Any]:
+    """The states (n+1, S) of the episode that a seed picks, of an environment that replays a data set."""
     env: Any = eval_env.make_env()
-    states = []
-    for seed in seeds:
-        env.reset(seed=seed)
-        states.append(np.asarray(eval_env.state(env.observations)))
-    return states
+    env.reset(seed=seed)
+    return np.asarray(eval_env.state(env.observations))
 
 
 def env_of_run(options: DataOptions, recorded: EnvRecord | None) -> EvalEnv:

@@ -71,7 +71,9 @@ def recovery(rollouts: Rollouts, options: EvaluationOptions) -> dict[str, Any] |
         return None
     waits: list[list[int]] = []
     recovered = []
-    for rewards in rollouts.rewards:
+    for rewards, is_completed in zip(rollouts.rewards, rollouts.completed, strict=True):
+        if not is_completed:
+            continue
         is_good, of_episode = np.asarray(rewards) > 0, []
         for event in range(kind.period, len(is_good) - kind.duration, kind.period):
             if options.disturbance == "push" and not is_good[event - 1]:

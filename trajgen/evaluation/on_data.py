@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trajgen.core.errors import TrajgenError
+from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.evaluation.evaluate import LATENCY_BATCHES, Evaluation, EvaluationOptions
 from trajgen.evaluation.hardware import hardware
 from trajgen.evaluation.pool import LocalPool, environments
@@ -45,16 +46,20 @@ def compare_with_data(
         ``ci95``, over episodes.
 
     Raises:
+        ConfigError: for options that need an environment.
         TrajgenError: if an episode cannot be read.
     """
+    require_no_env(options)
     count = min(options.episodes, eval_env.replayed_episodes)
     seeds = range(options.seed, options.seed + count)
-    with environments(eval_env, count) as envs, LocalPool(eval_env, envs) as pool:
+    with environments(eval_env, min(options.batch, count)) as envs, LocalPool(eval_env, envs) as pool:
         with progress("policy") if progress else nullcontext() as show:
-            replayed = rollout(policy, eval_env, seeds, batch=count, pool=pool, progress=show)
+            replayed = rollout(policy, eval_env, seeds, batch=options.batch, pool=pool, progress=show)
         if replayed.errors:
             raise TrajgenError("An episode of the data cannot be replayed.", got=replayed.errors[0]["error"])
-        errors = [_action_error(env, deviations) for env in envs]
+        replays: list[Replay] = [cast(Any, env.unwrapped) for env in envs]
+    played = {seed: pair for replay in replays for seed, pair in replay.played.items()}
+    errors = [_action_error(*played[seed], deviations) for seed in seeds]
     summary = summarize(errors)
     sizes = LATENCY_BATCHES if options.latency else ()
     what = "share that differs" if deviations is None else "difference in standard deviations of each entry"
@@ -75,11 +80,20 @@ def compare_with_data(
     return Evaluation(figures, replayed)
 
 
-def _action_error(env: Any, deviations: Array | None) -> float:
-    """How far the actions of an episode that was just replayed are from the recorded ones."""
-    replay: Replay = env.unwrapped
-    actions = np.asarray(replay.actions)
-    recorded = replay.recorded_actions[: len(actions)]
+def require_no_env(options: EvaluationOptions) -> None:
+    """Raises a `ConfigError` for options that do nothing where recorded episodes are replayed."""
+    for name in ("protocol", "disturbance"):
+        if (value := getattr(options, name)) != (usual := getattr(EvaluationOptions, name)):
+            raise ConfigError(
+                f"evaluation.{name} needs an environment, and the data name none.",
+                got=f"evaluation.{name}={value}",
+                fix=f"data.env_id=ID of an environment, or evaluation.{name}={usual}",
+            )
+
+
+def _action_error(actions: Sequence[Any], recorded: NDArray[Any], deviations: Array | None) -> float:
+    """How far the actions of an episode are from the recorded ones."""
+    difference = np.asarray(actions) - recorded[: len(actions)]
     if deviations is None:
-        return float((actions != recorded).mean())
-    return float(np.sqrt(np.square((actions - recorded) / deviations).mean()))
+        return float((difference != 0).mean())
+    return float(np.sqrt(np.square(difference / deviations).mean()))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.observations import entry
-from trajgen.evaluation.pool import Moment, Pool, env_pool, environments
+from trajgen.evaluation.pool import LocalPool, Moment, Pool, env_pool, environments
 
 if TYPE_CHECKING:
     import gymnasium
@@ -110,10 +110,11 @@ class Rollouts:
         return self.decisions / max(float(self.act_seconds.sum()), 1e-9)
 
 
-def first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> list[Any]:
-    """The first observations of the episodes of these seeds."""
-    with environments(eval_env, 1) as (env,):
-        return [eval_env.reset(env, seed)[0] for seed in seeds]
+def first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> dict[int, Any]:
+    """The first observations of the episodes of these seeds, by seed, of those that the environment can start."""
+    with environments(eval_env, 1) as envs, LocalPool(eval_env, envs) as pool:
+        starts = {seed: pool.reset([seed])[0] for seed in seeds}
+    return {seed: start.observation for seed, start in starts.items() if start.error is None}
 
 
 def rollout(
@@ -174,7 +175,7 @@ def _play(policy: Policy, slots: list[Episode], pool: Pool) -> Iterator[float]:
         try:
             actions = np.asarray(policy.act(observation))
         except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name
+            if not is_out_of_memory(error):
                 raise
             raise TrajgenError(
                 f"Decisions for {len(slots)} episodes at once do not fit into the memory of the device.",
@@ -194,6 +195,11 @@ def _play(policy: Policy, slots: list[Episode], pool: Pool) -> Iterator[float]:
         # An end is reported once: a policy would plan anew at every step after it.
         policy.observe(np.array(rewards), np.array([slot.done for slot in slots]) & ~before)
         yield duration
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that the memory of the device is full."""
+    return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for its name
 
 
 def stack(space: gymnasium.Space, observations: list[Observation]) -> Observation:
@@ -226,14 +232,23 @@ def decision_ms(
 ) -> dict[str, float]:
     """Milliseconds of a decision that plans, ``batch`` environments at once: median and 95th percentile.
 
-    Each repeat starts new episodes, since the first decision of an episode always plans.
+    Each repeat starts new episodes, since the first decision of an episode always plans. NaN where no episode can be
+    started, or so many decisions do not fit into the memory of the device.
     """
+    observations = [*first_observations(eval_env, range(batch)).values()]
+    if not observations:
+        return {"median": np.nan, "p95": np.nan}
     with environments(eval_env, 1) as (env,):
-        observation = stack(env.observation_space, [eval_env.reset(env, seed)[0] for seed in range(batch)])
+        observation = stack(env.observation_space, (observations * batch)[:batch])
     times = []
-    for _ in range(warm_up + repeats):
-        policy.reset(batch=batch)
-        start = perf_counter()
-        policy.act(observation)
-        times.append(1000 * (perf_counter() - start))
+    try:
+        for _ in range(warm_up + repeats):
+            policy.reset(batch=batch)
+            start = perf_counter()
+            policy.act(observation)
+            times.append(1000 * (perf_counter() - start))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return {"median": np.nan, "p95": np.nan}
     return {"median": float(np.median(times[warm_up:])), "p95": float(np.percentile(times[warm_up:], 95))}

@@ -159,10 +159,16 @@ def episode_progress(console: Console, episodes: int, max_steps: int, player: st
 
 
 def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range) -> dict[str, float]:
-    """Distance of the plans' first state and return from the condition, over the first states of episodes."""
-    from trajgen.evaluation.pool import environments
+    """Distance of the plans' first state and return from the condition, over the first states of episodes.
 
-    with environments(eval_env, 1) as (environment,):
-        observations = [eval_env.reset(environment, seed)[0] for seed in seeds]
-    cond, plan, _ = policy.preview(observations)
-    return policy.condition_error(cond, plan)
+    Empty where no episode can be started, or so many plans do not fit into the memory of the device.
+    """
+    from trajgen.evaluation.rollout import first_observations, is_out_of_memory
+
+    observations = [*first_observations(eval_env, seeds).values()]
+    try:
+        return policy.condition_error(*policy.preview(observations)[:2]) if observations else {}
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}

@@ -60,6 +60,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     )
     from trajgen.engine.loop import StoppedError, Training
     from trajgen.envs.eval_env import has_eval_env, make_eval_env
+    from trajgen.evaluation.on_data import require_no_env
     from trajgen.evaluation.protocol import require_playable
 
     device = init_process_group(config.device)
@@ -76,6 +77,8 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         planner, source = ready(config, episodes, device, console)
         if acts:
             broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
+        else:
+            require_no_env(config.evaluation)
         stack.enter_context(disk_errors(folder.parent, Checkpoints(folder / "checkpoints")))
         broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
         company = f", {world_size()} processes" if world_size() > 1 else ""

@@ -34,7 +34,7 @@ def draw_attention(path: Path, run: Run, seeds: range) -> bool:
     planners = dict(scale_planners(run.policy.planner))
     if not planners:
         return False
-    observations = first_observations(run.eval_env, seeds)
+    observations = [*first_observations(run.eval_env, seeds).values()]
     shares = {}
     for name, planner in planners.items():
         with record_plans(planner) as plans:

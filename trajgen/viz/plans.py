@@ -64,8 +64,8 @@ def draw_run(
     pictures = []
     rollouts, controller = evaluation.rollouts, evaluation.controller
     seeds = range(first_seed, first_seed + min(EPISODES, len(rollouts.states)))
-    for seed, executed in zip(seeds, rollouts.states, strict=False):
-        (observation,) = first_observations(eval_env, [seed])
+    for seed, observation in first_observations(eval_env, seeds).items():
+        executed = rollouts.states[seed - first_seed]
         _, plan, refinements = policy.preview([observation])
         path = plots / f"plan_episode_{seed}.png"
         if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=stride_of(plan, stride)):

@@ -76,8 +76,8 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     limits = run.data.limits if run.eval_env.walls is None and run.data is not None else None
     target = request.returns[0] if request.returns else None
     env, usual_stride = run.eval_env, run.config.data.strides[0]
-    recorded = recorded_states(env, seeds) if env.replayed_episodes else [None] * len(seeds)
-    for seed, observation, states in zip(seeds, first_observations(env, seeds), recorded, strict=True):
+    for seed, observation in first_observations(env, seeds).items():
+        states = recorded_states(env, seed) if env.replayed_episodes else None
         _, plan, refinements = run.policy.preview([observation] * request.plans, target)
         stride = stride_of(plan, usual_stride)
         paths.append(folder / f"plans_seed_{seed}.{request.format}")

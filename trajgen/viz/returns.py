@@ -54,7 +54,7 @@ def depends_on_return(run: Run, low: float, high: float) -> bool:
     """Whether a run's plans differ between two target returns."""
     import torch
 
-    observations = first_observations(run.eval_env, range(4))
+    observations = [*first_observations(run.eval_env, range(4)).values()]
     plans = [run.policy.preview(observations, value)[1] for value in (low, high)]
     same = torch.equal(plans[0].latent, plans[1].latent)
     if plans[0].trajectory is not None and plans[1].trajectory is not None:
@@ -81,7 +81,7 @@ def measure_control(run: Run, targets: Sequence[float], seeds: range) -> Control
     """
     import torch
 
-    observations = first_observations(run.eval_env, seeds)
+    observations = [*first_observations(run.eval_env, seeds).values()]
     with torch.inference_mode():
         run_targets = run.policy.normalizer.returns.inverse(run.policy.condition(observations).returns)
     policies = [run.load({"return_target": {"name": "constant", "value": float(value)}}) for value in targets]
