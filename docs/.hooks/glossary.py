@@ -22,10 +22,9 @@ def terms() -> dict[str, str]:
     """The terms of the glossary and their meanings, longer ones first."""
     table = CONCEPTS.read_text(encoding="utf-8").partition("\n## Terms\n")[2].partition("\n## ")[0]
     meanings: dict[str, str] = {}
-    for term, meaning in re.findall(r"^\| ([^|]+) \| ([^|]+) \|$", table, re.MULTILINE)[1:]:
+    for term, meaning in re.findall(r"^- \*\*(.+?)\*\*: (.+)$", table, re.MULTILINE):
         names, parts = term.split(", "), meaning.split("; ")
         meanings |= dict(zip(names, parts if len(names) == len(parts) else [meaning] * len(names), strict=True))
-    meanings.pop("---", None)
     return dict(sorted(meanings.items(), key=lambda item: -len(item[0])))
 
 

@@ -1,6 +1,6 @@
-"""Tables of the pages that are made from the code. ``python tests/docs/tables.py`` writes them anew.
+"""Tables and lists of the pages that are made from the code. ``python tests/docs/tables.py`` writes them anew.
 
-A page says where one belongs by ``<!-- KIND-OF-TABLE:ARGUMENT -->``; it ends at ``<!-- end -->``.
+A page says where one belongs by ``<!--KIND-OF-TABLE:ARGUMENT-->``; it ends at ``<!--end-->``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ from trajgen.core.options import WORDS, describe
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.engine.options import StageOptions
-from trajgen.experiments.zoo import WEIGHTS
 
-MARKED = re.compile(r"(<!-- (\w+)(?::(\w+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!--(\w+)(?::(\w+))?-->\n).*?(<!--end-->)", re.DOTALL)
 FOLLOWS = (property, cached_property)
 CALLED = {"ActionHead": "action", "ReturnTarget": "return_target"}
 """What a protocol's object is called where it is called."""
@@ -42,8 +41,7 @@ def protocol(name: str) -> str:
     trees = [ast.parse(inspect.getsource(module)) for module in (protocols, critics, planning)]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     bases = [base.id for base in classes[name].bases if isinstance(base, ast.Name) and base.id in classes]
-    rows = [f"| `{what}` | {text} |" for each in (*bases, name) for what, text in _members(classes[each])]
-    return "\n".join(["| it has | which is |", "| --- | --- |", *rows])
+    return "\n".join(f"- `{what}`: {text}" for each in (*bases, name) for what, text in _members(classes[each]))
 
 
 def _members(protocol: ast.ClassDef) -> Iterator[tuple[str, str]]:
@@ -52,7 +50,7 @@ def _members(protocol: ast.ClassDef) -> Iterator[tuple[str, str]]:
             text = f"`{ast.unparse(node.annotation)}`"
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 text = str(following.value.value)
-            yield ast.unparse(node.target), _cell(text)
+            yield ast.unparse(node.target), _text(text)
         elif isinstance(node, ast.FunctionDef):
             arguments = node.args
             parameters = [a.arg for a in arguments.args[1:]]
@@ -61,19 +59,18 @@ def _members(protocol: ast.ClassDef) -> Iterator[tuple[str, str]]:
             text = ast.get_docstring(node) or f"`{ast.unparse(node.returns or ast.Constant(None))}`"
             if node.name == "__call__":
                 text = ast.get_docstring(node) or ast.get_docstring(protocol) or text
-            yield f"{name}({', '.join(parameters)})", _cell(text.split("\n\n")[0])
+            yield f"{name}({', '.join(parameters)})", _text(text.split("\n\n")[0])
 
 
 def components(kind: str) -> str:
     """The components that are shipped, each with a link to what it is and to its options."""
     shipped = (each for each in (spec(kind, name) for name in names(kind)) if each.module.startswith("trajgen."))
-    return " ·\n".join(f"[`{each.name}`][{each.module}.{each.attribute}]" for each in shipped)
+    return ",\n".join(f"[`{each.name}`][{each.module}.{each.attribute}]" for each in shipped)
 
 
 def kinds(_: str = "") -> str:
     """All kinds, with the page of each."""
-    rows = [f"| [{kind}]({kind}.md) | {text} |" for kind, text in KINDS.items()]
-    return "\n".join(["| kind | what it is |", "| --- | --- |", *rows])
+    return "\n".join(f"- [{kind}]({kind}.md): {text}" for kind, text in KINDS.items())
 
 
 def arguments(documented: Any) -> dict[str, str]:
@@ -95,8 +92,8 @@ def settings(name: str) -> str:
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         values = _values(f"{prefix}.{field.name}", hints[field.name], default)
-        rows.append(f"| {_cell(values)} | {_cell(about.get(field.name, ''))} |")
-    return "\n".join(["| option and default | what |", "| --- | --- |", *rows])
+        rows.append(f"- {_text(values)}: {_text(about.get(field.name, ''))}")
+    return "\n".join(rows)
 
 
 def attributes(cls: type) -> dict[str, str]:
@@ -116,17 +113,21 @@ def letters(_: str = "") -> str:
     lengths = tensors["schedule"]
     letters_and_sizes = {
         "B": ("batch", "`engine.stages.NAME.batch_size`", ""),
-        "T": ("horizon: points in a window", "`data.horizon`", config.data.horizon),
-        "M": ("stride: environment steps between two points", "`data.stride`", config.data.stride),
-        "H": ("chunk: steps at full rate that the action head learns", "`data.chunk`", config.data.chunk),
+        "T": ("horizon, points in a window", "`data.horizon`", config.data.horizon),
+        "M": ("stride, environment steps between two points", "`data.stride`", config.data.stride),
+        "H": ("chunk, steps at full rate that the action head learns", "`data.chunk`", config.data.chunk),
         "S, A, G": (
             "width of state, action, goal",
-            "the data",
+            "of the data",
             f"{path_figure.SPACE.state_dim}, {path_figure.SPACE.action_dim}, {path_figure.SPACE.goal_dim}",
         ),
-        "P": ("points of a history", "the planner", "0"),
-        "Q": ("goals of a transition, the first of which is the window's", "the stage", ""),
-        "D": ("features per point", "the view: 1 + S for (return, state); M·A for the actions", tensors["x"].shape[-1]),
+        "P": ("points of a history", "by the planner", "0"),
+        "Q": ("goals of a transition, the first of which is the window's", "by the stage", ""),
+        "D": (
+            "features per point",
+            "by the view: 1 + S for (return, state), M·A for the actions",
+            tensors["x"].shape[-1],
+        ),
         "N": (
             "latent length; where it is learnt, T is N times a power of two",
             "`tokenizer.latent_length`",
@@ -139,19 +140,20 @@ def letters(_: str = "") -> str:
             tensors["vocabulary"],
         ),
         "K, l_k": ("scales, and their lengths", "`schedule`", f"{len(lengths)}, {lengths}"),
-        "L": ("tokens: the sum of l_k", "follows", sum(lengths)),
+        "L": ("tokens", "the sum of l_k", sum(lengths)),
         "E": ("width of the condition's embedding", "`conditioner.width`", tensors["embedding"].shape[-1]),
         "W": ("width of the prior", "`prior.width`", config.components["prior"]["width"]),
     }
-    rows = [f"| {letter} | {what} | {where} | {value} |" for letter, (what, where, value) in letters_and_sizes.items()]
-    return "\n".join(["| letter | what | where it is set | default recipe |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(
+        f"- **{letter}**{f' = {value}' * (value != '')}: {what} ({where})"
+        for letter, (what, where, value) in letters_and_sizes.items()
+    )
 
 
 def scales(_: str = "") -> str:
     """What a schedule tells: the lengths it was made of, and what follows from them."""
     docs = {k: v.__doc__ or v.func.__doc__ for k, v in vars(ScaleSchedule).items() if isinstance(v, FOLLOWS)}
-    rows = [f"| `{name}` | {_cell(text)} |" for name, text in docs.items()]
-    return "\n".join(["| a `ScaleSchedule` has | which is |", "| --- | --- |", "| `lengths` | (l_1, …, l_K) |", *rows])
+    return "\n".join(["- `lengths`: (l_1, …, l_K)", *(f"- `{name}`: {_text(text)}" for name, text in docs.items())])
 
 
 def public(_: str = "") -> str:
@@ -160,8 +162,8 @@ def public(_: str = "") -> str:
     for name in trajgen.__all__:
         exported = getattr(trajgen, name)
         home = f"{exported.__module__}.{name}"
-        rows.append(f"| [`trajgen.{name}`][{home}] | {_cell(first_sentence(exported))} |")
-    return "\n".join(["| name | what |", "| --- | --- |", *rows])
+        rows.append(f"- [`trajgen.{name}`][{home}]: {_text(first_sentence(exported))}")
+    return "\n".join(rows)
 
 
 def zoo(_: str = "") -> str:
@@ -169,21 +171,19 @@ def zoo(_: str = "") -> str:
     rows = []
     for name, card in zoo_files().items():
         figures = json.loads((card.parent / "evaluation.json").read_text(encoding="utf-8"))
-        normalized, size = figures["normalized"], (card.parent / WEIGHTS).stat().st_size / 1e6
+        normalized = figures["normalized"]
         low, high = normalized["ci95"]
         ratio = figures["ratio_to_controller"]
         cells = [
             f"`zoo/{name}`",
-            figures["env"],
             f"{figures['return']['mean']:.0f}",
             "" if ratio is None else f"{ratio:.2f}",
             f"{normalized['mean']:.1f} [{low:.1f}, {high:.1f}]",
             f"{figures['success']:.0%}",
-            f"{size:.1f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    head = "| planner | environment | return | of the controller's | normalized by D4RL's bounds | success | MB |"
-    return "\n".join([head, "| --- | --- | ---: | ---: | ---: | ---: | ---: |", *rows])
+    head = "| planner | return | of the controller's | normalized by D4RL's bounds | success |"
+    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: |", *rows])
 
 
 def modules(page: Path) -> list[str]:
@@ -247,8 +247,8 @@ def _plain(value: Any) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
 
 
-def _cell(text: str) -> str:
-    text = re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split())).replace("|", "\\|")
+def _text(text: str) -> str:
+    text = re.sub(r"``(.+?)``", r"`\1`", " ".join(text.split()))
     return text.replace("\u0302_", "\u0302\\_")  # an index after a hat would begin emphasis
 
 

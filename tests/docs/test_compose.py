@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def test_each_kind_has_a_page_with_one_example_and_the_commands_to_try_it(kind: 
     imports = f"imports=[{Path(name[1]).stem}]"
     commands_shown = {words[0] for words in commands(page) if imports in words}
     assert {"check", "train"} <= commands_shown
-    assert f"compose/{kind}.md" in (DOCS / "extend.md").read_text(encoding="utf-8")
+    assert f"]({kind}.md)" in (COMPOSE / "index.md").read_text(encoding="utf-8")
     assert f"compose/{kind}.md" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 
 
@@ -104,8 +105,8 @@ def test_a_page_lists_what_is_shipped(kind: str) -> None:
 def wiring_of_the_page() -> set[str]:
     """The names of the wiring that a component can require, as the page on own parts lists them."""
     text = (DOCS / "extend.md").read_text(encoding="utf-8")
-    table = text.partition("<!-- wiring -->\n")[2].partition("<!-- end -->")[0]
-    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    wiring = text.partition("<!--wiring-->\n")[2].partition("<!--end-->")[0]
+    rows = re.findall(r"^- (.*?):", wiring, re.MULTILINE)
     return {name.strip(" `") for row in rows for name in row.split(",")}
 
 
@@ -147,9 +148,9 @@ def test_the_example_of_a_tokenizer_keeps_what_is_slow(folder: Path) -> None:
     wiring = {"schedule": lambda n: tiny.schedule("unit", n), "features": 3, "horizon": 16}
     tokenizer: Any = build("tokenizer", {"name": "cosine", "frequencies": 16}, **wiring)
     x = torch.randn(2, 16, 3)
-    torch.testing.assert_close(tokenizer.points(tokenizer.codes(x)), x)
+    torch.testing.assert_close(tokenizer.points(tokenizer.encode(x).codes), x)
     few: Any = build("tokenizer", {"name": "cosine", "frequencies": 4}, **wiring)
-    codes = few.codes(torch.ones(1, 16, 3))
+    codes = few.encode(torch.ones(1, 16, 3)).codes
     torch.testing.assert_close(codes[:, 0], torch.full((1, 3), 4.0))
     torch.testing.assert_close(codes[:, 1:], torch.zeros(1, 3, 3))
 

@@ -46,7 +46,7 @@ def test_another_recipe_is_another_figure(default: Config) -> None:
 
 
 def test_the_letters_of_the_page_are_those_of_the_code() -> None:
-    rows = re.findall(r"^\| ([A-Z](?:, [A-Zl_k]+)*) \|", tables.letters(), re.MULTILINE)
+    rows = re.findall(r"^- \*\*([A-Z](?:, [A-Zl_k]+)*)\*\*", tables.letters(), re.MULTILINE)
     explained = {letter for row in rows for letter in row.split(", ")}
     shapes = (types.__doc__ or "").partition("Shapes: ")[2]
     assert {*re.findall(r"\b([A-Z]) [a-z]", shapes)} <= explained

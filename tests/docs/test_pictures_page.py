@@ -34,7 +34,7 @@ def test_commands_run(words: list[str], folder: Path, run: Path, monkeypatch: py
 def test_the_page_names_every_picture_command_and_logger() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in PICTURES:
-        assert f"| `{name}` |" in text
+        assert f"\n- `{name}`" in text
     for name in PACKAGES:
         assert f"engine.log=[{name}]" in text
     assert {words[0] for words in commands(PAGE)} >= {*WRITES}

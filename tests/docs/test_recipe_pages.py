@@ -1,4 +1,4 @@
-"""The pages of the recipes: their tables name what the recipe composes, and code that exists."""
+"""The pages of the recipes: their lists name what the recipe composes, and code that exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pages import DOCS, ROOT, commands
 from trajgen.config import read_options, recipe_files
 from trajgen.core.registry import KINDS, spec
 
-ROW = re.compile(r"^\| .+? \| `([^`|]+)` \| \[`([\w.]+)`\]\[([\w.]*)\] \|$", re.MULTILINE)
+ROW = re.compile(r"^- `([^`]+)`, \[`([\w.]+)`\]\[([\w.]+)\]: .+$", re.MULTILINE)
 PAPER = re.compile(r"\d{4}\.\d{5}")
 ELSEWHERE = ("policy", "engine", "data")
 """Sections of a recipe that a row can speak of instead of a component."""
@@ -23,20 +23,20 @@ def text_of(name: str) -> str:
     return (DOCS / "recipes" / f"{name}.md").read_text(encoding="utf-8")
 
 
-def table(name: str) -> list[tuple[str, str]]:
-    """The rows of a recipe's page: the component, and the code's dotted name.
+def listed(name: str) -> list[tuple[str, str]]:
+    """The rows of a recipe's list: the component, and the code's dotted name.
 
     A page may name another one that has the rows of its other components.
     """
-    section = text_of(name).partition("\n## Equation, component, code\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    section = text_of(name).partition("\n## Components\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("- ")]
     rows = ROW.findall("\n".join(lines))
-    form = "a row is: what the paper says | `kind: name` | [`dotted.name`][], or [`end`][dotted.name]"
-    assert len(rows) == len(lines) and all(path.endswith(name) for _, name, path in rows if path), form
-    components = [(part, path or name) for part, name, path in rows]
-    other = re.search(r"The other parts are those of \[`\w+`\]\((\w+)\.md#equation-component-code\)", section)
+    form = "a row is: - `kind: name`, [`end`][dotted.name]: what the paper says"
+    assert len(rows) == len(lines) and all(path.endswith(name) for _, name, path in rows), form
+    components = [(part, path) for part, _, path in rows]
+    other = re.search(r"The other parts are \[`\w+`\]\((\w+)\.md#components\)", section)
     shared = composed(name) - {part for part, _ in components}
-    return components + ([row for row in table(other[1]) if row[0] in shared] if other else [])
+    return components + ([row for row in listed(other[1]) if row[0] in shared] if other else [])
 
 
 def composed(name: str) -> set[str]:
@@ -67,14 +67,14 @@ def test_every_recipe_has_a_page_and_every_page_a_recipe() -> None:
 
 
 @pytest.mark.parametrize("name", recipe_files())
-def test_a_table_names_all_that_the_recipe_composes_and_nothing_else(name: str) -> None:
-    named = {component for component, _ in table(name)}
+def test_a_list_names_all_that_the_recipe_composes_and_nothing_else(name: str) -> None:
+    named = {component for component, _ in listed(name)}
     assert named - {*ELSEWHERE} == composed(name)
 
 
 @pytest.mark.parametrize("name", recipe_files())
-def test_a_table_leads_to_the_code_of_each_component(name: str) -> None:
-    rows = table(name)
+def test_a_list_leads_to_the_code_of_each_component(name: str) -> None:
+    rows = listed(name)
     for component, path in rows:
         assert callable(resolved(path)) or isinstance(resolved(path), (classmethod, staticmethod)), path
         assert path.startswith("trajgen."), component
@@ -89,8 +89,8 @@ def test_a_page_has_source_command_figures_differences_and_variants(name: str) -
     assert {*PAPER.findall(recipe_files()[name].read_text(encoding="utf-8"))} <= {*PAPER.findall(text)}
     assert "](../results.md#" in text
     assert "## What differs" in text
-    listed = commands(DOCS / "recipes" / f"{name}.md")
-    assert listed[0][:2] == ["train", f"recipe={name}"]
+    shown = commands(DOCS / "recipes" / f"{name}.md")
+    assert shown[0][:2] == ["train", f"recipe={name}"]
     variants = text.partition("\n## Vary it\n")[2]
     assert variants.count("\ntrajgen train ") >= 2
 

@@ -92,9 +92,9 @@ class DataOptions:
     """
 
     id: str
-    """Minari id, for example "trajgen/pointmaze/umaze-dwell-v0"."""
+    """Minari id, as "trajgen/pointmaze/umaze-dwell-v0"."""
     maker: str | None = None
-    """Name of the maker of the set, for example "pointmaze/umaze-dwell"."""
+    """Name of the maker of the set, as "pointmaze/umaze-dwell"."""
 
     horizon: int = 32
     """T, points in a window."""
@@ -113,7 +113,7 @@ class DataOptions:
     top_fraction: float = 1.0
     """Share of the steps to train on, of the episodes with the highest returns (%BC, arXiv 2106.01345, 5.1)."""
     stitch: float = 0.0
-    """Share of the steps in episodes that are put together from pieces of recorded ones, which pass the same places."""
+    """Share of the steps in episodes that are put together from pieces of recorded ones."""
     discount: float = 0.99
     """Discount per environment step."""
     return_power: float = 0.25
@@ -139,12 +139,12 @@ class DataOptions:
     relabel_steps: Literal["uniform", "log_uniform"] = "uniform"
     """After how many steps a hindsight goal is reached: all numbers alike, or all orders of magnitude."""
     goal_radius: float | None = None
-    """Distance to the window's goal within which a step earns a reward of 1."""
+    """Distance to the window's goal within which a step earns 1."""
     terminate_at_goal: bool = False
     """Whether episodes, and windows, end within the goal radius."""
     absorbing_terminals: bool = False
-    """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925); false
-    leaves them out of the losses."""
+    """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925), or
+    left out of the losses."""
     absorbing_goals: bool = False
     """Whether a window stays at its last point from where the data turn to another goal."""
     action_limits: Literal["space", "data"] = "space"

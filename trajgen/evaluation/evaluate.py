@@ -43,14 +43,14 @@ class EvaluationOptions:
         episodes: how many; their seeds are seed, seed + 1, ...
         seed: of the first episode.
         batch: the most episodes played at once.
-        protocol: "return", the sum of rewards, or "first_hit", the steps from the first at the goal on (Maze2D in
-            CleanDiffuser, arXiv 2406.09509).
+        protocol: the return of an episode: the sum of rewards, or the steps from the first at the goal on
+            (CleanDiffuser's Maze2D, arXiv 2406.09509).
         workers: processes of the environments, 0 for this process; the scores are the same. In them a step that hangs
             is ended after a minute, and fails its episode.
         latency: whether decisions are timed.
         reference: whether the controller and random actions play the same episodes.
-        disturbance: "push", a force for 10 of every 100 steps; "moving_goal", another goal every 200 steps; or "noise"
-            in the observed state; the same for all policies.
+        disturbance: a force for 10 of every 100 steps, another goal every 200 steps, or noise in the observed state;
+            the same for all policies.
         disturbance_size: of pushes in units of the body's weight, of noise in those of the state; null for 10 and 0.1.
     """
 

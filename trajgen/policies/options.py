@@ -18,14 +18,12 @@ class PolicyOptions:
     """Environment steps between plans, or "plan" for its length. At most data.chunk, or the plan's length for action
     heads that can follow it; unbounded with ``policy.revise``."""
     revise: int | None = None
-    """The scale, 2 to K, from which plans are revised in between: it and finer ones are drawn again in the current
-    state; null for no revision."""
+    """The scale, 2 to K, from which on plans are drawn anew in between, in the current state; null for none."""
     revise_interval: int = 1
     """Environment steps between revisions; at most those for which a plan can be followed."""
     revise_misfit: Misfit = "likelihood"
-    """How badly a plan fits the present when it is revised: how surprising its coarse codes are, in nats, 0 in the mean
-    (likelihood); how far the way since leads from the planned one, in standard deviations (state); or what the plan is
-    worth less than before by the critic, in its units (critic)."""
+    """How badly a plan fits the present: how surprising its coarse codes are (likelihood), how far the way since leads
+    from the planned one (state), or how much less the plan is worth than before (critic)."""
     revise_threshold: float | None = None
     """Misfit above which the next step makes a whole plan; null for none."""
     seed: int = 0
