@@ -101,6 +101,26 @@ def test_evaluate_again_with_other_options(run: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_an_evaluation_takes_no_place_of_another(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["evaluation.episodes=1", "evaluation.latency=false", "evaluation.reference=false"]
+    other = run / "evaluations" / "-".join(words).replace("=", "-").replace("false", "False")
+
+    def meanwhile(*_: Any) -> dict[str, float]:
+        other.mkdir(parents=True)
+        (other / "evaluation.json").write_text("of another process")
+        return {}
+
+    monkeypatch.setattr("trajgen.experiments.evaluating.condition_error", meanwhile)
+    main(["evaluate", f"run={run}", "device=cpu", *words])
+    assert (other / "evaluation.json").read_text() == "of another process"
+    assert (other.with_name(f"{other.name}-2") / "summary.md").exists()
+    (tmp_path / "config.json").write_text("of another run")
+    with pytest.raises(SystemExit):
+        main(["evaluate", f"run={run}", "device=cpu", f"out={tmp_path}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_the_evaluation_is_reproducible(run: Path) -> None:
     first = json.loads((run / "evaluation.json").read_text())
     again = evaluated(run, "evaluation.latency=false", "evaluation.reference=false")

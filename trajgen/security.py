@@ -158,11 +158,12 @@ def _npy_header(member: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def check_parquet(path: Path, file: Any) -> None:
-    """Raises a ValueError if a ``pyarrow.parquet.ParquetFile`` declares more numbers than it can hold."""
+    """Raises a ValueError if a ``pyarrow.parquet.ParquetFile`` declares more numbers or bytes than it can hold."""
     groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
     values = sum(group.column(n).num_values for group in groups for n in range(group.num_columns))
-    if 8 * max(values, file.metadata.num_rows) > memory_limit(path.stat().st_size):
-        raise ValueError(f"{path.name} declares {values:,} numbers in {path.stat().st_size:,} bytes")
+    size, limit = sum(group.total_byte_size for group in groups), memory_limit(path.stat().st_size)
+    if max(8 * values, 8 * file.metadata.num_rows, size) > limit:
+        raise ValueError(f"{path.name} declares {values:,} numbers, {size:,} bytes, in {path.stat().st_size:,} bytes")
 
 
 def check_minari_metadata(content: Mapping[str, Any]) -> None:

@@ -69,6 +69,8 @@ def test_options_that_do_not_fit_the_source(tmp_path: Path) -> None:
     check_refused(path, "numbers from 0 to 2", skip=(3,))
     check_refused(path, "not all of them", skip=(0, 1, 2))
     check_refused(formats.robomimic(tmp_path), "obs/camera'", "shape (5, 4, 4, 3)", state=("a_place", "camera"))
+    with pytest.raises(ConfigError, match="leave episode_steps out"):
+        from_path(formats.robomimic(tmp_path), ImportOptions(id=ID, episode_steps=5))
 
 
 def test_all_episodes_that_are_wrong_are_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,25 @@ def test_images_of_lerobot(tmp_path: Path) -> None:
     episodes = loaded(imported.preset)
     for number, (first, steps) in enumerate(zip(episodes.starts, formats.LENGTHS, strict=True)):
         np.testing.assert_array_equal(episodes.images[first : first + steps], images(number, steps + 3)[:steps])
+
+
+def test_an_image_that_rows_repeat_for_nothing_does_not_fill_the_memory(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="parquet is read by pyarrow: pip install 'trajgen[lerobot]'")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root, rows = formats.lerobot(tmp_path, 2), 400
+    shutil.rmtree(root / "data")
+    (root / "data" / "chunk-000").mkdir(parents=True)
+    image = png(np.random.default_rng(0).integers(0, 255, (400, 400, 3), np.uint8))
+    files = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([image], pa.binary()))
+    vectors = np.zeros((rows, 1), "f").tolist()
+    table = {"observation.state": vectors, "action": vectors, "episode_index": np.zeros(rows, int)}
+    table |= {"next.reward": np.zeros(rows), "top": pa.StructArray.from_arrays([files], ["bytes"])}
+    pq.write_table(pa.table(table), root / "data" / "chunk-000" / "file-000.parquet", store_schema=False)
+    (root / "meta" / "info.json").write_text("{}")
+    with pytest.raises(DataError, match=r"field 'top' would take more than"):
+        from_path(root, ImportOptions(id=ID, images=("top",)))
 
 
 def recorded(dtype: Any = np.uint8) -> list[dict[str, Any]]:

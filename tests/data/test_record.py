@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from trajgen.cli import main
-from trajgen.core.errors import ConfigError, DataError, TrajgenError
+from trajgen.core.errors import ConfigError, DataError, TrainingError, TrajgenError
 from trajgen.data import minari, store
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
@@ -181,6 +181,13 @@ def test_an_environment_that_is_not_there_is_refused(env: str, words: str) -> No
 def test_mistakes_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         record(RecordOptions(**{"env": "Pendulum-v1", "max_episode_steps": 3, **change}))
+
+
+def test_one_process_at_a_time_records_a_set(root: Path) -> None:
+    options = RecordOptions(env="Pendulum-v1", episodes=1, max_episode_steps=3)
+    with recording._folder(options) as folder, pytest.raises(TrainingError, match="held by process"):
+        record(replace(options, seed=1))  # which would empty it
+    assert (folder / "recording.json").exists()
 
 
 def test_a_maze_of_ones_own_is_recorded_with_its_controller() -> None:

@@ -132,7 +132,8 @@ def test_only_the_files_of_a_run_are_pulled_and_they_are_guarded(run: Path, serv
     hub.push(run, "me/maze")
     files = server.repos["me/maze"]
     files |= {"evil.py": b"raise SystemExit", "model.pkl": b"\x80", "plots/evil.svg": b"<svg/>"}
-    folder = hub.pull("me/maze", tmp_path / "pulled")
+    for _ in range(2):  # an earlier pull is brought up to date
+        folder = hub.pull("me/maze", tmp_path / "pulled")
     assert not {"evil.py", "model.pkl", "plots/evil.svg"} & {*server.fetched}
     assert not list(folder.rglob("*.py"))
     plain = json.loads(files["config.json"])
@@ -148,6 +149,14 @@ def test_mistakes_are_answered(run: Path, server: Hub, tmp_path: Path, monkeypat
     server.repos["me/other"] = {"README.md": b"# other"}
     with pytest.raises(DataError, match="no run of trajgen"):
         hub.pull("me/other", tmp_path / "other")
+    ours = tmp_path / "maze"
+    ours.mkdir()
+    (ours / "config.json").write_text("of another run")
+    server.repos["me/maze"] = {"config.json": b"{}"}
+    with pytest.raises(ConfigError, match=r"was not pulled[\s\S]*out=ANOTHER"):
+        hub.pull("me/maze", ours)
+    assert (ours / "config.json").read_text() == "of another run"
+    del server.repos["me/maze"]
     with pytest.raises(ConfigError, match="USER/NAME"):
         trajgen.load_policy("hf://../../maze")
     unfinished = tmp_path / "unfinished"

@@ -156,8 +156,9 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     registry.load_entry_points.cache_clear()
     main(["check", "sampler/unlikely"])
     assert "contracts that apply are kept" in capsys.readouterr().out
-    main(["list", "sampler/unlikely"])
-    assert "The least likely code" in capsys.readouterr().out
+    main(["list", "sampler/unlikely", "schedule"])
+    printed = capsys.readouterr().out
+    assert "The least likely code" in printed and "geometric(" in printed
     unregister()
     words = [f"run={own_run}", "imports=[my_lab.parts]", "sampler=unlikely", f"out={tmp_path / 'unlikely'}"]
     main(["evaluate", *words])

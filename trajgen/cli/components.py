@@ -79,22 +79,18 @@ def list_(words: Words) -> None:
     load_entry_points()
     load_imports(options.imports)
     console = Console(soft_wrap=True, highlight=False)
-    what = PLURALS.get(which[0], which[0]) if which else ""
-    for each in FILES if not which else [what] if what in FILES else []:
-        _print_files(console, each)
-    if what in FILES:
-        return
-    kind, _, name = what.partition("/")
-    if name:
-        _print_component(console, spec(kind, name), options.imports)
-        return
-    if kind:
-        check_kind(kind)
-    for each in [kind] if kind else KINDS:
-        console.print(f"\n[bold]{each}[/]  {KINDS[each]}")
-        for component in (spec(each, name) for name in names(each)):
-            _print_entry(console, f"[cyan]{component.name}[/]{escape(_signature(component))}", 2, 8)
-            _print_entry(console, escape(component.summary), 6, 6)
+    for what in [PLURALS.get(word, word) for word in which] or (*FILES, *KINDS):
+        kind, _, name = what.partition("/")
+        if what in FILES:
+            _print_files(console, what)
+        elif name:
+            _print_component(console, spec(kind, name), options.imports)
+        else:
+            check_kind(kind)
+            console.print(f"\n[bold]{kind}[/]  {KINDS[kind]}")
+            for component in (spec(kind, name) for name in names(kind)):
+                _print_entry(console, f"[cyan]{component.name}[/]{escape(_signature(component))}", 2, 8)
+                _print_entry(console, escape(component.summary), 6, 6)
 
 
 @command("new", NewOptions, "new prior gru")

@@ -130,6 +130,7 @@ def bare_word(word: str, options: Collection[str]) -> ConfigError:
     keys = [key for key in values if key in options and word in values[key]]
     keys += [kind for kind in KINDS if word in names(kind)]
     fix = f"{keys[0]}={word}" if keys else f"for example {next(iter(options), 'recipe')}={word}"
+    fix = f"{word}=…" if word in options else fix
     return ConfigError(f"Options are written key=value, not '{word}'.", fix=fix)
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from trajgen.cli.app import Words, command
 from trajgen.cli.overrides import COMPOSITION, read
 from trajgen.core.checks import check_range
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.viz.options import Look
 
 
@@ -143,6 +143,8 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
             "A study needs study=NAME or an axis.", expected=", ".join(_files("study")), fix="study=num_scales"
         )
     path = _file("study", options.study) if options.study is not None else None
+    if path is None and options.task is not None:
+        raise ConfigError("A task is that of a study.", got=f"task={options.task}", fix="study=paper_table task=adroit")
     from trajgen.experiments.definition import Study, grid, grid_name, read_axis, read_study
     from trajgen.experiments.executors import read_executor_words
 
@@ -157,6 +159,8 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
             reference = ", ".join([built.reference, *(next(iter(axis)) for axis in axes)])
             built = replace(built, variants=grid([built.variants, *axes]), reference=reference)
     built = replace(built, **{key: value for key, value in changes.items() if value})
+    if options.probe is not None and "time" not in built.equal:
+        raise ConfigError("Steps are timed for equal time.", got=f"probe={options.probe}", fix="equal=[time]")
     return options, settings, built.with_overrides(base)
 
 
@@ -172,11 +176,8 @@ def _file(what: str, name: str | None) -> Path:
         return Path(name)
     files = _files(what)
     if name not in files:
-        raise ConfigError(
-            f"There is no {what} '{name}'." if name else f"The command needs {what}=NAME.",
-            expected=", ".join(files),
-            fix=f"{nearest(name or '', files)} A path to a .yaml file works too.",
-        )
+        rule = f"There is no {what} '{name}'." if name else f"The command needs {what}=NAME."
+        raise unknown_name(rule, name or "", files, "a path to a .yaml file of your own works too")
     return files[name]
 
 

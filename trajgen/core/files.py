@@ -187,7 +187,7 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         raise TrainingError(
             "One process at a time works in a folder.",
             got=f"{path.parent} is held by {name}",
-            fix="wait for it or end it, or run_dir=ANOTHER",
+            fix="wait for it or end it, or run_dir=ANOTHER (of a study, out=ANOTHER)",
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:

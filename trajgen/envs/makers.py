@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from trajgen.core.checks import check_range
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.data import store
 from trajgen.data.options import EnvShift
 from trajgen.envs import chain, pointmaze, teams
@@ -188,9 +188,7 @@ def make(
             fix=f"trajgen data make {OWN_MAP} 'map=[[1,1,1,1],[1,0,0,1],[1,1,1,1]]'",
         )
     if name not in MAKERS and map is None:
-        raise ConfigError(
-            f"There is no maker {name!r}.", expected=nearest(name, MAKERS), fix="trajgen data make --help lists them"
-        )
+        raise unknown_name(f"There is no maker {name!r}.", name, [OWN_MAP, *MAKERS])
     maker = MAKERS[name] if map is None else _maze_maker(OWN_MAP, "own maze", own_maze(map), DWELL)
     if shift is not None:
         if maker.shifted is None:

@@ -79,8 +79,9 @@ def evaluate(
     trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     eval_env = env_of_run(config.data, recorded_env(folder))
-    out = out or (evaluation_folder(folder, overrides) if overrides else folder)
-    require_writable(out, "out=ANOTHER, or mend the permissions")
+    if out is not None and (out / "config.json").exists() and out.resolve() != folder.resolve():
+        raise ConfigError("An evaluation is not written into another run.", got=f"out={out}", fix="out=ANOTHER")
+    require_writable(out or folder, "out=ANOTHER, or mend the permissions")
     show = partial(episode_progress, console, config.evaluation.episodes, eval_env.max_steps)
     if eval_env.replayed_episodes:
         deviations = None if policy.space.choices else policy.normalizer.action.scale.cpu().numpy()
@@ -96,6 +97,7 @@ def evaluate(
         figures["overrides"] = overrides
     if (returns := data_returns(folder)) is not None:
         figures["data_returns"] = returns
+    out = out or (evaluation_folder(folder, overrides) if overrides else folder)
     with nullcontext(out) if contents(out) else new_folder(out) as place:
         write_json(place / "evaluation.json", plain(figures))
         seed, stride = config.evaluation.seed, config.data.strides[0]

@@ -22,6 +22,8 @@ FILES = ("config.json", "versions.json", "data.json", "evaluation.json", "metric
 WEIGHTS = ("checkpoints/final.safetensors", "checkpoints/best.safetensors")
 PATTERNS = (*FILES, *WEIGHTS, "plots/*.png")
 """What of a run folder is shared."""
+PULLED = Path(".cache", "huggingface")
+"""What the client leaves in a folder that it downloads into."""
 LARGEST = 20 * 2**30
 """Bytes of the largest file that is pulled."""
 
@@ -65,7 +67,7 @@ def pull(repo: str, folder: Path | None = None) -> Path:
         folder: where it is put; None for one below ``~/.cache/trajgen/hub`` or ``$XDG_CACHE_HOME``.
 
     Raises:
-        ConfigError: if the client is not installed.
+        ConfigError: if the client is not installed, or the folder holds something else, which would be overwritten.
         DataError: if there is no such run, or a file is too large.
         CheckpointError: if what is there is not a run that can be read.
     """
@@ -73,6 +75,12 @@ def pull(repo: str, folder: Path | None = None) -> Path:
         raise ConfigError("A run on the hub is named USER/NAME.", got=repo)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trajgen" / "hub"
     folder = folder or cache / repo.replace("/", "--")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PULLED).is_dir():
+        raise ConfigError(
+            "A run is pulled into a new folder, or into that of an earlier pull.",
+            got=f"{folder}, which was not pulled",
+            fix="out=ANOTHER",
+        )
     hub = _client()
     with _errors(repo):
         api = hub.HfApi(endpoint=_endpoint())

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import ConfigError, DataError
-from trajgen.core.files import write_file, write_json
+from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import nested_entries
 from trajgen.core.terminal import Terminal
 from trajgen.data import store
@@ -64,42 +65,45 @@ def record(options: RecordOptions) -> str:
         kinds = {name or "the observation": type(space).__name__ for name, space in env.dropped.items()}
         entries = ", ".join(f"{name} ({space})" for name, space in kinds.items())
         Terminal(stderr=True).print(f"Left out of the observations, which hold numbers: {entries}.", highlight=False)
-    folder = _folder(options)
-    with env:
-        for number in _shown(range(options.episodes), options.name):
-            path = folder / f"{number:06d}.npz"
-            if not path.exists():
-                _write(path, _episode(env, policy, options.seed + number, options.name))
-        spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
-        team = getattr(env.unwrapped, "team", None)
-        is_box = isinstance(env.action_space, gymnasium.spaces.Box)
-    minari.save(
-        options.name,
-        (_read(folder / f"{number:06d}.npz", options.seed + number) for number in range(options.episodes)),
-        env_spec=env_spec,
-        eval_env_spec=env_spec,
-        description=f"Recorded by trajgen: {options.policy} in {options.env}{(options.shift or EnvShift()).words}, "
-        f"seeds from {options.seed} on." + ("" if is_box else " Actions are discrete."),
-        algorithm=options.policy,
-        team=team,
-        force=options.force,
-        **spaces,
-    )
-    shutil.rmtree(folder)
+    spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
+    team = getattr(env.unwrapped, "team", None)
+    is_box = isinstance(env.action_space, gymnasium.spaces.Box)
+    with _folder(options) as folder:
+        with env:
+            for number in _shown(range(options.episodes), options.name):
+                path = folder / f"{number:06d}.npz"
+                if not path.exists():
+                    _write(path, _episode(env, policy, options.seed + number, options.name))
+        minari.save(
+            options.name,
+            (_read(folder / f"{number:06d}.npz", options.seed + number) for number in range(options.episodes)),
+            env_spec=env_spec,
+            eval_env_spec=env_spec,
+            description=f"Recorded by trajgen: {options.policy} in {options.env}{(options.shift or EnvShift()).words}, "
+            f"seeds from {options.seed} on." + ("" if is_box else " Actions are discrete."),
+            algorithm=options.policy,
+            team=team,
+            force=options.force,
+            **spaces,
+        )
+        shutil.rmtree(folder)
     return options.name
 
 
-def _folder(options: RecordOptions) -> Path:
-    """The folder of the unfinished recording, emptied where it is that of another one."""
+@contextmanager
+def _folder(options: RecordOptions) -> Iterator[Path]:
+    """The folder of the unfinished recording, emptied where it is that of another one; locked for other processes."""
     folder = store.root() / RECORDINGS / store.folder(options.name).relative_to(store.root())
-    about = {k: v for k, v in asdict(options).items() if k not in ("episodes", "force", "device")}
-    about = json.loads(json.dumps(about))  # as it is read
-    path = folder / "recording.json"
-    if folder.exists() and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == about):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, about)
-    return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with file_lock(folder.with_name(f"{folder.name}.lock")):
+        about = {k: v for k, v in asdict(options).items() if k not in ("episodes", "force", "device")}
+        about = json.loads(json.dumps(about))  # as it is read
+        path = folder / "recording.json"
+        if folder.exists() and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == about):
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, about)
+        yield folder
 
 
 def _shown(numbers: range, name: str) -> Iterator[int]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from trajgen.assemble import WindowShape, all_stages, assemble, build_encoder
 from trajgen.config import merged, read_options, recipe_files
+from trajgen.config.files import find_file, missing
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
@@ -370,14 +370,10 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
-    recipes = recipe_files()
-    if recipe not in recipes and not recipe.endswith((".yaml", ".yml")):
-        raise ConfigError(
-            f"There is no recipe '{recipe}'.",
-            expected=", ".join(recipes),
-            fix=f"{nearest(recipe, recipes)} A path to a .yaml file of your own works too.",
-        )
-    plain = deepcopy(read_options("recipe", recipes.get(recipe, Path(recipe))))
+    path = find_file("recipe", recipe)
+    if path is None:
+        raise missing("recipe", recipe)
+    plain = deepcopy(read_options("recipe", path))
     if not plain.get("planner"):
         raise ConfigError(f"The recipe {recipe} names no planner.", fix="planner: {name: latent}, as recipes/mage.yaml")
     return plain

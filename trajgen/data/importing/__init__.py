@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.core.errors import DataError
+from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.options import structure
 from trajgen.data.importing.options import ImportOptions
 
@@ -32,9 +32,10 @@ def from_path(path: str | Path, options: ImportOptions) -> Imported:
     Raises:
         DataError: if the source is not there, of no known format, damaged, or wrong: naming the episode and the
             field; or if the id is taken. Nothing is written then.
-        ConfigError: if a package is missing that reads the format.
+        ConfigError: if a package is missing that reads the format, or an option does not fit it.
     """
     from trajgen.data import store
+    from trajgen.data.importing.tables import Table
     from trajgen.data.importing.write import write
 
     path = Path(path).expanduser()
@@ -42,6 +43,12 @@ def from_path(path: str | Path, options: ImportOptions) -> Imported:
     if not options.force:
         store.refuse_existing(options.id)
     with _open(path, detect(path) if options.format == "auto" else options.format, options) as source:
+        if options.episode_steps is not None and not isinstance(source, Table):
+            raise ConfigError(
+                "Only one table of many episodes is cut into pieces of so many rows.",
+                got=f"episode_steps={options.episode_steps} for {path}, whose episodes lie apart",
+                fix="leave episode_steps out",
+            )
         return write(source, options, path.name)
 
 

@@ -22,10 +22,12 @@ from trajgen.data.episodes import Array
 from trajgen.data.hdf5 import decoded
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import Recorded, absent, flags, require_content
-from trajgen.security import check_parquet, read_limited, require_regular
+from trajgen.security import check_parquet, memory_limit, read_limited, require_regular
 
 INFO = Path("meta", "info.json")
 MAX_INFO = 2**24
+AT_ONCE = 16
+"""Rows of images that are read at once."""
 EPISODE, FRAME, DONE, TRUNCATED = "episode_index", "frame_index", "next.done", "next.truncated"
 
 
@@ -136,52 +138,66 @@ def _open(path: Path) -> Any:
 
 
 def _columns(path: Path, names: tuple[str, ...]) -> dict[str, Array]:
-    """Columns of a file as arrays (n,) or (n, width)."""
-    file = _open(path)
+    """Columns of a file as arrays (n,) or (n, width), and of images (n, height, width, channels)."""
+    import pyarrow as pa
+
+    file, columns = _open(path), dict[str, Array]()
     for name in names:
         if name not in file.schema_arrow.names:
             raise absent(name, file.schema_arrow.names, path.name)
-    table = file.read(columns=list(names), use_threads=False)
-    return {name: _array(table[name].combine_chunks(), f"{path.name}, field {name!r}") for name in names}
+        where, kind = f"{path.name}, field {name!r}", file.schema_arrow.field(name).type
+        if pa.types.is_struct(kind):
+            columns[name] = _images(file, name, where, memory_limit(path.stat().st_size))
+            continue
+        inner = kind.value_type if _is_list(kind) else kind
+        is_numeric = pa.types.is_integer(inner) or pa.types.is_floating(inner) or pa.types.is_boolean(inner)
+        column = file.read(columns=[name], use_threads=False)[name].combine_chunks() if is_numeric else None
+        if column is None or column.null_count or (_is_list(kind) and column.flatten().null_count):
+            raise DataError(
+                "Columns hold numbers, or lists of numbers, in every row.",
+                got=f"{where}: {kind}" + (", with gaps" if is_numeric else ""),
+                fix="name other columns: state=…, action=…, reward=…",
+            )
+        columns[name] = _vectors(column, where) if _is_list(kind) else column.to_numpy(zero_copy_only=False)
+    return columns
 
 
-def _array(column: Any, where: str) -> Array:
+def _is_list(kind: Any) -> bool:
     import pyarrow as pa
 
-    width = 0
-    if pa.types.is_struct(column.type):
-        return _images(column.to_pylist(), where)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        if column.null_count == 0 and len(column):
-            sizes = np.asarray(column.value_lengths())
-            if (sizes != sizes[0]).any():
-                row = int(np.flatnonzero(sizes != sizes[0])[0])
-                raise DataError(f"A column of vectors has one width: {where}, row {row}: {sizes[row]}, not {sizes[0]}.")
-            width = int(sizes[0])
-        values = column.flatten()
-    else:
-        values = column
-    numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
-    if not numeric or column.null_count or values.null_count:
-        raise DataError(
-            "Columns hold numbers, or lists of numbers, in every row.",
-            got=f"{where}: {column.type}" + (", with gaps" if numeric else ""),
-            fix="name other columns: state=…, action=…, reward=…",
-        )
-    flat: Array = values.to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), width) if values is not column else flat
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _images(files: list[dict[str, Any] | None], where: str) -> Array:
-    """The images (n, height, width, channels) of a column of files, each with its bytes."""
+def _vectors(column: Any, where: str) -> Array:
+    """A column of lists of numbers (n, width)."""
+    sizes = np.asarray(column.value_lengths())
+    if len(sizes) and (sizes != sizes[0]).any():
+        row = int(np.flatnonzero(sizes != sizes[0])[0])
+        raise DataError(f"A column of vectors has one width: {where}, row {row}: {sizes[row]}, not {sizes[0]}.")
+    flat: Array = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), int(sizes[0]) if len(sizes) else 0)
+
+
+def _images(file: Any, name: str, where: str, limit: int) -> Array:
+    """The images (n, height, width, channels) of a column of files, each with its bytes.
+
+    Raises:
+        DataError: for a row without a file, or with an image of another shape.
+        ValueError: if they would take more than ``limit`` bytes of memory: a row may repeat another one for nothing.
+    """
     images: list[Array] = []
-    for row, file in enumerate(files):
-        content = (file or {}).get("bytes")
-        if not isinstance(content, bytes):
-            fix = "name other columns: images=[…]"
-            raise DataError("An image lies in its row, as the bytes of a file.", got=f"{where}, row {row}", fix=fix)
-        images.append(decoded(content, ("PNG", "JPEG")))
-        if images[-1].shape != images[0].shape:
-            got = f"{where}, row {row}: {images[-1].shape}, not {images[0].shape}"
-            raise DataError("All images of a column have one shape.", got=got)
+    size = 0
+    for batch in file.iter_batches(AT_ONCE, columns=[name], use_threads=False):
+        for content in (each and each.get("bytes") for each in batch.column(0).to_pylist()):
+            row = len(images)
+            if not isinstance(content, bytes):
+                fix = "name other columns: images=[…]"
+                raise DataError("An image lies in its row, as the bytes of a file.", got=f"{where}, row {row}", fix=fix)
+            images.append(decoded(content, ("PNG", "JPEG")))
+            if images[-1].shape != images[0].shape:
+                got = f"{where}, row {row}: {images[-1].shape}, not {images[0].shape}"
+                raise DataError("All images of a column have one shape.", got=got)
+            size += len(content) + images[-1].nbytes
+            if size > limit:
+                raise ValueError(f"{where} would take more than {limit:,} bytes of memory")
     return np.stack(images)

@@ -101,11 +101,13 @@ def _check(
 
     The last two name the fields whose steps 32-bit floats do not hold, and the shapes of images.
     """
+    if not len(source):
+        raise DataError("A source holds at least one episode.", got=f"{name}: none")
     numbers = [number for number in range(len(source)) if number not in set(options.skip)]
     if not numbers or any(not 0 <= number < len(source) for number in options.skip):
         raise DataError(
             "Episodes that are left out are among those of the source, and not all of them.",
-            expected=f"numbers from 0 to {len(source) - 1}" if len(source) else "a source with episodes",
+            expected=f"numbers from 0 to {len(source) - 1}",
             got=f"{name}: {len(source)} episodes, skip={list(options.skip)}",
         )
     space: Space | None = None
