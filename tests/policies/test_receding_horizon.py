@@ -144,6 +144,13 @@ def test_actions_are_in_the_worlds_units_and_bounds() -> None:
     assert acting.act(np.zeros(3)).tolist() == [2.5, 1.0]  # 1·2 + 0.5, and 1·5 clipped
 
 
+def test_a_choice_is_the_likeliest_one_also_where_scores_lie_beyond_the_bounds() -> None:
+    space = Space(state_dim=3, action_dim=2, choices=(2,), action_low=(0.0, 0.0), action_high=(1.0, 1.0))
+    acting = policy(space, replan_interval=3)
+    acting.reset()
+    assert [int(acting.act(np.zeros(3))) for _ in range(3)] == [0, 0, 1]  # of the scores (1, 0), (1, 1) and (1, 2)
+
+
 def test_goals_are_read_from_dictionaries() -> None:
     acting = policy(Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal"))
     acting.normalizer.goal.mean.copy_(torch.tensor([1.0, 0.0]))

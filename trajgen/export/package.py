@@ -98,8 +98,8 @@ class RawActionModule(nn.Module):
         _, plan = plan_from(outputs)
         states = self.normalizer.state(state).unsqueeze(1)
         action: Tensor = self.action(plan, states, offset.unsqueeze(1)).squeeze(1)
-        bounded = torch.clamp(self.normalizer.action.inverse(action), self.low, self.high)
-        return likeliest(bounded, self.choices) if self.choices else bounded
+        in_units = self.normalizer.action.inverse(action)
+        return likeliest(in_units, self.choices) if self.choices else torch.clamp(in_units, self.low, self.high)
 
 
 def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> Path:

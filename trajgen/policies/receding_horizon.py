@@ -115,9 +115,8 @@ class RecedingHorizonPolicy:
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         for clock in (self._age, self._plan_age, self._offset):
             clock += 1
-        bounded = torch.clamp(self.normalizer.action.inverse(action), self._low, self._high)
-        if self.space.choices:
-            bounded = likeliest(bounded, self.space.choices)
+        in_units, choices = self.normalizer.action.inverse(action), self.space.choices
+        bounded = likeliest(in_units, choices) if choices else torch.clamp(in_units, self._low, self._high)
         if self._history is not None:
             self._history.record_action(self.normalizer.action(bounded))
         result: np.ndarray = bounded.float().cpu().numpy()
@@ -125,8 +124,8 @@ class RecedingHorizonPolicy:
             rows, is_high = self._misfit
             self._plan_age[rows[is_high.cpu()]] = self.replan_interval
             self._misfit = None
-        if self.space.choices:
-            result = numbers_of(result, self.space.choices)
+        if choices:
+            result = numbers_of(result, choices)
         return result if self._batched else result[0]
 
     def observe(self, reward: Any, done: Any) -> None:
