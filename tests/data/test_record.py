@@ -22,6 +22,7 @@ from trajgen.experiments import recording
 from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.recording import record
 from trajgen.policies.inputs import ObservationReader
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 CORNER = [[1, 1, 1, 1], [1, 0, 0, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
 
@@ -88,6 +89,20 @@ def test_a_policy_of_ones_own_in_an_environment_with_goals(root: Path) -> None:
 def test_a_trained_run_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     id = record(RecordOptions(env="PointMaze_UMaze-v3", policy=str(run), episodes=1, max_episode_steps=3, device="cpu"))
     assert len(recorded(id)[0].actions) == 3
+
+
+def test_each_episode_of_a_run_has_random_numbers_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    restart = RecedingHorizonPolicy.reset
+
+    def reset(self: RecedingHorizonPolicy) -> None:
+        seeds.append(self.options.seed)
+        restart(self)
+
+    monkeypatch.setattr(RecedingHorizonPolicy, "reset", reset)
+    options = RecordOptions(env="PointMaze_UMaze-v3", policy=str(run), episodes=2, seed=7, device="cpu")
+    record(replace(options, id="tests/two-v0", max_episode_steps=3))
+    assert seeds == [7, 8]
 
 
 GRID = """
