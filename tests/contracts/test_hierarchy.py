@@ -43,6 +43,24 @@ def test_the_high_level_sees_every_nth_point(planner: Any, batch: Batch) -> None
     assert torch.equal(high.goals, batch.goals)
 
 
+def test_the_high_level_sums_up_rewards_and_legs_begin_one_after_the_other(
+    planner: Any, batch: Batch, cond: Cond, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = planner.normalizer.reward
+    monkeypatch.setattr(reward, "mean", torch.tensor([0.3]))
+    monkeypatch.setattr(reward, "scale", torch.tensor([2.0]))
+    sums = reward.inverse(batch.rewards).unflatten(1, (LEGS, SEGMENT)).sum(2)
+    torch.testing.assert_close(reward.inverse(planner._high_batch(batch).rewards), sums)
+    conds: list[Cond] = []
+    make = planner.low.plan
+    monkeypatch.setattr(
+        planner.low, "plan", lambda of_legs, *a, **k: (conds.append(of_legs), make(of_legs, *a, **k))[1]
+    )
+    planner.plan(cond)
+    steps = torch.arange(LEGS - 1) * SEGMENT * tiny.STRIDE
+    assert torch.equal(conds[0].time.view(len(cond), -1), cond.time.unsqueeze(1) + steps)
+
+
 def test_the_low_level_pursues_the_state_at_the_next_subgoal(planner: Any, batch: Batch) -> None:
     low = planner._low_batch(batch)
     assert torch.equal(low.goals, batch.states[:, SEGMENT]) and torch.equal(low.states, batch.states[:, :SEGMENT])

@@ -77,6 +77,7 @@ class HierarchicalPlanner(nn.Module):
         self.horizon, self.segment, self.overlap = horizon, segment, overlap
         self.legs = horizon // segment - 1
         self._leg_steps, self._chunk = segment * stride, chunk
+        self._reward = [normalizer.reward]  # in a list: a submodule of the normalizer, which the composition adds
         weights = {"inverse_weight": inverse_weight, "condition_weight": condition_weight}
         planner = {"name": "latent", **weights, "end_to_end": end_to_end, "action_stage": action_stage}
         # The high level's plan is not acted on, and it alone takes a target return.
@@ -160,11 +161,13 @@ class HierarchicalPlanner(nn.Module):
         else:
             returns = torch.cat([cond.returns.unsqueeze(1), leg_returns[:, 1:legs, 0]], dim=1)
         starts = torch.cat([cond.state.unsqueeze(1), subgoals[:, 1:-1]], dim=1)
+        steps = torch.arange(legs, device=starts.device) * self._leg_steps
         of_legs = replace(
             cond.map(lambda values: values.repeat_interleave(legs, 0)),
             state=starts.flatten(0, 1),
             returns=returns.flatten(),
             goal=subgoals[:, 1:].flatten(0, 1),
+            time=None if cond.time is None else (cond.time.unsqueeze(1) + steps).flatten(),
         )
         plan = self.low.plan(of_legs, rng, decode=decode)
 
@@ -205,12 +208,12 @@ class HierarchicalPlanner(nn.Module):
 
     def _high_batch(self, batch: Batch) -> Batch:
         """The batch as the high level sees it: every n-th point, with all actions up to the next."""
-        n, legs = self.segment, self.horizon // self.segment
+        n, legs, reward = self.segment, self.horizon // self.segment, self._reward[0]
         return replace(
             batch,
             states=batch.states[:, ::n],
             actions=batch.actions.unflatten(1, (legs, n)).flatten(2, 3),
-            rewards=batch.rewards.unflatten(1, (legs, n)).mean(2),
+            rewards=reward(reward.inverse(batch.rewards).unflatten(1, (legs, n)).sum(2)),
             returns=batch.returns[:, ::n],
             mask=batch.mask[:, ::n],
         )
