@@ -203,6 +203,15 @@ def test_a_prior_without_prefixes_has_none_that_could_be_sampled() -> None:
         tiny.planner(planner={"sampled_prefixes": True}, prior="diffusion", action="state", **swaps)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"condition_batch": 0}, {"gumbel_temperature": 0.0}, {"inverse_weight": -1.0}, {"condition_weight": -1.0}],
+)
+def test_options_that_would_spoil_the_losses_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"planner.{next(iter(options))} is out of range"):
+        tiny.planner(planner=options)
+
+
 def test_padded_steps_do_not_count_in_the_inverse_loss(batch: Batch) -> None:
     planner = tiny.ready_planner()
     torch.manual_seed(1)

@@ -33,6 +33,13 @@ def test_inverse_and_condition_loss_train_the_prior(action: str) -> None:
     assert all(value > 0.05 * norms["gradient_norm/prior"] for value in norms.values())
 
 
+def test_gradient_norms_are_of_the_last_batch_that_was_trained_on() -> None:
+    built = planner()
+    trained = built._last_batch
+    built.eval().prior_loss(tiny.batch(8, seed=9))  # as in validation
+    assert built._last_batch is trained
+
+
 def test_on_the_datas_latents_the_inverse_loss_trains_the_head_alone() -> None:
     built = planner(planner={"end_to_end": False})
     assert built.gradient_norms()["gradient_norm/inverse"] == 0

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from trajgen.core.checks import check_range
 from trajgen.core.critics import Critic, HasCritic
 from trajgen.core.errors import ConfigError
 from trajgen.core.misfit import Misfit
@@ -51,7 +52,7 @@ class LatentPlanner(nn.Module):
         action_stage: whether stage ``action`` follows where λ_inv is above 0.
 
     Raises:
-        ConfigError: for sampled prefixes of a prior that has none.
+        ConfigError: for sampled prefixes of a prior that has none, or an option out of range.
     """
 
     history = 0
@@ -78,6 +79,10 @@ class LatentPlanner(nn.Module):
         action_stage: bool = False,
     ) -> None:
         super().__init__()
+        check_range("planner.inverse_weight", inverse_weight, 0, usual=1)
+        check_range("planner.condition_weight", condition_weight, 0, usual=0.1)
+        check_range("planner.condition_batch", condition_batch, 1, usual=32)
+        check_range("planner.gumbel_temperature", gumbel_temperature, 0.01, usual=1)
         if sampled_prefixes and not isinstance(prior, Autoregressive):
             raise ConfigError(
                 "planner.sampled_prefixes needs a prior that predicts each scale from the coarser ones.",
@@ -131,7 +136,8 @@ class LatentPlanner(nn.Module):
         The generated latent is a straight-through Gumbel-Softmax sample of every scale, so that the gradients of L_inv
         and L_cond reach the prior.
         """
-        self._last_batch = batch
+        if self.training:  # not of validation
+            self._last_batch = batch
         x, cond = self.view(batch), self.condition(batch)
         encoding = self.tokenizer.encode(x)
         total, prediction = self.prior(encoding.codes, encoding.inputs, cond)
