@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -9,14 +11,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from accepts import cells, check_cell
+from accepts import cells, check_cell, fixture_of
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
 from trajgen.core.registry import build
-from trajgen.core.types import Cond, KnownCodes
+from trajgen.core.types import Batch, Cond, KnownCodes, Losses
 from trajgen.critics.plans import PlannedReturn
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw, keep_top_k, keep_top_p
 from trajgen.samplers.scoring import PlanScore
@@ -352,6 +354,38 @@ def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
         make("best_of_n", model, critic_guidance=1.0)
     with pytest.raises(ConfigError, match=r"sampler\.compare_after=null"):
         tiny.planner(**parts, sampler={"name": "best_of_n", "steps": 5, "compare_after": 1})
+
+
+def test_a_plan_that_continues_a_history_is_judged_from_the_present_on() -> None:
+    score = PlanScore(PlannedPath(), FieldView(4, 2, (3,), fields=("state",)))
+    cond, trajectory = tiny.cond(5), torch.randn(5, 6, 4)
+    past = Batch.from_history(trajectory[:, :3], *[torch.zeros(5, 3, n) for n in (0, 1, 1)], torch.zeros(5, 3).long())
+    continued = score(trajectory, replace(cond, past=past))
+    torch.testing.assert_close(continued, score(trajectory[:, 2:], cond))
+
+
+class PlannedPath:
+    """A critic that tells points apart."""
+
+    reads, transitions = ("state",), None
+
+    def __call__(self, points: Mapping[str, Tensor], cond: Cond) -> Tensor:
+        states = points["state"]
+        return (states.sum(-1) * torch.arange(1, states.shape[1] + 1)).sum(1)
+
+    def loss(self, batch: Batch) -> Losses:
+        return {}
+
+    def after_step(self) -> None:
+        pass
+
+
+def test_a_comparison_before_a_point_is_decided_is_refused() -> None:
+    words = "tt sampler=best_of_n sampler.compare_after="
+    least = fixture_of("sampler", "best_of_n", f"{words}null").planner.tokenizer.period
+    fixture_of("sampler", "best_of_n", f"{words}{least}")
+    with pytest.raises(ConfigError, match=f"from {least}, the first after which a point is decided"):
+        fixture_of("sampler", "best_of_n", f"{words}{least - 1}")
 
 
 def test_a_plan_begins_in_the_present_state_whatever_is_decoded() -> None:

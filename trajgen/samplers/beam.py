@@ -15,7 +15,7 @@ from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import PriorSteps, draw, keep_top_k, keep_top_p, require, require_vocabulary
 from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
-from trajgen.samplers.scoring import PlanScore
+from trajgen.samplers.scoring import PlanScore, final_points
 
 
 @register("sampler", "beam")
@@ -167,12 +167,8 @@ class Beam:
             return (k + 1) % self.select_every == 0
         if self.score is None:
             return True
-        now, before = self._points(tokenizer, k), self._points(tokenizer, k - 1) if k else 0
+        now, before = final_points(tokenizer, k, self.horizon), final_points(tokenizer, k - 1, self.horizon) if k else 0
         return now > before or now == self.horizon
-
-    def _points(self, tokenizer: Tokenizer, k: int) -> int:
-        """How many points are final once scale k is sampled."""
-        return math.floor(tokenizer.layout.decoded_fraction(k) * self.horizon + 1e-6)
 
     def _candidates(
         self, logits: Tensor, span: slice, fixed: KnownCodes | None, ways: int, rng: Generator | None
@@ -199,7 +195,7 @@ class Beam:
 
     def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
         """The scores (R,) by which plans are selected after scale k."""
-        points = self._points(tokenizer, k)
+        points = final_points(tokenizer, k, self.horizon)
         if self.score is None or points == 0:
             return plans.likelihood
         repeated = cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))

@@ -16,7 +16,7 @@ from trajgen.core.protocols import Decoder, FollowsGuide, Tokenizer
 from trajgen.core.registry import build, component, register, spec
 from trajgen.core.types import Codes, Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary
-from trajgen.samplers.scoring import PlanScore, gradient
+from trajgen.samplers.scoring import PlanScore, final_points, gradient
 
 
 @register("sampler", "best_of_n")
@@ -37,6 +37,7 @@ class BestOfN:
         view: features of a window.
         critic: what plans are worth.
         strides: at which plans are drawn, one or several.
+        horizon: T.
         n: plans drawn for each condition.
         draws: the sampler that draws them; null for the usual one of the prior.
         temperature: of the draws, an option of that sampler as are the next two; null for its default.
@@ -62,6 +63,7 @@ class BestOfN:
         view: Any,
         critic: Critic,
         strides: tuple[int, ...],
+        horizon: int,
         *,
         n: int = 8,
         draws: str | None = None,
@@ -90,8 +92,10 @@ class BestOfN:
             require(option, value, holds, f"null where sampler {name} draws", f"sampler.{option}=null")
         self.sampler = build("sampler", {"name": name, **options}, prior=prior, vocabulary=vocabulary)
         scales = tokenizer.schedule.scales
-        holds = compare_after is None or 1 <= compare_after <= scales
-        expected, fix = f"null, or from 1 to {scales}, the number of scales", "sampler.compare_after=null"
+        least = next(k + 1 for k in range(scales) if final_points(tokenizer, k, horizon))
+        holds = compare_after is None or least <= compare_after <= scales
+        expected = f"null, or from {least}, the first after which a point is decided, to {scales}, the number of scales"
+        fix = "sampler.compare_after=null"
         require("compare_after", compare_after, holds, expected, fix)
         by_scale, reason = isinstance(self.sampler, AutoregressiveSampler), "where no codes are drawn scale by scale"
         for option, value, usual in (("likely_fraction", likely_fraction, 1), ("compare_after", compare_after, None)):
@@ -208,7 +212,7 @@ class _Choice:
         if k != self.sampler.compared_scale:
             return None
         trajectory = self.sampler.decoder(partial_latent, self.cond)
-        points = round(self.tokenizer.layout.decoded_fraction(k) * trajectory.shape[1])
+        points = final_points(self.tokenizer, k, trajectory.shape[1])
         likelihood = torch.stack(self.likelihoods).sum(0) if self.likelihoods else None
         self.rows, self.worth = self.sampler.best(self.sampler.score(trajectory, self.cond, points), likelihood)
         return self.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,11 @@ def gradient(value: Callable[[Tensor, Cond], Tensor], x: Tensor, cond: Cond) -> 
         x = x.clone().requires_grad_()
         (uphill,) = torch.autograd.grad(value(x, cond.map(torch.clone)).sum(), x)
     return uphill
+
+
+def final_points(tokenizer: Any, k: int, horizon: int) -> int:
+    """How many of a plan's T points are final once scales 0 to k are drawn."""
+    return math.floor(tokenizer.layout.decoded_fraction(k) * horizon + 1e-6)
 
 
 class PlanScore:
@@ -56,7 +62,8 @@ class PlanScore:
             cond: B conditions.
             points: how many of the first points are decided, at least 1; None for all.
         """
-        fields = {name: self.view.read(trajectory[:, :points], name) for name in self.view.slices}
+        now = 0 if cond.past is None else cond.past.mask.shape[1] - 1  # a window that continues a history
+        fields = {name: self.view.read(trajectory[:, now:points], name) for name in self.view.slices}
         # A plan that is decoded as if it began nearer to the goal would be worth more, and leads nowhere from here.
         if "state" in fields:
             fields["state"] = torch.cat([cond.state.unsqueeze(1), fields["state"][:, 1:]], dim=1)
