@@ -320,6 +320,7 @@ class _Composition:
         if kind == "sampler" and "prior" in self.nodes:
             discrete = "tokenizer" in self.nodes and self.get("vocabulary") is not None
             check_pair(node["name"], self.get("prior"), self.nodes["prior"]["name"], discrete=discrete)
+            self._check_guidance(node)
         for name in spec(kind, node["name"]).wiring:
             if name == "schedule" and kind == "tokenizer":  # which knows the latent's length
                 wiring[name] = self._build_schedule
@@ -327,6 +328,16 @@ class _Composition:
                 wiring[name] = self.get(name)
         self._building.pop()
         return build(kind, node, **wiring)
+
+    def _check_guidance(self, sampler: Node) -> None:
+        """Refuses classifier-free guidance where nothing was learnt of plans without the condition."""
+        if sampler.get("guidance") and not getattr(self.get("conditioner"), "learns_unconditional", True):
+            raise ConfigError(
+                "Guidance compares with predictions without the condition, which a conditioner with dropout learns.",
+                expected="conditioner.dropout above 0, with the return or the goal among conditioner.fields",
+                got=f"sampler.guidance={sampler['guidance']}",
+                fix="sampler.guidance=0, or train with conditioner.dropout=0.1",
+            )
 
     def _build_schedule(self, length: int) -> ScaleSchedule:
         lengths = self.get("scale_lengths")

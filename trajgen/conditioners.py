@@ -71,6 +71,7 @@ class FieldConditioner(nn.Module):
                 )
         self.fields = tuple(name for name in fields if sizes[name])
         self.optional = frozenset(optional)
+        self.learns_unconditional = dropout > 0 and bool(self.optional & {*self.fields})
         self.width, self.dropout = width, dropout
         self.agents = schedule.agents[-1]
         identity = torch.eye(self.agents) if agent_axis is not None and agent_axis.identify else torch.zeros(1, 0)

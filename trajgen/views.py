@@ -24,7 +24,7 @@ class FieldView:
             joint angles far ahead takes codes that the path needs.
 
     Raises:
-        ConfigError: for a field that windows do not have, or without fields.
+        ConfigError: for a field that windows do not have or that is listed twice, or without fields.
     """
 
     def __init__(
@@ -47,12 +47,14 @@ class FieldView:
             widths["position"] = len(goal_state)
         self.position_indices = list(goal_state)
         for name in fields or ("",):
-            if name not in widths:
+            if name not in widths or fields.count(name) > 1:
                 raise ConfigError(
-                    "A view is a list of fields of a window.",
+                    "A view is a list of fields of a window, each of them once.",
                     expected=", ".join(widths),
                     got=f"view.fields={list(fields)}",
-                    fix=nearest(name, widths),
+                    fix=nearest(name, widths)
+                    if name not in widths
+                    else f"view.fields=[{','.join(dict.fromkeys(fields))}]",
                 )
         self.slices: dict[str, slice] = {}
         self.features = 0

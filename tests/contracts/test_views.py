@@ -38,6 +38,7 @@ def test_fields_are_concatenated_in_their_order(batch: Batch) -> None:
         (("stat",), (0, 1), "did you mean 'state'"),
         ((), (0, 1), "view.fields"),
         (("position",), (), r"view\.fields=\['position'\]"),
+        (("state", "return", "state"), (0, 1), r"view\.fields=\[state,return\]"),
     ],
 )
 def test_unknown_fields_are_refused(fields: tuple[str, ...], goal_state: tuple[int, ...], message: str) -> None:

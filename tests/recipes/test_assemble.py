@@ -68,6 +68,14 @@ def test_parts_that_nothing_asks_for_are_refused() -> None:
     assert assembled(nodes).stages()
 
 
+def test_guidance_by_what_was_not_learnt_is_refused() -> None:
+    for conditioner in ({"dropout": 0.0}, {"fields": ("state",)}):
+        with pytest.raises(ConfigError, match=r"conditioner\.dropout=0\.1") as caught:
+            tiny.planner(sampler={"name": "greedy", "guidance": 1.0}, conditioner=conditioner)
+        tiny.check_cure(caught.value)
+    tiny.planner(sampler={"name": "greedy", "guidance": 1.0}, conditioner={"dropout": 0.1})
+
+
 def test_parts_that_ask_for_each_other_are_refused() -> None:
     @registry.register("conditioner", "of_the_prior")
     def circle(prior: Any) -> None:

@@ -80,6 +80,23 @@ def test_other_types_are_refused(value: object, annotation: object) -> None:
     assert caught.value.expected
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "option", "value"),
+    [
+        ("prior", "transformer", "width", -1),
+        ("prior", "diffusion", "dropout", 2.0),
+        ("decoder", "adapter", "width", 0),
+        ("critic", "value", "depth", 0),
+        ("conditioner", "fields", "dropout", -1.0),
+        ("conditioner", "fields", "fourier_frequencies", -1),
+    ],
+)
+def test_sizes_and_shares_out_of_range_are_refused(kind: str, name: str, option: str, value: float) -> None:
+    wiring = dict.fromkeys(registry.spec(kind, name).wiring)
+    with pytest.raises(ConfigError, match=rf"{kind}\.{option} is out of range"):
+        registry.build(kind, {"name": name, option: value}, **wiring)
+
+
 def test_a_broken_installed_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
         name, value, dist = "their_lab", "their_lab.parts", None

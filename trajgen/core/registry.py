@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
 import os
 import sys
 import traceback
@@ -23,6 +24,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, TrajgenError, unknown_name
 from trajgen.core.options import convert, refuse_unknown
 from trajgen.core.renamed import new_name, new_value
@@ -44,6 +46,15 @@ KINDS: dict[str, str] = {
 ROOMS = tuple(f"{kind}s" for kind in KINDS)
 """The modules and packages of trajgen in which components are."""
 ENTRY_POINTS = "trajgen.components"
+RANGES = {
+    "width": (1, math.inf),
+    "depth": (1, math.inf),
+    "bottleneck": (1, math.inf),
+    "expansion": (0.1, math.inf),
+    "fourier_frequencies": (0, math.inf),
+    "dropout": (0, 1),
+}
+"""The lowest and highest values of options of these names, in all built-in components."""
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -165,7 +176,8 @@ def build(kind: str, node: Mapping[str, Any], **wiring: Any) -> Any:
         wiring: values by name; those that the component does not take are left out.
 
     Raises:
-        ConfigError: for an unknown component or option, a wrong type, or wiring that nothing provides.
+        ConfigError: for an unknown component or option, a wrong type, a value out of range, or wiring that nothing
+            provides.
     """
     options = complete(kind, node)
     description = spec(kind, options.pop("name"))
@@ -176,6 +188,10 @@ def build(kind: str, node: Mapping[str, Any], **wiring: Any) -> Any:
             expected=f"only {', '.join(sorted(wiring))}",
             fix="make it keyword-only with a default, so that it is an option",
         )
+    if (kind, description.name) in _built_in():
+        for option in description.options:
+            if option.name in RANGES:
+                check_range(f"{kind}.{option.name}", options[option.name], *RANGES[option.name], usual=option.default)
     return component(kind, description.name)(**{w: wiring[w] for w in description.wiring}, **options)
 
 

@@ -22,7 +22,7 @@ from trajgen.nn.layers import ConvEncoder, doublings
 from trajgen.tokenizers.layouts import layout_of
 from trajgen.tokenizers.quantizers import build_quantizer
 
-MIN_OPTIONS = {"latent_length": 1, "code_dim": 1, "codebook_size": 2, "width": 1, "depth": 1}
+MIN_OPTIONS = {"latent_length": 1, "code_dim": 1, "codebook_size": 2}
 """The lowest values of options; 0 for others."""
 
 
@@ -95,9 +95,8 @@ class MultiscaleTokenizer(nn.Module):
             "diversity": diversity,
         }
         defaults = {p.name: p.default for p in inspect.signature(MultiscaleTokenizer).parameters.values()}
-        sizes = {"latent_length": latent_length, "width": width, "depth": depth}
         most = {"decay": 1.0, "latent_length": horizon}
-        for name, value in (options | sizes).items():
+        for name, value in {**options, "latent_length": latent_length}.items():
             high = most.get(name, math.inf)
             check_range(f"tokenizer.{name}", value, MIN_OPTIONS.get(name, 0), high, usual=min(defaults[name], high))
         halvings = doublings(horizon, latent_length)
