@@ -59,7 +59,7 @@ class PlannedActions(nn.Module):
 
 @register("action", "state")
 class StateInverseDynamics(nn.Module):
-    """Actions that lead from the state to the plan's next point (Decision Diffuser, arXiv 2211.15657, section 3.3).
+    """Actions that lead from the state to the plan's next point (Decision Diffuser, arXiv 2211.15657, section 3.1).
 
     It knows the way between any two points, and so follows a plan to its end, whose last point is the next one from
     there on.
