@@ -24,7 +24,7 @@ def current(kind: str, values: Mapping[str, Any], source: object) -> dict[str, A
     Args:
         kind: ``config`` for the config.json of a run folder, ``checkpoint`` for a checkpoint's metadata.
         values: as they were read; they are not trusted.
-        place: the file, for the message.
+        source: the file, for the message.
 
     Raises:
         CheckpointError: if the format is newer or older than what is read.

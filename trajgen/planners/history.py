@@ -32,6 +32,7 @@ class HistoryPlanner(PlansNoTrajectory):
         tokenizer: whose latent is the trajectory, one continuous token for each field of a point.
         prior: autoregressive, one token at a time.
         return_target: the target return-to-go when acting.
+        normalizer: of the data.
         horizon: T, the points that a history holds at most.
         stride: environment steps between points; a history grows by every step, so it must be 1.
         past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a

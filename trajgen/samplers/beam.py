@@ -37,6 +37,7 @@ class Beam:
 
     Args:
         prior: what is searched, scale by scale.
+        tokenizer: whose tokens are drawn; where they are numbers of a point, it tells of which field.
         vocabulary: V.
         decoder: partial latent to trajectory, for the value of partial plans.
         view: features of a window.
