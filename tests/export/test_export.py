@@ -93,7 +93,7 @@ BEST_OF_TWO = {"sampler": {"name": "best_of_n", "n": 2}, "critic": "length"}
         pytest.param("onnx", 2, None, "likelihood", {}, marks=pytest.mark.nightly),
         pytest.param("torch_export", 1, -0.15, "likelihood", {}, marks=pytest.mark.nightly),
         ("torch_export", 1, 1.5, "state", {}),
-        ("onnx", 1, 0.0, "critic", BEST_OF_TWO),
+        pytest.param("onnx", 1, 0.0, "critic", BEST_OF_TWO, marks=pytest.mark.nightly),
     ],
 )
 def test_it_revises_as_the_policy_that_was_loaded(
@@ -158,8 +158,10 @@ def test_it_continues_a_history_as_the_policy_that_was_loaded(
 
 @pytest.mark.parametrize(
     ("planner", "replan_interval"),
-    [({"name": "hierarchy", "segment": 2, "overlap": True}, STEPS), ({"name": "continuing", "past": 2}, 1)],
-    ids=["hierarchy", "continuing"],
+    [
+        pytest.param({"name": "hierarchy", "segment": 2, "overlap": True}, STEPS, id="hierarchy"),
+        pytest.param({"name": "continuing", "past": 2}, 1, id="continuing", marks=pytest.mark.nightly),
+    ],
 )
 def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_loaded(
     planner: dict[str, Any], replan_interval: int, tmp_path: Path

@@ -205,9 +205,9 @@ def test_agents_that_take_opposite_ways_agree_by_a_joint_scale_that_tells_them_a
     for stage in (stages["tokenizer"], stages["prior"]):
         optimizer = torch.optim.Adam(stage.trained, 3e-3)
         stage.begin(planner)
-        for _ in range(150):
+        for _ in range(100):
             optimizer.zero_grad()
-            stage.loss(windows(64))["total"].backward()
+            stage.loss(windows(48))["total"].backward()
             optimizer.step()
             if stage.after_step is not None:
                 stage.after_step()
