@@ -176,7 +176,7 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
     wiring = {kind: spec(kind, node["name"]).wiring for kind, node in nodes.items()}
     if "strides" not in wiring.get("sampler", ()):
         raise ConfigError(
-            "Of plans at several strides a sampler chooses one by a critic.",
+            "Several strides need a sampler that chooses among plans by a critic.",
             got=f"{got} with " + (f"sampler={nodes['sampler']['name']}" if "sampler" in nodes else "no sampler"),
             fix=f"recipe=mage_critic, sampler=best_of_n, or {one}",
         )

@@ -94,7 +94,7 @@ class QuantileTarget(nn.Module):
         super().__init__()
         if position_only and not goal_state:
             raise ConfigError(
-                "A position is the state features that goals specify, and there are none.",
+                "return_target.position_only needs goals that specify features of the state.",
                 expected="goals in the data, and data.goal_state",
                 got="return_target.position_only=true",
                 fix="return_target.position_only=false",

@@ -38,7 +38,7 @@ class FieldView:
     ) -> None:
         if len(strides) > 1 and "action" in fields:
             raise ConfigError(
-                "Points hold the actions up to the next one, as many as the stride, of which there is one then.",
+                "A view with the action needs a single stride: each point holds the actions up to the next one.",
                 got=f"view.fields={list(fields)} with data.stride={list(strides)}",
                 fix=f"data.stride={strides[0]}, or a view without actions",
             )

@@ -216,7 +216,7 @@ def test_codes_that_no_longer_fit_are_planned_anew_at_the_next_step() -> None:
         ({}, {"revise": 1}, r"from 2 to 3[\s\S]*policy.replan_interval=1"),
         ({}, {"revise_interval": 5}, r"policy.revise_interval is from 1 to 4[\s\S]*policy.revise_interval=4"),
         ({}, {"revise_threshold": float("nan")}, r"finite number, or null"),
-        ({}, {"revise_misfit": "critic"}, r"said by a critic[\s\S]*sampler=best_of_n"),
+        ({}, {"revise_misfit": "critic"}, r"by a critic[\s\S]*sampler=best_of_n"),
         ({"view": {"fields": ("return", "action")}}, {"revise_misfit": "state"}, r"state or position in view.fields"),
         ({"sampler": {"name": "best_of_n", "likely_fraction": 0.5}}, {}, r"one scale after the other"),
     ],
@@ -228,7 +228,7 @@ def test_what_cannot_be_revised_is_refused(swaps: dict[str, Any], options: dict[
 
 
 def test_a_planner_without_scales_cannot_revise() -> None:
-    with pytest.raises(ConfigError, match=r"planner of codes in scales[\s\S]*policy.revise=null"):
+    with pytest.raises(ConfigError, match=r"policy.revise needs a planner[\s\S]*policy.revise=null"):
         PolicyOptions(revise=2).steps(whole.policy().planner, 4)
 
 

@@ -42,7 +42,7 @@ class PlannedActions(nn.Module):
             )
         if horizon * stride < chunk:
             raise ConfigError(
-                "A plan is at least as long as a chunk.",
+                "The chunk is longer than a plan.",
                 expected=f"data.chunk of at most {horizon * stride} (horizon times stride)",
                 got=f"data.chunk={chunk}",
                 fix=f"data.chunk={horizon * stride}",
@@ -104,7 +104,7 @@ class StateInverseDynamics(nn.Module):
         stride = strides[0]
         if (horizon - 1) * stride < chunk:
             raise ConfigError(
-                "A chunk ends before the plan's last point.",
+                "The chunk is longer than a plan, which ends at its last point.",
                 expected=f"data.chunk of at most {max((horizon - 1) * stride, 1)}",
                 got=f"data.chunk={chunk}, data.horizon={horizon}, data.stride={stride}",
                 fix=f"data.horizon={-(-chunk // stride) + 1}",

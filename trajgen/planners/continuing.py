@@ -71,7 +71,7 @@ class ContinuingPlanner(LatentPlanner):
         inpaints = isinstance(tokenizer, InpaintsPast) and tokenizer.inpaints_past
         if not inpaints or vocabulary is not None or not action.reads_trajectory:
             raise ConfigError(
-                "A history of states is continued where the codes are the trajectory, and actions are read off it.",
+                "planner=continuing needs codes that are the trajectory, and an action head that reads it.",
                 expected="tokenizer=identity with inpaint=[state], and a head that reads the trajectory",
                 got=f"{type(tokenizer).__name__}, {type(action).__name__}",
                 fix="planner=latent, or recipe=dd",

@@ -16,14 +16,14 @@ def check_misfit(misfit: Misfit, view: Any, critic: Any) -> None:
     """Raises a `ConfigError` if plans with these parts have nothing that the misfit is measured by."""
     if misfit == "state" and not {"state", "position"} & {*view.slices}:
         raise ConfigError(
-            "Whether the state is the one that was planned is seen by plans of states.",
+            "policy.revise_misfit=state needs a view with the state or the position.",
             expected="state or position in view.fields",
             got=f"policy.revise_misfit=state with view.fields={list(view.slices)}",
             fix="policy.revise_misfit=likelihood",
         )
     if misfit == "critic" and critic is None:
         raise ConfigError(
-            "What a plan is worth is said by a critic, with which a sampler chooses among plans.",
+            "policy.revise_misfit=critic needs a sampler that chooses among plans by a critic.",
             got="policy.revise_misfit=critic without a critic",
             fix="sampler=best_of_n critic=length, recipe=mage_critic, or policy.revise_misfit=likelihood",
         )

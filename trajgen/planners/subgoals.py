@@ -63,7 +63,7 @@ class SubgoalPlanner(PlansNoTrajectory):
         super().__init__()
         if not goal_state:
             raise ConfigError(
-                "Subgoals are judged by the state features that goals specify, and there are none.",
+                "Planner 'subgoals' needs goals that specify features of the state, by which subgoals are judged.",
                 expected="goals in the data, and data.goal_state",
                 got="data.goal_state=[]",
                 fix="planner=advantage, which has one level",

@@ -81,7 +81,7 @@ class PolicyOptions:
 
         if planner.history or not isinstance(planner, RevisesPlans):
             raise ConfigError(
-                "Plans are revised by a planner of codes in scales, from the present state alone.",
+                "policy.revise needs a planner that generates codes scale by scale, without a history.",
                 got=f"policy.revise={self.revise} with {type(planner).__name__}",
                 fix="policy.revise=null",
             )

@@ -250,7 +250,7 @@ def _check_schedule(schedule: ScaleSchedule, prefix: bool) -> None:
         )
     if schedule.tokens == 1 and not prefix:
         raise ConfigError(
-            "Without a prefix, a row of one token has nothing to be predicted from.",
+            "prior.prefix=false needs a row of at least two tokens: the first is not predicted.",
             got="prior.prefix=false, schedule (1)",
             fix="prior.prefix=true",
         )

@@ -99,7 +99,7 @@ class TransformerPrior(nn.Module):
         check_heads(width, heads)
         if not across_agents and schedule.agents[-1] == 1:
             raise ConfigError(
-                "prior.across_agents=false keeps agents apart, where a view tells them apart.",
+                "prior.across_agents=false needs a view that tells agents apart.",
                 got=f"prior.across_agents=false with the scales {schedule}",
                 fix="prior.across_agents=true, or view=agents with data of several agents",
             )

@@ -103,7 +103,7 @@ class BestOfN:
             require(option, value, by_scale or value == usual, f"{word} {reason}", f"sampler.{option}={word}")
         if critic_guidance and not isinstance(self.sampler, FollowsGuide):
             raise ConfigError(
-                "A critic's gradient guides plans that are denoised, or moved along a flow; codes are chosen among.",
+                "sampler.critic_guidance needs a prior of diffusion or flow: codes of a vocabulary follow no gradient.",
                 got=f"sampler.critic_guidance={critic_guidance} with draws by {name}",
                 fix="sampler.critic_guidance=0 with a larger sampler.n, or recipe=dv",
             )

@@ -47,7 +47,7 @@ class PlanScore:
             fields = ",".join(view.slices)
             fix = f"view.fields=[{critic.reads[0]},{fields}] or sampler=temperature"
             raise ConfigError(
-                "A choice among plans needs points that tell what they are worth.",
+                "A choice among plans needs a view with a field that the critic reads.",
                 expected=f"{' or '.join(critic.reads)} in view.fields, for {type(critic).__name__}",
                 got=f"view.fields=[{fields}]",
                 fix="critic=value, or " + fix if "state" in view.slices else fix,

@@ -109,7 +109,7 @@ class MultiscaleTokenizer(nn.Module):
             features, latent_length = len(agent_axis.columns[0]), agent_axis.agents * latent_length
         elif joint_scales is not None:
             raise ConfigError(
-                "Scales are joint where a view tells agents apart.",
+                "tokenizer.joint_scales needs a view that tells agents apart.",
                 got=f"tokenizer.joint_scales={joint_scales}",
                 fix="view=agents with data of several agents, or tokenizer.joint_scales=null",
             )
