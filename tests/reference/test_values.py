@@ -201,6 +201,13 @@ def test_what_a_condition_does_not_contain_is_refused(changes: dict[str, Any], f
     make(IdentityTokenizer, **{**changes, **cure})
 
 
+def test_a_plan_of_one_point_cannot_begin_here_and_end_at_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.HORIZON", 1)
+    make(BinTokenizer)
+    with pytest.raises(ConfigError, match=r"must not be the first[\s\S]*data\.horizon=2"):
+        make(BinTokenizer, inpaint_goal=True)
+
+
 def test_the_identity_decoder_returns_the_trajectory() -> None:
     tokenizer, x = make(BinTokenizer, num_bins=50), torch.rand(2, HORIZON, FEATURES)
     decoder, latent = IdentityDecoder(tokenizer), tokenizer.spread(x)

@@ -109,7 +109,7 @@ class ValueTokenizer(nn.Module, ABC):
         inpainting: the values that follow from a condition.
 
     Raises:
-        ConfigError: if the schedule does not add up to N.
+        ConfigError: if the schedule does not add up to N, or the goal of a single point is inpainted.
     """
 
     vocabulary: int | None = None
@@ -126,6 +126,12 @@ class ValueTokenizer(nn.Module, ABC):
         inpainting: Inpainting,
     ) -> None:
         super().__init__()
+        if inpainting.goal and horizon == 1:
+            raise ConfigError(
+                "tokenizer.inpaint_goal fixes the last point of a plan, which must not be the first.",
+                got="data.horizon=1",
+                fix="tokenizer.inpaint_goal=false, or data.horizon=2",
+            )
         self.period, self.fields_of_tokens = len(tokens), tuple(name for name, _ in tokens)
         self.horizon, self.latent_length = horizon, horizon * len(tokens)
         slices = [features for _, features in tokens]
