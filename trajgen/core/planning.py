@@ -89,7 +89,7 @@ class Planner(Protocol):
         ...
 
     def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """How the plan grew, for pictures: trajectories (B, T, D) by what was known, coarse to fine; perhaps none."""
+        """The plan as it grew, for pictures: trajectories (B, T, D) by name, coarse to fine; may be empty."""
         ...
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:

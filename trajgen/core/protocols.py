@@ -193,7 +193,7 @@ class Autoregressive(Protocol):
         ...
 
     def start(self, cond: Cond) -> Any:
-        """The state of a stepwise prediction: whatever is computed once per plan, and an empty cache."""
+        """The state of a stepwise prediction: what is computed once per plan, and an empty cache."""
         ...
 
     def step(self, x: Tensor | None, k: int, state: Any) -> Tensor:
@@ -226,10 +226,10 @@ class Denoising(Protocol):
     timesteps: int
     """Levels of noise."""
     beta_schedule: str
-    """How noise grows with the level, as the library of noise schedules names it."""
+    """How noise grows with the level, as diffusers names it."""
 
     def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The codes (B, L, C) that are expected behind noisy ones x at noise level t (B,)."""
+        """The expected codes (B, L, C), given noisy ones x at noise level t (B,)."""
         ...
 
 
@@ -238,7 +238,7 @@ class HasVelocity(Protocol):
     """A prior that is drawn by moving noise along a flow."""
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The velocity (B, L, C) of codes that are at x (B, L, C) at times t (B,) from 0, noise, to 1, codes."""
+        """The velocity (B, L, C) of codes x (B, L, C) at times t (B,) from 0, noise, to 1, codes."""
         ...
 
 
@@ -251,7 +251,7 @@ class Decoder(Protocol):
     def __call__(self, latent: Tensor, cond: Cond) -> Tensor: ...
 
     def base(self, latent: Tensor, cond: Cond) -> Tensor:
-        """What it decodes before its adapters are trained: the base parameters alone."""
+        """What the base parameters decode alone, before the adapters are trained."""
         ...
 
     def base_parameters(self) -> list[Any]:

@@ -137,7 +137,7 @@ class DataOptions:
     relabel_ratio: float = 0.5
     """Share of windows with hindsight goals."""
     relabel_steps: Literal["uniform", "log_uniform"] = "uniform"
-    """After how many steps a hindsight goal is reached: all numbers alike, or all orders of magnitude."""
+    """Distribution of the steps until a hindsight goal is reached: uniform in their number, or in its logarithm."""
     goal_radius: float | None = None
     """Distance to the window's goal within which a step earns 1."""
     terminate_at_goal: bool = False
@@ -146,7 +146,7 @@ class DataOptions:
     """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925), or
     left out of the losses."""
     absorbing_goals: bool = False
-    """Whether a window stays at its last point from where the data turn to another goal."""
+    """Whether a window stays at its last point once the data turn to another goal."""
     action_limits: Literal["space", "data"] = "space"
     """Bounds of actions: those of the action space, or of the data."""
 
