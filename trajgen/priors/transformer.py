@@ -64,7 +64,7 @@ class TransformerPrior(nn.Module):
         dropout: on the outputs of attention and MLP.
         action_weight: of actions in the loss, beside 1 for other parts of a point: the code of Trajectory Transformer
             (arXiv 2106.02039) has 5. Other than 1 needs a tokenizer of values.
-        value_weight: of rewards and returns in the loss, likewise.
+        value_weight: of rewards and returns in the loss, likewise; that code has 1.
         across_agents: of a team, whether the tokens of an agent attend to those of the others; false leaves it those of
             all agents together, and with none of them makes agents independent.
 
