@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from trajgen import experiments, load_policy
 from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import LARGEST_FILE, read_json
+from trajgen.data.options import DataOptions
 from trajgen.engine.checkpoint import Checkpoints
+from trajgen.envs.eval_env import EnvRecord, make_eval_env
+from trajgen.envs.teams import TEAMS
 from trajgen.experiments.definition import Study, Variant
 from trajgen.experiments.run_folder import load_config, trained_stages, write_summary
 from trajgen.experiments.study import check_folder
 from trajgen.viz.report.facts import read_facts
+from trajgen.viz.report.page import page
 
 TRACE = "executed"
 MODULE = f"import pathlib\npathlib.Path({TRACE!r}).touch()\n"
@@ -232,6 +237,25 @@ def test_what_is_no_file_is_refused_before_it_is_read(name: str, odd: str, stran
     (stranger / "study.json").write_text("{}")
     with pytest.raises(CheckpointError, match="lie within it"):
         check_folder(stranger, study, {})
+
+
+def test_an_environment_of_several_agents_imports_no_module(trap: Path) -> None:
+    options, several = DataOptions(id="nobody/none-v0"), partial(EnvRecord, "trajgen/Parallel-v0", max_episode_steps=5)
+    with pytest.raises(CheckpointError, match=r"imports=\[trap\], if you know"):
+        make_eval_env(options, several(options={"env": "trap"}))
+    assert not trap.exists()
+    make_eval_env(options, several(options=TEAMS["spread"].options))
+
+
+def test_figures_and_commands_that_no_training_wrote(stranger: Path) -> None:
+    huge = 10**400
+    returns = {"policy": [huge], "controller": [1.0]}
+    figures = {"env": "a", "episodes": huge, "seeds": [0, 0], "episode_returns": returns}
+    (stranger / "evaluation.json").write_text(json.dumps(figures | {"ratio_to_controller_ci95": [huge, 1]}))
+    page(read_facts([stranger]), title="", command="")
+    for command in ("trajgen train 'open", ["a", 1], 5):
+        change(stranger, "command", to=command)
+        write_summary(stranger, stranger, compose(WORDS), {"env": "a", "episodes": 1}, [])
 
 
 def test_a_folder_that_is_a_link_is_refused_too_and_links_within_are_not(stranger: Path, lab: Path) -> None:

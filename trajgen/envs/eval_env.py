@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajgen.core.choices import choices_of
-from trajgen.core.errors import DataError
+from trajgen.core.errors import CheckpointError, DataError
 from trajgen.core.observations import Key, entry, join_images
 from trajgen.data import store
 from trajgen.data.options import DataOptions, SuccessRule
@@ -19,6 +20,7 @@ from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
 from trajgen.envs.maze_images import image_side, with_images
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
 from trajgen.envs.shift import shift_words, shifted
+from trajgen.envs.teams import TEAMS
 from trajgen.envs.waypoints import WaypointController
 
 if TYPE_CHECKING:
@@ -150,6 +152,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
 
     Raises:
         DataError: if the set is not on this machine, or names no environment that can be made here.
+        CheckpointError: if what a run folder says names a module that is not imported.
     """
     if store.folder(options.id).is_dir():
         about = store.metadata(options.id)
@@ -157,6 +160,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         if options.env_id is None and is_in_another_maze(options.id):
             warnings.warn(f"The data set {options.id!r} {IN_ANOTHER_MAZE}.", stacklevel=2)
     elif recorded is not None:
+        _refuse_module(recorded)
         about = {"ref_min_score": recorded.bounds[0], "ref_max_score": recorded.bounds[1]} if recorded.bounds else {}
         is_same = options.env_id in (None, recorded.id)
         env_spec = spec(
@@ -222,6 +226,17 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         resets=options.resets,
         **optional,
     )
+
+
+def _refuse_module(recorded: EnvRecord) -> None:
+    """Raises a CheckpointError if an environment of several agents would import a module that a run folder names."""
+    module = recorded.options.get("env")
+    if isinstance(module, str) and module not in {*sys.modules, *(team.options["env"] for team in TEAMS.values())}:
+        raise CheckpointError(
+            "A run folder may only name modules that are imported already.",
+            got=f"{recorded.id} with env={module}",
+            fix=f"imports=[{module}], if you know what it does",
+        )
 
 
 def record_env(options: DataOptions) -> EnvRecord | None:

@@ -303,6 +303,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
     """Writes summary.md, one page about the run of ``folder``, into ``out``."""
     from trajgen.viz.summary import summary_markdown
 
+    command = read_config(folder).get("command")
     text = summary_markdown(
         config.to_plain(),
         figures,
@@ -310,7 +311,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         plots,
         versions=read_json(folder / "versions.json"),
         scales=load_config(folder)[1].scale_lengths,
-        command=read_config(folder).get("command"),
+        command=command if isinstance(command, str) else None,
         run=str(folder),
     )
     write_file(out / "summary.md", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent, share
@@ -129,11 +130,13 @@ def summary_markdown(
         captions = {plot: plot.rpartition("/")[2].rpartition(".")[0].replace("_", " ") for plot in plots}
         sections += ["## Pictures", *(f"![{caption}]({plot})" for plot, caption in captions.items())]
     words = [f"{key}={config[key]}" for key in ("recipe", "seed") if isinstance(config.get(key), str | int)]
+    command = command or shlex.join(["trajgen", "train", *words])
     if run is not None:
-        trained = shlex.split(command)[2:] if command else words
-        steps = next_steps(run, trained, has_env="return" in evaluation)
+        with suppress(ValueError):  # a stranger's command may be none
+            words = shlex.split(command)[2:]
+        steps = next_steps(run, words, has_env="return" in evaluation)
         sections += ["## What to do next", f"```\n{steps}\n```"]
-    sections += ["## To repeat it", f"```\n{command or shlex.join(['trajgen', 'train', *words])}\n```"]
+    sections += ["## To repeat it", f"```\n{command}\n```"]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from trajgen.config import merged
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.core.files import read_json, read_metrics
+from trajgen.core.files import LARGEST_NUMBER, read_json, read_metrics
 from trajgen.core.options import entry
 from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
 from trajgen.viz.summary import Row, score_rows
@@ -86,7 +86,7 @@ class Facts:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return math.isfinite(value) if isinstance(value, float) else type(value) is int and abs(value) <= LARGEST_NUMBER
 
 
 def run_of(folder: Path) -> Path:
