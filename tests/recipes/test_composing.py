@@ -14,7 +14,7 @@ from hydra.compose import compose as hydra_compose
 
 from trajgen.config import RECIPES, compose, merged, read_options, read_yaml, recipe_files
 from trajgen.core.errors import ConfigError
-from trajgen.core.options import nested
+from trajgen.core.options import nested, value_of
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.renamed import OPTIONS, VALUES, new_name
 
@@ -181,6 +181,14 @@ def test_new_names_are_those_of_today() -> None:
         assert old not in options and new_name(old) in options, old
     for (kind, old), new in VALUES.items():
         assert kind not in KINDS or old in names(kind) or new.partition(" ")[0] in names(kind)
+
+
+def test_numbers_may_have_an_exponent_wherever_they_are_typed(tmp_path: Path) -> None:
+    (tmp_path / "fine.yaml").write_text("defaults: [bc]\nengine: {budget: 1e-2, stages: {action: {lr: 3E-4}}}\n")
+    engine = compose([f"recipe={tmp_path / 'fine.yaml'}"]).engine
+    assert engine.budget == 0.01 and engine.stages["action"].lr == 3e-4
+    words = ["a=1e3", "b=[-2.5e-1,x1e3]", "c=1.e+2", "d=e3", "e='1e3'"]
+    assert [value_of(word) for word in words] == [1000.0, [-0.25, "x1e3"], 100.0, "e3", "1e3"]
 
 
 def test_overrides_of_a_finished_run() -> None:

@@ -285,7 +285,12 @@ def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]
         ("evaluate evalution.episodes=3", "'evaluation'"),
         ("evaluate policy.replan_interval=99", "policy.replan_interval=99"),
         ("evaluate device=tpu9", "device=tpu9"),
+        ("evaluate episodes=3", "did you mean 'evaluation.episodes'?"),
+        ("evaluate engine.budget=3", "Unknown option 'engine.budget'"),
+        ("evaluate decoder.width=8", "leave out what changes the weights: decoder.width"),
         ("sample plans=x", "plans"),
+        ("sample return=.inf", "leave return out"),
+        ("plot returns=[.nan]", "leave returns out"),
     ],
 )
 def test_overrides_of_a_run(line: str, mentions: str, stranger: Path, check_refused: Callable[..., str]) -> None:

@@ -56,7 +56,7 @@ def read_run(words: Iterable[str], cls: type[R]) -> tuple[R, dict[str, Any]]:
     """
     from trajgen.experiments.zoo import writable_folder
 
-    options, rest = read(words, cls, COMPOSITION)
+    options, rest = read(words, cls, [group for group in COMPOSITION if group != "engine"])
     return replace(options, run=existing(writable_folder(options.run))), parse(rest)
 
 

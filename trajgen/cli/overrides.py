@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from trajgen.core.errors import ConfigError, nearest
-from trajgen.core.options import convert, nested
+from trajgen.core.options import convert, nested, value_of
 from trajgen.core.registry import KINDS, names
 
 T = TypeVar("T", bound=Hashable)
@@ -94,11 +94,22 @@ def read(words: Iterable[str], cls: type[T], groups: Collection[str] | None = No
             rest.append(word)
         else:
             allowed = [*options, *groups]
-            raise ConfigError(f"Unknown option '{key}'.", expected=", ".join(allowed), fix=nearest(key, allowed))
+            fix = _dotted(key, groups) or nearest(key, allowed)
+            raise ConfigError(f"Unknown option '{key}'.", expected=", ".join(allowed), fix=fix)
     for key, option in options.items():
         if option.is_required and option.field not in values:
             raise ConfigError(f"The command needs {key}=….", fix=f"add {option.label}")
     return cls(**values), rest
+
+
+def _dotted(key: str, groups: Collection[str]) -> str | None:
+    """The question whether an option of a group was meant, as evaluation.episodes by episodes."""
+    if not groups:
+        return None
+    from trajgen.config import SECTIONS
+
+    names = [f"{group}.{key}" for group in groups if key in getattr(SECTIONS.get(group), "__dataclass_fields__", ())]
+    return f"did you mean '{names[0]}'?" if names else None
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:
@@ -112,7 +123,7 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
         key, equals, _ = word.partition("=")
         if not equals or not key:
             raise bare_word(word, ())
-        pairs.append((key, _yaml(word)))
+        pairs.append((key, value_of(word)))
     return nested(pairs)
 
 
@@ -158,16 +169,7 @@ def _value(word: str, hint: Any) -> Any:
     is_list = any(get_origin(each) is tuple for each in types)
     if str in types and not (is_list and text.startswith("[")):
         return None if NoneType in types and text == "null" else text
-    value = _yaml(word)
+    value = value_of(word)
     if is_list and value is not None and not isinstance(value, list):
         value = [value]
     return convert(value, hint, key)
-
-
-def _yaml(word: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(word.partition("=")[2])
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of 5000 digits or brackets, or no such day
-        raise ConfigError(f"The value of '{word}' cannot be read.", fix="close every bracket and quote") from error

@@ -12,14 +12,12 @@ import yaml
 
 from trajgen.config.schema import merged
 from trajgen.core.errors import ConfigError, unknown_name
-from trajgen.core.options import convert
+from trajgen.core.options import convert, yaml_loader
 from trajgen.core.registry import KINDS, names
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 if not RECIPES.is_dir():  # a checkout: the folder stands beside the package; a wheel carries it inside
     RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The same as yaml.safe_load's, in C where it was built."""
 LARGEST_FILE, DEEPEST, MOST_ALIASES = 2**20, 32, 64
 """Bytes, nesting and repetitions (``*name``) of the largest YAML file that is read; a recipe has a tenth of each."""
 DEFAULTS, SELF, OVERRIDE = "defaults", "_self_", "override "
@@ -163,7 +161,7 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         _check_depth(path, text)
-        values = yaml.load(text, Loader=SAFE_LOADER)
+        values = yaml.load(text, Loader=yaml_loader())
     except (ValueError, OverflowError) as error:  # not UTF-8, a number of 5000 digits, the 31st of February
         raise _not_plain(path, str(error)[:200]) from error
     except yaml.YAMLError as error:
@@ -183,7 +181,7 @@ def _read(path: Path, changed: int, size: int) -> dict[str, Any]:
 
 def _check_depth(path: Path, text: str) -> None:
     depth = aliases = 0
-    for event in yaml.parse(text, Loader=SAFE_LOADER):
+    for event in yaml.parse(text, Loader=yaml_loader()):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         aliases += isinstance(event, yaml.AliasEvent)
         if depth > DEEPEST or aliases > MOST_ALIASES:

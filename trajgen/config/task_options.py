@@ -7,11 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trajgen.config.files import DEFAULTS, RECIPES, find_file, read_options, read_yaml
 from trajgen.core.errors import ConfigError
-from trajgen.core.options import nested
+from trajgen.core.options import nested, value_of
 from trajgen.core.registry import KINDS
 
 RECIPES_KEY = "recipes"
@@ -53,7 +51,7 @@ def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str
 
 def task_values(words: Iterable[str]) -> dict[str, Any]:
     """The same options as nested values, to be merged into a composed configuration."""
-    return nested((word.partition("=")[0], yaml.safe_load(word.partition("=")[2])) for word in words)
+    return nested((word.partition("=")[0], value_of(word)) for word in words)
 
 
 def _names(word: str) -> set[str]:

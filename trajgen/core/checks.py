@@ -27,3 +27,10 @@ def check_range(option: str, value: float | None, low: float, high: float = math
             got=f"{option}={value}",
             fix=f"{option}={usual:g}",
         )
+
+
+def check_finite(option: str, *values: float | None) -> None:
+    """Raises a `ConfigError` for a value that is no finite number; None passes."""
+    for value in values:
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{option} is finite.", got=f"{option}={value}", fix=f"leave {option} out")

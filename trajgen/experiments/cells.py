@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from trajgen.config import Config, compose, merged, quoted
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json
+from trajgen.core.options import value_of
 from trajgen.experiments.definition import Study, merge_overrides, slug
 from trajgen.experiments.jobs import Job
 from trajgen.experiments.run_folder import load_config
@@ -248,7 +247,7 @@ def _evaluation_words(overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _yaml(value: Any) -> str:
-    return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
+    return value if isinstance(value, str) and value_of(f"={value}") == value else json.dumps(value)
 
 
 def dry_run_rows(rows: Sequence[Row]) -> dict[str, str]:

@@ -19,9 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.options import value_of
 
 EXTRAS = {"loky": ("joblib", "sweep"), "submitit": ("submitit", "sweep"), "ray": ("ray", "ray")}
 """For each executor, the package that it needs, and the extra that installs it."""
@@ -265,7 +264,7 @@ def read_executor_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]
     """
     options, rest = dict[str, Any](), list[str]()
     for word in words:
-        key, _, value = word.partition("=")
+        key = word.partition("=")[0]
         if key.lstrip("+").startswith(("hydra/", "hydra.")):
             raise ConfigError(
                 "Studies and searches run on an executor, not on a launcher of Hydra.",
@@ -273,7 +272,7 @@ def read_executor_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]
                 fix="executor=loky, or executor=submitit (SLURM) or executor=ray with options executor.KEY=VALUE",
             )
         if key.startswith("executor."):
-            options[key.removeprefix("executor.")] = yaml.safe_load(value)
+            options[key.removeprefix("executor.")] = value_of(word)
         else:
             rest.append(word)
     return options, rest

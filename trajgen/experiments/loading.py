@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config, merged
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.core.options import nested
+from trajgen.core.options import flat, nested
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare_imports
 from trajgen.experiments.run_folder import load_config
@@ -63,7 +63,13 @@ def load_policy(
     planner, chosen = _rebuild(config, space, checkpoint), choose_device(device)
     with fits_into_memory(chosen, f"the model of {folder}"):
         planner.to(chosen)
-        load_weights(planner, checkpoint, without=_swapped(folder, config))
+        try:
+            load_weights(planner, checkpoint, without=_swapped(folder, config))
+        except CheckpointError as error:
+            if not overrides:
+                raise
+            fix = f"leave out what changes the weights: {', '.join(key for key, _ in flat(nested(overrides.items())))}"
+            raise CheckpointError(error.rule, got=error.got, fix=fix) from error
         merge_adapters(planner)
     normalizer: Any = planner.normalizer
     return RecedingHorizonPolicy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trajgen.core.checks import check_range
+from trajgen.core.checks import check_finite, check_range
 from trajgen.core.errors import ConfigError
 from trajgen.data.options import EnvShift
 
@@ -72,6 +72,7 @@ class SampleRequest:
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, usual=0)
         check_range("plans", self.plans, 1, usual=8)
+        check_finite("return", self.return_)
 
 
 @dataclass(frozen=True, kw_only=True)

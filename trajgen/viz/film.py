@@ -17,7 +17,7 @@ from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import replacing
 from trajgen.evaluation.pool import LocalPool
 from trajgen.evaluation.rollout import rollout
-from trajgen.experiments.run_folder import free_path
+from trajgen.experiments.run_folder import free_path, require_writable
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
 from trajgen.viz.options import VideoRequest
 from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states, stride_of
@@ -52,6 +52,7 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
     """
     path = out or free_path(run.folder / "videos", f"episode_{request.seed}-{{}}.gif")
     check_film(path)
+    require_writable(path.parent, "out=ANOTHER, or mend the permissions")
     env = run.eval_env
     if env.replayed_episodes:
         raise ConfigError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from trajgen.core.checks import check_range
+from trajgen.core.checks import check_finite, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class PlotRequest(Look):
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("plans", 1), ("episodes", 1)):
             check_range(name, getattr(self, name), least, usual=getattr(PlotRequest, name))
+        check_finite("returns", *self.returns)
 
 
 @dataclass(frozen=True, kw_only=True)
