@@ -16,7 +16,7 @@ from torch import nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
-from trajgen.core.protocols import TellsAgentsApart
+from trajgen.core.protocols import DropsCondition, TellsAgentsApart
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import AgentAxis, Space, Stage, with_total
@@ -331,7 +331,8 @@ class _Composition:
 
     def _check_guidance(self, sampler: Node) -> None:
         """Refuses classifier-free guidance where nothing was learnt of plans without the condition."""
-        if sampler.get("guidance") and not getattr(self.get("conditioner"), "learns_unconditional", True):
+        conditioner = self.get("conditioner") if sampler.get("guidance") else None
+        if isinstance(conditioner, DropsCondition) and not conditioner.learns_unconditional:
             raise ConfigError(
                 "Guidance compares with predictions without the condition, which a conditioner with dropout learns.",
                 expected="conditioner.dropout above 0, with the return or the goal among conditioner.fields",

@@ -163,6 +163,14 @@ class Conditioner(Protocol):
         ...
 
 
+@runtime_checkable
+class DropsCondition(Conditioner, Protocol):
+    """A conditioner that withholds parts of conditions in training, for classifier-free guidance."""
+
+    learns_unconditional: bool
+    """Whether it does, with the options that it has; without it guidance is refused."""
+
+
 class Prior(Protocol):
     """A distribution over codes given a condition."""
 
