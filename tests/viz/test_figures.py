@@ -86,7 +86,7 @@ def test_one_seed_is_no_interval_over_seeds(tmp_path: Path) -> None:
 
 def test_scores_against_minutes_are_a_curve_of_each_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (path.touch(), figures.append(figure)))
     rows = [
         STUDY_ROW | {"curve": curve, "minutes": minutes, "mean": (minutes or 0) / 100, "by_seed": {"0": 0.9}}
         for curve, minutes in (("mage", 30.0), ("bc", 2.0), ("mage", 10.0), (None, 5.0), ("bc", None))
@@ -101,7 +101,7 @@ def test_scores_against_minutes_are_a_curve_of_each_recipe(tmp_path: Path, monke
 
 def test_a_curve_of_a_single_point_shows_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (path.touch(), figures.append(figure)))
     draw_losses(tmp_path / "x.png", [{"stage": "a", "step": 5, "total": 1.0}])
     draw_losses(tmp_path / "x.png", [{"stage": "a", "step": step, "total": 1.0} for step in (5, 10)])
     assert [figure.axes[0].lines[0].get_marker() for figure in figures] == ["o", "None"]
@@ -110,7 +110,7 @@ def test_a_curve_of_a_single_point_shows_a_mark(tmp_path: Path, monkeypatch: pyt
 def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
     monkeypatch.setattr(
-        Figure, "savefig", lambda figure, path: (figure.draw_without_rendering(), figures.append(figure))
+        Figure, "savefig", lambda figure, path: (path.touch(), figure.draw_without_rendering(), figures.append(figure))
     )
     draw_losses(tmp_path / "x.png", [{"stage": "a", "step": step, "total": 10.0**-step} for step in range(4)])
     labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
@@ -163,10 +163,20 @@ def test_returns_leave_out_failures(tmp_path: Path) -> None:
         assert size(tmp_path / f"{name}.png")[0] > 500
 
 
-def test_a_failed_figure_writes_nothing(tmp_path: Path) -> None:
+def test_a_failed_figure_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError), new_figure(1, 1, tmp_path / "x.png"):
         _ = 1 / 0
     assert not (tmp_path / "x.png").exists()
+
+    def full(_: Figure, path: Path) -> None:
+        path.write_text("half of it")
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "x.png").write_text("before")
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space"), new_figure(1, 1, tmp_path / "x.png"):
+        pass
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
 
 
 def test_a_table_is_the_same_in_a_terminal_in_markdown_and_as_csv() -> None:
@@ -190,7 +200,8 @@ def test_numbers_of_tables() -> None:
 @pytest.fixture(scope="module")
 def evaluation() -> dict:
     options = EvaluationOptions(episodes=4)
-    return evaluate(Constant(0.8), walk_env(), options, extra={"condition_error": {"state": 0.125}}).to_dict()
+    figures = evaluate(Constant(0.8), walk_env(), options).to_dict()
+    return figures | {"condition_error": {"state": 0.125}}
 
 
 def test_summary_is_one_page_with_its_figures(evaluation: dict) -> None:

@@ -126,13 +126,11 @@ def evaluate(
     eval_env: EvalEnv,
     options: EvaluationOptions | None = None,
     *,
-    extra: Mapping[str, Any] | None = None,
     progress: Callable[[str], AbstractContextManager[Progress | None]] | None = None,
 ) -> Evaluation:
     """Rolls out a policy, the environment's controller and random actions on the same episodes.
 
     Args:
-        extra: further figures to be written with these, such as ``condition_error``.
         progress: opened with the name of each player: policy, random, controller.
 
     Raises:
@@ -184,7 +182,7 @@ def evaluate(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": hardware(getattr(policy, "device", None)),
     }
-    return Evaluation(figures | dict(extra or {}), played, rollouts.get("controller"))
+    return Evaluation(figures, played, rollouts.get("controller"))
 
 
 def _scores(eval_env: EvalEnv, rollouts: Mapping[str, Rollouts]) -> dict[str, Any]:

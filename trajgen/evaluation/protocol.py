@@ -62,8 +62,6 @@ def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space
         box: Any = envs[0].action_space
         if options.reference and not choices_of(box):
             require_bounds(box.low, box.high)
-        if options.protocol == "first_hit":
-            require_goal(eval_env)
         (start,) = pool.reset([options.seed])
         first = start if start.error else pool.step([middle(pool.action_space)])[0]
         if first is not None and first.error:
@@ -72,6 +70,8 @@ def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space
                 got=f"{'reset' if start.error else 'step'}: {first.error}",
                 fix="mend the environment, or name another one: data.env_id=ID",
             )
+    if options.protocol == "first_hit":
+        require_goal(eval_env)
 
 
 def require_bounds(low: Any, high: Any) -> None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trajgen.core.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -101,7 +103,10 @@ def _write_captions(figure: Figure, texts: Captions | None) -> None:
 def new_figure(
     width: float, height: float, path: Path | None = None, layout: Literal["constrained", "compressed"] = "constrained"
 ) -> Iterator[Figure]:
-    """A figure of this size in inches, written to ``path`` in the end if one is given: PNG, PDF or SVG by its name."""
+    """A figure of this size in inches, written to ``path`` in the end if one is given: PNG, PDF or SVG by its name.
+
+    It is there whole or not at all.
+    """
     backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may not be installed here, and its import would fail
     try:
         matplotlib = import_module("matplotlib")
@@ -117,8 +122,8 @@ def new_figure(
         yield figure
         _write_captions(figure, _CAPTIONS.get())
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path)
+            with replacing(path) as partial:
+                figure.savefig(partial)
 
 
 def log_scale(ax: Axes, name: Literal["x", "y"] = "y") -> None:

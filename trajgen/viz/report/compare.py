@@ -12,6 +12,12 @@ from trajgen.viz.tables import NOTHING
 
 IGNORED = ("run_dir", "resume", "space")
 """Entries of a configuration that do not change what is trained."""
+EPISODE_OPTIONS = {
+    "max_episode_steps": "episodes of another length",
+    "env_options": "other options of the environment",
+    "resets": "other starts or goals",
+}
+"""Options of data without which episodes of the same seed are not the same."""
 DEEPEST = 12
 LONGEST = 160
 """Characters of an option's value that are shown."""
@@ -45,10 +51,10 @@ def paired_difference(run: Facts, reference: Facts) -> Paired:
     for name, key in (("environment", "env"), ("protocol", "protocol_name"), ("kind of goal", "goals")):
         if run.evaluation.get(key) != reference.evaluation.get(key):
             return Paired(reason=f"another {name}: the episodes are not the same")
-    lengths = [data.get("max_episode_steps") if isinstance(data := r.config.get("data"), Mapping) else None
-               for r in (run, reference)]  # fmt: skip
-    if lengths[0] != lengths[1]:
-        return Paired(reason="episodes of another length")
+    data = [each if isinstance(each := r.config.get("data"), Mapping) else {} for r in (run, reference)]
+    for option, reason in EPISODE_OPTIONS.items():
+        if len({str(each.get(option) or "") for each in data}) > 1:
+            return Paired(reason=reason)
     seeds = sorted({*returns} & {*other})
     if not seeds:
         return Paired(reason="no episode with the same seed that both completed")
