@@ -196,6 +196,14 @@ def test_environments_in_processes_and_reports_need_no_torch() -> None:
     assert "gymnasium" in modules and not {"torch", "minari", "mujoco"} & {*modules}
 
 
+@pytest.mark.parametrize("run_name", ["zoo/mage-umaze", "zoo/mage-pen"])
+def test_a_policy_is_loaded_without_a_compiler(run_name: str) -> None:
+    """Their imports take as long as torch's."""
+    modules = run(f"import sys, trajgen; trajgen.load_policy({run_name!r}); print(*sys.modules)").split()
+    assert "torch" in modules
+    assert not {"torch._dynamo", "sympy", "vector_quantize_pytorch", "timm", "minari", "matplotlib"} & {*modules}
+
+
 def test_the_package_imports_nothing_until_it_is_asked() -> None:
     assert not HEAVY & set(run("import sys, trajgen; print(*sys.modules)").split())
     assert trajgen.ScaleSchedule((1, 2)).tokens == 3

@@ -13,6 +13,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ RATIO, SLACK = 64, 2**26
 """Bytes of memory that each byte of a file may take, and bytes beyond: packed data take a tenth of it."""
 OBJECT_BYTES = 1024
 """What an object of an HDF5 file counts for: the same few may be named again and again."""
+LARGEST_ELEMENT, SMALL_RESULT = 8, 2**15
+"""Bytes of a number, and of a tensor so small that the operation need not be tried to know its size."""
 MAX_DEPTH = 16
 MAX_EPISODES = 2**24
 MAX_SHAPE = 2**24
@@ -194,7 +197,8 @@ def _check_space(space: Any) -> None:
 def allocating_at_most(size: int, count: int) -> Iterator[None]:
     """Raises a ValueError within it before torch allocates more than ``size`` bytes, or after ``count`` operations.
 
-    For building a model whose sizes a stranger chose: each operation is tried on the meta device first.
+    For building a model whose sizes a stranger chose: each operation is tried on the meta device first, if what it
+    returns may be large by its arguments.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -204,7 +208,21 @@ def allocating_at_most(size: int, count: int) -> Iterator[None]:
         return torch.empty_like(value, device="meta")
 
     def result_bytes(func: Any, args: Any, kwargs: dict[str, Any]) -> int:
-        """Bytes of what an operation will return; 0 where that depends on values, which are small then."""
+        """Bytes of what an operation will return, or more; 0 where that depends on values, which are small then."""
+        values = tree_leaves((args, kwargs))
+        tensors = [value for value in values if torch.is_tensor(value)]
+        element = (kwargs.get("dtype") or torch.get_default_dtype()).itemsize
+        if func._schema.arguments[0].name == "size":
+            return element * math.prod(args[0])
+        if torch.Tag.pointwise in func.tags:
+            shapes = (reversed(tensor.shape) for tensor in tensors)
+            element = max(element, *(tensor.element_size() for tensor in tensors))
+            return element * math.prod(map(max, zip_longest(*shapes, fillvalue=1)))
+        bound: float = LARGEST_ELEMENT * math.prod(max(1, tensor.numel()) for tensor in tensors)
+        for number in (value for value in values if isinstance(value, int | float) and value):
+            bound *= max(abs(number), 1 / abs(number))
+        if bound <= SMALL_RESULT:
+            return int(bound)
         kwargs = {**kwargs, "device": torch.device("meta")} if "device" in kwargs else kwargs
         try:
             result = func(*tree_map_only(torch.Tensor, meta, args), **tree_map_only(torch.Tensor, meta, kwargs))
@@ -212,7 +230,7 @@ def allocating_at_most(size: int, count: int) -> Iterator[None]:
             return 0
         return sum(value.numel() * value.element_size() for value in tree_leaves(result) if torch.is_tensor(value))
 
-    class Limit(TorchDispatchMode):
+    class Counter:
         bytes_left, operations_left = size, count
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -223,6 +241,9 @@ def allocating_at_most(size: int, count: int) -> Iterator[None]:
             if self.bytes_left < 0 or self.operations_left < 0:
                 raise ValueError("the model is far larger than its weights")
             return func(*args, **kwargs)
+
+    class Limit(Counter, TorchDispatchMode):
+        """The method is inherited, as torch imports its compiler, for seconds, for one that the class itself has."""
 
     with Limit():
         yield

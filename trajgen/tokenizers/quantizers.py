@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vector_quantize_pytorch import FSQ, LFQ, SimVQ
 
 from trajgen.core.errors import ConfigError
 
@@ -212,6 +211,8 @@ class FSQQuantizer(Quantizer):
                 got=f"tokenizer.levels={list(levels)}, a product of {size}",
                 fix="tokenizer.levels=[8,6,5]",
             )
+        from vector_quantize_pytorch import FSQ  # its import takes longer than loading a policy
+
         super().__init__(size, len(levels))
         self.fsq = FSQ(list(levels))
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
@@ -263,6 +264,8 @@ class LFQQuantizer(Quantizer):
                 got=f"tokenizer.code_dim={code_dim}, 2^{code_dim} codes",
                 fix="tokenizer.code_dim=8",
             )
+        from vector_quantize_pytorch import LFQ
+
         super().__init__(2**code_dim, code_dim)
         self.diversity_weight = entropy * diversity
         self.lfq = LFQ(
@@ -306,6 +309,8 @@ class SimVQQuantizer(Quantizer):
     """
 
     def __init__(self, codebook_size: int, code_dim: int, *, commitment: float = 0.25) -> None:
+        from vector_quantize_pytorch import SimVQ
+
         super().__init__(codebook_size, code_dim)
         self.simvq = SimVQ(
             code_dim, codebook_size, rotation_trick=False, input_to_quantize_commit_loss_weight=commitment
