@@ -361,7 +361,7 @@ def test_an_evaluation_that_cannot_write_says_so_before_it_plays(
     played = []
     monkeypatch.setattr("trajgen.evaluation.evaluate.evaluate", lambda *_, **__: played.append(1))
     monkeypatch.setattr("trajgen.experiments.run_folder.tempfile.TemporaryFile", refuse)
-    monkeypatch.setattr("trajgen.envs.eval_env.make_eval_env", lambda *_: None)
+    monkeypatch.setattr("trajgen.envs.replay.env_of_run", lambda *_: None)
     with pytest.raises(TrainingError, match=r"Read-only[\s\S]*out=ANOTHER"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")
     assert not played
