@@ -100,6 +100,32 @@ def test_a_policy_with_the_wrong_batch_is_named() -> None:
         rollout(policy, walk_env(), [])
 
 
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_no_two_groups_of_episodes_draw_the_same_noise(batch: int) -> None:
+    class Drawing(Constant):
+        noise: list[float] = []
+
+        def reset(self, **how: Any) -> None:
+            super().reset(**how)
+            self.seed_noise(0)
+
+        def seed_noise(self, offset: int) -> None:
+            self.rng = np.random.default_rng(offset)
+
+        def act(self, observation: Any) -> np.ndarray:
+            self.noise += self.rng.random(self.batch).tolist()
+            return super().act(observation)
+
+    policy = Drawing(0.5)
+    for _ in range(2):  # an evaluation is reproducible
+        policy.noise, earlier = [], policy.noise
+        rollout(policy, walk_env(), range(10), batch=batch)
+        assert len({*policy.noise}) == len(policy.noise) > 0
+    assert policy.noise == earlier
+    as_before = np.random.default_rng(0).random(min(batch, 10)).tolist()
+    assert policy.noise[: min(batch, 10)] == as_before
+
+
 def test_decision_time_is_that_of_fresh_episodes() -> None:
     policy = Constant(1.0)
     times = decision_ms(policy, walk_env(), 4, repeats=3, warm_up=1)

@@ -198,3 +198,21 @@ def test_without_a_history_none_is_kept() -> None:
     acting.reset()
     acting.act(np.zeros(3))
     assert acting.planner.conds[-1].past is None
+
+
+def test_noise_is_that_of_the_seed_and_of_what_is_added_to_it() -> None:
+    def drawn(seed: int, offset: int | None) -> Tensor:
+        acting = policy()
+        acting.options = replace(acting.options, seed=seed)
+        acting.reset(batch=2)
+        if offset is not None:
+            acting.seed_noise(offset)
+        generators: list[torch.Generator | None] = []
+        plan = acting.planner.plan
+        acting.planner.plan = lambda cond, rng=None, **how: (generators.append(rng), plan(cond, rng, **how))[1]
+        acting.act(np.zeros((2, 3)))
+        return torch.rand(4, generator=generators[0])
+
+    torch.testing.assert_close(drawn(7, 64), drawn(71, None), rtol=0, atol=0)
+    torch.testing.assert_close(drawn(7, 0), drawn(7, None), rtol=0, atol=0)
+    assert not torch.equal(drawn(7, 0), drawn(7, 64))

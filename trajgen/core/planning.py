@@ -155,6 +155,15 @@ class Policy(Protocol):
         ...
 
 
+@runtime_checkable
+class SeedsNoise(Protocol):
+    """A policy whose plans are drawn by random numbers that start anew at each `Policy.reset` of a batch."""
+
+    def seed_noise(self, offset: int) -> None:
+        """Starts them as if the seed of its options were larger by ``offset``."""
+        ...
+
+
 def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tuple[Tensor, Plan]:
     """Asks the return target once, and plans for its return.
 

@@ -152,7 +152,7 @@ def rollout(
         some = [int(seed) for seed in seeds[first : first + batch]]
         starts = pool.reset(some)
         slots = [Episode(eval_env, seed, record, start) for seed, start in zip(some, starts, strict=True)]
-        for duration in _play(policy, slots, pool):
+        for duration in _play(policy, slots, pool, first):
             seconds.append(duration)
             if progress:
                 steps = sum(eval_env.max_steps if slot.done else slot.steps for slot in slots)
@@ -161,14 +161,22 @@ def rollout(
     return _collect(episodes, seconds)
 
 
-def _play(policy: Policy, slots: list[Episode], pool: Pool) -> Iterator[float]:
-    """Plays all slots to their end; gives the seconds of each decision once its step is taken."""
+def _play(policy: Policy, slots: list[Episode], pool: Pool, first: int) -> Iterator[float]:
+    """Plays all slots to their end; gives the seconds of each decision once its step is taken.
+
+    Args:
+        first: how many episodes were played before these.
+    """
+    from trajgen.core.planning import SeedsNoise  # imports torch
+
     filler = next((slot.observation for slot in slots if slot.observation is not None), None)
     if filler is None:
         return
     for slot in slots:
         slot.observation = filler if slot.observation is None else slot.observation
     policy.reset(batch=len(slots))
+    if isinstance(policy, SeedsNoise):  # else each group of episodes would draw the same noise
+        policy.seed_noise(first)
     while not all(slot.done for slot in slots):
         observation = stack(pool.observation_space, [slot.observation for slot in slots])
         start = perf_counter()

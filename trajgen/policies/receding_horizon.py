@@ -67,6 +67,10 @@ class RecedingHorizonPolicy:
         self._batched = batch is not None
         self._start(batch or 1)
 
+    def seed_noise(self, offset: int) -> None:
+        """Starts the sampler's random numbers anew, from ``options.seed + offset``; `reset` takes offset 0."""
+        self._rng = torch.Generator(self.device).manual_seed(self.options.seed + offset)
+
     def _start(self, episodes: int) -> None:
         self._episodes = episodes
         self._age = torch.zeros(episodes, dtype=torch.long)  # steps since the episode's start
@@ -76,7 +80,7 @@ class RecedingHorizonPolicy:
         self._misfit: tuple[Tensor, Tensor] | None = None  # whether that of plans just revised is high
         self._remaining = torch.full((episodes,), torch.nan)  # of the first target; NaN until there is one
         self._plan: Plan | None = None
-        self._rng = torch.Generator(self.device).manual_seed(self.options.seed)
+        self.seed_noise(0)
         self._history: History | None = None
         if self.planner.history:
             points, space = self.planner.history, self.space
