@@ -108,8 +108,8 @@ def _dotted(key: str, groups: Collection[str]) -> str | None:
         return None
     from trajgen.config import SECTIONS
 
-    names = [f"{group}.{key}" for group in groups if key in getattr(SECTIONS.get(group), "__dataclass_fields__", ())]
-    return f"did you mean '{names[0]}'?" if names else None
+    meant = [f"{group}.{key}" for group in groups if key in getattr(SECTIONS.get(group), "__dataclass_fields__", ())]
+    return f"did you mean '{meant[0]}'?" if meant else None
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:
