@@ -14,6 +14,7 @@ import pytest
 
 from trajgen.cli import main
 from trajgen.core.errors import DataError, printable
+from trajgen.core.files import file_lock, new_folder, replacing
 from trajgen.core.terminal import Terminal
 from trajgen.viz.tables import Table
 
@@ -92,3 +93,14 @@ def test_a_command_that_may_not_write_says_so(
         main(["new", "prior", "gru"])
     error = capsys.readouterr().err
     assert ended.value.code == 1 and "gru.py" in error and os.strerror(code) in error and "fix:" in error
+
+
+@pytest.mark.skipif(not Path("/proc/1").exists(), reason="of Linux")
+def test_a_folder_that_cannot_be_made_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for write in (replacing, new_folder, file_lock):
+        with pytest.raises(PermissionError, match="no folder can be made"), write(Path("/proc/of_trajgen/file")):
+            pytest.fail("there is a folder to write into")
+    with pytest.raises(SystemExit) as ended:
+        main(["study", "axis=[action.depth=1,2]", "out=/proc/of_trajgen", "recipe=bc"])
+    error = capsys.readouterr().err
+    assert ended.value.code == 1 and error.startswith("Error: ") and "/proc/of_trajgen" in error

@@ -28,6 +28,18 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 """Errors of a file system without locks."""
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where they are not there.
+
+    Raises:
+        OSError: if it cannot be made; a `PermissionError` where the file system makes none, as ``/proc``.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError as error:  # which would read as if a file were missing
+        raise PermissionError(errno.EACCES, "no folder can be made here", str(path)) from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` to write to; it takes the place of ``path`` unless an error is raised.
@@ -35,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Whatever ends the process or the power, ``path`` has the old content or the new one: the new content is flushed to
     the disk before it is renamed, and the folder's entry after that. A link in the file's place is replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(PARTIAL + path.name)
     try:
         yield temporary
@@ -56,7 +68,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(PARTIAL + path.name)
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
-    temporary.mkdir(parents=True)
+    make_folder(path.parent)
+    temporary.mkdir()
     try:
         yield temporary
         for written in temporary.rglob("*"):
@@ -177,6 +190,7 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
+    make_folder(path.parent)
     lock, holder = FileLock(path, timeout=-1 if wait else 0), path.with_name(f"{path.name}.holder")
     try:
         lock.acquire()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from trajgen.core.errors import TrajgenError, printable
+from trajgen.core.files import make_folder
 from trajgen.experiments.executors import JobExecutor
 from trajgen.viz.tables import duration
 
@@ -52,7 +53,7 @@ def run_jobs(jobs: Sequence[Job], executor: JobExecutor, logs: Path) -> dict[str
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when all running jobs have stopped.
     """
-    logs.mkdir(parents=True, exist_ok=True)
+    make_folder(logs)
     futures: dict[str, Future[Any]] = {}
     stopping, count = threading.Event(), Countdown(len(jobs))
     with _sigterm_as_interrupt():
