@@ -18,6 +18,7 @@ import pytest
 
 import trajgen
 from trajgen.cli import main
+from trajgen.cli.evaluate import RunOptions, read_run
 from trajgen.core.errors import CheckpointError, ConfigError, DataError
 from trajgen.experiments import hub
 
@@ -140,6 +141,20 @@ def test_only_the_files_of_a_run_are_pulled_and_they_are_guarded(run: Path, serv
     files["config.json"] = json.dumps(plain | {"data": plain["data"] | {"env_id": "evil:Env-v0"}}).encode()
     with pytest.raises(CheckpointError, match="modules that are imported"):
         hub.pull("me/maze", tmp_path / "again")
+
+
+def test_commands_take_a_run_of_the_hub(
+    run: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.push(run, "me/maze")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        options, _ = read_run(["run=hf://me/maze"], RunOptions)
+        assert options.run == Path("runs/hub/me--maze")
+    weights = "checkpoints/final.safetensors"
+    assert (options.run / weights).read_bytes() == (run / weights).read_bytes()
+    with pytest.raises(ConfigError, match="USER/NAME"):
+        read_run(["run=hf://maze"], RunOptions)
 
 
 def test_mistakes_are_answered(run: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

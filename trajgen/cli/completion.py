@@ -126,9 +126,11 @@ def _composition(options: Mapping[str, str]) -> dict[str, Any]:
     """The configuration of the run or the recipe that is on the line; empty if there is none."""
     from trajgen.config import read_options
     from trajgen.core.formats import current
-    from trajgen.experiments.zoo import local_folder
+    from trajgen.experiments.zoo import is_on_hub, local_folder
 
     if "run" in options:
+        if is_on_hub(options["run"]):  # the Tab key downloads nothing
+            return {}
         path = local_folder(options["run"]) / "config.json"  # read here, since the module of run folders imports torch
         return current("config", json.loads(read_limited(path, MAX_CONFIG_BYTES)), path)
     path = _files("recipe").get(options.get("recipe", "mage"), Path(options.get("recipe", "")))

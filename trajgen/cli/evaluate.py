@@ -24,7 +24,7 @@ class RunOptions:
     """Options of every command that takes a run folder."""
 
     run: Path
-    """Run folder, or zoo/NAME of a planner that comes with trajgen (trajgen list zoo)."""
+    """Run folder, zoo/NAME of a planner that comes with trajgen (trajgen list zoo), or hf://USER/NAME."""
     device: Annotated[str, "auto", "cpu", "cuda"] = "auto"
     """auto, cpu, cuda or cuda:N."""
     imports: tuple[str, ...] = ()

@@ -16,8 +16,8 @@ PREFIX = "zoo/"
 """Of the names of its runs."""
 HUB = "hf://"
 """Prefix of the names of runs on the Hugging Face Hub."""
-COPIES = Path("runs/zoo")
-"""Where commands that write into a run folder copy it to."""
+COPIES = Path("runs")
+"""Where commands that write into a run folder copy it to: zoo/NAME, and hub/USER--NAME."""
 WEIGHTS = Path("checkpoints/final.safetensors")
 
 
@@ -28,10 +28,10 @@ def local_folder(run: str | os.PathLike[str]) -> Path:
         ConfigError: if the zoo has no such run.
     """
     text = os.fspath(run)
-    if text.startswith(HUB):
+    if is_on_hub(run):
         from trajgen.experiments.hub import pull
 
-        return pull(text.removeprefix(HUB))
+        return pull(text.partition(":")[2].lstrip("/"))
     if not text.startswith(PREFIX) or Path(text).is_dir():
         return Path(run)
     name = text.removeprefix(PREFIX).rstrip("/")
@@ -40,16 +40,22 @@ def local_folder(run: str | os.PathLike[str]) -> Path:
     return runs[name].parent
 
 
+def is_on_hub(run: str | os.PathLike[str]) -> bool:
+    """Whether it is ``hf://USER/NAME``."""
+    return os.fspath(run).startswith(HUB[:-1])  # as a Path it has one slash
+
+
 def writable_folder(run: str | os.PathLike[str]) -> Path:
-    """The folder of a run that a command writes into: one of the zoo is copied to ``runs/zoo/NAME`` at first."""
+    """The folder of a run that a command writes into: a copy in ``runs/`` of one of the zoo or the hub."""
     folder = local_folder(run)
     if folder == Path(run):
         return folder
+    copies = COPIES / ("hub" if is_on_hub(run) else "zoo")
     for number in count(1):
-        copy = COPIES / (folder.name if number == 1 else f"{folder.name}-{number}")
+        copy = copies / (folder.name if number == 1 else f"{folder.name}-{number}")
         if not copy.exists():
-            COPIES.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=COPIES) as temporary:
+            copies.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=copies) as temporary:
                 copied = Path(temporary) / folder.name
                 shutil.copytree(folder, copied, copy_function=shutil.copyfile)
                 if not copy.exists():  # another process may have been faster
