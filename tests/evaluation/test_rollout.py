@@ -103,7 +103,9 @@ def test_a_policy_with_the_wrong_batch_is_named() -> None:
 @pytest.mark.parametrize("batch", [1, 4, 64])
 def test_no_two_groups_of_episodes_draw_the_same_noise(batch: int) -> None:
     class Drawing(Constant):
-        noise: list[float] = []
+        def __init__(self, value: float) -> None:
+            super().__init__(value)
+            self.noise: list[float] = []
 
         def reset(self, **how: Any) -> None:
             super().reset(**how)
