@@ -17,7 +17,8 @@ from rich.text import Text
 from walks import Constant, walk_env
 
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
-from trajgen.viz.figure import captions, new_figure
+from trajgen.viz import training
+from trajgen.viz.figure import STYLE, captions, new_figure
 from trajgen.viz.plans import plan_curves, plan_maps
 from trajgen.viz.returns import draw_returns
 from trajgen.viz.study import draw_curves, draw_study
@@ -144,6 +145,15 @@ def test_training_has_a_panel_a_stage(tmp_path: Path) -> None:
     assert draw_losses(tmp_path / "two.png", rows) and draw_losses(tmp_path / "one.png", rows[:5])
     assert size(tmp_path / "two.png")[0] == 2 * size(tmp_path / "one.png")[0]
     assert not draw_losses(tmp_path / "none.png", []) and not (tmp_path / "none.png").exists()
+
+
+def test_hundreds_of_stages_are_no_picture_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"stage": str(number), "step": 1, "total": 1.0, "usage/a": 0.5} for number in range(400)]
+    assert training.MOST_STAGES * 3.7 * STYLE["savefig.dpi"] < 2**16
+    monkeypatch.setattr(training, "MOST_STAGES", 4)
+    for draw in (draw_losses, draw_usage):
+        assert draw(tmp_path / "many.svg", rows)
+        assert "the first 4 of 400 stages" in (tmp_path / "many.svg").read_text()
 
 
 def test_usage_is_read_stage_by_stage(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,13 @@ from trajgen.viz.figure import DASHED, INK, LINES, log_scale, new_figure, time_c
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ALL_SCALES = "all"
 """What the tokenizers call all scales together."""
 MOST_COLUMNS = 3
+MOST_STAGES = 48
+"""Stages that are drawn: a picture of hundreds is higher than matplotlib can make one."""
 
 Curves = dict[str, list[tuple[float, float]]]
 """By name, points (step, value)."""
@@ -39,8 +43,9 @@ def curves(rows: Iterable[Mapping[str, Any]], group: str = "") -> dict[str, Curv
 
 
 def draw_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
-    """Draws all losses over steps, a panel a stage; returns whether there were any."""
-    stages = curves(rows)
+    """Draws all losses over steps, a panel for each of the first stages; returns whether there were any."""
+    all_stages = curves(rows)
+    stages = _first(all_stages)
     if not stages:
         return False
     lines = -(-len(stages) // MOST_COLUMNS)
@@ -56,12 +61,14 @@ def draw_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
             ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, columnspacing=1.2)
         for ax in axes[::columns]:
             ax.set_ylabel("loss")
+        _tell_omitted(figure, stages, all_stages)
     return True
 
 
 def draw_usage(path: Path, rows: list[dict[str, Any]]) -> bool:
-    """Draws the share of codes in use and the perplexity, a line a scale, a row of panels a stage; False if none is."""
-    used, perplexity = curves(rows, "usage"), curves(rows, "perplexity")
+    """Draws the share of codes in use and the perplexity, a line a scale, a row a stage of the first; False if none."""
+    all_used, perplexity = curves(rows, "usage"), curves(rows, "perplexity")
+    used = _first(all_used)
     if not used:
         return False
     with new_figure(7.6, 2.6 * len(used) + 0.2, path) as figure:
@@ -80,7 +87,17 @@ def draw_usage(path: Path, rows: list[dict[str, Any]]) -> bool:
             for ax in (left, right):
                 ax.grid(True, axis="y")
             right.legend(*left.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _tell_omitted(figure, used, all_used)
     return True
+
+
+def _first(stages: Mapping[str, Curves]) -> dict[str, Curves]:
+    return dict(islice(stages.items(), MOST_STAGES))
+
+
+def _tell_omitted(figure: Figure, drawn: Sized, stages: Sized) -> None:
+    if len(drawn) < len(stages):
+        figure.suptitle(f"the first {len(drawn)} of {len(stages)} stages", x=0.02, ha="left")
 
 
 def _panel(ax: Axes, title: str, lines: Curves, styles: Mapping[str, Mapping[str, Any]]) -> None:
