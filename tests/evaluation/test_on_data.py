@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import small_sets
 import tiny
 
 from trajgen.cli import main
+from trajgen.config import compose
 from trajgen.core.errors import ConfigError
 from trajgen.data.options import DataOptions
 from trajgen.data.starts import val_episodes
@@ -20,6 +22,7 @@ from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.evaluation.on_data import compare_with_data
 from trajgen.evaluation.rollout import first_observations, rollout
 from trajgen.experiments.results import ACTION_ERROR, differences, score, scores
+from trajgen.experiments.search import require_other_replays
 from trajgen.viz.summary import score_rows
 
 ID, EPISODES, STEPS = "tests/log-v0", 5, 30
@@ -125,3 +128,16 @@ def test_studies_and_searches_compare_action_errors(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text(json.dumps(one[0]))
     assert score(tmp_path) == pytest.approx(-0.3)
     assert score_rows(one[0])[0] == ("action error", "0.300", "[0.200, 0.400]")
+
+
+def test_a_search_chooses_by_other_recorded_episodes_than_those_that_are_reported() -> None:
+    states = np.zeros((4, 2))
+    episodes = [small_sets.episode(states, np.zeros((3, 2), np.float32)) for _ in range(60)]
+    small_sets.save("tests/long-v0", episodes, 2, 2, **NO_ENV)
+    config = compose(["recipe=bc", f"data.id={ID}", "evaluation.seed=10000"])
+    with pytest.raises(ConfigError, match="more than 48 episodes"):  # seeds count round: all 5 are reported
+        require_other_replays(config)
+    config = replace(config, data=replace(config.data, id="tests/long-v0"))
+    with pytest.raises(ConfigError, match=r"evaluation\.seed=48 evaluation\.episodes=12"):
+        require_other_replays(config)
+    require_other_replays(replace(config, evaluation=EvaluationOptions(seed=48, episodes=12)))

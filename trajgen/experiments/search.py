@@ -218,6 +218,7 @@ def run_search(
         file_lock(folder / STUDY_LOCK),
     ):
         make_data([base.config], console)
+        require_other_replays(base.config)
         text = f"{search.name}: {search.trials} trials and the base as it is, {pool.description}"
         console.print(text, markup=False, highlight=False)
         count = Countdown(search.trials + 1)
@@ -248,6 +249,29 @@ def require_tuning(config: Config) -> None:
             expected=f"evaluation.seed >= {reported.seed + reported.episodes}",
             got=f"evaluation.seed={config.evaluation.seed}",
             fix=f"{TUNING}, or leave it out",
+        )
+
+
+def require_other_replays(config: Config) -> None:
+    """Raises a `ConfigError` if recorded episodes, which seeds count round, are both tuned on and reported."""
+    from trajgen.data import store
+    from trajgen.envs.replay import env_of_run
+
+    if not store.folder(config.data.id).is_dir():
+        return
+    count = env_of_run(config.data, None).replayed_episodes
+    reported = EvaluationOptions()
+    tuned, shown = (
+        {seed % count for seed in range(each.seed, each.seed + min(each.episodes, count))} if count else set()
+        for each in (config.evaluation, reported)
+    )
+    if tuned & shown:
+        most = min(reported.episodes, count - reported.episodes)
+        fix = f"evaluation.seed={reported.episodes} evaluation.episodes={most}"
+        raise ConfigError(
+            "A search on recorded episodes chooses by others than those that are reported.",
+            got=f"{count} episodes, of which seeds from {config.evaluation.seed} on pick {len(tuned & shown)} of those",
+            fix=fix if most > 0 else f"more than {reported.episodes} episodes, or data.env_id=ID of an environment",
         )
 
 
