@@ -27,6 +27,7 @@ from trajgen.viz.attention import (
     attention_figure,
     attention_weights,
     by_scale,
+    draw_attention,
     even_attention,
     scale_planners,
 )
@@ -171,6 +172,23 @@ def test_a_failing_episode_is_no_point_of_the_curve(run: Run) -> None:
     run.__dict__["eval_env"] = dataclasses.replace(eval_env, make_env=broken)
     with pytest.raises(TrajgenError, match="ZeroDivisionError"):
         measure_control(run, [5.0], range(2))
+
+
+def test_an_environment_that_starts_no_episode_has_no_pictures_of_them(run: Run, tmp_path: Path) -> None:
+    def broken() -> Any:
+        env: Any = eval_env.make_env()
+        env.unwrapped.reset = lambda **_: 1 / 0
+        return env
+
+    eval_env = run.eval_env
+    run.__dict__["eval_env"] = dataclasses.replace(eval_env, make_env=broken)
+    for draw in (
+        lambda: measure_control(run, [5.0], range(2)),
+        lambda: depends_on_return(run, 1.0, 2.0),
+        lambda: draw_attention(tmp_path / "x.png", run, range(2)),
+    ):
+        with pytest.raises(TrajgenError, match="start none of the episodes"):
+            draw()
 
 
 def test_the_data_s_range_is_in_its_own_units(run: Run) -> None:

@@ -117,6 +117,14 @@ def first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> dict[int, Any
     return {seed: start.observation for seed, start in starts.items() if start.error is None}
 
 
+def require_first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> list[Any]:
+    """The same in order; raises a `TrajgenError` if the environment can start none."""
+    observations = [*first_observations(eval_env, seeds).values()]
+    if not observations:
+        raise TrajgenError("The environment can start none of the episodes.", fix="seed=N of other episodes")
+    return observations
+
+
 def rollout(
     policy: Policy,
     eval_env: EvalEnv,

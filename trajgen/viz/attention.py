@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, Plan
-from trajgen.evaluation.rollout import first_observations
+from trajgen.evaluation.rollout import require_first_observations
 from trajgen.nn.attention import AdaptiveBlock, block_causal_mask
 from trajgen.viz.figure import INK, new_figure
 from trajgen.viz.record_plans import record_plans
@@ -34,7 +34,7 @@ def draw_attention(path: Path, run: Run, seeds: range) -> bool:
     planners = dict(scale_planners(run.policy.planner))
     if not planners:
         return False
-    observations = [*first_observations(run.eval_env, seeds).values()]
+    observations = require_first_observations(run.eval_env, seeds)
     shares = {}
     for name, planner in planners.items():
         with record_plans(planner) as plans:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trajgen.core.errors import TrajgenError
-from trajgen.evaluation.rollout import first_observations, rollout
+from trajgen.evaluation.rollout import require_first_observations, rollout
 from trajgen.evaluation.statistics import summarize
 from trajgen.viz.figure import INK, LINES, SOFT, new_figure, square_axes
 
@@ -54,7 +54,7 @@ def depends_on_return(run: Run, low: float, high: float) -> bool:
     """Whether a run's plans differ between two target returns."""
     import torch
 
-    observations = [*first_observations(run.eval_env, range(4)).values()]
+    observations = require_first_observations(run.eval_env, range(4))
     plans = [run.policy.preview(observations, value)[1] for value in (low, high)]
     same = torch.equal(plans[0].latent, plans[1].latent)
     if plans[0].trajectory is not None and plans[1].trajectory is not None:
@@ -81,7 +81,7 @@ def measure_control(run: Run, targets: Sequence[float], seeds: range) -> Control
     """
     import torch
 
-    observations = [*first_observations(run.eval_env, seeds).values()]
+    observations = require_first_observations(run.eval_env, seeds)
     with torch.inference_mode():
         run_targets = run.policy.normalizer.returns.inverse(run.policy.condition(observations).returns)
     policies = [run.load({"return_target": {"name": "constant", "value": float(value)}}) for value in targets]
