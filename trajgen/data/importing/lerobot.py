@@ -26,7 +26,7 @@ from trajgen.security import check_parquet, memory_limit, read_limited, require_
 
 INFO = Path("meta", "info.json")
 MAX_INFO = 2**24
-IMAGE_ROWS = 16
+AT_ONCE = 16
 """Rows of images that are read at once."""
 EPISODE, FRAME, DONE, TRUNCATED = "episode_index", "frame_index", "next.done", "next.truncated"
 
@@ -187,7 +187,7 @@ def _images(file: Any, name: str, where: str, limit: int) -> Array:
     """
     images: list[Array] = []
     size = 0
-    for batch in file.iter_batches(IMAGE_ROWS, columns=[name], use_threads=False):
+    for batch in file.iter_batches(AT_ONCE, columns=[name], use_threads=False):
         for content in (each and each.get("bytes") for each in batch.column(0).to_pylist()):
             row = len(images)
             if not isinstance(content, bytes):
