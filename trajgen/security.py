@@ -26,6 +26,8 @@ OBJECT_BYTES = 1024
 """What an object of an HDF5 file counts for: the same few may be named again and again."""
 LARGEST_ELEMENT, SMALL_RESULT = 8, 2**15
 """Bytes of a number, and of a tensor so small that the operation need not be tried to know its size."""
+SQUARE = ("aten::eye", "aten::diag", "aten::block_diag", "aten::linalg")
+"""Operations that may return as many numbers as the square of those in their arguments."""
 MAX_DEPTH = 16
 MAX_EPISODES = 2**24
 MAX_SHAPE = 2**24
@@ -221,6 +223,8 @@ def allocating_at_most(size: int, count: int) -> Iterator[None]:
         bound: float = LARGEST_ELEMENT * math.prod(max(1, tensor.numel()) for tensor in tensors)
         for number in (value for value in values if isinstance(value, int | float) and value):
             bound *= max(abs(number), 1 / abs(number))
+        if func._schema.name.startswith(SQUARE):
+            bound *= bound
         if bound <= SMALL_RESULT:
             return int(bound)
         kwargs = {**kwargs, "device": torch.device("meta")} if "device" in kwargs else kwargs

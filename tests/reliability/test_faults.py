@@ -286,12 +286,13 @@ def test_memory_that_runs_out_names_what_to_lower(step: int, tmp_path: Path) -> 
         lambda: torch.arange(10**10),
         lambda: torch.ones(10**6, 1) * torch.ones(1, 10**6),
         lambda: torch.ones(1).repeat(10**11),
-        lambda: torch.eye(10**5),
+        lambda: torch.eye(4000),
+        lambda: torch.diag(torch.ones(4000)),
         lambda: torch.arange(0, 1, 1e-10),
         lambda: torch.nn.functional.interpolate(torch.ones(1, 1, 2), scale_factor=1e9),
         lambda: [torch.nn.Linear(1, 1) for _ in range(100)],
     ],
-    ids=["a layer", "a range", "a product", "a repetition", "a matrix", "small steps", "a scale", "many"],
+    ids=["a layer", "a range", "a product", "a repetition", "a matrix", "a diagonal", "small steps", "a scale", "many"],
 )
 def test_allocations_are_refused_before_they_are_made(make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match="far larger"), allocating_at_most(2**24, 100):
