@@ -102,7 +102,7 @@ def _check(
     The last two name the fields whose steps 32-bit floats do not hold, and the shapes of images.
     """
     if not len(source):
-        raise DataError("A source holds at least one episode.", got=f"{name}: none")
+        raise DataError("A source holds at least one episode.", got=f"{name}: 0 episodes")
     numbers = [number for number in range(len(source)) if number not in set(options.skip)]
     if not numbers or any(not 0 <= number < len(source) for number in options.skip):
         raise DataError(
