@@ -96,11 +96,29 @@ def test_a_command_that_may_not_write_says_so(
 
 
 @pytest.mark.skipif(not Path("/proc/1").exists(), reason="of Linux")
-def test_a_folder_that_cannot_be_made_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_made_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for write in (replacing, new_folder, file_lock):
         with pytest.raises(PermissionError, match="no folder can be made"), write(Path("/proc/of_trajgen/file")):
             pytest.fail("there is a folder to write into")
-    with pytest.raises(SystemExit) as ended:
-        main(["study", "axis=[action.depth=1,2]", "out=/proc/of_trajgen", "recipe=bc"])
-    error = capsys.readouterr().err
-    assert ended.value.code == 1 and error.startswith("Error: ") and "/proc/of_trajgen" in error
+    for command in (["study", "axis=[action.depth=1,2]", "recipe=bc"], ["export", "run=zoo/mage-umaze"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "out=/proc/of_trajgen"])
+        error = capsys.readouterr().err
+        assert ended.value.code == 1 and error.startswith("Error: ") and "/proc" in error
+
+
+def test_an_export_is_refused_before_programs_are_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trajgen.experiments.run_folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("trajgen.export.package.export", lambda *_, **__: pytest.fail("programs were traced"))
+    with pytest.raises(SystemExit):
+        main(["export", "run=zoo/mage-umaze", f"out={tmp_path / 'out'}"])
+    assert "Read-only" in capsys.readouterr().err

@@ -32,9 +32,11 @@ def export(words: Words) -> None:
     options, overrides = read_run(words, ExportOptions)
     from trajgen import experiments
     from trajgen.core.terminal import Terminal
+    from trajgen.experiments.run_folder import require_writable
     from trajgen.export.package import export as write
 
     out = options.out or options.run / "exported" / options.format
+    require_writable(out, "out=ANOTHER, or mend the permissions")
     policy = experiments.load_policy(options.run, device="cpu", imports=options.imports, overrides=overrides)
     console = Terminal()
     with console.status("exporting"):
