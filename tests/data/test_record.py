@@ -93,16 +93,16 @@ def test_a_trained_run_is_recorded(run: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_each_episode_of_a_run_has_random_numbers_of_its_own(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
-    restart = RecedingHorizonPolicy.reset
+    decide = RecedingHorizonPolicy.act
 
-    def reset(self: RecedingHorizonPolicy) -> None:
-        seeds.append(self.options.seed)
-        restart(self)
+    def act(self: RecedingHorizonPolicy, observation: Any) -> Any:
+        seeds.append(self._rng.initial_seed())
+        return decide(self, observation)
 
-    monkeypatch.setattr(RecedingHorizonPolicy, "reset", reset)
+    monkeypatch.setattr(RecedingHorizonPolicy, "act", act)
     options = RecordOptions(env="PointMaze_UMaze-v3", policy=str(run), episodes=2, seed=7, device="cpu")
     record(replace(options, id="tests/two-v0", max_episode_steps=3))
-    assert seeds == [7, 8]
+    assert seeds == [7, 7, 7, 8, 8, 8]
 
 
 GRID = """

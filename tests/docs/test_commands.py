@@ -21,7 +21,7 @@ from trajgen.envs import makers
 from trajgen.experiments import cells as studies
 from trajgen.experiments import search as searches
 from trajgen.experiments.definition import Study
-from trajgen.experiments.search import Search
+from trajgen.experiments.search_space import Search
 
 RUN = "runs/mage-umaze-dwell-s0"
 """The run folder that the pages speak of."""

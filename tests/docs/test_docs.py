@@ -23,7 +23,7 @@ from trajgen.core.options import structure
 from trajgen.core.types import Batch, Cond, KnownCodes, Plan, Transitions
 from trajgen.data.options import DataOptions
 from trajgen.experiments.definition import read_study
-from trajgen.experiments.search import read_search
+from trajgen.experiments.search_space import read_search
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"

@@ -14,7 +14,8 @@ from tiny import TRAIN
 from trajgen.cli import main
 from trajgen.config import Config, compose, search_files
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.experiments.search import STARTUP, Search, Span, Trial, load_trials, propose, read_search
+from trajgen.experiments.search import STARTUP, Trial, load_trials, propose
+from trajgen.experiments.search_space import Search, Span, read_search
 
 pytest.importorskip("optuna", reason="of the extra 'sweep'")
 

@@ -38,7 +38,8 @@ from trajgen.experiments.cells import Cell, Row, make_rows
 from trajgen.experiments.definition import Study, Variant, read_study
 from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import identity, require_free, trained_stages
-from trajgen.experiments.search import load_trials, read_search
+from trajgen.experiments.search import load_trials
+from trajgen.experiments.search_space import read_search
 from trajgen.experiments.study import check_folder
 from trajgen.experiments.table import columns, markdown
 

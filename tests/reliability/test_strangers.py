@@ -252,10 +252,11 @@ def test_figures_and_commands_that_no_training_wrote(stranger: Path) -> None:
     returns = {"policy": [huge], "controller": [1.0]}
     figures = {"env": "a", "episodes": huge, "seeds": [0, 0], "episode_returns": returns}
     (stranger / "evaluation.json").write_text(json.dumps(figures | {"ratio_to_controller_ci95": [huge, 1]}))
-    page(read_facts([stranger]), title="", command="")
+    assert stranger.name in page(read_facts([stranger]), title="", command="")
     for command in ("trajgen train 'open", ["a", 1], 5):
         change(stranger, "command", to=command)
         write_summary(stranger, stranger, compose(WORDS), {"env": "a", "episodes": 1}, [])
+        assert "## What to do next" in (stranger / "summary.md").read_text()
 
 
 def test_a_folder_that_is_a_link_is_refused_too_and_links_within_are_not(stranger: Path, lab: Path) -> None:

@@ -113,7 +113,7 @@ def search(words: Words) -> None:
     from trajgen import experiments
     from trajgen.core.terminal import Terminal
     from trajgen.experiments.executors import read_executor_words
-    from trajgen.experiments.search import read_search
+    from trajgen.experiments.search_space import read_search
 
     settings, base = read_executor_words(rest)
     changes: dict[str, Any] = {"trials": options.trials, "seeds": options.seeds}

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from trajgen.experiments.loading import load_policy
     from trajgen.experiments.options import SampleRequest
     from trajgen.experiments.preparation import build_planner, dry_run, load_episodes, prepare, prepare_imports, ready
-    from trajgen.experiments.search import Search, run_search
+    from trajgen.experiments.search import run_search
+    from trajgen.experiments.search_space import Search
     from trajgen.experiments.study import run_study
     from trajgen.experiments.table import Look
     from trajgen.experiments.training import train
@@ -28,7 +29,8 @@ _MODULES = {
     "loading": ("load_policy",),
     "options": ("SampleRequest",),
     "preparation": ("build_planner", "dry_run", "load_episodes", "prepare", "prepare_imports", "ready"),
-    "search": ("Search", "run_search"),
+    "search": ("run_search",),
+    "search_space": ("Search",),
     "study": ("run_study",),
     "table": ("Look",),
     "training": ("train",),

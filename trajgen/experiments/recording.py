@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,8 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
         run = load_policy(options.policy, device=options.device)
 
         def of_run(seed: int) -> Callable[[Any], Any]:
-            run.options = replace(run.options, seed=seed)
             run.reset()
+            run.seed_noise(seed)
             return run.act
 
         return of_run

@@ -6,164 +6,32 @@ was stopped ends as one that was not.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.config import Config, compose, quoted, read_yaml
+from trajgen.config import Config, compose
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
-from trajgen.core.files import LARGEST_NUMBER, file_lock, read_json, write_json
-from trajgen.core.options import convert, entry, refuse_unknown, structure
-from trajgen.core.registry import KINDS
+from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.experiments.cells import Cell, Row, dry_run_rows, make_data
-from trajgen.experiments.definition import (
-    Study,
-    Variant,
-    check_seeds,
-    merge_overrides,
-    option_of,
-    read_overrides,
-    read_question,
-    refuse_cell_options,
-)
+from trajgen.experiments.definition import Study, Variant
 from trajgen.experiments.executors import JobExecutor, make_executor
 from trajgen.experiments.jobs import Countdown, Job, run_jobs
 from trajgen.experiments.results import gather, score
 from trajgen.experiments.run_folder import STUDY_LOCK, refuse_links
+from trajgen.experiments.search_space import TUNING, Search, Span
 from trajgen.experiments.study import ROOT, print_outlook, report, require_empty
 from trajgen.experiments.table import Look
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-TUNING = "evaluation.seed=10000"
-"""The episodes by which a search chooses, unless others are named; never those that are reported."""
 STARTUP = 8
 """Trials that are drawn evenly before any is proposed from the scores of others."""
 FILE = "search.json"
-Value = str | int | float | bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Numbers from ``low`` to ``high``, both included: integers if both ends are, and drawn evenly in the logarithm
-    with ``log``."""
-
-    low: int | float
-    high: int | float
-    log: bool = False
-
-    @property
-    def is_integer(self) -> bool:
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def __contains__(self, value: object) -> bool:
-        kind = int if self.is_integer else (int, float)
-        return isinstance(value, kind) and not isinstance(value, bool) and self.low <= value <= self.high
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search:
-    """A space of options, searched for the largest ratio to the controller.
-
-    Args:
-        name: of its folder.
-        space: for each option a span, or a tuple of values.
-        question: one line.
-        base: overrides that all trials share.
-        trials: how many, without the first one, which takes the base alone.
-        seeds: of the trainings of each trial.
-
-    Raises:
-        ConfigError: if one of them is invalid.
-    """
-
-    name: str
-    space: Mapping[str, Span | tuple[Value, ...]] = field(default_factory=dict)
-    question: str = ""
-    base: tuple[str, ...] = ()
-    trials: int = 20
-    seeds: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        for key, choices in self.space.items():
-            self._check(key, choices)
-        check_seeds(self.seeds)
-        fixed = [word for word in self.base if option_of(word) in self.space]
-        if not self.space or self.trials < 1 or fixed:
-            raise ConfigError(
-                "A search has options to choose, which the base does not set, and at least one trial.",
-                got=f"{', '.join(fixed)} in both" if fixed else f"trials={self.trials}, space: {dict(self.space)}",
-                fix="space: {prior.depth: {low: 2, high: 6}}; an option in space, or in base; trials=20",
-            )
-        refuse_cell_options([*self.base, *self.space])
-
-    def _check(self, key: str, choices: Span | tuple[Value, ...]) -> None:
-        if isinstance(choices, Span):
-            in_range = all(abs(end) <= LARGEST_NUMBER for end in (choices.low, choices.high))  # not so if it is NaN
-            good = in_range and choices.low < choices.high and not (choices.log and choices.low <= 0)
-        else:
-            good = len(choices) > 0 and len({repr(value) for value in choices}) == len(choices)
-        if not good or not key or key.startswith("evaluation"):
-            raise ConfigError(
-                "A search chooses each option, but none of the evaluation, from a span of numbers or different values.",
-                got=f"{key}: {choices}",
-                fix=f"{key}: {{low: 2, high: 6}}, {key}: {{low: 1.0e-4, high: 1.0e-2, log: true}} or {key}: [1, 2]",
-            )
-
-    def with_overrides(self, overrides: Sequence[str]) -> Search:
-        """The search with further overrides for all trials."""
-        return replace(self, base=merge_overrides(self.base, overrides))
-
-    def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
-        """The overrides of a trial; components that are chosen by name come before their options."""
-        texts = {k: str(v).lower() if isinstance(v, bool) else quoted(str(v)) for k, v in params.items()}
-        words = [f"{key}={texts[key]}" for key in sorted(params, key=lambda key: key not in KINDS)]
-        return merge_overrides((TUNING,), self.base, words)
-
-    def params_of(self, config: Config) -> dict[str, Any]:
-        """The values that a configuration has for the options of the space; empty unless all are within it."""
-        params: dict[str, Any] = {}
-        for key, choices in self.space.items():
-            value = entry(config.to_plain(), key.split("."))
-            value = value.get("name") if key in KINDS and isinstance(value, Mapping) else value
-            if value is None or isinstance(value, list | dict) or value not in choices:
-                return {}
-            params[key] = value
-        return params
-
-    def to_plain(self) -> dict[str, Any]:
-        """The definition as plain values of JSON."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-
-def read_search(path: Path) -> Search:
-    """The search of a file.
-
-    Raises:
-        ConfigError: for an unknown key, or a value of the wrong type.
-    """
-    plain = read_yaml(path)
-    refuse_unknown(plain, dict.fromkeys(("base", "space", "trials", "seeds")), "")
-    space = convert(plain.get("space") or {}, dict[str, Any], "space")
-    return Search(
-        name=path.stem,
-        question=read_question(path),
-        base=read_overrides(plain.get("base") or [], "base"),
-        space={
-            key: structure(Span, value, f"space.{key}")
-            if isinstance(value, Mapping)
-            else convert(value, tuple[Value, ...], f"space.{key}")
-            for key, value in space.items()
-        },
-        trials=convert(plain.get("trials", 20), int, "trials"),
-        seeds=convert(plain.get("seeds", [0]), tuple[int, ...], "seeds"),
-    )
 
 
 @dataclass
