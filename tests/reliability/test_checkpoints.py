@@ -22,6 +22,7 @@ from trajgen.core.errors import CheckpointError
 from trajgen.engine import storage
 from trajgen.engine.checkpoint import Checkpoints, load_weights
 from trajgen.engine.storage import DamagedError, Position, read_tensors, under, write_tensors
+from trajgen.nn.low_rank import ADAPTED, merged_weights
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
@@ -301,3 +302,20 @@ def test_huge_tensors_beside_the_weights_are_refused_too(tmp_path: Path) -> None
     tensors = state() | {"optimizer.1.exp_avg": torch.zeros(2**23)}
     write_tensors(tmp_path / "stage0-step0000001.safetensors", tensors, Position(0, 1))
     assert_refused(tmp_path, "at most")
+
+
+@pytest.mark.parametrize("scale", [torch.ones(4096), torch.ones(2), torch.ones(1, 1)])
+def test_scales_of_other_rows_are_refused_before_they_are_multiplied(tmp_path: Path, scale: Tensor) -> None:
+    path = tmp_path / "one.safetensors"
+    write_tensors(path, {"model.x": torch.zeros(1, 4096, dtype=torch.int8), "scale.model.x": scale}, Position())
+    with pytest.raises(DamagedError, match="scales for the rows"):
+        read_tensors(path, CPU)
+
+
+@pytest.mark.parametrize("factors", [{}, {"up": (4096, 1), "down": (1, 4096)}, {"up": (4, 1), "down": (2, 4)}])
+def test_adapters_of_another_shape_are_refused_before_they_are_multiplied(factors: dict[str, Any]) -> None:
+    layer = f"layer{ADAPTED}"
+    adapters = {f"{layer}0.{name}": torch.zeros(shape) for name, shape in factors.items()}
+    for weight in (torch.zeros(4, 4), torch.tensor(0.0)):
+        with pytest.raises(CheckpointError, match="shape of the weight"):
+            merged_weights({f"{layer}original": weight, **adapters})

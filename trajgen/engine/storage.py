@@ -141,8 +141,11 @@ def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, s
                 raise ValueError("it has no format")
             metadata: dict[str, str] = current("checkpoint", written, path)
             _position(metadata["position"])
-            names = list(file.keys())
-            return metadata, {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+            for name, rows in under(SCALE, shapes).items():  # which would be multiplied to any size
+                if len(shapes[name]) < 2 or rows != shapes[name][:1]:
+                    raise ValueError(f"{rows} scales for the rows of {name}, of shape {shapes[name]}")
+            return metadata, shapes
     except UNREADABLE as error:
         raise _damaged(path, error) from error
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from trajgen.core.errors import CheckpointError
+
 ADAPTED = ".parametrizations.weight."
 """What stands between an adapted layer and its tensors in the names of a state."""
 
@@ -65,13 +67,20 @@ def plain_name(name: str) -> str:
 
 
 def merged_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a model in which its adapters are merged, by the names that it has without them."""
+    """The state of a model in which its adapters are merged, by the names that it has without them.
+
+    Raises:
+        CheckpointError: if an adapter is missing, or does not fit the weight that it adapts.
+    """
     merged = {}
     for name, value in state.items():
         layer, adapted, part = name.partition(ADAPTED)
         if not adapted:
             merged[name] = value
         elif part == "original":
-            up, down = (state[f"{layer}{ADAPTED}0.{factor}"] for factor in ("up", "down"))
+            up, down = (state.get(f"{layer}{ADAPTED}0.{factor}", torch.empty(0)) for factor in ("up", "down"))
+            if (*up.shape[:1], *down.shape[1:]) != value.shape or up.shape[1:] != down.shape[:1]:  # of any size
+                rule = "An adapter has the shape of the weight that it adapts."
+                raise CheckpointError(rule, got=name, fix="another run")
             merged[f"{layer}.weight"] = value + up @ down
     return merged
