@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_runs import Returns, evaluation
+from fake_runs import Returns, composed, evaluation
 from rich.console import Console
 
 from trajgen.core.errors import CheckpointError
@@ -51,7 +51,8 @@ def test_pairs_are_drawn_together() -> None:
     low, high = bootstrap_interval(mean_difference, first + 1.5, first, draw_rows=True)
     assert (low, high) == (pytest.approx(1.5), pytest.approx(1.5))
     unit = np.full((3, 7), 3.0)
-    assert bootstrap_interval(ratio_difference, first + 1.5, first, unit, draw_rows=True)[0] == pytest.approx(0.5)
+    ends = bootstrap_interval(ratio_difference, first + 1.5, unit, first, unit, draw_rows=True)
+    assert ends == (pytest.approx(0.5), pytest.approx(0.5))
 
 
 def test_scores_by_hand() -> None:
@@ -75,7 +76,15 @@ def test_differences_by_hand() -> None:
     assert differences(one, two, RETURN)["difference"] == pytest.approx(-1.0)
     del two[0]  # only seed 1 is common: 2 against 3
     assert differences(one, two, RATIO)["difference"] == pytest.approx(-0.25)
-    two = {1: evaluation((3, 30), first=7)}  # other episodes
+    pushed = by_seed((1, 1), (1, 1), controller=(2.0, 2.0))  # as evaluation.disturbance does, to the controller as well
+    assert differences(pushed, by_seed((2, 2), (2, 2)), RATIO)["difference"] == pytest.approx(1 / 2 - 2 / 4)
+
+
+@pytest.mark.parametrize(
+    "other", [{"first": 7}, {"env": "another"}, {"protocol_name": "first_hit"}, {"goals": "fixed"}]
+)
+def test_other_episodes_have_no_difference(other: dict[str, Any]) -> None:
+    one, two = {1: evaluation((1, 3))}, {1: evaluation((3, 30), **other)}
     assert differences(one, two, RATIO) == {"difference": None, "difference_ci95": None}
 
 
@@ -113,7 +122,7 @@ def cells_of(folder: Path, **figures: Any) -> list[Cell]:
     """Cells of two variants whose evaluations are there."""
     cells = []
     for name, returns in {"a|b": (1.0, 3.0), "c": (2.0, 4.0)}.items():
-        row = Row(name, name, (), None, {}, name)
+        row = Row(name, name, (), composed(("recipe=bc",)), {}, name)
         for seed in STUDY.seeds:
             cell = Cell(row, seed, folder)
             cell.out.mkdir(parents=True)
@@ -156,6 +165,15 @@ def test_a_table_with_everything(tmp_path: Path) -> None:
     assert "Which is best?" in text and "| a\\|b | 0.500 |" in text and "d4rl" in text
 
 
+def test_variants_in_other_environments_have_no_difference(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, **FULL)
+    for cell in cells:  # the environment of both is called the same, as chains of 2 and of 8 masses are
+        masses = 2 if cell.row.name == "c" else 8
+        (cell.run / "data.json").write_text(json.dumps({"env": {"id": "a/Chain-v0", "options": {"masses": masses}}}))
+    table = columns(gather(STUDY, cells, {}))
+    assert table["difference"] == ["reference", "–"] and "its 95 % interval" not in table
+
+
 def test_a_table_where_much_is_missing(tmp_path: Path) -> None:
     result = gather(STUDY, cells_of(tmp_path, controller=None), {"c-s1": "It broke.", "c-s0": "It broke."})
     table = columns(result)
@@ -185,7 +203,10 @@ def test_variants_that_differ_in_their_budget_are_a_curve(tmp_path: Path) -> Non
         "tt 1x": ("recipe=tt", "engine.budget=1"),
     }
     study = Study(name="compute", variants=dict.fromkeys(words, Variant()), seeds=(0,))
-    cells = [Cell(Row(name, name, overrides, None, {}, name), 0, tmp_path) for name, overrides in words.items()]
+    cells = [
+        Cell(Row(name, name, overrides, composed(("recipe=bc",)), {}, name), 0, tmp_path)
+        for name, overrides in words.items()
+    ]
     for cell in cells:
         cell.out.mkdir(parents=True)
         (cell.out / "evaluation.json").write_text(json.dumps(evaluation((1.0, 3.0))))

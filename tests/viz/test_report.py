@@ -139,6 +139,21 @@ def test_other_episodes_are_not_paired(pair: list[Path], change: dict, reason: s
     assert reason in shown(pair).text
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [("options", {"masses": 8}, "other options of the environment"), ("max_episode_steps", 50, "another length")],
+)
+def test_data_sets_that_name_other_episodes_are_not_paired(
+    pair: list[Path], option: str, value: object, reason: str
+) -> None:
+    for folder, env in zip(pair, ({"options": {}}, {option: value}), strict=True):
+        (folder / "data.json").write_text(json.dumps({"env": {"id": "a/Chain-v0", **env}}))
+    first, second = read_facts(pair)
+    assert reason in paired_difference(second, first).reason
+    (pair[1] / "data.json").write_text('{"env": ["damaged"]}')
+    assert paired_difference(*read_facts(pair)).episodes == 3
+
+
 @pytest.mark.usefixtures("no_charts")
 def test_options_and_versions_that_differ(pair: list[Path], tmp_path: Path) -> None:
     (pair[1] / "versions.json").write_text('{"torch": "2.10", "trajgen": "0.1.0"}')

@@ -51,9 +51,9 @@ def mean_ratio(values: ArrayLike, reference: ArrayLike) -> Array:
     return np.divide(mean(values), bottom, out=np.full_like(bottom, np.nan), where=bottom > 0)
 
 
-def ratio_difference(values: ArrayLike, reference: ArrayLike, unit: ArrayLike) -> Array:
-    """The mean of ``values`` less that of ``reference``, both over the mean of ``unit``; NaN as `mean_ratio`."""
-    return mean_ratio(values, unit) - mean_ratio(reference, unit)
+def ratio_difference(values: ArrayLike, unit: ArrayLike, reference: ArrayLike, reference_unit: ArrayLike) -> Array:
+    """The `mean_ratio` of ``values`` to ``unit`` less that of ``reference`` to its own unit."""
+    return mean_ratio(values, unit) - mean_ratio(reference, reference_unit)
 
 
 def bootstrap_interval(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.files import read_json
 from trajgen.core.options import entry
 from trajgen.evaluation.evaluate import hardware, plain
 from trajgen.evaluation.statistics import (
@@ -26,11 +27,13 @@ from trajgen.evaluation.statistics import (
 from trajgen.experiments.cells import BY_TIME, Cell, Row
 from trajgen.experiments.definition import Study, option_of
 from trajgen.experiments.published import add_reached
-from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages, versions
+from trajgen.experiments.run_folder import episode_options, load_config, read_evaluation, trained_stages, versions
 
 RATIO, RETURN, ACTION_ERROR = "ratio to the controller", "return", "action error"
 FIRST = {RATIO: "ratio_to_controller", ACTION_ERROR: "action_error"}
 """What is compared where all evaluations have this figure; else it is the return."""
+SAME_EPISODES = ("env", "protocol_name", "goals", "seeds")
+"""Entries of an evaluation without which its episodes are others."""
 Evaluations = Mapping[int, Mapping[str, Any]]
 """The evaluation.json of each seed."""
 
@@ -60,6 +63,7 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
         row = by_row[name][0].row
         is_reference = row.variant == study.reference
         compared = reference is not None and not is_reference and not study.published
+        compared = compared and _episodes_of(finished[name]) == _episodes_of(finished[reference or name])
         rows.append(
             {
                 "name": name,
@@ -92,6 +96,15 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
         }
     )
     return results
+
+
+def _episodes_of(cells: Sequence[Cell]) -> dict[str, Any]:
+    """The options that decide the episodes of a row, besides their seeds."""
+    if not cells:
+        return {}
+    path = cells[0].run / "data.json"
+    named_env = read_json(path).get("env") if path.exists() else None
+    return episode_options(cells[0].row.config.to_plain()["data"], named_env or {})
 
 
 def episode_returns(evaluations: Evaluations, player: str) -> Array:
@@ -148,14 +161,19 @@ def scores(evaluations: Evaluations, unit: str) -> dict[str, Any]:
 
 
 def differences(evaluations: Evaluations, reference: Evaluations, unit: str) -> dict[str, Any]:
-    """The mean less the reference's, on the seeds that both have, and its interval; resamples are paired."""
+    """The mean less the reference's, on the seeds that both have, and its interval; resamples are paired.
+
+    There is none where the episodes are not the same.
+    """
     empty = {"difference": None, "difference_ci95": None}
     seeds = [seed for seed in evaluations if seed in reference]
-    if not seeds or any(evaluations[s].get("seeds") != reference[s].get("seeds") for s in seeds):
+    if not seeds or any(evaluations[s].get(key) != reference[s].get(key) for s in seeds for key in SAME_EPISODES):
         return empty
     pair = [{seed: by_seed[seed] for seed in seeds} for by_seed in (evaluations, reference)]
-    samples = [_compared(by_seed, unit) for by_seed in pair]
-    samples = drop_failed(*samples, *([episode_returns(pair[0], "controller")] if unit == RATIO else []))
+    samples: list[Array] = []
+    for by_seed in pair:  # a disturbance, say, changes what the controller earns too
+        samples += [_compared(by_seed, unit), *([episode_returns(by_seed, "controller")] if unit == RATIO else [])]
+    samples = drop_failed(*samples)
     if samples[0].size == 0:
         return empty
     statistic = ratio_difference if unit == RATIO else mean_difference

@@ -6,6 +6,7 @@ import platform
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -234,6 +235,22 @@ def recorded_env(folder: Path) -> EnvRecord | None:
         raise damaged(path, error) from error
     _require_imported(record.id, f"{path}: env.id={record.id}")
     return record
+
+
+def episode_options(data: Mapping[str, Any], named_env: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, besides environment and seed, without which an episode is another one.
+
+    Args:
+        data: the options of a run's data, as plain values.
+        named_env: the environment that its data set names, as data.json has it.
+    """
+    named = named_env if data.get("env_id") is None else {}
+    options = [each for each in (named.get("options"), data.get("env_options")) if isinstance(each, Mapping)]
+    return {
+        "max_episode_steps": data.get("max_episode_steps") or named.get("max_episode_steps"),
+        "env_options": {name: value for each in options for name, value in each.items()},
+        "resets": data.get("resets") or None,
+    }
 
 
 def _require_imported(env_id: str, got: str) -> None:

@@ -17,7 +17,7 @@ EPISODE_OPTIONS = {
     "env_options": "other options of the environment",
     "resets": "other starts or goals",
 }
-"""Options of data without which episodes of the same seed are not the same."""
+"""Options without which episodes of the same seed are not the same."""
 DEEPEST = 12
 LONGEST = 160
 """Characters of an option's value that are shown."""
@@ -51,9 +51,9 @@ def paired_difference(run: Facts, reference: Facts) -> Paired:
     for name, key in (("environment", "env"), ("protocol", "protocol_name"), ("kind of goal", "goals")):
         if run.evaluation.get(key) != reference.evaluation.get(key):
             return Paired(reason=f"another {name}: the episodes are not the same")
-    data = [each if isinstance(each := r.config.get("data"), Mapping) else {} for r in (run, reference)]
+    options, other_options = run.episode_options(), reference.episode_options()
     for option, reason in EPISODE_OPTIONS.items():
-        if len({str(each.get(option) or "") for each in data}) > 1:
+        if options[option] != other_options[option]:
             return Paired(reason=reason)
     seeds = sorted({*returns} & {*other})
     if not seeds:

@@ -15,7 +15,7 @@ from trajgen.config import merged
 from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import LARGEST_NUMBER, read_json, read_metrics
 from trajgen.core.options import entry
-from trajgen.experiments.run_folder import read_config, refuse_links, trained_stages
+from trajgen.experiments.run_folder import episode_options, read_config, refuse_links, trained_stages
 from trajgen.viz.summary import Row, score_rows
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -51,6 +51,8 @@ class Facts:
     config: dict[str, Any]
     command: str | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)
+    named_env: dict[str, Any] = field(default_factory=dict)
+    """The environment that its data set names."""
     scores: list[Row] = field(default_factory=list)
     stages: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
@@ -58,6 +60,11 @@ class Facts:
     weights: int | None = None
     pictures: list[Picture] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def episode_options(self) -> dict[str, Any]:
+        """What decides its episodes besides environment and seed."""
+        data = self.config.get("data")
+        return episode_options(data if isinstance(data, Mapping) else {}, self.named_env)
 
     def total(self, name: str) -> float | None:
         """``minutes`` or ``steps`` of all stages."""
@@ -160,6 +167,11 @@ def _read_training(facts: Facts, path: Path) -> None:
     facts.stages, facts.metrics = trained_stages(path), read_metrics(path)
 
 
+def _read_env(facts: Facts, path: Path) -> None:
+    named = read_json(path).get("env")
+    facts.named_env = named if isinstance(named, dict) else {}
+
+
 def _read_versions(facts: Facts, path: Path) -> None:
     facts.versions = {str(name): str(version)[:60] for name, version in read_json(path).items()}
 
@@ -188,6 +200,7 @@ def _read_pictures(facts: Facts, folder: Path) -> None:
 READERS: dict[str, tuple[Callable[[Facts, Path], None], str]] = {
     "evaluation.json": (_read_evaluation, "not evaluated"),
     "metrics.jsonl": (_read_training, "no metrics of its training"),
+    "data.json": (_read_env, ""),
     "versions.json": (_read_versions, ""),
     "checkpoints/final.safetensors": (_read_weights, "not trained to its end"),
     "plots": (_read_pictures, ""),
