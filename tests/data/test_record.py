@@ -151,7 +151,7 @@ def test_an_environment_of_ones_own_with_discrete_entries_and_text(
     monkeypatch.syspath_prepend(str(root))
     main(["data", "record", "env=grids:Mine/Grid-v0", "policy=grids:Counting", "episodes=2", "id=own/grid-v0"])
     printed = capsys.readouterr()
-    assert "mission (Text)" in printed.err
+    assert "mission (Text)" in printed.err and "data=grid.yaml imports=[grids]'" in printed.out
     preset = yaml.safe_load(printed.out[printed.out.index("data:") :])["data"]
     assert preset["image_key"] == "view" and set(preset["state_key"]) == {"direction", "board"}
     (episode, _) = recorded("own/grid-v0")

@@ -136,7 +136,8 @@ def record_data(words: Words) -> None:
     entries = entries_of(minari.open_dataset(id).observation_space)
     if options.env.startswith(OGBENCH):
         entries["env_id"] = options.env  # which has its goals by this name alone
-    _print_preset(id, preset_text(id, longest, entries).rstrip())
+    module = options.env.rpartition(":")[0]  # which registers it, and is imported by its name alone
+    _print_preset(id, preset_text(id, longest, entries).rstrip(), f" imports=[{module}]" if module else "")
 
 
 @command("data get", GetOptions, "data get D4RL/pointmaze/umaze-v2", to=data)
@@ -209,10 +210,10 @@ def catalogue() -> dict[str, Task]:
     return {name: read_task(name, first_line(path), read_options("data", path)) for name, path in data_files().items()}
 
 
-def _print_preset(id: str, preset: str) -> None:
-    """Prints a preset, the file that it belongs into, and the command that trains with it."""
+def _print_preset(id: str, preset: str, words: str = "") -> None:
+    """Prints a preset, the file that it belongs into, and the command that trains with it, which has more words."""
     name = id.rpartition("/")[2].rpartition("-v")[0] or "my_data"
-    print(f"A preset for it, {name}.yaml for 'trajgen train data={name}.yaml':\n\n{preset}")
+    print(f"A preset for it, {name}.yaml for 'trajgen train data={name}.yaml{words}':\n\n{preset}")
 
 
 def _print_table(rows: dict[str, Any]) -> None:

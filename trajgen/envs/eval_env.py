@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
 from trajgen.envs.maze_images import image_side, with_images
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
 from trajgen.envs.shift import shift_words, shifted
-from trajgen.envs.teams import TEAMS
+from trajgen.envs.strangers import check_options, trusted
 from trajgen.envs.waypoints import WaypointController
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
 
     Raises:
         DataError: if the set is not on this machine, or names no environment that can be made here.
-        CheckpointError: if what a run folder says names a module that is not imported.
+        CheckpointError: if what a run folder says names a file, or a module that is not imported.
     """
     if store.folder(options.id).is_dir():
         about = store.metadata(options.id)
@@ -160,7 +159,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         if options.env_id is None and is_in_another_maze(options.id):
             warnings.warn(f"The data set {options.id!r} {IN_ANOTHER_MAZE}.", stacklevel=2)
     elif recorded is not None:
-        _refuse_module(recorded)
+        check_options(recorded.id, recorded.options, CheckpointError)
         about = {"ref_min_score": recorded.bounds[0], "ref_max_score": recorded.bounds[1]} if recorded.bounds else {}
         is_same = options.env_id in (None, recorded.id)
         env_spec = spec(
@@ -226,17 +225,6 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         resets=options.resets,
         **optional,
     )
-
-
-def _refuse_module(recorded: EnvRecord) -> None:
-    """Raises a CheckpointError if an environment of several agents would import a module that a run folder names."""
-    module = recorded.options.get("env")
-    if isinstance(module, str) and module not in {*sys.modules, *(team.options["env"] for team in TEAMS.values())}:
-        raise CheckpointError(
-            "A run folder may only name modules that are imported already.",
-            got=f"{recorded.id} with env={module}",
-            fix=f"imports=[{module}], if you know what it does",
-        )
 
 
 def record_env(options: DataOptions) -> EnvRecord | None:
@@ -350,7 +338,7 @@ def _spec(options: DataOptions, about: Mapping[str, Any]) -> Any:
             f"The data set {options.id!r} names no evaluation environment.",
             fix="data.env_id=ID of a Gymnasium environment",
         )
-    return _read_spec(options.id, text)
+    return trusted(_read_spec(options.id, text))
 
 
 def is_in_another_maze(id: str) -> bool:

@@ -255,7 +255,7 @@ def episode_options(data: Mapping[str, Any], named_env: Mapping[str, Any]) -> di
 
 def _require_imported(env_id: str, got: str) -> None:
     """Raises a `CheckpointError` if the id of an environment names a module (MODULE:ID) that is not imported."""
-    module, colon, _ = env_id.partition(":")
+    module, colon, _ = env_id.rpartition(":")  # as Gymnasium reads it
     if colon and module not in sys.modules:
         raise CheckpointError(
             "A run folder may only name modules that are imported already.",
