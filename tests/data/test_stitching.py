@@ -37,7 +37,7 @@ def cross(copies: int = 8, apart: float = 0.0) -> Episodes:
 def test_paths_turn_at_the_crossing_and_nowhere_else() -> None:
     episodes = cross()
     stitched = with_stitched(episodes, OPTIONS)
-    assert stitched.stitched == 112 and len(stitched) == 16 + 112
+    assert len(stitched) == 16 + stitched.stitched
     assert np.array_equal(stitched.states[: len(episodes.states)], episodes.states)
     turns = 0
     for first, last in zip(stitched.starts[16:], stitched.ends[16:], strict=True):
@@ -51,6 +51,16 @@ def test_paths_turn_at_the_crossing_and_nowhere_else() -> None:
         assert (stitched.goals[first : last + 1] == path[-1]).all()
         assert not stitched.actions[last].any() and stitched.actions[first:last].all()
     assert turns > 5
+
+
+@pytest.mark.parametrize("stitch", [0.5, 0.875])
+def test_stitched_steps_are_the_share_where_paths_end_early(stitch: float) -> None:
+    """Walks of ten steps that are left behind at random steps have half as many, and more of them are needed."""
+    episodes = cross()
+    stitched = with_stitched(episodes, replace(OPTIONS, stitch=stitch))
+    most = stitched.lengths[16:].max()
+    assert 0 <= stitched.lengths[16:].sum() - stitch / (1 - stitch) * episodes.steps < 4 * most
+    assert stitched.lengths[16:].mean() < 0.8 * STEPS
 
 
 def test_a_window_leads_from_the_start_of_one_to_the_end_of_the_other_only_if_stitched() -> None:

@@ -142,6 +142,7 @@ def test_the_score_is_the_mean_over_seeds(runs: FakeRuns) -> None:
     ("words", "message"),
     [
         (["evaluation.seed=0"], "evaluation.seed >= 48"),
+        (["evaluation.seed=50", "evaluation.episodes=96"], "evaluation.seed >= 96"),
         (["prior.depth=2"], "in both"),
         (["seed=1"], "seeds=[0,1,2]"),
         (["trials=0"], "trials"),

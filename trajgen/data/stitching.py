@@ -45,11 +45,14 @@ def with_stitched(episodes: Episodes, options: DataOptions) -> Episodes:
             got=f"data.stitch={options.stitch} with data that are read from a file",
             fix="data.memory_map=false, or data.stitch=0",
         )
-    length = stitched_steps(episodes, options)
-    count = math.ceil(options.stitch / (1 - options.stitch) * episodes.steps / length)
-    paths = _Paths(episodes, options, count, length)
-    while paths.grow():
-        pass
+    paths = _Paths(episodes, options, stitched_steps(episodes, options))
+    wanted = options.stitch / (1 - options.stitch) * episodes.steps
+    mean = float(paths.length)
+    while paths.steps < wanted:  # more than once where paths come to a terminal, or to an end that nothing meets
+        paths.begin(math.ceil((wanted - paths.steps) / mean))
+        while paths.grow():
+            pass
+        mean = paths.steps / len(paths.at)
     return paths.join()
 
 
@@ -65,11 +68,10 @@ class _Paths:
     Args:
         episodes: the data.
         options: of the data.
-        count: of paths.
-        length: steps of each.
+        length: most steps of each.
     """
 
-    def __init__(self, episodes: Episodes, options: DataOptions, count: int, length: int) -> None:
+    def __init__(self, episodes: Episodes, options: DataOptions, length: int) -> None:
         from scipy.spatial import cKDTree
 
         self.episodes, self.length = episodes, length
@@ -85,11 +87,18 @@ class _Paths:
         self.tree = cKDTree(self.places[self.rows])
         steps = np.linalg.norm(np.diff(self.places, axis=0), axis=1)[~is_last[:-1]]
         self.reach = float(np.quantile(steps, STEP_QUANTILE)) / 2
-        self.at = self.random.choice(self.rows, count)  # the row at which each path goes on
-        self.left = np.full(count, length)  # steps that each path still takes
+        self.at = self.rows[:0]  # the row at which each path goes on
+        self.left = np.zeros(0, dtype=np.int64)  # steps that each path still takes
         self.pieces: list[tuple[Array, Array, Array]] = []  # which paths, their first rows, and their steps
         self.visited = self.places[self.at][:, None]  # (paths, pieces, n)
-        self.meetings = 0
+        self.meetings = self.steps = 0
+
+    def begin(self, count: int) -> None:
+        """Adds so many paths without a step."""
+        at = self.random.choice(self.rows, count)
+        self.at, self.left = np.append(self.at, at), np.append(self.left, np.full(count, self.length))
+        visited = np.repeat(self.places[at][:, None], self.visited.shape[1], axis=1)
+        self.visited = np.concatenate([self.visited, visited])
 
     def grow(self) -> bool:
         """Adds a piece to each path that is too short; whether there was one."""
@@ -101,6 +110,7 @@ class _Paths:
         steps = np.minimum(self.random.integers(1, ends - row, endpoint=True), self.left[growing])
         self.pieces.append((growing, row, steps))
         self.left[growing] -= steps
+        self.steps += int(steps.sum())
         visited = self.visited[:, -1].copy()
         visited[growing] = self.places[row + steps]
         self.visited = np.concatenate([self.visited, visited[:, None]], axis=1)

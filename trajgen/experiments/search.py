@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STARTUP = 8
-"""Trials that are drawn evenly before any is proposed from the scores of others."""
+"""Trials, the base among them, before one is proposed from the scores of others; until then they are drawn evenly."""
 FILE = "search.json"
 
 
@@ -110,14 +110,19 @@ def _require_optuna() -> None:
 
 def require_tuning(config: Config) -> None:
     """Raises a `ConfigError` if a search would choose by episodes whose scores are reported."""
-    reported = EvaluationOptions()
-    if config.evaluation.seed < reported.seed + reported.episodes:
+    reported = reported_episodes(config)
+    if config.evaluation.seed < reported:
         raise ConfigError(
             "A search chooses by other episodes than those that are reported, or its score is biased upwards.",
-            expected=f"evaluation.seed >= {reported.seed + reported.episodes}",
+            expected=f"evaluation.seed >= {reported}",
             got=f"evaluation.seed={config.evaluation.seed}",
             fix=f"{TUNING}, or leave it out",
         )
+
+
+def reported_episodes(config: Config) -> int:
+    """How many episodes are reported, from seed 0 on: as many as a search chooses by, and as usual at least."""
+    return max(EvaluationOptions.episodes, config.evaluation.episodes)
 
 
 def require_other_replays(config: Config) -> None:
@@ -127,19 +132,17 @@ def require_other_replays(config: Config) -> None:
 
     if not store.folder(config.data.id).is_dir():
         return
-    count = env_of_run(config.data, None).replayed_episodes
-    reported = EvaluationOptions()
-    tuned, shown = (
-        {seed % count for seed in range(each.seed, each.seed + min(each.episodes, count))} if count else set()
-        for each in (config.evaluation, reported)
-    )
+    count, tuning = env_of_run(config.data, None).replayed_episodes, config.evaluation
+    tuned = {seed % count for seed in range(tuning.seed, tuning.seed + min(tuning.episodes, count))} if count else set()
+    shown = {*range(min(reported_episodes(config), count))}
     if tuned & shown:
-        most = min(reported.episodes, count - reported.episodes)
-        fix = f"evaluation.seed={reported.episodes} evaluation.episodes={most}"
+        usual = EvaluationOptions.episodes
+        most = min(usual, count - usual)
+        fix = f"evaluation.seed={usual} evaluation.episodes={most}"
         raise ConfigError(
             "A search on recorded episodes chooses by others than those that are reported.",
             got=f"{count} episodes, of which seeds from {config.evaluation.seed} on pick {len(tuned & shown)} of those",
-            fix=fix if most > 0 else f"more than {reported.episodes} episodes, or data.env_id=ID of an environment",
+            fix=fix if most > 0 else f"more than {usual} episodes, or data.env_id=ID of an environment",
         )
 
 
