@@ -8,10 +8,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from walks import Constant, walk_env
+from walks import Constant, Silent, walk_env
 
 from trajgen.core.errors import ConfigError
 from trajgen.envs.disturbances import GOAL_EVERY, PUSH_EVERY, PUSH_STEPS, Disturbed
+from trajgen.envs.eval_env import EvalEnv
 from trajgen.envs.pointmaze import MAZES, maze_spec
 from trajgen.evaluation.disturbance import recovery
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
@@ -62,6 +63,13 @@ def test_goals_move_alike_for_every_policy() -> None:
 def test_noise_is_in_what_is_observed_alone() -> None:
     noise = np.array([state[:2] - position for _, state, _, position in played(maze("noise", 0.3), 0.0)])
     assert abs(noise.std() - 0.3) < 0.05 and abs(noise.mean()) < 0.05
+
+
+def test_success_is_that_of_the_true_state_where_the_noise_is_in_what_is_compared_with_the_goal() -> None:
+    """A walk whose position and time are within 100 of a goal at all steps, and far from it with the noise."""
+    walk = EvalEnv("walk", Silent, 10, goal_radius=100.0, goal_key="desired_goal", achieved_key="observation")
+    options = EvaluationOptions(episodes=2, latency=False, disturbance="noise", disturbance_size=1e6)
+    assert evaluate(Constant(0.0), walk, options).figures["success"] == 1.0
 
 
 def test_what_cannot_be_disturbed_is_refused() -> None:

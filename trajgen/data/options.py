@@ -144,7 +144,7 @@ class DataOptions:
     """Whether episodes, and windows, end within the goal radius."""
     absorbing_terminals: bool = False
     """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925), or
-    left out of the losses."""
+    padding."""
     absorbing_goals: bool = False
     """Whether a window stays at its last point once the data turn to another goal."""
     action_limits: Literal["space", "data"] = "space"

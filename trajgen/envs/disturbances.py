@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.observations import Key, entry, put
+from trajgen.envs.eval_env import TRUE_OBSERVATION
 
 PUSH_EVERY, PUSH_STEPS = 100, 10
 """Steps from the beginning of a push to that of the next one, and how many it lasts."""
@@ -76,7 +77,7 @@ class Disturbed(gymnasium.Wrapper):
             self._body.data.qfrc_applied[:2] = 0
         observation, info = self.env.reset(seed=seed, options=options)
         self._rng, self._steps = np.random.default_rng([0 if seed is None else seed, 1]), 0
-        return self._observed(observation), info
+        return self._observed(observation), self._with_truth(info, observation)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes a step; reward and success are those of the true state."""
@@ -86,7 +87,7 @@ class Disturbed(gymnasium.Wrapper):
             self._move_goal()
         self._steps += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._observed(observation), reward, terminated, truncated, info
+        return self._observed(observation), reward, terminated, truncated, self._with_truth(info, observation)
 
     def _push(self, steps: int) -> None:
         """Begins a push, or ends it, so many steps after its beginning."""
@@ -103,12 +104,15 @@ class Disturbed(gymnasium.Wrapper):
         maze.goal = cells[self._rng.integers(len(cells))] + self._rng.uniform(-reach, reach, 2)
         maze.update_target_site_pos()
 
+    def _with_truth(self, info: dict[str, Any], observation: Any) -> dict[str, Any]:
+        return {**info, TRUE_OBSERVATION: observation} if self.kind == "noise" else info
+
     def _observed(self, observation: Any) -> Any:
         if self.kind != "noise":
             return observation
         values = np.asarray(entry(observation, self.state_key))
         noisy = values + self.size * self._rng.standard_normal(values.shape)
-        return put(observation, self.state_key, noisy.astype(values.dtype))
+        return put(_copy(observation), self.state_key, noisy.astype(values.dtype))
 
 
 def disturbed(
@@ -117,6 +121,11 @@ def disturbed(
     """An environment that is disturbed, of a size or of the usual one."""
     env = make_env()
     return Disturbed(env, kind, KINDS[kind].size if size is None else size, state_key)
+
+
+def _copy(observation: Any) -> Any:
+    """An observation whose entries can be replaced while the environment goes on with its own."""
+    return {k: _copy(v) for k, v in observation.items()} if isinstance(observation, Mapping) else observation
 
 
 def _moves_freely(body: Any) -> bool:

@@ -33,6 +33,8 @@ WITH_A_MAP = ("PointMaze_", "AntMaze_")
 IN_ANOTHER_MAZE = (
     "was recorded in another maze than the one that it names for the evaluation: their maps have walls in other cells"
 )
+TRUE_OBSERVATION = "true_observation"
+"""Entry of a step's info with what is observed without noise, where a disturbance adds some."""
 TOLERANCE = 1e-3
 """How far actions of the data may lie outside of an environment's box, as a share of it."""
 
@@ -114,6 +116,7 @@ class EvalEnv:
             return np.asarray(np.asarray(value, dtype=np.float64) >= self.rule.at_least)
         if self.goal_radius is None or self.goal_key is None or self.achieved_key is None:
             return None
+        observation = info.get(TRUE_OBSERVATION, observation)
         offset = np.asarray(entry(observation, self.achieved_key)) - np.asarray(entry(observation, self.goal_key))
         return np.asarray(np.linalg.norm(offset, axis=-1) <= self.goal_radius)
 

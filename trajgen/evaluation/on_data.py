@@ -42,7 +42,7 @@ def compare_with_data(
 
     Returns:
         ``action_error``: the mean over episodes of the root mean square of the difference, in standard deviations of
-        each entry of the actions, so that the mean action has 1; of discrete ones the share that differ. And its
+        each entry of the actions, so that the mean action has about 1; of discrete ones the share that differ. And its
         ``ci95``, over episodes.
 
     Raises:

@@ -29,7 +29,8 @@ class Beam:
     likeliest is among them.
 
     Where each token is a number of a point (`trajgen.core.protocols.Values`), plans are ranked by the rewards and
-    returns that the prior expects, not by those that it drew: a search would otherwise select its own noise.
+    returns that the prior expects, not by those that it drew: a search would otherwise select its own noise. What is
+    expected is their normalized values, of returns to the power ``data.return_power``.
 
     Cost of a plan, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
     for leading scales that are known; W · E decodings per selection; one or two copies of the prior's cache per
