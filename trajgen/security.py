@@ -6,6 +6,7 @@ it, and nothing in it is unpickled or called.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -34,6 +35,7 @@ MAX_SHAPE = 2**24
 """Numbers in one entry of an observation."""
 HDF5_CACHE = 2**20
 """Bytes of HDF5's cache of a file's objects, which takes forty times as many by default."""
+GPU_DRIVERS = ("/dev/nvidiactl", "/dev/kfd")
 NUMBER_KINDS = "fiub"
 """Kinds of numpy types that are numbers."""
 
@@ -61,6 +63,36 @@ def read_limited(path: Path, largest: int, errors: str = "strict") -> str:
 def memory_limit(size: int) -> int:
     """Bytes of memory that what is read of a file of ``size`` bytes may take."""
     return RATIO * size + SLACK
+
+
+def memory_limits() -> Iterator[int]:
+    """Bytes of memory: the machine's, those of the process's control group, and its own limits."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            yield int(Path("/sys/fs/cgroup", name).read_text())
+    with contextlib.suppress(ImportError):
+        import resource
+
+        for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
+            soft, _ = resource.getrlimit(kind)
+            if soft != resource.RLIM_INFINITY:
+                yield soft
+
+
+def limit_memory() -> None:
+    """Has the system refuse this process more memory than there is, where it would end any process for it.
+
+    What a driver of GPUs reserves counts as memory, so that there is no limit beside one.
+    """
+    if any(Path(driver).exists() for driver in GPU_DRIVERS):
+        return
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (min(memory_limits()), hard))
 
 
 def open_hdf5(path: Path) -> Any:
@@ -285,5 +317,5 @@ def check_numbers(values: Any, largest: int, kinds: Any = (int, float), where: s
     elif isinstance(values, list | tuple):
         for value in values:
             check_numbers(value, largest, kinds, where)
-    elif isinstance(values, kinds) and not (math.isfinite(values) and abs(values) <= largest):
+    elif isinstance(values, kinds) and not abs(values) <= largest:  # neither is one that is no number
         raise ValueError(f"{where} is out of range: at most {largest:,}")

@@ -178,7 +178,7 @@ def test_sets_that_would_fill_half_of_the_memory_are_mapped(monkeypatch: pytest.
     size = mapped.size_of(93, Space(4, 3))
     assert size == 93 * 8 * 4
     for limit, expected in ((2 * size - 1, True), (2 * size, False)):
-        monkeypatch.setattr(mapped, "_memory_limits", lambda limit=limit: iter([limit, 10 * GIB]))
+        monkeypatch.setattr(mapped, "memory_limits", lambda limit=limit: iter([limit, 10 * GIB]))
         assert mapped.is_mapped(minari.load(ID, options(memory_map=None))) is expected
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from trajgen.evaluation import pool
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
 from trajgen.evaluation.pool import env_pool
 from trajgen.evaluation.rollout import Rollouts, rollout
+from trajgen.evaluation.workers import MOST, WorkerPool
 
 LENGTHS = 3 + np.arange(8) % 5
 
@@ -91,3 +93,9 @@ def test_an_environment_that_a_process_cannot_make_is_named() -> None:
 def test_numbers_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(Exception, match=f"evaluation.{next(iter(options))} must be at least"):
         EvaluationOptions(**options)
+
+
+def test_a_run_folder_may_name_any_number_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    slots = WorkerPool(walk_env(Walk), 100, 10**6)._slots
+    assert len(slots) == MOST and sorted(chain(*slots)) == list(range(100))

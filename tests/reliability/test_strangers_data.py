@@ -92,3 +92,10 @@ def test_a_module_before_the_last_colon_is_not_imported(stranger: Path) -> None:
     (stranger / "data.json").write_text(json.dumps({"env": {"id": "json:trap:Env-v0"}}))
     with pytest.raises(CheckpointError, match=r"imports=\[json:trap\]"):
         recorded_env(stranger)
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**25])
+def test_options_hold_no_number_that_is_far_too_large(stranger: Path, number: int) -> None:
+    (stranger / "data.json").write_text(json.dumps({"env": {"id": "Pendulum-v1", "options": {"g": [number]}}}))
+    with pytest.raises(CheckpointError, match="out of range"):
+        recorded_env(stranger)

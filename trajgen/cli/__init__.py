@@ -12,6 +12,7 @@ from importlib import import_module
 
 from trajgen.cli.app import app
 from trajgen.core.errors import TrajgenError, printable
+from trajgen.security import limit_memory
 
 COMMANDS = ("train", "evaluate", "study", "plot", "video", "report", "export", "hub", "bench", "data", "components")
 """Modules of commands, in the order of the help; importing one adds its commands, which import what they need."""
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a letter that the terminal has not is no error
             stream.reconfigure(errors="backslashreplace")
     warnings.formatwarning = lambda message, *_, **__: f"Warning: {printable(str(message))}\n"
+    limit_memory()
     debug = "--debug" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         app([word for word in words if word != "--debug"] or ["--help"], prog_name="trajgen")

@@ -30,6 +30,7 @@ from trajgen.core.observations import Key
 from trajgen.core.types import Space
 from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes, Rounding, collect_centered, shape_of, type_of
 from trajgen.data.fingerprint import checksum, fingerprint
+from trajgen.security import memory_limits
 
 FOLDER, ABOUT, INDEX, UNFINISHED = "mapped", "about.json", "index.npy", ".unfinished-"
 VERSION = 1
@@ -47,7 +48,7 @@ def key_of(entries: Mapping[str, Key]) -> str:
 
 def is_large(rows: int, space: Space) -> bool:
     """Whether a data set of M rows would fill more than half of the memory that this process may use."""
-    limits = [*_memory_limits()]
+    limits = [*memory_limits()]
     return bool(limits) and size_of(rows, space) > min(limits) / 2
 
 
@@ -213,19 +214,3 @@ def _writing(folder: Path, rows: int, space: Space) -> Iterator[None]:
             f"The arrays of a mapped data set cannot be written into {folder}: {error.strerror}.",
             fix="data.memory_map=false if it fits into memory, or a copy of the set elsewhere: MINARI_DATASETS_PATH=…",
         ) from error
-
-
-def _memory_limits() -> Iterator[int]:
-    """Bytes of memory: the machine's, those of the process's control group, and its own limits."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            yield int(Path("/sys/fs/cgroup", name).read_text())
-    with contextlib.suppress(ImportError):
-        import resource
-
-        for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS):
-            soft, _ = resource.getrlimit(kind)
-            if soft != resource.RLIM_INFINITY:
-                yield soft

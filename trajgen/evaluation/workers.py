@@ -25,6 +25,8 @@ from trajgen.evaluation.pool import Moment, close
 if TYPE_CHECKING:
     from trajgen.envs.eval_env import EvalEnv
 
+MOST = 4
+"""Processes for each core: a run folder of a stranger says how many there are to be."""
 START = 300.0
 """Seconds in which a process has imported and made its environments."""
 MAIN = """import json, sys
@@ -42,7 +44,7 @@ class WorkerPool:
     Args:
         eval_env: what the environments are.
         count: of environments.
-        workers: processes, at most one for each environment.
+        workers: processes, at most one for each environment, and `MOST` for each core.
 
     Raises:
         DataError: on entering, if a process cannot make its environments.
@@ -52,7 +54,8 @@ class WorkerPool:
         import cloudpickle
 
         self._make = cloudpickle.dumps(replace(eval_env, controller=None))
-        self._slots = [list(range(first, count, workers)) for first in range(min(workers, count))]
+        workers = min(workers, count, MOST * (os.cpu_count() or 1))
+        self._slots = [list(range(first, count, workers)) for first in range(workers)]
         self._workers: list[Worker] = []
         self._seeds: list[int] = []
         self._actions: list[list[Any]] = []
