@@ -138,6 +138,14 @@ def test_the_same_seed_makes_the_same_set(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(np.unique(first, axis=0)) == 5  # no episode is a copy of another
 
 
+def test_progress_fits_on_60_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {"COLUMNS": "60", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    make("pointmaze/medium-blocked", steps=1_000, id="mine/pointmaze-medium-blocked-v0")
+    shown = capsys.readouterr().out
+    assert "1000/1000" in shown and "…" not in shown
+
+
 def test_makers_refuse_what_they_cannot_do() -> None:
     with pytest.raises(ConfigError, match="pointmaze/umaze-dwell"):
         make("pointmaze/umaze-dwel", quiet=True)

@@ -78,8 +78,23 @@ TRAIN_OWN_DATA = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
     ("line", "mentions"),
     [
         ("recipe=mgae", ["There is no recipe 'mgae'", "did you mean 'mage'?", ".yaml"]),
+        ("recipe=MAGE", ["did you mean 'mage'?"]),
+        ("--recipe mage", ["without dashes", "fix:      recipe=mage"]),
+        ("seed=1 -recipe=mage", ["without dashes", "fix:      recipe=mage"]),
+        ("--engine.budget 0.1 seed=1", ["fix:      engine.budget=0.1"]),
+        ("--resume seed=1", ["fix:      resume=true"]),
+        ("recipe = mage", ["fix:      recipe=mage"]),
+        ("seed resume=true", ["fix:      seed=…"]),
+        ("resume", ["fix:      resume=true"]),
         ("recipe=nofile.yaml", ["nofile.yaml", "No such file"]),
         ("data=pointmaze/umaz", ["There is no data", "'pointmaze/umaze'"]),
+        ("data=umaze", ["'pointmaze/umaze'"]),
+        ("budget=3", ["did you mean 'engine.budget'?"]),
+        ("lr=3", ["did you mean 'engine.stages.NAME.lr'?"]),
+        ("engine.steps=3", ["did you mean 'engine.stages.NAME.steps'?"]),
+        ("codebook_size=3", ["did you mean 'tokenizer.codebook_size'?"]),
+        ("sampler.p=0.8", ["sampler=top_p has p"]),
+        ("engine.budget=0,5", ["engine.budget takes one value", "-m", "0.5"]),
         ("sampler=gredy", ["There is no sampler 'gredy'", "did you mean 'greedy'?", "trajgen list sampler"]),
         ("sampler=", ["There is no sampler ''", "greedy"]),
         ("tokenizer=null", ["There is no tokenizer 'null'"]),
@@ -110,6 +125,7 @@ TRAIN_OWN_DATA = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         ("prior.heads=3", ["prior.heads=3"]),
         ("view.fields=[stat]", ["did you mean 'state'?"]),
         ("device=gpu", ["device=gpu", "cuda"]),
+        ("device=mps", ["device=mps", "cuda"]),
         ("imports=[no_such_module.parts]", ["Cannot import 'no_such_module.parts'"]),
         ("imports=[.]", ["dotted names"]),
         ("imports=[", ["key=value"]),
@@ -136,14 +152,28 @@ def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytes
         ("evaluate", ["needs run=", "run=PATH"]),
         ("evaluate run=nowhere", ["no such run folder", "nowhere", "trajgen train"]),
         ("evaluate run=. sampler.p", ["key=value"]),
+        ("evaluate seed=3", ["'policy.seed' or 'evaluation.seed'"]),
+        ("evaluate run=. data=pointmaze/umaze", ["trained on", "init=."]),
+        ("evaluate --run .", ["fix:      run=."]),
+        ("study seeds=0,1", ["'seeds=[0,1]'"]),
+        ("report run=there", ["trajgen report there"]),
+        ("report . out=a.pdf", ["HTML", "out=FILE.html"]),
         ("sample sed=3", ["Unknown option 'sed'", "did you mean 'seed'?"]),
         ("sample run=x state=[1,2", ["cannot be read", "state=[1,2"]),
         ("data import id=mine/x-v0", ["needs a source"]),
+        ("data make adroit/door-human", ["trajgen data info adroit/door-human"]),
+        ("data record env=CartPole", ["'CartPole-v1'", "or MODULE:CartPole"]),
+        ("data record env=CartPole-v1 policy=no_such:act", ["fix:      MODULE:NAME"]),
         ("data make pointmaze/umze", ["'pointmaze/umaze'"]),
         ("data make pointmaze/umaze steps=many", ["steps", "a whole number"]),
         ("data make pointmaze/umaze stepps=3", ["Unknown option 'stepps'", "did you mean 'steps'?"]),
         ("data info no-such-set-v0", ["must be on this machine"]),
+        ("data info pointmaze/umaze-dwel", ["no task and no data set", "'pointmaze/umaze-dwell'"]),
         ("list tokenizr", ["Unknown kind 'tokenizr'", "did you mean 'tokenizer'?"]),
+        ("list recipes mage", ["trajgen train recipe=mage --cfg job"]),
+        ("list recipe/mage", ["trajgen train recipe=mage --cfg job"]),
+        ("list pointmaze/umaze", ["trajgen data info pointmaze/umaze"]),
+        ("list sampler top_p", ["trajgen list sampler/top_p"]),
         ("list sampler/gredy", ["There is no sampler 'gredy'"]),
         ("list imports=[1]", ["imports"]),
         ("new prior gru file", ["key=value"]),
@@ -186,6 +216,7 @@ def test_paths_are_taken_as_they_stand(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("trajgen.experiments.evaluate", lambda run, _, *, out, **__: reached.append((run, out)))
     odd = folder / "lr=1 (é) [a],b"
     odd.mkdir()
+    (odd / "config.json").touch()
     main(["evaluate", f"run={odd}", "out=1e3"])
     assert reached == [(odd, Path("1e3"))]
     monkeypatch.setattr("trajgen.cli.train.run", reached.append)
@@ -268,11 +299,21 @@ def test_a_truncated_checkpoint(stranger: Path, check_refused: Callable[..., str
         check_refused(command, f"run={stranger}", mentions=("damaged or cut short", "final.safetensors"))
 
 
-def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]) -> None:
+def test_a_folder_that_is_no_run(
+    folder: Path, check_refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "empty").mkdir()
     check_refused("evaluate", "run=empty", mentions=("config.json",))
-    (folder / "mage-umaze").mkdir()
-    check_refused("evaluate", "run=mage-umze", mentions=("'mage-umaze'",))
+    for name in ("lab/runs/mage-umaze-s0", "lab/others/bc-s0"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+    monkeypatch.chdir(folder / "lab")
+    Path("runs/mage-umaze-s0/summary.md").touch()
+    for name in ("mage-umze-s0", "runs/mage-umaze-s1", "runs/mage-umaze"):
+        check_refused("evaluate", f"run={name}", mentions=("'runs/mage-umaze-s0'",))
+    check_refused("evaluate", "run=runs/mage-umaze-s0/summary.md", mentions=("fix:      run=runs/mage-umaze-s0",))
+    check_refused("evaluate", "run=runs", mentions=("runs/mage-umaze-s0", "zoo/mage-umaze"))
+    check_refused("evaluate", "run=others/bc-s1", mentions=("'others/bc-s0'",))
 
 
 @pytest.mark.parametrize(
@@ -289,6 +330,7 @@ def test_a_folder_that_is_no_run(folder: Path, check_refused: Callable[..., str]
         ("evaluate engine.budget=3", "Unknown option 'engine.budget'"),
         ("evaluate decoder.width=8", "leave out what changes the weights: decoder.width"),
         ("sample plans=x", "plans"),
+        ("sample state=[1]", "The state of this run has"),
         ("sample return=.inf", "leave return out"),
         ("plot returns=[.nan]", "leave returns out"),
     ],

@@ -222,12 +222,16 @@ def test_summary_is_one_page_with_its_figures(evaluation: dict) -> None:
         "losses": {"total": 0.01234}, "usage": {"1": 0.5, "2": 1.0},
     }  # fmt: skip
     stages = [tokenizer, {"name": "prior", "steps": 200}]
+    errors = {"state": 0.125, "state_units": 0.1, "state_other_latent": 0.5, "state_zero_latent": 0.6}
+    evaluation = evaluation | {"condition_error": errors, "hardware": {"cpu": "Z80", "threads": 1}}
     page = summary_markdown(config, evaluation, stages, ["plots/plan.png"], versions={"torch": "2.9"})
     for words in (
         "# mage on walk",
         "| ratio to the controller | 0.800 |",
         "| normalized by two to six (2 to 6) |",
-        "| condition error, state | 0.125 |",
+        "| score | value | 95 % interval, or note |",
+        "| condition error, state | 0.125 | 0.1 in its units, 0.5 with another plan's latent, 0.6 with zeros |",
+        "- hardware: Z80, 1 thread\n",
         "- data: a/walk-v0",
         "- versions: torch 2.9",
         "| tokenizer | 100 | 1.2 | bfloat16 | backward 56%, forward 40%, data 4% | total 0.0123 |",

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from trajgen.cli.app import app
+from trajgen.cli.app import app, refuse_dashes
 from trajgen.core.errors import TrajgenError, printable
 from trajgen.security import limit_memory
 
@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     limit_memory()
     debug = "--debug" in words or os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
+        refuse_dashes(words)
         app([word for word in words if word != "--debug"] or ["--help"], prog_name="trajgen")
     except TrajgenError as error:
         if debug:

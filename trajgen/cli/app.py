@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
 
 from trajgen import __version__
 from trajgen.cli.completion import COMMANDS, Command, complete
-from trajgen.cli.overrides import options_of
+from trajgen.cli.overrides import dashed, options_of
 from trajgen.core.registry import KINDS
 
 SETTINGS = {"help_option_names": ["--help", "-h"]}
@@ -78,6 +78,13 @@ def command(
         return function
 
     return add
+
+
+def refuse_dashes(words: Sequence[str]) -> None:
+    """Raises a `ConfigError` for an option that is written as a flag, ``--recipe mage``."""
+    path = next((path for path in (" ".join(words[:2]), words[0] if words else "") if path in COMMANDS), None)
+    if path is not None:
+        dashed(words, options_of(COMMANDS[path].options), COMMANDS[path].groups)
 
 
 def _row(label: str, doc: str) -> str:

@@ -79,7 +79,11 @@ def list_(words: Words) -> None:
     load_entry_points()
     load_imports(options.imports)
     console = Console(soft_wrap=True, highlight=False)
-    for what in [PLURALS.get(word, word) for word in which] or (*FILES, *KINDS):
+    listed = [PLURALS.get(word, word) for word in which]
+    for what in listed:
+        if what not in FILES and (fix := _elsewhere(what)):
+            raise ConfigError(f"'trajgen list {what}' lists nothing.", fix=fix)
+    for what in listed or (*FILES, *KINDS):
         kind, _, name = what.partition("/")
         if what in FILES:
             _print_files(console, what)
@@ -91,6 +95,18 @@ def list_(words: Words) -> None:
             for component in (spec(kind, name) for name in names(kind)):
                 _print_entry(console, f"[cyan]{component.name}[/]{escape(_signature(component))}", 2, 8)
                 _print_entry(console, escape(component.summary), 6, 6)
+
+
+def _elsewhere(what: str) -> str:
+    """Where to read about something of which a list has the name alone, or a component without its kind."""
+    from trajgen.config import data_files, recipe_files
+
+    group, _, name = what.rpartition("/") if what.startswith(("recipe/", "recipes/")) else ("", "", what)
+    if group or name in recipe_files():
+        return f"trajgen train recipe={name} --cfg job"
+    if (name := what.removeprefix("data/")) in data_files():
+        return f"trajgen data info {name}"
+    return " or ".join(f"trajgen list {kind}/{what}" for kind in KINDS if what in names(kind))
 
 
 @command("new", NewOptions, "new prior gru")

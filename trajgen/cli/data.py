@@ -10,7 +10,7 @@ import typer
 
 from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import options_of, read
-from trajgen.core.errors import ConfigError, printable
+from trajgen.core.errors import ConfigError, DataError, nearest, printable
 from trajgen.data.importing import ImportOptions
 from trajgen.data.options import EnvShift
 from trajgen.experiments.options import EncodeOptions, RecordOptions
@@ -84,10 +84,15 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=lamb
     from trajgen.data import store
 
     task = catalogue().get(name)
+    ids = [each.id for each in store.local_sets()]
+    close = nearest(name, [*catalogue(), *ids])
+    if task is None and name not in ids and close.startswith("did"):
+        raise DataError(
+            f"There is no task and no data set '{name}' here.", fix=f"{close} (trajgen data get ID downloads one)"
+        )
     if task is not None:
         from trajgen.data.catalogue import facts
 
-        ids = [each.id for each in store.local_sets()]
         others = [f"data.id={id}" for id in task.stand_ins(ids)]
         rows = facts(task) | ({"stand in for it here": ", ".join(others)} if others else {})
         train = rows.pop("train")
@@ -112,6 +117,9 @@ def make(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=_mak
     options, _ = read(words, MakeOptions, ())
     from trajgen.envs import makers
 
+    if name in catalogue() and name not in makers.MAKERS:
+        fix = f"trajgen data info {name} says how to get it"
+        raise ConfigError(f"The set of {name} is not one that trajgen makes.", fix=fix)
     id = makers.make(name, **vars(options))
     print(f"Made {id}.  trajgen data info {id}")
     if options.map is not None or options.shift is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from trajgen.cli.app import Words, command
 from trajgen.cli.overrides import COMPOSITION, parse, read
+from trajgen.core.checks import check_device
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.experiments.options import SampleRequest
 
@@ -57,16 +59,29 @@ def read_run(words: Iterable[str], cls: type[R]) -> tuple[R, dict[str, Any]]:
     from trajgen.experiments.zoo import writable_folder
 
     options, rest = read(words, cls, [group for group in COMPOSITION if group != "engine"])
+    check_device(options.device)
+    for word in rest:
+        if word.startswith("data=") and "{" not in word:
+            fix = f"trajgen train {word} init={options.run}; data.KEY=VALUE changes an option"
+            raise ConfigError("A run is evaluated on the task that it was trained on.", got=word, fix=fix)
     return replace(options, run=existing(writable_folder(options.run))), parse(rest)
 
 
 def existing(folder: Path) -> Path:
-    """A run folder; raises a `ConfigError` if there is none."""
-    if not folder.is_dir():
-        siblings = [path.name for path in folder.parent.glob("*/")]
-        fix = nearest(folder.name, siblings) if siblings else "train first: trajgen train recipe=mage"
-        raise ConfigError(f"There is no such run folder: {folder}.", fix=fix)
-    return folder
+    """A run folder; raises a `ConfigError` if there is none, with those that may be meant."""
+    if os.path.lexists(folder / "config.json"):
+        return folder
+    from trajgen.config import zoo_files
+
+    above = [path for path in folder.parents if folder.exists() and (path / "config.json").is_file()]
+    runs = {str(path.parent) for root in (Path("runs"), folder, folder.parent) for path in root.glob("*/config.json")}
+    close = nearest(str(folder), [*runs, *(f"zoo/{name}" for name in zoo_files())])
+    if above:
+        close = f"run={above[0]}"
+    elif not runs and not close.startswith("did"):
+        close = "train first: trajgen train recipe=mage; or run=zoo/mage-umaze"
+    got = f"{folder}, which has no config.json" if folder.exists() else None
+    raise ConfigError(f"There is no such run folder: {folder}.", got=got, fix=close)
 
 
 def open_run(options: RunOptions, overrides: dict[str, Any]) -> Run:

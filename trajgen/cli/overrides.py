@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import sys
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from itertools import pairwise
@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.core.options import convert, nested, value_of
 from trajgen.core.registry import KINDS, names
 
@@ -84,32 +84,24 @@ def read(words: Iterable[str], cls: type[T], groups: Collection[str] | None = No
         ConfigError: for a word that is not ``key=value``, an unknown or missing option, or a value that does not fit.
     """
     options, values, rest = options_of(cls), dict[str, Any](), list[str]()
-    for word in words:
+    words = list(words)
+    for number, word in enumerate(words):
         key, equals, _ = word.partition("=")
         if equals and key in options:
             values[options[key].field] = _value(word, options[key].hint)
         elif not key or not (equals or (groups is None and word.startswith("~"))):
-            raise bare_word(word, options)
+            raise bare_word(word, options, words[number + 1 :])
         elif groups is None or key.partition(".")[0] in groups:
             rest.append(word)
         else:
-            allowed = [*options, *groups]
-            fix = _dotted(key, groups) or nearest(key, allowed)
-            raise ConfigError(f"Unknown option '{key}'.", expected=", ".join(allowed), fix=fix)
+            from trajgen.config import meant
+
+            rule, close = f"Unknown option '{key}'.", meant(key, groups or ())
+            raise ConfigError(rule, fix=close) if close else unknown_name(rule, key, [*options, *(groups or ())])
     for key, option in options.items():
         if option.is_required and option.field not in values:
             raise ConfigError(f"The command needs {key}=….", fix=f"add {option.label}")
     return cls(**values), rest
-
-
-def _dotted(key: str, groups: Collection[str]) -> str | None:
-    """The question whether an option of a group was meant, as evaluation.episodes by episodes."""
-    if not groups:
-        return None
-    from trajgen.config import SECTIONS
-
-    meant = [f"{group}.{key}" for group in groups if key in getattr(SECTIONS.get(group), "__dataclass_fields__", ())]
-    return f"did you mean '{meant[0]}'?" if meant else None
 
 
 def parse(words: Iterable[str]) -> dict[str, Any]:
@@ -122,13 +114,37 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         key, equals, _ = word.partition("=")
         if not equals or not key:
-            raise bare_word(word, ())
+            raise bare_word(word, {})
         pairs.append((key, value_of(word)))
     return nested(pairs)
 
 
-def bare_word(word: str, options: Collection[str]) -> ConfigError:
-    """The error for a word without ``=``, with the option that it seems to be the value of."""
+def dashed(words: Sequence[str], options: Mapping[str, Option], groups: Collection[str]) -> None:
+    """Raises a `ConfigError` for an option that is written as a flag, ``--recipe mage`` or ``--recipe=mage``."""
+    for number, word in enumerate(words):
+        key, equals, value = word.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        if word.startswith("-") and (key in options or (len(key) > 1 and key.partition(".")[0] in groups)):
+            value = value if equals else _following(words[number + 1 :], options.get(key))
+            raise ConfigError("Options are written key=value, without dashes.", got=word, fix=f"{key}={value}")
+
+
+def _following(words: Sequence[str], option: Option | None) -> str:
+    """The value of an option that was written without ``=``: the next word, or ``true``."""
+    value = next((word for word in words if word != "="), "")
+    if option is not None and option.values == ("true", "false"):
+        return value if value in option.values else "true"
+    return "…" if not value or "=" in value or value.startswith("-") else value
+
+
+def bare_word(word: str, options: Mapping[str, Option], following: Sequence[str] = ()) -> ConfigError:
+    """The error for a word without ``=``, with the option that it seems to be the name or the value of.
+
+    Args:
+        word: of the command line.
+        options: of the command.
+        following: the words after it, such as ``=`` and a value.
+    """
     from trajgen import config
 
     values: dict[str, Collection[str]] = {
@@ -141,7 +157,7 @@ def bare_word(word: str, options: Collection[str]) -> ConfigError:
     keys = [key for key in values if key in options and word in values[key]]
     keys += [kind for kind in KINDS if word in names(kind)]
     fix = f"{keys[0]}={word}" if keys else f"for example {next(iter(options), 'recipe')}={word}"
-    fix = f"{word}=…" if word in options else fix
+    fix = f"{word}={_following(following, options[word])}" if word in options else fix
     return ConfigError(f"Options are written key=value, not '{word}'.", fix=fix)
 
 
@@ -171,5 +187,7 @@ def _value(word: str, hint: Any) -> Any:
         return None if NoneType in types and text == "null" else text
     value = value_of(word)
     if is_list and value is not None and not isinstance(value, list):
+        if isinstance(value, str) and "," in value:
+            raise ConfigError("Several values are a list.", got=word, fix=f"'{key}=[{value}]'")
         value = [value]
     return convert(value, hint, key)

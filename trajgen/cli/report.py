@@ -28,10 +28,15 @@ def report(words: Words) -> None:
     The page has scores with intervals, differences, options, curves, pictures, costs and commands. It needs no other
     file and no network, and nothing of a run is loaded or executed.
     """
+    for word in words:
+        if word.startswith("run=") and not Path(word).exists():
+            raise ConfigError("Runs of a report are named without run=.", got=word, fix=f"trajgen report {word[4:]}")
     folders = [word for word in words if _is_folder(word)]
     options, _ = read([word for word in words if not _is_folder(word)], ReportOptions, ())
     if not folders:
         raise ConfigError("Which runs?", fix="trajgen report runs/* for all runs")
+    if options.out is not None and options.out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError("A report is an HTML page.", got=f"out={options.out}", fix="out=FILE.html")
     from trajgen.experiments.zoo import local_folder
 
     paths = [local_folder(folder) for folder in folders]

@@ -63,9 +63,9 @@ def train(
     """
     from trajgen.config import quoted
 
-    for word in words:
+    for number, word in enumerate(words):
         if "=" not in word and not word.startswith("~"):
-            raise bare_word(word, options_of(TrainOptions))
+            raise bare_word(word, options_of(TrainOptions), words[number + 1 :])
     words = [f"run_dir={quoted(word[8:], PLAIN_PATH)}" if word.startswith("run_dir=") else word for word in words]
     flags = {"--cfg": cfg, "--config-dir": config_dir and str(config_dir), "--info": info}
     passed = [word for flag, value in flags.items() if value for word in (flag, value)]
@@ -113,8 +113,13 @@ def _one_of_many(swept: bool) -> Iterator[None]:
 
 def _train_one(config: Any, overrides: Sequence[str]) -> Path:
     from trajgen import experiments
-    from trajgen.core.terminal import Terminal
     from trajgen.engine.launch import read_launch
+
+    if read_launch().world_size == 1:
+        from trajgen.experiments.run_folder import find_folder
+
+        find_folder(config)  # a folder that is not free is refused before torch is imported
+    from trajgen.core.terminal import Terminal
     from trajgen.engine.loop import StoppedError
 
     first = read_launch().rank == 0

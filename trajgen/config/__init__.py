@@ -20,6 +20,7 @@ from trajgen.config.files import (
     study_files,
     zoo_files,
 )
+from trajgen.config.meant import meant
 from trajgen.config.schema import SECTIONS, Config, merged
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "hydra_application",
     "hydra_run",
     "is_for_hydra",
+    "meant",
     "merged",
     "quoted",
     "read_options",

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trajgen.config.files import missing
+from trajgen.config.meant import meant
 from trajgen.config.schema import SECTIONS, TOP, Config, merged
 from trajgen.config.task_options import task_options, task_values
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.options import unknown_option
-from trajgen.core.registry import KINDS, names, spec
+from trajgen.core.registry import KINDS, names, owners, spec
 from trajgen.core.renamed import new_name
 from trajgen.data.options import EnvShift, SuccessRule
 from trajgen.engine.options import StageOptions
@@ -25,6 +26,8 @@ MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
 NO_OPTION = r"Could not (?:override|delete|append)[^']*'([^']+)'|Key '([^']+)'|'([\w.]+)' does not exist"
 """How Hydra says that there is no such option."""
+SEVERAL = r"Ambiguous value for argument '([^=']+)=([^']*)'"
+"""How Hydra says that values have commas between them."""
 
 
 def compose(words: Iterable[str]) -> Config:
@@ -213,7 +216,18 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
     for key, value in values.items():
         if key == named or new_name(key):
             rest = [word for word in overrides if word.lstrip("+~").partition("=")[0] != key]
-            return unknown_option(key, _options_of(key.rpartition(".")[0], rest, folders), value)
+            section, _, option = key.rpartition(".")
+            if not new_name(key) and (close := meant(option, (*SECTIONS, *KINDS), section)):
+                return ConfigError(f"Unknown option '{key}'.", fix=close)
+            hint = owners(section, option) if section in KINDS else ""
+            return unknown_option(key, _options_of(section, rest, folders), value, hint)
+    if several := re.search(SEVERAL, str(error)):
+        key, values = several.groups()
+        return ConfigError(
+            f"{key} takes one value here.",
+            got=f"{key}={values}",
+            fix=f"-m trains once for each value, '{key}=[{values}]' is a list, and decimals are written 0.5",
+        )
     return ConfigError(
         "The command line does not compose.",
         got=" ".join(str(error).split())[:500],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from trajgen.core.checks import check_range
+from trajgen.core.checks import check_device, check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.options import refuse_unknown, structure, unknown_option
 from trajgen.core.registry import KINDS, complete
@@ -77,6 +77,7 @@ class Config:
         values = {k: v for k, v in plain.items() if k not in KINDS}
         config = structure(cls, values, "")
         check_range("seed", config.seed, 0, 2**63 - 1, usual=0)
+        check_device(config.device)
         for name in (f"engine.stages.{stage}" for stage in config.engine.stages):
             if new_name(name):
                 raise unknown_option(name, ())

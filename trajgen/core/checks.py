@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from trajgen.core.errors import ConfigError
 
@@ -27,6 +28,12 @@ def check_range(option: str, value: float | None, low: float, high: float = math
             got=f"{option}={value}",
             fix=f"{option}={usual:g}",
         )
+
+
+def check_device(name: str) -> None:
+    """Raises a `ConfigError` for a device of another name than those that are documented; imports no torch."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,4})?", name, re.ASCII):
+        raise ConfigError(f"There is no device={name}.", expected="auto, cpu, cuda or cuda:N", fix="device=auto")
 
 
 def check_finite(option: str, *values: float | None) -> None:

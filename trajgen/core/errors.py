@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 LONGEST = 2000
 """Letters of each part of a message that are printed."""
+MOST_MEANT = 4
+"""Choices that a question names."""
 MOST_LISTED = 40
 """Choices up to which all are listed beside those that are close to a name."""
 HIDDEN = ("Cc", "Cf", "Cs")
@@ -64,13 +66,19 @@ class CheckpointError(TrajgenError):
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Which of ``choices`` is closest to ``name``, or all of them if none is close."""
     choices = sorted(choices)
-    ratios = {
-        c: difflib.SequenceMatcher(None, c, name).ratio() for c in difflib.get_close_matches(name, choices, cutoff=0.5)
-    }
+    ratios = {choice: _likeness(name.lower(), choice.lower()) for choice in choices}
+    ratios = {choice: ratio for choice, ratio in ratios.items() if ratio >= 0.5}
+    ratios = dict(sorted(ratios.items(), key=lambda pair: -pair[1])[:MOST_MEANT])
     if ratios:  # of a typing error, the one word alone
         close = [choice for choice, ratio in ratios.items() if ratio > max(ratios.values()) - 0.2]
         return f"did you mean {' or '.join(map(repr, close))}?"
     return f"choose one of: {', '.join(choices)}" if choices else "there are none"
+
+
+def _likeness(name: str, choice: str) -> float:
+    """How like a name is to a choice, or to what follows its slash: umaze to pointmaze/umaze."""
+    parts = {choice, choice.rpartition("/")[2]}
+    return max(difflib.SequenceMatcher(None, part, name).ratio() for part in parts)
 
 
 def unknown_name(rule: str, name: str, choices: Iterable[str], hint: str = "") -> ConfigError:

@@ -139,11 +139,11 @@ def refuse_unknown(values: Mapping[str, Any], options: Iterable[str], where: str
             raise unknown_option(f"{where}.{key}" if where else str(key), options, value)
 
 
-def unknown_option(name: str, options: Iterable[str], value: Any = None) -> ConfigError:
+def unknown_option(name: str, options: Iterable[str], value: Any = None, hint: str = "") -> ConfigError:
     """The error for an option ``name``, given by its dotted name, beside which there are ``options``."""
     if new := replacement(name, value):
         return ConfigError(f"Option '{name}' has another name since 0.1.", fix=new)
-    return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options))
+    return unknown_name(f"Unknown option '{name}'.", name.rpartition(".")[2], sorted(options), hint)
 
 
 def entry(values: Any, path: Iterable[str]) -> Any:

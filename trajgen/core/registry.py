@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, TrajgenError, unknown_name
-from trajgen.core.options import convert, refuse_unknown
+from trajgen.core.options import convert, unknown_option
 from trajgen.core.renamed import new_name, new_value
 
 KINDS: dict[str, str] = {
@@ -144,6 +144,12 @@ def spec(kind: str, name: str) -> Spec:
     return description
 
 
+def owners(kind: str, option: str) -> str:
+    """Which components of a kind have an option, for a message; empty if none has."""
+    found = [f"{kind}={name}" for name in names(kind) if option in (o.name for o in spec(kind, name).options)]
+    return f"{' and '.join(found)} {'has' if len(found) == 1 else 'have'} {option}" if found else ""
+
+
 def component(kind: str, name: str) -> Callable[..., Any]:
     """The registered class or function itself, imported now if it was not yet."""
     description = spec(kind, name)
@@ -162,7 +168,9 @@ def complete(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"The {kind} has no name.", got=f"{kind}={node!r:.100}", fix=f"{kind}={names(kind)[0]}")
     description = spec(kind, node["name"])
     options = {k: v for k, v in node.items() if k != "name"}
-    refuse_unknown(options, [o.name for o in description.options], kind)
+    known = [o.name for o in description.options]
+    for option in (name for name in options if name not in known):
+        raise unknown_option(f"{kind}.{option}", known, options[option], owners(kind, option))
     hints = _types(description)
     return {**description.defaults(), **{k: convert(v, hints.get(k, Any), f"{kind}.{k}") for k, v in options.items()}}
 

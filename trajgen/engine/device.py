@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from trajgen.core.checks import check_device
 from trajgen.core.errors import ConfigError
 
 
@@ -19,16 +20,12 @@ def choose_device(name: str) -> torch.device:
     A CUDA device with a number becomes the current one, on which streams and graphs are made.
 
     Raises:
-        ConfigError: if torch does not know the name, or finds no such CUDA device.
+        ConfigError: if it is no name of a device, or torch finds no such CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"torch knows no device={name}.", expected="auto, cpu, cuda or cuda:N", fix="device=auto"
-        ) from error
+    check_device(name)
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device={name}, and torch finds no CUDA device.",

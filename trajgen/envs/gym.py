@@ -57,10 +57,10 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
         env_spec = copy.deepcopy(gymnasium.spec(env_id))
     except gymnasium.error.Error as error:
         close = nearest(env_id, gymnasium.registry)
+        close = f"{close} or " if close.startswith("did you mean") else ""  # else it lists hundreds
         raise DataError(
             f"The environment {env_id!r} is not known to Gymnasium.",
-            expected=close if close.startswith("did you mean") else None,  # else it lists hundreds
-            fix=f"MODULE:{env_id}, of the module that registers it, or another environment",
+            fix=f"{close}MODULE:{env_id}, of the module that registers it",
         ) from error
     env_spec.kwargs.update(options)
     if max_episode_steps is not None:

@@ -44,6 +44,8 @@ class Maker:
         return f"trajgen/{self.name}-v0"
 
 
+PAUSE = 20.0
+"""Seconds between two lines about a recording, where they are not on a terminal."""
 OWN_MAP = "pointmaze"
 """The maker of mazes of one's own."""
 OWN_ID = "own/pointmaze-v0"
@@ -179,7 +181,7 @@ def make(
         ConfigError: if there is no such maker, or ``steps`` is not positive.
         DataError: if the set exists and ``force`` is not set.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from trajgen.core.terminal import Terminal, progress
 
     if (name == OWN_MAP) != (map is not None):
         raise ConfigError(
@@ -210,13 +212,13 @@ def make(
     with gymnasium.make(spec) as env:
         spaces: dict[str, Any] = {"observation_space": env.observation_space, "action_space": env.action_space}
         team = getattr(env.unwrapped, "team", None)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=quiet) as progress:
-        task = progress.add_task(f"making {id}", total=total)
+    with progress(Terminal(quiet=quiet), id.rpartition("/")[2], total, pause=PAUSE) as show:
 
         def episodes() -> Iterator[dict[str, Any]]:
-            for episode in maker.record(total, seed):
-                progress.advance(task, len(episode["rewards"]))
+            done = 0
+            for number, episode in enumerate(maker.record(total, seed), start=1):
+                done += len(episode["rewards"])
+                show(min(done, total), [f"{number} episodes"])
                 yield episode
 
         minari.save(

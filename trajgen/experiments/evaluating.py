@@ -125,12 +125,20 @@ def sample(
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     config, space = load_config(folder)
     eval_env = env_of_run(config.data, recorded_env(folder))
-    with environments(eval_env, 1) as (environment,):
-        observation = eval_env.reset(environment, request.seed)[0]
     if request.goal is not None and space.goal_key is None:
         raise ConfigError("The run was trained without goals.", got=f"goal={list(request.goal)}", fix="leave it out")
     if request.state is not None and space.image_shape:
         raise ConfigError("The state of this run is made of images.", got="state=…", fix="seed=N for another one")
+    sizes = {"state": (space.state_dim, request.state), "goal": (space.goal_dim, request.goal)}
+    for name, (size, values) in sizes.items():
+        if values is not None and len(values) != size:
+            raise ConfigError(
+                f"The {name} of this run has {size} values.",
+                got=f"{name}={list(values)}",
+                fix=f"'{name}=[{','.join('0' * size)}]', of the numbers that you mean",
+            )
+    with environments(eval_env, 1) as (environment,):
+        observation = eval_env.reset(environment, request.seed)[0]
     for key, values in ((space.state_key, request.state), (space.goal_key, request.goal)):
         if values is not None:
             observation = put(observation, key, np.asarray(values, dtype=np.float64))

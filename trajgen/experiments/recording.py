@@ -136,7 +136,10 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
     try:
         policy: Any = getattr(import_module(module), name) if colon else None
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"The policy {options.policy!r} cannot be imported: {error}.") from error
+        raise ConfigError(
+            f"The policy {options.policy!r} cannot be imported: {error}.",
+            fix="MODULE:NAME of a file MODULE.py in the current folder, or of an installed package",
+        ) from error
     if policy is None:
         raise ConfigError(
             "A policy is random, the folder of a run, or my_module:NAME.",

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Row = tuple[str, str, str]
+NOTE = "95 % interval, or note"
+"""Head of the column beside the values of an evaluation."""
 REFERENCES = {"controller": "the noise-free controller", "random": "random actions"}
 
 
 def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
-    """The rows (what, value, 95 % interval) of an evaluation; absent figures are left out."""
+    """The rows (what, value, `NOTE`) of an evaluation; absent figures are left out."""
     rows: list[Row] = []
     means = [evaluation[name]["mean"] for name in ("return", "data_returns", *REFERENCES) if evaluation.get(name)]
     digits = 2 if means and max(map(abs, means)) < 10 else 1
@@ -60,7 +62,7 @@ def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
 def _condition_rows(errors: Mapping[str, Any]) -> list[Row]:
     """The condition error of state, position and return, with what else was measured of each in words."""
     numbers = {name: value for name, value in errors.items() if isinstance(value, int | float)}
-    words = {"_units": "in its units", "_other_latent": "another latent", "_zero_latent": "zeros"}
+    words = {"_units": "in its units", "_other_latent": "with another plan's latent", "_zero_latent": "with zeros"}
     rows = []
     for name in [name for name in numbers if not name.endswith(tuple(words))]:
         parts = [f"{numbers[name + end]:.3g} {text}" for end, text in words.items() if name + end in numbers]
@@ -70,7 +72,7 @@ def _condition_rows(errors: Mapping[str, Any]) -> list[Row]:
 
 def print_evaluation(evaluation: Mapping[str, Any], console: Console) -> None:
     """Prints an evaluation as a table, and the failed episodes below it."""
-    table = Table(("figure", "value", "95 % interval"), score_rows(evaluation))
+    table = Table(("figure", "value", NOTE), score_rows(evaluation))
     console.print(table.rich(evaluation["env"], evaluation.get("protocol") or ""))
     for error in evaluation.get("errors", []):
         text = f"episode with seed {error['seed']} failed at step {error['step']}: {error['error']}"
@@ -100,10 +102,11 @@ def summary_markdown(
     """
     recipe, data, hardware = config.get("recipe"), config.get("data"), evaluation.get("hardware") or {}
     sections = [f"# {recipe or 'run'} on {evaluation['env']}"]
-    sections.append(Table(("score", "value", "95 % interval"), score_rows(evaluation)).markdown())
-    sections.append(f"Protocol: {evaluation.get('protocol', NOTHING)}.")
+    sections.append(Table(("score", "value", NOTE), score_rows(evaluation)).markdown())
+    protocol = str(evaluation.get("protocol", NOTHING))
+    sections.append(f"{protocol[:1].upper()}{protocol[1:]}.")
     sections.append("\n".join(f"- seed {e['seed']} failed: {e['error']}" for e in evaluation.get("errors", [])))
-    threads = hardware.get("threads") and f"{hardware['threads']} threads"
+    threads = hardware.get("threads") and f"{hardware['threads']} thread{'' if hardware['threads'] == 1 else 's'}"
     facts = {
         "recipe": recipe,
         "data": data.get("id") if isinstance(data, Mapping) else data,

@@ -85,6 +85,7 @@ class Table:
             title=Text(printable(title)) if title else None,
             title_justify="left",
             caption=Text(printable(caption)) if caption else None,
+            caption_justify="left",
             show_header=any(self.columns),
             show_edge=edges,
             box=HEAVY_HEAD if edges else SIMPLE_HEAD,

@@ -15,6 +15,7 @@ from trajgen.viz.figure import LINES
 from trajgen.viz.report.charts import learning_charts
 from trajgen.viz.report.compare import Values, option_differences, paired_difference, version_differences
 from trajgen.viz.report.facts import Facts, read_facts
+from trajgen.viz.summary import NOTE
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def page(runs: Sequence[Facts], *, title: str, command: str) -> str:
         costs=_costs(runs, names),
         versions=_compared("package", versions, runs, names),
         same=", ".join(f"{package} {number}" for package, number in same.items()),
-        figures=lambda run: Table(("figure", "value", "95 % interval"), run.scores),
+        figures=lambda run: Table(("figure", "value", NOTE), run.scores),
     )
 
 
