@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gymnasium
 import pytest
 
@@ -71,3 +74,31 @@ def test_every_option_of_a_component_is_explained() -> None:
     ]
     docs = {(c.kind, c.name, o.name): _argument_docs(c).get(o.name, "") for c in components for o in c.options}
     assert len(docs) > 50 and not [key for key, doc in docs.items() if len(doc.split()) < 2]
+
+
+def test_an_interruption_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trajgen.data.store.local_sets", interrupted)
+    monkeypatch.setattr("trajgen.experiments.run_study", interrupted)
+    for line, said in {"data list": "Interrupted.", "study study=levels": "The study was stopped; the same"}.items():
+        with pytest.raises(SystemExit) as ended:
+            main(line.split())
+        assert ended.value.code == 130
+        error = capsys.readouterr().err
+        assert error.startswith(said) and error.count("\n") == 1
+
+
+def test_an_interruption_while_the_command_line_is_loaded_is_said() -> None:
+    code = """
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+import trajgen.cli
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "Interrupted.\n")

@@ -141,7 +141,7 @@ def test_the_same_seed_makes_the_same_set(monkeypatch: pytest.MonkeyPatch) -> No
 def test_progress_fits_on_60_columns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in {"COLUMNS": "60", "FORCE_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
-    make("pointmaze/medium-blocked", steps=1_000, id="mine/pointmaze-medium-blocked-v0")
+    make("pointmaze/medium-blocked", steps=1_000, id="mine/medium-blocked-v0")
     shown = capsys.readouterr().out
     assert "1000/1000" in shown and "…" not in shown
 

@@ -120,7 +120,7 @@ REFUSED = {
     "engine.stages.prior.stpes=1": "did you mean 'steps'",
     "+engine.stages.prior.more=1": "Unknown option 'engine.stages.prior.more'",
     "~nothing": "Unknown option 'nothing'",
-    "seed=1,2": "--multirun",
+    "seed=1,2": "-m trains once",
     "data=null": "There is no data 'null'",
     "--config-dir=nowhere": "no such folder",
 }

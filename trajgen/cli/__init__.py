@@ -10,15 +10,19 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from trajgen.cli.app import app, refuse_dashes
-from trajgen.core.errors import TrajgenError, printable
-from trajgen.security import limit_memory
-
 COMMANDS = ("train", "evaluate", "study", "plot", "video", "report", "export", "hub", "bench", "data", "components")
 """Modules of commands, in the order of the help; importing one adds its commands, which import what they need."""
 
-for module in COMMANDS:
-    import_module(f"{__name__}.{module}")
+try:
+    from trajgen.cli.app import app, refuse_dashes
+    from trajgen.core.errors import TrajgenError, printable
+    from trajgen.security import limit_memory
+
+    for module in COMMANDS:
+        import_module(f"{__name__}.{module}")
+except KeyboardInterrupt:  # before `main` could catch it
+    print("Interrupted.", file=sys.stderr)
+    raise SystemExit(130) from None
 
 
 NO_MEMORY = (
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"Error: {refusal}", file=sys.stderr)
         raise SystemExit(1) from None
     except SystemExit as ended:
-        if ended.code == 130 and isinstance(ended.__context__, KeyboardInterrupt):
+        if ended.code == 130 and isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):
             print("Interrupted.", file=sys.stderr)
         if ended.code:
             raise

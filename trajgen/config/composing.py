@@ -222,11 +222,11 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
             hint = owners(section, option) if section in KINDS else ""
             return unknown_option(key, _options_of(section, rest, folders), value, hint)
     if several := re.search(SEVERAL, str(error)):
-        key, values = several.groups()
+        key, given = several.groups()
         return ConfigError(
             f"{key} takes one value here.",
-            got=f"{key}={values}",
-            fix=f"-m trains once for each value, '{key}=[{values}]' is a list, and decimals are written 0.5",
+            got=f"{key}={given}",
+            fix=f"-m trains once for each value, '{key}=[{given}]' is a list, and decimals are written 0.5",
         )
     return ConfigError(
         "The command line does not compose.",

@@ -218,7 +218,7 @@ def make(
             done = 0
             for number, episode in enumerate(maker.record(total, seed), start=1):
                 done += len(episode["rewards"])
-                show(min(done, total), [f"{number} episodes"])
+                show(min(done, total), [f"episode {number}"])
                 yield episode
 
         minari.save(
