@@ -68,9 +68,10 @@ def bootstrap_interval(
 
     Several samples are paired: element i of each comes from the same episode, and they are drawn
     together. Samples of shape (seeds, episodes) are resampled within each row (stratified, Agarwal et
-    al. 2021), which leaves the rows' weights as they are, and then pooled. With ``draw_rows`` the rows
-    themselves are drawn first, with replacement, and then episodes within each row drawn (a hierarchical
-    bootstrap, Davison & Hinkley 1997, section 3.8): the interval then speaks of other seeds too.
+    al. 2021), which leaves the rows' weights as they are, and then pooled. With ``draw_rows`` rows and columns are
+    drawn, each with replacement (Owen 2007, arXiv 0712.1111): the interval then speaks of other seeds too, where all
+    seeds play the same episodes. If these were drawn for each row apart, as in a hierarchical bootstrap, more seeds
+    would pass for more episodes.
 
     Raises:
         ValueError: if the samples' shapes differ, or they are empty.
@@ -79,7 +80,7 @@ def bootstrap_interval(
     if not arrays or arrays[0].size == 0 or any(a.shape != arrays[0].shape or a.ndim > 2 for a in arrays):
         raise ValueError(f"samples must share one shape (n,) or (seeds, n), got {[a.shape for a in arrays]}")
     rows, n = arrays[0].shape
-    indices = np.random.default_rng(seed).integers(n, size=(resamples, rows, n))
+    indices = np.random.default_rng(seed).integers(n, size=(resamples, 1 if draw_rows else rows, n))
     strata = np.arange(rows)[:, None]
     if draw_rows:
         strata = np.random.default_rng([seed, 1]).integers(rows, size=(resamples, rows, 1))
