@@ -28,6 +28,7 @@ from rich.console import Console
 from torch import Tensor
 
 from trajgen import cli, experiments
+from trajgen.config import compose
 from trajgen.core.errors import TrainingError
 from trajgen.core.types import Batch
 from trajgen.data.windows import Windows
@@ -36,6 +37,7 @@ from trajgen.engine.launch import PeerError
 from trajgen.engine.loop import StoppedError, Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.storage import read_tensors
+from trajgen.experiments.preparation import prepare
 from trajgen.tokenizers.quantizers import EMAVectorQuantizer
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
@@ -175,8 +177,12 @@ def work(call: Callable[..., Any], folder: Path, name: str, number: int, options
 
 
 def main(folder: Path) -> None:
-    """All trainings that the tests look at."""
+    """All trainings that the tests look at; what is imported and computed here first, no child does again."""
     torch.set_num_threads(1)
+    prepare(compose(COMMAND[1:]), CPU, Console(quiet=True))
+    for stage in planner("mage").stages():  # without gradients, whose threads a fork would lose
+        with torch.no_grad():
+            stage.loss(Uneven().batch(0, BATCH_SIZE))
     ended = {}
 
     def run(name: str, world_size: int, call: Callable[..., Any] = train, **options: Any) -> None:
