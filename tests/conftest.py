@@ -25,9 +25,10 @@ from trajgen.cli import main
 from trajgen.config import source as search_path
 from trajgen.core import registry
 from trajgen.core.types import Batch, Cond, Space
+from trajgen.viz.figure import write as WRITE
 
 torch.set_num_threads(1)
-gc.set_threshold(50_000)  # there are many objects, and few of them are garbage
+gc.set_threshold(200_000)  # there are many objects, and few of them are garbage
 
 LONG = ("test_commands", "test_simulated", "test_distributed", "test_killed", "test_executors", "test_tiny")
 """Files that take longest: the workers begin with them, so that all end at about the same time."""
@@ -102,6 +103,22 @@ def _composed_once() -> Iterator[None]:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations draw nothing; those of the tiny run are drawn, and the pictures have tests of their own."""
     monkeypatch.setattr("trajgen.viz.plans.draw_run", lambda *_, **__: [])
+
+
+def blank(figure: Any, path: Path) -> None:
+    if path.suffix == ".png":
+        figure.clear()
+        figure.set_layout_engine("none")
+    WRITE(figure, path)
+
+
+@pytest.fixture(autouse=True)
+def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few plans and pictures in an evaluation; outside ``tests/viz`` figures are composed, and their PNG is blank."""
+    monkeypatch.setattr("trajgen.experiments.evaluating.CONDITIONS", 8)
+    monkeypatch.setattr("trajgen.viz.plans.EPISODES", 1)
+    if request.path.parent.name != "viz":
+        monkeypatch.setattr("trajgen.viz.figure.write", blank)
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ def test_one_seed_is_no_interval_over_seeds(tmp_path: Path) -> None:
 
 def test_scores_against_minutes_are_a_curve_of_each_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (path.touch(), figures.append(figure)))
+    monkeypatch.setattr("trajgen.viz.figure.write", lambda figure, path: (path.touch(), figures.append(figure)))
     rows = [
         STUDY_ROW | {"curve": curve, "minutes": minutes, "mean": (minutes or 0) / 100, "by_seed": {"0": 0.9}}
         for curve, minutes in (("mage", 30.0), ("bc", 2.0), ("mage", 10.0), (None, 5.0), ("bc", None))
@@ -102,7 +102,7 @@ def test_scores_against_minutes_are_a_curve_of_each_recipe(tmp_path: Path, monke
 
 def test_a_curve_of_a_single_point_shows_a_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path: (path.touch(), figures.append(figure)))
+    monkeypatch.setattr("trajgen.viz.figure.write", lambda figure, path: (path.touch(), figures.append(figure)))
     draw_losses(tmp_path / "x.png", [{"stage": "a", "step": 5, "total": 1.0}])
     draw_losses(tmp_path / "x.png", [{"stage": "a", "step": step, "total": 1.0} for step in (5, 10)])
     assert [figure.axes[0].lines[0].get_marker() for figure in figures] == ["o", "None"]
@@ -111,7 +111,8 @@ def test_a_curve_of_a_single_point_shows_a_mark(tmp_path: Path, monkeypatch: pyt
 def test_labels_of_a_logarithmic_axis_are_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
     monkeypatch.setattr(
-        Figure, "savefig", lambda figure, path: (path.touch(), figure.draw_without_rendering(), figures.append(figure))
+        "trajgen.viz.figure.write",
+        lambda figure, path: (path.touch(), figure.draw_without_rendering(), figures.append(figure)),
     )
     draw_losses(tmp_path / "x.png", [{"stage": "a", "step": step, "total": 10.0**-step} for step in range(4)])
     labels = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
@@ -183,7 +184,7 @@ def test_a_failed_figure_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     (tmp_path / "x.png").write_text("before")
-    monkeypatch.setattr(Figure, "savefig", full)
+    monkeypatch.setattr("trajgen.viz.figure.write", full)
     with pytest.raises(OSError, match="No space"), new_figure(1, 1, tmp_path / "x.png"):
         pass
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]

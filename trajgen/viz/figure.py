@@ -123,7 +123,16 @@ def new_figure(
         _write_captions(figure, _CAPTIONS.get())
         if path is not None:
             with replacing(path) as partial:
-                figure.savefig(partial)
+                write(figure, partial)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Writes a figure; a PNG is drawn once, where savefig draws a figure that has a layout twice."""
+    if path.suffix == ".png":
+        figure.set_dpi(STYLE["savefig.dpi"])
+        figure.canvas.print_png(path)
+    else:
+        figure.savefig(path)
 
 
 def log_scale(ax: Axes, name: Literal["x", "y"] = "y") -> None:
