@@ -80,7 +80,7 @@ def test_onnx_draws_the_same_codes() -> None:
 
 
 def played(backend: Any) -> tuple[list[np.ndarray], Plan]:
-    """The actions of a policy with two episodes, one of which starts anew in the middle."""
+    """The actions of a policy with four episodes, three of which start anew in the middle; programs are for four."""
     built = planner(action="plan", view={"fields": ("state", "action")}, sampler="greedy", schedule="single")
     policy = RecedingHorizonPolicy(
         built,
@@ -90,12 +90,12 @@ def played(backend: Any) -> tuple[list[np.ndarray], Plan]:
         discount=0.99,
         chunk=tiny.CHUNK,
     )
-    policy.reset(batch=2)
+    policy.reset(batch=4)
     rng, actions = np.random.default_rng(0), []
-    for step in range(5):
-        state, goal = rng.normal(size=(2, 4)), rng.normal(size=(2, 2))
+    for step in range(4):
+        state, goal = rng.normal(size=(4, 4)), rng.normal(size=(4, 2))
         actions.append(policy.act({"observation": state, "desired_goal": goal}))
-        policy.observe(np.ones(2), [step == 2, False])
+        policy.observe(np.ones(4), [step == 2] * 3 + [False])
     assert policy._plan is not None
     return actions, policy._plan
 

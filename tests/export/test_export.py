@@ -1,11 +1,13 @@
-"""An exported policy acts as the one it was made of, in a process that has nothing of trajgen."""
+"""An exported policy acts as the one it was made of, without trajgen; for ONNX Runtime in a process of its own."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ print(json.dumps([actions, remaining]))
 
 
 def policy(**swaps: Any) -> RecedingHorizonPolicy:
-    return policy_of(tiny.planner(return_target="quantile", **swaps), replan_interval=2)
+    return policy_of(tiny.planner(return_target="quantile", schedule={"scales": 2}, **swaps), replan_interval=2)
 
 
 def continuing(past_actions: bool) -> RecedingHorizonPolicy:
@@ -127,11 +129,20 @@ def test_it_acts_as_the_policy_that_was_loaded(
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 
 
-def test_a_team_acts_as_the_policy_that_was_loaded(tmp_path: Path) -> None:
-    """Two agents, with joint scales and scales of each."""
-    parts = {"view": {"name": "agents"}, "tokenizer": {"joint_scales": 2}, "action": {"goal": True, "num_bins": 5}}
+FORMS = pytest.mark.parametrize("form", ["torch_export", pytest.param("onnx", marks=pytest.mark.nightly)])
+
+
+@FORMS
+def test_a_team_acts_as_the_policy_that_was_loaded(form: str, tmp_path: Path) -> None:
+    """Two agents, with a joint scale and one of each."""
+    parts = {
+        "view": {"name": "agents"},
+        "schedule": {"scales": 2},
+        "tokenizer": {"joint_scales": 1},
+        "action": {"goal": True, "num_bins": 5},
+    }
     loaded = policy_of(tiny.ready_planner(return_target="quantile", **parts), replan_interval=2)
-    before, after = played(loaded, "onnx", 2, tmp_path, draws=True)
+    before, after = played(loaded, form, 2, tmp_path, draws=True)
     assert not np.allclose(before[0][0], before[0][-1], atol=1e-2)
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
     np.testing.assert_allclose(after[1], before[1], atol=1e-3)
@@ -156,6 +167,7 @@ def test_it_continues_a_history_as_the_policy_that_was_loaded(
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
 
 
+@FORMS
 @pytest.mark.parametrize(
     ("planner", "replan_interval"),
     [
@@ -164,7 +176,7 @@ def test_it_continues_a_history_as_the_policy_that_was_loaded(
     ],
 )
 def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_loaded(
-    planner: dict[str, Any], replan_interval: int, tmp_path: Path
+    planner: dict[str, Any], replan_interval: int, form: str, tmp_path: Path
 ) -> None:
     """A leg is six steps long."""
     loaded = policy_of(
@@ -180,7 +192,7 @@ def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_
         ),
         replan_interval,
     )
-    before, after = played(loaded, "onnx", 2, tmp_path, draws=True)
+    before, after = played(loaded, form, 2, tmp_path, draws=True)
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
 
 
@@ -208,8 +220,18 @@ def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, d
         loaded.observe(inputs["reward"][step], np.zeros(batch, dtype=bool))
         remaining.append(loaded._remaining.numpy())
     np.savez(folder / "given.npz", **inputs)
-    command = [sys.executable, "-c", ALONE, str(out), str(folder / "given.npz")]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    words = ["-c", str(out), str(folder / "given.npz")]
+    if form == "onnx":
+        command = [sys.executable, "-c", ALONE, *words[1:]]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    else:  # torch is here already
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as stream:
+            patch.setattr(sys, "argv", words)
+            patch.setattr(sys, "path", [*sys.path])
+            patch.setitem(sys.modules, "trajgen", None)
+            exec(ALONE, {})
+            del sys.modules["policy"]
+        output = stream.getvalue()
     return (actions, remaining), json.loads(output.splitlines()[-1])
 
 

@@ -56,7 +56,7 @@ def test_a_plan_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
 def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
     planner = tiny.planner(return_target="quantile").cuda()
     before = {k: v.clone() for k, v in planner.state_dict().items()}
-    stages = {name: StageOptions(steps=3, batch_size=32) for name in tiny.STAGES}
+    stages = {name: StageOptions(steps=2, batch_size=32) for name in tiny.STAGES}
     options = EngineOptions(stages=stages, precision=precision, log_every=1, checkpoint_every=2)
     device, console = torch.device("cuda"), Console(quiet=True)
     Training(planner, planner.stages(), Source(), options, tmp_path, 0, device, console).run()
@@ -71,7 +71,7 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 
     def train(source: Any, folder: Path, resume: bool = False) -> Any:
         planner = tiny.planner(return_target="quantile").cuda()
-        stages = {name: StageOptions(steps=4, batch_size=32) for name in tiny.STAGES}
+        stages = {name: StageOptions(steps=3, batch_size=32) for name in tiny.STAGES}
         options = EngineOptions(stages=stages, precision="float32", log_every=1, checkpoint_every=2)
         device, console = torch.device("cuda"), Console(quiet=True)
         folder.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 
     class Stops(Source):
         def batch(self, step: int, size: int, rank: int = 0) -> Batch:
-            if step == 4 * tiny.STAGES.index("prior") + 3:  # the last step of the prior
+            if step == 3 * tiny.STAGES.index("prior") + 2:  # the last step of the prior
                 raise InterruptedError
             return super().batch(step, size, rank)
 

@@ -21,7 +21,7 @@ from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
 pytestmark = pytest.mark.simulated
-STEPS, LOGGED = 5, 3
+STEPS, LOGGED = 4, 3
 """Steps of a stage, and between lines of its log, which are checkpoints too."""
 
 
