@@ -193,7 +193,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "decoder": ("mage", f"diffuser {GUIDED}"),
     "action": ("mage", "bc", "diffuser", "mage decoder=state_conditioned view.fields=[action,state]"),
     "critic": ("mage sampler=best_of_n", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
-    "sampler": ("mage", "tap", "diffuser", "flow", f"mage schedule=single {VALUES}"),
+    "sampler": ("mage", "diffuser", "flow", f"mage schedule=single {VALUES}"),
     "planner": ("mage", "tt", "diffuser", "flow", "mage_critic", "bc", "dt", "iql", "hiql"),
 }
 """The compositions in which all contracts are checked each time, one for each mechanism; nightly, in the others too.

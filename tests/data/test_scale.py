@@ -205,18 +205,17 @@ def test_a_set_lies_in_memory_once(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- under a limit --------------------------------------------------------------------------------------------------
 
 
-def under(limit: int, memory_map: str, batches: int) -> dict[str, Any]:
-    """What a new process reaches with ``limit`` bytes of its own."""
+def under(limit: int, *tries: str) -> list[dict[str, Any]]:
+    """What new processes reach with ``limit`` bytes of their own: for each a way to map and a number of batches."""
     done = subprocess.run(
-        [sys.executable, sizes.__file__, str(limit), memory_map, str(batches)],
+        [sys.executable, sizes.__file__, str(limit), *tries],
         capture_output=True,
         text=True,
         timeout=3000,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr
-    figures: dict[str, Any] = json.loads(done.stdout)
-    return figures
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
@@ -225,8 +224,8 @@ linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memor
 @linux
 def test_200_mib_are_trained_on_with_120() -> None:
     sizes.write(200)
-    assert "failed" in under(120 * 2**20, "false", 1)  # the limit bites
-    figures = under(120 * 2**20, "true", 20)
+    without, figures = under(120 * 2**20, "false", "1", "true", "20")
+    assert "failed" in without  # the limit bites
     assert figures.get("mapped") == "memmap", figures
     choice = sizes.options(False)
     episodes = minari.load(sizes.ID, choice)
@@ -241,9 +240,9 @@ def test_200_mib_are_trained_on_with_120() -> None:
 def test_5_gib_are_trained_on_with_2() -> None:
     try:
         sizes.write(5 * 1024, steps=20_000)
-        control = under(2 * GIB, "false", 1)
+        (control,) = under(2 * GIB, "false", "1")
         limit = 2 * GIB - control["imported"]  # 2 GiB in all
-        few, many = (under(limit, mapping, batches) for mapping, batches in (("auto", 10), ("true", 1000)))
+        few, many = under(limit, "auto", "10", "true", "1000")
         assert "failed" in control
         assert few["steps"] == many["steps"] > 20_000_000
         assert many["held"] < few["held"] + 32 * 2**20 < 320 * 2**20, (few, many)  # no more for more batches

@@ -22,7 +22,8 @@ from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import with_scales
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-WORDS = ["recipe=mage", "schedule=auto", *tiny.TRAIN]
+SHORT = [word for word in tiny.TRAIN if not word.startswith("engine.budget")] + ["engine.budget=0.2"]
+WORDS = ["recipe=mage", "schedule=auto", *SHORT, "evaluation.episodes=1", "evaluation.latency=false"]
 
 
 def chosen(*words: str) -> tuple[int, ...]:
@@ -49,8 +50,8 @@ def test_a_run_has_the_lengths_of_its_data(
     policy: Any = load_policy(tmp_path / "auto")
     assert policy.planner.tokenizer.schedule.lengths == lengths
     text = str(list(lengths)).replace(" ", "")
-    explicit = ["recipe=mage", "schedule=explicit", f"schedule.lengths={text}", *tiny.TRAIN, "run_dir=explicit"]
-    main(["train", *explicit, "evaluation.episodes=1"])
+    explicit = ["recipe=mage", "schedule=explicit", f"schedule.lengths={text}", *WORDS[2:], "run_dir=explicit"]
+    main(["train", *explicit])
     one, other = weights(tmp_path / "auto"), weights(tmp_path / "explicit")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -59,15 +60,14 @@ def test_a_resumed_run_keeps_the_lengths_that_were_saved(
     tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    short = [word for word in WORDS if not word.startswith("engine.budget")] + ["engine.budget=0.2"]
-    main(["train", *short, "run_dir=run", "evaluation.episodes=1"])
+    main(["train", *WORDS, "run_dir=run"])
     path = tmp_path / "run" / "config.json"
     stored = read_json(path)
     changed = json.dumps(stored | {"space": stored["space"] | {"scale_lengths": [1, 8]}})
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoint.unlink()
     path.write_text(changed, encoding="utf-8")  # as if other data had been chosen for
-    main(["train", *short, "run_dir=run", "resume=true", "evaluation.episodes=1"])
+    main(["train", *WORDS, "run_dir=run", "resume=true"])
     assert load_run(tmp_path / "run")[1].scale_lengths == (1, 8)
     assert any(name.startswith("tokenizer.layout.convolutions.1") for name in weights(tmp_path / "run"))
     assert not any(name.startswith("tokenizer.layout.convolutions.2") for name in weights(tmp_path / "run"))
