@@ -129,8 +129,10 @@ def new_figure(
 def write(figure: Figure, path: Path) -> None:
     """Writes a figure; a PNG is drawn once, where savefig draws a figure that has a layout twice."""
     if path.suffix == ".png":
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
         figure.set_dpi(STYLE["savefig.dpi"])
-        figure.canvas.print_png(path)
+        FigureCanvasAgg(figure).print_png(path)
     else:
         figure.savefig(path)
 
