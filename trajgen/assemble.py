@@ -105,6 +105,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     dimensions = {
         "state_dim": state_dim,
         "action_dim": space.action_dim,
+        "action_size": space.action_size,
         "image_shape": space.image_shape,
         "goal_dim": goal_dim,
         "goal_state": window.goal_state if goal_dim else (),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trajgen.assemble import WindowShape, assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Cond, Plan
+from trajgen.core.types import Batch, Cond, Plan, Space
 from trajgen.policies.history import History
 from trajgen.priors.gpt import GPTPrior
 
@@ -41,15 +41,20 @@ PYRAMID: dict[str, dict[str, Any]] = {
 }
 
 
-def build(nodes: dict[str, dict[str, Any]], window: WindowShape = WINDOW, **swaps: dict[str, Any]) -> Any:
+def build(
+    nodes: dict[str, dict[str, Any]],
+    window: WindowShape = WINDOW,
+    space: Space = tiny.SPACE,
+    **swaps: dict[str, Any],
+) -> Any:
     """A small planner with fresh weights; each swap names another component, or changes options."""
     nodes = {k: swaps[k] if "name" in swaps.get(k, {}) else {**node, **swaps.get(k, {})} for k, node in nodes.items()}
     torch.manual_seed(0)
-    return assemble({k: tiny.node(k, **node) for k, node in nodes.items()}, tiny.SPACE, window)
+    return assemble({k: tiny.node(k, **node) for k, node in nodes.items()}, space, window)
 
 
-def perturbed(nodes: dict[str, dict[str, Any]] = HISTORY, **swaps: dict[str, Any]) -> Any:
-    return tiny.shake(build(nodes, **swaps)).eval()
+def perturbed(nodes: dict[str, dict[str, Any]] = HISTORY, space: Space = tiny.SPACE, **swaps: dict[str, Any]) -> Any:
+    return tiny.shake(build(nodes, space=space, **swaps)).eval()
 
 
 def windows(points: int = HORIZON) -> Batch:
@@ -154,6 +159,18 @@ def test_actions_are_hyperbolic_tangents_in_the_units_of_the_data_if_the_option_
     past = windows()
     expected = (torch.tanh(latent(plain, past)) - 0.3) / 0.5
     torch.testing.assert_close(latent(bounded, past), expected)
+
+
+@torch.no_grad()
+def test_actions_that_are_tangents_reach_the_bounds_of_the_data() -> None:
+    space = replace(tiny.SPACE, action_low=(-2.0, -0.5), action_high=(1.0, 0.5))
+    plain, bounded = (perturbed(space=space, planner={"action_tanh": tanh}) for tanh in (False, True))
+    bounded.load_state_dict(plain.state_dict())
+    past = windows()
+    expected = torch.tanh(latent(plain, past)) * torch.tensor([2.0, 1.0])
+    torch.testing.assert_close(latent(bounded, past), expected)
+    with pytest.raises(ConfigError, match=r"planner\.action_tanh=false"):
+        build(HISTORY, space=replace(space, action_low=(-torch.inf, -0.5)), planner={"action_tanh": True})
 
 
 @torch.no_grad()

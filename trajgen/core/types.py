@@ -61,6 +61,12 @@ class Space:
         """How many numbers of the state are read from the observation's vectors: all but the features of images."""
         return self.state_dim - self.feature_dim
 
+    @property
+    def action_size(self) -> tuple[float, ...]:
+        """The largest size (A) of each entry of an action; 1 where bounds are not known."""
+        sides = zip(self.action_low, self.action_high, strict=True)
+        return tuple(max(abs(low), abs(high)) for low, high in sides) or (1.0,) * self.action_dim
+
     def __post_init__(self) -> None:
         if self.choices and (min(self.choices) < 1 or sum(self.choices) != self.action_dim):
             raise ValueError(f"choices {self.choices} of an action of width {self.action_dim}")

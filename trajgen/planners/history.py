@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -35,14 +36,17 @@ class HistoryPlanner(PlansNoTrajectory):
         normalizer: of the data.
         horizon: T, the points that a history holds at most.
         stride: environment steps between points; a history grows by every step, so it must be 1.
+        action_size: the largest size (A) of each entry of an action, which may be infinite.
         past_actions: whether what was done before is seen. Where the data's actions resemble the ones before them, a
             model that sees those learns to repeat itself (causal confusion, arXiv 1905.11979).
         action_tanh: whether actions are the hyperbolic tangents of what is predicted, as in the code of Decision
-            Transformer, for environments whose actions lie between -1 and 1.
+            Transformer; larger ones where actions can be larger than 1.
 
     Raises:
         ConfigError: for parts from which an action cannot be predicted this way.
     """
+
+    action_limit: Tensor
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class HistoryPlanner(PlansNoTrajectory):
         normalizer: Normalizer,
         horizon: int,
         stride: int,
+        action_size: tuple[float, ...],
         *,
         past_actions: bool = True,
         action_tanh: bool = False,
@@ -61,6 +66,13 @@ class HistoryPlanner(PlansNoTrajectory):
         _check_window(view, stride)
         _check_tokens(view, tokenizer)
         _check_order(tokenizer, prior)
+        if action_tanh and math.inf in action_size:
+            raise ConfigError(
+                "Actions that are hyperbolic tangents have bounds.",
+                got=f"planner.action_tanh=true, and actions up to {list(action_size)}",
+                fix="planner.action_tanh=false",
+            )
+        self.register_buffer("action_limit", torch.tensor(action_size).clamp(min=1), persistent=False)
         self.view, self.tokenizer, self.prior, self.return_target = view, tokenizer, prior, return_target
         self.normalizer = normalizer
         self.history, self.past_actions, self.action_tanh = horizon, past_actions, action_tanh
@@ -124,7 +136,7 @@ class HistoryPlanner(PlansNoTrajectory):
             x[..., self.view.slices["action"]] = 0
         predicted = self.prior.logits(self.tokenizer.encode(x).inputs, cond)
         actions: Tensor = self.view.read(self.tokenizer.points(predicted), "action")
-        return self.normalizer.action(torch.tanh(actions)) if self.action_tanh else actions
+        return self.normalizer.action(self.action_limit * torch.tanh(actions)) if self.action_tanh else actions
 
     def action(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
         """The plan's action, (B, H, A): it holds one, for the step at which it was made."""
