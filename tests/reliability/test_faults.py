@@ -10,6 +10,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,16 @@ def test_missing_data_are_said_on_resume_and_a_missing_fingerprint_is_made(train
     (stopped / "data.json").unlink()  # a run from before fingerprints
     train("run_dir=run", "resume=true")
     assert json.loads((stopped / "data.json").read_text())["id"] == points.ID
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so(train: Train, stopped: Path) -> None:
+    path, output = stopped / "versions.json", io.StringIO()
+    files.write_json(path, {**json.loads(path.read_text()), "torch": "1.0", "flax": "2.0"})
+    train("run_dir=run", "resume=true", console=Console(file=output, width=200))
+    assert f"last bits may differ: torch 1.0 then, {version('torch')} now." in output.getvalue()
+    output = io.StringIO()
+    train("run_dir=run", "resume=true", console=Console(file=output, width=200))
+    assert "other versions" not in output.getvalue()
 
 
 def test_data_that_are_taken_away_do_not_disturb_a_training_under_way(

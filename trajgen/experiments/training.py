@@ -80,7 +80,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         else:
             require_no_env(config.evaluation)
         stack.enter_context(disk_errors(folder.parent, Checkpoints(folder / "checkpoints")))
-        broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command)))
+        broadcast_decision(lambda: stack.enter_context(_begun(folder, config, data, episodes.space, command, console)))
         company = f", {world_size()} processes" if world_size() > 1 else ""
         title = f"{config.recipe} on {config.data.id}: {len(source):,} windows, {device}{company}, {folder}"
         console.print(title, markup=False, highlight=False)
@@ -153,12 +153,23 @@ def _same_data(folder: Path, episodes: Any, options: DataOptions) -> dict[str, A
 
 
 @contextmanager
-def _begun(folder: Path, config: Config, data: Mapping[str, Any], space: Space, command: str | None) -> Iterator[None]:
-    """Locks the folder of a run, and writes its configuration."""
+def _begun(
+    folder: Path, config: Config, data: Mapping[str, Any], space: Space, command: str | None, console: Console
+) -> Iterator[None]:
+    """Locks the folder of a run, and writes its configuration; says which versions have changed since it was begun."""
     folder.mkdir(parents=True, exist_ok=True)
     with file_lock(folder / LOCK):
         require_free(folder, config)  # another process may have been faster
         write_config(folder, config, space, command)  # the first file, so that a run that is killed here can be resumed
         write_json(folder / "data.json", data)
+        if config.resume and (lines := _changed_versions(folder / "versions.json")):
+            text = f"The run was begun with other versions, with which its last bits may differ: {', '.join(lines)}."
+            console.print(text, markup=False, highlight=False)
         write_json(folder / "versions.json", versions())
         yield
+
+
+def _changed_versions(path: Path) -> list[str]:
+    """The packages whose versions differ from those in a run's versions.json, each with both; none without a file."""
+    before, now = read_json(path) if path.exists() else {}, versions()
+    return [f"{name} {before[name]} then, {now[name]} now" for name in now if before.get(name, now[name]) != now[name]]
