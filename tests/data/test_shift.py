@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -12,9 +13,10 @@ import pytest
 
 from trajgen.cli import main
 from trajgen.core.errors import ConfigError
+from trajgen.core.options import structure
 from trajgen.data import minari
 from trajgen.data.options import DataOptions, EnvShift
-from trajgen.envs.eval_env import EvalEnv, make_eval_env
+from trajgen.envs.eval_env import EnvRecord, EvalEnv, make_eval_env, record_env
 from trajgen.envs.gym import make_env, spec
 from trajgen.envs.makers import make
 from trajgen.envs.physics import ShiftedEnv
@@ -148,6 +150,10 @@ def test_a_shifted_data_set_names_its_environment() -> None:
     on_top = make_eval_env(DataOptions(id=id, shift=EnvShift(gear=0.5, mass=2.0), **KEYS))
     assert (gear(on_top), on_top.name) == (10.0, "PointMaze_UMaze-v3 (gear × 0.2, mass × 2, gear × 0.5)")
     assert gear(make_eval_env(DataOptions(id=unshifted, **KEYS))) == 100.0
+
+    recorded = structure(EnvRecord, asdict(record_env(DataOptions(id=id))), "env")  # as a run folder has it
+    elsewhere = make_eval_env(DataOptions(id="not/here-v0", **KEYS), recorded)
+    assert (gear(elsewhere), elsewhere.name) == (20.0, eval_env.name)
 
 
 def test_a_policy_is_recorded_in_a_shifted_environment(capsys: pytest.CaptureFixture[str]) -> None:

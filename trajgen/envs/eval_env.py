@@ -13,12 +13,12 @@ from trajgen.core.choices import choices_of
 from trajgen.core.errors import CheckpointError, DataError
 from trajgen.core.observations import Key, entry, join_images
 from trajgen.data import store
-from trajgen.data.options import DataOptions, SuccessRule
+from trajgen.data.options import DataOptions, EnvShift, SuccessRule
 from trajgen.envs import chain
 from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
 from trajgen.envs.maze_images import image_side, with_images
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
-from trajgen.envs.shift import shift_words, shifted
+from trajgen.envs.shift import shift_of, shift_words, shifted
 from trajgen.envs.strangers import check_options, trusted
 from trajgen.envs.waypoints import WaypointController
 
@@ -49,6 +49,7 @@ class EnvRecord:
         max_episode_steps: its time limit.
         bounds: the data set's returns that count as 0 and 100 of a normalized score.
         image_side: pixels of a side of the images that are drawn of it (`trajgen.envs.maze_images`).
+        shift: of its physics.
     """
 
     id: str
@@ -56,6 +57,7 @@ class EnvRecord:
     max_episode_steps: int | None = None
     bounds: list[float] | None = None
     image_side: int | None = None
+    shift: EnvShift = field(default_factory=EnvShift)
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         )
         env_spec.kwargs.update(recorded.options if is_same else {})
         env_spec = with_images(env_spec, recorded.image_side) if is_same and recorded.image_side else env_spec
+        env_spec = shifted(env_spec, recorded.shift) if is_same else env_spec
     else:
         raise store.missing(options.id, options.maker)
     env_spec.kwargs.update(options.env_options)
@@ -240,7 +243,8 @@ def record_env(options: DataOptions) -> EnvRecord | None:
     if options.env_id is not None:
         return EnvRecord(options.env_id, bounds=bounds)
     env_spec = _spec(options, about)
-    return EnvRecord(env_spec.id, env_spec.kwargs, env_spec.max_episode_steps, bounds, image_side(env_spec))
+    side, shift = image_side(env_spec), shift_of(env_spec)
+    return EnvRecord(env_spec.id, env_spec.kwargs, env_spec.max_episode_steps, bounds, side, shift)
 
 
 def has_eval_env(options: DataOptions) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trajgen.core.errors import ConfigError
-from trajgen.data.options import EnvShift
+from trajgen.data.options import PHYSICS, EnvShift
 from trajgen.envs.waypoints import WALL, Grid
 
 SHIFTED = "ShiftedEnv"
@@ -56,6 +56,14 @@ def blocked_map(maze_map: Sequence[Sequence[Any]] | None, blocked: Sequence[tupl
             fix="another cell",
         )
     return cells
+
+
+def shift_of(env_spec: Any) -> EnvShift:
+    """The shift of a spec's physics; blocked cells are in its map."""
+    factors = dict.fromkeys(PHYSICS, 1.0)
+    for wrapper in (each for each in env_spec.additional_wrappers if each.name == SHIFTED):
+        factors |= {name: factors[name] * factor for name, factor in (wrapper.kwargs or {}).items()}
+    return EnvShift(**factors)
 
 
 def shift_words(env_spec: Any) -> str:
