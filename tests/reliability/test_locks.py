@@ -18,6 +18,7 @@ from trajgen import experiments
 from trajgen.config import compose
 from trajgen.core.errors import TrainingError, TrajgenError
 from trajgen.core.files import file_lock
+from trajgen.engine.loop import Training
 from trajgen.envs import makers
 from trajgen.experiments import run_folder
 
@@ -49,6 +50,18 @@ def test_a_held_folder_is_refused_and_a_dead_holder_lets_go(train: Train, lab: P
         holder.wait()
     train("run_dir=run")  # the lock file of the dead is no obstacle
     assert not path.exists()
+
+
+def test_a_training_holds_its_folder(train: Train, lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Training.run
+
+    def train_twice(self: Training, **options: Any) -> None:
+        with pytest.raises(TrainingError, match=f"held by process {os.getpid()} on"):
+            train("run_dir=run", "resume=true")
+        run(self, **options)
+
+    monkeypatch.setattr(Training, "run", train_twice)
+    train("run_dir=run")
 
 
 def test_a_lock_is_one_holder_s(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def blocked_map(maze_map: Sequence[Sequence[Any]] | None, blocked: Sequence[tupl
 
 def shift_of(env_spec: Any) -> EnvShift:
     """The shift of a spec's physics; blocked cells are in its map."""
-    factors = dict.fromkeys(PHYSICS, 1.0)
+    factors: dict[str, Any] = dict.fromkeys(PHYSICS, 1.0)
     for wrapper in (each for each in env_spec.additional_wrappers if each.name == SHIFTED):
         factors |= {name: factors[name] * factor for name, factor in (wrapper.kwargs or {}).items()}
     return EnvShift(**factors)
