@@ -112,6 +112,8 @@ def test_with_absorbing_goals_a_window_stays_where_the_data_turn_to_another_goal
     chunk = start.unsqueeze(1) + torch.arange(4)
     assert torch.equal(batch.chunk_mask, chunk < ends)  # what is done after that leads elsewhere
     assert torch.equal(batch.actions[:, 0, :, 0] == 0, start.unsqueeze(1) + torch.arange(3) >= ends)
+    left = (ends - points).clamp(min=0)  # steps with a reward of 1 each that are still to come for the goal
+    torch.testing.assert_close(batch.returns, (1 - choice.discount**left) / (1 - choice.discount))
 
 
 @pytest.mark.parametrize(("discount", "steps"), [(0.9, 66), (1.0, 30)])

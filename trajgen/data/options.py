@@ -146,7 +146,7 @@ class DataOptions:
     """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925), or
     padding."""
     absorbing_goals: bool = False
-    """Whether a window stays at its last point once the data turn to another goal."""
+    """Whether a window stays at its last point, without reward, once the data turn to another goal."""
     action_limits: Literal["space", "data"] = "space"
     """Bounds of actions: those of the action space, or of the data."""
 
