@@ -212,3 +212,17 @@ def test_the_package_imports_nothing_until_it_is_asked() -> None:
     absent = "no_such_name"
     with pytest.raises(AttributeError, match=absent):
         getattr(trajgen, absent)
+
+
+def test_a_training_is_refused_without_torch_where_its_data_or_its_folder_are_not_there(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from contextlib import suppress
+from trajgen.cli import main
+os.chdir({str(tmp_path)!r})
+for line in ("train data.id=mine/none-v0", "train resume=true", "train device=mps"):
+    with suppress(SystemExit):
+        main(line.split())
+    print(line, "torch" in sys.modules)
+"""
+    assert run(code).count("False") == 3

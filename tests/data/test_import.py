@@ -363,7 +363,7 @@ def test_images_and_texts_beside_the_numbers_are_left_out(tmp_path: Path) -> Non
     with np.load(path) as file:
         np.savez(path, **file, task=np.array("navigate"), note=np.array([{}], object))
     result = from_path(path, ImportOptions(id=ID, rewards="zero", force=True))
-    assert result.about.endswith("task, note") and result.steps == 15
+    assert "task, note" in result.about and result.steps == 15
 
 
 @pytest.mark.parametrize(

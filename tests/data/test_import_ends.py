@@ -53,6 +53,15 @@ def test_an_end_that_the_file_shows_in_another_way_is_an_end(kind: str, tmp_path
     assert lengths.tolist() == [n - 1 for n in formats.LENGTHS]  # the final observations are not there
 
 
+def test_rows_that_are_taken_for_final_observations_are_said(tmp_path: Path) -> None:
+    columns = lost(terminals=ENDS)
+    np.savez(tmp_path / "one.npz", **columns)
+    np.savez(tmp_path / "two.npz", **columns, timeouts=np.zeros(15))
+    one, two = (from_path(tmp_path / f"{name}.npz", ImportOptions(id=f"mine/{name}-v0")) for name in ("one", "two"))
+    assert "'terminals' marks are final observations, not steps" in one.about and one.steps == 15 - 3
+    assert "final observations" not in two.about and two.steps == 15
+
+
 def test_numbers_of_episodes_that_are_mixed_are_refused(tmp_path: Path) -> None:
     path = formats.write_hdf5(tmp_path / "table.hdf5", lost(episode_id=np.arange(15) % 3))
     check_refused(path, "lie together", "row 3: episode_id 0 again")

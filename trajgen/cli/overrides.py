@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -11,7 +12,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.core.options import convert, nested, value_of
@@ -174,7 +175,7 @@ def _docs(cls: type) -> dict[str, str]:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def _value(word: str, hint: Any) -> Any:
@@ -183,11 +184,19 @@ def _value(word: str, hint: Any) -> Any:
     if Path in types:
         return Path(text)
     is_list = any(get_origin(each) is tuple for each in types)
+    literals = [value for each in types if get_origin(each) is Literal for value in get_args(each)]
+    if is_list and re.fullmatch(r"\d+(,\d+)+", text):
+        raise _a_list(word)
     if str in types and not (is_list and text.startswith("[")):
         return None if NoneType in types and text == "null" else text
     value = value_of(word)
     if is_list and value is not None and not isinstance(value, list):
         if isinstance(value, str) and "," in value:
-            raise ConfigError("Several values are a list.", got=word, fix=f"'{key}=[{value}]'")
-        value = [value]
+            raise _a_list(word)
+        value = value if value in literals else [value]
     return convert(value, hint, key)
+
+
+def _a_list(word: str) -> ConfigError:
+    key, _, text = word.partition("=")
+    return ConfigError("Several values are a list.", got=word, fix=f"'{key}=[{text}]'")

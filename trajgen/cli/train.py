@@ -116,9 +116,11 @@ def _train_one(config: Any, overrides: Sequence[str]) -> Path:
     from trajgen.engine.launch import read_launch
 
     if read_launch().world_size == 1:
+        from trajgen.data import store
         from trajgen.experiments.run_folder import find_folder
 
-        find_folder(config)  # a folder that is not free is refused before torch is imported
+        store.require_here(config.data.id, config.data.maker)  # both are refused before torch is imported
+        find_folder(config)
     from trajgen.core.terminal import Terminal
     from trajgen.engine.loop import StoppedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import lru_cache
@@ -131,6 +132,9 @@ def component_preset(kind: str, name: str, folders: Iterable[Path] = ()) -> dict
 def missing(group: str, name: str, folders: Iterable[Path] = ()) -> ConfigError:
     """The error for a recipe or data preset that is not there."""
     choices = (recipe_files if group == "recipe" else data_files)(folders)
+    if group == "data" and re.search(r"-v\d+$", name):
+        fix = f"data.id={name}, with the options of a preset ('trajgen data import' prints one)"
+        raise ConfigError(f"There is no task '{name}', and data= names a task.", fix=fix)
     return unknown_name(f"There is no {group} '{name}'.", name, choices, "a path to a .yaml file of your own works too")
 
 
@@ -149,7 +153,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             "The file cannot be read.",
             got=f"{path}: {error.strerror}",
-            fix="check the path; recipe=NAME without .yaml is a shipped recipe",
+            fix="check the path; a NAME without .yaml is that of a shipped file",
         ) from error
 
 

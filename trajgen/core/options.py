@@ -12,7 +12,7 @@ from copy import deepcopy
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from trajgen.core.errors import ConfigError, unknown_name
+from trajgen.core.errors import ConfigError, nearest, unknown_name
 from trajgen.core.renamed import new_value, replacement
 
 T = TypeVar("T")
@@ -115,8 +115,17 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
         f"Option '{where}' has the wrong type.",
         expected=describe(annotation),
         got=f"{where}={value!r}",
-        fix=f"{where}={new}" if (new := new_value(where, value)) else f"leave {where} out for its default",
+        fix=f"{where}={new}" if (new := new_value(where, value)) else _choice(value, annotation, where),
     )
+
+
+def _choice(value: Any, annotation: Any, where: str) -> str:
+    """What to type in the place of a value: the nearest of those that the annotation lists, if it does."""
+    if typing.get_origin(annotation) is Literal and isinstance(value, str):
+        close = nearest(value, [choice for choice in typing.get_args(annotation) if isinstance(choice, str)])
+        if close.startswith("did"):
+            return close
+    return f"leave {where} out for its default"
 
 
 def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:

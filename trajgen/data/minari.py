@@ -43,7 +43,7 @@ def load(id: str, options: DataOptions) -> Episodes:
         DataError: if the set is missing, damaged, empty, not valid, or has no box of actions.
         ConfigError: if an observation key of the options does not fit the data.
     """
-    dataset = open_dataset(id, options.maker)
+    dataset = open_dataset(id)
     space = space_of(id, dataset, options)
     entries: dict[str, Key] = {"states": options.state_key if space.encoded else space.state_key}
     entries |= {IMAGES: space.image_key} if space.image_shape and not space.encoded else {}
@@ -198,14 +198,14 @@ def download(id: str, *, force: bool = False) -> None:
                 store.publish(part.id, base, force=force)
 
 
-def open_dataset(id: str, maker: str | None = None) -> Any:
+def open_dataset(id: str) -> Any:
     """Minari's own object of a data set, with its metadata checked.
 
     Raises:
-        DataError: if the set is missing or damaged; ``maker`` names the maker in the error.
+        DataError: if the set is missing or damaged.
     """
     if not store.folder(id).is_dir():
-        raise store.missing(id, maker)
+        raise store.missing(id)
     store.metadata(id)
     from minari import MinariDataset
 

@@ -51,10 +51,12 @@ def folder(id: str, base: Path | None = None) -> Path:
         DataError: if ``id`` is not an id that Minari accepts; such a folder would break its list.
     """
     if not ID.fullmatch(id):
+        example = f"{id if '/' in id else f'mine/{id}'}-v0"
         raise DataError(
             "A data set's id is a name with a version.",
             expected="namespace/name-v0, of letters, digits, _ and -; a namespace has two or more",
             got=repr(id),
+            fix=f"for example {example}" if ID.fullmatch(example) else None,
         )
     path = (base or root()) / id
     if base is None and not path.exists():
@@ -95,17 +97,23 @@ def damaged(id: str, cause: object) -> DataError:
     )
 
 
-def missing(id: str, maker: str | None) -> DataError:
+def missing(id: str) -> DataError:
     """The error for a data set that is not on this machine, with the command that brings it."""
     match = RECORDED_ID.fullmatch(id)
-    maker = maker or (match[1] if match else None)
-    local = [each.id for each in local_sets()]
+    close = nearest(id, [each.id for each in local_sets()])
+    command = f"trajgen data make {match[1]}" if match else f"trajgen data get {id}"
     return DataError(
         "The data set must be on this machine.",
-        expected=nearest(id, local) if local else None,
         got=f"{id!r}, looked for in {root()}",
-        fix=f"trajgen data make {maker}" if maker else f"trajgen data get {id}",
+        fix=f"{close} Or {command}" if close.startswith("did") else command,
     )
+
+
+def require_here(id: str, maker: str | None) -> None:
+    """Raises a `DataError` unless a data set is on this machine, or one that a maker makes."""
+    match = RECORDED_ID.fullmatch(id)
+    if not folder(id).is_dir() and (match is None or match[1] != maker):
+        raise missing(id)
 
 
 def local_sets(base: Path | None = None) -> list[LocalSet]:

@@ -174,7 +174,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         env_spec = with_images(env_spec, recorded.image_side) if is_same and recorded.image_side else env_spec
         env_spec = shifted(env_spec, recorded.shift) if is_same else env_spec
     else:
-        raise store.missing(options.id, options.maker)
+        raise store.missing(options.id)
     env_spec.kwargs.update(options.env_options)
     env_spec = shifted(env_spec, options.shift)
     if options.max_episode_steps is not None:

@@ -78,7 +78,7 @@ def replay_env(options: DataOptions) -> EvalEnv:
     features = features_of(options.id)
     if features is not None:  # a policy takes the images that they were made of
         options = replace(options, id=features.source, state_key=features.state_key)
-    dataset = minari.open_dataset(options.id, options.maker)
+    dataset = minari.open_dataset(options.id)
     share = options.val_fraction
     numbers = np.flatnonzero(val_episodes(dataset.total_episodes, share) == bool(share)).tolist()
     lengths = [int(episode["total_steps"]) for episode in dataset.storage.get_episode_metadata(numbers)]

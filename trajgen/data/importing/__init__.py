@@ -166,5 +166,5 @@ def _unknown(source: str) -> DataError:
         "The format of a source must be known.",
         expected="; ".join(f"{name}: {mark}" for name, mark in MARKS.items()),
         got=source,
-        fix="format=…, if it is one of these; else from trajgen.data.importing import from_arrays",
+        fix="format=…, if it is one of these; else arrays from Python: trajgen.data.importing.from_arrays",
     )

@@ -82,4 +82,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
     for name in {*used, NEXT, *TERMINALS, *TIMEOUTS, *ENDS} & {*archive.others}:
         raise TypeError(f"{name!r} holds {archive.others[name]}, not numbers")
     about = f"left out, since they hold no numbers: {', '.join(archive.others)[:200]}" if archive.others else ""
+    if has_final_rows and (marks := named(TERMINALS, archive)):
+        final = f"rows that {marks[0]!r} marks are final observations, not steps, as in OGBench's files"
+        about = f"{about}; {final} (timeouts or next_observations make them steps)".removeprefix("; ")
     return Table(archive.shapes, rows, options, path.name, about=about, final_rows=has_final_rows)
