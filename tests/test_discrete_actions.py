@@ -119,7 +119,7 @@ def test_cloning_learns_multi_discrete_actions_and_plays_them(tmp_path: Path) ->
     action = policy.act(np.array([0.9, -0.9], np.float32))
     assert action.dtype == np.int64 and action.tolist() == [2, 0]
     main(["data", "record", "env=tests/Signs-v0", "policy=runs/signs", "episodes=1", "id=tests/again-v0"])
-    exported = Exported(export(policy, tmp_path / "exported"))
+    exported = Exported(export(policy, tmp_path / "exported", format="torch_export"))
     for observation in np.random.default_rng(0).uniform(-1, 1, (20, 2)).astype(np.float32):
         policy.reset()
         exported.reset()

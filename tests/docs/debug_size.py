@@ -36,15 +36,15 @@ def trains_and_acts(config: Config) -> None:
     torch.manual_seed(0)
     planner: Any = build_planner(config, space)
     config.engine.check_batch_sizes(all_stages(planner), 1)
-    batch, wide = path_figure.windows(config, 16), replace(space, state_dim=len(planner.normalizer.state.mean))
+    batch, wide = path_figure.windows(config, 6), replace(space, state_dim=len(planner.normalizer.state.mean))
     if space.image_shape:
         states, chunk = (
             torch.cat([values, torch.randn(*values.shape[:2], wide.state_dim - space.state_dim)], -1)
             for values in (batch.states, batch.chunk_states)
         )
-        images = torch.randint(256, (16, 2, *space.image_shape), dtype=torch.uint8)
+        images = torch.randint(256, (6, 2, *space.image_shape), dtype=torch.uint8)
         batch = replace(batch, states=states, chunk_states=chunk, images=images)
-    batch = replace(batch, transitions=tiny.batch(16, space=wide, chunk=config.data.chunk).transitions)
+    batch = replace(batch, transitions=tiny.batch(6, space=wide, chunk=config.data.chunk).transitions)
     trained = [stage for stage in all_stages(planner) if stage.parameters]
     assert trained
     for stage in trained:

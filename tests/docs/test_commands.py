@@ -169,7 +169,6 @@ def test_evaluate_commands_run(
     prepare(page, folder)
     run_copy = copy_run(folder, run)
     before = (run_copy / "evaluation.json").stat().st_mtime_ns
-    monkeypatch.setattr(experiments.evaluating, "CONDITIONS", 2)
     monkeypatch.setattr("trajgen.evaluation.evaluate.LATENCY_BATCHES", ())
     if len(words) > 1:  # drawn once is enough
         monkeypatch.setattr("trajgen.viz.plans.draw_run", lambda *_, **__: [])

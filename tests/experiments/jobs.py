@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,12 +29,18 @@ def die(console: Any) -> tuple[None, str]:
 
 def train(console: Any, *, folder: Path) -> tuple[None, str]:
     """Runs until it is interrupted, and then takes a while to write a checkpoint, as a training does."""
-    from trajgen.engine.distributed import catch_signals
+    received: list[int] = []
 
-    with catch_signals() as stop:
-        (folder / "begun").touch()
-        while not stop.received:
-            time.sleep(0.05)
+    def receive(number: int, _: object) -> None:  # as the engine, whose import takes seconds
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, receive)
+    (folder / "begun").touch()
+    while not received:
+        time.sleep(0.05)
     time.sleep(0.3)
     (folder / "checkpoint").touch()
     raise KeyboardInterrupt

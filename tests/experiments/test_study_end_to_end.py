@@ -104,7 +104,11 @@ def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 @pytest.mark.parametrize(
     ("executor", "options"),
-    [("submitit", ["executor.cluster=local"]), pytest.param("ray", [], marks=pytest.mark.nightly)],
+    [
+        ("loky", []),
+        pytest.param("submitit", ["executor.cluster=local"], marks=pytest.mark.nightly),
+        pytest.param("ray", [], marks=pytest.mark.nightly),
+    ],
 )
 def test_a_cell_fails_on_a_cluster_as_it_does_here(
     executor: str, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,7 +56,10 @@ class Setup:
         if isinstance(config.policy.replan_interval, int):
             self.policy_options = replace(config.policy, replan_interval=min(config.policy.replan_interval, chunk))
         torch.manual_seed(0)
-        self.planner: Any = assemble(tiny.shrunk(config.components), tiny.SPACE, self.window)
+        components = tiny.shrunk(config.components)
+        if "scales" in components.get("schedule", {}):
+            components["schedule"]["scales"] = 2
+        self.planner: Any = assemble(components, tiny.SPACE, self.window)
         data = episodes()
         fit_normalizer(data, self.options, self.planner.normalizer)
         self.planner.to(device)
@@ -75,7 +78,7 @@ def observation(space: Space, batch: int, seed: int) -> dict[str, np.ndarray]:
     return {"observation": state, "desired_goal": goal, "achieved_goal": state[:, :2]}
 
 
-def actions(policy: RecedingHorizonPolicy, steps: int = 6, batch: int = 3) -> np.ndarray:
+def actions(policy: RecedingHorizonPolicy, steps: int = 5, batch: int = 3) -> np.ndarray:
     """The actions (steps, B, A) of a policy in made-up environments, of which one begins a new episode."""
     policy.reset(batch=batch)
     taken = []

@@ -21,8 +21,8 @@ from trajgen.engine.options import EngineOptions, StageOptions
 def train(folder: Path, *, cuda_graph: bool) -> tuple[dict[str, Tensor], list[dict[str, Any]], str]:
     torch.manual_seed(0)
     planner = tiny.planner(return_target="quantile").cuda()
-    stages = {name: StageOptions(steps=6, batch_size=32) for name in ("tokenizer", "return_target", "prior")}
-    options = EngineOptions(stages=stages, log_every=3, checkpoint_every=100, cuda_graph=cuda_graph)
+    stages = {name: StageOptions(steps=12, batch_size=32) for name in ("tokenizer", "return_target", "prior")}
+    options = EngineOptions(stages=stages, log_every=4, checkpoint_every=100, cuda_graph=cuda_graph)
     text, device = StringIO(), torch.device("cuda")
     folder.mkdir()
     Training(planner, planner.stages(), Source(), options, folder, 0, device, Console(file=text)).run()
@@ -31,6 +31,7 @@ def train(folder: Path, *, cuda_graph: bool) -> tuple[dict[str, Tensor], list[di
     return planner.state_dict(), losses, text.getvalue()
 
 
+@pytest.mark.gpu  # on a simulated one: test_simulated.py
 def test_captured_steps_end_in_the_same_weights(tmp_path: Path) -> None:
     captured, losses, text = train(tmp_path / "captured", cuda_graph=True)
     expected, expected_losses, _ = train(tmp_path / "by_kernel", cuda_graph=False)

@@ -52,11 +52,11 @@ def test_a_plan_is_the_same_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> No
     torch.testing.assert_close(on_cpu.trajectory[same], on_gpu.trajectory.cpu()[same], atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["float32", "auto"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("auto", marks=pytest.mark.gpu)])
 def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
     planner = tiny.planner(return_target="quantile").cuda()
     before = {k: v.clone() for k, v in planner.state_dict().items()}
-    stages = {name: StageOptions(steps=2, batch_size=32) for name in tiny.STAGES}
+    stages = {name: StageOptions(steps=3, batch_size=32) for name in tiny.STAGES}
     options = EngineOptions(stages=stages, precision=precision, log_every=1, checkpoint_every=2)
     device, console = torch.device("cuda"), Console(quiet=True)
     Training(planner, planner.stages(), Source(), options, tmp_path, 0, device, console).run()
@@ -66,12 +66,13 @@ def test_both_stages_train(precision: Any, tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints" / "final.safetensors").exists()
 
 
+@pytest.mark.gpu  # on a simulated one: test_simulated.py
 def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
     """It ends in the weights of one that was not stopped."""
 
     def train(source: Any, folder: Path, resume: bool = False) -> Any:
         planner = tiny.planner(return_target="quantile").cuda()
-        stages = {name: StageOptions(steps=3, batch_size=32) for name in tiny.STAGES}
+        stages = {name: StageOptions(steps=4, batch_size=32) for name in tiny.STAGES}
         options = EngineOptions(stages=stages, precision="float32", log_every=1, checkpoint_every=2)
         device, console = torch.device("cuda"), Console(quiet=True)
         folder.mkdir(exist_ok=True)
@@ -80,7 +81,7 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 
     class Stops(Source):
         def batch(self, step: int, size: int, rank: int = 0) -> Batch:
-            if step == 3 * tiny.STAGES.index("prior") + 2:  # the last step of the prior
+            if step == 4 * tiny.STAGES.index("prior") + 3:  # the last step of the prior
                 raise InterruptedError
             return super().batch(step, size, rank)
 

@@ -85,10 +85,15 @@ def test_data_of_the_host_are_not_waited_for(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    "changes", [{"accumulate": 2}, pytest.param({"compile": True, "cuda_graph": False}, marks=pytest.mark.gpu)], ids=str
+    ("recipe", "changes"),
+    [
+        ("dt", {"accumulate": 2}),
+        pytest.param("mage", {"compile": True, "cuda_graph": False}, marks=pytest.mark.gpu),
+    ],
+    ids=str,
 )
-def test_other_ways_of_training(changes: dict[str, Any], tmp_path: Path) -> None:
-    setup = small.Setup("mage", "cuda")
+def test_other_ways_of_training(recipe: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    setup = small.Setup(recipe, "cuda")
     train(setup, tmp_path / "run", **changes)
     assert all(value.isfinite().all() for value in setup.planner.parameters())
 

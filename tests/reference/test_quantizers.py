@@ -181,8 +181,8 @@ def test_codes_and_losses_are_the_same_under_autocast(kind: str) -> None:
 @pytest.mark.parametrize("kind", QUANTIZERS)
 def test_training_reduces_the_reconstruction(kind: str, lengths: tuple[int, ...], dtype: torch.dtype) -> None:
     built = tokenizer(kind, lengths, 2, **({"code_dim": 8} if kind != "fsq" else {}))
-    phase = torch.rand(64, 1) * 6 + torch.arange(16) / 4
-    x, batch = torch.stack([phase.sin(), phase.cos()], -1), tiny.batch(64)
+    phase = torch.rand(32, 1) * 6 + torch.arange(16) / 4
+    x, batch = torch.stack([phase.sin(), phase.cos()], -1), tiny.batch(32)
     batch.mask.fill_(True)
     decoder = torch.nn.Linear(4 * built.code_dim, 32)
     optimizer = torch.optim.Adam([*built.parameters(), *decoder.parameters()], lr=1e-2)

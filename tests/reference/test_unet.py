@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
-from diffusers import UNet1DModel
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
@@ -33,6 +32,8 @@ class Embedded(nn.Module):
 
 @torch.no_grad()
 def test_it_is_the_network_of_the_library_under_copied_weights() -> None:
+    from diffusers import UNet1DModel  # seconds, which no other worker spends
+
     ours = make()
     reference = UNet1DModel(
         in_channels=FEATURES, out_channels=FEATURES, block_out_channels=(16, 32, 64, 128), layers_per_block=1,
