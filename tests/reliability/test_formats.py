@@ -1,23 +1,21 @@
-"""Run folders and checkpoints of older formats are upgraded or refused in a sentence; newer ones are refused."""
+"""Run folders and checkpoints of other formats are refused in a sentence."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from trajgen.cli import main
-from trajgen.core import formats
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.core.formats import FORMAT, OLDEST, UPGRADES, current
+from trajgen.core.formats import FORMAT
 from trajgen.engine.storage import read_header, read_tensors
 from trajgen.experiments.run_folder import load_config, read_config, write_config
 from trajgen.export import exported_policy
@@ -107,29 +105,6 @@ def test_a_checkpoint_of_another_format_is_refused_before_a_tensor_is_read(
 def test_a_checkpoint_without_a_number_is_damaged(written: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         read_header(checkpoint(tmp_path / "odd.safetensors", written))
-
-
-def test_a_checkpoint_goes_through_the_chain_as_a_folder_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "old.safetensors"
-    save_file({"model.a": torch.ones(2)}, path, metadata={"format": "2", "place": '{"stage": 1, "step": 2}'})
-
-    def numbered(number: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        return lambda values: {**values, "upgrades": [*values.get("upgrades", []), number]}
-
-    steps = {
-        2: {"checkpoint": lambda values: {"position": values["place"]}, "config": numbered(2)},
-        3: {"config": numbered(3)},
-    }
-    monkeypatch.setattr(formats, "UPGRADES", steps)
-    monkeypatch.setattr(formats, "FORMAT", 4)
-    tensors, position = read_tensors(path, torch.device("cpu"))
-    assert (position.stage, position.step) == (1, 2) and torch.equal(tensors["model.a"], load_file(path)["model.a"])
-    assert [current("config", {"format": n}, "here").get("upgrades") for n in (2, 3, 4)] == [[2, 3], [3], None]
-
-
-def test_there_is_an_upgrade_from_every_format_that_is_read() -> None:
-    assert {*UPGRADES} == {*range(OLDEST, FORMAT)}
-    assert all({*step} <= {"config", "checkpoint"} for step in UPGRADES.values())
 
 
 def test_an_export_of_a_newer_format_is_read_by_its_own_file(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def _composition(options: Mapping[str, str]) -> dict[str, Any]:
         if is_on_hub(options["run"]):  # the Tab key downloads nothing
             return {}
         path = local_folder(options["run"]) / "config.json"  # read here, since the module of run folders imports torch
-        return current("config", json.loads(read_limited(path, MAX_CONFIG_BYTES)), path)
+        return current(json.loads(read_limited(path, MAX_CONFIG_BYTES)), path)
     path = _files("recipe").get(options.get("recipe", "mage"), Path(options.get("recipe", "")))
     return read_options("recipe", path) if path.is_file() else {}
 

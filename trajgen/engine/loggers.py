@@ -78,13 +78,12 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 @contextmanager
-def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any] | None = None) -> Iterator[list[Logger]]:
+def open_loggers(names: Sequence[str], folder: Path) -> Iterator[list[Logger]]:
     """Opens loggers for the time of a training, and closes them however it ends.
 
     Args:
         names: any of `PACKAGES`.
         folder: of the run.
-        config: plain values that a logger may show with the run.
 
     Raises:
         ConfigError: as `check_loggers`, or if a logger cannot be opened (no account, no network).
@@ -97,7 +96,7 @@ def open_loggers(names: Sequence[str], folder: Path, config: Mapping[str, Any] |
                 if name == "tensorboard":
                     loggers.append(_tensorboard(folder, stack))
                 else:
-                    loggers.append(_wandb(folder, stack, config or {}, "offline" if name == "wandb_offline" else None))
+                    loggers.append(_wandb(folder, stack, "offline" if name == "wandb_offline" else None))
             except Exception as error:  # another service's errors have no common class
                 raise ConfigError(
                     f"Logger '{name}' cannot be opened.",
@@ -121,7 +120,7 @@ def _tensorboard(folder: Path, stack: ExitStack) -> Logger:
     return log
 
 
-def _wandb(folder: Path, stack: ExitStack, config: Mapping[str, Any], mode: str | None) -> Logger:
+def _wandb(folder: Path, stack: ExitStack, mode: str | None) -> Logger:
     """A run of Weights & Biases with files in ``wandb/`` of the run folder; a resumed training goes on with it."""
     import wandb
 
@@ -131,7 +130,6 @@ def _wandb(folder: Path, stack: ExitStack, config: Mapping[str, Any], mode: str 
         id=sha256(str(folder.absolute()).encode()).hexdigest()[:16],
         resume="allow",
         dir=str(folder),
-        config=dict(config),
         mode=mode,
     )
     stack.callback(run.finish)

@@ -139,7 +139,7 @@ def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, s
             written: dict[str, str] = file.metadata() or {}
             if "format" not in written:
                 raise ValueError("it has no format")
-            metadata: dict[str, str] = current("checkpoint", written, path)
+            metadata: dict[str, str] = current(written, path)
             _position(metadata["position"])
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             for name, rows in under(SCALE, shapes).items():  # which would be multiplied to any size

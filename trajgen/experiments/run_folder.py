@@ -41,6 +41,7 @@ HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
 PRECISIONS = {16: "bfloat16", 32: "float32"}
 """By the bits of a number, as metrics.jsonl has them."""
+LONGEST_RUN_NAME = 200
 LONGEST_NAME = 120
 """Characters of the name of an evaluation's folder."""
 LARGEST_SIZE = 2**24
@@ -120,14 +121,14 @@ def require_utf8(folder: Path) -> None:
         raise ConfigError("The path of a run folder is UTF-8.", got=str(folder), fix="another name") from error
 
 
-def run_name(config: Config, *parts: str, longest: int = 200) -> str:
+def run_name(config: Config) -> str:
     """The default name of a run folder; a long one is cut before its seed."""
     namespace, _, rest = config.data.id.partition("/")
     data = config.data.id.removesuffix("-v0").rpartition("/")[2]
     if namespace in HUB:  # whose data sets are called human or expert in the folder of their task
         data = re.sub(r"-v\d+$", "", rest).replace("/", "-")
     seed = f"-s{config.seed}"
-    return "-".join((config.recipe, data, *parts))[: longest - len(seed)] + seed
+    return f"{config.recipe}-{data}"[: LONGEST_RUN_NAME - len(seed)] + seed
 
 
 def contents(folder: Path) -> list[str]:
@@ -273,7 +274,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     plain = read_json(path)
     try:
-        return current("config", plain, path)
+        return current(plain, path)
     except ValueError as error:
         raise damaged(path, error) from error
 
