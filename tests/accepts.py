@@ -13,8 +13,8 @@ import torch
 from trajgen import testing
 from trajgen.assemble import all_stages
 from trajgen.core.errors import ConfigError
+from trajgen.core.options import values_of
 from trajgen.core.registry import names
-from trajgen.testing.fixture import parse_changes
 
 OK = ""
 BUILT = "it is built"
@@ -320,4 +320,4 @@ def check_built(fixture: testing.Fixture) -> None:
 def fixture_of(kind: str, name: str, words: str) -> testing.Fixture:
     """A component in a composition, as ``mage schedule=single sampler.k=3``."""
     recipe, *changes = words.split()
-    return testing.find_fixture(kind, name, recipe, parse_changes(changes))
+    return testing.find_fixture(kind, name, recipe, values_of(changes))

@@ -9,8 +9,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Losses
-from trajgen.nn.histogram import Histogram
-from trajgen.nn.layers import FourierFeatures, columns, mlp
+from trajgen.nn.layers import FourierFeatures, Histogram, columns, mlp
 
 DEFAULT_TARGET = 2.0
 """A constant target without a value, in standard deviations above the mean of the data's returns."""
@@ -95,8 +94,7 @@ class QuantileTarget(nn.Module):
         if position_only and not goal_state:
             raise ConfigError(
                 "return_target.position_only needs goals that specify features of the state.",
-                expected="goals in the data, and data.goal_state",
-                got="return_target.position_only=true",
+                got="return_target.position_only=true, and no data.goal_state",
                 fix="return_target.position_only=false",
             )
         if num_bins < 0 or num_bins == 1:

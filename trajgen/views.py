@@ -115,8 +115,6 @@ class AgentsView(FieldView):
         if agents < 2:
             raise ConfigError(
                 "view=agents tells agents apart, and the data have one.",
-                expected="a data set that lists its agents, as data=agents/spread does",
-                got="data of a single agent",
                 fix="view=fields",
             )
         rows = {"state": 1, "action": strides[0]}

@@ -91,7 +91,7 @@ def test_an_environment_that_a_process_cannot_make_is_named() -> None:
 
 @pytest.mark.parametrize("options", [{"workers": -1}, {"batch": 0}])
 def test_numbers_out_of_range_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(Exception, match=f"evaluation.{next(iter(options))} must be at least"):
+    with pytest.raises(Exception, match=f"evaluation.{next(iter(options))} is out of range"):
         EvaluationOptions(**options)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch, Cond, Plan
-from trajgen.nn.strides import PlanStrides
+from trajgen.nn.layers import PlanStrides
 from trajgen.testing import check
 
 STRIDES = (2, 4, 8)

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
+from trajgen.samplers.beam import is_repeated, likeliest, sample_candidates
 
 
 def test_the_likeliest_joint_choices_are_exact() -> None:

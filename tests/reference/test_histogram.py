@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from trajgen.nn.histogram import Histogram
+from trajgen.nn.layers import Histogram
 
 LOGITS = torch.tensor([0.2, 0.3, 0.5, 0.0]).log()
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
-from trajgen.nn.layers import mlp
-from trajgen.nn.strides import PlanStrides
+from trajgen.nn.layers import PlanStrides, mlp
 
 
 @register("action", "plan")
@@ -36,17 +35,12 @@ class PlannedActions(nn.Module):
         if "action" not in view.slices:
             raise ConfigError(
                 "action=plan needs a view with the action.",
-                expected="'action' among view.fields",
                 got=f"view.fields={list(view.slices)}",
                 fix=f"'view.fields=[{','.join([*view.slices, 'action'])}]', or action=latent_state",
             )
         if horizon * stride < chunk:
-            raise ConfigError(
-                "The chunk is longer than a plan.",
-                expected=f"data.chunk of at most {horizon * stride} (horizon times stride)",
-                got=f"data.chunk={chunk}",
-                fix=f"data.chunk={horizon * stride}",
-            )
+            fix = f"data.chunk={horizon * stride}, horizon times stride"
+            raise ConfigError("The chunk is longer than a plan.", got=f"data.chunk={chunk}", fix=fix)
         self.view, self.action_dim = view, action_dim
 
     def forward(self, plan: Plan, states: Tensor, offsets: Tensor) -> Tensor:
@@ -97,7 +91,6 @@ class StateInverseDynamics(nn.Module):
         if "state" not in view.slices:
             raise ConfigError(
                 "action=state needs a view with the state.",
-                expected="'state' among view.fields",
                 got=f"view.fields={list(view.slices)}",
                 fix=f"'view.fields=[{','.join([*view.slices, 'state'])}]', or action=plan",
             )

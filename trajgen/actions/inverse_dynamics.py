@@ -9,9 +9,7 @@ from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
-from trajgen.nn.histogram import Histogram
-from trajgen.nn.layers import FourierFeatures, mlp
-from trajgen.nn.strides import PlanStrides
+from trajgen.nn.layers import FourierFeatures, Histogram, PlanStrides, mlp
 
 
 @register("action", "latent")
@@ -104,15 +102,13 @@ class LatentStateInverseDynamics(nn.Module):
         if num_bins < 0 or num_bins == 1 or bin_limit <= 0:
             raise ConfigError(
                 "An action head that classifies has at least two bins, and a limit above 0.",
-                expected="action.num_bins of 2 or more, or 0 for regression, and action.bin_limit above 0",
                 got=f"action.num_bins={num_bins} action.bin_limit={bin_limit}",
-                fix="action.num_bins=41 action.bin_limit=3",
+                fix="action.num_bins=41 action.bin_limit=3; action.num_bins=0 for regression",
             )
         check_range("action.temperature", temperature, 0, usual=0)
         if temperature and not num_bins:
             raise ConfigError(
                 "An action head samples from the bins into which it classifies actions.",
-                expected="action.temperature=0, or action.num_bins",
                 got=f"action.temperature={temperature} action.num_bins={num_bins}",
                 fix="action.temperature=0, or train with action.num_bins=41",
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trajgen.core.checks import check_range
-from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.errors import ConfigError
 from trajgen.core.files import write_json
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from trajgen.config import Config
     from trajgen.viz.tables import Table
 
-KINDS = ("decision", "train", "data")
+
+Kind = Literal["decision", "train", "data"]
+"""What is timed: a module of this room."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +101,8 @@ class BenchRequest:
             write_json(self.options.out, {"command": self.command, "date": date, "machine": host, "lines": figures})
 
 
-def bench(kind: str, request: BenchRequest, console: Console) -> None:
-    """Measures decisions, training ("train") or data, and prints the timings."""
-    if kind not in KINDS:
-        raise ConfigError(f"There is no bench '{kind}'.", fix=nearest(kind, KINDS))
+def bench(kind: Kind, request: BenchRequest, console: Console) -> None:
+    """Measures decisions, training or data, and prints the timings."""
     import torch
 
     if request.options.threads is not None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from trajgen.bench.timing import timed
+from trajgen.engine.precision import CostCounter
 
 SIDE = 1024
 """Of the matrices whose product measures operations per second."""
@@ -21,11 +19,7 @@ STREAM = 2**24
 
 @dataclass(frozen=True)
 class Cost:
-    """The work of a computation.
-
-    ``operations`` are those of matrix products, two for each multiply-add; ``bytes`` are read by them, each operand
-    once for each product; ``launches`` are the calls of operations that compute something.
-    """
+    """The work of a computation, as `trajgen.engine.precision.CostCounter` counts it."""
 
     operations: int
     bytes: int
@@ -44,23 +38,9 @@ class Rates:
     bytes: float
 
 
-class _CostCounter(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = self.bytes = self.launches = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.launches += not func.is_view
-        if func.overloadpacket in flop_registry:
-            self.operations += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
-            self.bytes += sum(a.numel() * a.element_size() for a in args if isinstance(a, torch.Tensor))
-        return result
-
-
 def count_cost(call: Callable[[], object]) -> Cost:
     """Counts the work of a function by calling it once."""
-    with torch.no_grad(), _CostCounter() as counter:
+    with torch.no_grad(), CostCounter() as counter:
         call()
     return Cost(counter.operations, counter.bytes, counter.launches)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from trajgen.bench.request import BenchOptions, BenchRequest, DataBenchOptions, DecisionBenchOptions
+from trajgen.bench.request import BenchOptions, BenchRequest, DataBenchOptions, DecisionBenchOptions, Kind
 from trajgen.bench.request import bench as run
 from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import COMPOSITION, read
@@ -41,7 +41,13 @@ def data(words: Words) -> None:
     _run("data", words, DataBenchOptions)
 
 
-def _run(kind: str, words: list[str], cls: Any, *flags: str, against: Literal["dt"] | None = None) -> None:
+def _run(
+    kind: Kind,
+    words: list[str],
+    cls: Any,
+    *flags: str,
+    against: Literal["dt"] | None = None,
+) -> None:
     options, overrides = read(words, cls)
     if getattr(options, "run", None) is not None and overrides:
         raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(overrides)}")

@@ -6,16 +6,13 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from trajgen.cli.app import Words, command
 from trajgen.cli.overrides import COMPOSITION, parse, read
 from trajgen.core.checks import check_device
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.experiments.options import SampleRequest
-
-if TYPE_CHECKING:
-    from trajgen.viz.run import Run
 
 ACTING = ("sampler", "critic", "return_target", "policy", "evaluation")
 """The groups of options that help and completion name for a trained run; the others are accepted."""
@@ -82,17 +79,6 @@ def existing(folder: Path) -> Path:
         close = "train first: trajgen train recipe=mage; or run=zoo/mage-umaze"
     got = f"{folder}, which has no config.json" if folder.exists() else None
     raise ConfigError(f"There is no such run folder: {folder}.", got=got, fix=close)
-
-
-def open_run(options: RunOptions, overrides: dict[str, Any]) -> Run:
-    """A run for its pictures; its policy, environment and data are loaded when they are first used.
-
-    Raises:
-        CheckpointError: if the folder is not that of a run.
-    """
-    from trajgen.viz.run import open_run
-
-    return open_run(options.run, device=options.device, imports=options.imports, overrides=overrides)
 
 
 @command("evaluate", EvaluateOptions, "evaluate run=runs/mage-umaze-dwell-s0 sampler=greedy", groups=ACTING)

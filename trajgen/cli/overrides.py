@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trajgen.core.errors import ConfigError, unknown_name
-from trajgen.core.options import convert, nested, value_of
+from trajgen.core.options import convert, value_of, values_of
 from trajgen.core.registry import KINDS, names
 
 T = TypeVar("T", bound=Hashable)
@@ -111,13 +111,10 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     Raises:
         ConfigError: for a word that is not ``key=value``, or whose value is not YAML.
     """
-    pairs = []
-    for word in words:
-        key, equals, _ = word.partition("=")
-        if not equals or not key:
-            raise bare_word(word, {})
-        pairs.append((key, value_of(word)))
-    return nested(pairs)
+    words = list(words)
+    if bare := [word for word in words if "=" not in word or word.startswith("=")]:
+        raise bare_word(bare[0], {})
+    return values_of(words)
 
 
 def dashed(words: Sequence[str], options: Mapping[str, Option], groups: Collection[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.evaluate import ACTING, RunOptions, open_run, read_run
+from trajgen.cli.evaluate import ACTING, RunOptions, read_run
 from trajgen.viz.options import PlotRequest
 
 
@@ -24,7 +24,9 @@ def plot(words: Words) -> None:
     options, overrides = read_run(words, PlotOptions)
     from trajgen.core.terminal import Terminal
     from trajgen.viz.plot import plot as draw
+    from trajgen.viz.run import open_run
 
     measured = {field.name for field in fields(PlotRequest)} - {"what", "format", "title", "labels"}
     changed = bool(overrides) or any(getattr(options, name) != getattr(PlotRequest, name) for name in measured)
-    draw(open_run(options, overrides), options.out, options, Terminal(), changed=changed)
+    run = open_run(options.run, device=options.device, imports=options.imports, overrides=overrides)
+    draw(run, options.out, options, Terminal(), changed=changed)

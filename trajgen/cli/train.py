@@ -96,7 +96,6 @@ def _one_of_many(swept: bool) -> Iterator[None]:
         if swept and launch.world_size > 1:
             raise ConfigError(
                 "Processes that train together train one run.",
-                expected="no -m under torchrun or srun",
                 got=f"-m, and {launch.world_size} processes",
                 fix="one torchrun per run; or without torchrun, with hydra/launcher=submitit_slurm",
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.evaluate import ACTING, RunOptions, open_run, read_run
+from trajgen.cli.evaluate import ACTING, RunOptions, read_run
 from trajgen.viz.options import VideoRequest
 
 
@@ -28,5 +28,7 @@ def video(words: Words) -> None:
     options, overrides = read_run(words, VideoOptions)
     from trajgen.core.terminal import Terminal
     from trajgen.viz.film import make_video
+    from trajgen.viz.run import open_run
 
-    make_video(open_run(options, overrides), options.out, options, Terminal())
+    run = open_run(options.run, device=options.device, imports=options.imports, overrides=overrides)
+    make_video(run, options.out, options, Terminal())

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 from trajgen.config.files import missing
 from trajgen.config.meant import meant
 from trajgen.config.schema import SECTIONS, TOP, Config, merged
-from trajgen.config.task_options import task_options, task_values
+from trajgen.config.task_options import task_options
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.core.options import unknown_option
+from trajgen.core.options import unknown_option, values_of
 from trajgen.core.registry import KINDS, names, owners, spec
 from trajgen.core.renamed import new_name
 from trajgen.data.options import EnvShift, SuccessRule
@@ -60,15 +60,11 @@ def from_hydra(composed: Any, words: Iterable[str]) -> Config:
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(composed, resolve=True)
-    return Config.from_plain(merged(plain, task_values(task_words(words))))
+    return Config.from_plain(merged(plain, values_of(task_words(words))))
 
 
-def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") -> NoReturn:
+def hydra_run(words: Sequence[str]) -> NoReturn:
     """Replaces this process by a Hydra application, for ``-m``, ``--cfg``, ``--info`` and other flags of Hydra.
-
-    Args:
-        words: of the command line.
-        application: a package that runs `hydra_application` when it is executed by ``python -m``.
 
     Raises:
         ConfigError: for a word that does not fit; each value of a sweep is composed first.
@@ -86,7 +82,7 @@ def hydra_run(words: Sequence[str], application: str = "trajgen.experiments") ->
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "HYDRA_FULL_ERROR": "1"}
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", application, *words], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "trajgen.experiments", *words], environment)
 
 
 def hydra_application(job: Any) -> None:

@@ -8,7 +8,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass,
 from typing import Any
 
 from trajgen.core.checks import check_device, check_range
-from trajgen.core.errors import ConfigError
 from trajgen.core.options import refuse_unknown, structure, unknown_option
 from trajgen.core.registry import KINDS, complete
 from trajgen.core.renamed import new_name
@@ -32,8 +31,7 @@ class LoraOptions:
     """Parts of the planner whose linear layers get adapters."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError("The rank of adapters is at least 1.", got=f"lora.rank={self.rank}", fix="lora.rank=4")
+        check_range("lora.rank", self.rank, 1, usual=4)
 
 
 SECTIONS: dict[str, Any] = {

@@ -9,7 +9,6 @@ from typing import Any
 
 from trajgen.config.files import DEFAULTS, RECIPES, find_file, read_options, read_yaml
 from trajgen.core.errors import ConfigError
-from trajgen.core.options import nested, value_of
 from trajgen.core.registry import KINDS
 
 RECIPES_KEY = "recipes"
@@ -47,11 +46,6 @@ def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str
             fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
         )
     return [word for word in options if not _names(word) & set(chosen)]
-
-
-def task_values(words: Iterable[str]) -> dict[str, Any]:
-    """The same options as nested values, to be merged into a composed configuration."""
-    return nested((word.partition("=")[0], value_of(word)) for word in words)
 
 
 def _names(word: str) -> set[str]:

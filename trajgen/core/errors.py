@@ -63,6 +63,11 @@ class CheckpointError(TrajgenError):
     """A run folder or checkpoint that cannot be read or does not fit."""
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has no memory left; torch, which is not imported for it, has a class for it on CUDA alone."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Which of ``choices`` is closest to ``name``, or all of them if none is close."""
     choices = sorted(choices)

@@ -44,6 +44,11 @@ def value_of(word: str) -> Any:
         raise ConfigError(f"The value of '{word}' cannot be read.", fix="close every bracket and quote") from error
 
 
+def values_of(words: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` words as nested plain values: ``["a.b=1"]`` as ``{"a": {"b": 1}}``; see `value_of` and `nested`."""
+    return nested((word.partition("=")[0], value_of(word)) for word in words)
+
+
 def nested(words: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Dotted options as groups: ``("a.b", 1)`` becomes ``{"a": {"b": 1}}``.
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
 
-from trajgen.core.misfit import Misfit
 from trajgen.core.protocols import ActionHead, Decoder
 from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""
+
+Misfit = Literal["likelihood", "state", "critic"]
+"""How it is measured how badly a plan that has been followed fits the present: see `RevisesPlans.revise`."""
 
 PlanFn = Callable[[Cond, Generator | None], tuple[Tensor, Plan]]
 """From conditions whose ``returns`` are what remains, and a generator, to the target returns (B,) and plans."""

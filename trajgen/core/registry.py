@@ -256,8 +256,7 @@ def load_entry_points() -> None:
         except Exception as error:  # whatever an installed package does when it is imported
             raise ConfigError(
                 f"The installed package behind the entry point '{point.name}' cannot be imported.",
-                expected=f"a module that registers components: {point.value}",
-                got=f"{type(error).__name__}: {error}",
+                got=f"{point.value}: {type(error).__name__}: {error}",
                 fix="repair that package, or uninstall it",
             ) from error
 

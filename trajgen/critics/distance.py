@@ -13,8 +13,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses
 from trajgen.critics.values import transitions_of
-from trajgen.nn.layers import FourierFeatures, mlp
-from trajgen.nn.strides import PlanStrides
+from trajgen.nn.layers import FourierFeatures, PlanStrides, mlp
 
 
 @register("critic", "temporal_distance")
@@ -59,8 +58,7 @@ class TemporalDistance(nn.Module):
         check_range("critic.embed_dim", embed_dim, 1, usual=32)
         if not goal_dim or goal_radius is None:
             raise ConfigError(
-                "A temporal distance is learnt from states and the goals that they reach.",
-                expected="goals in the data, and data.goal_radius",
+                "A temporal distance needs goals that states reach within data.goal_radius.",
                 got=f"goals of width {goal_dim}, data.goal_radius={goal_radius}",
                 fix="critic=value",
             )

@@ -11,8 +11,8 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses
-from trajgen.nn.layers import FourierFeatures, columns, mlp
-from trajgen.nn.strides import PlanStrides
+from trajgen.nn.attention import check_heads
+from trajgen.nn.layers import FourierFeatures, PlanStrides, columns, mlp
 
 
 class _Untrained(nn.Module):
@@ -97,8 +97,7 @@ class PlanLength(_Untrained):
         super().__init__()
         if not (goal_dim and goal_state and goal_radius):
             raise ConfigError(
-                "The length of a plan is that of its way to a goal.",
-                expected="goals in the data, data.goal_state and data.goal_radius",
+                "The length of a plan is that of its way to a goal, by data.goal_state and data.goal_radius.",
                 got=f"data.goal_state={list(goal_state)} data.goal_radius={goal_radius}",
                 fix="critic=value",
             )
@@ -157,12 +156,7 @@ class HorizonCritic(nn.Module):
         fourier_frequencies: int = 4,
     ) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise ConfigError(
-                "The attention heads divide the width.",
-                got=f"critic.width={width} critic.heads={heads}",
-                fix=f"critic.width={16 * max(heads, 1)} critic.heads={max(heads, 1)}",
-            )
+        check_heads(width, heads, "critic")
         self.features = FourierFeatures(state_dim, fourier_frequencies)
         self.state_proj = nn.Linear(self.features.out_features, width)
         self.goal_features = FourierFeatures(goal_dim, fourier_frequencies) if goal_dim else None

@@ -11,8 +11,7 @@ from trajgen.core.checks import check_range
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Transitions
-from trajgen.nn.layers import FourierFeatures, mlp
-from trajgen.nn.strides import PlanStrides
+from trajgen.nn.layers import FourierFeatures, PlanStrides, mlp
 from trajgen.nn.target import follow, target_of
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -55,22 +56,16 @@ class EpisodeFile:
         Raises:
             ValueError: naming the episode, and perhaps the entry, if something cannot be read.
         """
-        from h5py import h5g
-
-        number = 0
-        try:
-            with open_hdf5(self.path) as file:
-                for number in range(self.count):
-                    group = h5g.open(file.id, b"episode_%d" % number)
-                    ends, rewards = read_array(group, "terminations"), read_array(group, "rewards")
-                    yield Episode(
-                        actions=read_array(group, "actions"),
-                        rewards=rewards[:, 0] if rewards.shape[1:] == (1,) else rewards,
-                        terminated=bool(len(ends) and ends[-1]),
-                        **{field: _observed(group, field, key, len(rewards)) for field, key in self.entries.items()},
-                    )
-        except READ_ERRORS as error:
-            raise ValueError(f"episode {number}: {error}") from error
+        with self._groups() as group_of:
+            for number in range(self.count):
+                group = group_of(number)
+                ends, rewards = read_array(group, "terminations"), read_array(group, "rewards")
+                yield Episode(
+                    actions=read_array(group, "actions"),
+                    rewards=rewards[:, 0] if rewards.shape[1:] == (1,) else rewards,
+                    terminated=bool(len(ends) and ends[-1]),
+                    **{field: _observed(group, field, key, len(rewards)) for field, key in self.entries.items()},
+                )
 
     def arrays(self, number: int, names: Iterable[str]) -> dict[str, Array]:
         """Arrays of an episode by their path in its group, as they are stored.
@@ -78,14 +73,8 @@ class EpisodeFile:
         Raises:
             ValueError: naming the episode, if one cannot be read.
         """
-        from h5py import h5g
-
-        try:
-            with open_hdf5(self.path) as file:
-                group = h5g.open(file.id, b"episode_%d" % number)
-                return {name: read_array(group, name) for name in names}
-        except READ_ERRORS as error:
-            raise ValueError(f"episode {number}: {error}") from error
+        with self._groups() as group_of:
+            return {name: read_array(group_of(number), name) for name in names}
 
     def returns(self) -> Array:
         """The sum of the rewards of each episode (E,); nothing else is read.
@@ -93,16 +82,29 @@ class EpisodeFile:
         Raises:
             ValueError: naming the episode, if something cannot be read.
         """
+        with self._groups() as group_of:
+            return np.array([read_array(group_of(number), "rewards").sum() for number in range(self.count)], float)
+
+    @contextmanager
+    def _groups(self) -> Iterator[Callable[[int], Any]]:
+        """Opens the file, and yields a function from an episode's number to its group.
+
+        What cannot be read of the episode that was opened last is a ValueError that names it.
+        """
         from h5py import h5g
 
-        returns, number = np.zeros(self.count), 0
+        opened = 0
+
+        def group_of(number: int) -> Any:
+            nonlocal opened
+            opened = number
+            return h5g.open(file.id, b"episode_%d" % number)
+
         try:
             with open_hdf5(self.path) as file:
-                for number in range(self.count):
-                    returns[number] = read_array(h5g.open(file.id, b"episode_%d" % number), "rewards").sum()
+                yield group_of
         except READ_ERRORS as error:
-            raise ValueError(f"episode {number}: {error}") from error
-        return returns
+            raise ValueError(f"episode {opened}: {error}") from error
 
 
 def read_array(group: Any, name: str) -> Array:

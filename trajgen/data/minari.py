@@ -248,13 +248,13 @@ def _observed(raw: Any, field: str, key: Key) -> Any:
     return np.zeros((len(raw.rewards) + 1, 0), np.float32) if key == () else entry(raw.observations, key)
 
 
-def _require_server(seconds: float = 5.0) -> None:
+def _require_server() -> None:
     """Asks the default server for a sign of life, since Minari would try for half a minute."""
     if not os.environ.get("MINARI_REMOTE", "hf://").startswith("hf://"):
         return
     address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
-        urllib.request.urlopen(address, timeout=seconds).close()
+        urllib.request.urlopen(address, timeout=5.0).close()
     except urllib.error.HTTPError:
         return  # it answers
     except OSError as error:

@@ -28,8 +28,7 @@ class IdentityDecoder(nn.Module):
         if not isinstance(tokenizer, HasPoints):
             raise ConfigError(
                 "The identity decoder needs a tokenizer whose latent is the trajectory itself.",
-                expected="tokenizer=identity or tokenizer=bins",
-                got="a tokenizer with a learnt latent",
+                got=type(tokenizer).__name__,
                 fix="decoder=plain, or schedule=unit with tokenizer=identity or tokenizer=bins",
             )
         self._tokenizer: list[HasPoints] = [tokenizer]  # in a list: a submodule of the planner, not of this module

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trajgen.core.errors import TrainingError
+from trajgen.core.errors import TrainingError, is_out_of_memory
 from trajgen.core.sources import Source, drawn_on_device
 from trajgen.core.types import Stage
-from trajgen.engine.device import is_out_of_memory
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.step import Timer, seed_step
 

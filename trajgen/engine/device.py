@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from trajgen.core.checks import check_device
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, is_out_of_memory
 
 
 def choose_device(name: str) -> torch.device:
@@ -35,11 +35,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and device.index is not None:
         count = torch.cuda.device_count()
         if device.index >= count:
-            raise ConfigError(
-                f"There is no device={name}.",
-                expected="cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}",
-                fix="device=cuda, or another number",
-            )
+            fix = "device=cuda or cuda:0" if count == 1 else f"device=cuda, or cuda:0 to cuda:{count - 1}"
+            raise ConfigError(f"There is no device={name}.", fix=fix)
         torch.cuda.set_device(device)
     return device
 
@@ -71,11 +68,6 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device has no memory left; torch has a class for it on CUDA alone."""
-    return type(error) is torch.OutOfMemoryError or "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from trajgen.core.errors import CheckpointError, TrainingError
+from trajgen.core.errors import CheckpointError, TrainingError, is_out_of_memory
 from trajgen.core.sources import Source, source_of
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
-from trajgen.engine.device import autocast, is_out_of_memory, prefer_fast_matmul, synchronize
+from trajgen.engine.device import autocast, prefer_fast_matmul, synchronize
 from trajgen.engine.distributed import (
     StopSignal,
     SyncedCounters,

@@ -48,26 +48,33 @@ def mean_product(stage: Stage, batch: Batch, model: nn.Module) -> float:
     """Operations of a matrix product or convolution of the stage's losses, in the mean; 0 where there is none."""
     buffers = {name: value.clone() for name, value in unsaved_buffers(model).items()}
     model.eval()  # as in validation, where nothing is learnt
-    with _Products() as products:
+    with CostCounter() as cost:
         stage.loss(batch)
     stage.begin(model)
     for name, value in unsaved_buffers(model).items():
         value.copy_(buffers[name])
-    return products.operations / max(1, products.count)
+    return cost.operations / max(1, cost.products)
 
 
-class _Products(TorchDispatchMode):
-    """Counts matrix products, convolutions and attention, and their operations."""
+class CostCounter(TorchDispatchMode):
+    """Counts the work that is done within it.
+
+    ``products`` are matrix products, convolutions and attention; ``operations`` theirs, two for each multiply-add;
+    ``bytes`` are read by them, each operand once for each product; ``launches`` are the calls of operations that
+    compute something.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.operations = 0, 0
+        self.products = self.operations = self.bytes = self.launches = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.launches += not func.is_view
         if count := flop_registry.get(func.overloadpacket):
-            self.count += 1
+            self.products += 1
             self.operations += count(*args, **(kwargs or {}), out_val=result)
+            self.bytes += sum(a.numel() * a.element_size() for a in args if torch.is_tensor(a))
         return result
 
 

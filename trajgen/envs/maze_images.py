@@ -112,9 +112,9 @@ def image_side(env_spec: Any) -> int | None:
     return int(sides[0]) if sides else None
 
 
-def add_images(cells: Grid, episode: dict[str, Any], side: int = SIDE) -> dict[str, Any]:
+def add_images(cells: Grid, episode: dict[str, Any]) -> dict[str, Any]:
     """The entries of Minari's EpisodeBuffer for an episode, with images and velocities among its observations."""
-    paint, observations = MazePainter(cells, side), episode["observations"]
+    paint, observations = MazePainter(cells), episode["observations"]
     states = observations["observation"]
     images = np.stack([paint(state[:2]) for state in states])
     return {**episode, "observations": {**observations, "image": images, "velocity": states[:, 2:]}}

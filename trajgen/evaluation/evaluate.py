@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trajgen.core.checks import check_range
 from trajgen.core.choices import choices_of
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.evaluation.disturbance import describe_disturbance, disturb, recovery
@@ -66,9 +67,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         for name, least in (("episodes", 1), ("batch", 1), ("seed", 0), ("workers", 0)):
-            if (value := getattr(self, name)) < least:
-                fix = f"evaluation.{name}={getattr(EvaluationOptions, name)}"
-                raise ConfigError(f"evaluation.{name} must be at least {least}.", got=value, fix=fix)
+            check_range(f"evaluation.{name}", getattr(self, name), least, usual=getattr(EvaluationOptions, name))
         if self.disturbance_size is not None and not 0 < self.disturbance_size < math.inf:
             raise ConfigError(
                 "evaluation.disturbance_size is above 0, or null.",
@@ -161,7 +160,6 @@ def evaluate(
     played = rollouts["policy"]
     if not played.completed.any():
         raise TrajgenError("Every episode of the evaluation failed.", got=played.errors[0]["error"])
-    sizes = LATENCY_BATCHES if options.latency else ()
     figures: dict[str, Any] = {
         "env": eval_env.name,
         "episodes": options.episodes,
@@ -175,6 +173,15 @@ def evaluate(
         "success_by_reset": success_by_reset(eval_env, played),
         "disturbance": describe_disturbance(options),
         "recovery": recovery(played, options),
+        **costs(policy, eval_env, options, played),
+    }
+    return Evaluation(figures, played, rollouts.get("controller"))
+
+
+def costs(policy: Policy, eval_env: EvalEnv, options: EvaluationOptions, played: Rollouts) -> dict[str, Any]:
+    """How long episodes and decisions took, on what and when, and which episodes failed."""
+    sizes = LATENCY_BATCHES if options.latency else ()
+    return {
         "steps_per_episode": played.lengths[played.completed].mean(),
         "decisions_per_second": played.decisions_per_second,
         "decision_ms": {f"batch_{size}": decision_ms(policy, eval_env, size) for size in sizes},
@@ -182,7 +189,6 @@ def evaluate(
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "hardware": hardware(getattr(policy, "device", None)),
     }
-    return Evaluation(figures, played, rollouts.get("controller"))
 
 
 def _scores(eval_env: EvalEnv, rollouts: Mapping[str, Rollouts]) -> dict[str, Any]:

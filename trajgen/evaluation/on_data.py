@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
@@ -11,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.evaluation.evaluate import LATENCY_BATCHES, Evaluation, EvaluationOptions
-from trajgen.evaluation.hardware import hardware
+from trajgen.evaluation.evaluate import Evaluation, EvaluationOptions, costs
 from trajgen.evaluation.pool import LocalPool, environments
-from trajgen.evaluation.rollout import Progress, decision_ms, rollout
+from trajgen.evaluation.rollout import Progress, rollout
 from trajgen.evaluation.statistics import Array, summarize
 
 if TYPE_CHECKING:
@@ -61,7 +59,6 @@ def compare_with_data(
     played = {seed: pair for replay in replays for seed, pair in replay.played.items()}
     errors = [_action_error(*played[seed], deviations) for seed in seeds]
     summary = summarize(errors)
-    sizes = LATENCY_BATCHES if options.latency else ()
     what = "share that differs" if deviations is None else "difference in standard deviations of each entry"
     figures = {
         "env": eval_env.name,
@@ -70,12 +67,7 @@ def compare_with_data(
         "protocol": f"actions on recorded observations, beside the recorded actions: {what}; no score",
         "action_error": {"mean": summary.mean, "ci95": summary.ci95, "n": summary.n},
         "episode_action_errors": errors,
-        "steps_per_episode": replayed.lengths.mean(),
-        "decisions_per_second": replayed.decisions_per_second,
-        "decision_ms": {f"batch_{size}": decision_ms(policy, eval_env, size) for size in sizes},
-        "errors": [],
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": hardware(getattr(policy, "device", None)),
+        **costs(policy, eval_env, options, replayed),
     }
     return Evaluation(figures, replayed)
 

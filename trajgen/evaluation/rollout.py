@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajgen.core.errors import TrajgenError
+from trajgen.core.errors import TrajgenError, is_out_of_memory
 from trajgen.core.observations import entry
 from trajgen.evaluation.pool import LocalPool, Moment, Pool, env_pool, environments
 
@@ -211,11 +211,6 @@ def _play(policy: Policy, slots: list[Episode], pool: Pool, first: int) -> Itera
         # An end is reported once: a policy would plan anew at every step after it.
         policy.observe(np.array(rewards), np.array([slot.done for slot in slots]) & ~before)
         yield duration
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that the memory of the device is full."""
-    return type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for its name
 
 
 def stack(space: gymnasium.Space, observations: list[Observation]) -> Observation:

@@ -90,13 +90,13 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def summarize(values: ArrayLike, *, seed: int = 0) -> Summary:
+def summarize(values: ArrayLike) -> Summary:
     """Summarizes scores (n,) or (seeds, n); the deviation is the sample's (n - 1), and 0 for one score."""
     scores = np.asarray(values, dtype=np.float64)
     return Summary(
         mean=float(mean(scores.ravel())),
         iqm=float(interquartile_mean(scores.ravel())),
-        ci95=bootstrap_interval(mean, scores, seed=seed),
+        ci95=bootstrap_interval(mean, scores),
         std=float(scores.std(ddof=1)) if scores.size > 1 else 0.0,
         n=scores.size,
     )

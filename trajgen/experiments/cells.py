@@ -294,11 +294,8 @@ def check_evaluation(row: Row) -> None:
 
 def make_data(configs: Iterable[Config], console: Console) -> None:
     """Makes the data sets that are missing and can be made, before several processes need them at once."""
-    from trajgen.data import store
-    from trajgen.envs import makers
-    from trajgen.experiments import load_episodes
+    from trajgen.experiments.preparation import load_episodes, missing_maker
 
     for config in configs:
-        maker = makers.MAKERS.get(config.data.maker or "")
-        if maker and maker.id == config.data.id and not store.folder(config.data.id).is_dir():
+        if missing_maker(config.data) is not None:
             load_episodes(config, console)

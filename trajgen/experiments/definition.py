@@ -174,7 +174,7 @@ def read_study(path: Path, task: str | None = None) -> Study:
         reference=str(plain.get("reference", "")),
         seeds=convert(plain.get("seeds", [0, 1, 2]), tuple[int, ...], "seeds"),
         equal=convert(plain.get("equal", ["steps"]), tuple[str, ...], "equal"),
-        published=read_published(convert(plain.get("published", {}), dict[str, Any], "published"), "published"),
+        published=read_published(convert(plain.get("published", {}), dict[str, Any], "published")),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, is_out_of_memory
 from trajgen.core.files import new_folder, write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
@@ -173,7 +173,7 @@ def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: ran
 
     Empty where no episode can be started, or so many plans do not fit into the memory of the device.
     """
-    from trajgen.evaluation.rollout import first_observations, is_out_of_memory
+    from trajgen.evaluation.rollout import first_observations
 
     observations = [*first_observations(eval_env, seeds).values()]
     try:

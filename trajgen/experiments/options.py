@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trajgen.core.checks import check_finite, check_range
-from trajgen.core.errors import ConfigError
 from trajgen.data.options import EnvShift
 
 
@@ -37,12 +36,8 @@ class RecordOptions:
     """Replace a data set that is there."""
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.seed < 0:
-            raise ConfigError(
-                "A recording has an episode at least, and seeds from 0 on.",
-                got=f"episodes={self.episodes} seed={self.seed}",
-                fix="episodes=100 seed=0",
-            )
+        check_range("episodes", self.episodes, 1, usual=100)
+        check_range("seed", self.seed, 0, usual=0)
 
     @property
     def name(self) -> str:

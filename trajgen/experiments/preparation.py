@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
+    from trajgen.data.options import DataOptions
     from trajgen.data.windows import Windows
 
 SMALL_IMAGE = (16, 16, 3)
@@ -232,10 +233,18 @@ def load_episodes(config: Config, console: Console) -> Any:
     from trajgen.envs import makers
 
     options = config.data
-    maker = makers.MAKERS.get(options.maker or "")
-    if maker and maker.id == options.id and not store.folder(options.id).is_dir():
+    if (maker := missing_maker(options)) is not None:
         with store.making(options.id):
             if not store.folder(options.id).is_dir():  # another training may have made it meanwhile
                 console.print(f"Making the data set {options.id} (once; 'trajgen data list' shows it) …")
-                makers.make(maker.name)
+                makers.make(maker)
     return minari.load(options.id, options)
+
+
+def missing_maker(options: DataOptions) -> str | None:
+    """The name of what makes a data set that is not on this machine; None if it is, or nothing makes it."""
+    from trajgen.data import store
+    from trajgen.envs import makers
+
+    maker = makers.MAKERS.get(options.maker or "")
+    return maker.name if maker and maker.id == options.id and not store.folder(options.id).is_dir() else None

@@ -33,7 +33,7 @@ class Published:
     differs: str = ""
 
 
-def read_published(plain: Mapping[str, Any], where: str) -> tuple[Published, ...]:
+def read_published(plain: Mapping[str, Any]) -> tuple[Published, ...]:
     """The published means of a study's file, by name; source and differences once for all or for each.
 
     Raises:
@@ -47,10 +47,10 @@ def read_published(plain: Mapping[str, Any], where: str) -> tuple[Published, ...
         if not isinstance(value, Mapping):
             raise ConfigError(
                 "A published mean has figures, and the variants that it is over.",
-                got=f"{where}.{name}: {value!r}",
-                fix=f"{where}.{name}: {{figures: {{METHOD: SCORE}}, over: [VARIANT, …]}}, as in paper_table.yaml",
+                got=f"published.{name}: {value!r}",
+                fix=f"published.{name}: {{figures: {{METHOD: SCORE}}, over: [VARIANT, …]}}, as in paper_table.yaml",
             )
-        means.append(structure(Published, {"name": str(name), **shared, **value}, f"{where}.{name}"))
+        means.append(structure(Published, {"name": str(name), **shared, **value}, f"published.{name}"))
     return tuple(means)
 
 

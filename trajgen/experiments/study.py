@@ -171,8 +171,7 @@ def require_empty(folder: Path, file: str) -> None:
     """Raises a `ConfigError` if a folder without ``file`` holds anything."""
     if names := contents(folder):
         raise ConfigError(
-            "A study's folder is new, or that of the same study.",
-            expected=f"an empty folder, or one with {file}",
+            f"A study's folder is new, or has the {file} of the same study.",
             got=f"{folder} holds {', '.join(names[:4])}",
             fix="out=ANOTHER",
         )

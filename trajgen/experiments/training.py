@@ -143,8 +143,7 @@ def _same_data(folder: Path, episodes: Any, options: DataOptions) -> dict[str, A
     if broadcast_decision(compared) != data:
         raise DataError(
             "Processes that train together read the same data.",
-            expected="the data set of the first process",
-            got=f"another one for process {rank()}: {data['id']}, {data['episodes']} episodes, {data['steps']} steps",
+            got=f"another set for process {rank()}: {data['id']}, {data['episodes']} episodes, {data['steps']} steps",
             fix="MINARI_DATASETS_PATH on a disk that all machines share, or the same copy on each",
         )
     env = record_env(options)

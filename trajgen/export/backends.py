@@ -11,8 +11,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.misfit import Misfit
-from trajgen.core.planning import PlanFn, ReviseFn, plan_step, revision_step
+from trajgen.core.planning import Misfit, PlanFn, ReviseFn, plan_step, revision_step
 from trajgen.core.types import Cond, FollowedPlan, Plan
 from trajgen.export.plan_module import (
     MISFIT,

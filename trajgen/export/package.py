@@ -130,14 +130,10 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     module = PlanModule(planner).eval()
     plan, act = RawPlanModule(module), RawActionModule(planner.action, planner.normalizer, space)
     inputs = _example_inputs(space, batch, planner.history)
-    draws = required_noise(module, plan.normalized(inputs))
-    noise = [draw.sample(None, torch.device("cpu")) for draw in draws]
-    with torch.no_grad():
-        outputs = plan(inputs, noise)
+    plan_program, draws, outputs = _program(plan, inputs)
     offset = torch.zeros(batch, dtype=torch.long)
-    noise_names = [f"noise_{number}" for number in range(len(noise))]
     programs = {
-        "plan": (traced(plan, (inputs, noise)), [*inputs, *noise_names], list(outputs)),
+        "plan": plan_program,
         "act": (traced(act, (outputs, inputs["state"], offset)), [*outputs, "state", "offset"], ["action"]),
     }
     revision: dict[str, Any] | None = None
@@ -145,18 +141,13 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         revise = RawPlanModule(RevisionModule(planner, policy.options.revise - 1, policy.options.revise_misfit).eval())
         codes, worth = outputs[f"{PLAN}codes"], outputs.get(f"{PLAN}worth")
         revise_inputs = inputs | copies(followed_tensors(FollowedPlan(codes, inputs["state"], offset, worth)))
-        revise_draws = required_noise(revise.module, revise.normalized(revise_inputs))
-        revise_noise = [draw.sample(None, torch.device("cpu")) for draw in revise_draws]
-        with torch.no_grad():
-            revise_outputs = list(revise(revise_inputs, revise_noise))
-        names = [*revise_inputs, *(f"noise_{number}" for number in range(len(revise_noise)))]
-        programs["revise"] = traced(revise, (revise_inputs, revise_noise)), names, revise_outputs
+        programs["revise"], revise_draws, revise_outputs = _program(revise, revise_inputs)
         revision = {
             "interval": policy.options.revise_interval,
             "threshold": policy.options.revise_threshold,
             "inputs": list(revise_inputs),
-            "outputs": revise_outputs,
-            "noise": [asdict(draw) for draw in revise_draws],
+            "outputs": list(revise_outputs),
+            "noise": revise_draws,
         }
     onnx = {name: to_onnx(*program) for name, program in programs.items()} if format == "onnx" else {}
     description = {
@@ -174,7 +165,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "inputs": list(inputs),
         "past": {name: list(value.shape) for name, value in inputs.items() if name.startswith(PAST)},
         "outputs": list(outputs),
-        "noise": [asdict(draw) for draw in draws],
+        "noise": draws,
         "revision": revision,
     }
     with new_folder(out) as folder:
@@ -187,6 +178,20 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         write_file(folder / "policy.py", Path(exported_policy.__file__).read_text(encoding="utf-8"))
         write_json(folder / "policy.json", description)
     return out
+
+
+Program = tuple[Any, list[str], list[str]]
+"""What was traced, and the names of its inputs and outputs."""
+
+
+def _program(module: RawPlanModule, inputs: Tensors) -> tuple[Program, list[dict[str, Any]], Tensors]:
+    """The program of a planning step or a revision, what it draws, and its outputs for these inputs."""
+    draws = required_noise(module.module, module.normalized(inputs))
+    noise = [draw.sample(None, torch.device("cpu")) for draw in draws]
+    with torch.no_grad():
+        outputs: Tensors = module(inputs, noise)
+    names = [*inputs, *(f"noise_{number}" for number in range(len(noise)))]
+    return (traced(module, (inputs, noise)), names, list(outputs)), [asdict(draw) for draw in draws], outputs
 
 
 def _example_inputs(space: Space, batch: int, points: int) -> Tensors:

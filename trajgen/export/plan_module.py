@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from trajgen.core.misfit import Misfit
-from trajgen.core.planning import plan_step, revision_step
+from trajgen.core.planning import Misfit, plan_step, revision_step
 from trajgen.core.types import Batch, Cond, FollowedPlan, Plan
 from trajgen.export.randomness import Draw, RecordDraws, ReplayNoise
 

@@ -31,13 +31,13 @@ def block_causal_mask(schedule: ScaleSchedule, across_agents: bool = True) -> Te
     return is_coarser if across_agents else is_coarser & is_own
 
 
-def check_heads(width: int, heads: int) -> None:
-    """Raises a `ConfigError` if the attention heads do not divide the width of a prior."""
+def check_heads(width: int, heads: int, kind: str = "prior") -> None:
+    """Raises a `ConfigError` if the attention heads do not divide the width of a component of a kind."""
     if heads < 1 or width < 1 or width % heads:
         raise ConfigError(
             "The attention heads divide the width; both are at least 1.",
-            got=f"prior.width={width}, prior.heads={heads}",
-            fix=f"prior.width={32 * max(heads, 1)} prior.heads={max(heads, 1)}",
+            got=f"{kind}.width={width}, {kind}.heads={heads}",
+            fix=f"{kind}.width={32 * max(heads, 1)} {kind}.heads={max(heads, 1)}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Small layers, resampling, and convolutional networks that halve or double the length of a sequence."""
+"""Layers that several rooms share: perceptrons, features, histograms, strides of plans, and convolutional networks."""
 
 from __future__ import annotations
 
@@ -62,6 +62,96 @@ class FourierFeatures(nn.Module):
         return torch.cat([x, phase.sin(), phase.cos()], dim=-1)
 
 
+class Histogram(nn.Module):
+    """Represents a number as the mean of a distribution over evenly spaced bins.
+
+    Trained by cross-entropy against the two bins next to a number, weighted by nearness (the two-hot target of
+    arXiv 2403.03950, section 3.1). Learns all answers where data are multimodal, and stays within their bounds.
+
+    Args:
+        num_bins: K.
+        limit: the centers of the outermost bins are at ±limit; numbers beyond are clamped.
+    """
+
+    centers: Tensor
+
+    def __init__(self, num_bins: int, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+        self.register_buffer("centers", torch.linspace(-limit, limit, num_bins), persistent=False)
+
+    def loss(self, logits: Tensor, values: Tensor) -> Tensor:
+        """The cross-entropy (...) of logits (..., K) for values (...)."""
+        last = len(self.centers) - 1
+        position = (values.clamp(-self.limit, self.limit) + self.limit) * (last / (2 * self.limit))
+        lower = position.floor().clamp(max=last - 1)
+        weight = (position - lower).unsqueeze(-1)
+        index = lower.long().unsqueeze(-1)
+        log_probs = logits.float().log_softmax(-1)
+        two_hot = (1 - weight) * log_probs.gather(-1, index) + weight * log_probs.gather(-1, index + 1)
+        return -two_hot.squeeze(-1)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """The means (...) of the distributions of logits (..., K)."""
+        return logits.float().softmax(-1) @ self.centers
+
+    def quantile(self, logits: Tensor, level: float) -> Tensor:
+        """Quantiles (...) of the distributions of logits (..., K), each bin's probability spread evenly over it."""
+        probabilities = logits.float().softmax(-1)
+        cdf = probabilities.cumsum(-1)
+        index = (cdf < level).sum(-1, keepdim=True).clamp(max=len(self.centers) - 1)
+        probability = probabilities.gather(-1, index)
+        inside = (level - cdf.gather(-1, index)) / probability.clamp(min=1e-9) + 0.5  # bins, from the center
+        width = 2 * self.limit / (len(self.centers) - 1)
+        return (self.centers[index] + inside.clamp(-0.5, 0.5) * width).squeeze(-1)
+
+    def sample(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Bin centers (...) sampled from logits (..., K) by the inverse of the cdf at ``uniform`` (...)."""
+        below = logits.float().softmax(-1).cumsum(-1) < uniform.unsqueeze(-1)
+        return self.centers[below.sum(-1).clamp(max=len(self.centers) - 1)]
+
+
+class PlanStrides(nn.Module):
+    """The strides of plans; with a single one, which plans then do not name, nothing is looked up.
+
+    Args:
+        strides: environment steps between points, in increasing order.
+    """
+
+    _table: Tensor
+
+    def __init__(self, strides: Sequence[int]) -> None:
+        super().__init__()
+        self.steps = tuple(strides)
+        self.register_buffer("_table", torch.tensor(self.steps), persistent=False)
+
+    def of(self, stride: Tensor | None) -> Tensor | int:
+        """The environment steps between points, (B, 1), or a number where there is a single stride."""
+        return self.steps[0] if len(self.steps) == 1 else self._named(stride).unsqueeze(1)
+
+    def number(self, stride: Tensor | None) -> Tensor | int:
+        """Which of the strides plans have, (B, 1), or 0 where there is a single one."""
+        if len(self.steps) == 1:
+            return 0
+        return (self._named(stride).unsqueeze(1) == self._table).int().argmax(1, keepdim=True)
+
+    def mean(self, values: Tensor, stride: Tensor | None) -> Tensor:
+        """The means (B,) of values (B, T) at points over the time that plans of all strides cover.
+
+        A plan of a larger stride looks further ahead: its mean over all points would be no measure of the way there.
+        """
+        if len(self.steps) == 1:
+            return values.mean(1)
+        points = torch.arange(values.shape[1], device=values.device)
+        is_common = points * self._named(stride).unsqueeze(1) <= (len(points) - 1) * self.steps[0]  # (B, T)
+        return (values * is_common).sum(1) / is_common.sum(1)
+
+    def _named(self, stride: Tensor | None) -> Tensor:
+        if stride is None:
+            raise ValueError(f"plans at the strides {list(self.steps)} name theirs: Cond.stride and Plan.stride")
+        return stride
+
+
 class CausalConv(nn.Conv1d):
     """A convolution over a position and those before it; (B, W, n) to (B, W', n)."""
 
@@ -96,8 +186,7 @@ def normalization(width: int, causal: bool = False) -> nn.Module:
     """
     if width > 8 and width % 8:
         raise ConfigError(
-            "Convolutional networks normalize their channels in eight groups.",
-            expected="a multiple of 8, or less than 8",
+            "Convolutional networks normalize their channels in eight groups, or each alone up to eight.",
             got=f"width={width}",
             fix=f"width={8 * round(width / 8)}",
         )

@@ -51,8 +51,7 @@ class AdvantagePlanner(DirectPlanner):
         check_range("planner.max_weight", max_weight, 1, usual=100)
         if not isinstance(critic, HasAdvantage):
             raise ConfigError(
-                "Planner 'advantage' weighs actions by what they gain.",
-                expected="a critic with an advantage",
+                "Planner 'advantage' weighs actions by what they gain, and needs a critic with an advantage.",
                 got=f"{type(critic).__name__}, which judges plans alone",
                 fix="critic=value",
             )

@@ -72,9 +72,8 @@ class ContinuingPlanner(LatentPlanner):
         if not inpaints or vocabulary is not None or not action.reads_trajectory:
             raise ConfigError(
                 "planner=continuing needs codes that are the trajectory, and an action head that reads it.",
-                expected="tokenizer=identity with inpaint=[state], and a head that reads the trajectory",
                 got=f"{type(tokenizer).__name__}, {type(action).__name__}",
-                fix="planner=latent, or recipe=dd",
+                fix="tokenizer=identity 'tokenizer.inpaint=[state]' action=state, planner=latent, or recipe=dd",
             )
         check_range("planner.past", past, 2, horizon - 1, usual=min(4, horizon - 1))
         self.past, self.stride = past, stride

@@ -50,14 +50,12 @@ class DirectPlanner(PlansNoTrajectory):
         if (latent_length, code_dim) != (1, conditioner.width):
             raise ConfigError(
                 "Planner 'direct' reads actions off the embedded condition, and tokenizes nothing.",
-                expected="no tokenizer",
                 got=f"a tokenizer with a latent of {latent_length} vectors of width {code_dim}",
                 fix="'~tokenizer' '~schedule' '~view', or recipe=bc",
             )
         if action.reads_trajectory:
             raise ConfigError(
                 "Planner 'direct' makes no trajectory that an action could be read off.",
-                expected="an action head that reads the latent",
                 got=f"{type(action).__name__}, which reads the trajectory",
                 fix="action=latent_state '~view', or action=latent '~view'",
             )

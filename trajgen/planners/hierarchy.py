@@ -95,14 +95,12 @@ class HierarchicalPlanner(nn.Module):
         if self.low.critic is not None and self.low.critic.transitions is not None:
             raise ConfigError(
                 "The low level's goals are whole states, for which transitions have no rewards.",
-                expected="a critic that learns from windows, or nothing",
                 got=f"{type(self.low.critic).__name__}, which learns from transitions",
                 fix="critic=horizon",
             )
         if "state" not in self.low.view.slices:
             raise ConfigError(
-                "Subgoals are states.",
-                expected="'state' among view.fields",
+                "Subgoals are states, which the view has to have.",
                 got=f"view.fields={list(self.low.view.slices)}",
                 fix=f"'view.fields=[{','.join([*self.low.view.slices, 'state'])}]'",
             )

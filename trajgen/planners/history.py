@@ -163,17 +163,11 @@ def _check_window(view: Any, stride: int) -> None:
         order = "[return,state,action]" if "return" in names else "[state,action]"
         raise ConfigError(
             "An action is predicted from what comes before it: what is known when it is chosen, and nothing else.",
-            expected="view.fields=[return,state,action] or [state,action]",
             got=f"view.fields=[{','.join(names)}]",
             fix=f"'view.fields={order}' data.stride=1 {TOKENS}, or recipe=dt",
         )
     if stride != 1:
-        raise ConfigError(
-            "A history holds every step of an episode.",
-            expected="data.stride=1",
-            got=f"data.stride={stride}",
-            fix="data.stride=1",
-        )
+        raise ConfigError("A history holds every step of an episode.", got=f"data.stride={stride}", fix="data.stride=1")
 
 
 def _check_tokens(view: Any, tokenizer: Any) -> None:
@@ -194,16 +188,8 @@ def _check_tokens(view: Any, tokenizer: Any) -> None:
 
 def _check_order(tokenizer: Any, prior: Any) -> None:
     if not isinstance(prior, Autoregressive):
-        raise ConfigError(
-            "A history is continued by a prior that predicts each token from those before it.",
-            expected="an autoregressive prior",
-            got=f"{type(prior).__name__}",
-            fix="prior=gpt",
-        )
+        rule = "A history is continued by a prior that predicts each token from those before it."
+        raise ConfigError(rule, got=type(prior).__name__, fix="prior=gpt")
     if any(length != 1 for length in tokenizer.schedule):
-        raise ConfigError(
-            "A history is continued one token at a time.",
-            expected="schedule=unit",
-            got=f"schedule {tokenizer.schedule}",
-            fix="schedule=unit",
-        )
+        got = f"schedule {tokenizer.schedule}"
+        raise ConfigError("A history is continued one token at a time.", got=got, fix="schedule=unit")

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from trajgen.core.checks import check_range
 from trajgen.core.critics import Critic, HasCritic
 from trajgen.core.errors import ConfigError
-from trajgen.core.misfit import Misfit
+from trajgen.core.planning import Misfit
 from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
@@ -235,7 +235,6 @@ class LatentPlanner(nn.Module):
         if scales < 2 or self.tokenizer.layout.decoded_fraction(0) < 1:
             raise ConfigError(
                 "A plan is revised where its first scales sketch all of it.",
-                expected="several scales, each of which spans the plan",
                 got=f"policy.revise={first + 1} with the schedule {self.tokenizer.schedule}",
                 fix="policy.revise=null, or train with schedule=geometric",
             )

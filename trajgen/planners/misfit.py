@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.misfit import Misfit
+from trajgen.core.planning import Misfit
 from trajgen.core.types import Cond, FollowedPlan, Plan
 from trajgen.nn.layers import columns
 
@@ -17,7 +17,6 @@ def check_misfit(misfit: Misfit, view: Any, critic: Any) -> None:
     if misfit == "state" and not {"state", "position"} & {*view.slices}:
         raise ConfigError(
             "policy.revise_misfit=state needs a view with the state or the position.",
-            expected="state or position in view.fields",
             got=f"policy.revise_misfit=state with view.fields={list(view.slices)}",
             fix="policy.revise_misfit=likelihood",
         )

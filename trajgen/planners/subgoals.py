@@ -64,23 +64,18 @@ class SubgoalPlanner(PlansNoTrajectory):
         if not goal_state:
             raise ConfigError(
                 "Planner 'subgoals' needs goals that specify features of the state, by which subgoals are judged.",
-                expected="goals in the data, and data.goal_state",
                 got="data.goal_state=[]",
                 fix="planner=advantage, which has one level",
             )
         if not isinstance(critic, HasStateValue):
             raise ConfigError(
-                "Planner 'subgoals' needs a value of states for goals.",
-                expected="a critic with value(states, goals)",
+                "Planner 'subgoals' needs a critic with a value of states for goals.",
                 got=f"{type(critic).__name__}, which judges plans alone",
                 fix="critic=value",
             )
         if horizon < 2:
-            raise ConfigError(
-                "A subgoal is a later point of the window.",
-                got="data.horizon=1",
-                fix=f"data.horizon={max(subgoal, 1) + 1}",
-            )
+            fix = f"data.horizon={max(subgoal, 1) + 1}"
+            raise ConfigError("A subgoal is a later point of the window.", got="data.horizon=1", fix=fix)
         check_range("planner.subgoal", subgoal, 1, horizon - 1, usual=min(3, horizon - 1))
         check_range("planner.beta", beta, 0, usual=1)
         check_range("planner.max_weight", max_weight, 1, usual=100)

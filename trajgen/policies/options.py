@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.misfit import Misfit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class PolicyOptions:
     """The scale, 2 to K, from which on plans are drawn anew in between, in the current state; null for none."""
     revise_interval: int = 1
     """Environment steps between revisions; at most those for which a plan can be followed."""
-    revise_misfit: Misfit = "likelihood"
+    revise_misfit: Literal["likelihood", "state", "critic"] = "likelihood"
     """How badly a plan fits the present: how surprising its coarse codes are (likelihood), how far the way since leads
     from the planned one (state), or how much less the plan is worth than before (critic)."""
     revise_threshold: float | None = None

@@ -51,6 +51,8 @@ class DiffusionPrior(NoisyPrior):
             network where the view has the return, or if diffusers is not installed.
     """
 
+    name = sampler = "diffusion"
+
     def __init__(
         self,
         schedule: ScaleSchedule,
@@ -73,29 +75,12 @@ class DiffusionPrior(NoisyPrior):
         value: bool = False,
     ) -> None:
         check_range("prior.timesteps", timesteps, 1, usual=100)
-        sizes: dict[str, Any] = {
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "expansion": expansion,
-            "dropout": dropout,
-        }
-        super().__init__(
-            schedule,
-            code_dim,
-            vocabulary,
-            conditioner,
-            tokenizer,
-            times=timesteps,
-            name="diffusion",
-            sampler="diffusion",
-            network=network,
-            sizes=sizes,
-        )
+        sizes: dict[str, Any] = {"width": width, "heads": heads, "expansion": expansion, "dropout": dropout}
+        parts = schedule, code_dim, vocabulary, conditioner, tokenizer
+        super().__init__(*parts, times=timesteps, network=network, depth=depth, **sizes)
         if value and "return" in view.slices:
             raise ConfigError(
                 "The value network predicts the return from the window, which must not contain it.",
-                expected="a view without the return",
                 got=f"prior.value=true, view.fields={list(view.slices)}",
                 fix="view.fields=[state,action], or prior.value=false",
             )
@@ -103,8 +88,8 @@ class DiffusionPrior(NoisyPrior):
         self._noise_levels = noise_levels(timesteps, beta_schedule)
         self.value: ValueNetwork | None = None
         if value:
-            sizes["depth"] = max(1, depth // 2)
-            self.value = ValueNetwork(network, schedule.tokens, code_dim, state_dim, goal_dim, timesteps, **sizes)
+            dimensions = schedule.tokens, code_dim, state_dim, goal_dim
+            self.value = ValueNetwork(network, *dimensions, timesteps, depth=max(1, depth // 2), **sizes)
 
     def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """The loss at random noise levels (squared errors of codes and values), and the predicted codes (B, L, C).

@@ -37,6 +37,8 @@ class FlowPrior(NoisyPrior):
         ConfigError: for discrete codes, several scales, or heads that do not divide the width.
     """
 
+    name, sampler = "flow", "euler"
+
     def __init__(
         self,
         schedule: ScaleSchedule,
@@ -52,25 +54,9 @@ class FlowPrior(NoisyPrior):
         expansion: float = 4.0,
         dropout: float = 0.0,
     ) -> None:
-        sizes: dict[str, Any] = {
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "expansion": expansion,
-            "dropout": dropout,
-        }
-        super().__init__(
-            schedule,
-            code_dim,
-            vocabulary,
-            conditioner,
-            tokenizer,
-            times=1,
-            name="flow",
-            sampler="euler",
-            network=network,
-            sizes=sizes,
-        )
+        sizes: dict[str, Any] = {"width": width, "heads": heads, "expansion": expansion, "dropout": dropout}
+        parts = schedule, code_dim, vocabulary, conditioner, tokenizer
+        super().__init__(*parts, times=1, network=network, depth=depth, **sizes)
 
     def forward(self, codes: Codes, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
         """The squared error of velocities at random times, and the codes (B, L, C) where these lead.

@@ -243,9 +243,8 @@ def _time(cond: Cond) -> Tensor:
 def _check_schedule(schedule: ScaleSchedule, prefix: bool) -> None:
     if any(length != 1 for length in schedule):
         raise ConfigError(
-            "A GPT predicts one token after the other.",
-            expected="a schedule of scales of one token each",
-            got=f"{schedule}",
+            "A GPT predicts one token after the other, and takes scales of one token each.",
+            got=f"schedule {schedule}",
             fix="schedule=unit, or prior=transformer for this schedule",
         )
     if schedule.tokens == 1 and not prefix:

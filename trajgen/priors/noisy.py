@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,9 @@ class NoisyPrior(nn.Module):
         conditioner: module from `Cond` to embeddings (B, 1, E).
         tokenizer: whose `known_codes` are left without noise.
         times: the number of levels by which times are told, or 1 for times from 0 to 1.
-        name: of the prior, for messages.
-        sampler: that draws from it, for messages.
         network: convolutions along time at one resolution, Diffuser's U-Net, or a transformer.
-        sizes: of the network.
+        width: features of each token within the network.
+        heads: attention heads of the transformer; ``sizes`` are the network's other sizes.
 
     Raises:
         ConfigError: for discrete codes, several scales, or heads that do not divide the width.
@@ -41,6 +40,9 @@ class NoisyPrior(nn.Module):
 
     goes_with = ("tokenizer=identity", "schedule=single")
     """The parts that a recipe needs beside it."""
+    name: ClassVar[str]
+    sampler: ClassVar[str]
+    """That draws from it; both names are for messages."""
 
     def __init__(
         self,
@@ -51,18 +53,34 @@ class NoisyPrior(nn.Module):
         tokenizer: Any,
         *,
         times: int,
-        name: str,
-        sampler: str,
         network: Network,
-        sizes: dict[str, Any],
+        width: int,
+        heads: int,
+        **sizes: Any,
     ) -> None:
         super().__init__()
-        _check_codes(schedule, vocabulary, name, sampler)
-        check_heads(sizes["width"], sizes["heads"])
+        self._check_codes(schedule, vocabulary)
+        check_heads(width, heads)
         self.schedule, self.vocabulary, self.conditioner = schedule, vocabulary, conditioner
         self._known_codes = tokenizer.known_codes  # the method alone, since the tokenizer is no part of the prior
         self.time = TimeEmbedding(times, conditioner.width)
+        sizes |= {"width": width, "heads": heads}
         self.network = noisy_network(network, schedule.tokens, code_dim, code_dim, conditioner.width, **sizes)
+
+    def _check_codes(self, schedule: ScaleSchedule, vocabulary: int | None) -> None:
+        if vocabulary is not None:
+            raise ConfigError(
+                f"prior={self.name} models continuous codes.",
+                got=f"prior={self.name} with a vocabulary of {vocabulary}",
+                fix=f"tokenizer=identity schedule=single sampler={self.sampler}, or prior=transformer "
+                "sampler=temperature",
+            )
+        if schedule.scales != 1:
+            raise ConfigError(
+                f"prior={self.name} has all tokens of a window drawn together, so the schedule is a single scale.",
+                got=f"prior={self.name} with the schedule {schedule}",
+                fix="schedule=single, or prior=transformer sampler=greedy",
+            )
 
     def known_codes(self, clean: Tensor, cond: Cond) -> KnownCodes:
         """Which of the codes (B, L, C) are known."""
@@ -94,20 +112,3 @@ def noisy_network(
 def unknown_mean(errors: Tensor, known_codes: KnownCodes) -> Tensor:
     """The mean of errors (B, L, C) over codes that are not known."""
     return errors.masked_fill(known_codes.mask, 0.0).sum() / (~known_codes.mask).sum().clamp(min=1)
-
-
-def _check_codes(schedule: ScaleSchedule, vocabulary: int | None, name: str, sampler: str) -> None:
-    if vocabulary is not None:
-        raise ConfigError(
-            f"prior={name} models continuous codes.",
-            expected="a tokenizer with continuous codes",
-            got=f"prior={name} with a vocabulary of {vocabulary}",
-            fix=f"tokenizer=identity schedule=single sampler={sampler}, or prior=transformer sampler=temperature",
-        )
-    if schedule.scales != 1:
-        raise ConfigError(
-            f"prior={name} has all tokens of a window drawn together, so the schedule is a single scale.",
-            expected=f"the schedule ({schedule.tokens},)",
-            got=f"prior={name} with the schedule {schedule}",
-            fix="schedule=single, or prior=transformer sampler=greedy",
-        )

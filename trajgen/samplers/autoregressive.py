@@ -111,7 +111,8 @@ class AutoregressiveSampler:
                 partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
                 inputs.append(layout.scale_input(partial_latent, k + 1))
             x = torch.cat(inputs, dim=1)
-            logits = self._guided(prior.predict_prefix(torch.cat([x, x]) if self.guidance else x, first, steps.state))
+            x = torch.cat([x, x]) if self.guidance else x
+            logits = guided(prior.predict_prefix(x, first, steps.state), self.guidance)
             if on_codes is not None:
                 prefix = slice(spans[first].start)
                 on_codes(prefix, logits[:, prefix], known_codes.codes[:, prefix])
@@ -122,7 +123,7 @@ class AutoregressiveSampler:
                 x = torch.cat([x, x]) if self.guidance and x is not None else x
                 if selection is not None and self.guidance:
                     selection = torch.cat([selection, selection + rows])
-                logits = self._guided(steps(x, k, selection))
+                logits = guided(steps(x, k, selection), self.guidance)
                 rows, selection = len(logits), None
             if k == 0 and copies > 1:
                 selection = torch.arange(rows, device=logits.device).repeat_interleave(copies)
@@ -169,13 +170,6 @@ class AutoregressiveSampler:
         known_codes = KnownCodes(codes, stays.expand(len(codes), -1))
         plan = self(prior, tokenizer, cond, rng, known_codes, first, add)
         return plan, torch.stack(surprises).sum(0)
-
-    def _guided(self, logits: Tensor) -> Tensor:
-        """The logits (B, n, V) that are drawn from."""
-        if not self.guidance:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return conditional + self.guidance * (conditional - unconditional)
 
 
 @register("sampler", "greedy")
@@ -249,6 +243,14 @@ def top_p(
     return AutoregressiveSampler(lambda logits, rng: draw(keep_top_p(logits / temperature, p), rng), guidance)
 
 
+def guided(prediction: Tensor, weight: float) -> Tensor:
+    """Predictions (B, ·) by classifier-free guidance, from those for `Cond.cfg_batch` (2B, ·); as they are without."""
+    if not weight:
+        return prediction
+    conditional, unconditional = prediction.chunk(2)
+    return conditional + weight * (conditional - unconditional)
+
+
 def draw(logits: Tensor, rng: Generator | None) -> Tensor:
     """Ids (B, n) drawn from softmax(logits (B, n, V)): the place of the largest of logits plus Gumbel noise."""
     noise = torch.empty_like(logits).exponential_(generator=rng)
@@ -276,7 +278,6 @@ def require_vocabulary(vocabulary: int | None) -> None:
     if vocabulary is None:
         raise ConfigError(
             "This sampler chooses among the codes of a vocabulary.",
-            expected="a tokenizer with discrete codes",
             got="continuous codes, of which an autoregressive prior tells the mean",
             fix="sampler=greedy or tokenizer=multiscale",
         )
@@ -285,6 +286,4 @@ def require_vocabulary(vocabulary: int | None) -> None:
 def require(name: str, value: object, holds: bool, expected: str, fix: str) -> None:
     """Raises a `ConfigError` if an option of a sampler is out of its range."""
     if not holds:
-        raise ConfigError(
-            f"A sampler's {name} is {expected}.", expected=expected, got=f"sampler.{name}={value}", fix=fix
-        )
+        raise ConfigError(f"A sampler's {name} is {expected}.", got=f"sampler.{name}={value}", fix=fix)

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from trajgen.core.checks import check_range
 from trajgen.core.critics import Critic
 from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import PriorSteps, draw, keep_top_k, keep_top_p, require, require_vocabulary
-from trajgen.samplers.candidates import is_repeated, likeliest, sample_candidates
 from trajgen.samplers.scoring import PlanScore, final_points
 
 
@@ -90,14 +90,9 @@ class Beam:
         prob_weight: float = 500.0,
     ) -> None:
         require_vocabulary(vocabulary)
-        for name, count in {
-            "beam_width": beam_width,
-            "expansions": expansions,
-            "top_k": top_k,
-            "select_every": select_every,
-        }.items():
-            holds = count is None or count >= 1
-            require(name, count, holds, "a whole number of at least 1", f"sampler.{name}=4")
+        counts = {"beam_width": beam_width, "expansions": expansions, "top_k": top_k, "select_every": select_every}
+        for name, count in counts.items():
+            check_range(f"sampler.{name}", count, 1, usual=4)
         holds = temperature is None or temperature > 0
         require("temperature", temperature, holds, "a positive number or null", "sampler.temperature=null to draw none")
         holds = top_p is None or 0 < top_p <= 1
@@ -281,9 +276,8 @@ class _Beam:
     def expanded(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor, expected: Tensor | None) -> _Beam:
         """Each plan continued in E ways by ids (R, E, n), perhaps with the code vectors (R, n, C) that are expected."""
         ways = ids.shape[1]
-        plans = (
-            self if ways == 1 else self._rows(_indices(self.codes).repeat_interleave(ways), self.rows_per_cond * ways)
-        )
+        rows = torch.arange(len(self.codes), device=self.codes.device).repeat_interleave(ways)
+        plans = self if ways == 1 else self._rows(rows, self.rows_per_cond * ways)
         new = ids.flatten(0, 1)
         partial_latent = tokenizer.layout.extend(plans.partial_latent, tokenizer.vectors(new), k)
         codes = torch.cat([plans.codes, new], dim=1)
@@ -319,5 +313,46 @@ def _known_scales(known_codes: KnownCodes, tokenizer: Tokenizer) -> list[bool]:
     return [all(known_tokens[span]) for span in tokenizer.schedule.spans]
 
 
-def _indices(rows: Tensor) -> Tensor:
-    return torch.arange(len(rows), device=rows.device)
+def likeliest(logits: Tensor, count: int) -> Tensor:
+    """The ``count`` likeliest of all joint choices of n independent tokens, exactly.
+
+    The best choices of i + 1 tokens continue best choices of i tokens by one of the best tokens.
+
+    Args:
+        logits: (R, n, V), of which sums are compared: log probabilities up to a constant per token.
+        count: E; fewer are returned where there are fewer.
+
+    Returns:
+        Ids (R, E, n), the likeliest first.
+    """
+    best, ids = logits.new_zeros(len(logits), 1), logits.new_zeros(len(logits), 1, 0, dtype=torch.int64)
+    for token in logits.unbind(1):
+        top, index = token.topk(min(count, token.shape[-1]), dim=-1)
+        sums = (best.unsqueeze(2) + top.unsqueeze(1)).flatten(1)
+        best, pick = sums.topk(min(count, sums.shape[1]), dim=-1)
+        before = (pick // top.shape[1]).unsqueeze(-1).expand(-1, -1, ids.shape[-1])
+        last = index.gather(1, pick % top.shape[1]).unsqueeze(-1)
+        ids = torch.cat([ids.gather(1, before), last], dim=-1)
+    return ids
+
+
+def sample_candidates(logits: Tensor, count: int, rng: Generator | None) -> Tensor:
+    """Ids (R, E, n) sampled from softmax(logits (R, n, V)); of more than one, the likeliest is the first.
+
+    A single token is drawn without replacement: the E largest of logits plus Gumbel noise (arXiv 1903.06059). Joint
+    draws of several tokens may repeat.
+    """
+    mode = logits.argmax(-1)
+    if logits.shape[1] > 1:
+        ids = draw(logits.unsqueeze(1).expand(-1, count, -1, -1), rng)
+        return torch.cat([mode.unsqueeze(1), ids[:, 1:]], dim=1) if count > 1 else ids
+    perturbed = logits[:, 0] - torch.empty_like(logits[:, 0]).exponential_(generator=rng).log()
+    if count > 1:
+        perturbed = perturbed.scatter(-1, mode, torch.inf)
+    return perturbed.topk(min(count, logits.shape[-1]), dim=-1).indices.unsqueeze(-1)
+
+
+def is_repeated(ids: Tensor) -> Tensor:
+    """Whether a candidate (R, E, n) equals an earlier one, (R, E)."""
+    same = (ids.unsqueeze(1) == ids.unsqueeze(2)).all(-1)
+    return same.tril(-1).any(-1)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Guide
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.nn.diffusion import noise_levels
+from trajgen.samplers.autoregressive import guided
 from trajgen.samplers.scoring import gradient
 
 
@@ -96,7 +97,8 @@ class DiffusionSampler:
         x = noise() if known_codes is None else known_codes.into(noise())
         cfg_cond = cond.cfg_batch() if self.guidance else cond
         for t, variance in self._steps:
-            predicted = self._predict(prior.denoise, x, _level(t, cfg_cond), cfg_cond)
+            noisy = torch.cat([x, x]) if self.guidance else x
+            predicted = guided(prior.denoise(noisy, _level(t, cfg_cond), cfg_cond), self.guidance)
             if guide is not None:
                 predicted = predicted + (1 - float(self._scheduler.alphas_cumprod[t])) * guide(predicted, cond)
             added = noise() if self.eta else None
@@ -106,13 +108,6 @@ class DiffusionSampler:
                 following = following + self.value_scale * variance * uphill
             x = following if known_codes is None else known_codes.into(following)
         return Plan(x, tokenizer.layout.latent(tokenizer.vectors(x)))
-
-    def _predict(self, denoise: Callable[[Tensor, Tensor, Cond], Tensor], x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """x̂_0 (B, L, C), guided where the conditions come twice."""
-        if not self.guidance:
-            return denoise(x, t, cond)
-        seeing, blind = denoise(torch.cat([x, x]), t, cond).chunk(2)
-        return seeing + self.guidance * (seeing - blind)
 
 
 def _value_at(prior: Any, t: int, x: Tensor, cond: Cond) -> Tensor:
@@ -129,14 +124,12 @@ def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None
     if vocabulary is not None:
         raise ConfigError(
             "Sampling by diffusion draws continuous codes.",
-            expected="a tokenizer with continuous codes",
             got=f"sampler=diffusion with a vocabulary of {vocabulary}",
             fix="tokenizer=identity schedule=single prior=diffusion, or sampler=temperature prior=transformer",
         )
     if value_scale and getattr(prior, "value", None) is None:
         raise ConfigError(
             "Guidance by the return needs the prior's value network.",
-            expected="a prior that was built with value=true",
             got=f"sampler.value_scale={value_scale}, prior.value=false",
             fix="prior.value=true (and train anew), or sampler.value_scale=0",
         )
@@ -151,17 +144,5 @@ def _check_options(steps: int, eta: float, temperature: float, timesteps: int) -
             got=f"sampler.steps={steps}, prior.timesteps={timesteps}",
             fix=f"sampler.steps={min(divisors, key=lambda n: abs(n - steps))}",
         )
-    if not 0 <= eta <= 1:
-        raise ConfigError(
-            "The noise that steps add lies between none and that of ancestral sampling.",
-            expected="a number from 0 to 1",
-            got=f"sampler.eta={eta}",
-            fix="sampler.eta=0 for DDIM, sampler.eta=1 for ancestral sampling",
-        )
-    if temperature < 0:
-        raise ConfigError(
-            "A sampler's temperature is not negative.",
-            expected="0 or more",
-            got=f"sampler.temperature={temperature}",
-            fix="sampler.temperature=0 to start without noise",
-        )
+    check_range("sampler.eta", eta, 0, 1, usual=0)
+    check_range("sampler.temperature", temperature, 0, usual=0)

@@ -10,6 +10,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Guide, HasVelocity, Tokenizer
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
+from trajgen.samplers.autoregressive import guided
 
 
 @register("sampler", "euler")
@@ -46,7 +47,6 @@ class EulerSampler:
         if vocabulary is not None:
             raise ConfigError(
                 "A flow leads to continuous codes.",
-                expected="a tokenizer with continuous codes",
                 got=f"sampler=euler with a vocabulary of {vocabulary}",
                 fix="tokenizer=identity schedule=single prior=flow, or sampler=temperature prior=transformer",
             )
@@ -78,11 +78,7 @@ class EulerSampler:
         x = with_known(self.temperature * torch.randn(shape, generator=rng, device=device))
         for step in range(self.steps):
             t = torch.full((len(cfg_cond),), step / self.steps, device=device)
-            if self.guidance:
-                conditional, unconditional = prior.velocity(torch.cat([x, x]), t, cfg_cond).chunk(2)
-                velocity = conditional + self.guidance * (conditional - unconditional)
-            else:
-                velocity = prior.velocity(x, t, cond)
+            velocity = guided(prior.velocity(torch.cat([x, x]) if self.guidance else x, t, cfg_cond), self.guidance)
             if guide is not None:
                 left = 1 - step / self.steps
                 end = x + left * velocity

@@ -11,13 +11,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from trajgen.assemble import WindowShape, all_stages, assemble, build_encoder
 from trajgen.config import merged, read_options, recipe_files
 from trajgen.config.files import find_file, missing
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.options import values_of
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
@@ -284,15 +284,6 @@ def find_fixture(kind: str, name: str, recipe: str | None = None, changes: Mappi
     raise min(refusals, key=lambda refusal: "~" in (refusal.fix or ""))  # rather than one about unused kinds
 
 
-def parse_changes(words: list[str]) -> dict[str, Any]:
-    """``["schedule=unit", "prior.width=8"]`` as ``{"schedule": {"name": "unit"}, "prior": {"width": 8}}``."""
-    changes: dict[str, Any] = {}
-    for key, _, text in (word.partition("=") for word in words):
-        kind, _, option = key.partition(".")
-        changes.setdefault(kind, {})[option or "name"] = yaml.safe_load(text)
-    return changes
-
-
 def _try(fixture: Fixture, removals: int) -> Fixture | ConfigError:
     """The fixture if it can be built, if need be without unused kinds; otherwise the refusal."""
     try:
@@ -310,7 +301,7 @@ def _candidates(kind: str) -> list[tuple[str, dict[str, Any]]]:
     """The recipes to try, each with what is changed in it."""
     recipes = recipe_files()
     compositions = (words.split() for words in (*PREFERRED_RECIPES.get(kind, ("mage",)), *recipes))
-    return [(recipe, parse_changes(changes)) for recipe, *changes in compositions if recipe in recipes]
+    return [(recipe, values_of(changes)) for recipe, *changes in compositions if recipe in recipes]
 
 
 def _composition(recipe: str, kind: str, name: str, changes: Mapping[str, Any], shrunk: bool) -> Composition:

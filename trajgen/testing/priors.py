@@ -221,7 +221,8 @@ def denoising(fixture: Fixture) -> None:
     prior, example = fixture.component, fixture.example()
     if not isinstance(prior, Denoising):
         raise NotApplicableError("it does not denoise")
-    levels = [_denoise(prior, example, example.cond, t) for t in (0, 5)]
+    x = example.vectors * 0.5 + 0.3
+    levels = [prior.denoise(x, torch.full((len(x),), t), example.cond) for t in (0, 5)]
     for denoised in levels:
         require_shape("denoise()", denoised, tuple(example.vectors.shape), "(B, L, C)")
     require(not torch.equal(*levels), "The noise level changes nothing.", look="denoise(): t")
@@ -291,9 +292,3 @@ def _prediction_shape(fixture: Fixture, example: Example) -> tuple[int, int, int
 
 def _spans(fixture: Fixture) -> list[tuple[int, slice, slice]]:
     return list(input_spans(fixture.part(fixture.planner, "tokenizer").schedule.lengths))
-
-
-def _denoise(prior: Any, example: Example, cond: Cond, t: int = 1) -> Tensor:
-    x = example.vectors * 0.5 + 0.3
-    denoised: Tensor = prior.denoise(x, torch.full((len(x),), t), cond)
-    return denoised

@@ -108,10 +108,7 @@ class ResidualPyramid(nn.Module):
 
     def latent(self, vectors: Tensor) -> Tensor:
         """Code vectors (B, L, C) to their sum f̂_K (B, N, C)."""
-        partial_latent = self.start(len(vectors))
-        for k, span in enumerate(self.schedule.spans):
-            partial_latent = self.extend(partial_latent, vectors[:, span], k)
-        return partial_latent
+        return self.after_scales(vectors)[-1]
 
     def after_scales(self, vectors: Tensor) -> list[Tensor]:
         """Code vectors (B, L, C) to the sums f̂_1, …, f̂_K, (B, N, C) each."""

@@ -206,8 +206,7 @@ class FSQQuantizer(Quantizer):
         size = math.prod(levels)
         if not levels or min(levels) < MIN_LEVELS or size > MAX_VOCABULARY:
             raise ConfigError(
-                f"Every channel of FSQ has {MIN_LEVELS} levels or more; their product is the vocabulary.",
-                expected=f"at least one channel, and a product of at most {MAX_VOCABULARY}",
+                f"Every channel of FSQ has {MIN_LEVELS} levels or more; their product is at most {MAX_VOCABULARY}.",
                 got=f"tokenizer.levels={list(levels)}, a product of {size}",
                 fix="tokenizer.levels=[8,6,5]",
             )
