@@ -202,7 +202,9 @@ class StateConditionedDecoder(_Decoder):
         super().__init__(features, horizon, latent_length, code_dim, width, depth, causal)
         if goal and not goal_dim:
             raise ConfigError(
-                "decoder.goal=true needs data with goals.", fix="decoder.goal=false, or data.goals=dataset"
+                "decoder.goal=true needs data with goals.",
+                got="data without goals",
+                fix="decoder.goal=false, or data.goals=dataset",
             )
         if residual and "state" not in view.slices:
             raise ConfigError(

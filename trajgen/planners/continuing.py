@@ -73,7 +73,7 @@ class ContinuingPlanner(LatentPlanner):
             raise ConfigError(
                 "planner=continuing needs codes that are the trajectory, and an action head that reads it.",
                 got=f"{type(tokenizer).__name__}, {type(action).__name__}",
-                fix="tokenizer=identity 'tokenizer.inpaint=[state]' action=state, planner=latent, or recipe=dd",
+                fix="planner=latent, or recipe=dd, or tokenizer=identity 'tokenizer.inpaint=[state]' action=state",
             )
         check_range("planner.past", past, 2, horizon - 1, usual=min(4, horizon - 1))
         self.past, self.stride = past, stride
