@@ -10,9 +10,10 @@ import tiny
 import torch
 from torch import Tensor
 
-from trajgen.core.types import Batch, Cond
+from trajgen.core.types import Batch
 from trajgen.nn.diffusion import noise_levels
 from trajgen.policies.history import History
+from trajgen.samplers.autoregressive import guided
 
 PAST = 3
 
@@ -89,14 +90,11 @@ def test_guidance_is_that_of_the_paper_in_noise(planner: Any) -> None:
     def noise(clean: Tensor) -> Tensor:
         return (x - signal.sqrt() * clean) / (1 - signal).sqrt()
 
-    def denoise(twice: Tensor, level: Tensor, cond: Cond) -> Tensor:
-        assert cond.cond_mask is not None and cond.cond_mask.tolist() == [True] * 5 + [False] * 5
-        return torch.cat([conditional, unconditional])
-
-    cond: Cond = tiny.cond(5).cfg_batch()
-    guided = planner.sampler._predict(denoise, x, torch.full((10,), t), cond)
+    mask = tiny.cond(5).cfg_batch().cond_mask
+    assert mask is not None and mask.tolist() == [True] * 5 + [False] * 5
+    prediction = guided(torch.cat([conditional, unconditional]), planner.sampler.guidance)
     expected = noise(unconditional) + 1.2 * (noise(conditional) - noise(unconditional))
-    torch.testing.assert_close(noise(guided), expected)
+    torch.testing.assert_close(noise(prediction), expected)
 
 
 def test_a_history_learns(planner: Any) -> None:

@@ -217,7 +217,7 @@ def test_codes_that_no_longer_fit_are_planned_anew_at_the_next_step() -> None:
         ({}, {"revise_interval": 5}, r"policy.revise_interval is from 1 to 4[\s\S]*policy.revise_interval=4"),
         ({}, {"revise_threshold": float("nan")}, r"finite number, or null"),
         ({}, {"revise_misfit": "critic"}, r"by a critic[\s\S]*sampler=best_of_n"),
-        ({"view": {"fields": ("return", "action")}}, {"revise_misfit": "state"}, r"state or position in view.fields"),
+        ({"view": {"fields": ("return", "action")}}, {"revise_misfit": "state"}, "state or the position"),
         ({"sampler": {"name": "best_of_n", "likely_fraction": 0.5}}, {}, r"one scale after the other"),
     ],
 )
