@@ -107,7 +107,7 @@ def test_a_broken_installed_package_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(registry, "entry_points", lambda group: [Broken()])
     with pytest.raises(ConfigError, match="their_lab") as caught:
         registry.load_entry_points.__wrapped__()
-    assert "no such device" in str(caught.value.got) and "their_lab.parts" in str(caught.value.expected)
+    assert "their_lab.parts: RuntimeError: no such device" in str(caught.value.got)
 
 
 def test_a_component_without_a_docstring_has_no_borrowed_one() -> None:
