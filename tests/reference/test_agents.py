@@ -173,7 +173,7 @@ def test_what_cannot_tell_agents_apart_is_refused(swaps: dict[str, Any], fix: st
     with pytest.raises(ConfigError) as caught:
         tiny.planner(**TEAM | {"view": "agents"} | swaps)
     assert fix in str(caught.value.fix)
-    with pytest.raises(ConfigError, match="single agent"):
+    with pytest.raises(ConfigError, match="the data have one"):
         tiny.planner(space=replace(tiny.SPACE, agents=1), view="agents")
 
 
