@@ -14,6 +14,10 @@ ROWS = "the rows of its state can be selected"
 PULL = "the loss pulls every prediction to its code"
 STEP = "one step of training: a loss and a prediction"
 TRAINED = "training reaches all of its weights"
+NO_TRACE = "acting changes nothing that stays: modes, saved state, the global seed"
+AGAIN = "what it was given before changes nothing"
+FORCED = "teacher-forced predictions equal the stepwise ones"
+REACHES = "the condition reaches every scale"
 WITHHELD = "what is withheld changes no prediction"
 
 

@@ -62,10 +62,10 @@ from trajgen import register
 from trajgen.samplers.autoregressive import AutoregressiveSampler
 
 
-@register("sampler", "unlikely")
-def unlikely(*, guidance: float = 0.0) -> AutoregressiveSampler:
-    """The least likely code everywhere."""
-    return AutoregressiveSampler(lambda logits, rng: logits.argmin(-1), guidance)
+@register("sampler", "second")
+def second(*, guidance: float = 0.0) -> AutoregressiveSampler:
+    """The second likeliest code everywhere."""
+    return AutoregressiveSampler(lambda logits, rng: logits.argsort(-1)[..., -2], guidance)
 '''
 WORDS = [word for word in TRAIN if not word.startswith(("prior.depth", "prior.heads"))]
 WORDS += ["evaluation.latency=false", "evaluation.reference=false"]
@@ -154,19 +154,19 @@ def test_an_installed_package_offers_its_parts_by_an_entry_point(
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     registry.load_entry_points.cache_clear()
-    main(["check", "sampler/unlikely"])
+    main(["check", "sampler/second"])
     assert "contracts that apply are kept" in capsys.readouterr().out
-    main(["list", "sampler/unlikely", "schedule"])
+    main(["list", "sampler/second", "schedule"])
     printed = capsys.readouterr().out
-    assert "The least likely code" in printed and "geometric(" in printed
+    assert "The second likeliest code" in printed and "geometric(" in printed
     unregister()
-    words = [f"run={own_run}", "imports=[my_lab.parts]", "sampler=unlikely", f"out={tmp_path / 'unlikely'}"]
+    words = [f"run={own_run}", "imports=[my_lab.parts]", "sampler=second", f"out={tmp_path / 'second'}"]
     main(["evaluate", *words])
-    assert (tmp_path / "unlikely" / "summary.md").exists()
+    assert (tmp_path / "second" / "summary.md").exists()
     unregister()
-    overrides = {"sampler": {"name": "unlikely"}}
+    overrides = {"sampler": {"name": "second"}}
     policy = load_policy(own_run, device="cpu", imports=("my_lab.parts",), overrides=overrides)
-    assert policy.planner.sampler.sample_fn(torch.tensor([[[1.0, 0.0, 2.0]]]), None).tolist() == [[1]]
+    assert policy.planner.sampler.sample_fn(torch.tensor([[[1.0, 0.0, 2.0]]]), None).tolist() == [[0]]
     unregister()
-    config = compose(["imports=[my_lab.parts]", "prior=elman", "sampler=unlikely"])
-    assert config.components["sampler"]["name"] == "unlikely"
+    config = compose(["imports=[my_lab.parts]", "prior=elman", "sampler=second"])
+    assert config.components["sampler"]["name"] == "second"

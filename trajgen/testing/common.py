@@ -71,7 +71,7 @@ def respond(
 
 def predict(prior: Any, example: Example, cond: Cond) -> Tensor:
     """What a prior predicts (B, L, ·) for conditions (B, ·), by the methods through which it is drawn from."""
-    noisy = example.vectors * 0.5 + 0.3
+    noisy = example.vectors
     prediction: Tensor
     if isinstance(prior, protocols.Autoregressive):
         prediction = prior.logits(example.inputs, cond)
@@ -84,6 +84,14 @@ def predict(prior: Any, example: Example, cond: Cond) -> Tensor:
             torch.manual_seed(0)
             prediction = prior(example.codes, example.inputs, cond)[1]
     return prediction
+
+
+def other_fields(cond: Cond) -> dict[str, Cond]:
+    """The conditions with one of their fields changed each, by its name."""
+    changes = {"state": {"state": cond.state + 1.5}, "return": {"returns": cond.returns + 1.5}}
+    if cond.goal is not None:
+        changes["goal"] = {"goal": cond.goal + 1.5}
+    return {name: replace(cond, **change) for name, change in changes.items()}
 
 
 def _respond_planner(planner: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -138,6 +146,45 @@ def deterministic(fixture: Fixture) -> None:
         responses(fixture),
         "{name} differs by {by} in a second call with the same seed.",
         look="random numbers without rng, dropout in evaluation, state that is left over",
+    )
+
+
+@contract("acting changes nothing that stays: modes, saved state, the global seed", *PROTOCOLS)
+@torch.no_grad()
+def leaves_no_trace(fixture: Fixture) -> None:
+    planner, batch = fixture.build_ready(), fixture.batch()
+    before, generators = {name: value.clone() for name, value in planner.state_dict().items()}, []
+    for training, seed in ((False, 1), (False, 2), (True, 3)):
+        planner.train(training)
+        modes = {name: module.training for name, module in planner.named_modules()}
+        torch.manual_seed(seed)
+        respond(fixture, planner, batch)
+        changed = [name or "planner" for name, module in planner.named_modules() if module.training != modes[name]]
+        require(not changed, "A call changes the mode of modules.", got=", ".join(changed), look="train() and eval()")
+        generators.append(torch.get_rng_state())
+        if not training:
+            changed = [name for name, value in planner.state_dict().items() if not torch.equal(value, before[name])]
+            require(
+                not changed, "Acting changes the state that is saved.", got=", ".join(changed), look="self.training"
+            )
+    require(
+        not torch.equal(generators[0], generators[1]),
+        "A call seeds the global generator: all that is drawn after it is the same each time.",
+        look="torch.manual_seed; a torch.Generator of its own draws without harm",
+    )
+
+
+@contract("what it was given before changes nothing", *PROTOCOLS)
+def no_memory(fixture: Fixture) -> None:
+    used, fresh, batch = fixture.build_ready(), fixture.build_ready(), fixture.batch(seed=3)
+    with torch.no_grad():
+        respond(fixture, used, fixture.batch())
+        first, second = respond(fixture, fresh, batch), respond(fixture, used, batch)
+    require_equal(
+        first,
+        second,
+        "{name} differs by {by} after other inputs of the same shape.",
+        look="what is cached or counted from one call to the next",
     )
 
 
@@ -203,7 +250,7 @@ def device_of_inputs(fixture: Fixture) -> None:
 
 @contract("its state dict is complete", *PROTOCOLS)
 def complete_state(fixture: Fixture) -> None:
-    other = fixture.other
+    other = fixture.build_ready(seed=5)
     try:
         other.load_state_dict(fixture.planner.state_dict())
     except RuntimeError as error:

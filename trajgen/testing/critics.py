@@ -11,7 +11,10 @@ from trajgen.core.critics import ContrastsWindows, HasAdvantage
 from trajgen.testing.common import points_of
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture
-from trajgen.testing.inputs import require_mean
+from trajgen.testing.inputs import other_padding, require_mean
+
+PRESENT = ("state", "position")
+"""Fields whose first point is the present one, whatever was decoded."""
 
 
 @contract("a score for each plan, by its own points", "critic")
@@ -26,6 +29,12 @@ def scores(fixture: Fixture) -> None:
     others = {name: value.flip(0) if name in read else value for name, value in points.items()}
     same = torch.allclose(first, critic(others, example.cond))
     require(not same, "Other points have the same scores.", look="the fields that `reads` names")
+    later = {n: torch.cat([v[:, :1], v[:, 1:].flip(0)], 1) if n in PRESENT else v.flip(0) for n, v in points.items()}
+    require(
+        not torch.allclose(first, critic(later, example.cond)),
+        "Scores depend on the present state alone, which all plans for it share.",
+        look="the points after the first, points[name][:, 1:]",
+    )
     unread = {name: value for name, value in points.items() if name in critic.reads}
     require(
         torch.allclose(first, critic(unread, example.cond)),
@@ -61,6 +70,13 @@ def critic_losses(fixture: Fixture) -> None:
     with torch.no_grad():
         critic.after_step()
     moved = [name for name, p in critic.named_parameters() if not torch.equal(p, weights[name])] if learns else []
+    padded = fixture.batch(16)
+    torch.manual_seed(0)
+    expected = critic.loss(padded)
+    torch.manual_seed(0)
+    for name, value in critic.loss(other_padding(padded)).items():
+        same = torch.allclose(value, expected[name], rtol=1e-4)
+        require(same, f"Rewards and returns of padding change the loss '{name}'.", look="batch.mean(…, real)")
     require(not moved, "after_step() moves targets, not the weights that are trained.", got=", ".join(moved))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
-from trajgen.testing.fixture import Fixture
+from trajgen.testing.fixture import Fixture, select
 
 STEPS, LEARNING_RATE = 40, 3e-3
 """Of the training after which features must still differ."""
@@ -29,6 +29,13 @@ def losses(fixture: Fixture) -> None:
     values, trained = encoder.loss(batch), list(encoder.trained_parameters())
     require_losses(values, total=False)
     require(bool(values) == bool(trained), "An encoder that is trained has a loss.", look="loss()")
+    for name, twice in encoder.loss(select(batch, list(range(16)) * 2)).items():
+        require(
+            abs(float(twice.detach())) <= 1.6 * abs(float(values[name].detach())),
+            f"The loss '{name}' grows with the windows of its batch.",
+            expected="a mean",
+            look="loss(): sums over the batch",
+        )
     weights = {id(p) for p in encoder.parameters()}
     require(all(id(p) in weights for p in trained), "Trained parameters are its own.", look="trained_parameters()")
 

@@ -224,7 +224,7 @@ class Fixture:
         view, tokenizer = self.part(planner, "view"), self.part(planner, "tokenizer")
         x = batch.states if view is None else view(batch)
         if tokenizer is None:
-            plan = planner.plan(cond)
+            plan = replace(planner.plan(cond, torch.Generator().manual_seed(0)), noise=None)
             return Example(batch, cond, x, plan.codes, plan.latent, plan.latent[:, :0], plan.latent, plan)
         with torch.no_grad():
             encoding = tokenizer.encode(x)

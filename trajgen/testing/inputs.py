@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import build, spec
@@ -15,6 +16,7 @@ from trajgen.testing.contract import NotApplicableError, contract, require, requ
 from trajgen.testing.fixture import Fixture, select
 
 LENGTHS = (1, 2, 3, 4, 7, 8, 16)
+LEARNING_STEPS, LEAST_CORRELATION = 60, 0.4
 UNUSUAL_VALUES = (0, -1, 1, 1000)
 """Values that a schedule's options may be given by mistake."""
 
@@ -28,6 +30,13 @@ def features(fixture: Fixture) -> None:
         covered == list(range(view.features)),
         f"Each of the {view.features} features belongs to the slice of one field.",
         got=view.slices,
+    )
+    varies = view(fixture.batch(padded=False)).flatten(0, 1).std(0) > 0
+    require(
+        varies.all(),
+        "A feature is the same at all points of all windows.",
+        got=", ".join(str(i) for i in range(view.features) if not varies[i]),
+        look="the view's call: products with 0, indices",
     )
 
 
@@ -92,9 +101,15 @@ def refusals(fixture: Fixture) -> None:
 def embedding(fixture: Fixture) -> None:
     conditioner, tokenizer = fixture.component, fixture.part(fixture.planner, "tokenizer")
     embedded = conditioner(fixture.cond())
-    per_scale = tokenizer is not None and embedded.ndim == 3 and embedded.shape[1] != 1
-    scales = tokenizer.schedule.scales if per_scale else 1
-    require_shape("the embedding", embedded, (6, scales, conditioner.width), "(B, K or 1, width)")
+    count = 1
+    if tokenizer is not None and embedded.ndim == 3 and embedded.shape[1] != 1:
+        schedule = tokenizer.schedule
+        of_tokens = schedule.agents[-1] > 1 and embedded.shape[1] == schedule.tokens  # of a team
+        count = schedule.tokens if of_tokens else schedule.scales
+    require_shape("the embedding", embedded, (6, count, conditioner.width), "(B, K or 1, width)")
+    if fixture.composition.nodes["conditioner"].get("fields", True):  # with an empty list there is nothing to embed
+        same = torch.equal(embedded, conditioner(fixture.batch(seed=2).condition()))
+        require(not same, "All conditions have the same embedding.", look="forward()")
 
 
 @contract("what is withheld is not looked at", "conditioner")
@@ -144,6 +159,46 @@ def target_losses(fixture: Fixture) -> None:
     require_losses(losses, total=False)
     require(losses or not list(target.parameters()), "A target with weights has a loss.", look="loss()")
     require_mean(target, batch, losses)
+
+
+@contract("it learns the return-to-go of a window's first point", "return_target")
+def learns_returns(fixture: Fixture) -> None:
+    target, batch = fixture.part(fixture.build(perturbed=False)), fixture.batch(32, padded=False)
+    goals = None if batch.goals is None else torch.zeros_like(batch.goals)
+    batch = replace(batch, goals=goals)  # so that the state alone tells windows apart
+    weights = list(target.parameters()) if isinstance(target, nn.Module) else []
+
+    def predicted() -> Tensor:
+        with torch.no_grad():
+            returns: Tensor = target.eval()(batch.states[:, 0], batch.goals, torch.full((32,), torch.nan))
+        return returns
+
+    if not weights or not predicted().std() > 0:
+        raise NotApplicableError("it is the same for all states")
+    optimizer = torch.optim.Adam(weights, 1e-2)
+    for _ in range(LEARNING_STEPS):
+        optimizer.zero_grad()
+        torch.stack(list(target.train().loss(batch).values())).sum().backward()
+        optimizer.step()
+    correlation = float(torch.corrcoef(torch.stack([predicted(), batch.returns[:, 0]]))[0, 1])
+    require(
+        correlation > LEAST_CORRELATION,
+        "What it predicts does not follow the return-to-go of the windows that it was trained on.",
+        expected=f"a correlation above {LEAST_CORRELATION} with batch.returns[:, 0] after {LEARNING_STEPS} steps",
+        got=f"{correlation:.2f}",
+        look="loss(): states, goals and returns of the first point, and the sign",
+    )
+
+
+def other_padding(batch: Batch) -> Batch:
+    """The batch with other rewards, returns and actions where its windows and chunks are padded."""
+    rewards, returns = (torch.where(batch.mask, values, values + 3) for values in (batch.rewards, batch.returns))
+    chunk_actions = torch.where(batch.chunk_mask.unsqueeze(-1), batch.chunk_actions, batch.chunk_actions + 3)
+    transitions = batch.transitions
+    if transitions is not None:
+        real = transitions.mask.unsqueeze(1)
+        transitions = replace(transitions, rewards=torch.where(real, transitions.rewards, transitions.rewards + 3))
+    return replace(batch, rewards=rewards, returns=returns, chunk_actions=chunk_actions, transitions=transitions)
 
 
 def require_mean(part: Any, batch: Batch, losses: Losses) -> None:

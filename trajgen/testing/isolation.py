@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from trajgen.assemble import all_stages
 from trajgen.core.protocols import Autoregressive, HasActionLoss
-from trajgen.core.types import Batch, KnownCodes
-from trajgen.testing.common import acting_plan, chunk_offsets, require_equal, respond, responses
+from trajgen.core.types import Batch, Cond, KnownCodes
+from trajgen.testing.common import acting_plan, chunk_offsets, other_fields, require_equal, respond, responses
 from trajgen.testing.contract import NotApplicableError, contract, require
-from trajgen.testing.fixture import Example, Fixture, perturb, select
+from trajgen.testing.fixture import Example, Fixture, input_spans, perturb, select
 from trajgen.testing.registration import PROTOCOLS
 
 
@@ -126,6 +126,27 @@ def own_condition(fixture: Fixture) -> None:
         "The conditions of a batch but the first do not change their plans.",
         look="how conditions are repeated, indexed or expanded",
     )
+    cond, conditioner = batch.condition(), fixture.part(planner, "conditioner")
+    before = _drawn(fixture, planner, cond)
+    for name, changed in other_fields(cond).items():
+        if conditioner is not None and not torch.equal(conditioner(cond), conditioner(changed)):
+            require(
+                not torch.equal(before, _drawn(fixture, planner, changed)),
+                f"Another {name} changes the conditioner's embedding, and no plan.",
+                look="the condition that the prior is given",
+            )
+
+
+def _drawn(fixture: Fixture, planner: Any, cond: Cond) -> Tensor:
+    """The latents (B, N, C) of plans for some conditions, always with the same random numbers."""
+    rng = torch.Generator().manual_seed(0)
+    if fixture.kind == "planner":
+        plan = planner.plan(cond, rng)
+    else:
+        prior, tokenizer = fixture.part(planner, "prior"), fixture.part(planner, "tokenizer")
+        plan = fixture.part(planner)(prior, tokenizer, cond, rng, tokenizer.known_codes(cond))
+    latent: Tensor = plan.latent
+    return latent
 
 
 @contract("what is drawn follows from known codes", "sampler")
@@ -175,6 +196,14 @@ def _lay_out(layout: Any, vectors: Tensor) -> None:
         partial_latent = extended
 
 
+@torch.no_grad()
+def _step(prior: Autoregressive, lengths: tuple[int, ...], example: Example) -> None:
+    """Predicts all scales of an example one after the other."""
+    state = prior.start(example.cond)
+    for k, _, inputs in input_spans(lengths):
+        prior.step(example.inputs[:, inputs] if k else None, k, state)
+
+
 def _train(fixture: Fixture, planner: Any, example: Example | None, batch: Batch) -> None:
     """Computes the losses of the component, or of all stages of a planner."""
     part = fixture.part(planner)
@@ -190,6 +219,8 @@ def _train(fixture: Fixture, planner: Any, example: Example | None, batch: Batch
             part.loss(batch, example.x, lambda latent: example.x + latent.mean())
         case "prior":
             part(example.codes, example.inputs, example.cond)
+            if isinstance(part, Autoregressive):
+                _step(part, fixture.part(planner, "tokenizer").schedule.lengths, example)
         case "return_target" | "critic":
             part.loss(batch)
         case "action" if isinstance(part, HasActionLoss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import SPACE, Fixture, select
+from trajgen.testing.inputs import other_padding
 
 
 @contract("a stage trains its own weights alone", "planner")
@@ -73,6 +75,27 @@ def mean_losses(fixture: Fixture) -> None:
             f"The loss of stage '{stage.name}' grows with the windows of its batch.",
             expected="a mean",
             got=f"{totals[0]:.3g} for 16 windows, {totals[1]:.3g} once each is there twice",
+        )
+
+
+@contract("every window counts in the loss of a stage, and no padded action", "planner")
+@torch.no_grad()
+def real_windows(fixture: Fixture) -> None:
+    planner, batch = fixture.build_ready(), fixture.batch(16)
+    others = select(batch, [*range(len(batch) - 1), 0])
+    padded = replace(batch, chunk_actions=other_padding(batch).chunk_actions)
+    for stage in planner.stages():
+        if not stage.parameters:
+            continue
+        totals = []
+        for each in (batch, others, padded):
+            torch.manual_seed(0)
+            totals.append(float(stage.loss(each)["total"]))
+        require(totals[0] != totals[1], f"The last window does not change the loss of stage '{stage.name}'.")
+        require(
+            abs(totals[2] - totals[0]) <= 1e-4 * abs(totals[0]),
+            f"Actions after an episode's end change the loss of stage '{stage.name}'.",
+            look="batch.mean(errors, lambda batch: batch.chunk_mask)",
         )
 
 

@@ -7,12 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from trajgen.core.protocols import HasActionLoss
+from trajgen.core.protocols import Autoregressive, HasActionLoss, SamplesActions
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.testing.common import acting_plan, chunk_offsets
 from trajgen.testing.contract import NotApplicableError, contract, require, require_shape
-from trajgen.testing.fixture import Fixture
+from trajgen.testing.fixture import Fixture, perturb
 from trajgen.testing.tokenizers import require_token_ids
+
+STEPS, LEARNING_RATE = 15, 3e-3
 
 
 @contract("a trajectory of the right shape", "decoder")
@@ -23,6 +25,9 @@ def trajectory(fixture: Fixture) -> None:
         require_shape(name, value, tuple(example.x.shape), "(B, T, D)")
     other = decoder(example.latent + torch.randn_like(example.latent), example.cond)
     require(not torch.equal(decoded, other), "Another latent decodes to the same trajectory.", look="forward()")
+    follows = (decoded != other).any(0).all(-1).tolist()
+    deaf = [str(t) for t in range(1, len(follows) - 1) if not follows[t]]  # the ends may be those of the condition
+    require(not deaf, "Some features of points do not depend on the latent.", got=f"points {', '.join(deaf)}")
 
 
 @contract("each weight is base or adapter", "decoder")
@@ -68,9 +73,10 @@ def adapters(fixture: Fixture) -> None:
 def gradient(fixture: Fixture) -> None:
     example = fixture.example()
     latent = example.latent.clone().requires_grad_()
-    fixture.component(latent, example.cond).square().sum().backward()
+    decoded = fixture.component(latent, example.cond)
+    (decoded * torch.randn_like(decoded)).sum().backward()
     require(
-        latent.grad is not None and bool((latent.grad.abs().amax((0, 2)) > 0).all()),
+        latent.grad is not None and bool((latent.grad.abs().amax(0) > 0).all()),
         "No gradient reaches the latent, or some of it: the tokenizer could not learn, nor L_cond reach the prior.",
         look="forward(): detach(), no_grad(), products with 0, and parts of the latent that are left out",
     )
@@ -123,6 +129,76 @@ def read_off(fixture: Fixture) -> None:
     )
 
 
+@contract("each step has its own action and its own error", "action")
+@torch.no_grad()
+def own_steps(fixture: Fixture) -> None:
+    action, example = fixture.component, fixture.example()
+    plan, states, offsets = acting_plan(action, example), example.batch.chunk_states, chunk_offsets(example)
+    predicted, target = action(plan, states, offsets), example.batch.chunk_actions
+    differs = (predicted[:, 1:] != predicted[:, :1]).any((0, 2))
+    require(differs.all(), "All steps of a plan have the same action.", look="forward(): offsets (B, H) and states")
+    if not isinstance(action, HasActionLoss):
+        return
+    errors = action.loss(plan, states, offsets, target)
+    own = torch.zeros_like(errors, dtype=torch.bool)
+    own[2, -1] = True
+    for dim in range(target.shape[2]):
+        reached = torch.zeros_like(own)
+        for change in (-1.0, 1.0):
+            changed = target.clone()
+            changed[2, -1, dim] += change
+            reached |= (action.loss(plan, states, offsets, changed) - errors).abs() > 1e-6
+        require(
+            torch.equal(reached, own),
+            f"The errors (B, H) are not those of each step's own action: dimension {dim} of one action changes "
+            f"{int((reached & ~own).sum())} others, and its own {'too' if reached[2, -1] else 'not'}.",
+            look="loss(): shifted or permuted actions, means over steps or windows",
+        )
+
+
+@contract("it learns in a few steps", "action")
+def learning(fixture: Fixture) -> None:
+    action, example = fixture.part(fixture.build_ready()), fixture.example()
+    weights = list(action.parameters()) if isinstance(action, nn.Module) else []
+    if not weights:
+        raise NotApplicableError("it has no weights")
+    plan, states, offsets = acting_plan(action, example), example.batch.chunk_states, chunk_offsets(example)
+    target, optimizer = example.batch.chunk_actions, torch.optim.Adam(weights, LEARNING_RATE)
+
+    def squared() -> Tensor:
+        error: Tensor = (action(plan, states, offsets) - target).square().mean()
+        return error
+
+    before = float(squared().detach())
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        (
+            action.loss(plan, states, offsets, target).mean() if isinstance(action, HasActionLoss) else squared()
+        ).backward()
+        optimizer.step()
+    after = float(squared().detach())
+    require(
+        after < before,
+        f"On one batch, {STEPS} steps of Adam do not bring actions nearer to those of the data.",
+        got=f"a squared error of {before:.3g} before, {after:.3g} after",
+        look="loss(): its sign, and whose actions it compares with",
+    )
+
+
+@contract("noise of actions is drawn with rng", "action")
+def action_noise(fixture: Fixture) -> None:
+    action, draws = fixture.component, []
+    if not isinstance(action, SamplesActions):
+        raise NotApplicableError("it samples no actions")
+    for seed in (3, 3, 4):
+        draws.append(action.noise(6, torch.Generator().manual_seed(seed), torch.device("cpu")))
+    if draws[0] is None:
+        raise NotApplicableError("with these options it samples no actions")
+    require(torch.equal(draws[0], draws[1]), "The same seed draws other noise.", look="generator=rng in noise()")
+    alike = torch.equal(draws[0], draws[2]) or torch.equal(draws[0][0], draws[0][1])
+    require(not alike, "Other seeds, or other plans, have the same noise.", look="noise(plans, rng, device)")
+
+
 @contract("codes of the tokenizer's vocabulary", "sampler")
 def valid_codes(fixture: Fixture) -> None:
     tokenizer = fixture.part(fixture.planner, "tokenizer")
@@ -133,6 +209,51 @@ def valid_codes(fixture: Fixture) -> None:
             require_shape("the codes", codes, (8, tokens, tokenizer.code_dim), "(B, L, C)")
         else:
             require_token_ids("the codes", codes, (8, tokens), tokenizer.vocabulary)
+    prior = fixture.part(fixture.planner, "prior")
+    plan = fixture.component(prior, tokenizer, fixture.cond(8), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        latent = tokenizer.layout.latent(tokenizer.vectors(plan.codes))
+    require(
+        plan.latent.shape == latent.shape and torch.allclose(plan.latent, latent, atol=1e-4),
+        "The latent of a plan is not that of its codes.",
+        expected="layout.latent(tokenizer.vectors(codes)), or layout.extend() after each scale",
+    )
+
+
+@contract("plans and tokens are drawn independently, and likely ones", "sampler")
+@torch.no_grad()
+def draws(fixture: Fixture) -> None:
+    planner = perturb(fixture.build_ready(), 0.5).eval()
+    prior, tokenizer, sampler = (fixture.part(planner, kind) for kind in ("prior", "tokenizer", "sampler"))
+    cond = fixture.cond(32)
+
+    def codes(cond: Cond, seed: int) -> Tensor:
+        drawn: Tensor = sampler(prior, tokenizer, cond, torch.Generator().manual_seed(seed)).codes
+        return drawn
+
+    if isinstance(prior, Autoregressive) and tokenizer.vocabulary is not None:
+        drawn = codes(cond, 0)
+        logits = prior.logits(tokenizer.layout.inputs(tokenizer.vectors(drawn)), cond).log_softmax(-1)
+        gain = logits.gather(-1, drawn.unsqueeze(-1)).squeeze(-1) - logits.mean(-1)
+        unlikely = [str(k + 1) for k, span in enumerate(tokenizer.schedule.spans) if not gain[:, span].mean() >= 0]
+        require(
+            not unlikely,
+            f"Codes of scale {', '.join(unlikely)} are less likely than codes at random.",
+            look="the sign of logits, what is masked, and the inputs that step() is given",
+        )
+    for parameter in prior.parameters():
+        parameter.zero_()  # so that all codes are alike
+    same = cond.map(lambda values: values[:1].expand_as(values))
+    first, second = (codes(same, seed) for seed in (0, 1))
+    if torch.equal(first, second):
+        return
+    rows = (first == first[:1]).all()
+    require(
+        not rows, "All plans of a batch are drawn with the same random numbers.", look="the shape of the noise (B, …)"
+    )
+    scale = first[:, max(tokenizer.schedule.spans, key=lambda span: span.stop - span.start)]
+    tokens = scale.shape[1] > 1 and bool((scale == scale[:, :1]).all())
+    require(not tokens, "All tokens of a scale are drawn with the same random numbers.", look="the shape of the noise")
 
 
 @contract("samples with rng: a seed repeats them", "sampler")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trajgen.core.protocols import Autoregressive, Denoising, HasVelocity, PredictsPrefix
 from trajgen.core.types import Cond
-from trajgen.testing.common import predict
+from trajgen.testing.common import other_fields, predict
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Example, Fixture, input_spans
 
@@ -78,11 +78,11 @@ def loss_of_codes(fixture: Fixture) -> None:
     else:
         even, expected = float(prior.loss(torch.zeros_like(forced), codes)), math.log(forced.shape[-1])
     require(
-        even <= 1.5 * expected,
+        expected / 4 <= even <= 1.5 * expected,
         "The loss is not a mean over windows and codes.",
         expected=f"{expected:.3g}, as for {'errors of 1' if codes.is_floating_point() else 'even probabilities'}",
         got=f"{even:.3g}",
-        look="loss(): sums where there should be means",
+        look="loss(): sums where there should be means, and means of means",
     )
 
 
@@ -152,8 +152,17 @@ def teacher_forcing(fixture: Fixture) -> None:
     forced = prior.logits(example.inputs, example.cond)
     require_shape("logits()", forced, _prediction_shape(fixture, example), "(B, L, V or C)")
     require(forced.std() > 1e-4, "All predictions are the same.", look="logits()")
+    torch.manual_seed(0)
+    trained = prior(example.codes, example.inputs, example.cond)[1]
+    require(
+        trained.shape == forced.shape and torch.allclose(trained, forced, atol=1e-4),
+        "The prediction that is trained differs from logits(), of which plans are drawn.",
+        look="forward(): the mask, the condition, and whether it looks at the codes that it is to predict",
+    )
+    other = fixture.example(batch=fixture.batch(seed=2))
+    others_forced = prior.logits(other.inputs, other.cond)
     for _ in range(2):  # what is left over of one plan must not reach the next
-        state = prior.start(example.cond)
+        state, others_state = prior.start(example.cond), prior.start(other.cond)
         for k, span, inputs in _spans(fixture):
             step = prior.step(None if k == 0 else example.inputs[:, inputs], k, state)
             require_shape(f"step() of scale {k + 1}", step, tuple(forced[:, span].shape), "(B, l_k, V or C)")
@@ -162,6 +171,12 @@ def teacher_forcing(fixture: Fixture) -> None:
                 difference <= 1e-4,  # false for NaN
                 f"Teacher-forced logits of scale {k + 1} differ from the stepwise ones by {difference:.2g}.",
                 look=f"step(): at scale {k + 1} it must see what logits() sees, the scales before it and its input",
+            )
+            others_step = prior.step(None if k == 0 else other.inputs[:, inputs], k, others_state)
+            require(
+                torch.allclose(others_forced[:, span], others_step, atol=1e-4),
+                f"Other plans that are drawn at the same time have other predictions of scale {k + 1}.",
+                look="start(): all that it computes belongs to the state that it returns, not to the module",
             )
             if isinstance(prior, PredictsPrefix) and k:
                 prefix = prior.predict_prefix(example.inputs[:, : inputs.stop], k, prior.start(example.cond))
@@ -206,13 +221,22 @@ def condition(fixture: Fixture) -> None:
     if conditioner is not None and torch.equal(conditioner(example.cond), conditioner(other)):
         raise NotApplicableError("in this composition nothing is conditioned on")
 
-    differences = (predict(prior, example, example.cond) - predict(prior, example, other)).abs().amax((0, 2))
+    before = predict(prior, example, example.cond)
+    differences = (before - predict(prior, example, other)).abs().amax((0, 2))
     deaf = [str(k + 1) for k, span, _ in _spans(fixture) if not float(differences[span].min()) > 1e-7]
     require(
         not deaf,
         f"The condition does not change the predictions of scale {', '.join(deaf)}.",
         look="where conditioner(cond), (B, K or 1, E), enters",
     )
+    for name, changed in other_fields(example.cond).items():
+        if conditioner is None or torch.equal(conditioner(example.cond), conditioner(changed)):
+            continue
+        require(
+            not torch.allclose(before, predict(prior, example, changed), atol=1e-7),
+            f"The {name} changes the conditioner's embedding, and no prediction.",
+            look="what becomes of cond on the way to the conditioner",
+        )
 
 
 @contract("it denoises at every noise level, in the shape of the codes", "prior")
@@ -271,6 +295,37 @@ def learning(fixture: Fixture) -> None:
             got=f"{first:.3g} before, {last:.3g} after",
             look="forward(): the sign of the loss, and what is detached",
         )
+
+
+@contract("it is drawn towards the codes that it learns", "prior")
+def leads_to_codes(fixture: Fixture) -> None:
+    planner = fixture.build(perturbed=False)
+    prior, example = fixture.part(planner), fixture.example(planner.eval(), fixture.batch(16))
+    if not isinstance(prior, (Denoising, HasVelocity)):
+        raise NotApplicableError("it has neither denoise() nor velocity()")
+    optimizer = torch.optim.Adam(prior.train().parameters(), LEARNING_RATE)
+    for _ in range(2 * STEPS):
+        optimizer.zero_grad()
+        prior(example.codes, example.inputs, example.cond)[0].backward()
+        optimizer.step()
+    clean, noise = example.vectors, torch.randn_like(example.vectors)
+    with torch.no_grad():
+        if isinstance(prior.eval(), Denoising):
+            name, target = "denoise()", clean
+            prediction = prior.denoise(noise, torch.full((len(clean),), prior.timesteps - 1), example.cond)
+            opposite = noise - prediction
+        else:
+            name, target, t = "velocity()", clean - noise, torch.rand(len(clean))
+            prediction = prior.velocity(noise + t[:, None, None] * target, t, example.cond)
+            opposite = -prediction
+    error, others = float(F.mse_loss(prediction, target)), float(F.mse_loss(opposite, target))
+    require(
+        error < others,
+        f"{name} leads away from the codes, once it is trained on them.",
+        expected="what leads from noise to codes",
+        got=f"an error of {error:.3g}; the opposite has {others:.3g}",
+        look=f"{name}, beside what forward() trains",
+    )
 
 
 def _error(prediction: Tensor, codes: Tensor) -> Tensor:

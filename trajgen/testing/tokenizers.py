@@ -117,13 +117,19 @@ def loss(fixture: Fixture) -> None:
         decoded: Tensor = x + latent.mean() if decoder is None else decoder.base(latent, batch.condition())
         return decoded
 
-    losses = tokenizer.train().loss(batch, x, decode)
+    losses = tokenizer.train().loss(batch, x.requires_grad_(), decode)
     require_losses(losses)
     require(latents, "The tokenizer's loss never decodes.", expected="a call of decode(latent)", look="loss()")
     shape = (32, tokenizer.latent_length, tokenizer.code_dim)
     require_shape("the latent that is decoded", latents[0], shape, "(B, N, C)")
     trainable = isinstance(tokenizer, nn.Module) and list(tokenizer.parameters())
     require(losses["total"].requires_grad or not trainable, "The loss has no gradient.", look="loss()")
+    if trainable:
+        _require_reached(latents[0], x, list(tokenizer.parameters()))
+    with torch.no_grad():
+        tokenizer.eval().loss(batch, x, decode)
+        same = _is_close(latents[-1], tokenizer.encode(x).latent)
+    require(same, "What is decoded in training is not the latent of the codes.", look="loss(): what decode() is given")
     usage = tokenizer.usage()
     require(all(isinstance(value, float) for value in usage.values()), "usage() is a dict[str, float].", got=usage)
     once, twice = (float(_evaluated_loss(fixture, repeats)) for repeats in (1, 2))
@@ -133,6 +139,20 @@ def loss(fixture: Fixture) -> None:
         expected=f"{once:.4g}, a mean",
         got=f"{twice:.4g}",
         look="loss(): sums over the batch",
+    )
+
+
+def _require_reached(latent: Tensor, x: Tensor, weights: list[Tensor]) -> None:
+    """Raises `ContractError` if reconstruction trains neither what the latent follows from nor all that there is."""
+    gradients: tuple[Tensor | None, ...] = (None,)
+    if latent.requires_grad:
+        gradients = torch.autograd.grad(latent.square().sum(), [x, *weights], retain_graph=True, allow_unused=True)
+    reached = [gradient is not None and bool(gradient.any()) for gradient in gradients]
+    require(
+        reached[0] or (len(reached) > 1 and all(reached[1:])),
+        "No gradient leads from the decoded latent back to the window: reconstruction does not train the encoder.",
+        expected="the latent's value with the encoder's gradient (straight-through): f + (z - f).detach()",
+        look="loss(): detach(), and codes that are chosen by argmin",
     )
 
 
