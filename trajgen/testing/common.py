@@ -88,10 +88,8 @@ def predict(prior: Any, example: Example, cond: Cond) -> Tensor:
 
 def other_fields(cond: Cond) -> dict[str, Cond]:
     """The conditions with one of their fields changed each, by its name."""
-    changes = {"state": {"state": cond.state + 1.5}, "return": {"returns": cond.returns + 1.5}}
-    if cond.goal is not None:
-        changes["goal"] = {"goal": cond.goal + 1.5}
-    return {name: replace(cond, **change) for name, change in changes.items()}
+    others = {"state": replace(cond, state=cond.state + 1.5), "return": replace(cond, returns=cond.returns + 1.5)}
+    return others if cond.goal is None else {**others, "goal": replace(cond, goal=cond.goal + 1.5)}
 
 
 def _respond_planner(planner: Any, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

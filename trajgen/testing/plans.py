@@ -187,12 +187,12 @@ def learning(fixture: Fixture) -> None:
 
 @contract("noise of actions is drawn with rng", "action")
 def action_noise(fixture: Fixture) -> None:
-    action, draws = fixture.component, []
+    action = fixture.component
     if not isinstance(action, SamplesActions):
         raise NotApplicableError("it samples no actions")
-    for seed in (3, 3, 4):
-        draws.append(action.noise(6, torch.Generator().manual_seed(seed), torch.device("cpu")))
-    if draws[0] is None:
+    generators = (torch.Generator().manual_seed(seed) for seed in (3, 3, 4))
+    draws = [noise for rng in generators if (noise := action.noise(6, rng, torch.device("cpu"))) is not None]
+    if not draws:
         raise NotApplicableError("with these options it samples no actions")
     require(torch.equal(draws[0], draws[1]), "The same seed draws other noise.", look="generator=rng in noise()")
     alike = torch.equal(draws[0], draws[2]) or torch.equal(draws[0][0], draws[0][1])

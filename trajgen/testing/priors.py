@@ -300,8 +300,9 @@ def learning(fixture: Fixture) -> None:
 @contract("it is drawn towards the codes that it learns", "prior")
 def leads_to_codes(fixture: Fixture) -> None:
     planner = fixture.build(perturbed=False)
-    prior, example = fixture.part(planner), fixture.example(planner.eval(), fixture.batch(16))
-    if not isinstance(prior, (Denoising, HasVelocity)):
+    prior: Any = fixture.part(planner)
+    example, denoises = fixture.example(planner.eval(), fixture.batch(16)), isinstance(prior, Denoising)
+    if not denoises and not isinstance(prior, HasVelocity):
         raise NotApplicableError("it has neither denoise() nor velocity()")
     optimizer = torch.optim.Adam(prior.train().parameters(), LEARNING_RATE)
     for _ in range(2 * STEPS):
@@ -309,8 +310,9 @@ def leads_to_codes(fixture: Fixture) -> None:
         prior(example.codes, example.inputs, example.cond)[0].backward()
         optimizer.step()
     clean, noise = example.vectors, torch.randn_like(example.vectors)
+    prior.eval()
     with torch.no_grad():
-        if isinstance(prior.eval(), Denoising):
+        if denoises:
             name, target = "denoise()", clean
             prediction = prior.denoise(noise, torch.full((len(clean),), prior.timesteps - 1), example.cond)
             opposite = noise - prediction
