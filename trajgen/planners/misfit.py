@@ -36,7 +36,7 @@ def state_misfit(view: Any, trajectory: Tensor, followed: FollowedPlan, cond: Co
 
     Args:
         view: features of the points, with the state or the position.
-        trajectory: of the plans (B, T, D), decoded.
+        trajectory: of the plans (B, T, D), decoded with the present return.
         followed: the plans.
         cond: the present condition.
         stride: environment steps between points, between which a plan is interpolated.
