@@ -66,7 +66,7 @@ def run(tiny_run: Path, tiny_place: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tiny_run
 
 
-VALUE = re.compile(r"(?:seed|[a-z_]+\.[\w.]+)=(?:[-+\w./]+|\[[-+\w., ]*\])")
+VALUE = re.compile(r"(?:seed|device|resume|run_dir|task_options|[a-z_]+\.[\w.]+)=(?:[-+\w./]+|\[[-+\w., ]*\])")
 """An override of a value, which is not the choice of a file or component, and no sweep."""
 COMPOSE = hydra.compose
 

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pages import DOCS, ROOT
@@ -38,6 +39,7 @@ class Message:
         return dict(self.parts).get("fix", HOLE)
 
 
+@cache
 def classes() -> dict[str, str]:
     """The errors that a person can mend, by name, with what each is."""
     docs: dict[str, str] = {}
@@ -110,15 +112,19 @@ Errors that end a training are listed below; `…` stands for a name, a number o
 """
 
 
+@cache
+def all_messages() -> tuple[Message, ...]:
+    """Those of the package."""
+    return tuple(m for path in sorted(PACKAGE.rglob("*.py")) for m in messages(path, classes()))
+
+
 def page() -> str:
     """The page as the code has it now."""
-    docs = classes()
     listed: defaultdict[str, defaultdict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for message in messages(path, docs):
-            if HOLE not in (message.fix, message.rule):
-                listed[message.error][message.fix][message.rule] = None
-    return HEAD + "\n".join(_section(error, doc, listed[error]) for error, doc in docs.items())
+    for message in all_messages():
+        if HOLE not in (message.fix, message.rule):
+            listed[message.error][message.fix][message.rule] = None
+    return HEAD + "\n".join(_section(error, doc, listed[error]) for error, doc in classes().items())
 
 
 def _section(error: str, doc: str, rules: Mapping[str, Iterable[str]]) -> str:

@@ -102,7 +102,7 @@ def test_it_revises_as_the_policy_that_was_loaded(
     form: str, batch: int, threshold: float | None, misfit: Any, parts: dict[str, Any], tmp_path: Path
 ) -> None:
     """With a threshold some plans are made before the interval is over."""
-    planner = tiny.ready_planner(return_target="quantile", **parts)
+    planner = tiny.ready_planner(return_target="quantile", schedule={"scales": 2}, **parts)
     loaded = policy_of(planner, 5, revise=2, revise_threshold=threshold, revise_misfit=misfit)
     plans = []
     original = loaded._plan_fn
