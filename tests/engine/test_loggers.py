@@ -141,10 +141,10 @@ def test_progress_fits_on_a_line_with_the_total_loss_first(width: int, name: str
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     with stage_progress(console, name, 12000, 0) as show:
         show(1, None)
-        show(2400, {"reconstruction": 0.25, "total": 0.5, "inverse": 0.2})
+        show(12000, {"reconstruction": 0.25, "total": 0.5, "inverse": 0.2})
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", console.file.getvalue()))
     line = next(line for line in reversed(lines) if line.strip())
-    assert len(line) <= width and re.search(rf"{name} .* 2400/12000 \S+ left total 0\.500", line)
+    assert len(line) <= width and re.search(rf"{name} .* 12000/12000 \S+ left total 0\.500", line)
     assert line.strip().endswith("total 0.500  reconstruction 0.250  inverse 0.200" if all_fit else "total 0.500")
 
 
@@ -162,11 +162,18 @@ def test_an_evaluation_shows_the_time_left_on_a_line(width: int, episodes: int, 
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     with episode_progress(console, episodes, max_steps, "controller") as show:
         show(0, 0)
-        show(max_steps, 1)
+        show(episodes * max_steps, 1)
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9?;]*[a-zA-Z]", "", console.file.getvalue()))
     line = next(line for line in reversed(lines) if line.strip())
     total = episodes * max_steps
-    assert len(line) <= width and re.search(rf"controller .* {max_steps}/{total} \S+ left 1/{episodes} ended", line)
+    assert len(line) <= width and re.search(rf"controller .* {total}/{total} \S+ left 1/{episodes} ended", line)
+
+
+def test_episodes_that_end_early_leave_no_time_behind() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with episode_progress(console, 4, 10, "policy") as show:
+        show(25, 4)
+    assert "25/25 00:00 left 4/4 ended" in console.file.getvalue()
 
 
 def test_an_evaluation_of_seconds_leaves_no_lines_in_a_log_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,11 +56,13 @@ def progress(
     room = free - bar_width
     tenths = 10 * done // total
     begun = printed = time.monotonic()
+    reached = done
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total, completed=done, texts="")
 
         def show(number: int, texts: Sequence[str] = ()) -> None:
-            nonlocal tenths, printed
+            nonlocal tenths, printed, reached
+            reached = number
             bar.update(task, completed=number)
             if not texts:
                 return
@@ -74,6 +76,7 @@ def progress(
             tenths = 10 * number // total
 
         yield show
+        bar.update(task, total=max(1, reached))  # episodes may end before their last step
 
 
 def _fitting(texts: Sequence[str], room: int) -> str:

@@ -82,7 +82,8 @@ def evaluate(
     if out is not None and (out / "config.json").exists() and out.resolve() != folder.resolve():
         raise ConfigError("An evaluation is not written into another run.", got=f"out={out}", fix="out=ANOTHER")
     require_writable(out or folder, "out=ANOTHER, or mend the permissions")
-    show = partial(episode_progress, console, config.evaluation.episodes, eval_env.max_steps)
+    episodes = min(config.evaluation.episodes, eval_env.replayed_episodes or config.evaluation.episodes)
+    show = partial(episode_progress, console, episodes, eval_env.max_steps)
     if eval_env.replayed_episodes:
         deviations = None if policy.space.choices else policy.normalizer.action.scale.cpu().numpy()
         result = compare_with_data(policy, eval_env, config.evaluation, deviations, progress=show)
