@@ -154,6 +154,11 @@ def test_a_value_that_no_run_has_is_refused(keys: tuple[str, ...], value: Any, s
     assert not trap.exists() and "trap" not in sys.modules
 
 
+def test_a_model_far_larger_than_its_weights_is_not_built(stranger: Path) -> None:
+    change(stranger, "prior", "width", to=4096)  # 800 MB
+    assert "far larger than its weights" in check_refused(stranger)
+
+
 def test_modules_that_the_folder_names_are_not_imported(stranger: Path, trap: Path) -> None:
     change(stranger, "imports", to=["trap"])
     load_policy(stranger, device="cpu")
