@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import torch
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
+from trajgen.export import package
 from trajgen.export.package import export
 from trajgen.export.randomness import Draw
 from trajgen.policies.options import PolicyOptions
@@ -127,6 +129,21 @@ def test_it_acts_as_the_policy_that_was_loaded(
     )
     np.testing.assert_allclose(exported[0], loaded[0], atol=1e-4)
     np.testing.assert_allclose(exported[1], loaded[1], atol=1e-3)
+
+
+def test_a_full_disk_ends_an_export_with_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch itself ends the process where it cannot write a program."""
+    write = package.write_file
+
+    def refuse(path: Path, content: str | bytes) -> None:
+        if path.suffix == ".pt2":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(package, "write_file", refuse)
+    with pytest.raises(OSError, match="No space"):
+        export(policy(), tmp_path / "out", format="torch_export")
+    assert list(tmp_path.iterdir()) == []
 
 
 FORMS = pytest.mark.parametrize("form", ["torch_export", pytest.param("onnx", marks=pytest.mark.nightly)])

@@ -68,6 +68,18 @@ def test_the_last_two_are_kept_in_the_order_of_numbers(tmp_path: Path) -> None:
     assert checkpoints.newest().name == "final.safetensors"
 
 
+def test_the_content_is_on_the_disk_before_it_is_renamed_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, Path]] = []
+    flush, replace = files.flush, files.os.replace
+    monkeypatch.setattr(files, "flush", lambda path: (calls.append(("flush", path)), flush(path)))
+    monkeypatch.setattr(files.os, "replace", lambda old, new: (calls.append(("replace", new)), replace(old, new)))
+    files.write_file(tmp_path / "one", "text")
+    partial = tmp_path / f"{files.PARTIAL}one"
+    assert calls == [("flush", partial), ("replace", tmp_path / "one"), ("flush", tmp_path)]
+
+
 def test_a_write_that_breaks_off_never_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(Position(0, 1), state(1.0))

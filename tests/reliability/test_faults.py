@@ -114,6 +114,12 @@ def test_whatever_the_disk_refuses(where: str, code: int, tmp_path: Path, monkey
     assert same(tmp_path / "whole", tmp_path / "run")
 
 
+def test_the_file_that_a_full_disk_does_not_take_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="File too large") as caught, largest_file(10):
+        files.write_file(tmp_path / "page.html", "a" * 100)
+    assert caught.value.filename == str(tmp_path / "page.html") and list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_vanishes_is_said_and_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(TrainingError, match="writes into its folder"):

@@ -53,9 +53,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()  # a full disk needs the room
+        if isinstance(error, OSError) and error.filename is None:  # of a write, which knows no name
+            error.filename = str(path)
         raise
     flush(path.parent)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -171,10 +172,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
     with new_folder(out) as folder:
         for name, (program, _, _) in programs.items():
             path = folder / f"{name}{SUFFIX[format]}"
-            if onnx:
-                write_file(path, onnx[name])
-            else:
-                torch.export.save(program, path)
+            write_file(path, onnx[name] if onnx else _saved(program))
         write_file(folder / "policy.py", Path(exported_policy.__file__).read_text(encoding="utf-8"))
         write_json(folder / "policy.json", description)
     return out
@@ -192,6 +190,13 @@ def _program(module: RawPlanModule, inputs: Tensors) -> tuple[Program, list[dict
         outputs: Tensors = module(inputs, noise)
     names = [*inputs, *(f"noise_{number}" for number in range(len(noise)))]
     return (traced(module, (inputs, noise)), names, list(outputs)), [asdict(draw) for draw in draws], outputs
+
+
+def _saved(program: Any) -> bytes:
+    """The bytes of a program of torch, which itself would end the process where a disk is full."""
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    return content.getvalue()
 
 
 def _example_inputs(space: Space, batch: int, points: int) -> Tensors:
