@@ -210,6 +210,9 @@ def test_a_module_that_cannot_be_imported_says_why(
     ("words", "message"),
     [
         ("prior", "KIND/NAME"),
+        ("gpt", "trajgen check prior/gpt"),
+        ("prior/gpt imports=[my_lab/parts.py]", "imports=[my_lab.parts]"),
+        ("prior/gpt imports=[parts.py]", "imports=[parts]"),
         ("prior/gp", "did you mean 'gpt'"),
         ("pror/gpt", "did you mean 'prior'"),
         ("prior/gpt recipe=mag", "did you mean 'mage'"),

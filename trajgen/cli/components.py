@@ -154,11 +154,12 @@ def check(
     """
     together = [component, *(word for word in words if "=" not in word)]
     parts = [(kind, name) for kind, _, name in (word.partition("/") for word in together)]
-    for (_, name), word in zip(parts, together, strict=True):
-        if not name or "=" in word:
-            raise ConfigError("A component is written KIND/NAME.", got=word, fix="trajgen check prior/transformer")
     options, rest = read([word for word in words if "=" in word], CheckOptions, (*KINDS, "data"))
     _import((*options.imports, *_recipe_imports(options.recipe)))
+    for (_, name), word in zip(parts, together, strict=True):
+        if not name or "=" in word:
+            of_name = [each for each in _components() if each.endswith(f"/{word}")] or ["prior/transformer"]
+            raise ConfigError("A component is written KIND/NAME.", got=word, fix=f"trajgen check {of_name[0]}")
     from rich.console import Console
 
     from trajgen import testing

@@ -210,9 +210,13 @@ def load_imports(modules: Iterable[str]) -> None:
         ConfigError: if a name is not that of a module, or a module cannot be found or raises.
     """
     for module in modules:
-        if not all(part.isidentifier() for part in str(module).split(".")):
+        text = str(module)
+        if text.endswith(".py") or not _is_dotted(text):
+            dotted = text.removesuffix(".py").removeprefix("./").replace("/", ".")
             raise ConfigError(
-                "imports=[…] lists modules by their dotted names.", got=f"{module!r}", fix="imports=[my_lab.parts]"
+                "imports=[…] lists modules by their dotted names.",
+                got=f"{module!r}",
+                fix=f"imports=[{dotted if _is_dotted(dotted) else 'my_lab.parts'}]",
             )
         if os.getcwd() not in sys.path:  # a console script does not look there; installed packages come first
             sys.path.append(os.getcwd())
@@ -229,6 +233,10 @@ def load_imports(modules: Iterable[str]) -> None:
             raise ConfigError(
                 f"Cannot import '{module}', named in imports=[…].", got=f"{type(error).__name__}: {error}", fix=fix
             ) from error
+
+
+def _is_dotted(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))
 
 
 def _location_of(error: Exception) -> str:
