@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from torch import Generator, Tensor, nn
 from trajgen.actions.inverse_dynamics import LatentInverseDynamics
 from trajgen.conditioners import FieldConditioner
 from trajgen.core.types import Batch, Cond, KnownCodes, Losses, Plan
+from trajgen.critics.plans import HorizonCritic
 from trajgen.decoders.convolutional import AdapterDecoder
 from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.transformer import TransformerPrior
@@ -281,3 +283,26 @@ class SamplerThatChangesKnownCodes:
         if known_codes is not None:
             known_codes.codes.clamp_(max=3)
         return AutoregressiveSampler(draw)(prior, tokenizer, cond, rng, known_codes)
+
+
+@mistake("planner", "plans take the codes that follow from their condition", "tokenizer.known_codes(cond)")
+class PlannerWithoutKnownCodes(LatentPlanner):
+    @torch.no_grad()
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        return self._completed(self.sampler(self.prior, self.tokenizer, cond, rng), cond, rng, decode)
+
+
+# Losses of a share of a batch
+
+
+@mistake("tokenizer", "padding does not count in the loss", "shared out to several devices or micro-batches")
+class TokenizerOfItsShare(MultiscaleVQ):
+    def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
+        return super().loss(replace(batch, full_batch=None), x, decode)
+
+
+@mistake("critic", "losses that can be trained, and target networks that follow", "shared out to several devices")
+class CriticOfItsShare(HorizonCritic):
+    def loss(self, batch: Batch) -> Losses:
+        scores = self({"state": batch.states}, batch.condition())
+        return {"value": ((scores.unsqueeze(1) - batch.returns).square() * batch.mask).sum() / batch.mask.sum()}

@@ -11,7 +11,7 @@ from trajgen.core.critics import ContrastsWindows, HasAdvantage
 from trajgen.testing.common import points_of
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture
-from trajgen.testing.inputs import other_padding, require_mean
+from trajgen.testing.inputs import other_padding, require_mean, shares
 
 PRESENT = ("state", "position")
 """Fields whose first point is the present one, whatever was decoded."""
@@ -77,6 +77,13 @@ def critic_losses(fixture: Fixture) -> None:
     for name, value in critic.loss(other_padding(padded)).items():
         same = torch.allclose(value, expected[name], rtol=1e-4)
         require(same, f"Rewards and returns of padding change the loss '{name}'.", look="batch.mean(…, real)")
+    for name, value in {} if isinstance(critic, ContrastsWindows) else expected.items():
+        of_shares = [float(critic.loss(share)[name].detach()) for share in shares(padded)]
+        require(
+            abs(sum(of_shares) / len(of_shares) - float(value.detach())) <= 1e-3 * abs(float(value.detach())) + 1e-6,
+            f"The loss '{name}' of a batch differs where it is shared out to several devices or micro-batches.",
+            look="batch.mean(errors, real), which counts the points of the full batch",
+        )
     require(not moved, "after_step() moves targets, not the weights that are trained.", got=", ".join(moved))
 
 

@@ -201,6 +201,12 @@ def other_padding(batch: Batch) -> Batch:
     return replace(batch, rewards=rewards, returns=returns, chunk_actions=chunk_actions, transitions=transitions)
 
 
+def shares(batch: Batch) -> list[Batch]:
+    """The batch in two halves, as several devices or micro-batches get it."""
+    halves = (slice(0, len(batch) // 2), slice(len(batch) // 2, len(batch)))
+    return [replace(select(batch, half), full_batch=batch) for half in halves]
+
+
 def require_mean(part: Any, batch: Batch, losses: Losses) -> None:
     """Raises `ContractError` unless the losses of a batch of real steps are the means of those of its windows."""
     windows = [part.loss(select(batch, slice(i, i + 1))) for i in range(len(batch))]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from trajgen.core.types import Cond, KnownCodes
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import SPACE, Fixture, select
 from trajgen.testing.inputs import other_padding
@@ -153,6 +156,29 @@ def plans(fixture: Fixture) -> None:
     if first.trajectory is not None:
         shape = (len(cond), fixture.composition.window.horizon, first.trajectory.shape[-1])
         require_shape("the trajectory of plans", first.trajectory, shape, "(B, T, D)")
+
+
+@contract("plans take the codes that follow from their condition", "planner")
+@torch.no_grad()
+def known_codes(fixture: Fixture) -> None:
+    planner, calls = fixture.build_ready(), []
+    if fixture.part(planner, "tokenizer") is None or planner.history:
+        raise NotApplicableError("it has no tokenizer, or continues a history")
+
+    def counted(of_condition: Callable[[Cond], KnownCodes | None], cond: Cond) -> KnownCodes | None:
+        calls.append(cond)
+        return of_condition(cond)
+
+    for module in planner.modules():
+        if hasattr(module, "known_codes") and hasattr(module, "encode"):
+            module.known_codes = partial(counted, module.known_codes)
+    planner.plan(fixture.cond(), torch.Generator().manual_seed(0))
+    require(
+        calls,
+        "Plans are drawn without the codes that follow from their condition, as a start or a goal that is inpainted.",
+        expected="sampler(prior, tokenizer, cond, rng, tokenizer.known_codes(cond))",
+        look="plan()",
+    )
 
 
 @contract("refinements and residuals by name", "planner")

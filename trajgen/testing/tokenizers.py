@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajgen.core.protocols import Values
+from trajgen.core.types import Batch
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture, input_spans, select
+from trajgen.testing.inputs import shares
 
 
 @contract("codes, vectors, inputs and latent have their shapes", "tokenizer")
@@ -170,18 +172,28 @@ def _evaluated_loss(fixture: Fixture, repeats: int) -> Tensor:
 @torch.no_grad()
 def padding(fixture: Fixture) -> None:
     planner = fixture.build_ready()
-    tokenizer, batch = fixture.part(planner), fixture.batch(8)
-    x, mask = fixture.part(planner, "view")(batch), batch.mask.unsqueeze(-1)
+    tokenizer, batch, view = fixture.part(planner), fixture.batch(8), fixture.part(planner, "view")
 
-    def total(padding_error: float) -> float:
+    def total(error: float, padding_error: float, batch: Batch = batch) -> float:
+        """The loss if points of padded windows are decoded with an error, others with 2, and padding with another."""
         torch.manual_seed(0)
-        return float(tokenizer.loss(batch, x, lambda _: torch.where(mask, x + 2.0, x + padding_error))["total"])
+        x, real = view(batch), batch.mask.unsqueeze(-1)
+        errors = torch.where(batch.mask.all(1), 2.0, error)[:, None, None]
+        return float(tokenizer.loss(batch, x, lambda _: torch.where(real, x + errors, x + padding_error))["total"])
 
-    usual, other = total(2.0), total(100.0)
+    usual, other = total(2.0, 2.0), total(2.0, 100.0)
     require(
         abs(usual - other) <= 1e-4 * abs(usual),
         "How padding is decoded changes the loss: short episodes would be learnt wrong.",
         look="loss(): only points where batch.mask (B, T) is true count",
+    )
+    rise, *rises = (total(3.0, 3.0, each) - total(2.0, 2.0, each) for each in (batch, *shares(batch)))
+    require(
+        abs(rise - sum(rises) / len(rises)) <= 1e-3 * abs(rise),
+        "A batch that is shared out to several devices or micro-batches has another loss.",
+        expected=f"{rise:.4g} more where errors of padded windows are larger",
+        got=f"{sum(rises) / len(rises):.4g}, the mean of two shares",
+        look="batch.mean(errors, lambda batch: batch.mask), which counts the points of the full batch",
     )
 
 
