@@ -30,7 +30,8 @@ from trajgen.viz.figure import write as WRITE
 torch.set_num_threads(1)
 gc.set_threshold(200_000)  # there are many objects, and few of them are garbage
 
-LONG = ("test_commands", "test_simulated", "test_distributed", "test_killed", "test_executors", "test_tiny")
+LONG = ("test_commands", "test_distributed", "test_export", "test_tiny", "test_study_end_to_end", "test_simulated",
+        "test_backends", "test_docs", "test_plot", "test_killed")  # fmt: skip
 """Files that take longest: the workers begin with them, so that all end at about the same time."""
 
 
@@ -54,6 +55,7 @@ def tiny_run(tiny_place: Path) -> Path:
     before = {path.name for path in tiny_place.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tiny_place)
+        patch.setattr("trajgen.viz.figure.write", blank)
         main(["train", "recipe=mage", *tiny.TRAIN])
     tiny.LEFT_BY_TRAINING.update({path.name for path in tiny_place.iterdir()} - before)
     return tiny_place / "runs" / "mage-umaze-dwell-s0"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from debug_size import trains_and_acts
 from pages import NOT_RUN, PAGES, README, RUN_ELSEWHERE, commands, refusals, run_python, shell_lines, write_files
+from tiny import STAGES
 
 from trajgen import cli, experiments
 from trajgen.config import Config, compose
@@ -212,8 +213,7 @@ def test_export_commands_write_a_policy(
 @pytest.mark.parametrize(("page", "words"), called("bench"))
 def test_bench_commands_measure(page: str, words: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = ["repeats=1", "threads=1"]
-    if words[0] != "train":
-        few.append("batch=[1]")
+    few += [f"engine.stages.{stage}.batch_size=16" for stage in STAGES] if words[0] == "train" else ["batch=[1]"]
     if words[0] == "decision":
         few.append("backends=[eager]")
     cli.main(["bench", *words, *few, "device=cpu"])
