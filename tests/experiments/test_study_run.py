@@ -14,8 +14,9 @@ import pytest
 from fake_runs import SMALL, FakeRuns, exit_code
 
 from trajgen.config import compose
+from trajgen.core.errors import CheckpointError
 from trajgen.experiments import equal_time
-from trajgen.experiments.equal_time import Cost, equal_steps
+from trajgen.experiments.equal_time import Cost, equal_steps, read_costs
 
 BASE = ["recipe=mage", *SMALL, "workers=1", "seeds=[0,1]"]
 FOUR = ["prior.depth-1-s0", "prior.depth-1-s1", "prior.depth-2-s0", "prior.depth-2-s1"]
@@ -234,6 +235,22 @@ def test_at_equal_time_the_steps_are_measured_once(fake_runs: FakeRuns, monkeypa
         ("prior.depth=2", "steps"),
         ("prior.depth=2 (equal time)", "time"),
     ]
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [
+        *(None, [], {"a": 1}, {"a": {"seconds": {}, "steps": {}}}, {"a": {"seconds": {"prior": 1.0}, "steps": {}}}),
+        {"a": {"seconds": {"prior": 0.0}, "steps": {"prior": 5}}},
+        {"a": {"seconds": {"prior": float("nan")}, "steps": {"prior": 5}}},
+        {"a": {"seconds": {"prior": 1.0}, "steps": {"prior": 10**400}}},
+        {"a": {"seconds": {"prior": 1.0}, "steps": {"prior": 5}, "more": 1}},
+    ],
+)
+def test_costs_that_no_study_wrote_are_refused(costs: Any, tmp_path: Path) -> None:
+    (tmp_path / "steps.json").write_text(json.dumps({"costs": costs}))
+    with pytest.raises(CheckpointError, match=r"steps\.json"):
+        read_costs(tmp_path / "steps.json")
 
 
 def test_what_cannot_be_measured_has_no_cell_of_equal_time(

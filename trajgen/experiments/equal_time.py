@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
+from trajgen.core.errors import TrajgenError
+from trajgen.core.files import LARGEST_NUMBER, damaged, read_json
+from trajgen.core.options import convert
+from trajgen.security import check_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +28,9 @@ TOLERANCE = 0.1
 class Cost:
     """The cost of a training by stage, as the stage options name them."""
 
-    seconds: Mapping[str, float]
+    seconds: dict[str, float]
     """Of one step; of both levels together where a hierarchy trains them under one name."""
-    steps: Mapping[str, int]
+    steps: dict[str, int]
     """As configured, before ``budget`` multiplies them."""
     budget: float = 1.0
 
@@ -36,6 +41,25 @@ class Cost:
 
     def stage_seconds(self, name: str) -> float:
         return self.seconds[name] * self.steps[name] * self.budget
+
+
+def read_costs(path: Path) -> dict[str, Cost]:
+    """The costs of variants in a study's steps.json; none without the file.
+
+    Raises:
+        CheckpointError: if no study wrote it.
+    """
+    if not path.exists():
+        return {}
+    try:
+        costs: dict[str, Cost] = convert(read_json(path).get("costs"), dict[str, Cost], "costs")
+        check_numbers([asdict(cost) for cost in costs.values()], LARGEST_NUMBER)
+        for cost in costs.values():
+            if cost.seconds.keys() != cost.steps.keys() or not min(cost.total, *cost.seconds.values(), 1) > 0:
+                raise ValueError("a training that takes no time")
+    except (TrajgenError, ValueError) as error:
+        raise damaged(path, error) from error
+    return costs
 
 
 def equal_steps(cost: Cost, reference: Cost) -> dict[str, int]:

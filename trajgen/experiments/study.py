@@ -13,7 +13,7 @@ from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.options import differing
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
-from trajgen.experiments.equal_time import Cost, equal_steps, measure_cell
+from trajgen.experiments.equal_time import equal_steps, measure_cell, read_costs
 from trajgen.experiments.executors import InlineExecutor, JobExecutor, LokyExecutor, make_executor
 from trajgen.experiments.jobs import Job, run_jobs
 from trajgen.experiments.outlook import SHORTEST, estimate_cell, stage_steps, steps_text
@@ -238,10 +238,11 @@ def find_steps(
         The steps by variant, and why variants could not be measured.
 
     Raises:
+        CheckpointError: if steps.json is damaged.
         TrajgenError: if the reference could not be measured.
     """
     path = folder / "steps.json"
-    costs: dict[str, Any] = read_json(path).get("costs", {}) if path.exists() else {}
+    costs = read_costs(path)
     jobs: dict[str, Job] = {}
     for row in rows:
         if row.name not in costs:
@@ -259,14 +260,13 @@ def find_steps(
         if outcome.failed:
             unmeasured[row.name] = f"the cost of its steps could not be measured: {outcome.message}"
         else:
-            costs[row.name] = asdict(outcome.value)
+            costs[row.name] = outcome.value
     if study.reference not in costs:
         raise TrajgenError(
             "The training time of a study's reference could not be measured.",
             got=unmeasured.get(study.reference, f"variant '{study.reference}' was refused"),
             fix="reference=ANOTHER, or equal=[steps]",
         )
-    reference = Cost(**costs[study.reference])
-    steps = {name: equal_steps(Cost(**cost), reference) for name, cost in costs.items()}
-    write_json(path, {"costs": costs, "steps": steps})
+    steps = {name: equal_steps(cost, costs[study.reference]) for name, cost in costs.items()}
+    write_json(path, {"costs": {name: asdict(cost) for name, cost in costs.items()}, "steps": steps})
     return steps, unmeasured
