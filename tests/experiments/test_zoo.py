@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,11 @@ def test_an_environment_that_a_run_folder_names_is_of_this_machine(tmp_path: Pat
         else:
             with pytest.raises(CheckpointError, match=error):
                 recorded_env(tmp_path)
+
+
+def test_a_policy_of_a_training_that_was_stopped_says_so(tmp_path: Path) -> None:
+    shutil.copytree(zoo_files()["mage-umaze"].parent, tmp_path / "run")
+    checkpoints = tmp_path / "run/checkpoints"
+    (checkpoints / "final.safetensors").rename(checkpoints / "stage2-step0000100.safetensors")
+    with pytest.warns(UserWarning, match=r"not trained to its end, and acts with stage2-step0000100\.safetensors"):
+        trajgen.load_policy(tmp_path / "run")

@@ -158,6 +158,7 @@ def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytes
         ("evaluate run=. sampler.p", ["key=value"]),
         ("evaluate seed=3", ["'policy.seed' or 'evaluation.seed'"]),
         ("evaluate run=. data=pointmaze/umaze", ["trained on", "init=."]),
+        ("bench decision run=nowhere", ["There is no such run folder: nowhere"]),
         ("evaluate --run .", ["fix:      run=."]),
         ("study seeds=0,1", ["'seeds=[0,1]'"]),
         ("report run=there", ["trajgen report there"]),

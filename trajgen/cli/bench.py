@@ -10,6 +10,7 @@ import typer
 from trajgen.bench.request import BenchOptions, BenchRequest, DataBenchOptions, DecisionBenchOptions, Kind
 from trajgen.bench.request import bench as run
 from trajgen.cli.app import Words, app, command, group
+from trajgen.cli.evaluate import existing
 from trajgen.cli.overrides import COMPOSITION, read
 from trajgen.core.errors import ConfigError
 
@@ -52,6 +53,9 @@ def _run(
     if getattr(options, "run", None) is not None and overrides:
         raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(overrides)}")
     from trajgen.core.terminal import Terminal
+    from trajgen.experiments.zoo import local_folder
 
+    if getattr(options, "run", None) is not None:
+        existing(local_folder(options.run))
     line = shlex.join(["trajgen", "bench", kind, *words, *flags])
     run(kind, BenchRequest(options, overrides, line, against), Terminal())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,12 @@ def load_policy(
     config, space = load_run(folder, imports, overrides)
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
+    if not checkpoints.finished:
+        warnings.warn(
+            f"{folder} is not trained to its end, and acts with {checkpoint.name}; the command that trained it "
+            "finishes it with resume=true",
+            stacklevel=2,
+        )
     planner, chosen = _rebuild(config, space, checkpoint), choose_device(device)
     with fits_into_memory(chosen, f"the model of {folder}"):
         planner.to(chosen)
