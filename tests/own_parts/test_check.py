@@ -78,6 +78,22 @@ def test_there_is_a_mistake_of_every_kind() -> None:
     assert sum(component.__module__ in silent for _, component, *_ in mistakes.MISTAKES) >= 112
 
 
+def test_two_of_a_kind_have_other_weights_in_every_contract() -> None:
+    """Loading the state of one into the other would hide what they share."""
+    fixture = testing.find_fixture("decoder", "plain")
+    for each in testing.CONTRACTS:
+        if each.promise == "its state dict is complete":
+            each.check(fixture)
+    pairs = zip(fixture.part(fixture.other).parameters(), fixture.component.parameters(), strict=True)
+    assert not any(bool((first == second).all()) for first, second in pairs)
+
+
+def test_a_head_that_samples_actions_is_checked_with_a_seed() -> None:
+    changes = {"action": {"name": "latent_state", "num_bins": 8, "temperature": 1.0}}
+    report = testing.check("action", "latent_state", "bc", changes)
+    assert not report.failed, str(report)
+
+
 def test_all_missing_members_are_listed_at_once() -> None:
     class Bare:
         schedule, code_dim, vocabulary = None, 4, "12"

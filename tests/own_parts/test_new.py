@@ -80,6 +80,14 @@ def test_a_skeleton_is_short_and_commented(kind: str) -> None:
     assert "# " in text and "options" in text and f'@register("{kind}", "mine")' in text
 
 
+def test_guidance_without_dropout_is_refused(folder: Path) -> None:
+    main(["new", "conditioner", "own_part"])
+    words = ["imports=[own_part]", "conditioner=own_part", "sampler.guidance=1.0"]
+    dry_run(compose(words))
+    with pytest.raises(ConfigError, match="guidance"):
+        dry_run(compose([*words, "conditioner.dropout=0"]))
+
+
 def test_there_is_a_skeleton_of_every_kind() -> None:
     assert {path.stem for path in SKELETONS.glob("*.py")} - {"__init__"} == set(KINDS)
     assert set(RECIPES) < set(KINDS)

@@ -22,6 +22,7 @@ class MineConditioner(nn.Module):
     def __init__(self, state_dim: int, goal_dim: int, *, width: int = 128, dropout: float = 0.1) -> None:
         super().__init__()
         self.width, self.dropout = width, dropout
+        self.learns_unconditional = dropout > 0  # if false, classifier-free guidance is refused
         self.missing = nn.Parameter(torch.zeros(1 + goal_dim))  # in place of return and goal
         self.network = nn.Sequential(nn.Linear(state_dim + 1 + goal_dim, width), nn.SiLU(), nn.Linear(width, width))
 

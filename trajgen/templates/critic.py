@@ -11,7 +11,7 @@ from trajgen.core.types import Batch, Cond, GoalSampling, Losses
 
 @register("critic", "mine")
 class MineCritic(nn.Module):
-    """The mean return of the data from the states of a plan, less what the plan's steps are long.
+    """The mean return of the data from the states of a plan, less the length of its steps.
 
     Args:
         state_dim: S.

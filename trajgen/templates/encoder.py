@@ -33,7 +33,7 @@ class MineEncoder(nn.Module):
         return list(self.parameters())
 
     def loss(self, batch: Batch) -> Losses:
-        """The error of the drawing; its features are worth nothing if they are alike, so they stay apart."""
+        """The error of the drawing, which keeps features of different images apart."""
         pixels = self._small(batch.image_pairs[:, 0])  # the first of two images
         return {"drawing": (self.draw(self.encode(pixels)) - pixels).square().mean()}
 
