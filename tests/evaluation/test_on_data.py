@@ -96,7 +96,8 @@ def test_the_action_error_is_in_standard_deviations_of_each_entry(log: list[dict
 def test_a_run_on_data_without_an_environment_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     Path("set.yaml").write_text(f"data: {{id: {ID}, horizon: 8, stride: 1, chunk: 4, max_padding: 1.0}}\n")
     words = [word for word in tiny.TRAIN if not word.startswith(("data=", "engine.budget"))]
-    main(["train", "data=set.yaml", "run_dir=run", *words, "engine.budget=0.1", "evaluation.latency=false"])
+    words += ["engine.budget=0.1", "evaluation.latency=false", "schedule.scales=2"]
+    main(["train", "data=set.yaml", "run_dir=run", *words])
     printed = capsys.readouterr().out
     assert "there will be no score" in printed and "action error" in printed
     files = {path.relative_to("run").as_posix() for path in Path("run").rglob("*")}

@@ -129,11 +129,11 @@ def test_the_cost_of_a_step_is_measured_and_nothing_is_left(folder: Path) -> Non
     from trajgen.experiments.equal_time import measure
 
     config = compose(["recipe=mage", *TRAIN])
-    cost = measure(config, 10, Console(quiet=True))
+    cost = measure(config, 3, Console(quiet=True))
     assert set(cost.seconds) == {"tokenizer", "return_target", "prior", "action"}
     assert all(0 < s < 5 for s in cost.seconds.values())
     assert cost.steps == dict.fromkeys(cost.seconds, 24) and cost.budget == 0.5
     assert cost.total == pytest.approx(12 * sum(cost.seconds.values()))
     assert {path.name for path in folder.iterdir()} <= {"study_part.py", "__pycache__"}
-    both = measure(compose(["recipe=hierarchy", *TRAIN]), 10, Console(quiet=True))
+    both = measure(compose(["recipe=hierarchy", *TRAIN]), 3, Console(quiet=True))
     assert set(both.seconds) == set(cost.seconds)  # both levels under the options that they share
