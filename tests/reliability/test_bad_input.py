@@ -160,6 +160,7 @@ def test_cuda_without_cuda(check_refused: Callable[..., str], monkeypatch: pytes
         ("evaluate run=. data=pointmaze/umaze", ["trained on", "init=."]),
         ("bench decision run=nowhere", ["There is no such run folder: nowhere"]),
         ("evaluate --run .", ["fix:      run=."]),
+        ("study study=levels executor=slurm", ["There is no executor 'slurm'", "submitit is for SLURM"]),
         ("study seeds=0,1", ["'seeds=[0,1]'"]),
         ("report run=there", ["trajgen report there"]),
         ("report . out=a.pdf", ["HTML", "out=FILE.html"]),

@@ -112,9 +112,10 @@ def search(words: Words) -> None:
     path = _file("search", options.search)
     from trajgen import experiments
     from trajgen.core.terminal import Terminal
-    from trajgen.experiments.executors import read_executor_words
+    from trajgen.experiments.executors import check_executor, read_executor_words
     from trajgen.experiments.search_space import read_search
 
+    check_executor(options.executor)
     settings, base = read_executor_words(rest)
     changes: dict[str, Any] = {"trials": options.trials, "seeds": options.seeds}
     with _resumable("search"):
@@ -146,8 +147,9 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
     if path is None and options.task is not None:
         raise ConfigError("A task is that of a study.", got=f"task={options.task}", fix="study=paper_table task=adroit")
     from trajgen.experiments.definition import Study, grid, grid_name, read_axis, read_study
-    from trajgen.experiments.executors import read_executor_words
+    from trajgen.experiments.executors import check_executor, read_executor_words
 
+    check_executor(options.executor)
     settings, base = read_executor_words(rest)
     axes = [read_axis(text, evaluate=key == "evaluate") for key, text in texts]
     changes: dict[str, Any] = {"seeds": options.seeds, "equal": options.equal, "reference": options.reference}

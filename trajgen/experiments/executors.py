@@ -221,8 +221,7 @@ def make_executor(
         ConfigError: for an unknown name or option, or if the executor's package is missing.
     """
     words = " ".join(f"executor.{key}={value}" for key, value in options.items())
-    if name is not None and name not in NAMES:
-        raise ConfigError(f"There is no executor '{name}'.", expected=", ".join(NAMES), fix=nearest(name, NAMES))
+    check_executor(name)
     if options and name not in ("submitit", "ray"):
         raise ConfigError("Only executor=submitit and executor=ray have options.", got=words, fix="leave them out")
     if name == "inline":
@@ -254,6 +253,13 @@ def _local_executor(name: str | None, workers: int | None, device: str) -> JobEx
         return InlineExecutor("one at a time (pip install 'trajgen[sweep]' for several)")
     _require("loky")
     return LokyExecutor(count, threads or max(1, cores // count))
+
+
+def check_executor(name: str | None) -> None:
+    """Raises a `ConfigError` for an executor that there is not."""
+    if name is not None and name not in NAMES:
+        rule = f"There is no executor '{name}'."
+        raise ConfigError(rule, expected=", ".join(NAMES), fix=f"{nearest(name, NAMES)} (submitit is for SLURM)")
 
 
 def read_executor_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
