@@ -136,7 +136,7 @@ def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (run / "plots" / "sample-1.png").stat().st_size > 1000
     with pytest.raises(SystemExit):
         main(["sample", f"run={run}", "state=[1,2]"])
-    assert "The state has 4 values" in capsys.readouterr().err
+    assert "The state of this run has 4 values" in capsys.readouterr().err
 
 
 def test_the_policy_acts_in_gymnasium(run: Path) -> None:
