@@ -190,7 +190,7 @@ def test_an_environment_that_is_not_there_is_refused(env: str, words: str) -> No
     [
         ({"policy": "rondom"}, "policy=random"),
         ({"policy": "numpy:sin"}, "actions of the environment"),
-        ({"episodes": 0}, "at least"),
+        ({"episodes": 0}, "or more"),
     ],
 )
 def test_mistakes_are_refused(change: dict[str, Any], words: str) -> None:
