@@ -73,6 +73,8 @@ def test_unknown_loggers_and_missing_packages_are_refused(monkeypatch: pytest.Mo
 
 
 def test_wandb_gets_each_figure_over_the_steps_of_its_stage(tmp_path: Path, wandb: Wandb) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"seed": 3}')
     with open_loggers(["wandb_offline"], tmp_path / "run") as loggers:
         for line in [*LINES, {"stage": "first", "stage_index": 0, "step": 1, "a": float("nan"), "d": 2}]:
             MetricsLog(tmp_path / "metrics.jsonl").write(line, loggers)
@@ -81,6 +83,7 @@ def test_wandb_gets_each_figure_over_the_steps_of_its_stage(tmp_path: Path, wand
     assert wandb.options["mode"] == "offline" and wandb.options["name"] == "run"
     assert wandb.logged[1] == {"first/step": 10, "first/seconds": 0.5, "first/total": 0.1, "first/usage/scale_1": 0.5}
     assert [values.get("second/step") for values in wandb.logged] == [None, None, 5, 10, None]
+    assert wandb.options["config"] == {"seed": 3}
     assert wandb.logged[-1] == {"first/step": 1, "first/d": 2.0}  # what is not a finite number is left out
     assert ("first/*", "first/step") in wandb.defined and ("second/*", "second/step") in wandb.defined
 

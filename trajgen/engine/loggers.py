@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from trajgen.core.errors import ConfigError, nearest
-from trajgen.core.files import append_json, flush, read_metrics, write_file
+from trajgen.core.files import append_json, flush, read_json, read_metrics, write_file
 from trajgen.core.terminal import progress
 from trajgen.engine.storage import Position
 
@@ -121,15 +121,20 @@ def _tensorboard(folder: Path, stack: ExitStack) -> Logger:
 
 
 def _wandb(folder: Path, stack: ExitStack, mode: str | None) -> Logger:
-    """A run of Weights & Biases with files in ``wandb/`` of the run folder; a resumed training goes on with it."""
+    """A run of Weights & Biases with the run's options, and files in ``wandb/`` of the run folder.
+
+    A resumed training goes on with it.
+    """
     import wandb
 
+    options = folder / "config.json"
     run: Any = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "trajgen"),
         name=folder.name,
         id=sha256(str(folder.absolute()).encode()).hexdigest()[:16],
         resume="allow",
         dir=str(folder),
+        config=read_json(options) if options.exists() else None,
         mode=mode,
     )
     stack.callback(run.finish)
