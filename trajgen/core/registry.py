@@ -168,9 +168,9 @@ def complete(kind: str, node: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"The {kind} has no name.", got=f"{kind}={node!r:.100}", fix=f"{kind}={names(kind)[0]}")
     description = spec(kind, node["name"])
     options = {k: v for k, v in node.items() if k != "name"}
-    known = [o.name for o in description.options]
-    for option in (name for name in options if name not in known):
-        raise unknown_option(f"{kind}.{option}", known, options[option], owners(kind, option))
+    option_names = [o.name for o in description.options]
+    for option in (name for name in options if name not in option_names):
+        raise unknown_option(f"{kind}.{option}", option_names, options[option], owners(kind, option))
     hints = _types(description)
     return {**description.defaults(), **{k: convert(v, hints.get(k, Any), f"{kind}.{k}") for k, v in options.items()}}
 

@@ -131,7 +131,7 @@ def read_off(fixture: Fixture) -> None:
 
 @contract("each step has its own action and its own error", "action")
 @torch.no_grad()
-def own_steps(fixture: Fixture) -> None:
+def errors_of_steps(fixture: Fixture) -> None:
     action, example = fixture.component, fixture.example()
     plan, states, offsets = acting_plan(action, example), example.batch.chunk_states, chunk_offsets(example)
     predicted, target = action(plan, states, offsets), example.batch.chunk_actions
@@ -140,18 +140,18 @@ def own_steps(fixture: Fixture) -> None:
     if not isinstance(action, HasActionLoss):
         return
     errors = action.loss(plan, states, offsets, target)
-    own = torch.zeros_like(errors, dtype=torch.bool)
-    own[2, -1] = True
+    expected = torch.zeros_like(errors, dtype=torch.bool)
+    expected[2, -1] = True
     for dim in range(target.shape[2]):
-        reached = torch.zeros_like(own)
+        reached = torch.zeros_like(expected)
         for change in (-1.0, 1.0):
             changed = target.clone()
             changed[2, -1, dim] += change
             reached |= (action.loss(plan, states, offsets, changed) - errors).abs() > 1e-6
         require(
-            torch.equal(reached, own),
+            torch.equal(reached, expected),
             f"The errors (B, H) are not those of each step's own action: dimension {dim} of one action changes "
-            f"{int((reached & ~own).sum())} others, and its own {'too' if reached[2, -1] else 'not'}.",
+            f"{int((reached & ~expected).sum())} others, and its own {'too' if reached[2, -1] else 'not'}.",
             look="loss(): shifted or permuted actions, means over steps or windows",
         )
 
