@@ -38,7 +38,7 @@ def test_a_device_with_a_number_is_used_alone(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with SimulatedCuda(), pytest.raises(ConfigError, match=r"no device=cuda:7(?s:.*)expected: cuda:0"):
+    with SimulatedCuda(), pytest.raises(ConfigError, match=r"no device=cuda:7(?s:.*)fix: +device=cuda or cuda:0"):
         choose_device("cuda:7")
     with SimulatedCuda(devices=4), pytest.raises(ConfigError, match="cuda:0 to cuda:3"):
         choose_device("cuda:4")

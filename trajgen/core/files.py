@@ -56,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()  # a full disk needs the room
-        if isinstance(error, OSError) and error.filename is None:  # of a write, which knows no name
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a write, which knows no name
             error.filename = str(path)
         raise
     flush(path.parent)
