@@ -14,6 +14,8 @@ from points import ID
 from trajgen.core.errors import CheckpointError, DataError
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import EnvRecord, make_eval_env
+from trajgen.envs.gym import register_envs
+from trajgen.envs.strangers import check_options
 from trajgen.experiments.run_folder import recorded_env
 
 OPTIONS = DataOptions(id=ID)
@@ -86,6 +88,13 @@ def test_options_name_no_file(name_env: Callable[..., None], path: str, tmp_path
         received = EnvRecord("HalfCheetah-v5", options, max_episode_steps=5)
         with pytest.raises(CheckpointError, match="no path"):
             make_eval_env(DataOptions(id="nobody/none-v0"), received)
+
+
+def test_options_of_real_environments_are_taken() -> None:
+    register_envs()
+    kitchen = {"tasks_to_complete": ["microwave", "light switch"], "robot_noise_ratio": 0.01}
+    for env_id, options in [*((each.id, each.kwargs) for each in gymnasium.registry.values()), ("kitchen", kitchen)]:
+        check_options(env_id, options)
 
 
 def test_a_module_before_the_last_colon_is_not_imported(stranger: Path) -> None:

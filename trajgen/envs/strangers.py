@@ -15,7 +15,7 @@ from trajgen.security import check_numbers
 
 LARGEST_OPTION = 2**24
 """Largest whole number among the options of an environment."""
-TEXT = re.compile(r"(\w[\w.+-]*)?")
+TEXT = re.compile(r"(\w[\w .+-]*)?")
 """Text of an option that is no path: an environment might open what it names."""
 REGISTERING = ("minigrid", "ogbench", "ale_py")
 """Packages that register environments when they are imported."""
