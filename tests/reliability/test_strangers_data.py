@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from points import ID
 
 from trajgen.core.errors import CheckpointError, DataError
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import EnvRecord, make_eval_env
 from trajgen.envs.gym import register_envs
-from trajgen.envs.strangers import check_options
+from trajgen.envs.strangers import check_options, trusted
 from trajgen.experiments.run_folder import recorded_env
 
 OPTIONS = DataOptions(id=ID)
@@ -88,6 +91,16 @@ def test_options_name_no_file(name_env: Callable[..., None], path: str, tmp_path
         received = EnvRecord("HalfCheetah-v5", options, max_episode_steps=5)
         with pytest.raises(CheckpointError, match="no path"):
             make_eval_env(DataOptions(id="nobody/none-v0"), received)
+
+
+def test_environments_of_ogbench_are_registered_for_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ogbench", ModuleType("ogbench"))
+    maze = "visual-pointmaze-medium-v0"
+    env_spec = EnvSpec(maze, "trajgen.envs.ogbench:make_visual_point_maze", kwargs={"maze_type": "medium"})
+    try:
+        assert trusted(env_spec).entry_point == gymnasium.spec(maze).entry_point == env_spec.entry_point
+    finally:
+        gymnasium.registry.pop(maze, None)
 
 
 def test_options_of_real_environments_are_taken() -> None:

@@ -19,7 +19,7 @@ TEXT = re.compile(r"(\w[\w .+-]*)?")
 """Text of an option that is no path: an environment might open what it names."""
 REGISTERING = ("minigrid", "ogbench", "ale_py")
 """Packages that register environments when they are imported."""
-WRAPPERS = ("trajgen.envs.", "gymnasium.wrappers.")
+WRAPPERS = ("trajgen.envs.", "gymnasium.wrappers.", "minigrid.wrappers")
 """Where wrappers are that a data set may name, but for those that draw or write."""
 DRAWING = "gymnasium.wrappers.rendering"
 
@@ -61,10 +61,16 @@ def trusted(env_spec: Any) -> Any:
     Raises:
         DataError: if nothing is registered under its id, or its options or wrappers might open, write or import
             something.
+        ConfigError: if it is OGBench's, which is not installed.
     """
     import gymnasium
 
-    package = str(env_spec.entry_point).partition(":")[0].partition(".")[0]
+    module = str(env_spec.entry_point).partition(":")[0]
+    package = module.partition(".")[0]
+    if module == "trajgen.envs.ogbench":  # some of OGBench's are registered when they are asked for
+        from trajgen.envs.ogbench import register
+
+        register(env_spec.id)
     with suppress(ImportError):  # then nothing is registered
         import_module(package) if package in REGISTERING else None
     registered = gymnasium.registry.get(env_spec.id)
@@ -79,7 +85,7 @@ def trusted(env_spec: Any) -> Any:
     for wrapper in env_spec.additional_wrappers:
         if not _is_harmless(wrapper.entry_point):
             raise DataError(
-                "A data set names no wrappers of an environment but Gymnasium's, and none that draws or writes.",
+                "Wrappers that a data set names are Gymnasium's or MiniGrid's, and none draws or writes.",
                 got=f"{env_spec.id} with {wrapper.entry_point}",
                 fix="data.env_id=ID of an environment that you know",
             )
