@@ -49,12 +49,17 @@ def tiny_place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+PLANS = 8
+"""Plans of which an evaluation measures the condition error."""
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tiny_place: Path) -> Path:
     """The folder of the one tiny run, made by the command line; tests leave it as it is."""
     before = {path.name for path in tiny_place.iterdir()}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tiny_place)
+        patch.setattr("trajgen.experiments.evaluating.CONDITIONS", PLANS)  # whichever test asks for the run first
         patch.setattr("trajgen.viz.figure.write", blank)
         main(["train", "recipe=mage", *tiny.TRAIN])
     tiny.LEFT_BY_TRAINING.update({path.name for path in tiny_place.iterdir()} - before)
@@ -117,7 +122,7 @@ def blank(figure: Any, path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few plans and pictures in an evaluation; outside ``tests/viz`` figures are composed, and their PNG is blank."""
-    monkeypatch.setattr("trajgen.experiments.evaluating.CONDITIONS", 8)
+    monkeypatch.setattr("trajgen.experiments.evaluating.CONDITIONS", PLANS)
     monkeypatch.setattr("trajgen.viz.plans.EPISODES", 1)
     if request.path.parent.name != "viz":
         monkeypatch.setattr("trajgen.viz.figure.write", blank)

@@ -121,8 +121,7 @@ def test_an_evaluation_takes_no_place_of_another(run: Path, tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_evaluation_is_reproducible(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajgen.experiments.evaluating.CONDITIONS", 256)  # as in the tiny run
+def test_the_evaluation_is_reproducible(run: Path) -> None:
     first = json.loads((run / "evaluation.json").read_text())
     again = evaluated(run, "evaluation.latency=false", "evaluation.reference=false")
     assert again["return"] == first["return"] and again["condition_error"] == first["condition_error"]
