@@ -146,8 +146,8 @@ def spec(kind: str, name: str) -> Spec:
 
 def owners(kind: str, option: str) -> str:
     """Which components of a kind have an option, for a message; empty if none has."""
-    found = [f"{kind}={name}" for name in names(kind) if option in (o.name for o in spec(kind, name).options)]
-    return f"{' and '.join(found)} {'has' if len(found) == 1 else 'have'} {option}" if found else ""
+    components = [f"{kind}={name}" for name in names(kind) if option in (o.name for o in spec(kind, name).options)]
+    return f"{' and '.join(components)} {'has' if len(components) == 1 else 'have'} {option}" if components else ""
 
 
 def component(kind: str, name: str) -> Callable[..., Any]:
