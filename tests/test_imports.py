@@ -214,15 +214,16 @@ def test_the_package_imports_nothing_until_it_is_asked() -> None:
         getattr(trajgen, absent)
 
 
-def test_a_training_is_refused_without_torch_where_its_data_or_its_folder_are_not_there(tmp_path: Path) -> None:
+def test_what_needs_no_torch_is_refused_without_it(tmp_path: Path) -> None:
     code = f"""
 import os, sys
 from contextlib import suppress
 from trajgen.cli import main
 os.chdir({str(tmp_path)!r})
-for line in ("train data.id=mine/none-v0", "train resume=true", "train device=mps"):
+for line in ("train data.id=mine/none-v0", "train resume=true", "train device=mps",
+             "evaluate run=zoo/mage-umaze sampler.temprature=1", "study study=num_scales seeds=[]"):
     with suppress(SystemExit):
         main(line.split())
     print(line, "torch" in sys.modules)
 """
-    assert run(code).count("False") == 3
+    assert run(code).count("False") == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -61,7 +62,21 @@ def read_run(words: Iterable[str], cls: type[R]) -> tuple[R, dict[str, Any]]:
         if word.startswith("data=") and "{" not in word:
             fix = f"trajgen train {word} init={options.run}; data.KEY=VALUE changes an option"
             raise ConfigError("A run is evaluated on the task that it was trained on.", got=word, fix=fix)
-    return replace(options, run=existing(writable_folder(options.run))), parse(rest)
+    options, overrides = replace(options, run=existing(writable_folder(options.run))), parse(rest)
+    if overrides and not options.imports:
+        _check(options.run, overrides)
+    return options, overrides
+
+
+def _check(folder: Path, overrides: dict[str, Any]) -> None:
+    """Raises a `ConfigError` for overrides that do not fit a run whose components are trajgen's; imports no torch."""
+    from trajgen.config.schema import TOP, Config, merged
+    from trajgen.experiments.run_folder import read_config
+
+    plain = read_config(folder)
+    if not plain.get("imports"):
+        with suppress(AttributeError, TypeError, ValueError):  # of a damaged file, which loading names
+            Config.from_plain(merged({key: value for key, value in plain.items() if key in TOP}, overrides))
 
 
 def existing(folder: Path) -> Path:

@@ -42,4 +42,4 @@ def export(words: Words) -> None:
     with console.status("exporting"):
         write(policy, out, format=options.format, batch=options.batch)
     for path in sorted(out.iterdir()):
-        console.print(f"{path}  {path.stat().st_size / 1e6:.2f} MB", highlight=False)
+        console.print(f"{path}  {-(-path.stat().st_size // 1000):,} kB", highlight=False)

@@ -21,7 +21,7 @@ from trajgen.viz.options import Look
 class ManyOptions(Look):
     """Options of the commands that train many runs."""
 
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = None
     """Seeds of the trainings, as [0,1,2]."""
     out: Path | None = None
     """Folder of everything; by default studies/NAME."""
@@ -49,7 +49,7 @@ class StudyOptions(ManyOptions):
     """Axis of evaluations, which need no training: 'evaluate=[sampler=greedy,sampler.temperature=1.0]'."""
     reference: str | None = None
     """Variant that the others are compared to; by default the first."""
-    equal: Annotated[tuple[str, ...], "steps", "time"] = ()
+    equal: Annotated[tuple[str, ...] | None, "steps", "time"] = None
     """Compare at equal steps, at equal time of training, or both."""
     probe: int | None = None
     """Steps of each stage that are timed for equal time."""
@@ -120,7 +120,10 @@ def search(words: Words) -> None:
     changes: dict[str, Any] = {"trials": options.trials, "seeds": options.seeds}
     with _resumable("search"):
         experiments.run_search(
-            replace(read_search(path).with_overrides(base), **{key: value for key, value in changes.items() if value}),
+            replace(
+                read_search(path).with_overrides(base),
+                **{key: value for key, value in changes.items() if value is not None},
+            ),
             Terminal(),
             folder=options.out,
             workers=options.workers,
@@ -160,7 +163,7 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
         if axes:
             reference = ", ".join([built.reference, *(next(iter(axis)) for axis in axes)])
             built = replace(built, variants=grid([built.variants, *axes]), reference=reference)
-    built = replace(built, **{key: value for key, value in changes.items() if value})
+    built = replace(built, **{key: value for key, value in changes.items() if value is not None})
     if options.probe is not None and "time" not in built.equal:
         raise ConfigError("Steps are timed for equal time.", got=f"probe={options.probe}", fix="equal=[time]")
     return options, settings, built.with_overrides(base)

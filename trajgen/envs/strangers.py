@@ -36,7 +36,7 @@ def check_options(env_id: str, options: Mapping[str, Any], error: type[TrajgenEr
         check_numbers(options, LARGEST_OPTION, int)
         text = next((text for text in _texts(options) if not TEXT.fullmatch(text)), None)
     except (ValueError, RecursionError) as cause:
-        raise error(f"The options of the environment {env_id} are not as one has them.", got=str(cause)) from cause
+        raise error(f"An option of the environment {env_id} is too large or nested.", got=str(cause)) from cause
     if text is not None:
         raise error(
             "The options of an environment that a file names hold no path.",
@@ -71,8 +71,9 @@ def trusted(env_spec: Any) -> Any:
         from trajgen.envs.ogbench import register
 
         register(env_spec.id)
-    with suppress(ImportError):  # then nothing is registered
-        import_module(package) if package in REGISTERING else None
+    if package in REGISTERING:
+        with suppress(ImportError):  # then nothing is registered
+            import_module(package)
     registered = gymnasium.registry.get(env_spec.id)
     if registered is None:
         fix = f"pip install {package}" if package in REGISTERING else f"imports=[{package}], if you know what it does"
