@@ -222,7 +222,7 @@ RECIPES: dict[str, dict[str, str]] = {
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
         "auto": _QUANTIZED.replace(" mage_multi", ""),
-        "single": _LATENT,
+        "single": _LATENT.replace("mage_critic ", ""),  # which compares plans after two scales
         "unit": f"dt {_AUTOREGRESSIVE}".replace(" mage_multi", ""),
     },
     "tokenizer": {"bins": "tt", "identity": "dd diffuser dv flow hd", "multiscale": _QUANTIZED},
@@ -258,7 +258,7 @@ RECIPES: dict[str, dict[str, str]] = {
         "advantage": "hiql iql",
         "continuing": "dd diffuser dv flow hd",
         "direct": "bc",
-        "hierarchy": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_paper tap tt two_level",
+        "hierarchy": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
         "history": "dt",
         "latent": _LATENT,
         "subgoals": "hiql iql",

@@ -79,7 +79,7 @@ def test_a_preset_composes_with_a_recipe(name: str, recipe: str) -> None:
     }
 
 
-ADVISED = {tuple(task.recipes["mage"]): name for name, task in TASKS.items() if task.recipes}
+ADVISED = {tuple(words): name for name, task in TASKS.items() if (words := task.recipes.get("mage"))}
 """A task for each list of options that tasks have MAGE take."""
 
 

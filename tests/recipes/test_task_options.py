@@ -48,6 +48,10 @@ def test_they_are_for_a_recipe_and_for_those_that_inherit_it(folder: Path) -> No
     assert task_words(["recipe=dt", "data=task.yaml"]) == []
     assert compose(["recipe=dt", "data=task.yaml"]).policy.replan_interval == 1  # dt's own
     assert compose(["recipe=bc", "data=task.yaml"]).components["action"]["depth"] != 4
+    (folder / "both.yaml").write_text(f"{PRESET}  flat: [action.depth=2]\n")
+    for recipe, depth in (("mage", 4), ("mine.yaml", 2)):  # the nearer recipe's counts, and the rest of both
+        config = compose([f"recipe={recipe}", "data=both.yaml"])
+        assert (config.components["action"]["depth"], config.policy.replan_interval) == (depth, 1)
 
 
 @pytest.mark.parametrize("options", ["[depth]", "{a: 1}", "[hydra.run.dir=x]", "[run_dir=elsewhere]", "[imports=os]"])

@@ -19,9 +19,10 @@ PLAIN_NAME = re.compile(r"[-\w/.]+")
 
 
 def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str]:
-    """The options that the data preset of a command line has for its recipe, or for a recipe that it inherits.
+    """The options that the data preset of a command line has for its recipe, and for recipes that it inherits.
 
-    An option that the words set themselves is left out, and so are the options of a component that they replace.
+    An option that the words set themselves is left out, and so are the options of a component that they replace. Of
+    two that set the same, that of the nearer recipe counts.
 
     Args:
         words: ``key=value``, as for ``trajgen train``.
@@ -38,14 +39,16 @@ def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str
     if recipe is None or data is None:  # a missing file, or several values of a sweep: said elsewhere
         return []
     by_recipe = read_options("data", data, folders).get(RECIPES_KEY, {})
-    options: Any = next((by_recipe[name] for name in _lineage(recipe, folders) if name in by_recipe), [])
-    if not isinstance(options, list) or not all(_is_option(option) for option in options):
-        raise ConfigError(
-            f"'{RECIPES_KEY}' of a data preset has a list of key=value for each recipe.",
-            got=f"{data}: {options!r:.100}",
-            fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
-        )
-    return [word for word in options if not _names(word) & set(chosen)]
+    words_by_key: dict[str, str] = {}
+    for options in [by_recipe[name] for name in reversed(_lineage(recipe, folders)) if name in by_recipe]:
+        if not isinstance(options, list) or not all(_is_option(option) for option in options):
+            raise ConfigError(
+                f"'{RECIPES_KEY}' of a data preset has a list of key=value for each recipe.",
+                got=f"{data}: {options!r:.100}",
+                fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
+            )
+        words_by_key |= {option.partition("=")[0]: option for option in options}
+    return [word for word in words_by_key.values() if not _names(word) & set(chosen)]
 
 
 def _names(word: str) -> set[str]:

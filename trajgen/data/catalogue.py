@@ -107,7 +107,7 @@ def facts(task: Task) -> dict[str, str]:
         "Minari id": data.id,
         "get": task.get,
         "train": task.train,
-        **{f"with {recipe}": " ".join(words) for recipe, words in task.recipes.items()},
+        **{f"with {recipe}": " ".join(words) for recipe, words in task.recipes.items() if words},
         "environment": task.eval_env + limit,
         "windows": f"{data.horizon} points, {strides} steps apart; actions of {data.chunk} steps{goals}",
         "returns": f"discount {data.discount:g}, power {data.return_power:g}",
