@@ -77,7 +77,7 @@ def require_same_offsets(run: str, space: Space) -> None:
         offset = list(stored.get(name) or ()) if isinstance(stored, dict) else []
         if offset != list(getattr(space, name)):
             raise ConfigError(
-                "The data have other large offsets than those of the run, which are subtracted of them.",
+                "The data have other large offsets than those of the run, which are subtracted from them.",
                 expected=f"{name}: {offset}",
                 got=list(getattr(space, name)),
                 fix="leave init out, or subtract the same offset from both data sets",
