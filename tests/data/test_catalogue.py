@@ -94,6 +94,22 @@ def test_what_mage_needs_there_is_composed_and_builds(name: str) -> None:
     dry_run(config)
 
 
+CHOSEN = {
+    (tuple(task.recipes["mage_critic"]), bool(task.options.goal_state)): name
+    for name, task in TASKS.items()
+    if "mage_critic" in task.recipes
+}
+"""A task for each critic that tasks have MAGE choose plans by, with goals that specify the state and with others."""
+
+
+@pytest.mark.parametrize("name", CHOSEN.values())
+def test_plans_can_be_chosen_there_by_the_critic_of_the_task(name: str) -> None:
+    config = compose(["recipe=mage_critic", f"data={name}"])
+    has_goal_state = bool(TASKS[name].options.goal_state)
+    assert config.components["critic"]["name"] == ("length" if has_goal_state else "value")
+    dry_run(config)
+
+
 def test_another_set_can_stand_in_for_a_task() -> None:
     config = compose(["data=adroit/door-human", "data.id=lab/adroit/door-human-v0", "data.success.steps=3"])
     assert config.data.id == "lab/adroit/door-human-v0" and config.data.success.steps == 3
