@@ -75,7 +75,8 @@ def _check(folder: Path, overrides: dict[str, Any]) -> None:
 
     plain = read_config(folder)
     if not plain.get("imports"):
-        with suppress(AttributeError, TypeError, ValueError):  # of a damaged file, which loading names
+        damaged = AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError
+        with suppress(*damaged):  # loading says which file it is
             Config.from_plain(merged({key: value for key, value in plain.items() if key in TOP}, overrides))
 
 

@@ -141,7 +141,7 @@ def _check(
         raise DataError(
             "Actions must be vectors of real numbers.",
             got=f"{name}: whole numbers from {low.min():g} to {high.max():g}, as those of discrete actions",
-            fix="actions=continuous if they are not; a Minari set with a space of discrete actions is read as it is",
+            fix="actions=continuous if they are not; Minari sets with a space of discrete actions are read as they are",
         )
     rounding.warn(name, without=OBSERVED)
     space = replace(space, action_low=tuple(low.tolist()), action_high=tuple(high.tolist()))
