@@ -48,7 +48,6 @@ NOT_RUN = {
 RUN_ELSEWHERE = {
     ".venv/bin/mkdocs build --strict": "test_docs.py builds the site",
     "python tests/docs/tables.py": "test_compose.py compares what it would write",
-    "python tests/docs/error_page.py": "test_error_page.py compares what it would write",
     "python tests/docs/path_figure.py": "test_path_figure.py compares what it would draw",
 }
 """Commands of other programs that tests run, and where."""

@@ -24,7 +24,7 @@ from pages import PAGES
 
 import trajgen
 from trajgen.config import SECTIONS, compose, zoo_files
-from trajgen.core import critics, planning, protocols
+from trajgen.core import critics, errors, planning, protocols
 from trajgen.core.options import WORDS, describe
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.schedule import ScaleSchedule
@@ -166,6 +166,12 @@ def public(_: str = "") -> str:
     return "\n".join(rows)
 
 
+def error_classes(_: str = "") -> str:
+    """The exceptions that a user can mend."""
+    classes = [each for each in vars(errors).values() if inspect.isclass(each) and each.__module__ == errors.__name__]
+    return "\n".join(f"- `{each.__name__}`: {_text(first_sentence(each))}" for each in classes)
+
+
 def zoo(_: str = "") -> str:
     """The planners of the zoo with the scores that were measured."""
     rows = []
@@ -183,7 +189,7 @@ def zoo(_: str = "") -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     head = "| planner | return | of the controller's | normalized by D4RL's bounds | success |"
-    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: |", *rows])
+    return "\n".join([head, "|---|---:|---:|---:|---:|", *rows])
 
 
 def modules(page: Path) -> list[str]:
@@ -205,6 +211,7 @@ TABLES: dict[str, Callable[[str], str]] = {
     "letters": letters,
     "scales": scales,
     "public": public,
+    "errors": error_classes,
     "zoo": zoo,
 }
 

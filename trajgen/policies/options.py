@@ -21,8 +21,8 @@ class PolicyOptions:
     revise_interval: int = 1
     """Environment steps between revisions; at most those for which a plan can be followed."""
     revise_misfit: Literal["likelihood", "state", "critic"] = "likelihood"
-    """How badly a plan fits the present: how surprising its coarse codes are (likelihood), how far the way since leads
-    from the planned one (state), or how much less the plan is worth than before (critic)."""
+    """By what it is measured how badly a plan fits the present: its coarse codes' likelihood, the states since it was
+    made, or a critic."""
     revise_threshold: float | None = None
     """Misfit above which the next step makes a whole plan; null for none."""
     seed: int = 0
