@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -12,6 +14,7 @@ import pytest
 import yaml
 
 from trajgen.cli import main
+from trajgen.core import terminal
 from trajgen.core.errors import ConfigError, DataError, TrainingError, TrajgenError
 from trajgen.data import minari, store
 from trajgen.data.options import DataOptions
@@ -67,6 +70,13 @@ def test_a_recording_that_was_stopped_ends_as_one_that_was_not(monkeypatch: pyte
         assert len(one.rewards) == 7 and one.truncations[-1] and not one.terminations[-1]
     assert minari.describe("twice/pendulum-v0")["eval_env"] == "Pendulum-v1"
     assert not list((root / "datasets" / recording.RECORDINGS).rglob("*.npz"))
+
+
+def test_a_log_has_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=count(step=30).__next__))
+    main(["data", "record", "env=Pendulum-v1", "max_episode_steps=2", "episodes=4", "id=whole/pendulum-v0"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("recording")]
+    assert shown[0] == "recording 1/4, 0:01:30 left  whole/pendulum-v0" and len(shown) == 4
 
 
 def test_a_policy_of_ones_own_in_an_environment_with_goals(root: Path) -> None:

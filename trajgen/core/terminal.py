@@ -15,6 +15,9 @@ from rich.text import Text
 
 from trajgen.core.errors import printable
 
+PAUSE = 20.0
+"""Least seconds between two lines about what goes on, where they are not on a terminal."""
+
 
 class Terminal(Console):
     """A console that takes no markup and no emoji codes from what it prints, and no control characters."""
@@ -29,7 +32,7 @@ class Terminal(Console):
 
 @contextmanager
 def progress(
-    console: Console, name: str, total: int, done: int = 0, *, pause: float = 0.0
+    console: Console, name: str, total: int, done: int = 0, *, pause: float = PAUSE
 ) -> Iterator[Callable[[int, Sequence[str]], None]]:
     """Yields a function that shows how many of ``total`` are done, and texts: on a bar on a terminal, else ten times.
 

@@ -155,7 +155,7 @@ def stage_progress(
     console: Console, name: str, steps: int, done: int
 ) -> Iterator[Callable[[int, Mapping[str, float] | None], None]]:
     """Yields a function that shows a step of a stage, and figures where there are some, the total loss first."""
-    with progress(console, name, steps, done) as show_texts:
+    with progress(console, name, steps, done, pause=0) as show_texts:
 
         def show(step: int, figures: Mapping[str, float] | None = None) -> None:
             ordered = sorted((figures or {}).items(), key=lambda item: item[0] != "total")

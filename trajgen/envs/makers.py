@@ -44,8 +44,6 @@ class Maker:
         return f"trajgen/{self.name}-v0"
 
 
-PAUSE = 20.0
-"""Seconds between two lines about a recording, where they are not on a terminal."""
 OWN_MAP = "pointmaze"
 """The maker of mazes of one's own."""
 OWN_ID = "own/pointmaze-v0"
@@ -212,7 +210,7 @@ def make(
     with gymnasium.make(spec) as env:
         spaces: dict[str, Any] = {"observation_space": env.observation_space, "action_space": env.action_space}
         team = getattr(env.unwrapped, "team", None)
-    with progress(Terminal(quiet=quiet), id.rpartition("/")[2], total, pause=PAUSE) as show:
+    with progress(Terminal(quiet=quiet), id.rpartition("/")[2], total) as show:
 
         def episodes() -> Iterator[dict[str, Any]]:
             done = 0

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 CONDITIONS = 256
 """First states from which the condition error is measured."""
-PAUSE = 20.0
-"""Seconds between two lines about episodes that are played, where they are not on a terminal."""
 
 
 def evaluate(
@@ -165,7 +163,7 @@ def sample(
 @contextmanager
 def episode_progress(console: Console, episodes: int, max_steps: int, player: str) -> Iterator[Progress]:
     """Shows the steps of a player's episodes with the time left, and how many have ended."""
-    with progress(console, player, episodes * max_steps, pause=PAUSE) as show:
+    with progress(console, player, episodes * max_steps) as show:
         yield lambda steps, ended: show(steps, [f"{ended}/{episodes} ended"])
 
 

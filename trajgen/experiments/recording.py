@@ -22,7 +22,7 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import nested_entries
-from trajgen.core.terminal import Terminal
+from trajgen.core.terminal import Terminal, progress
 from trajgen.data import store
 from trajgen.data.options import EnvShift
 from trajgen.experiments.options import RecordOptions
@@ -69,14 +69,16 @@ def record(options: RecordOptions) -> str:
     team = getattr(env.unwrapped, "team", None)
     is_box = isinstance(env.action_space, gymnasium.spaces.Box)
     with _folder(options) as folder:
-        with env:
-            for number in _shown(range(options.episodes), options.name):
-                path = folder / f"{number:06d}.npz"
-                if not path.exists():
-                    _write(path, _episode(env, policy, options.seed + number, options.name))
+        paths = {options.seed + number: folder / f"{number:06d}.npz" for number in range(options.episodes)}
+        missing = {seed: path for seed, path in paths.items() if not path.exists()}
+        done = len(paths) - len(missing)
+        with env, progress(Terminal(), "recording", len(paths), done) as show:
+            for seed, path in missing.items():
+                _write(path, _episode(env, policy, seed, options.name))
+                show(done := done + 1, [options.name])
         minari.save(
             options.name,
-            (_read(folder / f"{number:06d}.npz", options.seed + number) for number in range(options.episodes)),
+            (_read(path, seed) for seed, path in paths.items()),
             env_spec=env_spec,
             eval_env_spec=env_spec,
             description=f"Recorded by trajgen: {options.policy} in {options.env}{(options.shift or EnvShift()).words}, "
@@ -104,12 +106,6 @@ def _folder(options: RecordOptions) -> Iterator[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, about)
         yield folder
-
-
-def _shown(numbers: range, name: str) -> Iterator[int]:
-    from rich.progress import track
-
-    yield from track(numbers, description=f"recording {name}")
 
 
 def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any], Any]]:
