@@ -82,12 +82,15 @@ def test_an_interruption_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: p
 
     monkeypatch.setattr("trajgen.data.store.local_sets", interrupted)
     monkeypatch.setattr("trajgen.experiments.run_study", interrupted)
-    for line, said in {"data list": "Interrupted.", "study study=levels": "The study was stopped; the same"}.items():
+    for line, beginning in {
+        "data list": "Interrupted.",
+        "study study=levels": "The study was stopped; the same",
+    }.items():
         with pytest.raises(SystemExit) as ended:
             main(line.split())
         assert ended.value.code == 130
         error = capsys.readouterr().err
-        assert error.startswith(said) and error.count("\n") == 1
+        assert error.startswith(beginning) and error.count("\n") == 1
 
 
 def test_an_interruption_while_the_command_line_is_loaded_is_said() -> None:

@@ -179,7 +179,7 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
     mask[size // 2 :, HORIZON // 2 :] = False
     chunk_mask = torch.ones(size, chunk, dtype=torch.bool)
     chunk_mask[-1, 1:] = False
-    made = Batch(
+    batch = Batch(
         states=draw(HORIZON, space.state_dim),
         actions=draw(HORIZON, stride, space.action_dim),
         rewards=draw(HORIZON),
@@ -191,10 +191,10 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
         goals=draw(space.goal_dim) if space.goal_dim else None,
         time=torch.arange(size),
     )
-    goals = None if made.goals is None else torch.stack([made.goals, draw(space.goal_dim)], dim=1)
+    goals = None if batch.goals is None else torch.stack([batch.goals, draw(space.goal_dim)], dim=1)
     count = 1 if goals is None else goals.shape[1]
     rewards, terminals = draw(count, chunk), draw(count, chunk) > 1
-    return replace(made, transitions=Transitions(draw(chunk, space.state_dim), rewards, terminals, chunk_mask, goals))
+    return replace(batch, transitions=Transitions(draw(chunk, space.state_dim), rewards, terminals, chunk_mask, goals))
 
 
 def cond(size: int = 6, seed: int = 1) -> Cond:

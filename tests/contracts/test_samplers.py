@@ -185,7 +185,7 @@ def test_features_of_continuous_codes_are_known_one_by_one(model: Any, cond: Con
     mask[:, 0, 1] = True
     known_codes = KnownCodes(torch.full((6, tokens, 3), 9.0), mask)
     greedy = AutoregressiveSampler(lambda logits, _: logits)
-    free, codes = (greedy(ECHO, Lengths(), cond, None, known).codes for known in (None, known_codes))
+    free, codes = (greedy(ECHO, Lengths(), cond, None, prompt).codes for prompt in (None, known_codes))
     assert (free[:, spans[1]] == 1).all()  # one token before, which was zero
     assert (codes[mask] == 9).all() and (codes[~mask] < 9).all()
     assert (codes - free)[~mask].abs().sum() > 0  # the others have seen them

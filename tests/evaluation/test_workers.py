@@ -59,12 +59,12 @@ def played(make_env: Any, workers: int) -> Rollouts:
 def test_the_scores_are_those_of_one_process_to_the_last_bit() -> None:
     options = EvaluationOptions(episodes=6, batch=4, latency=False)
     eval_env = walk_env(partial(Walk, fails_at=3))
-    own, others = (
+    here, in_workers = (
         evaluate(Moving(), eval_env, EvaluationOptions(**{**vars(options), "workers": n})).to_dict() for n in (0, 2)
     )
-    assert own["errors"] and own["episode_returns"]["policy"][3] is None
-    for name in own.keys() - {"decisions_per_second", "hardware"}:
-        assert own[name] == others[name], name
+    assert here["errors"] and here["episode_returns"]["policy"][3] is None
+    for name in here.keys() - {"decisions_per_second", "hardware"}:
+        assert here[name] == in_workers[name], name
 
 
 def test_a_step_that_hangs_is_ended_and_the_other_episodes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

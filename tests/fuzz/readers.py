@@ -100,11 +100,11 @@ class Readers:
         """Files and folders in the formats that are imported, by name."""
         place = self.folder / "sources"
         place.mkdir(exist_ok=True)
-        made = {"d4rl": formats.d4rl(place), "robomimic": formats.robomimic(place), "npz": formats.npz_folder(place)}
-        made["ogbench"] = formats.ogbench(place)
+        sources = {"d4rl": formats.d4rl(place), "robomimic": formats.robomimic(place), "npz": formats.npz_folder(place)}
+        sources["ogbench"] = formats.ogbench(place)
         if importlib.util.find_spec("pyarrow"):
-            made |= {f"lerobot{version}": formats.lerobot(place, version) for version in (2, 3)}
-        return made
+            sources |= {f"lerobot{version}": formats.lerobot(place, version) for version in (2, 3)}
+        return sources
 
     def _make_run(self) -> None:
         """A run folder with a checkpoint that was never trained, and its place among a study's cells."""

@@ -87,8 +87,8 @@ def test_a_stopped_training_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(InterruptedError):
         train(Stops(), tmp_path / "parts")
-    resumed, whole = train(Source(), tmp_path / "parts", resume=True), train(Source(), tmp_path / "whole")
-    for name, value in whole.state_dict().items():
+    resumed, uninterrupted = train(Source(), tmp_path / "parts", resume=True), train(Source(), tmp_path / "whole")
+    for name, value in uninterrupted.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-5, msg=name)
 
 

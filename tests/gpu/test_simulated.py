@@ -76,19 +76,19 @@ RECIPES = [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_trains_by_graphs_without_waits_and_acts(recipe: str, tmp_path: Path) -> None:
     with SimulatedCuda() as simulation:
-        whole, again, captured = (small.Setup(recipe, "cuda") for _ in range(3))
-        trained = [index for index, stage in enumerate(whole.planner.stages()) if stage.parameters]
-        watched = Watched(whole.source, simulation, tmp_path / "whole", STEPS * (trained[-1] + 1) - 1)
-        train(whole, watched, tmp_path / "whole", cuda_graph=False)
+        uncaptured, again, captured = (small.Setup(recipe, "cuda") for _ in range(3))
+        trained = [index for index, stage in enumerate(uncaptured.planner.stages()) if stage.parameters]
+        watched = Watched(uncaptured.source, simulation, tmp_path / "whole", STEPS * (trained[-1] + 1) - 1)
+        train(uncaptured, watched, tmp_path / "whole", cuda_graph=False)
         assert watched.waits and watched.in_second_steps() == []
         train(again, again.source, tmp_path / "copy", resume=True, cuda_graph=False)
-        same_state(again, whole)
+        same_state(again, uncaptured)
         train(captured, captured.source, tmp_path / "captured")
         assert simulation.launches["replay"] == 2 * len(trained) * (STEPS - captured_step.WARM_UP)
-        same_state(captured, whole)
-        plans = small.actions(whole.policy())
+        same_state(captured, uncaptured)
+        plans = small.actions(uncaptured.policy())
         assert np.isfinite(plans).all()
-        graph = whole.policy(backend="cuda_graph")
+        graph = uncaptured.policy(backend="cuda_graph")
         np.testing.assert_allclose(small.actions(graph), plans, atol=1e-5)
 
 

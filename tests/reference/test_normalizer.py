@@ -16,20 +16,20 @@ def test_mean_and_deviation_by_hand() -> None:
 
 
 def test_features_that_hardly_vary_are_named() -> None:
-    made, noise = (
+    normalizer, noise = (
         Normalizer(5, 1),
         torch.randn(1000, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
     )
     state = torch.tensor([3.0, 0.0, 1e4, 0.0, 0.0]) + noise * torch.tensor([1e-9, 0.0, 1.0, 5e-4, 1.0])
-    made.fit(
+    normalizer.fit(
         {"state": state.float(), "action": noise[:, :1].float(), "reward": torch.zeros(9, 1), "returns": noise[:, 0]}
     )
-    constant, small = made.remarks()
+    constant, small = normalizer.remarks()
     assert constant == "Constant features: state 0, state 1, reward 0"
     assert small.startswith("Features of very small deviation: state 2 (") and "state 3 (" in small
-    assert made.state.scale[3] == pytest.approx(5e-4, rel=0.1)  # and they are learnt
-    made.fit({"state": torch.zeros(9, 5)})
-    assert "and" not in made.remarks()[0]
+    assert normalizer.state.scale[3] == pytest.approx(5e-4, rel=0.1)  # and they are learnt
+    normalizer.fit({"state": torch.zeros(9, 5)})
+    assert "and" not in normalizer.remarks()[0]
     many = Normalizer(20, 1)
     many.fit({"state": torch.zeros(9, 20)})
     assert many.remarks() == [f"Constant features: {', '.join(f'state {n}' for n in range(8))} and 12 more"]

@@ -307,14 +307,14 @@ def main() -> None:
     os.environ["MINARI_DATASETS_PATH"] = str(place / "sets")
     from_arrays(ID, pendulum())
     (place / "pendulum.yaml").write_text(json.dumps({"data": PRESET}))
-    every = scenes(place)
-    names = list(every)[: max(kills, others)]
+    all_scenes = scenes(place)
+    names = list(all_scenes)[: max(kills, others)]
     counts: dict[str, Count] = {}
-    wholes: dict[str, tuple[Path, dict[str, int], float]] = {}
+    undisturbed: dict[str, tuple[Path, dict[str, int], float]] = {}
     needed = dict.fromkeys(f"train {n.split()[1]}" for n in names if n.split()[0] in ("evaluate", "export"))
     for name in (*needed, *(n for n in names if n not in needed)):  # undisturbed
         scene, folder = (
-            every[name],
+            all_scenes[name],
             place / name.split()[-1] if name.startswith("train") else place / name.replace(" ", "-"),
         )
         prepare(scene, folder)
@@ -322,16 +322,20 @@ def main() -> None:
         status, output = child(folder, scene.words, counting(folder / "calls.json"))
         if status:
             raise SystemExit(f"{name} fails undisturbed:\n{output}")
-        wholes[name] = folder, json.loads((folder / "calls.json").read_text()), time.monotonic() - began
-        print(f"{name}: {wholes[name][2]:.1f} s, {sum(wholes[name][1].values())} moments", file=sys.stderr, flush=True)
+        undisturbed[name] = folder, json.loads((folder / "calls.json").read_text()), time.monotonic() - began
+        print(
+            f"{name}: {undisturbed[name][2]:.1f} s, {sum(undisturbed[name][1].values())} moments",
+            file=sys.stderr,
+            flush=True,
+        )
     for number in range(kills + others):
         name, draw = names[number % len(names)], random.Random(SEED * 1000 + number)
-        folder, (whole, calls, seconds) = place / f"fault-{number}", wholes[name]
+        folder, (completed, calls, seconds) = place / f"fault-{number}", undisturbed[name]
         if number < kills:
-            kind, fault = "SIGKILL", disturb(every[name], folder, whole, calls, seconds, draw)
+            kind, fault = "SIGKILL", disturb(all_scenes[name], folder, completed, calls, seconds, draw)
         else:
             kind = OTHERS[(number - kills) % len(OTHERS)]
-            fault = meet(kind, every[name], folder, whole, calls, draw)
+            fault = meet(kind, all_scenes[name], folder, completed, calls, draw)
         count = counts.setdefault(f"{name}, {kind}", Count())
         count.times += 1
         if fault:

@@ -76,9 +76,9 @@ def test_a_set_that_a_killed_process_was_replacing_is_put_back(
     looks: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    kept = tmp_path / f"{store.STAGING}abc" / store.REPLACED / "tests" / "line-v0" / "data"
-    kept.mkdir(parents=True)
-    (kept / "metadata.json").write_text("{")
+    replaced = tmp_path / f"{store.STAGING}abc" / store.REPLACED / "tests" / "line-v0" / "data"
+    replaced.mkdir(parents=True)
+    (replaced / "metadata.json").write_text("{")
     (tmp_path / "tests").mkdir()
     looks()
-    assert (tmp_path / "tests" / "line-v0" / "data" / "metadata.json").exists() and not kept.exists()
+    assert (tmp_path / "tests" / "line-v0" / "data" / "metadata.json").exists() and not replaced.exists()
