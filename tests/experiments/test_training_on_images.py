@@ -12,6 +12,7 @@ import image_sets
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -104,10 +105,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(monkeypatch: pytest.Mo
 
 def encode(*words: str) -> DataOptions:
     """Encodes the set by the command line; the options that read the new set."""
-    main(["data", "encode", "id=tests/images-v0", "state_key=velocity", "image_key=front", f"new_id={NEW_ID}",
-          "data.goals=none", "data.goal_radius=null", "data.goal_key=null", "data.achieved_key=null",
-          "data.goal_state=[]", "data.maker=null", "device=cpu",
-          *words])  # fmt: skip
+    named = ["id=tests/images-v0", "state_key=velocity", "image_key=front"]
+    main(["data", "encode", *named, f"new_id={NEW_ID}", "device=cpu", *words])
     return DataOptions(id=NEW_ID, state_key="observation", horizon=3, stride=2)
 
 
@@ -141,6 +140,23 @@ def test_data_that_are_encoded_once_give_a_policy_that_acts_on_images(
     torch.testing.assert_close(policy.condition(observation()).state, expected)
     policy.reset()
     assert np.isfinite(policy.act(observation())).all()
+
+
+def test_the_preset_of_encoded_data_has_what_the_task_s_preset_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = {
+        "data": {"id": "tests/images-v0", "state_key": "velocity", "image_key": "front", "discount": 0.9},
+        "evaluation": {"episodes": 5},
+        "recipes": {"mage": ["encoder=conv", "engine.stages.encoder.lr=2e-3", "sampler.temperature=1"]},
+    }
+    (tmp_path / "task.yaml").write_text(json.dumps(task))
+    main(["data", "encode", f"data={tmp_path / 'task.yaml'}", f"new_id={NEW_ID}", "device=cpu", *FROZEN])
+    assert yaml.safe_load(capsys.readouterr().out.partition("\n\n")[2]) == {
+        "data": {"discount": 0.9, "id": NEW_ID, "state_key": "observation"},
+        "evaluation": {"episodes": 5},
+        "recipes": {"mage": ["sampler.temperature=1"]},
+    }
 
 
 def test_encoding_once_is_encoding_in_the_training() -> None:

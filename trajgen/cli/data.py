@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -197,14 +198,25 @@ def encode_data(words: Words) -> None:
     features, so that a policy that is trained on them acts on images.
     """
     options, rest = read(words, EncodeOptions, ("encoder", "data", "engine", "seed", "device", "imports", *READ_AS))
+    import yaml
     from rich.console import Console
 
-    from trajgen.config import compose
+    from trajgen.config import compose, options_by_recipe
     from trajgen.experiments.encoding import encode
 
     renamed = [f"data.{word}" if word.partition("=")[0] in READ_AS else word for word in rest]
-    preset = encode(compose(["recipe=bc", *renamed]), options, Console())
-    print(f"Encoded {options.new_id}.  trajgen data info {options.new_id}\nA preset for it:\n\n{preset.rstrip()}")
+    with TemporaryDirectory() as folder:
+        if not any(word.startswith("data=") for word in renamed):  # a set of one's own, by no task's options
+            no_options = Path(folder) / "no_options.yaml"
+            no_options.write_text('{"data": {"id": "???"}}', encoding="utf-8")
+            renamed.append(f"data={no_options}")
+        config, by_recipe = compose(["recipe=bc", *renamed]), options_by_recipe(renamed)
+    preset = encode(config, options, Console())
+    encoder = ("encoder", "engine.stages.encoder.")
+    recipes = {recipe: [word for word in words if not word.startswith(encoder)] for recipe, words in by_recipe.items()}
+    preset |= {"recipes": {recipe: words for recipe, words in recipes.items() if words}}
+    print(f"Encoded {options.new_id}.  trajgen data info {options.new_id}")
+    _print_preset(options.new_id, yaml.safe_dump({k: v for k, v in preset.items() if v}, sort_keys=False).rstrip())
 
 
 def catalogue() -> dict[str, Task]:

@@ -22,6 +22,7 @@ from trajgen.config.files import (
 )
 from trajgen.config.meant import meant
 from trajgen.config.schema import SECTIONS, Config, merged
+from trajgen.config.task_options import options_by_recipe
 
 __all__ = [
     "RECIPES",
@@ -36,6 +37,7 @@ __all__ = [
     "is_for_hydra",
     "meant",
     "merged",
+    "options_by_recipe",
     "quoted",
     "read_options",
     "read_yaml",

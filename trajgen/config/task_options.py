@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ SECTIONS = ("data", "policy", "engine", *KINDS)
 PLAIN_NAME = re.compile(r"[-\w/.]+")
 
 
-def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str]:
+def task_options(words: Sequence[str], folders: Sequence[Path] = ()) -> list[str]:
     """The options that the data preset of a command line has for its recipe, and for recipes that it inherits.
 
     An option that the words set themselves is left out, and so are the options of a component that they replace. Of
@@ -31,24 +31,38 @@ def task_options(words: Iterable[str], folders: Sequence[Path] = ()) -> list[str
     Raises:
         ConfigError: if the preset's options are not a list of ``key=value`` for each recipe.
     """
-    chosen = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2].strip("'\"") for word in words}
-    if chosen.get(SWITCH) == "false":
+    chosen = _chosen(words)
+    recipe = _file("recipe", chosen["recipe"], folders)
+    if chosen.get(SWITCH) == "false" or recipe is None:  # a missing file, or several values of a sweep: said elsewhere
         return []
+    by_recipe = options_by_recipe(words, folders)
+    options = [option for name in reversed(_lineage(recipe, folders)) for option in by_recipe.get(name, ())]
+    nearest = {option.partition("=")[0]: option for option in options}
+    return [word for word in nearest.values() if not _names(word) & set(chosen)]
+
+
+def options_by_recipe(words: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:
+    """The options that the data preset of a command line has for recipes, by the recipe's name.
+
+    Raises:
+        ConfigError: if they are not a list of ``key=value`` for each recipe.
+    """
+    data = _file("data", _chosen(words)["data"], folders)
+    by_recipe = None if data is None else read_options("data", data, folders).get(RECIPES_KEY)
+    lists = by_recipe.values() if isinstance(by_recipe, dict) else [by_recipe or []]
+    if not all(isinstance(options, list) and all(_is_option(option) for option in options) for options in lists):
+        raise ConfigError(
+            f"'{RECIPES_KEY}' of a data preset has a list of key=value for each recipe.",
+            got=f"{data}: {by_recipe!r:.100}",
+            fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
+        )
+    return by_recipe or {}
+
+
+def _chosen(words: Sequence[str]) -> dict[str, str]:
+    """The values of a command line by their keys, with the recipe and the data preset that it has by default."""
     usual = {key: value for entry in read_yaml(RECIPES / "base.yaml")[DEFAULTS] for key, value in entry.items()}
-    recipe, data = (_file(group, chosen.get(group, usual[group]), folders) for group in ("recipe", "data"))
-    if recipe is None or data is None:  # a missing file, or several values of a sweep: said elsewhere
-        return []
-    by_recipe = read_options("data", data, folders).get(RECIPES_KEY, {})
-    words_by_key: dict[str, str] = {}
-    for options in [by_recipe[name] for name in reversed(_lineage(recipe, folders)) if name in by_recipe]:
-        if not isinstance(options, list) or not all(_is_option(option) for option in options):
-            raise ConfigError(
-                f"'{RECIPES_KEY}' of a data preset has a list of key=value for each recipe.",
-                got=f"{data}: {options!r:.100}",
-                fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
-            )
-        words_by_key |= {option.partition("=")[0]: option for option in options}
-    return [word for word in words_by_key.values() if not _names(word) & set(chosen)]
+    return usual | {word.lstrip("+~").partition("=")[0]: word.partition("=")[2].strip("'\"") for word in words}
 
 
 def _names(word: str) -> set[str]:

@@ -17,6 +17,7 @@ from trajgen.core.observations import as_keys, nested_entries
 from trajgen.core.types import Space
 from trajgen.data.options import DataOptions
 from trajgen.data.spaces import Features, leaves_of
+from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.experiments.options import EncodeOptions
 from trajgen.experiments.preparation import load_episodes, prepare_imports, ready, with_features
 
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 
 WEIGHTS = "encoder.safetensors"
 """The file of the encoder's weights in the folder of an encoded data set."""
+NOT_OF_FEATURES = ("maker", "chunk", "image_key")
+"""Options of the data with the images that the encoded set does not take."""
 SLACK = 2**28
 """Bytes that an encoder may need beyond its weights."""
 STATE, OTHER_STATE = "observation", "state"
 """The entry of the vectors with the features, and its name where another entry has that."""
 
 
-def encode(config: Config, options: EncodeOptions, console: Console) -> str:
+def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str, Any]:
     """Trains the encoder of a data set, if it has something to learn, and stores features in the place of images.
 
     Args:
@@ -45,7 +48,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> str:
         console: for progress.
 
     Returns:
-        The text of a preset for the new set.
+        A preset that reads the new set as the one with the images was read, and evaluates alike.
 
     Raises:
         DataError: if the new id is taken, or the data cannot be read.
@@ -97,7 +100,10 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> str:
         force=options.force,
         beside=beside,
     )
-    return _preset(config.data, options.new_id, state if len(entries) > 1 else None)
+    data = {k: v for k, v in _changed(config.data, DataOptions(id="")).items() if k not in NOT_OF_FEATURES}
+    read_as = {"id": options.new_id, "state_key": state if len(entries) > 1 else None}
+    evaluation = _changed(config.evaluation, EvaluationOptions())
+    return {"data": data | read_as} | ({"evaluation": evaluation} if evaluation else {})
 
 
 def load_encoder(encoder: nn.Module, id: str) -> None:
@@ -179,12 +185,8 @@ def _entries(space: Space, observations: Any) -> tuple[str, dict[str, Any]]:
     return state, {state: spaces.Box(-np.inf, np.inf, (space.state_dim,), dtype), **others}
 
 
-def _preset(data: DataOptions, id: str, state_key: str | None) -> str:
-    """The text of a preset that reads the encoded set as the one with the images was read."""
-    import yaml
-
-    usual, plain = asdict(DataOptions(id=id)), asdict(data)
-    left_out = ("maker", "chunk", "image_key")
-    changed = {key: value for key, value in plain.items() if value != usual[key] and key not in left_out}
-    changed |= {"id": id, "state_key": state_key}
-    return str(yaml.safe_dump({"data": json.loads(json.dumps(changed))}, sort_keys=False))
+def _changed(options: DataOptions | EvaluationOptions, usual: DataOptions | EvaluationOptions) -> dict[str, Any]:
+    """The options that are not the usual ones, as plain values."""
+    plain, usual_plain = asdict(options), asdict(usual)
+    changed: dict[str, Any] = json.loads(json.dumps({k: v for k, v in plain.items() if v != usual_plain[k]}))
+    return changed
