@@ -12,9 +12,10 @@ from trajgen.experiments import dry_run
 
 PAGE = (DOCS / "results.md").read_text(encoding="utf-8")
 WINDOW = {"data.horizon", "data.stride", "data.chunk", "data.discount", "data.return_power"}
-STEPS = re.compile(r"engine\.stages\.\w+\.steps")
+FREE = re.compile(r"engine\.stages\.\w+\.steps|(engine\.stages\.)?encoder(\..+)?")
+"""Numbers of steps, and the encoder, which belongs to the images of the data."""
 MOST = 3
-"""Options that a task may have besides those of its window and numbers of steps."""
+"""Options that a task may have besides those and the window's."""
 
 
 def section(title: str) -> str:
@@ -70,7 +71,7 @@ def test_every_row_composes_from_recipe_data_and_seed(data: str) -> None:
 @pytest.mark.parametrize("task", data_files())
 def test_a_task_has_few_options_besides_its_window_and_steps(task: str) -> None:
     words = [word.partition("=")[0] for word in task_words(["recipe=mage", f"data={task}"])]
-    assert len([word for word in words if word not in WINDOW and not STEPS.fullmatch(word)]) <= MOST
+    assert len([word for word in words if word not in WINDOW and not FREE.fullmatch(word)]) <= MOST
 
 
 def test_no_command_of_mage_on_the_page_repeats_what_its_task_composes() -> None:
