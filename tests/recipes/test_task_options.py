@@ -54,8 +54,12 @@ def test_they_are_for_a_recipe_and_for_those_that_inherit_it(folder: Path) -> No
         assert (config.components["action"]["depth"], config.policy.replan_interval) == (depth, 1)
 
 
-@pytest.mark.parametrize("options", ["[depth]", "{a: 1}", "[hydra.run.dir=x]", "[run_dir=elsewhere]", "[imports=os]"])
+@pytest.mark.parametrize(
+    "options",
+    ["[depth]", "[policy.seed]", "{a: 1}", "mage", "[hydra.run.dir=x]", "[run_dir=elsewhere]", "[imports=os]"],
+)
 def test_what_is_no_option_of_the_recipe_is_refused(options: str, folder: Path) -> None:
-    (folder / "odd.yaml").write_text(f"defaults: [/data/pointmaze/umaze-dwell]\nrecipes: {{mage: {options}}}\n")
-    with pytest.raises(ConfigError, match="list of key=value"):
-        compose(["data=odd.yaml"])
+    for recipes in (f"{{mage: {options}}}", options):
+        (folder / "odd.yaml").write_text(f"defaults: [/data/pointmaze/umaze-dwell]\nrecipes: {recipes}\n")
+        with pytest.raises(ConfigError, match="list of key=value"):
+            compose(["data=odd.yaml"])

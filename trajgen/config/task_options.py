@@ -48,15 +48,15 @@ def options_by_recipe(words: Sequence[str], folders: Sequence[Path] = ()) -> dic
         ConfigError: if they are not a list of ``key=value`` for each recipe.
     """
     data = _file("data", _chosen(words)["data"], folders)
-    by_recipe = None if data is None else read_options("data", data, folders).get(RECIPES_KEY)
-    lists = by_recipe.values() if isinstance(by_recipe, dict) else [by_recipe or []]
-    if not all(isinstance(options, list) and all(_is_option(option) for option in options) for options in lists):
+    by_recipe: dict[str, list[str]] = (data and read_options("data", data, folders).get(RECIPES_KEY)) or {}
+    lists = [*by_recipe.values()] if isinstance(by_recipe, dict) else [None]
+    if not all(isinstance(options, list) and all(map(_is_option, options)) for options in lists):
         raise ConfigError(
             f"'{RECIPES_KEY}' of a data preset has a list of key=value for each recipe.",
             got=f"{data}: {by_recipe!r:.100}",
             fix=f"{RECIPES_KEY}: {{mage: [policy.replan_interval=1]}}",
         )
-    return by_recipe or {}
+    return by_recipe
 
 
 def _chosen(words: Sequence[str]) -> dict[str, str]:
