@@ -17,6 +17,7 @@ from tiny import STAGES, TRAIN
 
 import trajgen
 from trajgen.cli import main
+from trajgen.experiments.run_folder import evaluation_folder
 
 
 def test_the_run_folder_holds_all_there_is_to_know(run: Path) -> None:
@@ -78,6 +79,19 @@ def evaluated(run: Path, *words: str) -> dict[str, Any]:
     (folder,) = set(run.glob("evaluations/*")) - before
     evaluation: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     return evaluation
+
+
+def test_the_folder_of_an_evaluation_is_named_by_its_options_as_they_are_typed(tmp_path: Path) -> None:
+    overrides = {
+        "sampler": {"name": "top_p", "p": 0.8},
+        "evaluation": {"reference": False},
+        "data": {"max_episode_steps": None},
+    }
+    folder = evaluation_folder(tmp_path, overrides)
+    words = ["sampler-top_p", "sampler.p-0.8", "evaluation.reference-false", "data.max_episode_steps-null"]
+    assert folder == tmp_path / "evaluations" / "-".join(words)
+    folder.mkdir(parents=True)
+    assert evaluation_folder(tmp_path, overrides).name == f"{folder.name}-2"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import sys
@@ -299,7 +300,8 @@ def refuse_links(folder: Path) -> None:
 
 def evaluation_folder(folder: Path, overrides: dict[str, Any]) -> Path:
     """A new folder for an evaluation of a run, named by the options that differ: ``evaluations/sampler-greedy``."""
-    words = [f"{key.removesuffix('.name')}-{value}" for key, value in flat(overrides)]
+    typed = {key.removesuffix(".name"): v if isinstance(v, str) else json.dumps(v) for key, v in flat(overrides)}
+    words = [f"{key}-{value}" for key, value in typed.items()]
     name = re.sub(r"[^\w.+]+", "-", "-".join(words), flags=re.ASCII).strip("-.")[:LONGEST_NAME] or "same"
     parent = folder / "evaluations"
     return parent / name if not (parent / name).exists() else free_path(parent, f"{name}-{{}}", first=2)
