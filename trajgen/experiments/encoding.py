@@ -102,8 +102,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
     )
     data = {k: v for k, v in _changed(config.data, DataOptions(id="")).items() if k not in NOT_OF_FEATURES}
     read_as = {"id": options.new_id, "state_key": state if len(entries) > 1 else None}
-    evaluation = _changed(config.evaluation, EvaluationOptions())
-    return {"data": data | read_as} | ({"evaluation": evaluation} if evaluation else {})
+    return {"data": data | read_as, "evaluation": _changed(config.evaluation, EvaluationOptions())}
 
 
 def load_encoder(encoder: nn.Module, id: str) -> None:

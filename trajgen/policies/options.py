@@ -21,8 +21,8 @@ class PolicyOptions:
     revise_interval: int = 1
     """Environment steps between revisions; at most those for which a plan can be followed."""
     revise_misfit: Literal["likelihood", "state", "critic"] = "likelihood"
-    """By what it is measured how badly a plan fits the present: its coarse codes' likelihood, the states since it was
-    made, or a critic."""
+    """Measure of how badly a plan fits the present: by the likelihood of its coarse codes, by the states since it was
+    made, or by a critic."""
     revise_threshold: float | None = None
     """Misfit above which the next step makes a whole plan; null for none."""
     seed: int = 0
