@@ -35,6 +35,7 @@ LATENT = "planner=latent"
 EVERY_KIND = "recipe=mage, which has every kind"
 ACTIONS = "view.fields=[state,action]"
 ACTIONS_FIRST = "view.fields=[action,state]"
+NOT_SUBTRACTED = "return_target.subtract_rewards=false"
 ALL_FIELDS = "view.fields=[return,state,action]"
 
 SCHEDULES = ("explicit", "geometric", "linear", "single", "two_level", "unit")
@@ -127,6 +128,10 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         ("mage", "bc", "dt", "diffuser"),
         {"best": (OK, OK, OK, OK), "constant": (OK, OK, OK, OK), "quantile": (OK, OK, OK, OK)},
     ),
+    "subgoal": (
+        ("mage", "bc", "diffuser", "hiql", "dt", f"dt {NOT_SUBTRACTED}"),
+        {"graph": (OK, OK, OK, OK, NOT_SUBTRACTED, OK)},
+    ),
     "planner": (
         (
             *("bc", "carp", "diffuser", "dt", "flat", "flat_ar", "hd", "hierarchy", "mage", "tap", "tt", "two_level"),
@@ -194,6 +199,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "action": ("mage", "bc", "diffuser", "mage decoder=state_conditioned view.fields=[action,state]"),
     "critic": ("mage sampler=best_of_n", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
     "sampler": ("mage", "diffuser", "flow", f"mage schedule=single {VALUES}"),
+    "subgoal": ("mage", "bc", "hiql"),
     "planner": ("mage", "tt", "diffuser", "flow", "mage_critic", "bc", "dt", "iql", "hiql"),
 }
 """The compositions in which all contracts are checked each time, one for each mechanism; nightly, in the others too.
@@ -202,22 +208,21 @@ The others are always built, and their losses and plans are finite."""
 
 
 _REST = "mage_paper tap tt two_level"
-_ALL = f"bc carp dd diffuser dt dv flat flat_ar flow hd hierarchy hiql iql mage mage_critic mage_multi {_REST}"
-_QUANTIZED = "carp flat flat_ar hierarchy mage mage_critic mage_multi mage_paper tap two_level"
-_DRAWN = "carp flat flat_ar hierarchy mage mage_multi mage_paper tap tt two_level"
+_MAGE = "mage mage_critic mage_graph mage_multi"
+_ALL = f"bc carp dd diffuser dt dv flat flat_ar flow hd hierarchy hiql iql {_MAGE} {_REST}"
+_QUANTIZED = f"carp flat flat_ar hierarchy {_MAGE} mage_paper tap two_level"
+_DRAWN = "carp flat flat_ar hierarchy mage mage_graph mage_multi mage_paper tap tt two_level"
 _AUTOREGRESSIVE = f"{_DRAWN} mage_critic"
-_CONVOLUTIONAL = (
-    "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper tap two_level"
-)
-_WITH_RETURNS = "flat flat_ar hierarchy mage mage_critic mage_multi mage_paper tap tt two_level"
-_LATENT = "carp dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper tap tt two_level"
+_CONVOLUTIONAL = f"carp dd diffuser dv flat flat_ar flow hd hierarchy {_MAGE} mage_paper tap two_level"
+_WITH_RETURNS = f"flat flat_ar hierarchy {_MAGE} {_REST}"
+_LATENT = f"{_CONVOLUTIONAL} tt"
 _CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
     "encoder": dict.fromkeys(("conv", "identity", "timm"), _ALL),
     "view": {
-        "agents": "flat mage mage_critic mage_multi mage_paper two_level",
-        "fields": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_multi mage_paper two_level",
+        "agents": "flat mage mage_critic mage_graph mage_multi mage_paper two_level",
+        "fields": f"dd diffuser dv flat flat_ar flow hd hierarchy {_MAGE} mage_paper two_level",
     },
     "schedule": {
         **dict.fromkeys(("explicit", "geometric", "linear", "two_level"), _QUANTIZED),
@@ -254,11 +259,12 @@ RECIPES: dict[str, dict[str, str]] = {
         "euler": "flow",
     },
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
+    "subgoal": {"graph": _ALL.replace("dt ", "")},
     "planner": {
         "advantage": "hiql iql",
         "continuing": "dd diffuser dv flow hd",
         "direct": "bc",
-        "hierarchy": "dd diffuser dv flat flat_ar flow hd hierarchy mage mage_critic mage_paper tap tt two_level",
+        "hierarchy": _LATENT.replace("carp ", "").replace(" mage_multi", ""),
         "history": "dt",
         "latent": _LATENT,
         "subgoals": "hiql iql",

@@ -38,6 +38,7 @@ USUAL = {
     "critic": "return",
     "sampler": "temperature",
     "return_target": "quantile",
+    "subgoal": "graph",
     "planner": "latent",
 }
 """What is advised where a kind is missing: MAGE's choice."""
@@ -122,6 +123,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     if len(window.strides) == 1:
         dimensions["stride"] = window.strides[0]
     _check_strides(nodes, window.strides)
+    _check_subgoal(nodes)
     composition = _Composition(nodes, dimensions)
     composition.check_agents()
     planner = composition.get("planner")
@@ -130,6 +132,8 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     planner.add_module("normalizer", normalizer)
     if encoder is not None:
         planner.add_module("encoder", encoder)
+    if "subgoal" in nodes:
+        planner.add_module("subgoal", composition.get("subgoal"))
     planner.__dict__[TRAINS_ENCODER] = encoder is not None and not space.encoded
     return planner
 
@@ -186,10 +190,22 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
             raise ConfigError(f"{kind}={nodes[kind]['name']} is made for one stride.", got=got, fix=one)
 
 
+def _check_subgoal(nodes: Mapping[str, Node]) -> None:
+    """Refuses subgoals where the target return is what remains of the first one, if that was of another goal."""
+    target = nodes.get("return_target", {})
+    if "subgoal" in nodes and target.get("subtract_rewards") and "goal_dim" in spec("return_target", target["name"]).wiring:
+        raise ConfigError(
+            "Each subgoal has a return of its own, from which no earlier rewards are subtracted.",
+            got=f"subgoal={nodes['subgoal']['name']} with return_target.subtract_rewards=true",
+            fix="return_target.subtract_rewards=false",
+        )
+
+
 def _check_kinds(nodes: Mapping[str, Node], space: Space) -> None:
     """Refuses a recipe that lacks a kind which its parts take, or has one that none of them takes."""
     used = _used_kinds("planner", nodes if _tokenizes(nodes) else {k: v for k, v in nodes.items() if k != "tokenizer"})
     used |= {"encoder"} if space.image_shape else set()
+    used |= {"subgoal"} & {*nodes}  # which any recipe can have
     missing = [kind for kind in KINDS if kind in used and kind not in nodes and kind not in UNNAMED]
     unused = [kind for kind in nodes if kind not in used]
     leave_out = " ".join(f"'~{kind}'" for kind in unused)

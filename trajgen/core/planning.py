@@ -74,6 +74,24 @@ class ReturnTarget(Protocol):
         ...
 
 
+@runtime_checkable
+class Subgoal(Protocol):
+    """Gives plans goals on the way to the episode's own, where a recipe has such a component."""
+
+    def __call__(self, state: Tensor, goal: Tensor) -> Tensor:
+        """The goals (B, G) that plans are made for, normalized, by normalized states (B, S) and goals (B, G)."""
+        ...
+
+    def fit(self, positions: np.ndarray, starts: np.ndarray) -> None:
+        """Learns the ways of the data, before the first stage of training.
+
+        Args:
+            positions: where goals would be reached, (M, G), in their units, episode after episode.
+            starts: the first row of each episode, (E,).
+        """
+        ...
+
+
 class Planner(Protocol):
     """A composition that can be trained, stage by stage, and then makes plans."""
 
@@ -166,6 +184,18 @@ class SeedsNoise(Protocol):
         ...
 
 
+def subgoal_of(planner: Any) -> Subgoal | None:
+    """The component that gives a planner subgoals; None where a recipe has none."""
+    subgoal = getattr(planner, "subgoal", None)
+    return subgoal if isinstance(subgoal, Subgoal) else None
+
+
+def with_subgoals(planner: Planner | RevisesPlans, cond: Cond) -> Cond:
+    """Conditions (B, ·) with the goals that plans are made for: subgoals, where the planner has them."""
+    subgoal = subgoal_of(planner)
+    return cond if subgoal is None or cond.goal is None else replace(cond, goal=subgoal(cond.state, cond.goal))
+
+
 def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tuple[Tensor, Plan]:
     """Asks the return target once, and plans for its return.
 
@@ -178,6 +208,7 @@ def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tup
     Returns:
         The normalized target returns (B,), and the plans.
     """
+    cond = with_subgoals(planner, cond)
     returns = planner.return_target(cond.state, cond.goal, cond.returns)
     return returns, planner.plan(replace(cond, returns=returns), rng, decode=False)
 
@@ -198,6 +229,7 @@ def revision_step(
     Returns:
         The normalized target returns (B,), the plans, and their misfit (B,).
     """
+    cond = with_subgoals(planner, cond)
     returns = planner.return_target(cond.state, cond.goal, cond.returns)
     plan, measured = planner.revise(followed, replace(cond, returns=returns), first, rng, misfit=misfit, decode=False)
     return returns, plan, measured

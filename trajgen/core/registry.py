@@ -41,6 +41,7 @@ KINDS: dict[str, str] = {
     "critic": "what a plan is worth, where several are chosen among",
     "sampler": "how codes are drawn from the prior",
     "return_target": "the target return-to-go when acting",
+    "subgoal": "the goal that a plan is made for, on the way to the episode's own",
     "planner": "the composition: stages of training and the making of a plan",
 }
 ROOMS = tuple(f"{kind}s" for kind in KINDS)

@@ -8,6 +8,8 @@ import numpy as np
 
 MAZE_NOISE, CUBE_NOISE = 0.5, 0.1
 """Standard deviations of what is added to the actions."""
+STITCH_CELLS = 4
+"""Cells from start to goal in the data "stitch"."""
 
 
 class Maze:
@@ -29,11 +31,44 @@ class Maze:
         """An action (2,) towards the next cell of the path, with noise."""
         if self.env.compute_success():
             self.reset()
+        return self._towards_goal()
+
+    def _towards_goal(self) -> np.ndarray:
         position = self.env.get_xy()
         subgoal, _ = self.env.get_oracle_subgoal(position, self.env.cur_goal_xy)
         direction = (subgoal - position) / (np.linalg.norm(subgoal - position) + 1e-6)
         action: np.ndarray = (direction + np.random.normal(0, MAZE_NOISE, 2)).clip(-1, 1).astype(np.float32)
         return action
+
+
+class ShortMaze(Maze):
+    """Goes to a goal four cells away, and stays there: the data "stitch", of which no episode leads far.
+
+    Args:
+        env: a point maze of OGBench, made with ``terminate_at_goal=False``; its tasks become all such short ones.
+    """
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        pairs = [(cell, goal) for cell in map(tuple, self.cells) for goal in self._cells_away(cell, STITCH_CELLS)]
+        self.env.task_infos = [{"init_ij": cell, "goal_ij": goal} for cell, goal in pairs]
+        self.env.num_tasks = len(pairs)  # of which the environment draws one at each reset
+
+    def reset(self) -> None:
+        """Keeps the environment's goal."""
+
+    def act(self, observation: Any) -> np.ndarray:
+        """An action (2,) towards the next cell of the path, with noise."""
+        return self._towards_goal()
+
+    def _cells_away(self, cell: tuple[int, int], steps: int) -> list[tuple[int, int]]:
+        """The free cells to which the shortest path from a cell has so many steps."""
+        free, reached, last = set(map(tuple, self.cells)), {cell}, [cell]
+        for _ in range(steps):
+            around = {(row + i, column + j) for row, column in last for i, j in ((0, 1), (0, -1), (1, 0), (-1, 0))}
+            last = sorted(around & free - reached)
+            reached.update(last)
+        return last
 
 
 class Cube:

@@ -6,8 +6,11 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from trajgen.config import Config
 from trajgen.core.errors import ConfigError
+from trajgen.core.planning import subgoal_of
 from trajgen.core.protocols import ChoosesScales
 from trajgen.core.registry import complete, component, load_entry_points, load_imports
 from trajgen.core.schedule import ScaleSchedule
@@ -56,6 +59,7 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
         note = start_from(planner, config.init)
         if console is not None:
             console.print(note, markup=False, highlight=False)
+    fit_subgoals(planner, episodes, config.data)
     with fits_into_memory(device, f"a model of {sum(p.numel() for p in planner.parameters()):,} weights"):
         planner.to(device)
         unencoded = None
@@ -111,6 +115,20 @@ def with_features(config: Config, episodes: Any) -> Any:
         )
     node = complete("encoder", node or {"name": USUAL["encoder"]})
     return with_room(episodes, build_encoder(node, episodes.space).features, node)
+
+
+def fit_subgoals(planner: Any, episodes: Any, options: DataOptions) -> None:
+    """Shows the component that gives a planner subgoals, if it has one, the positions of all training episodes."""
+    from trajgen.data.starts import val_episodes
+
+    subgoal = subgoal_of(planner)
+    if subgoal is None:
+        return
+    positions = episodes.states[:, list(options.goal_state)] if episodes.achieved is None else episodes.achieved
+    is_val = val_episodes(len(episodes) - episodes.stitched, options.val_fraction)
+    is_used = np.append(~is_val, np.ones(episodes.stitched, dtype=bool))
+    rows = episodes.lengths + 1
+    subgoal.fit(positions[np.repeat(is_used, rows)], np.cumsum(rows[is_used]) - rows[is_used])
 
 
 def start_encoder(planner: Any, episodes: Any) -> None:

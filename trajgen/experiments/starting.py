@@ -11,6 +11,7 @@ from trajgen.assemble import all_stages
 from trajgen.config.schema import Config, LoraOptions
 from trajgen.core.errors import CheckpointError, ConfigError, nearest
 from trajgen.core.files import read_json
+from trajgen.core.planning import subgoal_of
 from trajgen.core.types import ParameterGroup, Space, Stage
 from trajgen.experiments.zoo import local_folder
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LORA = "lora"
 """What ``train_only`` calls the low-rank adapters."""
+SUBGOAL = "subgoal"
+"""The part that is made of the data in every training, without a stage: alone in ``train_only``, no stage is left."""
 NAMED = 6
 """Modules without a fitting weight that are named before the others are counted."""
 
@@ -136,6 +139,7 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     names = {id(parameter): plain_name(name) for name, parameter in planner.named_parameters()}
     names |= {id(parameter): LORA for parameter in adapter_parameters(planner)}
     trained = [names[id(parameter)] for stage in stages for parameter in stage.trained]
+    trained += [SUBGOAL] if subgoal_of(planner) is not None else []
     for part in train_only:
         if not any(is_below(name, part) for name in trained):
             modules = list(dict.fromkeys([*(name.partition(".")[0] for name in trained), LORA]))

@@ -81,7 +81,7 @@ class SubgoalPlanner(PlansNoTrajectory):
         check_range("planner.max_weight", max_weight, 1, usual=100)
         self.critic: Any = critic
         self.return_target = return_target
-        self.indices, self.subgoal, self.beta, self.max_weight = list(goal_state), subgoal, beta, max_weight
+        self.indices, self.subgoal_points, self.beta, self.max_weight = list(goal_state), subgoal, beta, max_weight
         self._normalizer = [normalizer]  # in a list: a submodule that the composition adds
         shared = {"return_target": nn.Identity()}
         self.high = direct_level(action_dim=state_dim, chunk=1, **shared)
@@ -103,7 +103,7 @@ class SubgoalPlanner(PlansNoTrajectory):
 
     def high_loss(self, batch: Batch) -> Losses:
         """The weighted squared errors of the predicted displacements to the subgoals."""
-        cond, subgoals = batch.condition(), batch.states[:, self.subgoal]
+        cond, subgoals = batch.condition(), batch.states[:, self.subgoal_points]
         predicted = self._displacement(cond)
         errors = (predicted - (subgoals - cond.state)).square().mean(-1)
         with torch.no_grad():
@@ -114,7 +114,7 @@ class SubgoalPlanner(PlansNoTrajectory):
 
     def low_loss(self, batch: Batch) -> Losses:
         """The weighted errors of the actions that lead to the subgoals."""
-        subgoals = batch.states[:, self.subgoal]
+        subgoals = batch.states[:, self.subgoal_points]
         transitions = batch.transitions
         if transitions is None:
             raise ValueError("the low level learns from batches with transitions")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from trajgen.core.choices import likeliest, numbers_of
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
-from trajgen.core.planning import DecodesLatents, Observation, ReviseFn
+from trajgen.core.planning import DecodesLatents, Observation, ReviseFn, with_subgoals
 from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
@@ -153,12 +154,14 @@ class RecedingHorizonPolicy:
             returns: the target return-to-go, in the data's (discounted) units; None takes the return target's.
         """
         state, goal = self._read(observation)
+        first_plan = torch.full((len(state),), torch.nan, device=self.device)
+        time = torch.zeros(len(state), dtype=torch.long, device=self.device)
+        cond = with_subgoals(self.planner, Cond(state, first_plan, goal, time=time))
         if returns is None:
-            first_plan = torch.full((len(state),), torch.nan, device=self.device)
-            target_return = self.planner.return_target(state, goal, first_plan)
+            target_return = self.planner.return_target(state, cond.goal, first_plan)
         else:
             target_return = self.normalizer.returns(torch.full((len(state),), float(returns), device=self.device))
-        return Cond(state, target_return, goal, time=torch.zeros(len(state), dtype=torch.long, device=self.device))
+        return replace(cond, returns=target_return)
 
     @torch.inference_mode()
     def preview(self, observation: Observation, returns: float | None = None) -> tuple[Cond, Plan, dict[str, Tensor]]:

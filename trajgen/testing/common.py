@@ -66,6 +66,8 @@ def respond(
                 "the first return": part(cond.state, cond.goal, remaining * torch.nan),
                 "the return that remains": part(cond.state, cond.goal, remaining),
             }
+        case "subgoal":
+            return {"the subgoals": part(cond.state, cond.goal)}
     raise KeyError(fixture.kind)
 
 

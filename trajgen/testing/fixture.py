@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from trajgen.config import merged, read_options, recipe_files
 from trajgen.config.files import find_file, missing
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import values_of
+from trajgen.core.planning import subgoal_of
 from trajgen.core.registry import KINDS, complete, spec
 from trajgen.core.types import Batch, Cond, Plan, Space, Transitions
 
@@ -114,10 +116,12 @@ class Fixture:
             return SPACE.state_dim
         return SPACE.state_dim + int(build_encoder(self.composition.nodes["encoder"], self.space).features)
 
-    def build(self, seed: int = 0, *, perturbed: bool = True, goals: bool = True) -> Any:
+    def build(self, seed: int = 0, *, perturbed: bool = True, goals: bool = True, fitted: bool = True) -> Any:
         """A planner with fresh weights, perturbed so that nothing holds only because weights start at zero."""
         torch.manual_seed(seed)
         planner = assemble(self.composition.nodes, self.space, replace(self.composition.window, goals=goals))
+        if fitted and (subgoal := subgoal_of(planner)) is not None:
+            subgoal.fit(*walks())
         return perturb(planner) if perturbed else planner
 
     def build_ready(self, seed: int = 0, *, goals: bool = True) -> Any:
@@ -236,6 +240,12 @@ class Fixture:
         """The features (B, T, D) of `batch()`."""
         x: Tensor = self.part(self.planner, "view")(self.batch())
         return x
+
+
+def walks(episodes: int = 20, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (M, G) of random walks from the origin, and the first row of each."""
+    moves = np.random.default_rng(0).normal(0, 0.3, (episodes, steps, SPACE.goal_dim))
+    return moves.cumsum(1).reshape(-1, SPACE.goal_dim), np.arange(episodes) * steps
 
 
 def perturb(module: nn.Module, amount: float = 0.2) -> nn.Module:

@@ -13,7 +13,7 @@ from trajgen.core.registry import build, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Losses
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
-from trajgen.testing.fixture import Fixture, select
+from trajgen.testing.fixture import SPACE, Fixture, select
 
 LENGTHS = (1, 2, 3, 4, 7, 8, 16)
 LEARNING_STEPS, LEAST_CORRELATION = 60, 0.4
@@ -150,6 +150,39 @@ def returns(fixture: Fixture) -> None:
             "The target return is finite, also where `remaining` is NaN: at an episode's first plan.",
             got=returns.tolist(),
         )
+
+
+@contract("one goal for each state", "subgoal")
+@torch.no_grad()
+def subgoals(fixture: Fixture) -> None:
+    subgoal, cond = fixture.component, fixture.cond()
+    require(cond.goal is not None, "Subgoals are on the way to goals.")
+    goals = subgoal(cond.state, cond.goal)
+    require_shape("the subgoals", goals, (len(cond), SPACE.goal_dim), "(B, G)")
+    before_fit = fixture.part(fixture.build(fitted=False))(cond.state, cond.goal)
+    require(
+        torch.isfinite(before_fit).all(),
+        "Subgoals are finite before fit() too: shapes are tried without data.",
+        look="forward(), which can return the goal",
+    )
+
+
+@contract("its weights stay in the checkpoint, whatever the data", "subgoal")
+def fitted_shapes(fixture: Fixture) -> None:
+    fresh, fitted = fixture.part(fixture.build(fitted=False)), fixture.part(fixture.build())
+    if not isinstance(fitted, nn.Module):
+        raise NotApplicableError("it is no torch module")
+    shapes = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
+    require(
+        {name: tuple(value.shape) for name, value in fitted.state_dict().items()} == shapes,
+        "fit() changes the shapes of what a checkpoint holds, which is loaded into a planner that is not fitted.",
+        expected=shapes,
+        look="register_buffer(), of a size that the options say",
+    )
+    fresh.load_state_dict(fitted.state_dict())
+    cond = fixture.cond()
+    same = torch.equal(fresh(cond.state, cond.goal), fitted(cond.state, cond.goal))
+    require(same, "fit() leaves something that no checkpoint holds.", look="register_buffer()")
 
 
 @contract("losses that can be trained", "return_target")

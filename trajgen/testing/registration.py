@@ -27,6 +27,7 @@ PROTOCOLS: dict[str, type] = {
     "sampler": protocols.Sampler,
     "critic": critics.Critic,
     "return_target": planning.ReturnTarget,
+    "subgoal": planning.Subgoal,
     "planner": planning.Planner,
 }
 """What each kind that computes must have; a schedule is a `ScaleSchedule`."""
