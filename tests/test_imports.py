@@ -25,7 +25,7 @@ COMPONENTS = {
     "critics",
     "samplers",
 }
-COMPONENTS |= {"return_targets", "encoders"}
+COMPONENTS |= {"return_targets", "subgoals", "encoders"}
 OPTIONS = {"data.options", "engine.options", "evaluation.evaluate", "policies.options"}
 """Modules of option dataclasses, which the configuration may import."""
 
@@ -59,7 +59,7 @@ MAY: dict[str, set[str]] = {
         "viz",
     },
     "testing": {"", "core", "assemble", "config"},
-    "templates": {"", "core", "tokenizers"},  # as a module of a person's own
+    "templates": {"", "core", "nn", "tokenizers"},  # as a module of a person's own
     "cli": {
         "",
         "core",

@@ -193,7 +193,9 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
 def _check_subgoal(nodes: Mapping[str, Node]) -> None:
     """Refuses subgoals where the target return is what remains of the first one, if that was of another goal."""
     target = nodes.get("return_target", {})
-    if "subgoal" in nodes and target.get("subtract_rewards") and "goal_dim" in spec("return_target", target["name"]).wiring:
+    if not ("subgoal" in nodes and target.get("subtract_rewards")):
+        return
+    if "goal_dim" in spec("return_target", target["name"]).wiring:
         raise ConfigError(
             "Each subgoal has a return of its own, from which no earlier rewards are subtracted.",
             got=f"subgoal={nodes['subgoal']['name']} with return_target.subtract_rewards=true",

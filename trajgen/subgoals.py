@@ -10,6 +10,7 @@ from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
+from trajgen.nn.layers import columns
 
 SAMPLED_ROWS = 100_000
 """Positions of the data among which landmarks are chosen."""
@@ -26,7 +27,7 @@ class LandmarkGraph(nn.Module):
     Landmarks are positions of the data, each as far as can be from those before it. An edge leads from one to another
     where an episode went from places nearest to the one to places nearest to the other within the time between two
     points of a plan. So plans have goals as near as those that the data reach soon, however long the whole way is
-    (search on the replay buffer, arXiv 1906.05253, section 3; graph-assisted stitching, arXiv 2506.07744, section 4).
+    (search on the replay buffer, arXiv 1906.05253; graph-assisted stitching, arXiv 2506.07744).
 
     Nothing is trained: the graph is made of the data before the first stage, and kept in the checkpoint.
 
@@ -43,6 +44,7 @@ class LandmarkGraph(nn.Module):
     """
 
     positions: Tensor
+    leads_on: Tensor
     points: Tensor
 
     def __init__(
@@ -67,21 +69,21 @@ class LandmarkGraph(nn.Module):
         self.indices, self.steps, self.reach = list(goal_state), strides[0], reach
         self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module
         self.register_buffer("positions", torch.zeros(landmarks, goal_dim))  # in units of the goal
+        self.register_buffer("leads_on", torch.zeros(landmarks, dtype=torch.bool))  # to another one
         self.register_buffer("points", torch.full((landmarks, landmarks), UNREACHABLE, dtype=torch.int16))
 
     def forward(self, state: Tensor, goal: Tensor) -> Tensor:
         """Subgoals (B, G), normalized, of normalized states (B, S) and goals (B, G)."""
         maps = self._normalizer[0]
-        here = maps.state.part(self.indices).inverse(state[:, self.indices])
-        leads_on = (self.points < UNREACHABLE).sum(1) > 1  # not only to itself
-        start = self._nearest(here, leads_on)
+        here = columns(maps.state.inverse(state), self.indices)
+        start = self._nearest(here, self.leads_on)
         from_here = self.points[start].to(here.dtype)  # (B, L)
         end = self._nearest(maps.goal.inverse(goal), from_here < UNREACHABLE)
         to_goal = self.points.t()[end].to(here.dtype)
         ways = to_goal + from_here / UNREACHABLE  # of equally good ones the nearest
         subgoal = torch.where(from_here <= self.reach, ways, torch.inf).argmin(1)
         is_far = from_here.gather(1, end.unsqueeze(1)) > self.reach  # (B, 1)
-        is_far = is_far & leads_on.any()
+        is_far = is_far & self.leads_on.any()  # nowhere before there are data
         return torch.where(is_far, maps.goal(self.positions[subgoal]), goal)
 
     def _nearest(self, positions: Tensor, allowed: Tensor) -> Tensor:
@@ -122,6 +124,7 @@ class LandmarkGraph(nn.Module):
         self.positions[:count] = torch.tensor(landmarks, dtype=self.positions.dtype, device=device)
         self.points.fill_(UNREACHABLE)
         self.points[:count, :count] = torch.tensor(ways.astype(np.int16), device=device)
+        self.leads_on.copy_((self.points < UNREACHABLE).sum(1) > 1)
 
 
 def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:

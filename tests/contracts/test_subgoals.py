@@ -208,6 +208,19 @@ def test_the_graph_is_made_of_the_training_episodes(words: list[str], has_achiev
     assert len(landmarks) == 16 and landmarks < {tuple(row) for row in episodes.states[is_used, :2].tolist()}
 
 
+def test_the_weights_are_those_of_mage() -> None:
+    words, episodes = ["data.horizon=8", "data.stride=1"], walks(20)
+    planners = [
+        ready(compose([f"recipe={name}", *words]), episodes, torch.device("cpu"), Console(quiet=True))[0]
+        for name in ("mage", "mage_graph")
+    ]
+    mage, with_graph = (planner.state_dict() for planner in planners)
+    assert {name for name in with_graph if name not in mage} == {
+        f"subgoal.{name}" for name in ("positions", "leads_on", "points")
+    }
+    assert all(torch.equal(value, with_graph[name]) for name, value in mage.items())
+
+
 def test_a_training_that_starts_from_a_run_makes_the_graph_anew(run: Path) -> None:
     words = ["recipe=mage_graph", f"init={run}", "data.horizon=8", "data.stride=1", "subgoal.landmarks=16"]
     planner, _ = ready(compose(words), walks(20), torch.device("cpu"), Console(quiet=True))

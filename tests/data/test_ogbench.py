@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -20,6 +20,7 @@ from trajgen.data import minari
 from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
+from trajgen.envs.ogbench_oracles import ShortMaze
 from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.recording import record
 
@@ -168,6 +169,23 @@ def test_a_visual_environment_is_recorded_by_an_oracle_and_has_its_goals_as_posi
     eval_env.require_fits(env, episodes.space)
     observation, _ = eval_env.reset(env, 1)
     assert observation["desired_goal"].tolist() == [2, 0] and observation["achieved_goal"].tolist() == [0, 0]
+
+
+def test_the_oracle_of_short_journeys_has_all_goals_that_are_four_cells_away_by_the_way() -> None:
+    maze: Any = SimpleNamespace(maze_map=np.ones((5, 7), int), num_tasks=5, cur_goal_xy=np.zeros(2))
+    maze.maze_map[1, 1:6] = maze.maze_map[1:4, 5] = maze.maze_map[3, 1:6] = 0  # a U on its side
+    maze.unwrapped = maze
+    oracle = ShortMaze(maze)
+    pairs = {(task["init_ij"], task["goal_ij"]) for task in maze.task_infos}
+    assert len(pairs) == len(maze.task_infos) == maze.num_tasks == 2 * (11 - 4)
+    assert ((1, 1), (1, 5)) in pairs and ((1, 3), (3, 5)) in pairs and ((1, 3), (3, 3)) not in pairs
+    maze.get_xy, maze.get_oracle_subgoal = lambda: np.zeros(2), lambda start, goal: (np.array([3.0, 4.0]), None)
+    goal, actions = maze.cur_goal_xy, []
+    for _ in range(400):
+        oracle.reset()
+        actions.append(oracle.act(None))
+    assert maze.cur_goal_xy is goal  # it stays at the goal of the episode
+    np.testing.assert_allclose(np.mean(actions, axis=0), [0.55, 0.68], atol=0.1)  # clipped at 1
 
 
 @pytest.mark.usefixtures("real")

@@ -16,6 +16,7 @@ from trajgen.export.backends import Programs, pad_rows, plan_fn
 from trajgen.export.plan_module import PlanModule, Tensors, cond_from, cond_tensors, plan_from
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+from trajgen.testing.fixture import walks
 
 
 def planner(**swaps: Any) -> Any:
@@ -77,6 +78,18 @@ def test_onnx_draws_the_same_codes() -> None:
         torch.testing.assert_close(other_plan.latent, plan.latent, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(other_target, target, atol=1e-4, rtol=1e-4)
         assert other_plan.goal is not None and torch.equal(other_plan.goal, cond.goal)  # which action heads may read
+
+
+@torch.no_grad()
+def test_onnx_plans_for_the_same_subgoals() -> None:
+    built = planner(schedule={"scales": 2}, subgoal={"name": "graph", "landmarks": 64, "reach": 1})
+    built.subgoal.fit(*walks())
+    cond = tiny.cond(8)
+    _, plan = plan_fn("eager", built)(cond, Generator().manual_seed(1))
+    _, other = plan_fn("onnx", built)(cond, Generator().manual_seed(1))
+    assert plan.goal is not None and not torch.equal(plan.goal, cond.goal)
+    torch.testing.assert_close(other.goal, plan.goal)
+    assert torch.equal(other.codes, plan.codes)
 
 
 def played(backend: Any) -> tuple[list[np.ndarray], Plan]:

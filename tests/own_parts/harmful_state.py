@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mistakes import MultiscaleVQ, PlainDecoder, mistake, plain_decoder
@@ -20,6 +21,7 @@ from trajgen.planners.latent import LatentPlanner
 from trajgen.priors.transformer import TransformerPrior
 from trajgen.return_targets import QuantileTarget
 from trajgen.samplers.autoregressive import AutoregressiveSampler, draw
+from trajgen.subgoals import LandmarkGraph
 from trajgen.tokenizers.layouts import ResidualPyramid
 from trajgen.views import FieldView
 
@@ -296,3 +298,51 @@ class ActionOfBroadcastErrors(LatentInverseDynamics):
 class PlannerThatSums(LatentPlanner):
     def prior_loss(self, batch: Batch) -> Losses:
         return {name: value * len(batch) for name, value in super().prior_loss(batch).items()}
+
+
+# Subgoals
+
+FITTED = "its weights stay in the checkpoint, whatever the data"
+
+
+@mistake("subgoal", UNCHANGED, "cond.goal")
+class SubgoalThatMovesTheGoal(LandmarkGraph):
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return super().forward(state, goal.add_(0.1))
+
+
+@mistake("subgoal", OWN_ROWS, "when the other windows change")
+class SubgoalOfTheWholeBatch(LandmarkGraph):
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return super().forward(state, goal).mean(0).expand_as(goal)
+
+
+@mistake("subgoal", "one goal for each state", "should have the shape (B, G)")
+class SubgoalWithAnAxisTooMany(LandmarkGraph):
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return super().forward(state, goal).unsqueeze(1)
+
+
+@mistake("subgoal", "one goal for each state", "before fit() too")
+class SubgoalThatDividesByItsData(LandmarkGraph):
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return super().forward(state, goal) * self.positions.std() / self.positions.std()
+
+
+@mistake("subgoal", FITTED, "changes the shapes")
+class SubgoalAsLargeAsTheData(LandmarkGraph):
+    def fit(self, positions: np.ndarray, starts: np.ndarray) -> None:
+        super().fit(positions, starts)
+        self.positions = torch.tensor(positions, dtype=torch.float32)
+
+
+@mistake("subgoal", FITTED, "no checkpoint holds")
+class SubgoalThatForgets(LandmarkGraph):
+    farthest = 0.0
+
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return super().forward(state, goal) + self.farthest
+
+    def fit(self, positions: np.ndarray, starts: np.ndarray) -> None:
+        super().fit(positions, starts)
+        self.farthest = float(np.abs(positions).max())

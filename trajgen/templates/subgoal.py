@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from trajgen import register
 from trajgen.core.normalizer import Normalizer
+from trajgen.nn.layers import columns
 
 
 @register("subgoal", "mine")
@@ -18,6 +19,8 @@ class MineSubgoal(nn.Module):
         step: distance of subgoals, as a multiple of what the data cover in a tenth of an episode (median).
     """
 
+    length: Tensor
+
     # Before the *: what the composition gives, by name. After it: options, with types and literal defaults.
     def __init__(self, goal_state: tuple[int, ...], normalizer: Normalizer, *, step: float = 1.0) -> None:
         super().__init__()
@@ -28,7 +31,7 @@ class MineSubgoal(nn.Module):
     def forward(self, state: Tensor, goal: Tensor) -> Tensor:
         """Subgoals (B, G), normalized, of normalized states (B, S) and goals (B, G)."""
         maps = self._normalizer[0]
-        here = maps.state.part(self.goal_state).inverse(state[:, self.goal_state])
+        here = columns(maps.state.inverse(state), self.goal_state)
         way = maps.goal.inverse(goal) - here
         share = (self.step * self.length / way.norm(dim=1, keepdim=True).clamp(min=1e-6)).clamp(max=1)
         return maps.goal(here + share * way)
