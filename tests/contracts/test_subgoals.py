@@ -22,6 +22,7 @@ from trajgen.core.registry import build
 from trajgen.core.types import Cond, FollowedPlan, Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.starts import val_episodes
+from trajgen.experiments.outlook import stage_steps, steps_text
 from trajgen.experiments.preparation import dry_run, ready
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
@@ -221,10 +222,20 @@ def test_the_weights_are_those_of_mage() -> None:
     assert all(torch.equal(value, with_graph[name]) for name, value in mage.items())
 
 
-def test_a_training_that_starts_from_a_run_makes_the_graph_anew(run: Path) -> None:
+def test_a_training_that_starts_from_a_run_makes_the_graph_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["recipe=mage_graph", f"init={run}", "data.horizon=8", "data.stride=1", "subgoal.landmarks=16"]
-    planner, _ = ready(compose(words), walks(20), torch.device("cpu"), Console(quiet=True))
+    planner, _ = ready(compose(words), walks(20), torch.device("cpu"), Console(width=300))
     assert (planner.subgoal.points.diagonal() == 0).sum() == 16
+    assert "subgoal" not in capsys.readouterr().out  # which is no weight that the run could have had
+
+
+def test_train_only_subgoal_trains_nothing(run: Path) -> None:
+    config = compose(["recipe=mage_graph", f"init={run}", "train_only=[subgoal]", "data.horizon=8", "data.stride=1"])
+    planner, _ = ready(config, walks(20), torch.device("cpu"), Console(quiet=True))
+    assert stage_steps(config, planner) == {} and steps_text({}) == "nothing"
+    without = compose(["recipe=mage", f"init={run}", "train_only=[subgoal]"])
+    with pytest.raises(ConfigError, match="'subgoal' is none"):
+        dry_run(without)
 
 
 def test_rewards_that_are_subtracted_from_the_first_target_are_refused() -> None:

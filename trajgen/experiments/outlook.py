@@ -33,7 +33,8 @@ def stage_steps(config: Config, planner: Any) -> dict[str, int]:
 
 def steps_text(steps: Mapping[str, int]) -> str:
     """The steps of stages in words."""
-    return ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in steps.items()) + " steps"
+    parts = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in steps.items())
+    return f"{parts} steps" if parts else "nothing"
 
 
 def outlook(config: Config, planner: Any, source: Any, space: Space, device: torch.device) -> str:

@@ -54,9 +54,9 @@ def start_from(planner: nn.Module, run: str) -> str:
     from trajgen.nn.low_rank import ADAPTED, merged_weights, plain_name
 
     path = checkpoint_of(run)
-    stored = merged_weights(read_weights(path))
+    stored = {name: value for name, value in merged_weights(read_weights(path)).items() if not is_below(name, SUBGOAL)}
     state = {plain_name(name): value for name, value in planner.state_dict().items()}
-    state = {name: value for name, value in state.items() if ADAPTED not in name}
+    state = {name: value for name, value in state.items() if ADAPTED not in name and not is_below(name, SUBGOAL)}
     fitting = {name for name, value in state.items() if name in stored and stored[name].shape == value.shape}
     if all(name.startswith("normalizer.") for name in fitting):
         raise CheckpointError(
