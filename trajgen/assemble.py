@@ -133,7 +133,10 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     if encoder is not None:
         planner.add_module("encoder", encoder)
     if "subgoal" in nodes:
-        planner.add_module("subgoal", composition.get("subgoal"))
+        subgoal = composition.get("subgoal")
+        if not isinstance(subgoal, nn.Module):
+            raise TypeError(f"subgoal '{nodes['subgoal']['name']}' is not a torch module")
+        planner.add_module("subgoal", subgoal)
     planner.__dict__[TRAINS_ENCODER] = encoder is not None and not space.encoded
     return planner
 

@@ -45,7 +45,7 @@ class LandmarkGraph(nn.Module):
 
     positions: Tensor
     leads_on: Tensor
-    points: Tensor
+    hops: Tensor
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class LandmarkGraph(nn.Module):
         reach: int = 3,
     ) -> None:
         super().__init__()
-        check_range("subgoal.landmarks", landmarks, 2, 8192, usual=1024)
+        check_range("subgoal.landmarks", landmarks, 2, 4096, usual=1024)
         check_range("subgoal.reach", reach, 1, usual=3)
         if not (goal_dim and goal_state):
             raise ConfigError(
@@ -70,16 +70,16 @@ class LandmarkGraph(nn.Module):
         self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module
         self.register_buffer("positions", torch.zeros(landmarks, goal_dim))  # in units of the goal
         self.register_buffer("leads_on", torch.zeros(landmarks, dtype=torch.bool))  # to another one
-        self.register_buffer("points", torch.full((landmarks, landmarks), UNREACHABLE, dtype=torch.int16))
+        self.register_buffer("hops", torch.full((landmarks, landmarks), UNREACHABLE, dtype=torch.int16))
 
     def forward(self, state: Tensor, goal: Tensor) -> Tensor:
         """Subgoals (B, G), normalized, of normalized states (B, S) and goals (B, G)."""
         maps = self._normalizer[0]
         here = columns(maps.state.inverse(state), self.indices)
         start = self._nearest(here, self.leads_on)
-        from_here = self.points[start].to(here.dtype)  # (B, L)
+        from_here = self.hops[start].to(here.dtype)  # (B, L)
         end = self._nearest(maps.goal.inverse(goal), from_here < UNREACHABLE)
-        to_goal = self.points.t()[end].to(here.dtype)
+        to_goal = self.hops.t()[end].to(here.dtype)
         ways = to_goal + from_here / UNREACHABLE  # of equally good ones the nearest
         subgoal = torch.where(from_here <= self.reach, ways, torch.inf).argmin(1)
         is_far = from_here.gather(1, end.unsqueeze(1)) > self.reach  # (B, 1)
@@ -120,11 +120,11 @@ class LandmarkGraph(nn.Module):
             )
         edges = csr_array((np.ones(is_edge.sum()), (first[is_edge], last[is_edge])), shape=(count, count))
         ways = np.minimum(shortest_path(edges, unweighted=True), UNREACHABLE)
-        device = self.points.device
+        device = self.hops.device
         self.positions[:count] = torch.tensor(landmarks, dtype=self.positions.dtype, device=device)
-        self.points.fill_(UNREACHABLE)
-        self.points[:count, :count] = torch.tensor(ways.astype(np.int16), device=device)
-        self.leads_on.copy_((self.points < UNREACHABLE).sum(1) > 1)
+        self.hops.fill_(UNREACHABLE)
+        self.hops[:count, :count] = torch.tensor(ways.astype(np.int16), device=device)
+        self.leads_on.copy_((self.hops < UNREACHABLE).sum(1) > 1)
 
 
 def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:

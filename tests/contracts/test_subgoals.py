@@ -97,7 +97,7 @@ def test_an_edge_takes_the_time_between_two_points_of_a_plan() -> None:
     every_second = fitted(U, BACK, reach=2, stride=2)
     assert subgoal(every_second, U[0], U[-1]) == pytest.approx(U[4])
     # By edges of two steps that begin and end at the same parity: the way to places between them is not known.
-    assert every_second.points[:9, :9].max() == 32767
+    assert every_second.hops[:9, :9].max() == 32767
 
 
 def test_an_end_of_one_episode_leads_nowhere_else() -> None:
@@ -114,14 +114,14 @@ def test_without_data_the_goal_stays() -> None:
 
 def test_more_landmarks_than_places_are_left_out() -> None:
     component = fitted(U, BACK, landmarks=64)
-    assert (component.points.diagonal() == 0).sum() == len(U)
+    assert (component.hops.diagonal() == 0).sum() == len(U)
     assert {tuple(row) for row in component.positions[: len(U)].tolist()} == set(U)
 
 
 def test_small_data_have_fewer_landmarks() -> None:
     component = graph(landmarks=64)
     component.fit(np.random.default_rng(0).normal(0, 1, (320, 2)).cumsum(0), np.array([0]))
-    assert (component.points.diagonal() == 0).sum() == 320 // 32
+    assert (component.hops.diagonal() == 0).sum() == 320 // 32
 
 
 def test_farthest_points_cover_positions_within_twice_the_least_radius() -> None:
@@ -217,7 +217,7 @@ def test_the_weights_are_those_of_mage() -> None:
     ]
     mage, with_graph = (planner.state_dict() for planner in planners)
     assert {name for name in with_graph if name not in mage} == {
-        f"subgoal.{name}" for name in ("positions", "leads_on", "points")
+        f"subgoal.{name}" for name in ("positions", "leads_on", "hops")
     }
     assert all(torch.equal(value, with_graph[name]) for name, value in mage.items())
 
@@ -225,7 +225,7 @@ def test_the_weights_are_those_of_mage() -> None:
 def test_a_training_that_starts_from_a_run_makes_the_graph_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["recipe=mage_graph", f"init={run}", "data.horizon=8", "data.stride=1", "subgoal.landmarks=16"]
     planner, _ = ready(compose(words), walks(20), torch.device("cpu"), Console(width=300))
-    assert (planner.subgoal.points.diagonal() == 0).sum() == 16
+    assert (planner.subgoal.hops.diagonal() == 0).sum() == 16
     assert "subgoal" not in capsys.readouterr().out  # which is no weight that the run could have had
 
 
