@@ -17,16 +17,16 @@ SAMPLED_ROWS = 100_000
 ROWS_OF_A_LANDMARK = 32
 """Least number of rows of the data for each landmark."""
 UNREACHABLE = torch.iinfo(torch.int16).max
-"""Stands for the way to a landmark to which none leads."""
+"""Number of edges to a landmark to which no path leads."""
 
 
 @register("subgoal", "graph")
 class LandmarkGraph(nn.Module):
-    """The farthest landmark within reach on a shortest way to the goal, or the goal itself within reach.
+    """The farthest landmark within reach on a shortest path to the goal, or the goal itself within reach.
 
     Landmarks are positions of the data, each as far as can be from those before it. An edge leads from one to another
     where an episode went from places nearest to the one to places nearest to the other within the time between two
-    points of a plan. So plans have goals as near as those that the data reach soon, however long the whole way is
+    points of a plan. So plans have near goals, however long the whole path is
     (search on the replay buffer, arXiv 1906.05253; graph-assisted stitching, arXiv 2506.07744).
 
     Nothing is trained: the graph is made of the data before the first stage, and kept in the checkpoint.
@@ -80,8 +80,8 @@ class LandmarkGraph(nn.Module):
         from_here = self.hops[start].to(here.dtype)  # (B, L)
         end = self._nearest(maps.goal.inverse(goal), from_here < UNREACHABLE)
         to_goal = self.hops.t()[end].to(here.dtype)
-        ways = to_goal + from_here / UNREACHABLE  # of equally good ones the nearest
-        subgoal = torch.where(from_here <= self.reach, ways, torch.inf).argmin(1)
+        remaining = to_goal + from_here / UNREACHABLE  # of equally good landmarks the nearest
+        subgoal = torch.where(from_here <= self.reach, remaining, torch.inf).argmin(1)
         is_far = from_here.gather(1, end.unsqueeze(1)) > self.reach  # (B, 1)
         is_far = is_far & self.leads_on.any()  # nowhere before there are data
         return torch.where(is_far, maps.goal(self.positions[subgoal]), goal)
@@ -119,11 +119,11 @@ class LandmarkGraph(nn.Module):
                 fix="'~subgoal'",
             )
         edges = csr_array((np.ones(is_edge.sum()), (first[is_edge], last[is_edge])), shape=(count, count))
-        ways = np.minimum(shortest_path(edges, unweighted=True), UNREACHABLE)
+        hops = np.minimum(shortest_path(edges, unweighted=True), UNREACHABLE)
         device = self.hops.device
         self.positions[:count] = torch.tensor(landmarks, dtype=self.positions.dtype, device=device)
         self.hops.fill_(UNREACHABLE)
-        self.hops[:count, :count] = torch.tensor(ways.astype(np.int16), device=device)
+        self.hops[:count, :count] = torch.tensor(hops.astype(np.int16), device=device)
         self.leads_on.copy_((self.hops < UNREACHABLE).sum(1) > 1)
 
 

@@ -302,7 +302,7 @@ class PlannerThatSums(LatentPlanner):
 
 # Subgoals
 
-FITTED = "its weights stay in the checkpoint, whatever the data"
+FITTED = "a checkpoint holds what it learns of the data"
 
 
 @mistake("subgoal", UNCHANGED, "cond.goal")

@@ -83,7 +83,7 @@ class Subgoal(Protocol):
         ...
 
     def fit(self, positions: np.ndarray, starts: np.ndarray) -> None:
-        """Learns the ways of the data, before the first stage of training.
+        """Called once with the positions of the training episodes, before the first stage.
 
         Args:
             positions: where goals would be reached, (M, G), in their units, episode after episode.

@@ -167,7 +167,7 @@ def subgoals(fixture: Fixture) -> None:
     )
 
 
-@contract("its weights stay in the checkpoint, whatever the data", "subgoal")
+@contract("a checkpoint holds what it learns of the data", "subgoal")
 def fitted_shapes(fixture: Fixture) -> None:
     fresh, fitted = fixture.part(fixture.build(fitted=False)), fixture.part(fixture.build())
     shapes = {name: tuple(value.shape) for name, value in fresh.state_dict().items()}
