@@ -130,6 +130,18 @@ def test_plans_over_a_maze(tmp_path: Path, scales: int, executed: int | None, go
     assert 0.8 * rows / columns < height / width < 1.4 * rows / columns
 
 
+def test_a_subgoal_is_marked_where_plans_lead_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr("trajgen.viz.figure.write", lambda figure, path: (path.touch(), figures.append(figure)))
+    plans = np.random.default_rng(0).uniform(1, 3, (2, 3, 6, 2))
+    for subgoal in (None, (1.5, 2.0)):
+        plan_maps(tmp_path / "plan.png", WALLS, plans, plans[-1, 0, 0], (2.5, 2.5), plans[-1, 0], ["1", "2"], subgoal)
+    marks = [[mark for ax in figure.axes for mark in ax.lines if mark.get_label() == "subgoal"] for figure in figures]
+    assert [len(each) for each in marks] == [0, 2] and marks[1][0].get_xydata().tolist() == [
+        [1.5, 2.0]
+    ]  # not "executed"
+
+
 def test_curves_show_what_varies_most(tmp_path: Path) -> None:
     states = np.random.default_rng(0).normal(size=(4, 2, 6, 9)) * np.array([1, 0, 1, 0, 0, 0, 0, 0, 0])
     plan_curves(tmp_path / "most.png", states, list("abcd"), executed=states[-1, 0])

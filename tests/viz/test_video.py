@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from torch import Tensor
 from walks import Walk, walk_env
 
 from trajgen.cli import main
@@ -31,6 +32,15 @@ class Painted(Walk):
 
     def render(self) -> Any:
         return np.full((30, 41, 4), 10 * self.time, dtype=np.uint8)
+
+
+class Halfway:
+    """Subgoals halfway to the goal from the mean of the data's goals."""
+
+    def __call__(self, state: Tensor, goal: Tensor) -> Tensor:
+        return goal / 2
+
+    def fit(self, positions: np.ndarray, starts: np.ndarray) -> None: ...
 
 
 class Dark(Walk):
@@ -87,6 +97,24 @@ def test_a_film_over_a_map_moves(tmp_path: Path) -> None:
     bare = write(tmp_path / "bare.gif", dataclasses.replace(episode, plans=[], goal=None), interval=4, walls=WALLS)
     assert (bare[0] != frames[0]).any()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.gif"]
+
+
+def test_a_film_marks_subgoals(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
+    walker.planner.subgoal = Halfway()
+    walker.normalizer.goal.mean.fill_(3.0)
+    walker.normalizer.goal.scale.fill_(4.0)
+    episode = play(walker, walk_env(Painted), 4, interval=3)
+    assert episode.goal is not None
+    for plan in episode.plans:
+        np.testing.assert_allclose(plan.subgoal, (episode.goal + 3.0) / 2, rtol=1e-5)
+    states = np.linspace(1.2, 2.8, 16, dtype=np.float32).reshape(8, 2)
+    plans = [TimedPlan(0, [states], subgoal=np.array([2.8, 1.2], np.float32))]
+    marked = PlayedEpisode(states, np.ones(7), None, plans, [])
+    bare = dataclasses.replace(marked, plans=[dataclasses.replace(plans[0], subgoal=None)])
+    films = [
+        write(tmp_path / f"{number}.gif", each, interval=4, walls=WALLS) for number, each in enumerate((marked, bare))
+    ]
+    assert all((a != b).any() for a, b in zip(*films, strict=True))
 
 
 def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def sample(
     errors = policy.condition_error(cond, plan)
     path = free_path(folder / "plots", "sample-{}.png")
     path.parent.mkdir(exist_ok=True)
-    draw_plans(path, policy, eval_env, observation, refinements)
+    draw_plans(path, policy, eval_env, observation, refinements, cond=cond)
     return_to_go = float(policy.normalizer.returns.inverse(cond.returns[:1]))
     console.print(f"{request.plans} plans for a target return-to-go of {return_to_go:.1f}: {path}")
     for name in ("state", "return"):

@@ -20,7 +20,17 @@ from trajgen.evaluation.rollout import rollout
 from trajgen.experiments.run_folder import free_path, require_writable
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
 from trajgen.viz.options import VideoRequest
-from trajgen.viz.plans import Limits, Walls, draw_goal, draw_limits, draw_maze, planned_states, stride_of
+from trajgen.viz.plans import (
+    Limits,
+    Walls,
+    draw_goal,
+    draw_limits,
+    draw_maze,
+    draw_subgoal,
+    planned_states,
+    planned_subgoal,
+    stride_of,
+)
 from trajgen.viz.record_plans import record_plans
 
 if TYPE_CHECKING:
@@ -83,6 +93,7 @@ class TimedPlan:
     scales: list[NDArray[np.float32]]
     drawn: tuple[int, int] | None = None  # the numbers of the first and the last scale that were drawn, from 1
     stride: int = 1  # environment steps between points
+    subgoal: NDArray[np.float32] | None = None  # (G,)
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,8 @@ def play(
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
         step = number * policy.replan_interval if cond.time is None else int(cond.time[0])
         drawn = (first + 1, planner.tokenizer.schedule.scales) if policy.options.revise is not None else None
-        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn, stride_of(plan, stride)))
+        subgoal = planned_subgoal(policy, cond)
+        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn, stride_of(plan, stride), subgoal))
     plans = [plan for plan in plans if plan.scales]
     frames = env.frames if isinstance(env, FrameRecorder) else []
     return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
@@ -271,6 +283,10 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
     handles = [trail, now, line, coarse, *handles_of_raster] if episode.plans else [trail, now]
     if episode.goal is not None:
         handles.append(draw_goal(ax, episode.goal, 15))
+    has_subgoals = any(plan.subgoal is not None for plan in episode.plans)
+    subgoal = draw_subgoal(ax, [np.nan, np.nan]) if has_subgoals else None
+    if subgoal is not None:
+        handles.append(subgoal)
     figure.legend(handles=handles, loc="outside lower center", ncols=3, columnspacing=1.2)
     colors, gap = time_colors(), np.full((1, 2), np.nan)
 
@@ -284,6 +300,8 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
             line.set_data(*points.T)
             fine.set_offsets(points)
             fine.set_facecolor([tuple(color) for color in colors(np.linspace(0, 1, len(points)))])
+            if subgoal is not None and plan.subgoal is not None:
+                subgoal.set_data(*plan.subgoal[:2, None])
             coarse.set_data(*np.concatenate([gap, *(p for scale in plan.scales[:-1] for p in (scale[:, :2], gap))]).T)
 
     return ax, update

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajgen.core.files import read_metrics
 from trajgen.core.observations import entry
+from trajgen.core.planning import subgoal_of
 from trajgen.evaluation.rollout import first_observations
 from trajgen.viz.figure import GOAL, INK, LINES, SOFT, WALL, most_varied, new_figure, time_colors
 from trajgen.viz.returns import draw_returns
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from torch import Tensor
 
-    from trajgen.core.types import Plan
+    from trajgen.core.types import Cond, Plan
     from trajgen.envs.eval_env import EvalEnv
     from trajgen.evaluation.evaluate import Evaluation
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
@@ -66,9 +67,10 @@ def draw_run(
     seeds = range(first_seed, first_seed + min(EPISODES, len(rollouts.states)))
     for seed, observation in first_observations(eval_env, seeds).items():
         executed = rollouts.states[seed - first_seed]
-        _, plan, refinements = policy.preview([observation])
+        cond, plan, refinements = policy.preview([observation])
         path = plots / f"plan_episode_{seed}.png"
-        if draw_plans(path, policy, eval_env, observation, refinements, executed, stride=stride_of(plan, stride)):
+        steps = stride_of(plan, stride)
+        if draw_plans(path, policy, eval_env, observation, refinements, executed, cond=cond, stride=steps):
             pictures.append(path)
     if controller is not None:
         pictures.append(plots / "returns.png")
@@ -91,6 +93,7 @@ def draw_plans(
     refinements: Mapping[str, Tensor],
     executed: NDArray[Any] | None = None,
     *,
+    cond: Cond | None = None,
     stride: int = 1,
     limits: Limits | None = None,
 ) -> bool:
@@ -99,6 +102,7 @@ def draw_plans(
     Args:
         refinements: by title, the plans (n, T, D) decoded after each scale, normalized.
         executed: the states (m, S) that were then visited, one a step of the environment.
+        cond: what the plans were made for; a subgoal is marked on the map.
         stride: environment steps between the points of a plan.
 
     Returns:
@@ -118,8 +122,17 @@ def draw_plans(
     start = entry(observation, policy.space.state_key)[:2]
     goal = entry(observation, policy.space.goal_key)[:2] if policy.space.goal_key else None
     visited = None if executed is None else executed[:, :2]
-    plan_maps(path, eval_env.walls, plans[..., :2], start, goal, visited, titles)
+    subgoal = None if cond is None else planned_subgoal(policy, cond)
+    plan_maps(path, eval_env.walls, plans[..., :2], start, goal, visited, titles, subgoal)
     return True
+
+
+def planned_subgoal(policy: RecedingHorizonPolicy, cond: Cond) -> NDArray[Any] | None:
+    """The subgoal (G,) of the first plan, in the environment's units; None of a planner without subgoals."""
+    if cond.goal is None or subgoal_of(policy.planner) is None:
+        return None
+    goal: NDArray[Any] = policy.normalizer.goal.inverse(cond.goal[0]).float().cpu().numpy()
+    return goal + np.asarray(policy.space.goal_offset or 0.0)
 
 
 def planned_states(
@@ -168,6 +181,12 @@ def draw_goal(ax: Axes, goal: ArrayLike, size: float = 14) -> Any:
     return ax.plot(*np.asarray(goal)[:2], "*", color=GOAL, mec="white", mew=0.8, ms=size, zorder=5, label="goal")[0]
 
 
+def draw_subgoal(ax: Axes, subgoal: ArrayLike) -> Any:
+    """Draws a diamond at a subgoal (2,)."""
+    x, y = np.asarray(subgoal)[:2]
+    return ax.plot([x], [y], "D", color="white", mec=GOAL, mew=1.5, ms=6.5, zorder=4.5, label="subgoal")[0]
+
+
 def plan_maps(
     path: Path,
     walls: Walls,
@@ -176,8 +195,12 @@ def plan_maps(
     goal: ArrayLike | None,
     executed: NDArray[Any] | None,
     titles: Sequence[str],
+    subgoal: ArrayLike | None = None,
 ) -> None:
-    """Draws planned positions (K, n, T, 2) over the maze, one panel a scale, and the executed path (m, 2) last."""
+    """Draws planned positions (K, n, T, 2) over the maze, one panel a scale, and the executed path (m, 2) last.
+
+    A ``subgoal`` (2,) is marked in the plans' panels: later plans of the executed path had others.
+    """
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
 
@@ -210,6 +233,8 @@ def plan_maps(
             ax.plot(*np.asarray(start), "o", color="white", mec=INK, mew=1.3, ms=6.5, zorder=5, label="start")
             if goal is not None:
                 draw_goal(ax, goal)
+            if subgoal is not None and k < len(plans):
+                draw_subgoal(ax, subgoal)
             ax.set_title(title)
         legend = {label: mark for ax in axes for mark, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         bar = figure.colorbar(

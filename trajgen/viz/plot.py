@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import ConfigError, TrajgenError, nearest, printable
 from trajgen.core.files import read_metrics
@@ -78,10 +78,10 @@ def _plans(run: Run, folder: Path, request: PlotRequest) -> Pictures:
     env, usual_stride = run.eval_env, run.config.data.strides[0]
     for seed, observation in first_observations(env, seeds).items():
         states = recorded_states(env, seed) if env.replayed_episodes else None
-        _, plan, refinements = run.policy.preview([observation] * request.plans, target)
-        stride = stride_of(plan, usual_stride)
+        cond, plan, refinements = run.policy.preview([observation] * request.plans, target)
+        how: dict[str, Any] = {"cond": cond, "stride": stride_of(plan, usual_stride), "limits": limits}
         paths.append(folder / f"plans_seed_{seed}.{request.format}")
-        if not draw_plans(paths[-1], run.policy, env, observation, refinements, states, stride=stride, limits=limits):
+        if not draw_plans(paths[-1], run.policy, env, observation, refinements, states, **how):
             return f"planner '{run.config.components['planner']['name']}' makes no plans of states here"
     return paths
 
