@@ -188,8 +188,8 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
             got=f"{got} with " + (f"sampler={nodes['sampler']['name']}" if "sampler" in nodes else "no sampler"),
             fix=f"recipe=mage_critic, sampler=best_of_n, or {one}",
         )
-    for kind, taken in wiring.items():
-        if "stride" in taken or (kind in TOLD_STRIDES and "strides" not in taken):
+    for kind, arguments in wiring.items():
+        if "stride" in arguments or (kind in TOLD_STRIDES and "strides" not in arguments):
             raise ConfigError(f"{kind}={nodes[kind]['name']} is made for one stride.", got=got, fix=one)
 
 

@@ -95,9 +95,9 @@ def read(words: Iterable[str], cls: type[T], groups: Collection[str] | None = No
         elif groups is None or key.partition(".")[0] in groups:
             rest.append(word)
         else:
-            from trajgen.config import meant
+            from trajgen.config import suggestion
 
-            rule, close = f"Unknown option '{key}'.", meant(key, groups or ())
+            rule, close = f"Unknown option '{key}'.", suggestion(key, groups or ())
             raise ConfigError(rule, fix=close) if close else unknown_name(rule, key, [*options, *(groups or ())])
     for key, option in options.items():
         if option.is_required and option.field not in values:

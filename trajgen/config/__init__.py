@@ -20,8 +20,8 @@ from trajgen.config.files import (
     study_files,
     zoo_files,
 )
-from trajgen.config.meant import meant
 from trajgen.config.schema import SECTIONS, Config, merged
+from trajgen.config.suggestions import suggestion
 from trajgen.config.task_options import options_by_recipe
 
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "hydra_application",
     "hydra_run",
     "is_for_hydra",
-    "meant",
     "merged",
     "options_by_recipe",
     "quoted",
@@ -44,6 +43,7 @@ __all__ = [
     "recipe_files",
     "search_files",
     "study_files",
+    "suggestion",
     "task_words",
     "zoo_files",
 ]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trajgen.config.files import missing
-from trajgen.config.meant import meant
 from trajgen.config.schema import SECTIONS, TOP, Config, merged
+from trajgen.config.suggestions import suggestion
 from trajgen.config.task_options import task_options
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.options import unknown_option, values_of
@@ -213,16 +213,16 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
         if key == named or new_name(key):
             rest = [word for word in overrides if word.lstrip("+~").partition("=")[0] != key]
             section, _, option = key.rpartition(".")
-            if not new_name(key) and (close := meant(option, (*SECTIONS, *KINDS), section)):
+            if not new_name(key) and (close := suggestion(option, (*SECTIONS, *KINDS), section)):
                 return ConfigError(f"Unknown option '{key}'.", fix=close)
             hint = owners(section, option) if section in KINDS else ""
             return unknown_option(key, _options_of(section, rest, folders), value, hint)
     if several := re.search(SEVERAL, str(error)):
-        key, given = several.groups()
+        key, value = several.groups()
         return ConfigError(
             f"{key} takes one value here.",
-            got=f"{key}={given}",
-            fix=f"-m trains once for each value, '{key}=[{given}]' is a list, and decimals are written 0.5",
+            got=f"{key}={value}",
+            fix=f"-m trains once for each value, '{key}=[{value}]' is a list, and decimals are written 0.5",
         )
     return ConfigError(
         "The command line does not compose.",

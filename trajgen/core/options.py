@@ -139,8 +139,8 @@ def structure(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     fields = [f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init]
     refuse_unknown(values, [f.name for f in fields], where)
     prefix = f"{where}." if where else ""
-    needed = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
-    if missing := [name for name in needed if name not in values]:
+    required = [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in values]:
         raise ConfigError(f"'{where}' needs {', '.join(missing)}.", fix=f"{prefix}{missing[0]}=…")
     return cls(**{k: convert(v, hints[k], f"{prefix}{k}") for k, v in values.items()})
 

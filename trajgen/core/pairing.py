@@ -41,19 +41,19 @@ def check_pair(sampler: str, prior: Any, prior_name: str, *, discrete: bool) -> 
     Raises:
         ConfigError: if the prior lacks a member that the sampler needs.
     """
-    needed = needs(component("sampler", sampler))
-    missing = [name for name in needed if not hasattr(prior, name)]
+    required = needs(component("sampler", sampler))
+    missing = [name for name in required if not hasattr(prior, name)]
     if not missing:
         return
     fixes = [f"sampler={name}" for name in fitting_samplers(prior, discrete=discrete)][:1]
     for name in sorted(names("prior"), key=lambda name: name != USUAL_PRIOR):
         candidate = component("prior", name)
-        if hasattr(candidate, needed[0]):
+        if hasattr(candidate, required[0]):
             fixes.append(" ".join([f"prior={name}", *getattr(candidate, "goes_with", ())]))
             break
     raise ConfigError(
         f"sampler={sampler} cannot draw from prior={prior_name}.",
-        expected="a prior with " + ", ".join(needed),
+        expected="a prior with " + ", ".join(required),
         got=f"{type(prior).__name__} without {', '.join(missing)}",
-        fix=", or ".join(fixes) or f"write a prior with {needed[0]}",
+        fix=", or ".join(fixes) or f"write a prior with {required[0]}",
     )

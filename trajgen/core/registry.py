@@ -103,11 +103,11 @@ def register(kind: str, name: str) -> Callable[[C], C]:
     check_kind(kind)
 
     def add(component: C) -> C:
-        new, taken = _from_object(kind, name, component), _find(kind, name)
-        if taken and (taken.module, taken.attribute) != (new.module, new.attribute):
+        new, existing = _from_object(kind, name, component), _find(kind, name)
+        if existing and (existing.module, existing.attribute) != (new.module, new.attribute):
             raise ConfigError(
                 f"The name '{name}' of kind '{kind}' is taken.",
-                got=f"{new.module}.{new.attribute}, but it is {taken.module}.{taken.attribute}",
+                got=f"{new.module}.{new.attribute}, but it is {existing.module}.{existing.attribute}",
                 fix=f'@register("{kind}", "my_{name}")',
             )
         _registered[kind, name] = (new, component)

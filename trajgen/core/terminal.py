@@ -73,8 +73,8 @@ def progress(
             now = time.monotonic()
             if not console.is_terminal and 10 * number // total > tenths and now - printed >= pause:
                 printed = now
-                left = (now - begun) / (number - done) * (total - number)
-                line = f"{name} {number}/{total}, {timedelta(seconds=round(left))} left"
+                seconds_left = (now - begun) / (number - done) * (total - number)
+                line = f"{name} {number}/{total}, {timedelta(seconds=round(seconds_left))} left"
                 console.print(_fitting([line, *texts], console.width), highlight=False, markup=False)
             tenths = 10 * number // total
 

@@ -112,10 +112,10 @@ class PlanLength(_Untrained):
         assert cond.goal is not None
         goal = normalizer.goal.inverse(cond.goal)
         way = positions * scale + mean  # (B, T, G)
-        left = (way - goal.unsqueeze(1)).norm(dim=-1)  # (B, T)
-        on_the_way = ((left <= self.goal_radius).cumsum(1) == 0).float()  # ONNX has no cumprod
+        distance = (way - goal.unsqueeze(1)).norm(dim=-1)  # (B, T)
+        on_the_way = ((distance <= self.goal_radius).cumsum(1) == 0).float()  # ONNX has no cumprod
         steps = (way[:, 1:] - way[:, :-1]).norm(dim=-1)  # (B, T - 1)
-        missing = on_the_way[:, -1] * (left[:, -1] - self.goal_radius)
+        missing = on_the_way[:, -1] * (distance[:, -1] - self.goal_radius)
         return -((steps * on_the_way[:, :-1]).sum(1) + self.detour * missing)
 
 

@@ -89,8 +89,8 @@ def map_episodes(
         episodes = opened()  # another process may have been faster
         if episodes is not None:
             return episodes
-        for left in folder.parent.glob(UNFINISHED + "*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for unfinished in folder.parent.glob(UNFINISHED + "*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=folder.parent, ignore_cleanup_errors=True) as temporary:
             new_folder = Path(temporary) / "whole"
             new_folder.mkdir()
@@ -202,12 +202,12 @@ def _map(path: Path, shape: tuple[int, ...] | None, dtype: type) -> np.memmap[An
 @contextlib.contextmanager
 def _writing(folder: Path, rows: int, space: Space) -> Iterator[None]:
     """Makes the folder; an error that it cannot be written names the ways out."""
-    needed = size_of(rows, space)
+    size = size_of(rows, space)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
-        if free < needed:
-            raise OSError(errno.ENOSPC, f"{needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
+        if free < size:
+            raise OSError(errno.ENOSPC, f"{size / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
         yield
     except OSError as error:
         raise DataError(

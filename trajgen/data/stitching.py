@@ -46,10 +46,10 @@ def with_stitched(episodes: Episodes, options: DataOptions) -> Episodes:
             fix="data.memory_map=false, or data.stitch=0",
         )
     paths = _Paths(episodes, options, stitched_steps(episodes, options))
-    wanted = options.stitch / (1 - options.stitch) * episodes.steps
+    target = options.stitch / (1 - options.stitch) * episodes.steps
     mean = float(paths.length)
-    while paths.steps < wanted:  # more than once where paths come to a terminal, or to an end that nothing meets
-        paths.begin(math.ceil((wanted - paths.steps) / mean))
+    while paths.steps < target:  # more than once where paths come to a terminal, or to an end that nothing meets
+        paths.begin(math.ceil((target - paths.steps) / mean))
         while paths.grow():
             pass
         mean = paths.steps / len(paths.at)
@@ -150,8 +150,8 @@ class _Paths:
         order = np.argsort(path, kind="stable")
         path, first, steps = path[order], first[order], steps[order]
         is_last = np.append(path[1:] != path[:-1], True)
-        taken = steps + is_last  # the final observation of the last piece is that of the path
-        rows = np.repeat(first - (np.cumsum(taken) - taken), taken) + np.arange(taken.sum())
+        counts = steps + is_last  # the final observation of the last piece is that of the path
+        rows = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         lengths = np.bincount(path, weights=steps).astype(np.int64)
         ends = np.cumsum(lengths + 1) - 1
         fields = {name: getattr(self.episodes, name) for name in WIDTHS}

@@ -155,9 +155,9 @@ def staging() -> Iterator[Path]:
     try:
         base.mkdir(parents=True, exist_ok=True)
         local_sets()  # which are put back where a killed process was replacing them
-        for left in base.glob(STAGING + "*"):  # of a killed process; a young folder may still be in use
-            if time.time() - left.stat().st_mtime > DAY:
-                shutil.rmtree(left, ignore_errors=True)
+        for unfinished in base.glob(STAGING + "*"):  # of a killed process; a young folder may still be in use
+            if time.time() - unfinished.stat().st_mtime > DAY:
+                shutil.rmtree(unfinished, ignore_errors=True)
         temporary = tempfile.TemporaryDirectory(prefix=STAGING, dir=base, ignore_cleanup_errors=True)
     except OSError as error:
         raise DataError(

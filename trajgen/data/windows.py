@@ -295,11 +295,11 @@ class Windows:
         window = torch.randint(self._count, shape, generator=random, device=self._home)
         group = torch.searchsorted(self._before, window, right=True) - 1
         anywhere = self._first[group % len(self._first)] + window - self._before[group] + 1
-        left = last - row - 1  # beyond the first step
-        steps = later * (left + 1)  # uniform, where nothing is discounted
+        remaining = last - row - 1  # beyond the first step
+        steps = later * (remaining + 1)  # uniform, where nothing is discounted
         if self.options.discount < 1:
             steps = later.log() / math.log(self.options.discount)
-        rows = row + 1 + steps.minimum(left).long()
+        rows = row + 1 + steps.minimum(remaining).long()
         rows = torch.where(choice < sampling.current + sampling.random, anywhere, rows)
         rows = torch.where(choice < sampling.current, row + 1, rows)
         return self._fields.at("achieved", rows)

@@ -152,7 +152,7 @@ def _record_side_by_side(
     states[:, 0] = [start["observation"] for start in starts]
     goals[:, 0] = [start["desired_goal"] for start in starts]
     pushed, push = np.zeros(lanes, int), np.zeros((lanes, 2))  # steps that a push still lasts, and its action
-    left = np.full(lanes, -1)  # steps for which a reached goal is still held; -1 before it is reached
+    remaining_stay = np.full(lanes, -1)  # steps for which a reached goal is still held; -1 before it is reached
     for t in range(steps):
         noise = random.normal(0.0, NOISE, (lanes, 2))
         begins = (pushed == 0) & (random.random(lanes) < 1 / PUSH_EVERY)
@@ -168,12 +168,12 @@ def _record_side_by_side(
         goals[:, t + 1] = goals[:, t]
         near = np.linalg.norm(states[:, t + 1, :2] - goals[:, t], axis=1) <= GOAL_RADIUS
         rewards[:, t] = near
-        left[left > 0] -= 1
-        arrived = near & (left < 0)
-        left[arrived] = random.integers(stay[0], stay[1], size=int(arrived.sum()), endpoint=True)
-        for lane in np.flatnonzero(left == 0).tolist():
+        remaining_stay[remaining_stay > 0] -= 1
+        arrived = near & (remaining_stay < 0)
+        remaining_stay[arrived] = random.integers(stay[0], stay[1], size=int(arrived.sum()), endpoint=True)
+        for lane in np.flatnonzero(remaining_stay == 0).tolist():
             goals[lane, t + 1] = _draw_goal(envs[lane], states[lane, t + 1, :2], random)
-            left[lane] = -1
+            remaining_stay[lane] = -1
 
     episodes = []
     for lane, length in enumerate(lengths):

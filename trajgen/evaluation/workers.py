@@ -107,13 +107,13 @@ class WorkerPool:
                 moments[index] = answer
                 continue
             moments[index] = Moment(error=answer)
-            taken = [(i, [*self._actions[i], v]) for i, v in items[:position] if moments[i].error is None]
+            done = [(i, [*self._actions[i], v]) for i, v in items[:position] if moments[i].error is None]
             waiting = items[position + 1 :]
             if what == "step":
-                moments |= self._restart(number, taken + [(i, self._actions[i]) for i, _ in waiting])
+                moments |= self._restart(number, done + [(i, self._actions[i]) for i, _ in waiting])
                 waiting = [(i, v) for i, v in waiting if i not in moments]
             else:
-                moments |= self._restart(number, [(i, []) for i, _ in taken])
+                moments |= self._restart(number, [(i, []) for i, _ in done])
             self._workers[number].send((what, waiting))
             return moments | self._answers(number, what, waiting)
         return moments

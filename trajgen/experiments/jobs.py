@@ -102,8 +102,8 @@ class Countdown:
     def next(self) -> str:
         """Counts one more piece."""
         self.done += 1
-        left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
-        return f"{self.done} of {self.total}" + (f", {duration(left)} left" if self.done < self.total else "")
+        seconds_left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        return f"{self.done} of {self.total}" + (f", {duration(seconds_left)} left" if self.done < self.total else "")
 
 
 def _print_outcome(name: str, stopping: threading.Event, count: Countdown, future: Future[Any]) -> None:

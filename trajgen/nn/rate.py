@@ -74,9 +74,9 @@ def bits_of_scales(covariance: Tensor, lengths: Sequence[int], level: float) -> 
         gain = (axes * share.unsqueeze(1)) @ axes.mT
         noise = (axes * (share * error).unsqueeze(1)) @ axes.mT
         coded = torch.einsum("nl,lcd,lm->ncmd", grow, gain, pool).reshape(length * channels, -1)
-        left = torch.eye(length * channels, dtype=torch.float64) - coded
+        remainder = torch.eye(length * channels, dtype=torch.float64) - coded
         added = torch.einsum("nl,lcd,ml->ncmd", grow, noise, grow)
-        residual = (left @ residual.reshape(length * channels, -1) @ left.T).reshape(covariance.shape) + added
+        residual = (remainder @ residual.reshape(length * channels, -1) @ remainder.T).reshape(covariance.shape) + added
     return bits
 
 

@@ -69,12 +69,12 @@ class FlowPrior(NoisyPrior):
         clean = codes.float()
         known_codes = self.known_codes(clean, cond)
         t = torch.rand(len(cond), device=clean.device)
-        left = (1 - t)[:, None, None]
+        noise_level = (1 - t)[:, None, None]
         noise = torch.randn_like(clean)
-        x = known_codes.into(clean + left * (noise - clean))
+        x = known_codes.into(clean + noise_level * (noise - clean))
         velocity = self.velocity(x, t, cond)
         loss = unknown_mean((velocity - (clean - noise)).square(), known_codes)
-        return loss, known_codes.into(x + left * velocity)
+        return loss, known_codes.into(x + noise_level * velocity)
 
     def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The mean velocity (B, L, C) of codes that are at x (B, L, C) at times t (B,) from 0, noise, to 1, codes."""

@@ -80,8 +80,8 @@ class EulerSampler:
             t = torch.full((len(cfg_cond),), step / self.steps, device=device)
             velocity = guided(prior.velocity(torch.cat([x, x]) if self.guidance else x, t, cfg_cond), self.guidance)
             if guide is not None:
-                left = 1 - step / self.steps
-                end = x + left * velocity
-                velocity = velocity + left / (left**2 + (1 - left) ** 2) * guide(end, cond)
+                remaining = 1 - step / self.steps
+                end = x + remaining * velocity
+                velocity = velocity + remaining / (remaining**2 + (1 - remaining) ** 2) * guide(end, cond)
             x = with_known(x + velocity / self.steps)
         return Plan(x, tokenizer.layout.latent(tokenizer.vectors(x)))

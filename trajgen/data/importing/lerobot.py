@@ -84,9 +84,9 @@ class LeRobotFolder:
         columns_there = _open(file).schema_arrow.names
         if options.rewards != "data" or (names["rewards"][0] not in columns_there and options.reward is None):
             names.pop("rewards")
-        wanted = [*(name for entries in names.values() for name in entries), *self._images]
-        wanted += [name for name in (DONE, TRUNCATED, FRAME) if name in columns_there]
-        columns = self._columns(file, tuple(dict.fromkeys(wanted)))
+        required = [*(name for entries in names.values() for name in entries), *self._images]
+        required += [name for name in (DONE, TRUNCATED, FRAME) if name in columns_there]
+        columns = self._columns(file, tuple(dict.fromkeys(required)))
 
         def part(name: str) -> Array:
             return columns[name][first:last]

@@ -10,7 +10,7 @@ from trajgen.core.registry import KINDS, names, spec
 from trajgen.engine.options import StageOptions
 
 
-def meant(name: str, groups: Collection[str], section: str = "") -> str:
+def suggestion(name: str, groups: Collection[str], section: str = "") -> str:
     """The question whether options of that name were meant, by their dotted names; empty where there is none.
 
     Args:
