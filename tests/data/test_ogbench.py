@@ -129,6 +129,17 @@ def test_goals_are_shown_and_success_is_the_environments(options: DataOptions) -
 
 
 @pytest.mark.usefixtures("_package")
+def test_a_maze_has_its_walls_as_a_map_where_states_start_with_the_position(
+    options: DataOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert make_eval_env(options).walls is None  # says nothing of cells
+    monkeypatch.setattr(Maze, "maze_map", np.array([[1, 0, 1], [0, 0, 0]]), raising=False)
+    monkeypatch.setattr(Maze, "ij_to_xy", lambda _, ij: (4.0 * ij[1] - 4, 4.0 * ij[0] + 1), raising=False)
+    assert make_eval_env(options).walls == [(-6.0, -1.0, 4.0, 4.0), (2.0, -1.0, 4.0, 4.0)]
+    assert make_eval_env(replace(options, goal_state=(2, 3))).walls is None
+
+
+@pytest.mark.usefixtures("_package")
 def test_a_seed_decides_the_start_and_leaves_numpys_own_state_alone(options: DataOptions) -> None:
     eval_env = make_eval_env(options)
     env, other = eval_env.make_env(), eval_env.make_env()
@@ -227,6 +238,7 @@ def test_the_environments_of_the_package_are_as_the_presets_say(name: str, optio
     inner: Any = env.unwrapped
     assert eval_env.max_steps == gymnasium.spec(eval_env.name).max_episode_steps
     assert len(eval_env.resets) == inner.num_tasks
+    walls = eval_env.walls or []
     for seed in (0, 1, 2, 3, 4, 9):
         np.random.seed(seed + 7)  # which must not matter
         (first, _), (again, info) = eval_env.reset(env, seed), eval_env.reset(other, seed)
@@ -236,6 +248,9 @@ def test_the_environments_of_the_package_are_as_the_presets_say(name: str, optio
             np.testing.assert_array_equal(value, again[entry])
         np.testing.assert_array_equal(first["desired_goal"], inner.cur_goal_xy)
         np.testing.assert_array_equal(info["goal"][:2], inner.cur_goal_xy)
+        x, y = first["achieved_goal"]
+        assert not any(left < x < left + width and low < y < low + height for left, low, width, height in walls)
+    assert len(walls) == (inner.maze_map == 1).sum()
     action = np.full(inner.action_space.shape, 0.5, np.float32)
     for (observation, _, _, _, info), (same, *_) in ((env.step(action), other.step(action)) for _ in range(20)):
         np.testing.assert_array_equal(observation["observation"], same["observation"])

@@ -185,8 +185,10 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
             fix="data.max_episode_steps=1000",
         )
 
+    is_ogbench = (options.env_id or "").startswith(OGBENCH)
+
     def make() -> gymnasium.Env[Any, Any]:
-        if (options.env_id or "").startswith(OGBENCH):
+        if is_ogbench:
             from trajgen.envs.ogbench import make_with_goals
 
             return make_with_goals(env_spec, options.goal_state)
@@ -205,6 +207,12 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         is_state = image_side(env_spec) is None or options.state_key == "observation"
         optional = {"walls": cells.walls() if is_state else None}  # plans of other states are not drawn over a map
         optional |= {"one_goal": len(inner.maze.unique_goal_locations) == 1}
+        env.close()
+    elif is_ogbench and options.goal_state[:2] == (0, 1):  # the state starts with the position
+        from trajgen.envs.ogbench import walls
+
+        env = make()
+        optional = {"walls": walls(env.unwrapped)}
         env.close()
     maze = next((maze for maze in MAZES.values() if maze.env_id == env_spec.id), None)
     if maze is not None:

@@ -6,7 +6,7 @@ import copy
 import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -64,6 +64,27 @@ def make_with_goals(env_spec: Any, goal_state: Sequence[int] = ()) -> GoalInObse
         env_spec = copy.deepcopy(env_spec)
         env_spec.kwargs["use_oracle_rep"] = True
     return GoalInObservation(make_env(env_spec), goal_state)
+
+
+@runtime_checkable
+class Maze(Protocol):
+    """What OGBench's mazes say of their cells."""
+
+    maze_map: np.ndarray
+    """Rows of 0 (free) and 1 (wall)."""
+
+    def ij_to_xy(self, ij: tuple[int, int]) -> tuple[float, float]:
+        """The center of a cell, by its row and column."""
+        ...
+
+
+def walls(env: Any) -> list[tuple[float, float, float, float]] | None:
+    """The wall cells of an unwrapped maze, as rectangles (left x, lower y, width, height); None of what is no maze."""
+    if not isinstance(env, Maze):
+        return None
+    side = env.ij_to_xy((0, 1))[0] - env.ij_to_xy((0, 0))[0]
+    centers = [env.ij_to_xy((row, column)) for row, column in np.argwhere(env.maze_map == 1).tolist()]
+    return [(x - side / 2, y - side / 2, side, side) for x, y in centers]
 
 
 class GoalInObservation(gymnasium.Wrapper):
