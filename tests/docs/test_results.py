@@ -45,10 +45,8 @@ def rows() -> list[tuple[str, ...]]:
     """The words of the command of each row: of the present recipes, the family, and the other tasks."""
     commands = []
     for task, recipe in (row[:2] for row in table("The present recipes")):
-        if recipe.endswith("`"):  # not a mean
-            task, (name, *options) = task.strip("`"), recipe.strip("`").split()
-            seed = options.pop() if options and options[-1].startswith("seed=") else "seed=0"
-            commands.append((f"recipe={name}", *options, f"data={task}", *stand_in(task), seed))
+        task, (name, *options) = task.strip("`"), recipe.split("`")[1].split()
+        commands.append((f"recipe={name}", *options, f"data={task}", *stand_in(task), "seed=0"))
     family = [row[0].split("`")[1] for row in table("The family under one protocol")]
     commands += [(f"recipe={recipe}", "data=pointmaze/medium-dwell", "seed=0") for recipe in family]
     for task in (row[0].strip("`") for row in table("Adroit, Kitchen, locomotion and AntMaze")):
