@@ -84,7 +84,6 @@ def test_goals_are_reached_after_any_number_of_steps_or_after_any_order_of_magni
     walk = Episode(states, states[1:, :1], count[1:], False, 0 * states, states)
     episodes = Episodes.collect([walk], name="line", space=Space(2, 1, 2, "s", "d"))
     shares = {"uniform": lambda most: 9 / most, "log_uniform": lambda most: math.log(10) / most.log1p()}
-    shares["mixed"] = lambda most: sum(share(most).clamp(max=1) for share in list(shares.values())[:2]) / 2
     for steps, share in shares.items():
         batch = plain(episodes, options(**GOALS, relabel_ratio=1.0, relabel_steps=steps)).batch(0, 4000)
         assert batch.goals is not None

@@ -136,8 +136,8 @@ class DataOptions:
     """Goal of a window: none, that of the data, or also a position reached later."""
     relabel_ratio: float = 0.5
     """Share of windows with hindsight goals."""
-    relabel_steps: Literal["uniform", "log_uniform", "mixed"] = "uniform"
-    """Distribution of the steps until a hindsight goal is reached: uniform, uniform in the logarithm, or half each."""
+    relabel_steps: Literal["uniform", "log_uniform"] = "uniform"
+    """Distribution of the steps until a hindsight goal is reached: uniform in their number, or in its logarithm."""
     goal_radius: float | None = None
     """Distance to the window's goal within which a step earns 1."""
     terminate_at_goal: bool = False

@@ -318,7 +318,7 @@ class Windows:
             return goals
         where, relabel = torch.rand(2, *row.shape, generator=random, device=self._home)
         most = last - row
-        steps = _relabel_steps(self.options.relabel_steps, where, most)
+        steps = where * most if self.options.relabel_steps == "uniform" else (1 + most) ** where - 1
         later = row + 1 + steps.long().minimum(most - 1)  # row < later <= last
         return torch.where(relabel < 1 - self.options.relabel_ratio, goals, self._fields.at("achieved", later[:, 0]))
 
@@ -328,13 +328,6 @@ class Windows:
             return None
         after = self._fields.from_each("achieved", row[:, 0])[..., 1:]  # (G, B, steps)
         return (after - goal.t().unsqueeze(-1)).square_().sum(0) <= self.options.goal_radius**2
-
-
-def _relabel_steps(distribution: str, where: Tensor, most: Tensor) -> Tensor:
-    """Steps (B, 1) until a goal is reached, below ``most`` (B, 1), by numbers ``where`` (B, 1) between 0 and 1."""
-    if distribution == "mixed":  # each half of the numbers draws from one of the two
-        return torch.where(where < 0.5, 2 * where * most, (1 + most) ** (2 * where - 1) - 1)
-    return where * most if distribution == "uniform" else (1 + most) ** where - 1
 
 
 def fit_normalizer(episodes: Episodes, options: DataOptions, normalizer: Normalizer | None = None) -> Normalizer:
