@@ -25,7 +25,7 @@ class LandmarkGraph(nn.Module):
     """The farthest landmark within reach on a shortest path to the goal, or the goal itself within reach.
 
     Landmarks are positions of the data, each as far as can be from those before it. An edge leads from one to another
-    where an episode went from places nearest to the one to places nearest to the other within the time between two
+    where an episode went from places nearest to the one to places nearest to the other in the time between two
     points of a plan. So plans have near goals, however long the whole path is
     (search on the replay buffer, arXiv 1906.05253; graph-assisted stitching, arXiv 2506.07744).
 

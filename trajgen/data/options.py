@@ -103,7 +103,7 @@ class DataOptions:
     chunk: int = 8
     """H, environment steps at full rate from the window's start."""
     max_padding: float = 0.5
-    """Largest share of a window beyond a timeout; beyond a terminal any share may be."""
+    """Largest share of a window past a timeout; past a terminal there is no limit."""
 
     memory_map: bool | None = None
     """Whether windows are read from a file; null if they would fill half of the memory."""
@@ -120,7 +120,7 @@ class DataOptions:
     """Exponent of the signed power of returns before they are standardized."""
 
     state_key: str | tuple[str, ...] | None = None
-    """Observation entry with the state, or entries to join ("/" for nested ones); [] for none but images; null if it is
+    """Observation entry with the state, or entries to join ("/" for nested ones); [] for images only; null if it is
     the observation."""
     image_key: str | tuple[str, ...] | None = None
     """Observation entry with an image, or entries of one size to join along the channels; null for none, or if it is

@@ -1,7 +1,8 @@
 """Low-rank adapters of linear layers (LoRA, arXiv 2106.09685, section 4.1), as torch's parametrizations of weights.
 
-A checkpoint names the adapted weight ``LAYER.parametrizations.weight.original``, and the two factors that are added to
-it ``LAYER.parametrizations.weight.0.up`` and ``.down``.
+The paper's factor α / r is left out. A checkpoint names the adapted weight
+``LAYER.parametrizations.weight.original``, and the two factors that are added to it
+``LAYER.parametrizations.weight.0.up`` and ``.down``.
 """
 
 from __future__ import annotations

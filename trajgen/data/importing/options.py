@@ -21,7 +21,7 @@ class ImportOptions:
     format: Literal["auto", "d4rl", "robomimic", "lerobot", "npz"] = "auto"
     """Format of the source; auto looks at it."""
     env: str | None = None
-    """Gymnasium id of the evaluation environment; without one the set can be trained on, but not be evaluated."""
+    """Gymnasium id of the evaluation environment; without one, actions are compared with the recorded ones."""
 
     state: str | tuple[str, ...] | None = None
     """Entries that are the state, joined in this order; null takes the format's default (robomimic: all vectors), []
