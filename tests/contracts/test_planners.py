@@ -231,3 +231,23 @@ def test_residuals_by_hand(batch: Batch) -> None:
     assert set(states.condition_residuals(trajectory[..., 1:], cond)) == {"state"}
     actions = tiny.ready_planner(view={"fields": ("action",)})
     assert float(losses_of(actions, "prior", batch)["condition"]) == 0
+
+
+@pytest.mark.parametrize("action", ["latent_state", "state"])
+@pytest.mark.parametrize("sampled_prefixes", [False, True])
+def test_the_head_learns_the_same_of_prepared_windows(action: str, sampled_prefixes: bool, batch: Batch) -> None:
+    options = {"sampled_prefixes": sampled_prefixes, "action_stage": True}
+    planner = tiny.ready_planner(action=action, planner=tiny.node("planner", "latent", **options))
+    stage = stage_of(planner, "action")
+    stage.begin(planner)
+    assert stage.prepare is not None
+    totals = []
+    for prepare in (stage.prepare, lambda batch: batch):
+        torch.manual_seed(3)
+        totals.append(stage.loss(prepare(batch))["total"])
+    torch.testing.assert_close(*totals, rtol=1e-6, atol=0)
+    prepared = stage.prepare(batch)
+    assert prepared.states.shape[1] == 1 and len(prepared.states) == len(batch.states)
+    assert (
+        stage_of(tiny.ready_planner(planner=tiny.node("planner", "latent", end_to_end=False)), "action").prepare is None
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from torch import Generator
 
 from trajgen.core.types import Batch, GoalSampling, Stage
@@ -75,3 +76,8 @@ class DrawsOnDevice(Protocol):
 def drawn_on_device(source: Source) -> DrawsOnDevice | None:
     """The source, if its batches can be drawn within a CUDA graph."""
     return source if isinstance(source, DrawsOnDevice) and source.on_device else None
+
+
+def draw_seed(seed: int, step: int, rank: int = 0) -> int:
+    """What seeds the draw of a step's batch."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

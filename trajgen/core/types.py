@@ -131,6 +131,12 @@ class Record:
             result += [value] if isinstance(value, Tensor) else value.tensors() if isinstance(value, Record) else []
         return result
 
+    @classmethod
+    def cat(cls, records: Sequence[Self]) -> Self:
+        """The rows of all records, which hold the same tensors, as one record."""
+        tensors = map(torch.cat, zip(*(record.tensors() for record in records), strict=True))
+        return records[0].map(lambda _: next(tensors))
+
 
 @dataclass(frozen=True)
 class Transitions(Record):
@@ -169,6 +175,7 @@ class Batch(Record):
     stride: Tensor | None = None  # (B,) int64, the window's M; None where all have the same
     transitions: Transitions | None = None  # single steps, for a stage that needs them (`Stage.transitions`)
     images: Tensor | None = None  # (B, 2, h, w, c) uint8, M steps apart, for a stage that needs them (`Stage.images`)
+    codes: Codes | None = None  # (B, L, ·) of plans that were drawn for the windows before the stage (`Stage.prepare`)
     full_batch: Batch | None = None  # of which this is a share, with several devices or micro-batches
 
     @classmethod
@@ -345,6 +352,9 @@ class Stage:
         options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
         transitions: the goals for which its batches carry `Batch.transitions`; None leaves them out.
         images: whether its batches carry `Batch.images`.
+        prepare: what frozen modules add to a batch, and no points that ``loss`` does not need then. The engine calls it
+            before the stage, for ``engine.stages.STAGE.prepared_windows`` windows, from which it draws the batches;
+            where there are none, and in validation, ``loss`` gets batches as they are.
     """
 
     name: str
@@ -356,6 +366,7 @@ class Stage:
     options_of: str | None = None
     transitions: GoalSampling | None = None
     images: bool = False
+    prepare: Callable[[Batch], Batch] | None = None
 
     @property
     def groups(self) -> list[ParameterGroup]:

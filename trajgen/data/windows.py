@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
+from trajgen.core.sources import draw_seed
 from trajgen.core.types import Batch, GoalSampling, Transitions
 from trajgen.data.columns import Columns, Mapped, Resident
 from trajgen.data.encoding import Unencoded
@@ -164,8 +165,7 @@ class Windows:
 
     def seed_draw(self, step: int, rank: int = 0) -> None:
         """Seeds the generator for the batch of a step."""
-        mixed = np.random.SeedSequence([self.seed, step, rank]).generate_state(1, np.uint64)
-        self.generator.manual_seed(int(mixed[0]))
+        self.generator.manual_seed(draw_seed(self.seed, step, rank))
 
     def draw(self, size: int) -> Batch:
         """A batch of ``size`` windows by the generator's next random numbers."""

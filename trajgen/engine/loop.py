@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError, is_out_of_memory
 from trajgen.core.sources import Source, source_of
+from trajgen.core.terminal import progress
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
@@ -37,6 +39,7 @@ from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.pace import Pace, busy_machine
 from trajgen.engine.precision import choose_precision
+from trajgen.engine.prepared import Prepared, batches_to_prepare, prepared_batch
 from trajgen.engine.step import Timer, TrainingStep, seed_step, split
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
@@ -135,10 +138,14 @@ class Training:
         for stage, settings in zip(self.stages, self.settings, strict=True):
             if stage.parameters:
                 self._begin(stage, settings)
-                optimization = Optimization(self.model, stage, settings, self.options.steps(settings))
-                take_step = self._step_of(stage, optimization, settings.batch_size)
-                steps = [self._time(take_step, step) for step in range(WARM_UP + count)]
-                timings[stage.name] = steps[WARM_UP:]
+                steps = self.options.steps(settings)
+                optimization = Optimization(self.model, stage, settings, steps)
+                source, share = self._timed_source(stage, settings, steps)
+                take_step = self._step_of(stage, optimization, source, settings.batch_size)
+                timed = [self._time(take_step, step) for step in range(WARM_UP + count)][WARM_UP:]
+                timings[stage.name] = [
+                    {**parts, "data": parts["data"] + share, "step": parts["step"] + share} for parts in timed
+                ]
         return timings
 
     def _time(self, take_step: TakeStep, step: int) -> dict[str, float]:
@@ -146,6 +153,20 @@ class Training:
         take_step(step, step, timer)
         synchronize(self.device)
         return timer.parts() | {"step": time.perf_counter() - start}
+
+    def _timed_source(self, stage: Stage, settings: StageOptions, steps: int) -> tuple[Source, float]:
+        """A stage's source, of one prepared batch where there are any, and the seconds to prepare all, by step."""
+        source = source_of(stage, self.source)
+        count = batches_to_prepare(stage, settings, steps)
+        if not count:
+            return source, 0.0
+        for _ in range(2):  # the first one chooses kernels
+            synchronize(self.device)
+            start = time.perf_counter()
+            with self.autocast:
+                windows = prepared_batch(stage, source, settings.batch_size, self.seed, 0)
+            synchronize(self.device)
+        return Prepared(windows, self.seed), (time.perf_counter() - start) * count / steps
 
     def _load_finished(self, resume: bool) -> bool:
         """Removes what a killed process left; loads the weights of a training that came to its end."""
@@ -197,20 +218,18 @@ class Training:
         if state:
             optimization.load_state(state, self.checkpoints.folder)
         held_out = None if self.val_source is None else source_of(stage, self.val_source)
-        take_step = self._step_of(stage, optimization, settings.batch_size)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
         timer, pace = Timer(self.device), Pace(self.console.print)
+        start = time.perf_counter()
+        with timer.part("data"):
+            source = self._source(stage, settings, offset, signals)
+        take_step = self._step_of(stage, optimization, source, settings.batch_size)
         pace.resume(first_step)
-        start = last_time = time.perf_counter()
-        last_step = first_step
+        last_time, last_step = time.perf_counter(), first_step
         with stage_progress(self.console, stage.name, steps, first_step) as show:
             for step in range(first_step, steps):
-                try:
+                with self._memory(stage, settings, f"step {step + 1}"):
                     values = take_step(offset + step, step, timer)
-                except RuntimeError as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    raise self._out_of_memory(stage, settings, step, error) from error
                 done, stop = step + 1, signals.should_stop()
                 show(done, None)
                 is_checkpoint = done % self.options.checkpoint_every == 0
@@ -245,6 +264,23 @@ class Training:
         if index + 1 < len(self.stages):
             self._save(Position(index + 1, 0), None)
 
+    def _source(self, stage: Stage, settings: StageOptions, offset: int, signals: StopSignal) -> Source:
+        """Where the batches of a stage come from, which begins after ``offset`` steps."""
+        source = source_of(stage, self.source)
+        count = batches_to_prepare(stage, settings, self.options.steps(settings))
+        if not count:
+            return source
+        batches = []
+        with progress(self.console, f"preparing {stage.name}", count) as show:
+            for number in range(count):
+                with self._memory(stage, settings, f"batch {number + 1} to prepare"), self.autocast:
+                    batches.append(prepared_batch(stage, source, settings.batch_size, self.seed, offset + number))
+                show(number + 1, ["batches of windows"])
+                if signals.should_stop():
+                    last = self.checkpoints.last
+                    raise StoppedError(f"Stopped while preparing stage '{stage.name}'; {last} is whole.")
+        return Prepared(batches[0].cat(batches), self.seed)
+
     def _begin(self, stage: Stage, settings: StageOptions) -> str:
         """Prepares the model for a stage; returns the precision of its losses."""
         stage.begin(self.model)
@@ -260,11 +296,11 @@ class Training:
         self.autocast = autocast(self.device, precision)
         return precision
 
-    def _step_of(self, stage: Stage, optimization: Optimization, batch_size: int) -> TakeStep:
+    def _step_of(self, stage: Stage, optimization: Optimization, source: Source, batch_size: int) -> TakeStep:
         """What takes a step of a stage."""
         if self.options.compile:
             stage = replace(stage, loss=torch.compile(stage.loss, dynamic=False))
-        arguments = stage, optimization, source_of(stage, self.source), batch_size, self.seed, self.autocast
+        arguments = stage, optimization, source, batch_size, self.seed, self.autocast
         if not self.options.cuda_graph or not optimization.capturable or self.world_size * self.options.accumulate > 1:
             return TrainingStep(*arguments, self.options.accumulate)
         return CapturedStep(*arguments, self.model, self.console.print)
@@ -322,15 +358,22 @@ class Training:
             self.checkpoints.remove_best()
         return self.metrics.best(index)
 
-    def _out_of_memory(self, stage: Stage, settings: StageOptions, step: int, error: RuntimeError) -> TrainingError:
-        windows = settings.batch_size // (self.options.accumulate * self.world_size)
-        return TrainingError(
-            "A step needs more memory than the device has.",
-            expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",
-            got=f"stage '{stage.name}', step {step + 1}, {self.device}: {str(error).splitlines()[0]}",
-            fix=f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
-            f"{max(1, settings.batch_size // 2)} or a smaller model in a new run",
-        )
+    @contextmanager
+    def _memory(self, stage: Stage, settings: StageOptions, what: str) -> Iterator[None]:
+        """Raises a TrainingError where ``what`` needs more memory than there is."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            windows = settings.batch_size // (self.options.accumulate * self.world_size)
+            raise TrainingError(
+                "A step needs more memory than the device has.",
+                expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",
+                got=f"stage '{stage.name}', {what}, {self.device}: {str(error).splitlines()[0]}",
+                fix=f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
+                f"{max(1, settings.batch_size // 2)} or a smaller model in a new run",
+            ) from error
 
     def _save(self, position: Position, optimization: Optimization | None) -> Path:
         """Writes all that a resumed training needs, after the metrics up to there."""

@@ -33,6 +33,9 @@ class StageOptions:
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = 0.999
     """Decay of the average of the weights that replaces them at the end of the stage; 0 for none."""
+    prepared_windows: int = 0
+    """Windows for which frozen networks compute their part once, before a stage that draws more of them; 0 for at each
+    step."""
 
     def __post_init__(self) -> None:
         limits = {
@@ -42,6 +45,7 @@ class StageOptions:
             "warmup": (0 <= self.warmup < 1, "at least 0 and below 1"),
             "ema_decay": (0 <= self.ema_decay < 1, "at least 0 and below 1"),
             "grad_clip": (self.grad_clip >= 0, "at least 0, which is no limit"),
+            "prepared_windows": (self.prepared_windows >= 0, "at least 0, which prepares none"),
         }
         for name, (holds, limit) in limits.items():
             if not holds:
@@ -89,7 +93,8 @@ class EngineOptions:
         """The options of each stage: its own, or those of its ``options_of``.
 
         Raises:
-            ConfigError: if options name a stage that the planner does not have.
+            ConfigError: if options name a stage that the planner does not have, or prepare windows for one whose loss
+                is not computed in part by frozen networks.
         """
         names = [stage.name for stage in stages] + [stage.options_of for stage in stages if stage.options_of]
         if absent := [name for name in self.stages if name not in names]:
@@ -103,6 +108,13 @@ class EngineOptions:
                 + " to leave out what is not trained",
             )
         default = StageOptions()
+        for stage in stages:
+            if stage.prepare is None and stage.name in self.stages and self.stages[stage.name].prepared_windows:
+                raise ConfigError(
+                    f"Nothing of stage '{stage.name}' can be computed before it.",
+                    got=f"engine.stages.{stage.name}.prepared_windows={self.stages[stage.name].prepared_windows}",
+                    fix=f"engine.stages.{stage.name}.prepared_windows=0",
+                )
         return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]
 
     def check_batch_sizes(self, stages: Sequence[Stage], processes: int) -> None:

@@ -139,6 +139,7 @@ class HierarchicalPlanner(nn.Module):
                 name=f"{name}_{stage.name}",
                 loss=partial(_loss_of_level, stage.loss, level_batch),
                 options_of=stage.name,
+                prepare=None,  # levels see different windows of a batch
             )
             for name, (planner, level_batch) in levels.items()
             for stage in planner.stages()

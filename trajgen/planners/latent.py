@@ -120,7 +120,13 @@ class LatentPlanner(nn.Module):
                 frozen=[self.tokenizer],
                 report=self.gradient_norms,
             ),
-            Stage("action", self.action_loss, head_alone, frozen=[self.tokenizer, self.prior, self.decoder]),
+            Stage(
+                "action",
+                self.action_loss,
+                head_alone,
+                frozen=[self.tokenizer, self.prior, self.decoder],
+                prepare=self.with_codes if self.end_to_end else None,
+            ),
             *([] if self.critic is None else [critic_stage(self.critic)]),
         ]
 
@@ -187,14 +193,30 @@ class LatentPlanner(nn.Module):
     def action_loss(self, batch: Batch) -> Losses:
         """L_inv in the head's own stage, on latents that the prior generates, or on the data's."""
         with torch.no_grad():
-            x, cond = self.view(batch), self.condition(batch)
-            encoding = self.tokenizer.encode(x)
-            plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=cond.goal)
+            cond = self.condition(batch)
             if self.end_to_end:
-                _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
-                plan = self._generated(prediction, cond, decode=True)
+                codes = batch.codes if batch.codes is not None else self._drawn_codes(batch)
+                latent = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
+                trajectory = self.decoder(latent, cond) if self.action.reads_trajectory else None
+            else:
+                trajectory = self.view(batch)
+                encoding = self.tokenizer.encode(trajectory)
+                codes, latent = encoding.codes, encoding.latent
+            plan = Plan(codes, latent, trajectory, stride=cond.stride, goal=cond.goal)
         total = inverse_loss(self.action, batch, plan)
         return {"total": total, "inverse": total}
+
+    @torch.no_grad()
+    def with_codes(self, batch: Batch) -> Batch:
+        """The batch with codes that the prior generates for its windows, of which the first point alone stays."""
+        first = {name: getattr(batch, name)[:, :1] for name in ("states", "actions", "rewards", "returns", "mask")}
+        return replace(batch, codes=self._drawn_codes(batch), **first)
+
+    def _drawn_codes(self, batch: Batch) -> Tensor:
+        """The codes that the prior generates for windows, teacher-forced."""
+        cond, encoding = self.condition(batch), self.tokenizer.encode(self.view(batch))
+        _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
+        return self._generated(prediction, cond, decode=False).codes
 
     def _generated(self, prediction: Tensor, cond: Cond, *, decode: bool) -> Plan:
         """Relaxed samples of teacher-forced logits (B, L, V), or continuous predictions (B, L, C), as plans.
