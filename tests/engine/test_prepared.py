@@ -14,11 +14,17 @@ from toys import FIRST, SECOND, Numbers, Rows, Toy, interrupt, options, training
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Losses, Stage
+from trajgen.engine import prepared
 from trajgen.engine.loop import StoppedError
 from trajgen.engine.options import EngineOptions
 from trajgen.engine.prepared import Prepared
 
 BATCHES = 3
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared, "LARGEST", 4)
 
 
 class Frozen(Toy):
@@ -105,6 +111,12 @@ def test_a_training_stopped_between_steps_prepares_the_same_windows_again(tmp_pa
 def check_same(folder: Path, other: Path) -> None:
     one, two = (load_file(each / "checkpoints" / "final.safetensors") for each in (folder, other))
     assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_the_last_batch_is_the_rest(tmp_path: Path) -> None:
+    source = Numbers()
+    run(tmp_path, source, 10)
+    assert source.requests[FIRST:] == [(FIRST, 4), (FIRST + 1, 4), (FIRST + 2, 2)]
 
 
 def test_a_draw_is_a_function_of_seed_and_step() -> None:

@@ -39,7 +39,7 @@ from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.pace import Pace, busy_machine
 from trajgen.engine.precision import choose_precision
-from trajgen.engine.prepared import Prepared, batches_to_prepare, prepared_batch
+from trajgen.engine.prepared import Prepared, prepared_batch, sizes_of_batches
 from trajgen.engine.step import Timer, TrainingStep, seed_step, split
 from trajgen.engine.storage import Position, under, unsaved_buffers
 
@@ -157,16 +157,16 @@ class Training:
     def _timed_source(self, stage: Stage, settings: StageOptions, steps: int) -> tuple[Source, float]:
         """A stage's source, of one prepared batch where there are any, and the seconds to prepare all, by step."""
         source = source_of(stage, self.source)
-        count = batches_to_prepare(stage, settings, steps)
-        if not count:
+        sizes = sizes_of_batches(stage, settings, steps)
+        if not sizes:
             return source, 0.0
         for _ in range(2):  # the first one chooses kernels
             synchronize(self.device)
             start = time.perf_counter()
             with self.autocast:
-                windows = prepared_batch(stage, source, settings.batch_size, self.seed, 0)
+                windows = prepared_batch(stage, source, sizes[0], self.seed, 0)
             synchronize(self.device)
-        return Prepared(windows, self.seed), (time.perf_counter() - start) * count / steps
+        return Prepared(windows, self.seed), (time.perf_counter() - start) * len(sizes) / steps
 
     def _load_finished(self, resume: bool) -> bool:
         """Removes what a killed process left; loads the weights of a training that came to its end."""
@@ -226,9 +226,12 @@ class Training:
         take_step = self._step_of(stage, optimization, source, settings.batch_size)
         pace.resume(first_step)
         last_time, last_step = time.perf_counter(), first_step
+        windows = settings.batch_size // (self.options.accumulate * self.world_size)
+        smaller = f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
+        smaller += f"{max(1, settings.batch_size // 2)} or a smaller model in a new run"
         with stage_progress(self.console, stage.name, steps, first_step) as show:
             for step in range(first_step, steps):
-                with self._memory(stage, settings, f"step {step + 1}"):
+                with self._memory(f"stage '{stage.name}', step {step + 1}", windows, smaller):
                     values = take_step(offset + step, step, timer)
                 done, stop = step + 1, signals.should_stop()
                 show(done, None)
@@ -267,14 +270,14 @@ class Training:
     def _source(self, stage: Stage, settings: StageOptions, offset: int, signals: StopSignal) -> Source:
         """Where the batches of a stage come from, which begins after ``offset`` steps."""
         source = source_of(stage, self.source)
-        count = batches_to_prepare(stage, settings, self.options.steps(settings))
-        if not count:
+        sizes = sizes_of_batches(stage, settings, self.options.steps(settings))
+        if not sizes:
             return source
-        batches = []
-        with progress(self.console, f"preparing {stage.name}", count) as show:
-            for number in range(count):
-                with self._memory(stage, settings, f"batch {number + 1} to prepare"), self.autocast:
-                    batches.append(prepared_batch(stage, source, settings.batch_size, self.seed, offset + number))
+        batches, fix = [], f"engine.stages.{stage.name}.prepared_windows=0"
+        with progress(self.console, f"preparing {stage.name}", len(sizes)) as show:
+            for number, size in enumerate(sizes):
+                with self._memory(f"before stage '{stage.name}'", size, fix), self.autocast:
+                    batches.append(prepared_batch(stage, source, size, self.seed, offset + number))
                 show(number + 1, ["batches of windows"])
                 if signals.should_stop():
                     last = self.checkpoints.last
@@ -359,20 +362,18 @@ class Training:
         return self.metrics.best(index)
 
     @contextmanager
-    def _memory(self, stage: Stage, settings: StageOptions, what: str) -> Iterator[None]:
-        """Raises a TrainingError where ``what`` needs more memory than there is."""
+    def _memory(self, where: str, windows: int, fix: str) -> Iterator[None]:
+        """Raises a TrainingError where the device has not the memory for so many windows at once."""
         try:
             yield
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            windows = settings.batch_size // (self.options.accumulate * self.world_size)
             raise TrainingError(
                 "A step needs more memory than the device has.",
                 expected=f"room for {windows} windows; the last good checkpoint is {self.checkpoints.last}",
-                got=f"stage '{stage.name}', {what}, {self.device}: {str(error).splitlines()[0]}",
-                fix=f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
-                f"{max(1, settings.batch_size // 2)} or a smaller model in a new run",
+                got=f"{where}, {self.device}: {str(error).splitlines()[0]}",
+                fix=fix,
             ) from error
 
     def _save(self, position: Position, optimization: Optimization | None) -> Path:

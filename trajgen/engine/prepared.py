@@ -10,6 +10,9 @@ from trajgen.core.types import Batch, Stage
 from trajgen.engine.options import StageOptions
 from trajgen.engine.step import seed_step
 
+LARGEST = 1024
+"""Windows that are prepared at once."""
+
 
 class Prepared:
     """A source of batches that are drawn, with replacement, from windows in memory.
@@ -41,10 +44,12 @@ class Prepared:
         return self.windows.map(lambda values: values[index])
 
 
-def batches_to_prepare(stage: Stage, settings: StageOptions, steps: int) -> int:
-    """How many batches are prepared before a stage of ``steps`` steps; 0 where that would not be fewer."""
-    count = -(-settings.prepared_windows // settings.batch_size)
-    return count if stage.prepare is not None and count < steps else 0
+def sizes_of_batches(stage: Stage, settings: StageOptions, steps: int) -> list[int]:
+    """The windows of each batch that is prepared before a stage of ``steps`` steps; none where it draws no more."""
+    windows = settings.prepared_windows
+    if stage.prepare is None or windows >= steps * settings.batch_size:
+        return []
+    return [min(LARGEST, windows - first) for first in range(0, windows, LARGEST)]
 
 
 @torch.no_grad()
