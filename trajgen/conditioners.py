@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
@@ -78,6 +79,7 @@ class FieldConditioner(nn.Module):
         self.register_buffer("identity", identity, persistent=False)
         self.register_buffer("state_rows", torch.tensor(schedule.agents_of_tokens) + 1, persistent=False)
         levels = torch.tensor(schedule.levels) if self.agents > 1 else torch.arange(schedule.scales)
+        check_range("conditioner.return_scales", return_scales, 0, int(levels.max()) + 1, usual=1)
         sees_return = None if return_scales is None else levels < return_scales
         self.register_buffer("sees_return", sees_return, persistent=False)
         if self.agents > 1:

@@ -79,3 +79,9 @@ def test_return_scales_hides_the_return_at_the_finer_scales(scales: int, cond: C
 def test_an_unknown_field_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'return'"):
         make(fields=("state", "retrun"))
+
+
+@pytest.mark.parametrize("scales", [-1, 99])
+def test_no_more_scales_see_the_return_than_there_are(scales: int) -> None:
+    with pytest.raises(ConfigError, match="return_scales is out of range"):
+        tiny.planner(conditioner={"return_scales": scales})

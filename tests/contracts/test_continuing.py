@@ -10,6 +10,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch
 from trajgen.nn.diffusion import noise_levels
 from trajgen.policies.history import History
@@ -103,3 +104,17 @@ def test_a_history_learns(planner: Any) -> None:
     assert all(loss.isfinite() for loss in losses.values())
     losses["total"].backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in planner.action.parameters())
+
+
+def test_a_target_return_is_not_set_at_a_past_point() -> None:
+    with pytest.raises(ConfigError, match="states alone are inpainted"):
+        tiny.planner(
+            view={"fields": ("return", "state")},
+            tokenizer={"name": "identity", "inpaint": ("state", "return")},
+            schedule="single",
+            prior="diffusion",
+            decoder="identity",
+            action="state",
+            sampler="diffusion",
+            planner={"name": "continuing", "past": PAST},
+        )

@@ -95,3 +95,8 @@ def test_a_critic_trains_in_its_own_stage_on_transitions() -> None:
     assert {*map(id, stage.trained)} == {*map(id, planner.critic.parameters())}
     untrained = tiny.planner(sampler="best_of_n")  # no critic is named: the plan's own return
     assert not [stage for stage in untrained.stages() if stage.name == "critic" and stage.parameters]
+
+
+def test_a_way_beyond_the_plan_is_not_shorter_than_a_straight_line_backwards() -> None:
+    with pytest.raises(ConfigError, match="detour is out of range"):
+        tiny.planner(sampler="best_of_n", critic={"name": "length", "detour": -1.0})

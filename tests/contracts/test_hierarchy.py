@@ -176,3 +176,11 @@ def test_segments_that_do_not_fit_and_subgoals_without_states_are_refused(swaps:
     with pytest.raises(ConfigError, match=message) as caught:
         build(**swaps)
     tiny.check_cure(caught.value)
+
+
+def test_a_leg_held_at_its_subgoal_has_it_as_its_last_point() -> None:
+    with pytest.raises(ConfigError, match="has it as its last point"):
+        build(planner={"overlap": False}, action="state", **DIFFUSION)
+    planner = build(planner={"overlap": True}, action="state", **DIFFUSION)
+    low = planner._low_batch(tiny.batch())
+    assert torch.equal(low.states[:, -1], low.goals)

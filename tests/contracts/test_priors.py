@@ -84,3 +84,10 @@ def test_without_conditioning_fields_nothing_reaches_the_logits(cond: Cond) -> N
     inputs = make_inputs(prior)
     other = replace(cond, state=cond.state + 1, returns=cond.returns - 1, goal=None)
     assert torch.equal(prior.logits(inputs, cond), prior.logits(inputs, other))
+
+
+def test_a_first_code_that_nothing_gives_is_refused() -> None:
+    gpt = {"name": "gpt", "prefix": False}
+    with pytest.raises(ConfigError, match="no first code"):
+        tiny.planner(prior=gpt, schedule="unit")
+    assert tiny.planner(prior={"name": "gpt"}, schedule="unit").prior.skipped == 0

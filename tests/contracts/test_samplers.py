@@ -328,3 +328,20 @@ def test_a_comparison_before_a_point_is_decided_is_refused() -> None:
     fixture_of("sampler", "best_of_n", f"{words}{least}")
     with pytest.raises(ConfigError, match=f"from {least}, the first after which a point is decided"):
         fixture_of("sampler", "best_of_n", f"{words}{least - 1}")
+
+
+def test_candidates_that_differ_in_their_state_differ_in_their_worth() -> None:
+    """Also where a scale holds all numbers of a point: rewards are expected ones, states those that were drawn."""
+    features = 1 + tiny.SPACE.state_dim
+    planner = tiny.planner(
+        tokenizer={"name": "bins", "num_bins": 8},
+        schedule={"name": "explicit", "lengths": (features,) * tiny.HORIZON},
+        decoder="identity",
+        sampler={"name": "beam", "beam_width": 2, "expansions": 4},
+        critic="value",
+    )
+    beam, scored = planner.sampler, []
+    of_plans = beam._scores
+    beam._scores = lambda *arguments: (scored.append(of_plans(*arguments)), scored[-1])[1]
+    planner.eval().plan(tiny.cond(1), rng())
+    assert len(scored[0].unique()) > 1

@@ -12,7 +12,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Cond, Plan, Space
 from trajgen.policies.options import PolicyOptions
@@ -216,3 +216,13 @@ def test_noise_is_that_of_the_seed_and_of_what_is_added_to_it() -> None:
     torch.testing.assert_close(drawn(7, 64), drawn(71, None), rtol=0, atol=0)
     torch.testing.assert_close(drawn(7, 0), drawn(7, None), rtol=0, atol=0)
     assert not torch.equal(drawn(7, 0), drawn(7, 64))
+
+
+@pytest.mark.parametrize("choices", [(), (2,)])
+def test_an_action_that_is_not_finite_is_refused(choices: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    acting = policy(Space(state_dim=3, action_dim=2, choices=choices))
+    acting.reset(batch=2)
+    acting.act(np.zeros((2, 3)))
+    monkeypatch.setattr(acting.planner, "action", lambda *_: torch.tensor([[[0.0, 1.0]], [[torch.nan, 1.0]]]))
+    with pytest.raises(TrajgenError, match="an action that is not finite"):
+        acting.act(np.zeros((2, 3)))

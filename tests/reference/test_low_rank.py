@@ -12,6 +12,7 @@ from torch import nn
 from trajgen.core.types import Plan
 from trajgen.experiments.starting import stages_of
 from trajgen.nn.low_rank import LowRank, adapter_parameters, add_adapters, merge_adapters, merged_weights
+from trajgen.nn.target import follow, target_of
 from trajgen.testing.fixture import perturb
 
 
@@ -82,3 +83,17 @@ def test_they_alone_learn_and_merged_they_are_the_same() -> None:
     assert {*planner.state_dict()} == {*tiny.planner().state_dict()} == {*state}
     torch.testing.assert_close(planner.state_dict(), state)
     torch.testing.assert_close(plan(planner).latent, unmerged.latent)
+
+
+def test_a_target_network_follows_the_adapted_weights() -> None:
+    network = nn.Linear(2, 2, bias=False)
+    target = target_of(network)
+    both = nn.ModuleList([network, target])
+    assert add_adapters(both, 1) == 1
+    up, down = adapter_parameters(both)
+    with torch.no_grad():
+        up.fill_(1.0)
+        down.fill_(2.0)
+    before = target.weight.clone()
+    follow(target, network, 0.5)
+    torch.testing.assert_close(target.weight, before + 1.0)  # half of the way to W + 1 · 2

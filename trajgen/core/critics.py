@@ -63,10 +63,3 @@ class HasStateValue(Critic, Protocol):
     def value(self, states: Tensor, goals: Tensor | None) -> Tensor:
         """V (…) of normalized states (…, S) and goals (…, G), in the data's units."""
         ...
-
-
-@runtime_checkable
-class HasCritic(Protocol):
-    """A sampler that chooses among plans by a critic, which its planner trains."""
-
-    critic: Critic | None

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from torch import Generator, Tensor
 
-from trajgen.core.protocols import ActionHead, Decoder
+from trajgen.core.protocols import ActionHead
 from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage
 
 Observation = Any
@@ -119,9 +119,7 @@ class Planner(Protocol):
 
 @runtime_checkable
 class RevisesPlans(Protocol):
-    """A planner whose plans can be revised: coarse scales stay, finer ones are drawn anew."""
-
-    return_target: ReturnTarget
+    """Revises plans: coarse scales stay, finer ones are drawn anew."""
 
     def check_revision(self, first: int, misfit: Misfit) -> None:
         """Raises a `ConfigError` if it cannot draw the scales from number ``first`` on anew, or tell this misfit."""
@@ -147,11 +145,8 @@ class RevisesPlans(Protocol):
         ...
 
 
-@runtime_checkable
-class DecodesLatents(Protocol):
-    """A planner whose plans are decoded from a latent."""
-
-    decoder: Decoder
+class RevisingPlanner(Planner, RevisesPlans, Protocol):
+    """A planner whose plans can be revised."""
 
 
 @runtime_checkable
@@ -214,7 +209,12 @@ def plan_step(planner: Planner, cond: Cond, rng: Generator | None = None) -> tup
 
 
 def revision_step(
-    planner: RevisesPlans, first: int, misfit: Misfit, cond: Cond, followed: FollowedPlan, rng: Generator | None = None
+    planner: RevisingPlanner,
+    first: int,
+    misfit: Misfit,
+    cond: Cond,
+    followed: FollowedPlan,
+    rng: Generator | None = None,
 ) -> tuple[Tensor, Plan, Tensor]:
     """Asks the return target once, and draws the scales of plans from number ``first`` on anew for its return.
 

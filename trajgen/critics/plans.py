@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
@@ -95,6 +96,7 @@ class PlanLength(_Untrained):
         detour: float = 2.0,
     ) -> None:
         super().__init__()
+        check_range("critic.detour", detour, 0, usual=2)
         if not (goal_dim and goal_state and goal_radius):
             raise ConfigError(
                 "The length of a plan is that of its way to a goal, by data.goal_state and data.goal_radius.",

@@ -94,7 +94,7 @@ def add_lora(planner: nn.Module, config: Config) -> None:
         ConfigError: if the planner has no such part, or there is no linear layer in it; or if there are options of
             adapters without them.
     """
-    from trajgen.nn.low_rank import add_adapters
+    from trajgen.nn.low_rank import adaptable, add_adapters
 
     if LORA not in config.train_only:
         if config.lora != LoraOptions():
@@ -105,7 +105,7 @@ def add_lora(planner: nn.Module, config: Config) -> None:
     modules = dict(planner.named_modules())
     for name in config.lora.modules:
         if name not in modules or not add_adapters(modules[name], config.lora.rank):
-            parts = [part for part, _ in planner.named_children()]
+            parts = [name for name, part in planner.named_children() if adaptable(part)]
             raise ConfigError(
                 "lora.modules names parts of the planner with linear layers.",
                 expected=", ".join(parts),

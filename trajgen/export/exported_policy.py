@@ -74,7 +74,7 @@ class Policy:
             revision_noise: what a revision draws, as ``description["revision"]["noise"]`` says.
 
         Raises:
-            ValueError: if states or goals have another shape, or are not finite.
+            ValueError: if states or goals have another shape, or are not finite; or if an action is not.
         """
         single = np.ndim(state) == 1
         states, plan_is_due = self._vectors("state", state), self._plan_age >= self.description["replan_interval"]
@@ -90,6 +90,8 @@ class Policy:
                 self._revise(inputs, is_due, self.draw(draws) if revision_noise is None else revision_noise)
         plan = [self._plan[name] for name in self.description["outputs"]]
         (action,) = self._act_program([*plan, states, self._offset])
+        if not np.isfinite(action).all():
+            raise ValueError(f"The program gives an action that is not finite: {action}.")
         self._record("past_action", action)
         self._age, self._plan_age, self._offset = self._age + 1, self._plan_age + 1, self._offset + 1
         self._plan_age[self._misfits] = self.description["replan_interval"]

@@ -72,7 +72,7 @@ class RevisionModule(PlanModule):
     """A revision (`trajgen.core.planning.revision_step`) of tensors, those of `followed_tensors` among the inputs.
 
     Args:
-        planner: satisfies `trajgen.core.planning.RevisesPlans`.
+        planner: satisfies `trajgen.core.planning.RevisingPlanner`.
         first: number of the first scale that is drawn anew.
         misfit: how it is measured.
     """

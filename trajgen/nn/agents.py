@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from trajgen.core.protocols import HasActionLoss, SamplesActions
+from trajgen.core.protocols import FollowsPlans, HasActionLoss, SamplesActions
 from trajgen.core.types import AgentAxis, Cond, Plan
 from trajgen.nn.layers import resampling
 
@@ -120,10 +120,10 @@ class AgentsAction(_PerAgent):
         """Whether it needs the decoded trajectory."""
         return bool(self.part.reads_trajectory)
 
-    @property
-    def plan_steps(self) -> int:
-        """Steps of a plan, of a head that can follow it to its end."""
-        return int(self.part.plan_steps)
+    def __init__(self, part: Any, axis: AgentAxis, features: int) -> None:
+        super().__init__(part, axis, features)
+        if isinstance(part, FollowsPlans):
+            self.plan_steps = part.plan_steps
 
     def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:
         """The noise (B, H, A) of the actions of B plans, of a head that samples them."""

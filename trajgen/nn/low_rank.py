@@ -41,11 +41,17 @@ class LowRank(nn.Module):
 
 def add_adapters(module: nn.Module, rank: int) -> int:
     """Adds low-rank adapters to the linear layers of a module that have none; returns how many layers have one."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    layers = adaptable(module)
     for layer in layers:
         if not parametrize.is_parametrized(layer, "weight"):
             parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
     return len(layers)
+
+
+def adaptable(module: nn.Module) -> list[nn.Linear]:
+    """The linear layers of a module; not those of target networks, whose weights are buffers that follow others."""
+    layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear))
+    return [layer for layer in layers if "weight" not in dict(layer.named_buffers(recurse=False))]
 
 
 def adapter_parameters(module: nn.Module) -> list[nn.Parameter]:

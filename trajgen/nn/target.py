@@ -23,5 +23,10 @@ def target_of(network: M) -> M:
 
 @torch.no_grad()
 def follow(target: nn.Module, network: nn.Module, rate: float) -> None:
-    """Moves a target's weights towards those of its network: θ' ← θ' + rate (θ - θ') (arXiv 1509.02971, section 3)."""
-    torch._foreach_lerp_(list(target.buffers()), [*network.parameters(), *network.buffers()], rate)
+    """Moves a target's weights towards those of its network: θ' ← θ' + rate (θ - θ') (arXiv 1509.02971, section 3).
+
+    Where the network has low-rank adapters, θ includes them.
+    """
+    names = [name.rpartition(".") for name, _ in target.named_buffers()]
+    weights = [getattr(network.get_submodule(layer), weight) for layer, _, weight in names]
+    torch._foreach_lerp_(list(target.buffers()), weights, rate)

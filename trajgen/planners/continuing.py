@@ -71,7 +71,8 @@ class ContinuingPlanner(LatentPlanner):
         inpaints = isinstance(tokenizer, InpaintsPast) and tokenizer.inpaints_past
         if not inpaints or vocabulary is not None or not action.reads_trajectory:
             raise ConfigError(
-                "planner=continuing needs codes that are the trajectory, and an action head that reads it.",
+                "planner=continuing needs codes that are the trajectory, of which states alone are inpainted, and an "
+                "action head that reads it.",
                 got=f"{type(tokenizer).__name__}, {type(action).__name__}",
                 fix="planner=latent, or recipe=dd, or tokenizer=identity 'tokenizer.inpaint=[state]' action=state",
             )

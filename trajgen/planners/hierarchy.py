@@ -98,6 +98,12 @@ class HierarchicalPlanner(nn.Module):
                 got=f"{type(self.low.critic).__name__}, which learns from transitions",
                 fix="critic=horizon",
             )
+        if not overlap and getattr(self.low.tokenizer, "inpaints_goal", False):
+            raise ConfigError(
+                "A leg that is held at its subgoal has it as its last point.",
+                got="planner.overlap=false with tokenizer.inpaint_goal=true",
+                fix="planner.overlap=true",
+            )
         if "state" not in self.low.view.slices:
             raise ConfigError(
                 "Subgoals are states, which the view has to have.",

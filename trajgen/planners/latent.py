@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from trajgen.core.checks import check_range
-from trajgen.core.critics import Critic, HasCritic
+from trajgen.core.critics import Critic
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import Misfit
 from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
@@ -52,7 +52,8 @@ class LatentPlanner(nn.Module):
         action_stage: whether stage ``action`` follows where λ_inv is above 0.
 
     Raises:
-        ConfigError: for sampled prefixes of a prior that has none, or an option out of range.
+        ConfigError: for sampled prefixes of a prior that has none, a first code that nothing gives, or an option out of
+            range.
     """
 
     history = 0
@@ -89,10 +90,16 @@ class LatentPlanner(nn.Module):
                 got=f"{type(prior).__name__}",
                 fix="planner.sampled_prefixes=false",
             )
+        if getattr(prior, "skipped", 0) and not getattr(tokenizer, "known_tokens", (False,))[0]:
+            raise ConfigError(
+                "prior.prefix=false predicts no first code, which then has to follow from the condition.",
+                got=f"{type(tokenizer).__name__}, whose first code is to be learnt",
+                fix="prior.prefix=true, or tokenizer=bins 'tokenizer.inpaint=[state]'",
+            )
         self.view, self.sampler, self.strides = view, sampler, strides
         self.tokenizer, self.prior, self.decoder = tokenizer, prior, decoder
         self.action, self.return_target = action, return_target
-        self.critic = sampler.critic if isinstance(sampler, HasCritic) else None
+        self.critic: Critic | None = getattr(sampler, "critic", None)
         self.inverse_weight, self.condition_weight = inverse_weight, condition_weight
         self.condition_batch, self.gumbel_temperature = condition_batch, gumbel_temperature
         self._last_batch: Batch | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 from trajgen.core.choices import likeliest, numbers_of
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
-from trajgen.core.planning import DecodesLatents, Observation, ReviseFn, with_subgoals
+from trajgen.core.planning import Observation, ReviseFn, with_subgoals
 from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
@@ -99,7 +99,8 @@ class RecedingHorizonPolicy:
         Discrete ones are the numbers of the likeliest choices, (B,) or (B, parts).
 
         Raises:
-            TrajgenError: before `reset`, or if the observation is not that of as many episodes, or not finite.
+            TrajgenError: before `reset`; if the observation is not that of as many episodes, or not finite; or if an
+                action is not.
         """
         if not self._episodes:
             raise TrajgenError("The policy must be reset before it acts.", fix="policy.reset()")
@@ -124,7 +125,14 @@ class RecedingHorizonPolicy:
         bounded = likeliest(in_units, choices) if choices else torch.clamp(in_units, self._low, self._high)
         if self._history is not None:
             self._history.record_action(self.normalizer.action(bounded))
-        result: np.ndarray = bounded.float().cpu().numpy()
+        on_host = (in_units if choices else bounded).float().cpu()
+        if not on_host.isfinite().all():
+            raise TrajgenError(
+                "A plan gives an action that is not finite.",
+                got=f"{on_host[~on_host.isfinite().all(1)][0].tolist()} at step {int(self._age.max()) - 1}",
+                fix="return_target.subtract_rewards=false, where the target return outgrows the data; or train anew",
+            )
+        result: np.ndarray = (likeliest(on_host, choices) if choices else on_host).numpy()
         if self._misfit is not None:  # read once the actions are here, so that nothing more is waited for
             rows, is_high = self._misfit
             self._plan_age[rows[is_high.cpu()]] = self.replan_interval
@@ -207,11 +215,11 @@ class RecedingHorizonPolicy:
         for name, residual in residuals.items():
             in_units = maps[name].inverse(condition[name] + residual) - maps[name].inverse(condition[name])
             errors[name], errors[f"{name}_units"] = _rms(residual), _rms(in_units)
-        has_decoder = isinstance(self.planner, DecodesLatents)
-        if has_decoder and len(cond) > 1:
+        decoder = getattr(self.planner, "decoder", None)
+        if decoder is not None and len(cond) > 1:
             controls = {"other_latent": plan.latent.roll(1, 0), "zero_latent": torch.zeros_like(plan.latent)}
             for control, latent in controls.items():
-                trajectory = self.planner.decoder(latent, cond)
+                trajectory = decoder(latent, cond)
                 for name, residual in self.planner.condition_residuals(trajectory, cond).items():
                     errors[f"{name}_{control}"] = _rms(residual)
         return errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -150,8 +151,9 @@ class Beam:
             expands = may_expand and not is_known[k] and self.roles.branches(span)
             ways = max(1, self.beam_width * self.expansions // plans.rows_per_cond) if expands else 1
             ids, likelihood = self._candidates(logits, span, fixed, ways, rng)
-            expected = tokenizer.vectors(logits.softmax(-1)) if self.roles.tells_value(span) else None
-            plans = plans.expanded(tokenizer, k, ids, likelihood, expected)
+            valued = self.roles.tell_value(span)
+            expected = tokenizer.vectors(logits.softmax(-1)) if any(valued) else None
+            plans = plans.expanded(tokenizer, k, ids, likelihood, expected, valued)
             may_expand = may_expand and not expands
             if k + 1 == scales or (not may_expand and self._selects_after(tokenizer, k)):
                 plans = plans.select(self._scores(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
@@ -227,9 +229,9 @@ class _Roles:
         """Whether a token of the span is branched."""
         return any(self._in(span, self.branched))
 
-    def tells_value(self, span: slice) -> bool:
-        """Whether a token of the span is a reward or a return."""
-        return any(self._in(span, self.valued))
+    def tell_value(self, span: slice) -> list[bool]:
+        """Which tokens of the span are a reward or a return."""
+        return self._in(span, self.valued)
 
     def narrowed(self, logits: Tensor, span: slice) -> Tensor:
         """Logits (R, n, V) that leave only the likeliest code to the tokens of the span that are not branched."""
@@ -273,15 +275,32 @@ class _Beam:
         )
         return KnownCodes(codes, mask)
 
-    def expanded(self, tokenizer: Tokenizer, k: int, ids: Tensor, likelihood: Tensor, expected: Tensor | None) -> _Beam:
-        """Each plan continued in E ways by ids (R, E, n), perhaps with the code vectors (R, n, C) that are expected."""
+    def expanded(
+        self,
+        tokenizer: Tokenizer,
+        k: int,
+        ids: Tensor,
+        likelihood: Tensor,
+        expected: Tensor | None,
+        valued: Sequence[bool],
+    ) -> _Beam:
+        """Each plan continued in E ways by ids (R, E, n).
+
+        A plan is worth what follows from the code vectors (R, n, C) that are expected of the ``valued`` tokens, and
+        from those of the others as they were drawn.
+        """
         ways = ids.shape[1]
         rows = torch.arange(len(self.codes), device=self.codes.device).repeat_interleave(ways)
         plans = self if ways == 1 else self._rows(rows, self.rows_per_cond * ways)
         new = ids.flatten(0, 1)
-        partial_latent = tokenizer.layout.extend(plans.partial_latent, tokenizer.vectors(new), k)
+        drawn = tokenizer.vectors(new)
+        partial_latent = tokenizer.layout.extend(plans.partial_latent, drawn, k)
         codes = torch.cat([plans.codes, new], dim=1)
-        of_scales = plans.expected if expected is None else {**plans.expected, k: expected.repeat_interleave(ways, 0)}
+        of_scales = plans.expected
+        if expected is not None:
+            of_drawn = expected.repeat_interleave(ways, 0)
+            tokens = [(of_drawn if v else drawn)[:, i : i + 1] for i, v in enumerate(valued)]
+            of_scales = {**of_scales, k: torch.cat(tokens, dim=1)}
         likelihoods = plans.likelihood + likelihood.flatten()
         return _Beam(codes, partial_latent, likelihoods, plans.rows_per_cond, of_scales, plans.selection)
 

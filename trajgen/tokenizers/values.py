@@ -150,7 +150,8 @@ class ValueTokenizer(nn.Module, ABC):
         self.register_buffer("gather", gather, persistent=False)
         self.register_buffer("scatter", scatter, persistent=False)
         self.register_buffer("mask", self.to_tokens(inpainting.mask(horizon, self.features), True), persistent=False)
-        self.inpaints_past = "state" in inpainting.fields
+        self.inpaints_past = set(inpainting.fields) == {"state"}  # a target return is of the present point
+        self.inpaints_goal = bool(inpainting.goal)
         self.known_tokens = tuple(bool(is_known) for is_known in self.mask[0].all(-1))
 
     @abstractmethod
