@@ -208,6 +208,57 @@ def test_mistakes_are_refused(change: dict[str, Any], words: str) -> None:
         record(RecordOptions(**{"env": "Pendulum-v1", "max_episode_steps": 3, **change}))
 
 
+class Reusing(gymnasium.Env):
+    """Adds actions up in the array that it returns; goes wrong in one way at its second step."""
+
+    observation_space = gymnasium.spaces.Dict({"arm": gymnasium.spaces.Box(-9, 9, (2,), np.float32)})
+    action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+    def __init__(self, way: str = "none") -> None:
+        self.state, self.way = {"arm": np.zeros(2, np.float32)}, way
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple:
+        self.state["arm"][:], self.time = 0, 0
+        return self.state, {}
+
+    def step(self, action: np.ndarray) -> tuple:
+        self.state["arm"] += action
+        self.time += 1
+        bad = {"shape": np.zeros(3), "nan": np.full(2, np.nan)}.get(self.way) if self.time == 2 else None
+        observation = self.state if bad is None else {"arm": bad}
+        return observation, np.nan if self.way == "reward" else 1.0, False, False, {}
+
+
+class Buffered:
+    """A policy that returns one array."""
+
+    def __init__(self) -> None:
+        self.action = np.zeros(2, np.float32)
+
+    def act(self, observation: Any) -> np.ndarray:
+        self.action[:] = np.random.uniform(-1, 1, 2)
+        return self.action
+
+
+gymnasium.register("Reusing-v0", f"{__name__}:Reusing", max_episode_steps=4)
+
+
+def test_arrays_that_an_environment_and_a_policy_reuse_are_copied() -> None:
+    (episode,) = recorded(record(RecordOptions(env="Reusing-v0", policy=f"{__name__}:Buffered", episodes=1)))
+    assert len(np.unique(episode.actions, axis=0)) == 4
+    np.testing.assert_allclose(np.diff(episode.observations["arm"], axis=0), episode.actions, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [("shape", "step 2 .*seed 5.* arm has shape"), ("nan", "step 2 .* arm is not finite"), ("reward", "step 1 .*nan")],
+)
+def test_what_no_data_set_can_hold_is_refused(way: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(DataError, match=words):
+        record(RecordOptions(env="Reusing-v0", env_options={"way": way}, episodes=1, seed=5))
+    assert not store.local_sets()
+
+
 def test_one_process_at_a_time_records_a_set(root: Path) -> None:
     options = RecordOptions(env="Pendulum-v1", episodes=1, max_episode_steps=3)
     with recording._folder(options) as folder, pytest.raises(TrainingError, match="held by process"):

@@ -135,6 +135,17 @@ def test_decision_time_is_that_of_fresh_episodes() -> None:
     assert len(policy.observations) == 4 and policy.observations[0]["observation"].shape == (4, 2)
 
 
+def test_first_observations_differ_where_an_environment_reuses_its_array() -> None:
+    class Reusing(Walk):
+        def _see(self) -> dict[str, np.ndarray]:
+            self.seen = getattr(self, "seen", super()._see())
+            self.seen["observation"][:] = self.position
+            return self.seen
+
+    first = first_observations(walk_env(Reusing), range(2))
+    assert first[0]["observation"][0] != first[1]["observation"][0]
+
+
 def test_what_cannot_be_started_or_does_not_fit_is_left_out_of_decision_times() -> None:
     policy, no_start = Constant(1.0), partial(Walk, fails_at=0, fails_on_reset=True)
     assert [*first_observations(walk_env(no_start), range(3))] == [1, 2]

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Dict
 from rich.console import Console
 from walks import Constant, Silent, Walk, walk_env
 
@@ -69,6 +69,24 @@ def test_the_episode_is_reported_and_the_others_go_on(way: str) -> None:
     assert error["seed"] == SEED and error["error"]
     assert np.isnan(rollouts.returns[SEED])
     np.testing.assert_array_equal(np.delete(rollouts.returns, SEED), np.delete(LENGTHS, SEED))
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [(np.full(2, np.nan), "inner/arm is not finite"), (np.zeros(3), "inner/arm has shape"), (None, "inner/arm")],
+)
+def test_entries_of_nested_observations_are_checked(arm: Any, message: str) -> None:
+    class Nested(Walk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = Dict({**self.observation_space.spaces, "inner": Dict({"arm": Box(-9, 9, (2,))})})
+
+        def _see(self) -> dict:
+            fails = self.seed == SEED and self.time == 2
+            return {**super()._see(), "inner": {"arm": arm if fails else np.zeros(2, np.float32)}}
+
+    (error,) = rollout(Constant(1.0), walk_env(Nested), range(8), batch=4).errors
+    assert error["seed"] == SEED and message in error["error"]
 
 
 def test_an_environment_that_raises_when_it_is_closed_costs_nothing() -> None:

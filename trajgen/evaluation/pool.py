@@ -64,28 +64,39 @@ def _started(observation: Observation, info: dict[str, Any]) -> tuple[Observatio
 
 def _moment(eval_env: EvalEnv, env: gymnasium.Env, call: Callable[[], tuple[Any, ...]]) -> Moment:
     try:
-        observation, reward, terminated, truncated, info = call()
-        rewards = np.asarray(reward, dtype=np.float64)
-        if rewards.size != 1:
-            raise ValueError(f"the reward is one number, and has shape {rewards.shape}")
-        if not np.isfinite(rewards).all():
-            raise ValueError(f"the reward is {reward}")
-        _check_observation(observation, env.observation_space)
-        success = eval_env.success(observation, {"reward": rewards.item(), **info})
+        observation, given, terminated, truncated, info = call()
+        reward = as_reward(given)
+        check_observation(observation, env.observation_space)
+        success = eval_env.success(observation, {"reward": reward, **info})
         done = bool(terminated or truncated)
-        return Moment(observation, rewards.item(), done, None if success is None else bool(success))
+        return Moment(observation, reward, done, None if success is None else bool(success))
     except Exception as error:  # an environment may raise anything; its episode fails, the others go on
         return Moment(error=f"{type(error).__name__}: {error}")
 
 
-def _check_observation(observation: Any, space: Any) -> None:
-    """Raises a ValueError for an observation that would spoil the batch it is put into."""
-    for name, subspace in getattr(space, "spaces", {"": space}).items():
-        value = np.asarray(observation[name] if name else observation)
-        if subspace.shape is not None and value.shape != subspace.shape:
-            raise ValueError(f"the observation {name} has shape {value.shape}, not {subspace.shape}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ValueError(f"the observation {name} is not finite")
+def as_reward(reward: Any) -> float:
+    """The reward of a step; raises a ValueError unless it is one finite number."""
+    rewards = np.asarray(reward, dtype=np.float64)
+    if rewards.size != 1:
+        raise ValueError(f"the reward is one number, and has shape {rewards.shape}")
+    if not np.isfinite(rewards).all():
+        raise ValueError(f"the reward is {reward}")
+    return rewards.item()
+
+
+def check_observation(observation: Any, space: Any, name: str = "") -> None:
+    """Raises a ValueError for an observation, or its entry ``name``, that would spoil the batch it is put into."""
+    if hasattr(space, "spaces"):
+        for key, part in space.spaces.items():
+            if key not in observation:
+                raise ValueError(f"the observation has no entry {name}{key}")
+            check_observation(observation[key], part, f"{name}{key}/")
+        return
+    value, name = np.asarray(observation), f" {name[:-1]}" if name else ""
+    if space.shape is not None and value.shape != space.shape:
+        raise ValueError(f"the observation{name} has shape {value.shape}, not {space.shape}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"the observation{name} is not finite")
 
 
 @contextmanager

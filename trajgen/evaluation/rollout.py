@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,8 @@ class Rollouts:
 def first_observations(eval_env: EvalEnv, seeds: Sequence[int]) -> dict[int, Any]:
     """The first observations of the episodes of these seeds, by seed, of those that the environment can start."""
     with environments(eval_env, 1) as envs, LocalPool(eval_env, envs) as pool:
-        starts = {seed: pool.reset([seed])[0] for seed in seeds}
+        # copied, since the same environment is reset again, and may reuse its arrays
+        starts = {seed: deepcopy(pool.reset([seed])[0]) for seed in seeds}
     return {seed: start.observation for seed, start in starts.items() if start.error is None}
 
 

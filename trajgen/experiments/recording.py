@@ -6,6 +6,7 @@ stopped goes on with the same command, and ends as one that was not.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import shutil
@@ -25,6 +26,7 @@ from trajgen.core.observations import nested_entries
 from trajgen.core.terminal import Terminal, progress
 from trajgen.data import store
 from trajgen.data.options import EnvShift
+from trajgen.evaluation.pool import as_reward, check_observation
 from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.zoo import local_folder
 
@@ -41,7 +43,8 @@ def record(options: RecordOptions) -> str:
 
     Raises:
         ConfigError: if there is no such policy, or it gives no action of the environment.
-        DataError: if the environment cannot be made, the set exists, or an episode does not end.
+        DataError: if the environment cannot be made, the set exists, or an episode does not end or holds what no data
+            set can.
     """
     import gymnasium
 
@@ -159,8 +162,8 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
     observation, _ = env.reset(seed=seed)
     act = policy(seed)
     observer = getattr(getattr(act, "__self__", None), "observe", None)
-    observations, actions, rewards = [observation], [], []
-    for _ in range(MOST_STEPS):
+    observations, actions, rewards = [_checked(env, observation, 0.0, seed, 0)[0]], [], []
+    for step in range(1, MOST_STEPS + 1):
         action = act(observation)
         if not env.action_space.contains(action):
             raise ConfigError(
@@ -168,18 +171,32 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
                 expected=str(env.action_space),
                 got=f"{type(action).__name__} {action!r} in the episode of seed {seed}"[:300],
             )
-        observation, reward, terminated, truncated, _ = env.step(action)
-        observations.append(observation)
-        actions.append(action)
-        rewards.append(float(reward))
+        actions.append(np.array(action))  # a copy: a policy may reuse its array
+        observation, given, terminated, truncated, _ = env.step(action)
+        copied, reward = _checked(env, observation, given, seed, step)
+        observations.append(copied)
+        rewards.append(reward)
         done = terminated or truncated
         if observer is not None:
-            observer(float(reward), done)
+            observer(reward, done)
         if done:
             columns = {OBSERVED + k: np.stack(v) for k, v in _columns(observations).items()}
             ends = {"terminated": np.array(terminated), "rewards": np.array(rewards), "actions": np.array(actions)}
             return columns | ends
     raise DataError(f"An episode of {name} does not end within {MOST_STEPS:,} steps.", fix="max_episode_steps=1000")
+
+
+def _checked(env: Any, observation: Any, reward: Any, seed: int, step: int) -> tuple[Any, float]:
+    """A copy of an observation, whose array may be reused, and the reward; an error if no data set can hold them."""
+    try:
+        check_observation(observation, env.observation_space)
+        return copy.deepcopy(observation), as_reward(reward)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            "Observations have the shapes of their space, and they and rewards are finite.",
+            got=f"step {step} of the episode of seed {seed}: {error}",
+            fix="mend the environment",
+        ) from error
 
 
 def _columns(observations: list[Any], where: str = "") -> dict[str, list[Any]]:
