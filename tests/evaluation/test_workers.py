@@ -81,6 +81,27 @@ def test_a_step_that_hangs_is_ended_and_the_other_episodes_go_on(monkeypatch: py
         np.testing.assert_array_equal(faulty.rewards[index], undisturbed.rewards[index])
 
 
+class Ending(Walk):
+    """Ends its process at the second step of seeds 1 and 2, and at the start of seeds 5 and 6."""
+
+    def reset(self, *, seed: int | None = None, **rest: Any) -> tuple:
+        if seed in (5, 6):
+            os._exit(3)
+        return super().reset(seed=seed, **rest)
+
+    def step(self, action: np.ndarray) -> tuple:
+        if self.seed in (1, 2) and self.time == 1:
+            os._exit(3)
+        return super().step(action)
+
+
+def test_two_ends_of_one_process_at_once_cost_their_own_episodes_alone() -> None:
+    ending, undisturbed = played(Ending, 1), played(Walk, 0)
+    assert [error["seed"] for error in ending.errors] == [1, 2, 5, 6]
+    rest = ending.completed
+    np.testing.assert_array_equal(ending.returns[rest], undisturbed.returns[rest])
+
+
 def test_an_environment_that_a_process_cannot_make_is_named() -> None:
     def make() -> Any:
         raise OSError("no display")

@@ -101,21 +101,22 @@ class WorkerPool:
     def _answers(self, number: int, what: str, items: list[tuple[int, Any]]) -> dict[int, Moment]:
         """The answers to an order, in its order; where one does not come, the process is started anew."""
         moments: dict[int, Moment] = {}
-        for position, (index, _) in enumerate(items):
+        waiting = items
+        while waiting:
+            (index, _), *waiting = waiting
             answer = self._workers[number].answer()
             if isinstance(answer, Moment):
                 moments[index] = answer
                 continue
             moments[index] = Moment(error=answer)
-            done = [(i, [*self._actions[i], v]) for i, v in items[:position] if moments[i].error is None]
-            waiting = items[position + 1 :]
+            done = [(i, v) for i, v in items if i in moments and moments[i].error is None]
             if what == "step":
-                moments |= self._restart(number, done + [(i, self._actions[i]) for i, _ in waiting])
-                waiting = [(i, v) for i, v in waiting if i not in moments]
+                episodes = [(i, [*self._actions[i], v]) for i, v in done] + [(i, self._actions[i]) for i, _ in waiting]
             else:
-                moments |= self._restart(number, [(i, []) for i, _ in done])
+                episodes = [(i, []) for i, _ in done]
+            moments |= self._restart(number, episodes)
+            waiting = [(i, v) for i, v in waiting if i not in moments]
             self._workers[number].send((what, waiting))
-            return moments | self._answers(number, what, waiting)
         return moments
 
     def _restart(self, number: int, episodes: list[tuple[int, list[Any]]]) -> dict[int, Moment]:
