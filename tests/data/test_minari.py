@@ -113,7 +113,10 @@ def test_a_missing_set_names_the_nearest_and_the_command() -> None:
         minari.load("trajgen/pointmaze/umaze-dwell-v0", options())
 
 
-@pytest.mark.parametrize("id", ["no-version", "../line-v0", "/line-v0", "a//b-v0", "", "line-v0/..", "a b-v0"])
+@pytest.mark.parametrize(
+    "id",
+    ["no-version", "../line-v0", "/line-v0", "a//b-v0", "", "line-v0/..", "a b-v0", "data/a-v0", "it/data/a-v0"],
+)
 def test_a_malformed_id_is_refused_and_leaves_no_folder(id: str, root: Path) -> None:
     with pytest.raises(DataError, match="namespace/name-v0"):
         minari.load(id, options())

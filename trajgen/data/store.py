@@ -21,8 +21,8 @@ from trajgen.security import check_minari_metadata, read_limited
 STAGING, REPLACED = ".trajgen-", "replaced"
 LOCK = f"{STAGING}lock"
 DAY = 24 * 3600
-ID = re.compile(r"(?![-\w]/[-\w]+$)(?:[-\w]+/)*[-\w]+?-v\d+")
-"""Ids that Minari can list: a namespace has more than one letter."""
+ID = re.compile(r"(?![-\w]/[-\w]+$)(?:(?!data/)[-\w]+/)*[-\w]+?-v\d+")
+"""Ids that can be listed: a namespace has more than one letter, and is not called as the folder within a set."""
 RECORDED_ID = re.compile(r"trajgen/(.+)-v0")
 """Ids of the sets that trajgen records, with the name of their maker."""
 MAX_METADATA = 2**28
@@ -54,7 +54,7 @@ def folder(id: str, base: Path | None = None) -> Path:
         example = f"{id if '/' in id else f'mine/{id}'}-v0"
         raise DataError(
             "A data set's id is a name with a version.",
-            expected="namespace/name-v0, of letters, digits, _ and -; a namespace has two or more",
+            expected="namespace/name-v0, of letters, digits, _ and -; a namespace has two or more, and is not data",
             got=repr(id),
             fix=f"for example {example}" if ID.fullmatch(example) else None,
         )
