@@ -17,7 +17,7 @@ from trajgen.core.observations import entry, put
 from trajgen.core.types import Space
 from trajgen.data import minari
 from trajgen.data.options import DataOptions, SuccessRule
-from trajgen.envs.eval_env import EvalEnv, make_eval_env
+from trajgen.envs.eval_env import EvalEnv, make_eval_env, record_env
 from trajgen.envs.gym import spec
 from trajgen.evaluation.rollout import rollout
 
@@ -208,6 +208,15 @@ def test_an_environment_that_does_not_fit_the_data_is_refused() -> None:
     options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"no_such_maze": True}, **KEYS)
     with pytest.raises(DataError, match=r"cannot be made: .*no_such_maze"):
         make_eval_env(options)
+
+
+def test_a_run_folder_keeps_no_environment_without_its_wrapper() -> None:
+    env = gymnasium.wrappers.RescaleAction(gymnasium.make("Pendulum-v1"), -1.0, 1.0)
+    rows = np.zeros((4, 3), np.float32)
+    small_sets.save(ID, [episode(rows, np.zeros((3, 1), np.float32))], env.observation_space, env.action_space,
+                    eval_env_spec=env.spec)  # fmt: skip
+    assert make_eval_env(DataOptions(id=ID)).make_env().action_space.high == 1
+    assert record_env(DataOptions(id=ID)) is None
 
 
 def test_another_maze_than_the_recorded_one_is_warned_of() -> None:

@@ -16,9 +16,9 @@ from trajgen.data import store
 from trajgen.data.options import DataOptions, EnvShift, SuccessRule
 from trajgen.envs import chain
 from trajgen.envs.gym import OGBENCH, make_env, register_envs, spec
-from trajgen.envs.maze_images import image_side, with_images
+from trajgen.envs.maze_images import WRAPPER, image_side, with_images
 from trajgen.envs.pointmaze import GOAL_RADIUS, MAZES, grid
-from trajgen.envs.shift import shift_of, shift_words, shifted
+from trajgen.envs.shift import SHIFTED, shift_of, shift_words, shifted
 from trajgen.envs.strangers import check_options, trusted
 from trajgen.envs.waypoints import WaypointController
 
@@ -242,7 +242,10 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
 
 
 def record_env(options: DataOptions) -> EnvRecord | None:
-    """What a run folder keeps of the environment that a data set on this machine names; None where it names none."""
+    """What a run folder keeps of the environment that a data set on this machine names.
+
+    None where it names none, and where a wrapper is part of it that the folder cannot keep.
+    """
     about = store.metadata(options.id)
     if options.env_id is None and _spec_text(about) is None:
         return None
@@ -251,6 +254,8 @@ def record_env(options: DataOptions) -> EnvRecord | None:
     if options.env_id is not None:
         return EnvRecord(options.env_id, bounds=bounds)
     env_spec = _spec(options, about)
+    if {wrapper.name for wrapper in env_spec.additional_wrappers} - {SHIFTED, WRAPPER}:
+        return None
     side, shift = image_side(env_spec), shift_of(env_spec)
     return EnvRecord(env_spec.id, env_spec.kwargs, env_spec.max_episode_steps, bounds, side, shift)
 
