@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ import gymnasium
 import numpy as np
 import pytest
 import yaml
+from gymnasium.envs.registration import EnvSpec
 
 from trajgen.cli import main
 from trajgen.core import terminal
@@ -70,6 +72,32 @@ def test_a_recording_that_was_stopped_ends_as_one_that_was_not(monkeypatch: pyte
         assert len(one.rewards) == 7 and one.truncations[-1] and not one.terminations[-1]
     assert minari.describe("twice/pendulum-v0")["eval_env"] == "Pendulum-v1"
     assert not list((root / "datasets" / recording.RECORDINGS).rglob("*.npz"))
+
+
+def test_a_stopped_recording_is_neither_mixed_with_another_nor_removed(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    options = RecordOptions(env="Pendulum-v1", policy="steady:push", episodes=2, max_episode_steps=2)
+    (root / "steady.py").write_text("import numpy\n\n\ndef push(observation):\n    return numpy.full(1, 0.5, 'f')\n")
+    play = recording._episode
+
+    def stopping(env: Any, policy: Any, seed: int, name: str) -> Any:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return play(env, policy, seed, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "_episode", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            record(options)
+    (episode,) = (root / "datasets").rglob("*.npz")
+    (root / "steady.py").write_text((root / "steady.py").read_text().replace("0.5", "-0.25"))
+    monkeypatch.delitem(sys.modules, "steady")
+    with pytest.raises(DataError, match="stopped, with 1 of its episodes"):
+        record(options)
+    assert episode.exists()
+    record(replace(options, force=True))
+    assert [np.unique(each.actions).tolist() for each in recorded(options.name)] == [[-0.25], [-0.25]]
 
 
 def test_a_log_has_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -249,11 +277,50 @@ def test_arrays_that_an_environment_and_a_policy_reuse_are_copied() -> None:
     np.testing.assert_allclose(np.diff(episode.observations["arm"], axis=0), episode.actions, atol=1e-6)
 
 
+class Gained(Buffered):
+    """A policy whose class has parameters of its own."""
+
+    def __init__(self, gain: float = 0.5, **rest: Any) -> None:
+        self.gain = gain
+
+    def act(self, observation: Any) -> np.ndarray:
+        return np.full(2, self.gain, np.float32)
+
+
+class Aware(Gained):
+    def __init__(self, gain: float = 0.5, *, env: Any) -> None:
+        super().__init__(gain * env.action_space.high[0])
+
+
+@pytest.mark.parametrize("policy", ["Gained", "Aware"])
+def test_a_policy_class_is_given_the_environment_alone(policy: str) -> None:
+    (episode,) = recorded(record(RecordOptions(env="Reusing-v0", policy=f"{__name__}:{policy}", episodes=1)))
+    assert (episode.actions == 0.5).all()
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "options", "fits"),
+    [(Reusing, {}, True), (lambda: Reusing(), {}, False), (Reusing, {"way": object()}, False)],
+)
+def test_an_environment_is_named_by_what_can_be_imported(
+    entry_point: Any, options: dict[str, Any], fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env_spec = EnvSpec("Class-v0", entry_point, max_episode_steps=2, kwargs=options)
+    monkeypatch.setitem(gymnasium.registry, "Class-v0", env_spec)
+    if fits:
+        id = record(RecordOptions(env="Class-v0", episodes=1))
+        assert make_eval_env(DataOptions(id=id, state_key="arm")).max_steps == 2
+        return
+    monkeypatch.setattr(recording, "_episode", None)
+    with pytest.raises(DataError, match="by what can be imported"):
+        record(RecordOptions(env="Class-v0"))
+
+
 @pytest.mark.parametrize(
     ("way", "words"),
     [("shape", "step 2 .*seed 5.* arm has shape"), ("nan", "step 2 .* arm is not finite"), ("reward", "step 1 .*nan")],
 )
-def test_what_no_data_set_can_hold_is_refused(way: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_no_data_set_can_hold_is_refused(way: str, words: str) -> None:
     with pytest.raises(DataError, match=words):
         record(RecordOptions(env="Reusing-v0", env_options={"way": way}, episodes=1, seed=5))
     assert not store.local_sets()
@@ -261,7 +328,7 @@ def test_what_no_data_set_can_hold_is_refused(way: str, words: str, capsys: pyte
 
 def test_one_process_at_a_time_records_a_set(root: Path) -> None:
     options = RecordOptions(env="Pendulum-v1", episodes=1, max_episode_steps=3)
-    with recording._folder(options) as folder, pytest.raises(TrainingError, match="held by process"):
+    with recording._folder(options, "") as folder, pytest.raises(TrainingError, match="held by process"):
         record(replace(options, seed=1))  # which would empty it
     assert (folder / "recording.json").exists()
 

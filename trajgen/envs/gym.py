@@ -68,6 +68,27 @@ def spec(env_id: str, *, max_episode_steps: int | None = None, **options: Any) -
     return env_spec
 
 
+def portable(env_spec: Any) -> Any:
+    """The Gymnasium spec as a data set can hold it: with the name of a class or function in its place.
+
+    Raises:
+        DataError: if it has no name that can be imported, or an option is no plain value.
+    """
+    name = getattr(env_spec.entry_point, "__qualname__", "<")
+    if "<" not in name:  # as that of a lambda, and of what is defined within a function
+        env_spec = copy.deepcopy(env_spec)
+        env_spec.entry_point = f"{env_spec.entry_point.__module__}:{name}"
+    try:
+        env_spec.to_json()
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            "A data set names its environment by what can be imported, with options that are plain values.",
+            got=f"{env_spec.id}: {error}",
+            fix="gymnasium.register(ID, entry_point='my_module:MyClass')",
+        ) from error
+    return env_spec
+
+
 def make_env(env_spec: Any) -> Any:
     """The environment of a spec, with observations of vectors and images alone.
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import nested_entries
+from trajgen.core.options import differing
 from trajgen.core.terminal import Terminal, progress
 from trajgen.data import store
 from trajgen.data.options import EnvShift
@@ -43,13 +45,13 @@ def record(options: RecordOptions) -> str:
 
     Raises:
         ConfigError: if there is no such policy, or it gives no action of the environment.
-        DataError: if the environment cannot be made, the set exists, or an episode does not end or holds what no data
-            set can.
+        DataError: if the environment cannot be made or named in a data set, the set exists, another recording of its id
+            was stopped, or an episode does not end or holds what no data set can.
     """
     import gymnasium
 
     from trajgen.data import minari
-    from trajgen.envs.gym import OGBENCH, make_env, spec
+    from trajgen.envs.gym import OGBENCH, make_env, portable, spec
     from trajgen.envs.numeric import NumericObservation
     from trajgen.envs.ogbench import make_with_goals
     from trajgen.envs.shift import shifted
@@ -59,7 +61,7 @@ def record(options: RecordOptions) -> str:
     sys.path.insert(0, str(Path.cwd()))  # modules of one's own are looked for here, as by imports=
     try:
         env_spec = spec(options.env, max_episode_steps=options.max_episode_steps, **options.env_options)
-        env_spec = shifted(env_spec, options.shift or EnvShift())
+        env_spec = portable(shifted(env_spec, options.shift or EnvShift()))
         env: Any = make_with_goals(env_spec) if options.env.startswith(OGBENCH) else make_env(env_spec)
         policy = _policy(options, env)
     finally:
@@ -71,7 +73,7 @@ def record(options: RecordOptions) -> str:
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     team = getattr(env.unwrapped, "team", None)
     is_box = isinstance(env.action_space, gymnasium.spaces.Box)
-    with _folder(options) as folder:
+    with _folder(options, _checksum(options, env)) as folder:
         paths = {options.seed + number: folder / f"{number:06d}.npz" for number in range(options.episodes)}
         missing = {seed: path for seed, path in paths.items() if not path.exists()}
         done = len(paths) - len(missing)
@@ -96,19 +98,43 @@ def record(options: RecordOptions) -> str:
 
 
 @contextmanager
-def _folder(options: RecordOptions) -> Iterator[Path]:
-    """The folder of the unfinished recording, emptied where it is that of another one; locked for other processes."""
+def _folder(options: RecordOptions, checksum: str) -> Iterator[Path]:
+    """The folder of the unfinished recording, locked for other processes; that of another one is removed by force."""
     folder = store.root() / RECORDINGS / store.folder(options.name).relative_to(store.root())
     folder.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(folder.with_name(f"{folder.name}.lock")):
         about = {k: v for k, v in asdict(options).items() if k not in ("episodes", "force", "device")}
-        about = json.loads(json.dumps(about))  # as it is read
+        about = json.loads(json.dumps({**about, "checksum": checksum}))  # as it is read
         path = folder / "recording.json"
-        if folder.exists() and not (path.exists() and json.loads(path.read_text(encoding="utf-8")) == about):
+        before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if folder.exists() and before != about:
+            episodes = len(list(folder.glob("*.npz")))
+            if episodes and not options.force:
+                raise DataError(
+                    f"Another recording of {options.name} was stopped, with {episodes} of its episodes.",
+                    got="; ".join(differing(before, about)),
+                    fix="its options, with which it goes on; id=ANOTHER; or force=true, which removes it",
+                )
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, about)
         yield folder
+
+
+def _checksum(options: RecordOptions, env: Any) -> str:
+    """Of the files that hold the environment and the policy: what an episode follows from besides the options."""
+    modules, files = [type(env.unwrapped).__module__], []
+    if options.policy != "random":
+        run = local_folder(options.policy)
+        if run.is_dir():
+            files = [run / "config.json", *sorted((run / "checkpoints").glob("*.safetensors"))]
+        else:
+            modules.append(options.policy.partition(":")[0])
+    files += [Path(file) for name in modules if (file := getattr(sys.modules.get(name), "__file__", None))]
+    digest = sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any], Any]]:
@@ -146,7 +172,9 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
             fix="policy=random",
         )
     if isinstance(policy, type):
-        policy = policy(env) if inspect.signature(policy).parameters else policy()
+        parameters = inspect.signature(policy).parameters
+        required = any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters.values())
+        policy = policy(env=env) if "env" in parameters else policy(env) if required else policy()
 
     def seeded(seed: int) -> Callable[[Any], Any]:
         np.random.seed(seed)

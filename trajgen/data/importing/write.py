@@ -270,9 +270,9 @@ def _env_spec(env: str, space: Space, observations: Any) -> tuple[Any, tuple[flo
         DataError: if it is not known, cannot be made, or does not fit the data.
     """
     from trajgen.envs.eval_env import require_same_spaces
-    from trajgen.envs.gym import make_env, spec
+    from trajgen.envs.gym import make_env, portable, spec
 
-    env_spec = spec(env)
+    env_spec = portable(spec(env))
     made_env = make_env(env_spec)
     made_env.close()
     require_same_spaces(f"env={env}", made_env, observations, space)
