@@ -150,6 +150,8 @@ def test_a_shifted_data_set_names_its_environment() -> None:
     on_top = make_eval_env(DataOptions(id=id, shift=EnvShift(gear=0.5, mass=2.0), **KEYS))
     assert (gear(on_top), on_top.name) == (10.0, "PointMaze_UMaze-v3 (gear × 0.2, mass × 2, gear × 0.5)")
     assert gear(make_eval_env(DataOptions(id=unshifted, **KEYS))) == 100.0
+    blocked = make_eval_env(DataOptions(id="not/here-v0", shift=EnvShift(blocked=((3, 3),)), **KEYS), EnvRecord(MAZE))
+    assert blocked.name == f"{MAZE} (cell [3, 3] blocked)"
 
     recorded = structure(EnvRecord, asdict(record_env(DataOptions(id=id))), "env")  # as a run folder has it
     elsewhere = make_eval_env(DataOptions(id="not/here-v0", **KEYS), recorded)

@@ -127,6 +127,7 @@ def test_evaluations_of_a_run_are_compared(pair: list[Path]) -> None:
         ({"episode_returns": {"policy": [None, None, 1.0, None]}}, "no episode"),
         ({"overrides": {"data": {"resets": [{"goal_cell": [1, 1]}]}}}, "other starts or goals"),
         ({"overrides": {"data": {"env_options": {"continuing_task": False}}}}, "other options of the environment"),
+        ({"overrides": {"data": {"shift": {"blocked": [[3, 3]]}}}}, "other cells of the maze blocked"),
     ],
 )
 @pytest.mark.usefixtures("no_charts")

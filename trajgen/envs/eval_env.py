@@ -227,7 +227,7 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         if env_spec.max_episode_steps == chain.EPISODE_STEPS:
             bounds = {**bounds, **{name: pair for name, pair in system.bounds.items() if name not in bounds}}
     return EvalEnv(
-        name=f"{env_spec.id}{shift_words(env_spec)}",
+        name=f"{env_spec.id}{shift_words(env_spec, options.shift.blocked)}",
         make_env=make,
         max_steps=env_spec.max_episode_steps,
         bounds=bounds,

@@ -66,8 +66,9 @@ def shift_of(env_spec: Any) -> EnvShift:
     return EnvShift(**factors)
 
 
-def shift_words(env_spec: Any) -> str:
-    """The physics of a spec in words, as " (gear × 0.3)"; empty where they are the environment's own."""
+def shift_words(env_spec: Any, blocked: Sequence[tuple[int, int]] = ()) -> str:
+    """The physics of a spec, and cells that are blocked, in words, as " (gear × 0.3)"; empty where there are none."""
     shifts = [each.kwargs for each in env_spec.additional_wrappers if each.name == SHIFTED]
-    factors = [f"{name} × {factor:g}" for kwargs in shifts for name, factor in (kwargs or {}).items()]
-    return f" ({', '.join(factors)})" if factors else ""
+    words = [f"{name} × {factor:g}" for kwargs in shifts for name, factor in (kwargs or {}).items()]
+    words += [f"cell {list(cell)} blocked" for cell in blocked]
+    return f" ({', '.join(words)})" if words else ""

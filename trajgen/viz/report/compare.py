@@ -16,6 +16,7 @@ EPISODE_OPTIONS = {
     "max_episode_steps": "episodes of another length",
     "env_options": "other options of the environment",
     "resets": "other starts or goals",
+    "blocked": "other cells of the maze blocked",
 }
 """Options without which episodes of the same seed are not the same."""
 DEEPEST = 12
