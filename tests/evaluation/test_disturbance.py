@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 from walks import Constant, Silent, walk_env
 
 from trajgen.core.errors import ConfigError
@@ -15,7 +17,7 @@ from trajgen.envs.disturbances import GOAL_EVERY, PUSH_EVERY, PUSH_STEPS, Distur
 from trajgen.envs.eval_env import EvalEnv
 from trajgen.envs.pointmaze import MAZES, maze_spec
 from trajgen.evaluation.disturbance import recovery
-from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
+from trajgen.evaluation.evaluate import EvaluationOptions, RandomPolicy, evaluate
 from trajgen.evaluation.rollout import Rollouts
 
 STEPS = 205
@@ -76,10 +78,19 @@ def test_what_cannot_be_disturbed_is_refused() -> None:
     options = EvaluationOptions(episodes=1, latency=False, disturbance="push")
     with pytest.raises(ConfigError, match=r"cannot be disturbed[\s\S]*evaluation.disturbance=noise"):
         evaluate(Constant(1.0), walk_env(), options)
+    with pytest.raises(ConfigError, match="moves as a whole"):  # the cart slides, and the pole turns
+        Disturbed(gymnasium.make("InvertedPendulum-v5"), "push", 1.0)
     with pytest.raises(ConfigError, match=r"that have goals[\s\S]*evaluation.disturbance=push"):
         evaluate(Constant(1.0), replace(walk_env(), goal_key=None), replace(options, disturbance="moving_goal"))
     with pytest.raises(ConfigError, match="above 0"):
         EvaluationOptions(disturbance_size=0.0)
+
+
+def test_recovery_is_that_of_goals() -> None:
+    cheetah = EvalEnv("cheetah", partial(gymnasium.make, "HalfCheetah-v5"), 115)
+    options = EvaluationOptions(episodes=4, latency=False, reference=False, disturbance="push")
+    figures = evaluate(RandomPolicy(Box(-1, 1, (6,), np.float32)), cheetah, options).figures
+    assert figures["disturbance"] and figures["recovery"] is None
 
 
 def rollouts(*rewards: np.ndarray) -> Rollouts:

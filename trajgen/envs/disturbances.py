@@ -18,8 +18,8 @@ PUSH_EVERY, PUSH_STEPS = 100, 10
 GOAL_EVERY = 200
 """Steps after which the goal moves."""
 GRAVITY = 9.81
-JOINTS_OF_BODIES = (0, 2)
-"""MuJoCo's types of joint that move a body as a whole along x and y: free and slide."""
+FREE, SLIDE = 0, 2
+"""MuJoCo's types of joint: one free joint, or two that slide, move a body as a whole along two axes."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def _copy(observation: Any) -> Any:
 
 
 def _moves_freely(body: Any) -> bool:
-    joints: Any = getattr(getattr(body, "model", None), "jnt_type", ())
-    return hasattr(body, "data") and len(joints) > 0 and joints[0] in JOINTS_OF_BODIES
+    joints = list(getattr(getattr(body, "model", None), "jnt_type", ()))
+    return hasattr(body, "data") and (joints[:1] == [FREE] or joints[:2] == [SLIDE, SLIDE])
 
 
 def _refusal(kind: str, env: Any, expected: str) -> ConfigError:

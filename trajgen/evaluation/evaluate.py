@@ -172,7 +172,7 @@ def evaluate(
         "success": None if played.success is None else played.success[played.completed].mean(),
         "success_by_reset": success_by_reset(eval_env, played),
         "disturbance": describe_disturbance(options),
-        "recovery": recovery(played, options),
+        "recovery": None if eval_env.goal_key is None else recovery(played, options),
         **costs(policy, eval_env, options, played),
     }
     return Evaluation(figures, played, rollouts.get("controller"))
