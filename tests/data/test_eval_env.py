@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -204,6 +205,14 @@ def test_an_environment_that_does_not_fit_the_data_is_refused() -> None:
     ):
         with pytest.raises(DataError, match=message):
             eval_env.require_fits(env, space)
+    env.observation_space = ROOMS
+    joined = Space(5, 2, state_key=KEYS["state_key"], action_low=low, action_high=high)
+    eval_env.require_fits(env, joined)
+    eval_env.require_fits(env, replace(joined, state_dim=2, state_key="deep/place"))
+    for changes in ({"state_dim": 4}, {"state_key": ("observation", "gripper")}, {"state_key": "deep/place"},
+                    {"goal_dim": 3, "goal_key": "desired_goal"}, {"state_key": ("observation", "deep")}):  # fmt: skip
+        with pytest.raises(DataError, match="other observations"):
+            eval_env.require_fits(env, replace(joined, **changes))
     save([3])
     options = DataOptions(id=ID, env_id="PointMaze_UMaze-v3", env_options={"no_such_maze": True}, **KEYS)
     with pytest.raises(DataError, match=r"cannot be made: .*no_such_maze"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from walks import Constant, Silent, Walk, walk_env
 
 from trajgen.core.errors import ConfigError, DataError, TrajgenError
 from trajgen.core.types import Space
+from trajgen.data.options import SuccessRule
 from trajgen.envs.eval_env import make_eval_env
 from trajgen.evaluation import pool as room
 from trajgen.evaluation.evaluate import EvaluationOptions
@@ -151,6 +153,29 @@ def test_a_step_that_no_episode_can_hold_is_refused_before_training(step: Any, m
     require_playable(walk_env(Walk), EvaluationOptions(), space)
     with pytest.raises(DataError, match=message):
         require_playable(walk_env(Odd), EvaluationOptions(), space)
+
+
+def test_all_resets_are_tried_before_training() -> None:
+    class Opened(Walk):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple:
+            if options["door"] == 7:
+                raise KeyError("no such door")
+            return super().reset(seed=seed)
+
+    space, resets = Space(2, 1, 1, "observation", "desired_goal"), ({"door": 1}, {"door": 2}, {"door": 7})
+    require_playable(walk_env(Opened, resets=resets[:2]), EvaluationOptions(), space)
+    with pytest.raises(DataError, match=r"reset with \{'door': 7\}.*no such door"):
+        require_playable(walk_env(Opened, resets=resets), EvaluationOptions(seed=4), space)
+
+
+def test_an_entry_of_success_that_is_not_there_is_warned_of() -> None:
+    space = Space(2, 1, 1, "observation", "desired_goal")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for info in ("success", "reward"):
+            require_playable(walk_env(Silent, rule=SuccessRule(info=info)), EvaluationOptions(), space)
+    with pytest.warns(UserWarning, match=r"info=sucess among its info: success"):
+        require_playable(walk_env(Walk, rule=SuccessRule(info="sucess")), EvaluationOptions(), space)
 
 
 def test_a_box_without_sides_is_refused_before_training_unless_nothing_is_drawn_from_it() -> None:

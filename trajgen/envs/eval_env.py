@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,20 +132,15 @@ class EvalEnv:
         """
         from gymnasium import spaces
 
-        def unbounded(width: int) -> Any:
-            return spaces.Box(-np.inf, np.inf, (width,), np.float32)
-
-        observations: Any = unbounded(space.vector_dim)
-        if space.state_key or space.image_key or space.goal_dim:
-            entries = {space.goal_key: space.goal_dim} if space.goal_key else {}
-            entries |= {space.state_key: space.vector_dim} if isinstance(space.state_key, str) else {}
-            entries = {key: width for key, width in entries.items() if "/" not in key}
-            observations = spaces.Dict({key: unbounded(width) for key, width in entries.items()})
-        elif space.image_shape:
-            observations = env.observation_space
-        require_same_spaces(self.name, env, observations, space)
+        box: Any = spaces.Box(-np.inf, np.inf, (space.vector_dim,), np.float32)
+        has_entries = bool(space.state_key or space.image_key or space.goal_dim)
+        given: Any = env.observation_space
+        for key, width in ((space.state_key, space.vector_dim), (space.goal_key, space.goal_dim)):
+            if has_entries and key:
+                _require_part(self.name, given, "observations", partial(entry, key=key), (width,))
+        require_same_spaces(self.name, env, spaces.Dict() if has_entries or space.image_shape else box, space)
         if space.image_shape:
-            _require_images(self.name, env.observation_space, space)
+            _require_part(self.name, given, "images", partial(join_images, key=space.image_key), space.image_shape)
 
 
 def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> EvalEnv:
@@ -310,18 +306,18 @@ def require_same_spaces(name: str, env: Any, observations: Any, space: Space) ->
         )
 
 
-def _require_images(name: str, observations: Any, space: Space) -> None:
-    """Raises a DataError unless images of an environment are of the shape and type of those of the data."""
+def _require_part(name: str, observations: Any, kind: str, read: Callable[[Any], Any], shape: tuple[int, ...]) -> None:
+    """Raises a DataError unless a part of an environment's observations has the shape of that of the data."""
     try:
-        image = join_images(_zeros(observations), space.image_key)
-        got = f"{image.dtype} of shape {image.shape}"
-        fits = image.shape == space.image_shape and image.dtype == np.uint8
-    except (KeyError, TypeError, ValueError) as error:
-        got, fits = f"no image {error}", False
+        part = np.asarray(read(_zeros(observations)))
+        got = f"{part.dtype} of shape {part.shape}"
+        fits = part.shape == shape and (kind != "images" or part.dtype == np.uint8)
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        got, fits = f"none, {error}", False
     if not fits:
         raise DataError(
-            "The environment has other images than the data.",
-            expected=f"uint8 of shape {space.image_shape}",
+            f"The environment has other {kind} than the data.",
+            expected=f"{'uint8' if kind == 'images' else 'numbers'} of shape {shape}",
             got=f"{name}: {got}",
             fix="name another environment, or none",
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trajgen.core.choices import choices_of, numbers_of
 from trajgen.core.errors import ConfigError, DataError
+from trajgen.data.options import SuccessRule
 from trajgen.evaluation.disturbance import describe_disturbance, disturb
 from trajgen.evaluation.pool import LocalPool, environments
 
@@ -45,7 +47,7 @@ def require_actions(space: Any) -> None:
 
 
 def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space) -> None:
-    """Makes the environment and takes a step, so that what cannot be evaluated is refused before a training.
+    """Makes the environment and takes a step after each reset: what cannot be evaluated is refused before a training.
 
     Args:
         eval_env: whose environment is made.
@@ -62,14 +64,25 @@ def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space
         box: Any = envs[0].action_space
         if options.reference and not choices_of(box):
             require_bounds(box.low, box.high)
-        (start,) = pool.reset([options.seed])
-        first = start if start.error else pool.step([middle(pool.action_space)])[0]
-        if first is not None and first.error:
-            raise DataError(
-                f"The environment {eval_env.name} cannot be played.",
-                got=f"{'reset' if start.error else 'step'}: {first.error}",
-                fix="mend the environment, or name another one: data.env_id=ID",
-            )
+        for seed in range(options.seed, options.seed + max(1, len(eval_env.resets))):
+            (start,) = pool.reset([seed])
+            first = start if start.error else pool.step([middle(pool.action_space)])[0]
+            if first is not None and first.error:
+                by = f" with {dict(eval_env.resets[seed % len(eval_env.resets)])}" if eval_env.resets else ""
+                raise DataError(
+                    f"The environment {eval_env.name} cannot be played.",
+                    got=f"{f'reset{by}' if start.error else 'step'}: {first.error}",
+                    fix="mend the environment, or name another one: data.env_id=ID" + "; or data.resets=[…]" * bool(by),
+                )
+        if eval_env.rule.info not in (SuccessRule.info, "reward"):
+            _, infos = eval_env.reset(envs[0], options.seed)
+            infos = infos | envs[0].step(middle(pool.action_space))[-1]
+            if eval_env.rule.info not in infos:
+                warnings.warn(
+                    f"Neither the start nor the first step in {eval_env.name} has the entry of data.success.info="
+                    f"{eval_env.rule.info} among its info: {', '.join(map(str, infos)) or 'nothing'}.",
+                    stacklevel=2,
+                )
     if options.protocol == "first_hit":
         require_goal(eval_env)
 
