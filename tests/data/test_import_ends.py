@@ -62,6 +62,17 @@ def test_rows_that_are_taken_for_final_observations_are_said(tmp_path: Path) -> 
     assert "final observations" not in two.about and two.steps == 15
 
 
+def test_ends_without_a_reason_are_steps(tmp_path: Path) -> None:
+    columns = lost(dones=ENDS, rewards=np.arange(15.0))
+    del columns["terminals"]
+    np.savez(tmp_path / "done.npz", **columns)
+    check_refused(tmp_path / "done.npz", "ends=terminal or ends=timeout")
+    assert from_path(tmp_path / "done.npz", ImportOptions(id=ID, ends="terminal")).terminated == 3
+    loaded = minari.load(ID, DataOptions(id=ID))
+    assert loaded.lengths.tolist() == [*formats.LENGTHS]
+    assert loaded.rewards[loaded.ends - 1].tolist() == [*np.flatnonzero(ENDS)]
+
+
 def test_numbers_of_episodes_that_are_mixed_are_refused(tmp_path: Path) -> None:
     path = formats.write_hdf5(tmp_path / "table.hdf5", lost(episode_id=np.arange(15) % 3))
     check_refused(path, "lie together", "row 3: episode_id 0 again")

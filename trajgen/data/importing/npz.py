@@ -17,7 +17,7 @@ from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
 from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays, named, require_content
-from trajgen.data.importing.tables import Table
+from trajgen.data.importing.tables import VALID, Table
 from trajgen.security import npz_arrays, require_regular
 
 
@@ -71,7 +71,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
             cache[name] = archive[name]
         return cache[name][first:last]
 
-    has_final_rows = not named((NEXT, *TIMEOUTS), archive)
+    has_final_rows = bool(named((*TERMINALS, VALID), archive)) and not named((NEXT, *TIMEOUTS), archive)
     if options.ends == "terminal" and has_final_rows:
         raise DataError(
             f"The marked rows of {path.name} are final observations of episodes that ran out of time.",
