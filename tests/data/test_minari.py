@@ -218,6 +218,19 @@ def test_a_set_describes_itself() -> None:
     json.dumps(about)
 
 
+@pytest.mark.filterwarnings("ignore:.*is set to None", "ignore:env_spec is None")
+def test_a_set_that_only_minari_reads_describes_itself() -> None:
+    pytest.importorskip("pyarrow", reason="Arrow is read by pyarrow: pip install 'trajgen[lerobot]'")
+    import minari as farama
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    episodes = [EpisodeBuffer(**episode(np.zeros((n + 1, 2)), np.zeros((n, 1)), np.arange(n))) for n in (3, 5)]
+    spaces = {"observation_space": unbounded(2), "action_space": unbounded(1)}
+    farama.create_dataset_from_buffers(ID, episodes, data_format="arrow", **spaces)
+    about = minari.describe(ID)
+    assert (about["episodes"], about["steps"], about["returns"]) == (2, 8, {"mean": 6.5, "best_tenth": 10.0})
+
+
 def test_a_download_without_a_connection_fails_shortly(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="connection"):

@@ -26,6 +26,8 @@ from trajgen.data.options import DataOptions
 from trajgen.engine.distributed import StopSignal
 from trajgen.engine.loop import StoppedError
 from trajgen.experiments import train
+from trajgen.experiments.encoding import encode as encode_set
+from trajgen.experiments.options import EncodeOptions
 
 ID, NEW_ID = "tests/images-v0", "tests/features-v0"
 WORDS = [
@@ -146,17 +148,25 @@ def test_the_preset_of_encoded_data_has_what_the_task_s_preset_has(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = {
-        "data": {"id": "tests/images-v0", "state_key": "velocity", "image_key": "front", "discount": 0.9},
+        "data": {"id": "tests/images-v0", "state_key": "velocity", "image_key": "front", "discount": 0.9, "chunk": 3},
         "evaluation": {"episodes": 5},
         "recipes": {"mage": ["encoder=conv", "engine.stages.encoder.lr=2e-3", "sampler.temperature=1"]},
     }
     (tmp_path / "task.yaml").write_text(json.dumps(task))
     main(["data", "encode", f"data={tmp_path / 'task.yaml'}", f"new_id={NEW_ID}", "device=cpu", *FROZEN])
     assert yaml.safe_load(capsys.readouterr().out.partition("\n\n")[2]) == {
-        "data": {"discount": 0.9, "id": NEW_ID, "state_key": "observation"},
+        "data": {"chunk": 3, "discount": 0.9, "id": NEW_ID, "state_key": "observation"},
         "evaluation": {"episodes": 5},
         "recipes": {"mage": ["sampler.temperature=1"]},
     }
+
+
+def test_only_hdf5_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    episodes = minari.load(ID, DataOptions(id=ID, state_key="velocity", image_key="front"))
+    monkeypatch.setattr("trajgen.experiments.encoding.load_episodes", lambda *_: episodes)
+    (store.folder(ID) / "data" / minari.FILE).unlink()
+    with pytest.raises(ConfigError, match="Only data sets in HDF5"):
+        encode_set(compose([*WORDS, *READ, *FROZEN]), EncodeOptions(new_id=NEW_ID), QUIET)
 
 
 def test_encoding_once_is_encoding_in_the_training() -> None:

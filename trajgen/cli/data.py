@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -211,7 +211,8 @@ def encode_data(words: Words) -> None:
             no_options.write_text('{"data": {"id": "???"}}', encoding="utf-8")
             renamed.append(f"data={no_options}")
         config, by_recipe = compose(["recipe=bc", *renamed]), options_by_recipe(renamed)
-    preset = encode(config, options, Console())
+        plain = compose(["recipe=mage", "task_options=false", *renamed])  # bc has a chunk of its own
+    preset = encode(replace(config, data=plain.data), options, Console())
     encoder = ("encoder", "engine.stages.encoder.")
     recipes = {recipe: [word for word in words if not word.startswith(encoder)] for recipe, words in by_recipe.items()}
     preset |= {"recipes": {recipe: words for recipe, words in recipes.items() if words}}

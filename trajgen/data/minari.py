@@ -32,6 +32,8 @@ from trajgen.security import memory_limit
 
 __all__ = ["describe", "download", "load", "local_sets", "save"]
 
+FILE = "main_data.hdf5"
+"""The episodes of a set in HDF5, in the folder of its data."""
 DESCRIPTION = ("description", "algorithm_name", "author", "minari_version", "ref_min_score", "ref_max_score", TEAM)
 """Entries of the metadata that are shown as they are."""
 
@@ -50,7 +52,7 @@ def load(id: str, options: DataOptions) -> Episodes:
     if options.goals != "none":
         entries |= {"goals": options.goal_key} if options.goal_key else {}
         entries |= {"achieved": options.achieved_key} if options.achieved_key else {}
-    path = store.folder(id) / "data" / "main_data.hdf5"
+    path = store.folder(id) / "data" / FILE
     if not path.exists():  # Minari has another format, which only Minari reads
         if options.memory_map:
             raise ConfigError(f"Only data sets in HDF5 can be mapped, and {id!r} has no file {path.name}.",
@@ -140,8 +142,12 @@ def describe(id: str) -> dict[str, Any]:
         episodes = dataset.storage.get_episode_metadata(dataset.episode_indices)
         lengths = [int(episode["total_steps"]) for episode in episodes] if dataset.total_episodes else []
         about = dataset.storage.metadata
-        file = EpisodeFile(store.folder(id) / "data" / "main_data.hdf5", len(lengths), {})
-        earned = score_episodes(file.returns(), np.array(lengths)) if lengths else {}
+        path, returns = store.folder(id) / "data" / FILE, np.zeros(0)
+        if lengths and path.exists():
+            returns = EpisodeFile(path, len(lengths), {}).returns()
+        elif lengths:  # Minari has another format, which only Minari reads
+            returns = np.array([np.sum(episode.rewards) for episode in dataset.iterate_episodes()])
+        earned = score_episodes(returns, np.array(lengths)) if lengths else {}
     specs = {"env": dataset.env_spec, "eval_env": dataset._eval_env_spec or dataset.env_spec}
     shown = {name: about[name] for name in DESCRIPTION if about.get(name) is not None}
     return {

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "encoder.safetensors"
 """The file of the encoder's weights in the folder of an encoded data set."""
-NOT_OF_FEATURES = ("maker", "chunk", "image_key")
+NOT_OF_FEATURES = ("maker", "image_key")
 """Options of the data with the images that the encoded set does not take."""
 SLACK = 2**28
 """Bytes that an encoder may need beyond its weights."""
@@ -52,7 +52,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
 
     Raises:
         DataError: if the new id is taken, or the data cannot be read.
-        ConfigError: if the data have no images, or the encoder does not fit them.
+        ConfigError: if the data have no images or are not in HDF5, or the encoder does not fit them.
     """
     from gymnasium import spaces
 
@@ -74,6 +74,9 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
             got=config.data.id,
             fix="data.image_key=ENTRY of the observations; 'trajgen data info' shows them",
         )
+    path = store.folder(config.data.id) / "data" / minari.FILE
+    if not path.exists():
+        raise ConfigError(f"Only data sets in HDF5 can be encoded, and {config.data.id!r} has no file {path.name}.")
     windows = replace(config.data, horizon=2, chunk=1, stride=config.data.strides[0])  # which short episodes have too
     pairs = replace(config, data=windows)
     planner, source = ready(pairs, episodes, device)
@@ -87,7 +90,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
 
     dataset = minari.open_dataset(config.data.id)
     state, entries = _entries(features.space, dataset.observation_space)
-    file = EpisodeFile(store.folder(config.data.id) / "data" / "main_data.hdf5", len(features), {})
+    file = EpisodeFile(path, len(features), {})
     minari.save(
         options.new_id,
         _buffers(features, entries, state, file),
