@@ -33,7 +33,7 @@ class RecordOptions:
     device: str = "auto"
     """Device of the policy of a run."""
     force: bool = False
-    """Replace a data set that is there."""
+    """Replace a data set that is there, and a stopped recording of other options."""
 
     def __post_init__(self) -> None:
         check_range("episodes", self.episodes, 1, usual=100)
