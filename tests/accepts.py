@@ -35,6 +35,7 @@ LATENT = "planner=latent"
 EVERY_KIND = "recipe=mage, which has every kind"
 ACTIONS = "view.fields=[state,action]"
 ACTIONS_FIRST = "view.fields=[action,state]"
+OVERLAP = "planner.overlap=true"
 NOT_SUBTRACTED = "return_target.subtract_rewards=false"
 ALL_FIELDS = "view.fields=[return,state,action]"
 
@@ -145,8 +146,8 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
             "continuing": (*(EVERY_KIND, LATENT, OK, EVERY_KIND, LATENT, LATENT, OK), *[LATENT] * 5, *(OK, EVERY_KIND)),
             "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS, OK),
             "hierarchy": (
-                *(EVERY_KIND, ACTIONS_FIRST, OK, EVERY_KIND, OK, OK, OK, OK, OK, OK),
-                *("data.horizon=32", OK, OK, EVERY_KIND),
+                *(EVERY_KIND, ACTIONS_FIRST, OVERLAP, EVERY_KIND, OK, OK, OK, OK, OK, OK),
+                *("data.horizon=32", OK, OVERLAP, EVERY_KIND),
             ),
             "history": (
                 *(EVERY_KIND, ACTIONS, ACTIONS, OK, ALL_FIELDS, ALL_FIELDS, ACTIONS),
@@ -170,6 +171,7 @@ MORE: dict[str, tuple[tuple[str, str], ...]] = {
     "planner": (
         *(("latent", f"mage schedule={name}") for name in ("explicit", "linear", "single", "two_level")),
         ("latent", "flat_ar prior=gpt sampler=beam"),
+        ("hierarchy", f"hd {OVERLAP}"),
         ("latent", "diffuser conditioner.fields=[state,return] planner.condition_weight=0.1"),
         ("direct", "bc action=latent return_target=quantile"),
         ("advantage", "iql critic.actions=false"),
@@ -200,7 +202,7 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "critic": ("mage sampler=best_of_n", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
     "sampler": ("mage", "diffuser", "flow", f"mage schedule=single {VALUES}"),
     "subgoal": ("mage", "bc", "hiql"),
-    "planner": ("mage", "tt", "diffuser", "flow", "mage_critic", "bc", "dt", "iql", "hiql"),
+    "planner": ("mage", "tt", "diffuser", "flow", "mage_critic", "bc", "dt", "iql", "hiql", f"hd {OVERLAP}"),
 }
 """The compositions in which all contracts are checked each time, one for each mechanism; nightly, in the others too.
 
@@ -264,7 +266,7 @@ RECIPES: dict[str, dict[str, str]] = {
         "advantage": "hiql iql",
         "continuing": "dd diffuser dv flow hd",
         "direct": "bc",
-        "hierarchy": _LATENT.replace("carp ", "").replace(" mage_multi", ""),
+        "hierarchy": f"dd dv flat flat_ar hd hierarchy mage mage_critic mage_graph {_REST}",
         "history": "dt",
         "latent": _LATENT,
         "subgoals": "hiql iql",

@@ -233,11 +233,16 @@ def test_residuals_by_hand(batch: Batch) -> None:
     assert float(losses_of(actions, "prior", batch)["condition"]) == 0
 
 
-@pytest.mark.parametrize("action", ["latent_state", "state"])
-@pytest.mark.parametrize("sampled_prefixes", [False, True])
-def test_the_head_learns_the_same_of_prepared_windows(action: str, sampled_prefixes: bool, batch: Batch) -> None:
-    options = {"sampled_prefixes": sampled_prefixes, "action_stage": True}
-    planner = tiny.ready_planner(action=action, planner=tiny.node("planner", "latent", **options))
+@pytest.mark.parametrize(
+    ("action", "options"),
+    [
+        *((action, {"sampled_prefixes": True}) for action in ("latent_state", "state")),
+        *((action, {}) for action in ("latent_state", "state")),
+        ("latent_state", {"end_to_end": False}),
+    ],
+)
+def test_the_head_learns_the_same_of_prepared_windows(action: str, options: dict[str, Any], batch: Batch) -> None:
+    planner = tiny.ready_planner(action=action, planner=tiny.node("planner", "latent", action_stage=True, **options))
     stage = stage_of(planner, "action")
     stage.begin(planner)
     assert stage.prepare is not None
@@ -248,6 +253,8 @@ def test_the_head_learns_the_same_of_prepared_windows(action: str, sampled_prefi
     torch.testing.assert_close(*totals, rtol=1e-6, atol=0)
     prepared = stage.prepare(batch)
     assert prepared.states.shape[1] == 1 and len(prepared.states) == len(batch.states)
-    assert (
-        stage_of(tiny.ready_planner(planner=tiny.node("planner", "latent", end_to_end=False)), "action").prepare is None
-    )
+
+
+def test_windows_of_which_the_head_reads_all_points_are_not_prepared() -> None:
+    planner = tiny.ready_planner(action="state", planner=tiny.node("planner", "latent", end_to_end=False))
+    assert stage_of(planner, "action").prepare is None

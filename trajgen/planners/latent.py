@@ -132,7 +132,7 @@ class LatentPlanner(nn.Module):
                 self.action_loss,
                 head_alone,
                 frozen=[self.tokenizer, self.prior, self.decoder],
-                prepare=self.with_codes if self.end_to_end else None,
+                prepare=self.with_codes if self.end_to_end or not self.action.reads_trajectory else None,
             ),
             *([] if self.critic is None else [critic_stage(self.critic)]),
         ]
@@ -201,27 +201,27 @@ class LatentPlanner(nn.Module):
         """L_inv in the head's own stage, on latents that the prior generates, or on the data's."""
         with torch.no_grad():
             cond = self.condition(batch)
-            if self.end_to_end:
-                codes = batch.codes if batch.codes is not None else self._drawn_codes(batch)
-                latent = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
-                trajectory = self.decoder(latent, cond) if self.action.reads_trajectory else None
-            else:
-                trajectory = self.view(batch)
-                encoding = self.tokenizer.encode(trajectory)
-                codes, latent = encoding.codes, encoding.latent
+            codes = self._codes(batch) if batch.codes is None else batch.codes
+            latent = self.tokenizer.layout.latent(self.tokenizer.vectors(codes))
+            trajectory = None
+            if self.action.reads_trajectory:
+                trajectory = self.decoder(latent, cond) if self.end_to_end else self.view(batch)
             plan = Plan(codes, latent, trajectory, stride=cond.stride, goal=cond.goal)
         total = inverse_loss(self.action, batch, plan)
         return {"total": total, "inverse": total}
 
     @torch.no_grad()
     def with_codes(self, batch: Batch) -> Batch:
-        """The batch with codes that the prior generates for its windows, of which the first point alone stays."""
+        """The batch with the codes that the action head learns from, and the first points of its windows alone."""
         first = {name: getattr(batch, name)[:, :1] for name in ("states", "actions", "rewards", "returns", "mask")}
-        return replace(batch, codes=self._drawn_codes(batch), **first)
+        return replace(batch, codes=self._codes(batch), **first)
 
-    def _drawn_codes(self, batch: Batch) -> Tensor:
-        """The codes that the prior generates for windows, teacher-forced."""
+    def _codes(self, batch: Batch) -> Tensor:
+        """The codes that the prior generates for windows, teacher-forced, or those of the data."""
         cond, encoding = self.condition(batch), self.tokenizer.encode(self.view(batch))
+        if not self.end_to_end:
+            codes: Tensor = encoding.codes
+            return codes
         _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
         return self._generated(prediction, cond, decode=False).codes
 
