@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fake_runs import exit_code
 
+from trajgen.cli.study import read_study_words
 from trajgen.core.errors import ConfigError
 from trajgen.experiments.definition import (
     Study,
@@ -32,7 +33,8 @@ TWO = {"small": Variant(("prior.depth=2",)), "large": Variant(("prior.depth=6",)
          [("schedule=unit",), ("schedule=linear", "schedule.scales=3")]),
         ("[view.fields=[state],view.fields=[return,state]]",
          [("view.fields=[state]",), ("view.fields=[return,state]",)]),
-        ("['data.bounds={a: [0,1]}']", [("'data.bounds={a:", "[0,1]}'")]),
+        ("[view.fields=[state, action] seed=1,data.bounds={a: [0, 1]}]",
+         [("view.fields=[state, action]", "seed=1"), ("data.bounds={a: [0, 1]}",)]),
         ("[~target]", [("~target",)]),
     ],
 )  # fmt: skip
@@ -48,6 +50,24 @@ def test_what_is_no_axis_is_refused_with_an_example(text: str) -> None:
     assert "axis=" in str(caught.value.fix) and text in str(caught.value.got)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study=num_scales", "axis=[schedule.scales=2,3]"], r"schedule\.scales=1 has no effect"),
+        (["study=action_head", "action.width=32"], "'latent' has action=latent"),
+        (["axis=[action=latent,latent_state]", "action.wdth=32"], "has action=latent"),
+    ],
+)
+def test_words_without_effect_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_study_words(words)
+
+
+def test_a_bare_value_after_several_overrides_is_refused() -> None:
+    with pytest.raises(ConfigError, match="value 4 follows no single option"):
+        read_axis("[schedule=linear schedule.scales=3,4]")
+
+
 def test_axes_make_a_grid() -> None:
     axes = [read_axis("[prior.depth=2,4]"), read_axis("[sampler=greedy,top_k]", evaluate=True)]
     combined = grid(axes)
@@ -59,6 +79,19 @@ def test_axes_make_a_grid() -> None:
     ]
     assert combined["prior.depth=4, sampler=top_k"] == Variant(("prior.depth=4",), ("sampler=top_k",))
     assert grid_name(axes) == "prior.depth-sampler"
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (["[prior.depth=2,4]", "[prior.depth=6,8]"], r"prior\.depth=2 has no effect"),
+        (["[sampler.temperature=0.5,1.0]", "[sampler=greedy,top_k]"], r"sampler\.temperature=0\.5 has no effect"),
+    ],
+)
+def test_an_axis_that_undoes_another_is_refused(axes: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        grid([read_axis(text, evaluate="greedy" in text) for text in axes])
+    assert len(grid([read_axis("[action.width=32,64]"), read_axis("[action=latent,latent_state]")])) == 4
 
 
 def test_of_two_overrides_of_an_option_the_later_counts() -> None:
@@ -120,6 +153,17 @@ def test_what_a_variant_sets_cannot_be_set_for_all() -> None:
     assert study.with_overrides(["recipe=flat", "engine.budget=2"]).base == ("recipe=flat", "engine.budget=2")
     with pytest.raises(ConfigError, match=r"'small' has prior\.depth=2"):
         study.with_overrides(["prior.depth=4"])
+
+
+def test_an_option_of_a_component_that_variants_name_cannot_be_set_for_all() -> None:
+    study = Study(name="heads", variants={"latent": Variant(("action=latent",)), "none": Variant(("~critic",))})
+    assert study.with_overrides(["prior.depth=4", "data.horizon=8"]).base == ("prior.depth=4", "data.horizon=8")
+    for word in ("action.width=32", "critic.width=32"):
+        with pytest.raises(ConfigError, match=r"has (action=latent|~critic)"):
+            study.with_overrides([word])
+    cold = Study(name="cold", variants={"greedy": Variant(evaluate=("sampler=greedy",))})
+    with pytest.raises(ConfigError, match="'greedy' has sampler=greedy"):
+        cold.with_overrides(["sampler.temperature=0.5"])
 
 
 @pytest.mark.parametrize(

@@ -92,15 +92,17 @@ class Study:
         """The study with further overrides for all variants.
 
         Raises:
-            ConfigError: if a variant sets one of them itself, so that it would have no effect.
+            ConfigError: if a variant sets one of them itself or names its component, so that it would have no effect.
         """
         for name, variant in self.variants.items():
             varied = {option_of(word): word for word in (*variant.train, *variant.evaluate)}
             for word in overrides:
-                if option_of(word) in varied:
+                kind = option_of(word).partition(".")[0]
+                replacing = varied.get(option_of(word)) or (varied.get(kind) if kind in KINDS else None)
+                if replacing:
                     raise ConfigError(
                         "What a study varies is not set for all of its variants.",
-                        got=f"{word}, but variant '{name}' has {varied[option_of(word)]}",
+                        got=f"{word}, but variant '{name}' has {replacing}",
                         fix="leave it out, or change the variants; those of a shipped study in a copy: study=FILE.yaml",
                     )
         return replace(self, base=merge_overrides(self.base, overrides))
@@ -223,17 +225,20 @@ def read_axis(text: str, *, evaluate: bool = False) -> dict[str, Variant]:
         ConfigError: if the list is empty or not a list of overrides.
     """
     word = f"{'evaluate' if evaluate else 'axis'}={text}"
-    parts = _split(text.strip()[1:-1]) if text.strip()[:1] == "[" and text.strip()[-1:] == "]" else []
+    parts = _split(text.strip()[1:-1], ",") if text.strip()[:1] == "[" and text.strip()[-1:] == "]" else []
     variants: dict[str, Variant] = {}
     key = ""
     for part in parts:
+        words = _split(part, " ")
         if "=" not in part and not part.startswith("~"):
-            part = f"{key}={part}" if key else ""
-        key = part.partition("=")[0] if " " not in part else ""
-        if not part or part in variants:
-            raise _not_an_axis(f"{word}, with {part} twice" if part else f"{word}, whose first value has no option")
-        words = tuple(part.split())
-        variants[part] = Variant(evaluate=words) if evaluate else Variant(train=words)
+            if not key:
+                raise _not_an_axis(f"{word}, whose value {part} follows no single option")
+            words = [f"{key}={part}"]
+        key = words[0].partition("=")[0] if len(words) == 1 else ""
+        name = " ".join(words)
+        if name in variants:
+            raise _not_an_axis(f"{word}, with {name} twice")
+        variants[name] = Variant(evaluate=tuple(words)) if evaluate else Variant(train=tuple(words))
     if not variants:
         raise _not_an_axis(word)
     return variants
@@ -247,8 +252,8 @@ def _not_an_axis(got: str) -> ConfigError:
     )
 
 
-def _split(text: str) -> list[str]:
-    """Parts between commas, those within brackets, braces or quotes aside."""
+def _split(text: str, separator: str) -> list[str]:
+    """Parts between separators, those within brackets, braces or quotes aside."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
         if quote:
@@ -256,19 +261,32 @@ def _split(text: str) -> list[str]:
         elif letter in "'\"":
             quote = letter
         depth += (letter in "[({") - (letter in "])}")
-        if letter == "," and not depth and not quote:
+        if letter == separator and not depth and not quote:
             parts.append("")
         else:
             parts[-1] += letter
-    return [" ".join(part.split()) for part in parts if part.strip()]
+    return [part.strip() for part in parts if part.strip()]
 
 
 def grid(axes: Sequence[Mapping[str, Variant]]) -> dict[str, Variant]:
-    """Every combination of one variant of each axis."""
+    """Every combination of one variant of each axis.
+
+    Raises:
+        ConfigError: if one of its axes takes the effect of another's override.
+    """
     combined = {}
     for names in product(*axes):
         parts = [axis[name] for axis, name in zip(axes, names, strict=True)]
-        combined[", ".join(names)] = sum(parts[1:], start=parts[0])
+        cell = sum(parts[1:], start=parts[0])
+        effective = merge_overrides(cell.train, cell.evaluate)
+        words = [word for part in parts for word in merge_overrides(part.train, part.evaluate)]
+        if lost := [word for word in words if word not in effective]:
+            raise ConfigError(
+                "Each option is varied by one axis.",
+                got=f"'{', '.join(names)}', where {lost[0]} has no effect",
+                fix="one list of the values that are compared, such as 'axis=[prior.depth=2,4,6]'",
+            )
+        combined[", ".join(names)] = cell
     return combined
 
 
