@@ -31,19 +31,20 @@ def evaluation(
 ) -> dict[str, Any]:
     """An evaluation.json whose figures follow from the returns of its episodes."""
     finite = [value for value in returns if value is not None]
+    mean = sum(finite) / len(finite) if finite else None
     result: dict[str, Any] = {
         "env": "fake",
         "protocol": "fake",
         "seeds": [first, first + len(returns) - 1],
         "episode_returns": {"policy": list(returns)},
-        "return": {"mean": sum(finite) / len(finite)},
+        "return": {"mean": mean},
         "ratio_to_controller": None,
         "success": None,
         "condition_error": {},
     }
     if controller is not None:
         result["episode_returns"]["controller"] = list(controller)
-        result["ratio_to_controller"] = sum(finite) / len(finite) / 4.0
+        result["ratio_to_controller"] = None if mean is None else mean / 4.0
     return result | figures
 
 

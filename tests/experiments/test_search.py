@@ -45,7 +45,8 @@ def quality(config: Config) -> float:
 
 def search(*words: str) -> int:
     file = () if any(word.startswith("search=") for word in words) else ("search=own.yaml",)
-    return exit_code("search", *file, *SMALL[1:], "workers=1", *words)
+    small = [word for word in SMALL[1:] if not word.startswith("action.")]  # whose component is chosen
+    return exit_code("search", *file, *small, "workers=1", *words)
 
 
 def results(folder: Path = FOLDER) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_a_shipped_search_is_one_screen_and_every_corner_of_it_can_be_built(name
     assert "evaluation.seed=10000" in shipped.base
     for end in (0, -1):
         params = {k: (c.low, c.high)[end] if isinstance(c, Span) else c[end] for k, c in shipped.space.items()}
-        config = compose(shipped.overrides(params))
+        config = compose(shipped.overrides(params, {}))
         assert config.evaluation.seed == 10000
         experiments.dry_run(config)
         assert shipped.params_of(config) == params
@@ -120,6 +121,24 @@ def test_a_trial_that_fails_is_told_so_and_tried_again(runs: FakeRuns, capsys: p
     assert search() == 0 and runs.trained[before:] == [("trial-001-s0", True)]
 
 
+def test_a_trial_whose_episodes_all_failed_has_failed(runs: FakeRuns) -> None:
+    runs.returns = lambda config: (None, None) if "trial-001" in str(config.run_dir) else (1.0, 2.0)
+    assert search("trials=2") == 1
+    assert search("trials=2") == 1 and len(runs.trained) == 3  # again, from what is on disk
+    outcome = results()
+    assert [*outcome["failed"]] == ["trial-001-s0"] and "has no mean return" in outcome["failed"]["trial-001-s0"]
+    assert len([row for row in outcome["rows"] if row["mean"] is not None]) == 2
+
+
+def test_a_component_that_the_base_has_keeps_its_options() -> None:
+    space = Search(name="a", base=("recipe=mage",), space={"action": ("latent", "latent_state")})
+    base = compose(space.overrides({}, {}))
+    same = compose(space.overrides({"action": "latent_state"}, base.components))
+    assert same.components == base.components and base.components["action"]["depth"] == 4
+    assert space.params_of(base) == {"action": "latent_state"}
+    assert "action=latent" in space.overrides({"action": "latent"}, base.components)
+
+
 def test_a_composition_that_cannot_be_built_fails_alone(runs: FakeRuns) -> None:
     Path("odd.yaml").write_text(
         "base: [recipe=mage, device=cpu]\nspace: {prior.heads: [2, 3], data.max_padding: [0.5, 2.0]}\ntrials: 4\n"
@@ -143,7 +162,8 @@ def test_the_score_is_the_mean_over_seeds(runs: FakeRuns) -> None:
     [
         (["evaluation.seed=0"], "evaluation.seed >= 48"),
         (["evaluation.seed=50", "evaluation.episodes=96"], "evaluation.seed >= 96"),
-        (["prior.depth=2"], "in both"),
+        (["prior.depth=2"], "prior.depth=2 beside prior.depth"),
+        (["action.depth=2"], "action.depth=2 beside"),
         (["seed=1"], "seeds=[0,1,2]"),
         (["trials=0"], "trials"),
         (["seeds=[1,1]"], "seeds"),

@@ -150,9 +150,10 @@ def evaluate_cell(console: Console, *, run: Path, **options: Any) -> tuple[None,
 def _scores(figures: Mapping[str, Any]) -> str:
     if error := figures.get("action_error"):
         return f"action error {error['mean']:.3f}"
-    ratio = figures.get("ratio_to_controller")
-    mean = f"return {figures['return']['mean']:.1f}"
-    return mean if ratio is None else f"{mean}, {ratio:.3f} of the controller's"
+    ratio, mean = figures.get("ratio_to_controller"), figures["return"]["mean"]
+    if mean is None:
+        return "all episodes failed"
+    return f"return {mean:.1f}" + (f", {ratio:.3f} of the controller's" if ratio is not None else "")
 
 
 def make_rows(

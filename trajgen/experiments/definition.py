@@ -97,12 +97,10 @@ class Study:
         for name, variant in self.variants.items():
             varied = {option_of(word): word for word in (*variant.train, *variant.evaluate)}
             for word in overrides:
-                kind = option_of(word).partition(".")[0]
-                replacing = varied.get(option_of(word)) or (varied.get(kind) if kind in KINDS else None)
-                if replacing:
+                if replacing := [varied[option] for option in deciding_options(word) if option in varied]:
                     raise ConfigError(
                         "What a study varies is not set for all of its variants.",
-                        got=f"{word}, but variant '{name}' has {replacing}",
+                        got=f"{word}, but variant '{name}' has {replacing[0]}",
                         fix="leave it out, or change the variants; those of a shipped study in a copy: study=FILE.yaml",
                     )
         return replace(self, base=merge_overrides(self.base, overrides))
@@ -133,6 +131,13 @@ def refuse_cell_options(overrides: Iterable[str]) -> None:
 def option_of(override: str) -> str:
     """The option that an override sets: "sampler" of ``~sampler`` and of ``sampler=greedy``."""
     return override.lstrip("+~").partition("=")[0].strip()
+
+
+def deciding_options(override: str) -> tuple[str, ...]:
+    """The options whose later override undoes this one: what it sets, and the component of which that is an option."""
+    option = option_of(override)
+    kind = option.partition(".")[0]
+    return (option, kind) if kind in KINDS else (option,)
 
 
 def merge_overrides(*parts: Iterable[str]) -> tuple[str, ...]:

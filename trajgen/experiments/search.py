@@ -76,7 +76,7 @@ def run_search(
     """
     _require_optuna()
     folder = folder or ROOT / search.name
-    base = _row(search, Trial(0, {}))
+    base = _row(search, Trial(0, {}), {})
     require_tuning(base.config)
     dry_run_rows([base])
     trials = [Trial(0, search.params_of(base.config)), *load_trials(folder, search)]
@@ -96,7 +96,7 @@ def run_search(
         while waiting := _next_trials(search, trials, max(1, pool.workers // len(search.seeds))):
             proposed = [trial.params for trial in trials if trial.number]
             write_json(folder / FILE, {**search.to_plain(), "proposed": proposed, "command": command})
-            _run_trials(search, waiting, folder, pool, console, count)
+            _run_trials(search, waiting, base.config.components, folder, pool, console, count)
         return _report(search, trials, folder, console, command, look)
 
 
@@ -227,20 +227,26 @@ def _next_trials(search: Search, trials: list[Trial], count: int) -> list[Trial]
     return waiting
 
 
-def _row(search: Search, trial: Trial) -> Row:
-    words = search.overrides(trial.params if trial.number else {})
+def _row(search: Search, trial: Trial, components: Mapping[str, Any]) -> Row:
+    words = search.overrides(trial.params if trial.number else {}, components)
     return Row(trial.name, trial.name, words, compose(words), {}, trial.name)
 
 
 def _run_trials(
-    search: Search, trials: Sequence[Trial], folder: Path, executor: JobExecutor, console: Console, count: Countdown
+    search: Search,
+    trials: Sequence[Trial],
+    components: Mapping[str, Any],
+    folder: Path,
+    executor: JobExecutor,
+    console: Console,
+    count: Countdown,
 ) -> None:
     """Trains and scores trials; one that cannot be composed, built or trained has failed."""
     cells: dict[str, list[Cell]] = {}
     jobs: list[Job] = []
     for trial in trials:
         try:
-            trial.row = _row(search, trial)
+            trial.row = _row(search, trial, components)
             require_tuning(trial.row.config)
             dry_run_rows([trial.row])
             trial_cells = [Cell(trial.row, seed, folder) for seed in search.seeds]
@@ -253,8 +259,11 @@ def _run_trials(
         reasons = [o.message for cell in cells.get(trial.name, []) if (o := outcomes.get(cell.name)) and o.failed]
         trial.failed = trial.failed or (reasons[0] if reasons else None)
         if trial.failed is None:
-            values = [score(cell.run) for cell in cells[trial.name]]
-            trial.score = math.fsum(values) / len(values)
+            try:
+                values = [score(cell.run) for cell in cells[trial.name]]
+                trial.score = math.fsum(values) / len(values)
+            except TrajgenError as error:
+                trial.failed = str(error)
         result = f"failed: {trial.failed}" if trial.score is None else f"{trial.score:.3f}"
         console.print(f"{trial.label}: {result} ({count.next()})", markup=False, highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from trajgen.core.options import convert, entry, refuse_unknown, structure
 from trajgen.core.registry import KINDS
 from trajgen.experiments.definition import (
     check_seeds,
+    deciding_options,
     merge_overrides,
     option_of,
     read_overrides,
@@ -72,11 +73,13 @@ class Search:
         for key, choices in self.space.items():
             self._check(key, choices)
         check_seeds(self.seeds)
-        fixed = [word for word in self.base if option_of(word) in self.space]
+        fixed = [word for word in self.base if any(option in self.space for option in deciding_options(word))]
         if not self.space or self.trials < 1 or fixed:
             raise ConfigError(
                 "A search has options to choose, which the base does not set, and at least one trial.",
-                got=f"{', '.join(fixed)} in both" if fixed else f"trials={self.trials}, space: {dict(self.space)}",
+                got=f"{', '.join(fixed)} beside {', '.join(self.space)}"
+                if fixed
+                else f"trials={self.trials}, space: {dict(self.space)}",
                 fix="space: {prior.depth: {low: 2, high: 6}}; an option in space, or in base; trials=20",
             )
         refuse_cell_options([*self.base, *self.space])
@@ -98,8 +101,14 @@ class Search:
         """The search with further overrides for all trials."""
         return replace(self, base=merge_overrides(self.base, overrides))
 
-    def overrides(self, params: Mapping[str, Any]) -> tuple[str, ...]:
-        """The overrides of a trial; components that are chosen by name come before their options."""
+    def overrides(self, params: Mapping[str, Any], components: Mapping[str, Any]) -> tuple[str, ...]:
+        """The overrides of a trial; components that are chosen by name come before their options.
+
+        Args:
+            params: the values that the trial chose.
+            components: those of the base; one that the trial chose too is not named again, and so keeps its options.
+        """
+        params = {k: v for k, v in params.items() if k not in KINDS or v != (components.get(k) or {}).get("name")}
         texts = {k: str(v).lower() if isinstance(v, bool) else quoted(str(v)) for k, v in params.items()}
         words = [f"{key}={texts[key]}" for key in sorted(params, key=lambda key: key not in KINDS)]
         return merge_overrides((TUNING,), self.base, words)
