@@ -178,6 +178,23 @@ def test_runs_are_told_apart_and_a_study_stands_for_its_cells(pair: list[Path], 
     assert [run.label for run in read_facts(folders)] == ["here/run", "there/run"]
 
 
+@pytest.mark.usefixtures("no_charts")
+def test_all_that_lies_beside_runs_is_taken_or_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "zoo/b", "sweeps/monday/0", "sweeps/monday/1"):
+        make_run(Path("runs", name))
+    Path("runs/empty").mkdir()
+    Path("runs/notes.txt").write_text("mine")
+    main(["report", *(f"runs/{name}" for name in ("a", "empty", "notes.txt", "sweeps", "zoo"))])
+    out = capsys.readouterr().out
+    assert "runs/empty: there is no run in it\nruns/notes.txt: there is no run in it\n" in out
+    assert "4 runs on one page" in out
+    with pytest.raises(CheckpointError, match="holds no run"):
+        read_facts([Path("runs/empty")])
+
+
 def test_a_run_that_is_not_finished_is_shown_as_far_as_it_is(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     (folder / "checkpoints" / "final.safetensors").unlink()

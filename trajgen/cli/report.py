@@ -24,7 +24,8 @@ class ReportOptions:
 def report(words: Words) -> None:
     """Compare runs on one HTML page.
 
-    DIR… are run folders, or folders of studies, which stand for their runs; the others are compared to the first one.
+    DIR… are run folders, or folders of studies and sweeps, which stand for their runs; the others are compared to the
+    first one.
     The page has scores with intervals, differences, options, curves, pictures, costs and commands. It needs no other
     file and no network, and nothing of a run is loaded or executed.
     """
@@ -41,7 +42,7 @@ def report(words: Words) -> None:
 
     paths = [local_folder(folder) for folder in folders]
     for folder, path in zip(folders, paths, strict=True):
-        if not path.is_dir():
+        if not path.exists():
             raise ConfigError(f"There is no folder {folder}.", fix="trajgen report runs/* for all runs")
     from trajgen.core.terminal import Terminal
     from trajgen.experiments.run_folder import free_path

@@ -104,26 +104,28 @@ def run_of(folder: Path) -> Path:
 
 
 def read_facts(folders: Sequence[Path]) -> list[Facts]:
-    """The facts of runs and of further evaluations of runs; a folder of a study stands for its cells.
+    """The facts of runs and of further evaluations of runs, of all `runs_in` these folders.
 
     Raises:
-        CheckpointError: for a folder without a run in it.
+        CheckpointError: if there is no run in any of them.
     """
-    runs = [run for folder in folders for run in _runs_in(folder)]
+    runs = [run for folder in folders for run in runs_in(folder)]
+    if not runs:
+        names = ", ".join(map(str, folders))
+        raise CheckpointError(
+            f"{names} holds no run." if all(folder.exists() for folder in folders) else f"There is no folder {names}.",
+            fix="name run folders, or the folder of a study: trajgen report runs/A runs/B",
+        )
     runs = list({run.resolve(): run for run in runs}.values())
     return [_read(run, label) for run, label in zip(runs, _labels(runs), strict=True)]
 
 
-def _runs_in(folder: Path) -> list[Path]:
+def runs_in(folder: Path) -> list[Path]:
+    """The folder itself if it is that of a run; else the cells of a study, copies of the zoo, or the runs of sweeps."""
     if (run_of(folder) / "config.json").is_file():
         return [folder]
-    cells = [path.parent for path in sorted(folder.glob("cells/*/config.json"))]
-    if not cells:
-        raise CheckpointError(
-            f"{folder} holds neither config.json nor cells/." if folder.is_dir() else f"There is no folder {folder}.",
-            fix="name run folders, or the folder of a study: trajgen report runs/A runs/B",
-        )
-    return cells
+    levels = ([path.parent for path in sorted(folder.glob(f"{depth}/config.json"))] for depth in ("cells/*", "*", "*/*"))
+    return next((runs for runs in levels if runs), [])
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ from trajgen.core.files import write_file
 from trajgen.viz.figure import LINES
 from trajgen.viz.report.charts import learning_charts
 from trajgen.viz.report.compare import Values, option_differences, paired_difference, version_differences
-from trajgen.viz.report.facts import Facts, read_facts
+from trajgen.viz.report.facts import Facts, read_facts, runs_in
 from trajgen.viz.summary import NOTE
 from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
@@ -31,7 +31,8 @@ def report(path: Path, folders: Sequence[Path], console: Console, *, title: str 
     """Writes a page as `write_report`, and prints where it is and what of the runs could not be read."""
     with console.status("reading"):
         runs = write_report(path, folders, title=title)
-    lines = [f"{run.label}: {'; '.join(run.problems)}" for run in runs if run.problems]
+    lines = [f"{folder}: there is no run in it" for folder in folders if not runs_in(folder)]
+    lines += [f"{run.label}: {'; '.join(run.problems)}" for run in runs if run.problems]
     size = path.stat().st_size / 2**20
     lines.append(f"{len(runs)} run{'s' * (len(runs) > 1)} on one page of {size:.1f} MiB: {path}")
     console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)
@@ -42,7 +43,7 @@ def write_report(path: Path, folders: Sequence[Path], *, title: str = "Runs comp
 
     Raises:
         ConfigError: if the page exists.
-        CheckpointError: if a folder holds no run, or leads out of itself.
+        CheckpointError: if no folder holds a run, or one leads out of itself.
     """
     if path.exists():
         raise ConfigError(f"{path} exists, and no file is overwritten.", fix="out=ANOTHER, or remove that file first")
