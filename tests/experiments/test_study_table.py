@@ -200,6 +200,17 @@ def test_the_table_on_the_screen_has_every_figure(width: int, tmp_path: Path) ->
     assert max(map(len, text.splitlines())) <= width
 
 
+def test_no_number_is_broken_where_the_table_is_narrow(tmp_path: Path) -> None:
+    result = gather(STUDY, cells_of(tmp_path, **FULL), {})
+    large = {"mean": 11110.5, "iqm": 11110.5, "difference": -1518.4, "minutes": 12.3, "parameters": 1289192}
+    for row in result["rows"]:
+        row |= large | {"name": "L_inv on sampled pref", "difference_ci95": [-2752.9, -283.9], "seeds": [0]}
+    console = Console(width=80, file=io.StringIO())
+    print_results(result, console)
+    figures = [word for name, cells in columns(result).items() if name != "variant" for c in cells for word in c.split()]
+    assert [word for word in figures if word not in console.file.getvalue()] == [] and "1,289,192" in figures
+
+
 def test_variants_that_differ_in_their_budget_are_a_curve(tmp_path: Path) -> None:
     words = {
         "bc 1x": ("recipe=bc", "engine.budget=1"),

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 NOTHING = "–"
-WIDEST_NAME = 24
-"""Letters of a row's name up to which it is not broken."""
 
 
 def number(value: Any, digits: int = 1) -> str:
@@ -92,14 +90,16 @@ class Table:
             padding=(0, 1) if edges else (0, 1, 0, 0),
         )
         for index, column in enumerate(self.columns):
-            widest = max((len(str(row[index])) for row in self.rows), default=0)
-            words = max(map(len, printable(column).split()), default=0)
+            cells, is_number = [str(row[index]) for row in self.rows], self.numeric and index > 0
+            widest = max(map(len, cells), default=0)
+            word = max((len(word) for cell in cells for word in cell.split()), default=0)
+            head = max(map(len, printable(column).split()), default=0)
             table.add_column(
                 Text(printable(column)),
-                justify="right" if self.numeric and index else "left",
+                justify="right" if is_number else "left",
                 overflow="fold",
-                no_wrap=index == 0 and widest <= WIDEST_NAME,
-                max_width=max(widest, words) if self.numeric and index else None,  # its head is broken between words
+                min_width=word if is_number else None,  # the name is broken, not a number
+                max_width=max(widest, head) if is_number else None,  # its head is broken between words
             )
         for row in self.rows:
             table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
