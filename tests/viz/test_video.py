@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image, ImageSequence
 from torch import Tensor
 from walks import Walk, walk_env
@@ -57,7 +58,7 @@ def test_an_episode_of_an_environment_that_renders_itself(walker: RecedingHorizo
     assert episode.states.shape == (8, 2) and episode.rewards.shape == (7,)
     np.testing.assert_array_equal(episode.states[:, 1], range(8))  # a walk's second state is its time
     np.testing.assert_allclose(np.diff(episode.states[:, 0]), episode.rewards, atol=1e-6)
-    assert [frame[0, 0, 0] for frame in episode.frames] == [0, 30, 60] and episode.frames[0].shape == (30, 41, 3)
+    assert [frame[0, 0, 0] for frame in episode.frames] == [0, 30, 60, 70] and episode.frames[0].shape == (30, 41, 3)
     assert [plan.step for plan in episode.plans] == [0, 2, 4, 6]  # replan_interval=2
     assert episode.plan_at(0) is episode.plans[0] and episode.plan_at(3) is episode.plans[1]
     assert len(episode.plans[0].scales) == 3 and episode.plans[0].scales[-1].shape == (16, 2)
@@ -65,8 +66,8 @@ def test_an_episode_of_an_environment_that_renders_itself(walker: RecedingHorizo
     for plan in episode.plans:  # its last scale is the trajectory of the codes that the policy acted on
         followed = norm.state.inverse(view.read(trajectories[plan.step], "state"))[0]
         np.testing.assert_allclose(plan.scales[-1], followed.numpy(), atol=1e-5)
-    short = play(walker, walk_env(Painted), 4, steps=2, interval=1)
-    assert len(short.rewards) == 2 and len(short.frames) == 3
+    short = play(walker, walk_env(Painted), 4, steps=2, interval=3)
+    assert len(short.rewards) == 2 and [frame[0, 0, 0] for frame in short.frames] == [0, 20]
 
 
 def test_what_cannot_be_played_is_refused(walker: RecedingHorizonPolicy) -> None:
@@ -93,10 +94,21 @@ def test_a_film_over_a_map_moves(tmp_path: Path) -> None:
     plans = [TimedPlan(step, [states[[0, -1]], states[step:]]) for step in (0, 4)]
     episode = PlayedEpisode(states, np.ones(9), np.array([2.5, 2.5], np.float32), plans, [])
     frames = write(tmp_path / "new" / "film.gif", episode, interval=4, walls=WALLS)
-    assert len(frames) == 3 and all((a != b).any() for a, b in pairwise(frames))
+    assert len(frames) == 4 and all((a != b).any() for a, b in pairwise(frames))
     bare = write(tmp_path / "bare.gif", dataclasses.replace(episode, plans=[], goal=None), interval=4, walls=WALLS)
     assert (bare[0] != frames[0]).any()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.gif"]
+
+
+def test_the_last_frame_shows_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    set_title = Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda ax, text, **how: (titles.append(text), set_title(ax, text, **how))[1])
+    states = np.linspace(1.2, 2.8, 14, dtype=np.float32).reshape(7, 2)
+    write(tmp_path / "film.gif", PlayedEpisode(states, np.arange(6.0), None, [], []), interval=4, walls=WALLS)
+    assert [title.split() for title in titles] == [
+        ["step", step, "return", value] for step, value in (("0", "0.0"), ("4", "6.0"), ("6", "15.0"))
+    ]
 
 
 def test_a_film_marks_subgoals(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
@@ -137,18 +149,18 @@ def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizo
     limits = np.full(2, -1.0), np.ones(2)
     frames = write(tmp_path / "film.gif", episode, interval=3, limits=limits)
     alone = write(tmp_path / "alone.gif", dataclasses.replace(episode, plans=[]), interval=3)
-    assert len(frames) == len(alone) == 3 and alone[0].shape[1] < frames[0].shape[1]  # no curves beside it
+    assert len(frames) == len(alone) == 4 and alone[0].shape[1] < frames[0].shape[1]  # no curves beside it
     assert all((a != b).any() for a, b in pairwise(frames))
     gray = [int(frame[frame.shape[0] // 2, frame.shape[1] // 2, 0]) for frame in alone]
-    np.testing.assert_allclose(gray, [0, 30, 60], atol=4)
+    np.testing.assert_allclose(gray, [0, 30, 60, 70], atol=4)
 
 
 @pytest.mark.skipif(find_spec("imageio_ffmpeg") is None, reason="the extra 'video' is not installed")
 def test_an_mp4_holds_the_frames(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
     from imageio_ffmpeg import count_frames_and_secs
 
-    assert write_film(tmp_path / "film.mp4", play(walker, walk_env(Painted), 4, interval=3), interval=3, rate=10) == 3
-    assert count_frames_and_secs(str(tmp_path / "film.mp4"))[0] == 3
+    assert write_film(tmp_path / "film.mp4", play(walker, walk_env(Painted), 4, interval=3), interval=3, rate=10) == 4
+    assert count_frames_and_secs(str(tmp_path / "film.mp4"))[0] == 4
 
 
 def test_a_film_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

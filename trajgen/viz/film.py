@@ -104,7 +104,7 @@ class PlayedEpisode:
     rewards: NDArray[np.float64]  # (m,)
     goal: NDArray[np.float32] | None  # (G,)
     plans: list[TimedPlan]
-    frames: list[Frame] = field(repr=False)  # `interval` steps apart; none where nothing was rendered
+    frames: list[Frame] = field(repr=False)  # at `shown_steps`; none where nothing was rendered
 
     @property
     def shows_revisions(self) -> bool:
@@ -116,30 +116,35 @@ class PlayedEpisode:
         return next((plan for plan in reversed(self.plans) if plan.step <= step), None)
 
 
-class FrameRecorder(gymnasium.Wrapper):
-    """Renders an environment at steps that are ``interval`` apart."""
+def shown_steps(last: int, interval: int) -> list[int]:
+    """The steps of an episode that a film shows: those ``interval`` apart, and the last one."""
+    return [*range(0, last, interval), last]
 
-    def __init__(self, env: gymnasium.Env, interval: int) -> None:
+
+class FrameRecorder(gymnasium.Wrapper):
+    """Renders an environment at the `shown_steps` of an episode of at most ``most`` steps."""
+
+    def __init__(self, env: gymnasium.Env, interval: int, most: int) -> None:
         super().__init__(env)
-        self.interval, self.steps = interval, 0
+        self.interval, self.most, self.steps = interval, most, 0
         self.frames: list[Frame] = []
 
     def reset(self, **options: Any) -> Any:
         """Starts a new record."""
         result = self.env.reset(**options)
         self.steps, self.frames = 0, []
-        self._record()
+        self._record(is_last=False)
         return result
 
     def step(self, action: Any) -> Any:
         """Takes a step, and records what it looks like."""
         result = self.env.step(action)
         self.steps += 1
-        self._record()
+        self._record(is_last=result[2] or result[3] or self.steps == self.most)
         return result
 
-    def _record(self) -> None:
-        if self.steps % self.interval == 0:
+    def _record(self, *, is_last: bool) -> None:
+        if is_last or self.steps % self.interval == 0:
             frame: Any = self.env.render()
             self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
 
@@ -161,8 +166,9 @@ def play(
         ConfigError: if the environment cannot be rendered on this machine; before anything is played.
         TrajgenError: if the episode fails.
     """
-    env = FrameRecorder(_rendering_env(eval_env), interval) if eval_env.walls is None else eval_env.make_env()
-    short = replace(eval_env, max_steps=min(steps or eval_env.max_steps, eval_env.max_steps))
+    most = min(steps or eval_env.max_steps, eval_env.max_steps)
+    short = replace(eval_env, max_steps=most)
+    env = FrameRecorder(_rendering_env(eval_env), interval, most) if eval_env.walls is None else eval_env.make_env()
     planner = policy.planner
     try:
         with record_plans(planner, decode=True) as records:
@@ -228,14 +234,14 @@ def write_film(
     Args:
         path: ends in .gif or .mp4; written atomically.
         episode: with positions as its first two states where there are walls, else with rendered frames.
-        interval: steps of the episode between frames.
+        interval: steps of the episode between frames, the last of which shows its end.
         rate: frames per second.
 
     Returns:
         How many frames there are.
     """
     returns = np.concatenate([[0.0], episode.rewards.cumsum()])
-    steps = range(0, len(episode.states), interval)
+    steps = shown_steps(len(episode.rewards), interval)
     size = MAP[0], MAP[1] + RASTER * episode.shows_revisions
     if walls is None:
         height = SCENE * episode.frames[0].shape[0] / episode.frames[0].shape[1]
@@ -244,7 +250,7 @@ def write_film(
         if walls is not None:
             ax, update = _map_view(figure, episode, walls)
         else:
-            ax, update = _scene_view(figure, episode, interval, limits)
+            ax, update = _scene_view(figure, episode, steps, limits)
         with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
             for step in steps:
                 title = f"step {step:4d}   return {returns[step]:.1f}"
@@ -323,7 +329,7 @@ def draw_raster(ax: Any, episode: PlayedEpisode) -> list[Any]:
     return handles
 
 
-def _scene_view(figure: Figure, episode: PlayedEpisode, interval: int, limits: Limits | None) -> tuple[Any, Update]:
+def _scene_view(figure: Figure, episode: PlayedEpisode, shown: list[int], limits: Limits | None) -> tuple[Any, Update]:
     features = most_varied(episode.states, MOST_CURVES)
     names: list[Any] = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
     axes: dict[str, Any] = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
@@ -355,7 +361,7 @@ def _scene_view(figure: Figure, episode: PlayedEpisode, interval: int, limits: L
     if episode.plans:
         ax.set_xlabel("step")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside lower right", ncols=3)
-    updates.append(lambda step: image.set_data(episode.frames[step // interval]))
+    updates.append(lambda step: image.set_data(episode.frames[shown.index(step)]))
     return scene, lambda step: [update(step) for update in updates]
 
 
