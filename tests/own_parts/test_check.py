@@ -10,6 +10,7 @@ from typing import Any
 import harmful
 import harmful_state
 import harmful_use
+import harmful_worth
 import mistakes
 import pytest
 from torch import Tensor, nn
@@ -30,9 +31,7 @@ def _unregister() -> Iterator[None]:
         module = registry._registered[key][0].module
         if not module.startswith("trajgen."):
             del registry._registered[key]
-            sys.modules.pop(
-                module if module not in ("mistakes", "harmful", "harmful_state", "harmful_use") else "", None
-            )
+            sys.modules.pop("" if module == "mistakes" or module.startswith("harmful") else module, None)
 
 
 def message_of(report: testing.Report, promise: str) -> str:
@@ -74,8 +73,17 @@ def test_a_mistake_is_reported(kind: str, component: Callable[..., Any], promise
 
 def test_there_is_a_mistake_of_every_kind() -> None:
     assert {kind for kind, *_ in mistakes.MISTAKES} == set(KINDS)
-    silent = {module.__name__ for module in (harmful, harmful_state, harmful_use)}
-    assert sum(component.__module__ in silent for _, component, *_ in mistakes.MISTAKES) >= 112
+    silent = {module.__name__ for module in (harmful, harmful_state, harmful_use, harmful_worth)}
+    assert sum(component.__module__ in silent for _, component, *_ in mistakes.MISTAKES) >= 125
+
+
+def test_a_conditioner_that_withholds_nothing_and_says_so_is_sound() -> None:
+    registry.register("conditioner", "sure")(harmful_worth.SureConditioner)
+    fixture = testing.find_fixture("conditioner", "sure")
+    for each in testing.CONTRACTS:
+        if each.kinds == ("conditioner",) and "withheld" in each.promise:
+            result = testing.attempt(each.promise, lambda each=each: each.check(fixture), None)
+            assert result.outcome == "not applicable" and result.message
 
 
 def test_two_of_a_kind_have_other_weights_in_every_contract() -> None:

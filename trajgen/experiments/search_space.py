@@ -17,7 +17,6 @@ from trajgen.experiments.definition import (
     check_seeds,
     deciding_options,
     merge_overrides,
-    option_of,
     read_overrides,
     read_question,
     refuse_cell_options,

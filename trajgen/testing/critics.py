@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from trajgen.core.critics import ContrastsWindows, HasAdvantage
+from trajgen.core.types import Batch
 from trajgen.testing.common import points_of
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
 from trajgen.testing.fixture import Fixture
 from trajgen.testing.inputs import other_padding, require_mean, shares
 
+LEARNING_STEPS, LEARNING_RATE, TARGET_STEPS, LEAST_CORRELATION = 60, 1e-2, 20, 0.6
+"""Of a short training; targets are moved several times a step, since they follow slowly."""
 PRESENT = ("state", "position")
 """Fields whose first point is the present one, whatever was decoded."""
 
@@ -85,6 +88,79 @@ def critic_losses(fixture: Fixture) -> None:
             look="batch.mean(errors, real), which counts the points of the full batch",
         )
     require(not moved, "after_step() moves targets, not the weights that are trained.", got=", ".join(moved))
+
+
+@contract("targets follow the weights that are trained", "critic")
+@torch.no_grad()
+def targets(fixture: Fixture) -> None:
+    critic = fixture.part(fixture.build(perturbed=False))
+    weights = list(critic.parameters()) if isinstance(critic, nn.Module) else []
+    copies = {  # constants, such as biases of 0, are equal by chance
+        name: buffer
+        for name, buffer in (critic.named_buffers() if weights else ())
+        if (buffer != buffer.flatten()[:1]).any() and any(torch.equal(buffer, weight) for weight in weights)
+    }
+    if not copies:
+        raise NotApplicableError("it has no target networks")
+    before = {name: buffer.clone() for name, buffer in copies.items()}
+    for weight in weights:
+        weight.add_(1.0)
+    critic.after_step()
+    still = [name for name, buffer in copies.items() if torch.equal(buffer, before[name])]
+    require(not still, "Copies of weights stay as they were.", got=", ".join(still), look="after_step(): the rate")
+
+
+@contract("what a step leads to, brings and ends changes the loss", "critic")
+def steps(fixture: Fixture) -> None:
+    critic, batch = fixture.component, fixture.batch(16, padded=False)
+    transitions = batch.transitions
+    if critic.transitions is None or isinstance(critic, ContrastsWindows) or transitions is None:
+        raise NotApplicableError("it does not learn from transitions, one by one")
+
+    def losses(batch: Batch) -> list[float]:
+        torch.manual_seed(0)
+        return [float(value.detach()) for value in critic.loss(batch).values()]
+
+    expected = losses(batch)
+    others = {
+        "states": replace(transitions, next_states=transitions.next_states + 1),
+        "rewards": replace(transitions, rewards=transitions.rewards + 1),
+        "ends of the task": replace(transitions, terminals=~transitions.terminals),
+    }
+    for name, other in others.items():
+        changed = losses(replace(batch, transitions=other)) != expected
+        require(changed, f"Other {name} have the same losses.", look="loss(): batch.transitions")
+
+
+@contract("scores rise with what was earned", "critic")
+def learns_worth(fixture: Fixture) -> None:
+    critic, batch = fixture.part(fixture.build(perturbed=False)), fixture.batch(32, padded=False)
+    weights = list(critic.parameters()) if isinstance(critic, nn.Module) else []
+    transitions = batch.transitions
+    if not weights or "state" not in critic.reads or isinstance(critic, ContrastsWindows) or transitions is None:
+        raise NotApplicableError("it does not learn what states are worth")
+    if critic.transitions is None:
+        states, earned = batch.states, batch.returns[:, 0]
+    else:  # the task ends with its first step
+        states, earned = batch.chunk_states[:, :1], transitions.rewards[:, 0, 0]
+        batch = replace(batch, transitions=replace(transitions, terminals=torch.ones_like(transitions.terminals)))
+    optimizer = torch.optim.Adam(weights, LEARNING_RATE)
+    for _ in range(LEARNING_STEPS):
+        optimizer.zero_grad()
+        torch.stack(list(critic.train().loss(batch).values())).sum().backward()
+        optimizer.step()
+        for _ in range(TARGET_STEPS):
+            critic.after_step()
+    with torch.no_grad():
+        scores = critic.eval()({"state": states}, batch.condition())
+    correlation = float(torch.corrcoef(torch.stack([scores, earned]))[0, 1])
+    require(
+        correlation > LEAST_CORRELATION,
+        "The higher a score, the better: here scores do not follow what the states that were trained on earned.",
+        expected=f"a correlation above {LEAST_CORRELATION} after {LEARNING_STEPS} steps",
+        got=f"{correlation:.2f}",
+        look="the signs of loss() and of scores, the goals, and which state and reward belong together",
+    )
 
 
 @contract("the advantage of what was done", "critic")

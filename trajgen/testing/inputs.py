@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.protocols import DropsCondition
 from trajgen.core.registry import build, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Losses
@@ -17,6 +18,8 @@ from trajgen.testing.fixture import SPACE, Fixture, select
 
 LENGTHS = (1, 2, 3, 4, 7, 8, 16)
 LEARNING_STEPS, LEAST_CORRELATION = 60, 0.4
+MANY = 512
+"""Conditions among which one is withheld, however rarely that happens."""
 UNUSUAL_VALUES = (0, -1, 1, 1000)
 """Values that a schedule's options may be given by mistake."""
 
@@ -116,6 +119,8 @@ def embedding(fixture: Fixture) -> None:
 @torch.no_grad()
 def unconditional(fixture: Fixture) -> None:
     conditioner, cond = fixture.component, fixture.cond()
+    if isinstance(conditioner, DropsCondition) and not conditioner.learns_unconditional:
+        raise NotApplicableError("nothing is withheld: `learns_unconditional` is false")
     optional = getattr(conditioner, "optional", ("return", "goal"))
     others = {"return": replace(cond, returns=cond.returns + 1)}
     if cond.goal is not None:
@@ -135,6 +140,30 @@ def unconditional(fixture: Fixture) -> None:
     require(
         torch.allclose(conditioner(replace(cond, cond_mask=mask)), mixed, atol=1e-6),
         "Withholding some conditions of a batch changes others.",
+    )
+
+
+@contract("conditions are withheld in training", "conditioner")
+@torch.no_grad()
+def withholds(fixture: Fixture) -> None:
+    conditioner = fixture.part(fixture.build()).train()
+    if not getattr(conditioner, "learns_unconditional", False):
+        raise NotApplicableError("it says of itself that it learns nothing without the condition")
+    optional = getattr(conditioner, "optional", ("return", "goal"))
+    cond = fixture.cond(1).map(lambda values: values.expand(MANY, *values.shape[1:]))
+    other = replace(cond, returns=cond.returns + ("return" in optional))
+    if cond.goal is not None:
+        other = replace(other, goal=cond.goal + ("goal" in optional))
+    embedded = []
+    for each in (cond, other):
+        torch.manual_seed(0)
+        embedded.append(conditioner(each))
+    withheld = (embedded[0] == embedded[1]).flatten(1).all(1)
+    require(
+        withheld.any() and not withheld.all(),
+        f"Of {MANY} conditions in training, {'all' if withheld.all() else 'none'} were withheld, and guidance compares "
+        "predictions with and without.",
+        look="forward() in training mode: dropout of the optional fields; or learns_unconditional = False",
     )
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.errors import ConfigError
 from trajgen.core.protocols import Autoregressive, HasActionLoss, SamplesActions
 from trajgen.core.types import Cond, KnownCodes
 from trajgen.testing.common import acting_plan, chunk_offsets
 from trajgen.testing.contract import NotApplicableError, contract, require, require_shape
-from trajgen.testing.fixture import Fixture, perturb
+from trajgen.testing.fixture import Fixture, input_spans, perturb
 from trajgen.testing.tokenizers import require_token_ids
 
 STEPS, LEARNING_RATE = 15, 3e-3
+STRENGTHS = {"temperature": (0.05, 20.0), "guidance": (0.0, 5.0)}
+"""Options that any sampler may have, and values whose plans differ."""
 
 
 @contract("a trajectory of the right shape", "decoder")
@@ -254,6 +259,56 @@ def draws(fixture: Fixture) -> None:
     scale = first[:, max(tokenizer.schedule.spans, key=lambda span: span.stop - span.start)]
     tokens = scale.shape[1] > 1 and bool((scale == scale[:, :1]).all())
     require(not tokens, "All tokens of a scale are drawn with the same random numbers.", look="the shape of the noise")
+
+
+@contract("a scale is drawn from those before it", "sampler")
+@torch.no_grad()
+def inputs_of_scales(fixture: Fixture) -> None:
+    if not isinstance(fixture.part(fixture.planner, "prior"), Autoregressive):
+        raise NotApplicableError("its prior does not predict scale by scale")
+    planner = fixture.build_ready()
+    prior, tokenizer, sampler = (fixture.part(planner, kind) for kind in ("prior", "tokenizer", "sampler"))
+    cond, steps = fixture.cond(), list[tuple[int, Tensor | None]]()
+    step = prior.step
+
+    def recorded(x: Tensor | None, k: int, state: Any) -> Tensor:
+        steps.append((k, None if x is None else x.clone()))
+        return step(x, k, state)
+
+    prior.step = recorded
+    codes = sampler(prior, tokenizer, cond, torch.Generator().manual_seed(0)).codes
+    inputs = tokenizer.layout.inputs(tokenizer.vectors(codes))
+    spans = [span for _, _, span in input_spans(tokenizer.schedule.lengths)]
+    rows = [len(cond) if x is None else len(x) for _, x in steps]
+    if [k for k, _ in steps] != [*range(len(spans))] or {*rows} != {len(cond)}:
+        raise NotApplicableError("it searches, or predicts more than the plans that it returns")
+    for k, x in steps[1:]:
+        expected = inputs[:, spans[k]]
+        require(
+            x is not None and x.shape == expected.shape and torch.allclose(x, expected, atol=1e-4),
+            f"Scale {k + 1} is not predicted from all codes before it.",
+            look="what layout.extend() is given, and step()",
+        )
+
+
+@contract("temperature and guidance have an effect", "sampler")
+@torch.no_grad()
+def strengths(fixture: Fixture) -> None:
+    node, cond = fixture.composition.nodes["sampler"], fixture.cond(32)
+    tried = False
+    for option, values in STRENGTHS.items():
+        codes: list[Tensor] = []
+        for value in values if option in node else ():
+            nodes = fixture.composition.nodes | {"sampler": {**node, option: value}}
+            with suppress(ConfigError):  # other options may leave it out
+                planner = Fixture("sampler", fixture.name, replace(fixture.composition, nodes=nodes)).build().eval()
+                prior, tokenizer, sampler = (fixture.part(planner, kind) for kind in ("prior", "tokenizer", "sampler"))
+                codes.append(sampler(prior, tokenizer, cond, torch.Generator().manual_seed(0)).codes)
+        if len(codes) == len(values):
+            tried = True
+            require(not torch.equal(*codes), f"The codes are the same for {option} {values[0]} and {values[1]}.")
+    if not tried:
+        raise NotApplicableError(f"it has neither {' nor '.join(STRENGTHS)}")
 
 
 @contract("samples with rng: a seed repeats them", "sampler")

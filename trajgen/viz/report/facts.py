@@ -124,8 +124,8 @@ def runs_in(folder: Path) -> list[Path]:
     """The folder itself if it is that of a run; else the cells of a study, copies of the zoo, or the runs of sweeps."""
     if (run_of(folder) / "config.json").is_file():
         return [folder]
-    levels = ([path.parent for path in sorted(folder.glob(f"{depth}/config.json"))] for depth in ("cells/*", "*", "*/*"))
-    return next((runs for runs in levels if runs), [])
+    levels = (sorted(folder.glob(f"{level}/config.json")) for level in ("cells/*", "*", "*/*"))
+    return [path.parent for path in next((paths for paths in levels if paths), [])]
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

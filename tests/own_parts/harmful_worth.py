@@ -1,0 +1,131 @@
+"""Critics, samplers and conditioners whose fault shows in what they are for alone: added to the mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from harmful_use import Loop
+from mistakes import mistake
+from torch import Tensor
+
+from trajgen.conditioners import FieldConditioner
+from trajgen.core.types import Batch, Cond, Losses, Plan
+from trajgen.critics.plans import HorizonCritic
+from trajgen.critics.values import ExpectileValue
+from trajgen.nn.target import follow
+from trajgen.samplers.autoregressive import draw
+
+FOLLOW = "targets follow the weights that are trained"
+STEPS = "what a step leads to, brings and ends changes the loss"
+EARNED = "scores rise with what was earned"
+STRENGTHS = "temperature and guidance have an effect"
+
+
+@mistake("critic", FOLLOW, "target.0.weight")
+class CriticWhoseTargetStays(ExpectileValue):
+    def after_step(self) -> None: ...
+
+
+@mistake("critic", FOLLOW, "after_step(): the rate")
+class CriticWhoseTargetFollowsAtRate0(ExpectileValue):
+    def after_step(self) -> None:
+        follow(self.target, self.network, 0.0)
+
+
+def with_transitions(batch: Batch, **changes: Tensor) -> Batch:
+    assert batch.transitions is not None
+    return replace(batch, transitions=replace(batch.transitions, **changes))
+
+
+@mistake("critic", STEPS, "Other ends of the task have the same losses")
+class CriticWithoutEnds(ExpectileValue):
+    def loss(self, batch: Batch) -> Losses:
+        assert batch.transitions is not None
+        return super().loss(with_transitions(batch, terminals=torch.zeros_like(batch.transitions.terminals)))
+
+
+@mistake("critic", STEPS, "Other rewards have the same losses")
+class CriticWithoutRewards(ExpectileValue):
+    def loss(self, batch: Batch) -> Losses:
+        assert batch.transitions is not None
+        return super().loss(with_transitions(batch, rewards=torch.zeros_like(batch.transitions.rewards)))
+
+
+@mistake("critic", STEPS, "Other states have the same losses")
+class CriticThatStays(ExpectileValue):
+    def loss(self, batch: Batch) -> Losses:
+        return super().loss(with_transitions(batch, next_states=batch.chunk_states))
+
+
+@mistake("critic", EARNED, "scores do not follow")
+class CriticOfTheWrongLoss(ExpectileValue):
+    def loss(self, batch: Batch) -> Losses:
+        return {name: -value for name, value in super().loss(batch).items()}
+
+
+@mistake("critic", EARNED, "scores do not follow")
+class CriticOfTheWrongSign(ExpectileValue):
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        return -super().forward(points, cond)
+
+
+@mistake("critic", EARNED, "the goals")
+class CriticWithoutItsGoal(ExpectileValue):
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        assert cond.goal is not None
+        return super().forward(points, replace(cond, goal=torch.zeros_like(cond.goal)))
+
+
+@mistake("critic", EARNED, "which state and reward belong together")
+class CriticOfTheNextReturn(HorizonCritic):
+    def loss(self, batch: Batch) -> Losses:
+        return super().loss(replace(batch, returns=batch.returns.roll(-1, 1)))
+
+
+@mistake("sampler", "a scale is drawn from those before it", "Scale 3 is not predicted from all codes before it")
+class SamplerOfTheFirstScale(Loop):
+    @torch.no_grad()
+    def __call__(self, prior: Any, tokenizer: Any, cond: Cond, rng: Any = None, known_codes: Any = None) -> Plan:
+        state, layout, scales = prior.start(cond), tokenizer.layout, []
+        first = partial_latent = layout.start(len(cond))
+        for k, span in enumerate(tokenizer.schedule.spans):
+            codes = self.pick(prior.step(layout.scale_input(first, k) if k else None, k, state), rng)
+            scales.append(codes if known_codes is None else known_codes.into(codes, span))
+            partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
+            first = first if k else partial_latent
+        return Plan(torch.cat(scales, dim=1), partial_latent)
+
+
+@mistake("sampler", STRENGTHS, "The codes are the same for temperature")
+class SamplerWithoutTemperature(Loop):
+    def __init__(self, *, temperature: float = 1.0) -> None: ...
+
+
+@mistake("sampler", STRENGTHS, "The codes are the same for guidance")
+class SamplerWithoutGuidance(Loop):
+    def __init__(self, *, temperature: float = 1.0, guidance: float = 0.0) -> None:
+        self.temperature = temperature
+
+    def pick(self, logits: Tensor, rng: Any) -> Tensor:
+        return draw(logits / self.temperature, rng)
+
+
+@mistake("conditioner", "conditions are withheld in training", "none were withheld")
+class ConditionerThatTellsInTraining(FieldConditioner):
+    def forward(self, cond: Cond) -> Tensor:
+        dropout, self.dropout = self.dropout, 0.0
+        embedded = super().forward(cond)
+        self.dropout = dropout
+        return embedded
+
+
+class SureConditioner(FieldConditioner):
+    """Withholds nothing, and says so: no mistake."""
+
+    def __init__(self, schedule: Any, state_dim: int, goal_dim: int, *, width: int = 128) -> None:
+        super().__init__(schedule, state_dim, goal_dim, width=width, dropout=0.0)
+
+    def forward(self, cond: Cond) -> Tensor:
+        return super().forward(replace(cond, cond_mask=None))
