@@ -77,7 +77,7 @@ def test_yaml_blocks_are_recipes_data_or_studies(page: str, folder: Path) -> Non
         elif "space" in values:
             (folder / "search_of_a_page.yaml").write_text(block, encoding="utf-8")
             search = read_search(folder / "search_of_a_page.yaml")
-            assert search.params_of(compose(search.overrides({})))
+            assert search.params_of(compose(search.overrides({}, {})))
         elif "data" in values:
             assert structure(DataOptions, values["data"], "data").id == values["data"]["id"]
         else:

@@ -294,7 +294,7 @@ class Readers:
         content = {**search.to_plain(), "proposed": [chosen, chosen], "command": "trajgen search"}
         (self.scratch / "search.json").write_bytes(spoilt_json(content, draw))
         for trial in load_trials(self.scratch, search):
-            search.overrides(trial.params)
+            search.overrides(trial.params, {})
 
     def recipe(self, draw: Random) -> None:
         path = self.scratch / "given.yaml"
