@@ -111,6 +111,7 @@ class LatentPlanner(nn.Module):
         head_with_prior = head if self.inverse_weight else []
         head_alone = head if self.action_stage or not self.inverse_weight else []
         tokenizer = [*self.tokenizer.parameters(), *self.decoder.base_parameters()]
+        reads_data = not self.end_to_end and getattr(self.action, "reads_trajectory", False)
         return [
             Stage(
                 "tokenizer",
@@ -132,7 +133,7 @@ class LatentPlanner(nn.Module):
                 self.action_loss,
                 head_alone,
                 frozen=[self.tokenizer, self.prior, self.decoder],
-                prepare=self.with_codes if self.end_to_end or not self.action.reads_trajectory else None,
+                prepare=None if reads_data else self.with_codes,
             ),
             *([] if self.critic is None else [critic_stage(self.critic)]),
         ]
