@@ -34,8 +34,8 @@ class StageOptions:
     ema_decay: float = 0.999
     """Decay of the average of the weights that replaces them at the end of the stage; 0 for none."""
     prepared_windows: int = 0
-    """Windows for which frozen networks compute their part once, before a stage that draws more of them; 0 for at each
-    step."""
+    """Windows whose part by frozen networks is computed once, before the stage; 0 for at each step."""
+
 
     def __post_init__(self) -> None:
         limits = {
