@@ -8,6 +8,7 @@ import pytest
 
 from trajgen.config import compose, task_words
 from trajgen.core.errors import ConfigError
+from trajgen.core.options import entry
 
 PRESET = """
 defaults: [/data/pointmaze/umaze-dwell]
@@ -37,9 +38,53 @@ def test_what_is_typed_comes_first(folder: Path) -> None:
     assert config.components["action"]["depth"] != 4 and config.components["return_target"]["name"] == "quantile"
 
 
-def test_one_option_switches_them_off(folder: Path) -> None:
-    words = ["data=task.yaml", "task_options=false"]
+@pytest.mark.parametrize("typed", ["return_target.quantile=0.5", "return_target={quantile: 0.5}"])
+def test_an_option_of_a_component_holds_the_component(typed: str, folder: Path) -> None:
+    words = ["data=task.yaml", typed]
+    assert not any(word.startswith("return_target") for word in task_words(words))
+    node = compose(words).components["return_target"]
+    assert node["name"] == "quantile" and node["quantile"] == 0.5
+
+
+TYPED = {
+    "action={depth: 3}": 3,
+    "policy={replan_interval:3}": 3,
+    "engine.stages={prior: {steps: 3}}": 3,
+    "engine={stages:{prior:{steps:3}}}": 3,
+    "~engine.stages.prior": None,
+}
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_groups_and_what_is_removed_come_first_too(typed: str, folder: Path) -> None:
+    (folder / "long.yaml").write_text(f"{PRESET.rstrip()[:-1]}, engine.stages.prior.steps=9]\n")
+    words = ["data=long.yaml", typed]
+    options = (("action", "depth"), ("policy", "replan_interval"), ("engine", "stages", "prior", "steps"))
+    (path,) = (path for path in options if path[0] in typed)
+    assert not any(word.startswith(".".join(path)) for word in task_words(words)) and len(task_words(words)) == 5
+    assert entry(compose(words).to_plain(), path) == TYPED[typed]
+
+
+@pytest.mark.parametrize("value", ["false", "False"])
+def test_one_option_switches_them_off(value: str, folder: Path) -> None:
+    words = ["data=task.yaml", f"task_options={value}"]
     assert task_words(words) == [] and compose(words).policy.replan_interval == 4
+
+
+def test_a_recipe_switches_them_off(folder: Path) -> None:
+    (folder / "off.yaml").write_text("defaults: [mage]\ntask_options: false\n")
+    words = ["recipe=off.yaml", "data=task.yaml"]
+    config = compose(words)
+    assert task_words(words) == [] and config.policy.replan_interval == 4 and not config.task_options
+    assert compose([*words, "task_options=true"]).policy.replan_interval == 1
+
+
+def test_they_are_those_of_the_data_that_a_recipe_names(folder: Path) -> None:
+    (folder / "mine.yaml").write_text("defaults: [mage, override /data: task.yaml]\n")
+    config = compose(["recipe=mine.yaml"])
+    assert config.policy.replan_interval == 1
+    assert config.identity() | {"recipe": "mage"} == compose(["recipe=mage", "data=task.yaml"]).identity()
+    assert compose(["recipe=mine.yaml", "data=pointmaze/umaze-dwell"]).policy.replan_interval == 4
 
 
 def test_they_are_for_a_recipe_and_for_those_that_inherit_it(folder: Path) -> None:

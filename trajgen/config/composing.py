@@ -72,7 +72,8 @@ def hydra_run(words: Sequence[str]) -> NoReturn:
     words = absolute_paths(words)
     if not any(word in MULTIRUN for word in words):
         folders, overrides = _folders(words)
-        words = [*words, *task_options([word for word in overrides if not word.startswith("-")], folders)]
+        with _hydra(words):
+            words = [*words, *task_options([word for word in overrides if not word.startswith("-")], folders)]
     else:
         _check_sweep(words)
         words = [re.sub(r"^run_dir=", "hydra.sweep.dir=", word) for word in words]

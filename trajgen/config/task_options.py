@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from trajgen.config.files import DEFAULTS, RECIPES, find_file, read_options, read_yaml
+from trajgen.config.files import DEFAULTS, OVERRIDE, RECIPES, find_file, read_options, read_yaml
 from trajgen.core.errors import ConfigError
+from trajgen.core.options import flat
 from trajgen.core.registry import KINDS
 
 RECIPES_KEY = "recipes"
@@ -21,8 +23,8 @@ PLAIN_NAME = re.compile(r"[-\w/.]+")
 def task_options(words: Sequence[str], folders: Sequence[Path] = ()) -> list[str]:
     """The options that the data preset of a command line has for its recipe, and for recipes that it inherits.
 
-    An option that the words set themselves is left out, and so are the options of a component that they replace. Of
-    two that set the same, that of the nearer recipe counts.
+    An option that the words set themselves is left out, and so are the options of a component that they replace. A
+    component with options that they set stays the recipe's. Of two that set the same, that of the nearer recipe counts.
 
     Args:
         words: ``key=value``, as for ``trajgen train``.
@@ -31,14 +33,21 @@ def task_options(words: Sequence[str], folders: Sequence[Path] = ()) -> list[str
     Raises:
         ConfigError: if the preset's options are not a list of ``key=value`` for each recipe.
     """
-    chosen = _chosen(words)
-    recipe = _file("recipe", chosen["recipe"], folders)
-    if chosen.get(SWITCH) == "false" or recipe is None:  # a missing file, or several values of a sweep: said elsewhere
+    typed = _typed(words)
+    path = _file("recipe", typed.get("recipe", _usual("recipe")), folders)
+    if path is None:  # a missing file, or several values of a sweep: said elsewhere
         return []
-    by_recipe = options_by_recipe(words, folders)
-    options = [option for name in reversed(_lineage(recipe, folders)) for option in by_recipe.get(name, ())]
+    recipe = read_options("recipe", path, folders)
+    (data_entry,) = recipe.get(DEFAULTS) or [{}]
+    data = _file("data", typed.get("data", data_entry.get(f"{OVERRIDE}/data", _usual("data"))), folders)
+    if data is None or typed.get(SWITCH, recipe.get(SWITCH)) is False:
+        return []
+    by_recipe = _by_recipe(data, folders)
+    options = [option for name in reversed(_lineage(path, folders)) for option in by_recipe.get(name, ())]
     nearest = {option.partition("=")[0]: option for option in options}
-    return [word for word in nearest.values() if not _names(word) & set(chosen)]
+    taken = {key for key in typed if key not in ("recipe", "data")}
+    taken |= {key for key in nearest if key in KINDS and any(name.startswith(f"{key}.") for name in taken)}
+    return [word for key, word in nearest.items() if not taken & {*accumulate(key.split("."), "{}.{}".format)}]
 
 
 def options_by_recipe(words: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:
@@ -47,8 +56,12 @@ def options_by_recipe(words: Sequence[str], folders: Sequence[Path] = ()) -> dic
     Raises:
         ConfigError: if they are not a list of ``key=value`` for each recipe.
     """
-    data = _file("data", _chosen(words)["data"], folders)
-    by_recipe: dict[str, list[str]] = (data and read_options("data", data, folders).get(RECIPES_KEY)) or {}
+    data = _file("data", _typed(words).get("data", _usual("data")), folders)
+    return {} if data is None else _by_recipe(data, folders)
+
+
+def _by_recipe(data: Path, folders: Sequence[Path]) -> dict[str, list[str]]:
+    by_recipe: dict[str, list[str]] = read_options("data", data, folders).get(RECIPES_KEY) or {}
     lists = [*by_recipe.values()] if isinstance(by_recipe, dict) else [None]
     if not all(isinstance(options, list) and all(map(_is_option, options)) for options in lists):
         raise ConfigError(
@@ -59,24 +72,26 @@ def options_by_recipe(words: Sequence[str], folders: Sequence[Path] = ()) -> dic
     return by_recipe
 
 
-def _chosen(words: Sequence[str]) -> dict[str, str]:
-    """The values of a command line by their keys, with the recipe and the data preset that it has by default."""
-    usual = {key: value for entry in read_yaml(RECIPES / "base.yaml")[DEFAULTS] for key, value in entry.items()}
-    return usual | {word.lstrip("+~").partition("=")[0]: word.partition("=")[2].strip("'\"") for word in words}
+def _usual(group: str) -> str:
+    """The recipe or the data preset of a command line that names none."""
+    return next(entry[group] for entry in read_yaml(RECIPES / "base.yaml")[DEFAULTS] if group in entry)
 
 
-def _names(word: str) -> set[str]:
-    """The option of a word, and the component that it belongs to: what a word must not set for this one to count."""
-    key = word.partition("=")[0]
-    kind = key.partition(".")[0]
-    return {key, kind} if kind in KINDS else {key}
+def _typed(words: Sequence[str]) -> dict[str, Any]:
+    """The values of a command line by their dotted keys, read as Hydra reads them; of what ``~`` removes, None."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    overrides = OverridesParser.create().parse_overrides([*words])
+    return dict(option for each in overrides for option in flat({each.key_or_group: each.value()}))
 
 
 def _is_option(option: Any) -> bool:
     return isinstance(option, str) and "=" in option and option.partition("=")[0].partition(".")[0] in SECTIONS
 
 
-def _file(group: str, value: str, folders: Sequence[Path]) -> Path | None:
+def _file(group: str, value: Any, folders: Sequence[Path]) -> Path | None:
+    if not isinstance(value, str):
+        return None
     if value.endswith((".yaml", ".yml")):
         return Path(value) if Path(value).is_file() else None
     return find_file(group, value, list(folders)) if PLAIN_NAME.fullmatch(value) else None
