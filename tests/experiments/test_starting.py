@@ -16,7 +16,7 @@ from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import build_planner
 from trajgen.experiments.starting import require_same_offsets, stages_of, start_from
-from trajgen.nn.low_rank import merged_weights
+from trajgen.nn.low_rank import add_adapters, merged_weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -68,14 +68,24 @@ def test_only_the_parts_named_are_trained() -> None:
     assert "decoder" in str(refusal.value)
 
 
-def test_a_run_is_adapted_by_its_head(tiny_run: Path, tiny_place: Path, tmp_path: Path, capfd: Any) -> None:
-    words = [*tiny.TRAIN, f"init={tiny_run}", "train_only=[action]", "engine.budget=0.1", f"run_dir={tmp_path / 'run'}"]
-    main(["train", "recipe=mage", *words])
+def test_parts_that_are_not_trained_are_in_evaluation_mode() -> None:
+    model = tiny.planner()
+    add_adapters(model.prior, rank=2)
+    for part, trained in (("decoder", "decoder"), ("lora", "prior"), ("lora", "prior.conditioner")):
+        stages_of(model, [part])[2].begin(model)
+        assert model.training and model.get_submodule(trained).training
+        assert not model.tokenizer.quantizer.training and not model.action.training
+        assert model.prior.training == (part == "lora")
+
+
+def test_a_run_is_adapted_by_its_heads(tiny_run: Path, tiny_place: Path, tmp_path: Path, capfd: Any) -> None:
+    words = [f"init={tiny_run}", "train_only=[action,decoder]", "engine.budget=0.1", f"run_dir={tmp_path / 'run'}"]
+    main(["train", "recipe=mage", *tiny.TRAIN, *words])
     assert "Starts from" in capfd.readouterr().out
     before = read_weights(Checkpoints(tiny_run / "checkpoints").newest())
     after = read_weights(Checkpoints(tmp_path / "run" / "checkpoints").newest())
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
-    assert changed == {"action"}
+    assert changed == {"action", "decoder"}  # and no code of the tokenizer, in whose stage the decoder is trained
 
 
 def test_a_run_is_adapted_by_low_rank_adapters(tiny_run: Path, tiny_place: Path, tmp_path: Path, capfd: Any) -> None:

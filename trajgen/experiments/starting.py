@@ -123,6 +123,8 @@ def trained_weights(planner: Any, train_only: Sequence[str]) -> tuple[int, int]:
 def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     """The stages of a planner, of which only the parameters below these modules are trained; all if none is named.
 
+    The other modules stay in evaluation mode, in which a codebook collects no vectors and none moves.
+
     Args:
         planner: satisfies `trajgen.core.planning.Planner`.
         train_only: modules or parameters by their path in the planner: ``prior``, ``prior.blocks.3``; ``lora`` for all
@@ -134,7 +136,7 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
     stages: list[Stage] = all_stages(planner)
     if not train_only:
         return stages
-    from trajgen.nn.low_rank import adapter_parameters, plain_name
+    from trajgen.nn.low_rank import LowRank, adapter_parameters, plain_name
 
     names = {id(parameter): plain_name(name) for name, parameter in planner.named_parameters()}
     names |= {id(parameter): LORA for parameter in adapter_parameters(planner)}
@@ -150,6 +152,14 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
                 fix=nearest(part, modules),
             )
 
+    submodules = dict(planner.named_modules())
+    parts = [*train_only, *(name for name, m in submodules.items() if LORA in train_only and isinstance(m, LowRank))]
+    frozen = [
+        module
+        for name, module in submodules.items()  # what has no state, as a dropout, belongs to what is around it
+        if name and not any(is_below(name, part) or is_below(part, name) for part in parts) and module.state_dict()
+    ]
+
     def restricted(stage: Stage) -> Stage:
         groups = [
             ParameterGroup(
@@ -158,7 +168,9 @@ def stages_of(planner: Any, train_only: Sequence[str]) -> list[Stage]:
             )
             for group in stage.groups
         ]
-        return replace(stage, parameters=[group for group in groups if group.parameters])
+        return replace(
+            stage, parameters=[group for group in groups if group.parameters], frozen=[*stage.frozen, *frozen]
+        )
 
     return [restricted(stage) for stage in stages]
 
