@@ -89,6 +89,15 @@ def test_crashed_and_resumed_is_uninterrupted(at: int, tmp_path: Path, uninterru
     check_same(tmp_path, uninterrupted)
 
 
+def test_an_optimizer_that_counts_its_steps_resumes_bit_for_bit(tmp_path: Path) -> None:
+    stages = {name: StageOptions(steps=9, batch_size=8, optimizer="lamb") for name in ("one", "two")}
+    training(tmp_path / "uninterrupted", stages=stages).run()
+    with pytest.raises(StoppedError):
+        training(tmp_path / "stopped", Numbers(5, term), stages=stages).run()
+    training(tmp_path / "stopped", stages=stages).run(resume=True)
+    check_same(tmp_path / "stopped", tmp_path / "uninterrupted")
+
+
 def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
     def twice() -> None:
         interrupt()

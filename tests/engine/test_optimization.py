@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.core.types import Batch, ParameterGroup, Stage
 from trajgen.engine.device import autocast, choose_device
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.step import seed_step, split
+from trajgen.engine.storage import Position, read_tensors, write_tensors
 
 
 def make(steps: int = 100, model: nn.Module | None = None, **changes: Any) -> tuple[Any, Optimization]:
@@ -147,20 +149,41 @@ def test_a_target_network_is_averaged_and_kept() -> None:
     assert names <= optimization.state().keys()
 
 
-def test_a_restored_optimizer_goes_on_as_if_nothing_had_been(tmp_path: Any) -> None:
+RESTORED = ("adamw", "lamb", "adan", "lookahead_adamw", "adabelief", "nadamlegacy", "lion", "muon", "sgd")
+
+
+@pytest.mark.parametrize("name", RESTORED)
+def test_a_restored_optimizer_goes_on_as_if_nothing_had_been(name: str, tmp_path: Path) -> None:
     results = []
-    for stop in (None, 3):
-        model, optimization = make(ema_decay=0.9)
-        for step in range(6):
+    for stop in (None, 7):
+        model, optimization = make(ema_decay=0.9, optimizer=name)
+        for step in range(12):
             if step == stop:
-                state = {k: v.clone() for k, v in optimization.state().items()}
+                path = tmp_path / "state.safetensors"
+                write_tensors(path, optimization.state(), Position())
                 weights = {k: v.clone() for k, v in model.state_dict().items()}
-                model, optimization = make(ema_decay=0.9)
+                model, optimization = make(ema_decay=0.9, optimizer=name)
                 model.load_state_dict(weights)
-                optimization.load_state(state, tmp_path)
+                optimization.load_state(read_tensors(path, torch.device("cpu"))[0], path)
             take_step(optimization, (model.bias - step).square().sum() + model.weight.square().sum(), step)
         results.append(optimization.state() | model.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_the_state_of_adamw_is_that_of_its_parameters(tmp_path: Path) -> None:
+    model, optimization = make(ema_decay=0.9)
+    take_step(optimization, model.weight.square().sum(), 0)
+    state = optimization.state()
+    assert {name.partition(".")[0] for name in state} == {"optimizer", "ema"}
+    for name in ("group.2.step", "group.x.step", "group.0.params", "group.0.betas"):
+        with pytest.raises(CheckpointError, match=name):
+            make(ema_decay=0.9)[1].load_state({**state, name: torch.tensor(1)}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adahessian", "kronw", "lookahead_kron"])
+def test_an_optimizer_that_cannot_go_on_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"optimizer={name}"):
+        StageOptions(optimizer=name)
 
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "sgd", "muon"])

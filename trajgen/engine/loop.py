@@ -198,7 +198,7 @@ class Training:
                     )
                 load_state(self.model, under("model", tensors), path)
                 load_buffers(self.model, under("buffer", tensors))
-                state.update({k: v for k, v in tensors.items() if k.startswith(("optimizer.", "ema."))})
+                state.update({k: v for k, v in tensors.items() if k.startswith(("optimizer.", "group.", "ema."))})
             self.metrics.truncate(start)
             return start
 

@@ -18,6 +18,9 @@ from trajgen.engine.storage import check_state, under
 
 FLOOR = 1e-2
 """Of the peak learning rate: where warm-up begins and the cosine ends."""
+NUMBERS: dict[type, torch.dtype] = {int: torch.int64, float: torch.float64, bool: torch.bool}
+"""How a checkpoint holds the numbers of an optimizer that are no tensors."""
+NUMBER = (Tensor, *NUMBERS)
 
 
 class Optimization:
@@ -70,6 +73,8 @@ class Optimization:
             warmup_prefix=False,
             t_in_epochs=False,
         )
+        groups = self.optimizer.param_groups
+        self._fresh_numbers = [{k: v for k, v in group.items() if type(v) in NUMBERS} for group in groups]
         moved = None if stage.after_step is not None else self.parameters
         self.ema = EMA(model, moved) if options.ema_decay else None
         self.ema_decay, self._ema_weight = options.ema_decay, 1.0
@@ -110,9 +115,15 @@ class Optimization:
             self.ema.swap()
 
     def state(self) -> dict[str, Tensor]:
-        """The state of the optimizer and the moving average, as ``optimizer.INDEX.KEY`` and ``ema.NAME``."""
+        """The state of the optimizer and the moving average, as ``optimizer.INDEX.KEY`` and ``ema.NAME``.
+
+        Numbers of a group of parameters that the optimizer has changed, as its count of steps, are ``group.INDEX.KEY``.
+        """
         state = self.optimizer.state_dict()["state"]
-        tensors = {f"optimizer.{i}.{k}": torch.as_tensor(v) for i, entry in state.items() for k, v in entry.items()}
+        tensors = {f"optimizer.{i}.{k}": _tensor(v) for i, entry in state.items() for k, v in entry.items()}
+        for i, (group, fresh) in enumerate(zip(self.optimizer.param_groups, self._fresh_numbers, strict=True)):
+            numbers = {k: v for k, v in group.items() if isinstance(v, NUMBER) and k != "lr"}
+            tensors |= {f"group.{i}.{k}": _tensor(v) for k, v in numbers.items() if fresh.get(k) is not v}
         averages = self.ema.averages if self.ema is not None else {}
         return tensors | {f"ema.{name}": value for name, value in averages.items()}
 
@@ -123,22 +134,41 @@ class Optimization:
             CheckpointError: naming ``path``, if it is the state of another model or another optimizer.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
+        groups = self.optimizer.state_dict()["param_groups"]
+        state: dict[int, dict[str, Any]] = {}
         for name, value in under("optimizer", tensors).items():
             index, _, key = name.partition(".")
             parameter = parameters[int(index)] if index in map(str, range(len(parameters))) and key else None
             if parameter is None or (value.ndim >= parameter.ndim and value.shape != parameter.shape):
-                raise CheckpointError(
-                    "The checkpoint belongs to another training.",
-                    got=f"{path}: optimizer.{name} of shape {tuple(value.shape)}",
-                    fix="delete it to go on from the one before, or train again",
-                )
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+                raise _of_another_training(path, f"optimizer.{name}", value)
+            state.setdefault(int(index), {})[key] = _plain(value)
+        for name, value in under("group", tensors).items():
+            index, _, key = name.partition(".")
+            group = groups[int(index)] if index in map(str, range(len(groups))) else None
+            if group is None or value.ndim or not isinstance(group.get(key, 0), NUMBER):
+                raise _of_another_training(path, f"group.{name}", value)
+            group[key] = _plain(value)
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         if self.ema is not None:
             averages = under("ema", tensors)
             check_state(self.ema.averages, {k: v for k, v in averages.items() if k not in self.ema.constant}, path)
             self.ema.averages = {name: averages[name].clone() for name in self.ema.averages}
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=NUMBERS.get(type(value)))
+
+
+def _plain(value: Tensor) -> Any:
+    return value.item() if value.ndim == 0 and value.dtype in NUMBERS.values() else value
+
+
+def _of_another_training(path: Path, name: str, value: Tensor) -> CheckpointError:
+    return CheckpointError(
+        "The checkpoint belongs to another training.",
+        got=f"{path}: {name} of shape {tuple(value.shape)}",
+        fix="delete it to go on from the one before, or train again",
+    )
 
 
 class EMA:

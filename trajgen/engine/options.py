@@ -28,7 +28,7 @@ class StageOptions:
     warmup: float = 0.05
     """Fraction of the steps of linear warmup; a cosine follows."""
     optimizer: str = "adamw"
-    """Any optimizer of timm."""
+    """Any optimizer of timm but adahessian and kron."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0 for no limit."""
     ema_decay: float = 0.999
@@ -42,6 +42,10 @@ class StageOptions:
             "steps": (self.steps >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "lr": (self.lr > 0, "above 0"),
+            "optimizer": (
+                not any(name in self.optimizer for name in ("adahessian", "kron")),
+                "not adahessian, which needs second derivatives, nor kron, whose state no checkpoint holds",
+            ),
             "warmup": (0 <= self.warmup < 1, "at least 0 and below 1"),
             "ema_decay": (0 <= self.ema_decay < 1, "at least 0 and below 1"),
             "grad_clip": (self.grad_clip >= 0, "at least 0, which is no limit"),
