@@ -14,7 +14,7 @@ from trajgen.cli import main
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments.loading import load_policy, load_run
-from trajgen.experiments.preparation import build_planner
+from trajgen.experiments.preparation import build_planner, dry_run
 from trajgen.experiments.starting import require_same_offsets, stages_of, start_from
 from trajgen.nn.low_rank import add_adapters, merged_weights
 
@@ -131,3 +131,12 @@ def test_data_with_another_offset_are_refused(tiny_run: Path) -> None:
     require_same_offsets(str(tiny_run), tiny.SPACE)
     with pytest.raises(ConfigError, match="state_offset"):
         require_same_offsets(str(tiny_run), replace(tiny.SPACE, state_offset=(0.0, 0.0, 1.7e9, 0.0)))
+
+
+def test_returns_to_another_power_are_refused(tiny_run: Path) -> None:
+    config, _ = load_run(tiny_run)
+    dry_run(replace(config, init=str(tiny_run)))
+    other = replace(config, init=str(tiny_run), data=replace(config.data, return_power=1.0))
+    with pytest.raises(ConfigError, match=r"got: .*return_power=1\.0") as refusal:
+        dry_run(other)
+    assert refusal.value.fix == "data.return_power=0.25"

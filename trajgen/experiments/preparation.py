@@ -15,7 +15,14 @@ from trajgen.core.protocols import ChoosesScales
 from trajgen.core.registry import complete, component, load_entry_points, load_imports
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
-from trajgen.experiments.starting import add_lora, checkpoint_of, require_same_offsets, stages_of, start_from
+from trajgen.experiments.starting import (
+    add_lora,
+    checkpoint_of,
+    require_same_offsets,
+    require_same_returns,
+    stages_of,
+    start_from,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -218,6 +225,7 @@ def dry_run(config: Config) -> None:
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
     if config.init is not None:
         checkpoint_of(config.init)
+        require_same_returns(config.init, config.data.return_power)
     config.policy.steps(planner, config.data.chunk)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(

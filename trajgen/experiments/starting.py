@@ -11,6 +11,7 @@ from trajgen.assemble import all_stages
 from trajgen.config.schema import Config, LoraOptions
 from trajgen.core.errors import CheckpointError, ConfigError, nearest
 from trajgen.core.files import read_json
+from trajgen.core.options import entry
 from trajgen.core.planning import subgoal_of
 from trajgen.core.types import ParameterGroup, Space, Stage
 from trajgen.experiments.zoo import local_folder
@@ -85,6 +86,18 @@ def require_same_offsets(run: str, space: Space) -> None:
                 got=list(getattr(space, name)),
                 fix="leave init out, or subtract the same offset from both data sets",
             )
+
+
+def require_same_returns(run: str, return_power: float) -> None:
+    """Raises a `ConfigError` if a run normalized another power of the returns; its mean and scale are those of it."""
+    power = entry(read_json(local_folder(run) / "config.json"), ("data", "return_power"))
+    if power not in (None, return_power):
+        raise ConfigError(
+            "The run normalizes the returns to another power.",
+            expected=f"data.return_power={power}",
+            got=f"data.return_power={return_power} with init={run}",
+            fix=f"data.return_power={power}",
+        )
 
 
 def add_lora(planner: nn.Module, config: Config) -> None:
