@@ -111,6 +111,20 @@ def test_the_moving_average_is_timm_s() -> None:
     assert averages.keys() == expected.keys() and all(torch.equal(averages[name], expected[name]) for name in expected)
 
 
+def test_tied_weights_are_swapped_once() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    optimization = make(model=model, ema_decay=0.9)[1]
+    for step in range(4):
+        take_step(optimization, model(torch.ones(1, 2)).square().sum(), step)
+    trained, average = model[0].weight.clone(), optimization.state()["ema.0.weight"].clone()
+    optimization.swap_ema()
+    assert torch.equal(model[1].weight, average) and not torch.equal(average, trained)
+    optimization.swap_ema()
+    assert torch.equal(model[1].weight, trained)
+    assert all(torch.equal(optimization.state()[f"ema.{layer}.weight"], average) for layer in (0, 1))
+
+
 class WithTarget(nn.Module):
     """A weight, and a target network that follows it halfway in each step."""
 

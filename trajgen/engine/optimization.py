@@ -215,8 +215,10 @@ class EMA:
     @torch.no_grad()
     def swap(self) -> None:
         """Exchanges state and averages in place."""
+        swapped = set()
         for name, value in self._model.state_dict().items():
-            if name in self.averages:
+            if name in self.averages and value.data_ptr() not in swapped:  # tied weights are one under several names
+                swapped.add(value.data_ptr())
                 before = value.clone()
                 value.copy_(self.averages[name])
                 self.averages[name].copy_(before)
