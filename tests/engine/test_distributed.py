@@ -32,6 +32,7 @@ from trajgen.config import compose
 from trajgen.core.errors import TrainingError
 from trajgen.core.types import Batch
 from trajgen.data.windows import Windows
+from trajgen.engine import distributed
 from trajgen.engine.distributed import destroy_process_group, init_process_group, is_main_process, rank
 from trajgen.engine.launch import PeerError
 from trajgen.engine.loop import StoppedError, Training
@@ -120,6 +121,21 @@ def train_toy(folder: Path, name: str, **options: Any) -> None:
     folder = folder / name if is_main_process() else folder / "other"
     source = toys.Numbers(**options) if rank() == 1 else None
     toys.training(folder, source, checkpoint_every=1).run()
+
+
+class Rising(toys.Numbers):
+    """Held-out batches on which the loss of the second process rises, as rounding might have it."""
+
+    def batch(self, step: int, size: int, rank_: int = 0) -> toys.Rows:
+        rows = super().batch(step, size)
+        return toys.Rows(rows.values * (1 + rank() * len(self.requests)))
+
+
+def validate_toy(folder: Path, name: str) -> None:
+    folder = folder / name if is_main_process() else folder / "other"
+    training = toys.training(folder, checkpoint_every=1)
+    training.val_source = Rising()
+    training.run()
 
 
 def die(*_: Any) -> None:
@@ -212,6 +228,7 @@ def main(folder: Path) -> None:
         options = {"parts": "condition", "steps": {"prior": 8}, "accumulate": accumulate}
         run(f"condition by {world_size}, {accumulate}", world_size, **options)
     run("poisoned", 2, train_toy, poison=toys.FIRST + 4)
+    run("validated", 2, validate_toy)
     run("toy killed", 2, train_toy, at=toys.FIRST + 3, happens=die)
     (folder / "ended.json").write_text(json.dumps(ended))
 
@@ -311,6 +328,25 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all(folder: Path, ended:
     tensors, position = read_tensors(newest, CPU)
     assert (position.stage, position.step) == (1, 4)
     assert all(v.isfinite().all() for v in tensors.values() if v.is_floating_point())
+
+
+def test_the_best_weights_are_those_of_the_first_process(folder: Path, ended: dict[str, Any]) -> None:
+    assert ended["validated"]["codes"] == [0, 0]
+    names = {path.name for path in (folder / "validated" / "checkpoints").iterdir()}
+    assert names == {"best.safetensors", "final.safetensors"}
+
+
+def test_counters_are_summed_and_what_counts_nothing_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Module()
+    model.register_buffer("counts", torch.ones(2), persistent=False)
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1), persistent=False)
+    mask = model.mask.clone()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda increase: increase.mul_(2))  # both count alike
+    counters = distributed.SyncedCounters(model)
+    model.counts += 3
+    counters.sync()
+    assert model.counts.tolist() == [7, 7] and torch.equal(model.mask, mask)
 
 
 def test_a_process_that_is_killed_ends_the_others_and_the_training_resumes(folder: Path, ended: dict[str, Any]) -> None:

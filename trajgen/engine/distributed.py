@@ -250,7 +250,8 @@ class SyncedCounters:
     def sync(self) -> None:
         """Makes each counter that of all processes."""
         for name, before in self.before.items():
-            increase = self.counters[name] - before
+            now = self.counters[name]
+            increase = torch.where(now == before, 0, now - before)  # infinities of a mask have no difference
             dist.all_reduce(increase)
             self.counters[name].copy_(before + increase)
         self.mark()

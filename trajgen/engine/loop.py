@@ -346,7 +346,7 @@ class Training:
                 losses = stage.loss(batch)
             for name, value in losses.items():
                 figures[f"val/{name}"] = figures.get(f"val/{name}", 0.0) + float(value) / VAL_BATCHES
-        if figures[VAL_TOTAL] < self.best:
+        if broadcast_decision(lambda: figures[VAL_TOTAL] < self.best):  # in last bits, losses of processes differ
             self.best = figures[VAL_TOTAL]
             broadcast_decision(lambda: self.checkpoints.save_weights(self.model, BEST))
         optimization.swap_ema()
