@@ -10,6 +10,7 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import points
 import pytest
+import tiny
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
@@ -209,6 +211,21 @@ def test_a_folder_of_a_training_that_was_killed_at_its_start_is_resumed(train: T
     with pytest.raises(ConfigError, match="to resume") as refused:
         train("resume=true", "seed=5")
     assert refused.value.fix is not None and "leave out resume=true" in refused.value.fix
+
+
+def test_a_resumed_run_is_found_beside_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = compose(["seed=1", "resume=true"])
+    name = run_folder.run_name(config)
+    others = [tmp_path / "runs" / f"{name}{suffix}" for suffix in ("", "-2", "0", "-old")]
+    for number, folder in enumerate(others):
+        folder.mkdir(parents=True)
+        run_folder.write_config(folder, replace(config, seed=1 if number == 1 else 5), tiny.SPACE, None)
+    (others[0] / "config.json").write_text('{"format": 1}')  # which cannot be read
+    shutil.copy(others[1] / "config.json", others[2])  # whose name is that of seed 10
+    os.utime(others[2], (2**32, 2**32))
+    (tmp_path / "runs" / f"{name}-3").write_text("no folder")
+    monkeypatch.chdir(tmp_path)
+    assert run_folder.find_folder(config) == Path("runs") / f"{name}-2"
 
 
 def test_missing_data_are_said_on_resume_and_a_missing_fingerprint_is_made(train: Train, stopped: Path) -> None:

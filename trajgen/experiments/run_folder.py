@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
@@ -42,9 +43,8 @@ HUB = ("D4RL", "mujoco")
 """Name spaces of the hub's data sets."""
 PRECISIONS = {16: "bfloat16", 32: "float32"}
 """By the bits of a number, as metrics.jsonl has them."""
-LONGEST_RUN_NAME = 200
-LONGEST_NAME = 120
-"""Characters of the name of an evaluation's folder."""
+LONGEST_RUN_NAME, LONGEST_NAME = 200, 120
+"""Characters of the names of a run's folder and of an evaluation's."""
 LARGEST_SIZE = 2**24
 """Largest whole number among the options of components and data in a folder whose model is rebuilt."""
 Summary = dict[str, str | float | list[float | None] | None]
@@ -92,8 +92,11 @@ def find_folder(config: Config) -> Path:
     if config.run_dir is not None:
         folder = Path(config.run_dir)
     elif config.resume:
-        existing = sorted(ROOT.glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
-        same = [path for path in existing if identity(path) == config.identity()]
+        numbered = [path for path in ROOT.glob("*") if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name)]
+        existing, same = sorted(filter(Path.is_dir, numbered), key=lambda path: path.stat().st_mtime), []
+        for path in existing:
+            with suppress(TrajgenError):  # one that cannot be read is another run
+                same += [path] if identity(path) == config.identity() else []
         same = same or [path for path in existing if not contents(path)]  # killed before it wrote its configuration
         if not same:
             raise ConfigError(
@@ -275,9 +278,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: if it is missing or damaged, or a newer trajgen wrote it.
     """
     path = folder / "config.json"
-    plain = read_json(path)
     try:
-        return current(plain, path)
+        return current(read_json(path), path)
     except ValueError as error:
         raise damaged(path, error) from error
 
