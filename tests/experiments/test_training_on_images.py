@@ -105,6 +105,22 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(monkeypatch: pytest.Mo
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_a_stopped_training_goes_on_without_the_run_from_which_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That run's normalizer of features, which is fitted to others than the encoder's of the end, stays."""
+    words = [*WORDS, *READ, *CONV, *STAGE]
+    first = train(compose([*words, "run_dir=runs/first"]), QUIET)
+    words += ["init=runs/first", "seed=1"]
+    uninterrupted = train(compose([*words, "run_dir=runs/uninterrupted"]), QUIET)
+    requests = iter(range(99))
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignal, "should_stop", lambda _: next(requests) == 3)
+        with pytest.raises(StoppedError):
+            train(compose([*words, "run_dir=runs/stopped"]), QUIET)
+    shutil.rmtree(first)
+    resumed = train(compose([*words, "run_dir=runs/stopped", "resume=true"]), QUIET)
+    assert all(torch.equal(weights(resumed)[name], value) for name, value in weights(uninterrupted).items())
+
+
 def encode(*words: str) -> DataOptions:
     """Encodes the set by the command line; the options that read the new set."""
     named = ["id=tests/images-v0", "state_key=velocity", "image_key=front"]

@@ -223,7 +223,7 @@ def dry_run(config: Config) -> None:
     if _chooses_scales(config):
         _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
-    if config.init is not None:
+    if config.init is not None and not config.resume:  # whose weights may come from its own checkpoint
         checkpoint_of(config.init)
         require_same_returns(config.init, config.data.return_power)
     config.policy.steps(planner, config.data.chunk)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
-from trajgen.core.errors import DataError
+from trajgen.core.errors import DataError, TrajgenError
 from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.types import Space
 from trajgen.experiments.evaluating import evaluate
@@ -24,7 +24,7 @@ from trajgen.experiments.run_folder import (
     versions,
     write_config,
 )
-from trajgen.experiments.starting import stages_of
+from trajgen.experiments.starting import checkpoint_of, stages_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +74,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
         resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
         data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
         episodes = derived(config, episodes, console, resumed)
-        planner, source = ready(config, episodes, device, console)
+        planner, source = ready(_with_init(config, folder), episodes, device, console)
         if acts:
             broadcast_decision(lambda: require_playable(make_eval_env(config.data), config.evaluation, episodes.space))
         else:
@@ -120,6 +120,20 @@ def _checked_folder(config: Config) -> Path:
         check_compiler()
     dry_run(config)
     return find_folder(config)
+
+
+def _with_init(config: Config, folder: Path) -> Config:
+    """The configuration with an ``init`` that is there: a run that is resumed needs the other run's weights no more."""
+    from trajgen.engine.checkpoint import Checkpoints
+
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if config.init is None or not (config.resume and (checkpoints.finished or checkpoints.intermediate())):
+        return config
+    try:
+        checkpoint_of(config.init)
+    except TrajgenError:
+        return replace(config, init=str(folder))
+    return config
 
 
 def _same_data(folder: Path, episodes: Any, options: DataOptions) -> dict[str, Any]:
