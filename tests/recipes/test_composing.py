@@ -121,7 +121,14 @@ REFUSED = {
     "+engine.stages.prior.more=1": "Unknown option 'engine.stages.prior.more'",
     "~nothing": "Unknown option 'nothing'",
     "seed=1,2": "-m trains once",
+    "engine.stages.piror.steps=3": "did you mean 'prior'?",
+    "~engine.stages.piror": "did you mean 'prior'?",
+    "engine.stages.critic={lr: 1}": "'+engine.stages.critic={lr: 1}' gives another stage options",
     "data=null": "There is no data 'null'",
+    "prior=5": "There is no prior '5'",
+    "+prior=[1e3]": "choose one of: diffusion, flow",
+    "recipe=True": "There is no recipe 'True'",
+    "data=-1.5": "There is no data '-1.5'",
     "--config-dir=nowhere": "no such folder",
 }
 

@@ -15,7 +15,7 @@ from trajgen.config.files import missing
 from trajgen.config.schema import SECTIONS, TOP, Config, merged
 from trajgen.config.suggestions import suggestion
 from trajgen.config.task_options import task_options
-from trajgen.core.errors import ConfigError, TrajgenError
+from trajgen.core.errors import ConfigError, TrajgenError, unknown_name
 from trajgen.core.options import unknown_option, values_of
 from trajgen.core.registry import KINDS, names, owners, spec
 from trajgen.core.renamed import new_name
@@ -28,6 +28,9 @@ NO_OPTION = r"Could not (?:override|delete|append)[^']*'([^']+)'|Key '([^']+)'|'
 """How Hydra says that there is no such option."""
 SEVERAL = r"Ambiguous value for argument '([^=']+)=([^']*)'"
 """How Hydra says that values have commas between them."""
+NO_NAME = r"\[?(?:true|false|nan|[-+]?(?:inf|[\d._]+(?:e[-+]?\d+)?))\]?"
+"""What Hydra reads as a truth value or a number, also in a list of one."""
+STAGES = "engine.stages."
 
 
 def compose(words: Iterable[str]) -> Config:
@@ -140,6 +143,10 @@ def _hydra(words: Iterable[str]) -> Iterator[list[str]]:
     for key in (word.removesuffix("=null") for word in overrides if word.endswith("=null")):
         if key in ("recipe", "data", *KINDS):
             raise ConfigError(f"There is no {key} 'null'.", fix=f"'~{key}' leaves a component out")
+    for key, _, value in (word.lstrip("+").partition("=") for word in overrides):
+        if key in ("recipe", "data", *KINDS) and re.fullmatch(NO_NAME, value, re.IGNORECASE):
+            unknown = unknown_name(f"There is no {key} '{value}'.", value, names(key)) if key in KINDS else None
+            raise unknown or missing(key, value, folders)
     GlobalHydra.instance().clear()
     try:
         with searching(imports, folders):
@@ -214,6 +221,8 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
         if key == named or new_name(key):
             rest = [word for word in overrides if word.lstrip("+~").partition("=")[0] != key]
             section, _, option = key.rpartition(".")
+            if not new_name(key) and (no_stage := _no_stage(key, value, rest, folders)):
+                return no_stage
             if not new_name(key) and (close := suggestion(option, (*SECTIONS, *KINDS), section)):
                 return ConfigError(f"Unknown option '{key}'.", fix=close)
             hint = owners(section, option) if section in KINDS else ""
@@ -232,14 +241,29 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
     )
 
 
+def _no_stage(key: str, value: str, words: Sequence[str], folders: Iterable[Path]) -> ConfigError | None:
+    """The error for ``engine.stages.STAGE…`` of a stage that the recipe of the other words does not have."""
+    stage = key.removeprefix(STAGES).partition(".")[0]
+    composed = _composed(words, folders) if key.startswith(STAGES) else None
+    if composed is None or stage in composed.engine.stages:
+        return None
+    hint = f"'+{key}={value}' gives another stage options" if value else ""
+    return unknown_name(f"The recipe has no options of a stage '{stage}'.", stage, composed.engine.stages, hint)
+
+
+def _composed(words: Sequence[str], folders: Iterable[Path]) -> Config | None:
+    """The configuration of these words, if they are one."""
+    try:
+        return compose([*(f"--config-dir={folder}" for folder in folders), *words])
+    except TrajgenError:
+        return None
+
+
 def _options_of(section: str, words: Sequence[str], folders: Iterable[Path]) -> list[str]:
     """The options of a section; of a component, those of the one that the other words choose."""
     if section in KINDS:
-        try:
-            chosen = compose([*(f"--config-dir={folder}" for folder in folders), *words]).components[section]["name"]
-        except (TrajgenError, KeyError):
-            chosen = None
-        components = [chosen] if chosen else names(section)
+        rest = _composed(words, folders)
+        components = [rest.components[section]["name"]] if rest and section in rest.components else names(section)
         return sorted({option.name for name in components for option in spec(section, name).options})
     if not section:
         return list(TOP)
