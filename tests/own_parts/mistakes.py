@@ -347,9 +347,3 @@ def untyped(length: int, *, scales=2) -> ScaleSchedule:
 def mistyped(length: int, *, scales: int = 0.5) -> ScaleSchedule:
     """A default of another type."""
     return ScaleSchedule((length,))
-
-
-@mistake("schedule", "options have types and literal defaults", "cannot be written into a recipe")
-def unwritable(length: int, *, grow: Any = max) -> ScaleSchedule:
-    """A function for a default."""
-    return ScaleSchedule((length,))

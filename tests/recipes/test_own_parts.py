@@ -5,15 +5,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from torch import nn
 
 from trajgen.cli import main
 from trajgen.config import absolute_paths, compose
 from trajgen.core import registry
 from trajgen.core.errors import ConfigError
+from trajgen.core.pairing import needs
 from trajgen.core.registry import load_imports
+from trajgen.samplers.autoregressive import AutoregressiveSampler
+
+if TYPE_CHECKING:
+    from trajgen.core.critics import Critic
 
 PARTS = '''
 """Parts of a laboratory."""
@@ -123,6 +130,29 @@ def test_an_option_without_default_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="'sides' of sampler 'bare' has no default"):
         registry.register("sampler", "bare")(bare)
+
+
+@pytest.mark.parametrize("default", [nn.GELU, object(), (1, {2})])
+def test_a_default_that_no_recipe_can_hold_is_refused(default: Any) -> None:
+    def odd(*, activation: Any = default) -> None: ...
+
+    with pytest.raises(ConfigError, match="'activation' of sampler 'odd' cannot be written into a recipe"):
+        registry.register("sampler", "odd")(odd)
+
+
+def test_annotations_that_no_option_has_may_be_for_type_checkers() -> None:
+    @registry.register("sampler", "typed")
+    def typed(critic: Critic, *, p: float = 0.1) -> AutoregressiveSampler: ...
+
+    @registry.register("sampler", "badly_typed")
+    def badly_typed(*, p: Critic = 0.1) -> Critic: ...
+
+    assert registry.complete("sampler", {"name": "typed", "p": 1}) == {"name": "typed", "p": 1.0}
+    assert needs(typed) == AutoregressiveSampler.needs
+    with pytest.raises(ConfigError, match=r"'p' cannot be read.*\n.*badly_typed: p: Critic"):
+        registry.complete("sampler", {"name": "badly_typed", "p": 1})
+    with pytest.raises(ConfigError, match="'return' cannot be read"):
+        needs(badly_typed)
 
 
 def test_wiring_that_nothing_provides_is_refused() -> None:

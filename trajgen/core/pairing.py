@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Iterator
 from typing import Any
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.registry import component, names
+from trajgen.core.registry import component, names, type_of
 
 USUAL = {True: ("temperature", "greedy"), False: ("greedy",)}
 """The samplers that are advised before all others, for discrete codes and for continuous ones."""
@@ -17,7 +16,7 @@ USUAL_PRIOR = "transformer"
 
 def needs(sampler: Any) -> tuple[str, ...]:
     """The members of a prior that a sampler uses: ``needs`` of its class, or of the class that a function returns."""
-    built = sampler if inspect.isclass(sampler) else typing.get_type_hints(sampler).get("return")
+    built = sampler if inspect.isclass(sampler) else type_of(sampler, "return")
     return tuple(getattr(built, "needs", ()))
 
 

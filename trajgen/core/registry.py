@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import json
 import math
 import os
 import sys
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from trajgen.core.checks import check_range
@@ -279,7 +281,26 @@ def _types(description: Spec) -> dict[str, Any]:
     if (description.kind, description.name) in _built_in():
         return _built_in_types(description.kind, description.name)
     target = _registered[description.kind, description.name][1]
-    return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    return {option.name: type_of(target, option.name) for option in description.options}
+
+
+def type_of(component: Callable[..., Any], name: str) -> Any:
+    """The type of an argument of a component, or of what a function returns, by its annotation; Any without one.
+
+    Raises:
+        ConfigError: if the annotation names what is not there when the program runs.
+    """
+    function = inspect.unwrap(component.__init__ if inspect.isclass(component) else component)
+    annotation = getattr(function, "__annotations__", {}).get(name, Any)
+    alone = SimpleNamespace(__annotations__={name: annotation})  # others may be for type checkers only
+    try:
+        return typing.get_type_hints(alone, getattr(function, "__globals__", {}))[name]
+    except Exception as error:  # whatever the evaluation of an annotation raises
+        raise ConfigError(
+            f"The annotation of '{name}' cannot be read.",
+            got=f"{component.__module__}.{component.__qualname__}: {name}: {annotation} ({error})",
+            fix="import what it names outside of 'if TYPE_CHECKING:'",
+        ) from error
 
 
 @cache
@@ -325,6 +346,15 @@ def _from_object(kind: str, name: str, component: Callable[..., Any]) -> Spec:
     for p in (p for p in parameters if p.kind is p.KEYWORD_ONLY):
         if p.default is p.empty:
             raise ConfigError(f"Option '{p.name}' of {kind} '{name}' has no default.", fix=f"{p.name}: … = value")
+        try:
+            json.dumps(p.default)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"The default of option '{p.name}' of {kind} '{name}' cannot be written into a recipe.",
+                expected="a number, a text, true, false, None, or a tuple of those",
+                got=f"{p.default!r:.100}",
+                fix="what follows from other parts belongs before the '*'",
+            ) from error
         annotation = "" if p.annotation is p.empty else p.annotation
         options.append(Option(p.name, getattr(annotation, "__name__", str(annotation)), p.default))
     summary = _first_line(inspect.cleandoc(component.__doc__ or ""))  # its own, not one it inherits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import types
 import typing
@@ -49,7 +48,7 @@ def check_docstring(kind: str, name: str) -> None:
 
 
 def check_options(kind: str, name: str) -> None:
-    """Every option has a type and a literal default of that type; all arguments can be given by name."""
+    """Every option has a type and a default of that type; all arguments can be given by name."""
     described, target = spec(kind, name), component(kind, name)
     look = f"the signature of {described.attribute}"
     inherited = inspect.isclass(target) and target.__init__ is nn.Module.__init__  # neither wiring nor options
@@ -57,13 +56,6 @@ def check_options(kind: str, name: str) -> None:
         by_name = p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         require(by_name, f"The argument '{p}' cannot be given by name.", look=look)
     for option in described.options:
-        require(
-            _is_literal(option.default),
-            f"The default of option '{option.name}' cannot be written into a recipe.",
-            expected="a number, a text, true, false, None, or a tuple of those",
-            got=repr(option.default),
-            look=f"{look}; what follows from other parts belongs before the '*'",
-        )
         require(
             option.annotation,
             f"Option '{option.name}' has no type.",
@@ -76,13 +68,6 @@ def check_options(kind: str, name: str) -> None:
         raise ContractError(
             "The default of an option is not of the option's own type.", expected=error.expected, got=error.got
         ) from error
-
-
-def _is_literal(value: object) -> bool:
-    try:
-        return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError):
-        return False
 
 
 def check_unknown_option(kind: str, name: str) -> None:
