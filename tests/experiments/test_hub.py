@@ -32,6 +32,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repos: dict[str, dict[str, bytes]] = {}
+        self.private: set[str] = set()
         self.fetched: list[str] = []
         self.address = f"http://127.0.0.1:{self.server_address[1]}"
 
@@ -57,6 +58,8 @@ class Handler(BaseHTTPRequestHandler):
             plain = json.loads(body)
             name = "/".join(filter(None, (plain.get("organization"), plain["name"])))
             self.server.repos.setdefault(name, {})
+            is_private = plain.get("private") or plain.get("visibility") == "private"  # by the version of the client
+            self.server.private |= {name} if is_private else set()
             self.answer({"url": f"{self.server.address}/{name}", "id": name})
         elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", self.path):
             files = [
@@ -79,7 +82,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
                 return
             siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
-            self.answer({"id": match[1], "modelId": match[1], "sha": SHA, "siblings": siblings, "tags": []})
+            shown = {"id": match[1], "modelId": match[1], "private": match[1] in self.server.private, "tags": []}
+            self.answer({**shown, "sha": SHA, "siblings": siblings})
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/\w+(?:/.*)?", path):
             files = self.server.repos[match[1]]
             tree = [{"type": "file", "path": n, "size": len(c), "oid": sha1(c).hexdigest()} for n, c in files.items()]
@@ -127,6 +131,22 @@ def test_a_run_is_pushed_with_a_card_and_pulled_as_it_was(run: Path, server: Hub
     for policy in (one, two):
         policy.reset()
     np.testing.assert_array_equal(one.act(observation), two.act(observation))
+
+
+def test_a_run_replaces_a_run_and_nothing_else(run: Path, server: Hub) -> None:
+    server.repos |= {"me/empty": {".gitattributes": b""}, "me/model": {"config.json": b'{"model_type": "bert"}'}}
+    server.repos |= {"me/text": {"README.md": b"# mine"}, "me/odd": {"config.json": b"["}}
+    for repo in ("me/empty", "me/empty", "me/new"):
+        hub.push(run, repo, private=repo == "me/new")
+    hub.push(run, "me/new", private=True)
+    assert all("summary.md" in server.repos[repo] for repo in ("me/empty", "me/new"))
+    before = {repo: dict(server.repos[repo]) for repo in ("me/model", "me/text", "me/odd")}
+    for repo in before:
+        with pytest.raises(ConfigError, match=f"over a run[\\s\\S]*{repo}"):
+            hub.push(run, repo)
+    with pytest.raises(ConfigError, match="which is public"):
+        hub.push(run, "me/empty", private=True)
+    assert before == {repo: server.repos[repo] for repo in before}
 
 
 def test_only_the_files_of_a_run_are_pulled_and_they_are_guarded(run: Path, server: Hub, tmp_path: Path) -> None:

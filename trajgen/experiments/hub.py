@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from trajgen.core.errors import ConfigError, DataError, TrajgenError
+from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrajgenError
+from trajgen.core.files import read_json
 from trajgen.experiments.run_folder import load_config, read_config, read_evaluation
 from trajgen.experiments.zoo import HUB
 
@@ -33,12 +34,13 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
 
     Args:
         run: the folder of a finished run.
-        repo: USER/NAME, which is created if there is none.
+        repo: USER/NAME, which is created if there is none; else empty, or a run, which is replaced.
         private: whether a new one is private.
 
     Raises:
         CheckpointError: if the folder is not that of a run.
-        ConfigError: if its training is not finished, or the client is not installed.
+        ConfigError: if its training is not finished, the repository holds something else or is public where it should
+            be private, or the client is not installed.
         DataError: if the hub refuses it.
     """
     config, _ = load_config(run)
@@ -54,9 +56,33 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
         (folder / "config.json").write_text(json.dumps(plain, indent=2), encoding="utf-8")
         (folder / "README.md").write_text(model_card(run, repo, config.recipe), encoding="utf-8")
         api = hub.HfApi(endpoint=_endpoint())
+        if api.repo_exists(repo):
+            _require_replaceable(api, repo, private)
         api.create_repo(repo, private=private, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"{config.recipe} on {config.data.id}")
     return f"{_endpoint() or 'https://huggingface.co'}/{repo}"
+
+
+def _require_replaceable(api: Any, repo: str, private: bool) -> None:
+    """Raises a `ConfigError` unless a repository is empty or holds a run, and is private if it should be."""
+    info = api.model_info(repo)
+    if private and not info.private:
+        raise ConfigError(
+            "A new repository is private; one that is there stays as it is.",
+            got=f"private=true for {repo}, which is public",
+            fix="another name, or make it private on its page",
+        )
+    names = {each.rfilename for each in info.siblings or []} - {".gitattributes"}  # which the hub puts there
+    config: dict[str, Any] = {}
+    if "config.json" in names:
+        with TemporaryDirectory() as folder, suppress(CheckpointError):
+            config = read_json(Path(api.hf_hub_download(repo, "config.json", revision=info.sha, local_dir=folder)))
+    if names and not {"recipe", "data", "engine"} <= config.keys():
+        raise ConfigError(
+            "A run is pushed into a new or empty repository, or over a run.",
+            got=f"{repo}, which holds {', '.join(sorted(names)[:4])}",
+            fix="repo=USER/ANOTHER_NAME",
+        )
 
 
 def pull(repo: str, folder: Path | None = None) -> Path:
