@@ -125,6 +125,7 @@ REFUSED = {
     "~engine.stages.piror": "did you mean 'prior'?",
     "engine.stages.critic={lr: 1}": "'+engine.stages.critic={lr: 1}' gives another stage options",
     "data=null": "There is no data 'null'",
+    "critic.detour=1": "Recipe 'mage' has no critic",
     "prior=5": "There is no prior '5'",
     "+prior=[1e3]": "choose one of: diffusion, flow",
     "recipe=True": "There is no recipe 'True'",

@@ -223,6 +223,8 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
             section, _, option = key.rpartition(".")
             if not new_name(key) and (no_stage := _no_stage(key, value, rest, folders)):
                 return no_stage
+            if (no_component := _no_component(key, value, rest, folders)) is not None:
+                return no_component
             if not new_name(key) and (close := suggestion(option, (*SECTIONS, *KINDS), section)):
                 return ConfigError(f"Unknown option '{key}'.", fix=close)
             hint = owners(section, option) if section in KINDS else ""
@@ -249,6 +251,16 @@ def _no_stage(key: str, value: str, words: Sequence[str], folders: Iterable[Path
         return None
     hint = f"'+{key}={value}' gives another stage options" if value else ""
     return unknown_name(f"The recipe has no options of a stage '{stage}'.", stage, composed.engine.stages, hint)
+
+
+def _no_component(key: str, value: str, words: Sequence[str], folders: Iterable[Path]) -> ConfigError | None:
+    """The error for an option of a kind that the recipe of the other words does not have."""
+    kind, _, option = key.partition(".")
+    composed = _composed(words, folders) if kind in KINDS and option else None
+    if composed is None or kind in composed.components:
+        return None
+    rule = f"Recipe '{composed.recipe}' has no {kind}."
+    return ConfigError(rule, got=f"{key}={value}", fix=f"leave it out, or name one: {kind}=NAME")
 
 
 def _composed(words: Sequence[str], folders: Iterable[Path]) -> Config | None:

@@ -36,7 +36,6 @@ class StageOptions:
     prepared_windows: int = 0
     """Windows whose part by frozen networks is computed once, before the stage; 0 for at each step."""
 
-
     def __post_init__(self) -> None:
         limits = {
             "steps": (self.steps >= 1, "at least 1"),
