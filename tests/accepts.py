@@ -266,7 +266,7 @@ RECIPES: dict[str, dict[str, str]] = {
         "advantage": "hiql iql",
         "continuing": "dd diffuser dv flow hd",
         "direct": "bc",
-        "hierarchy": f"dd dv flat flat_ar hd hierarchy mage mage_critic mage_graph {_REST}",
+        "hierarchy": f"dd dv flat flat_ar hierarchy mage mage_critic mage_graph {_REST}",
         "history": "dt",
         "latent": _LATENT,
         "subgoals": "hiql iql",

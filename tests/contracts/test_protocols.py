@@ -19,7 +19,7 @@ PROTOCOLS = [
     value
     for module in (critics, planning, protocols)
     for value in vars(module).values()
-    if getattr(value, "_is_runtime_protocol", False)
+    if inspect.isclass(value) and vars(value).get("_is_runtime_protocol", False)
 ]
 
 

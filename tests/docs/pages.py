@@ -39,7 +39,6 @@ NOT_RUN = {
     ".venv/bin/mypy": "continuous integration runs it",
     ".ci/run": "runs all of these",
     "torchrun": "`tests/engine/test_distributed.py` trains with two processes",
-    "srun": "needs a cluster",
     "trajgen evaluate run=zoo/": "takes minutes; `tests/experiments/test_zoo.py` plays a short episode",
     "trajgen hub": "needs a network; `tests/experiments/test_hub.py` tries it on loopback",
     "trajgen data get": "needs a network; `tests/data` tries it without",

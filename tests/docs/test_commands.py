@@ -143,7 +143,7 @@ def test_search_commands_propose_what_trains(
     cli.main(["search", *words])
     assert len(requested) == 1
     proposed = searches.propose(requested[0], 1, [])
-    trains_and_acts(compose(requested[0].overrides(proposed)))
+    trains_and_acts(compose(requested[0].overrides(proposed, {})))
 
 
 @pytest.mark.parametrize(("page", "words"), called("check"))

@@ -117,10 +117,12 @@ def train(
     return {"weights": digests, "revived": revived[0]}
 
 
-def train_toy(folder: Path, name: str, **options: Any) -> None:
+def train_toy(folder: Path, name: str, val_source: Any = None, **options: Any) -> None:
     folder = folder / name if is_main_process() else folder / "other"
     source = toys.Numbers(**options) if rank() == 1 else None
-    toys.training(folder, source, checkpoint_every=1).run()
+    training = toys.training(folder, source, checkpoint_every=1)
+    training.val_source = val_source
+    training.run()
 
 
 class Rising(toys.Numbers):
@@ -129,13 +131,6 @@ class Rising(toys.Numbers):
     def batch(self, step: int, size: int, rank_: int = 0) -> toys.Rows:
         rows = super().batch(step, size)
         return toys.Rows(rows.values * (1 + rank() * len(self.requests)))
-
-
-def validate_toy(folder: Path, name: str) -> None:
-    folder = folder / name if is_main_process() else folder / "other"
-    training = toys.training(folder, checkpoint_every=1)
-    training.val_source = Rising()
-    training.run()
 
 
 def die(*_: Any) -> None:
@@ -228,7 +223,7 @@ def main(folder: Path) -> None:
         options = {"parts": "condition", "steps": {"prior": 8}, "accumulate": accumulate}
         run(f"condition by {world_size}, {accumulate}", world_size, **options)
     run("poisoned", 2, train_toy, poison=toys.FIRST + 4)
-    run("validated", 2, validate_toy)
+    run("validated", 2, train_toy, val_source=Rising())
     run("toy killed", 2, train_toy, at=toys.FIRST + 3, happens=die)
     (folder / "ended.json").write_text(json.dumps(ended))
 

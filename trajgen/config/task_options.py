@@ -81,7 +81,10 @@ def _typed(words: Sequence[str]) -> dict[str, Any]:
     """The values of a command line by their dotted keys, read as Hydra reads them; of what ``~`` removes, None."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    overrides = OverridesParser.create().parse_overrides([*words])
+    from trajgen.config.composing import absolute_paths
+
+    options = [word for word in words if "=" in word or word.startswith("~")]  # and no value of a flag of Hydra
+    overrides = OverridesParser.create().parse_overrides(absolute_paths(options))
     return dict(option for each in overrides for option in flat({each.key_or_group: each.value()}))
 
 

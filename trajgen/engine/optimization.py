@@ -20,7 +20,6 @@ FLOOR = 1e-2
 """Of the peak learning rate: where warm-up begins and the cosine ends."""
 NUMBERS: dict[type, torch.dtype] = {int: torch.int64, float: torch.float64, bool: torch.bool}
 """How a checkpoint holds the numbers of an optimizer that are no tensors."""
-NUMBER = (Tensor, *NUMBERS)
 
 
 class Optimization:
@@ -122,7 +121,7 @@ class Optimization:
         state = self.optimizer.state_dict()["state"]
         tensors = {f"optimizer.{i}.{k}": _tensor(v) for i, entry in state.items() for k, v in entry.items()}
         for i, (group, fresh) in enumerate(zip(self.optimizer.param_groups, self._fresh_numbers, strict=True)):
-            numbers = {k: v for k, v in group.items() if isinstance(v, NUMBER) and k != "lr"}
+            numbers = {k: v for k, v in group.items() if _is_number(v) and k != "lr"}
             tensors |= {f"group.{i}.{k}": _tensor(v) for k, v in numbers.items() if fresh.get(k) is not v}
         averages = self.ema.averages if self.ema is not None else {}
         return tensors | {f"ema.{name}": value for name, value in averages.items()}
@@ -145,7 +144,7 @@ class Optimization:
         for name, value in under("group", tensors).items():
             index, _, key = name.partition(".")
             group = groups[int(index)] if index in map(str, range(len(groups))) else None
-            if group is None or value.ndim or not isinstance(group.get(key, 0), NUMBER):
+            if group is None or value.ndim or not _is_number(group.get(key, 0)):
                 raise _of_another_training(path, f"group.{name}", value)
             group[key] = _plain(value)
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -153,6 +152,10 @@ class Optimization:
             averages = under("ema", tensors)
             check_state(self.ema.averages, {k: v for k, v in averages.items() if k not in self.ema.constant}, path)
             self.ema.averages = {name: averages[name].clone() for name in self.ema.averages}
+
+
+def _is_number(value: Any) -> bool:
+    return torch.is_tensor(value) or type(value) in NUMBERS
 
 
 def _tensor(value: Any) -> Tensor:
