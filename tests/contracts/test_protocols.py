@@ -1,4 +1,4 @@
-"""Protocols that are asked for with isinstance say the same on all Pythons.
+"""Protocols that isinstance is asked about say the same on all Pythons.
 
 From Python 3.12 on, isinstance looks members up by `inspect.getattr_static`, which sees no submodules, and properties
 that raise an AttributeError.
@@ -50,11 +50,11 @@ def test_isinstance_is_the_same_by_static_lookup(name: str) -> None:
     planner = tiny.planner(**PLANNERS[name])
     parts = [planner, *(part for part in vars(planner).get("_modules", {}).values() if part is not None)]
     parts.append(planner.sampler)
-    asked = 0
+    matches = 0
     for part in parts:
         for protocol in PROTOCOLS:
             names = members(protocol)
             static = all(inspect.getattr_static(part, name, MISSING) is not MISSING for name in names)
             assert isinstance(part, protocol) == static, (type(part).__name__, protocol.__name__)
-            asked += static
-    assert asked > 5
+            matches += static
+    assert matches > 5

@@ -29,7 +29,7 @@ from trajgen.core.files import (
     write_json,
 )
 from trajgen.core.formats import FORMAT, current
-from trajgen.core.options import convert, differing, flat, structure
+from trajgen.core.options import convert, differing, entry, flat, structure
 from trajgen.security import check_entries, check_numbers
 
 if TYPE_CHECKING:
@@ -251,12 +251,11 @@ def episode_options(data: Mapping[str, Any], named_env: Mapping[str, Any]) -> di
     """
     named = named_env if data.get("env_id") is None else {}
     options = [each for each in (named.get("options"), data.get("env_options")) if isinstance(each, Mapping)]
-    shift = data["shift"] if isinstance(data.get("shift"), Mapping) else {}
     return {
         "max_episode_steps": data.get("max_episode_steps") or named.get("max_episode_steps"),
         "env_options": {name: value for each in options for name, value in each.items()},
         "resets": data.get("resets") or None,
-        "blocked": shift.get("blocked") or None,
+        "blocked": entry(data, ("shift", "blocked")) or None,
     }
 
 
