@@ -138,9 +138,9 @@ def test_decision_time_is_that_of_fresh_episodes() -> None:
 def test_first_observations_differ_where_an_environment_reuses_its_array() -> None:
     class Reusing(Walk):
         def _see(self) -> dict[str, np.ndarray]:
-            self.seen = getattr(self, "seen", super()._see())
-            self.seen["observation"][:] = self.position
-            return self.seen
+            self.observation = getattr(self, "observation", super()._see())
+            self.observation["observation"][:] = self.position
+            return self.observation
 
     first = first_observations(walk_env(Reusing), range(2))
     assert first[0]["observation"][0] != first[1]["observation"][0]

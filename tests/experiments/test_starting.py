@@ -133,10 +133,11 @@ def test_data_with_another_offset_are_refused(tiny_run: Path) -> None:
         require_same_offsets(str(tiny_run), replace(tiny.SPACE, state_offset=(0.0, 0.0, 1.7e9, 0.0)))
 
 
-def test_returns_to_another_power_are_refused(tiny_run: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])  # also where there is nothing to resume yet
+def test_returns_to_another_power_are_refused(resume: bool, tiny_run: Path) -> None:
     config, _ = load_run(tiny_run)
     dry_run(replace(config, init=str(tiny_run)))
-    other = replace(config, init=str(tiny_run), data=replace(config.data, return_power=1.0))
+    other = replace(config, init=str(tiny_run), resume=resume, data=replace(config.data, return_power=1.0))
     with pytest.raises(ConfigError, match=r"got: .*return_power=1\.0") as refusal:
         dry_run(other)
     assert refusal.value.fix == "data.return_power=0.25"

@@ -23,6 +23,7 @@ from trajgen.experiments.starting import (
     stages_of,
     start_from,
 )
+from trajgen.experiments.zoo import local_folder
 
 if TYPE_CHECKING:
     import torch
@@ -223,9 +224,11 @@ def dry_run(config: Config) -> None:
     if _chooses_scales(config):
         _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
-    if config.init is not None and not config.resume:  # whose weights may come from its own checkpoint
-        checkpoint_of(config.init)
-        require_same_returns(config.init, config.data.return_power)
+    if config.init is not None:
+        if not config.resume:  # with its own checkpoint, a run needs the other one no more
+            checkpoint_of(config.init)
+        if (local_folder(config.init) / "config.json").is_file():
+            require_same_returns(config.init, config.data.return_power)
     config.policy.steps(planner, config.data.chunk)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(

@@ -115,15 +115,15 @@ class AgentsDecoder(_PerAgent):
 class AgentsAction(_PerAgent):
     """An action head (`trajgen.core.protocols.ActionHead`) that reads an agent's plan and own state, for teams."""
 
+    def __init__(self, part: Any, axis: AgentAxis, features: int) -> None:
+        super().__init__(part, axis, features)
+        if isinstance(part, FollowsPlans):  # no property: protocols see one also where the head has no such steps
+            self.plan_steps = part.plan_steps
+
     @property
     def reads_trajectory(self) -> bool:
         """Whether it needs the decoded trajectory."""
         return bool(self.part.reads_trajectory)
-
-    def __init__(self, part: Any, axis: AgentAxis, features: int) -> None:
-        super().__init__(part, axis, features)
-        if isinstance(part, FollowsPlans):
-            self.plan_steps = part.plan_steps
 
     def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:
         """The noise (B, H, A) of the actions of B plans, of a head that samples them."""
