@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from trajgen import experiments
 from trajgen.bench.timing import machine, synchronize
 from trajgen.config import compose
+from trajgen.core.sources import source_of
 from trajgen.engine.device import choose_device, prefer_fast_matmul
 from trajgen.engine.loop import Training
 from trajgen.engine.optimization import Optimization
@@ -73,7 +74,7 @@ def main(file: str, *words: str) -> None:
                 training._begin(stage, settings)
                 optimization = Optimization(planner, stage, settings, 1000)
                 take, timer, numbers = (
-                    training._step_of(stage, optimization, settings.batch_size),
+                    training._step_of(stage, optimization, source_of(stage, source), settings.batch_size),
                     Timer(device),
                     count(),
                 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import profile_steps
 import pytest
 import small
 import tiny
@@ -110,6 +111,17 @@ def test_commands_on_the_gpu(run: Path, tmp_path: Path) -> None:
     main(["bench", "decision", f"run={run}", "repeats=2", "batch=[1]", f"out={tmp_path / 'decision.json'}"])
     lines = json.loads((tmp_path / "decision.json").read_text())["lines"]
     assert {line["name"] for line in lines} >= {"eager", "cuda_graph"}
+
+
+@pytest.mark.simulated  # on a GPU: device_check.sh
+def test_the_profile_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script that ``device_check.sh`` runs measures all stages that are trained."""
+    monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.setenv("REPEATS", "1")
+    profile_steps.main(str(tmp_path / "profile.json"), tiny.TRAIN[0], *tiny.TRAIN[2:])
+    stages = json.loads((tmp_path / "profile.json").read_text())["stages"]
+    assert set(stages) == set(tiny.STAGES)
+    assert all(figures["ms"] > 0 for figures in stages.values())
 
 
 @pytest.mark.gpu
