@@ -275,9 +275,16 @@ class SimulatedCuda:
 
         def set_device(device: Any) -> None:
             index = device if isinstance(device, int) else torch.device(device).index
-            if not 0 <= (index or 0) < self.devices:
+            if index is None:
+                raise ValueError(f"Expected a torch.device with a specified index or an integer, but got: {device}")
+            if not 0 <= index < self.devices:
                 raise RuntimeError("CUDA error: invalid device ordinal")
-            self.index = index or 0
+            self.index = index
+
+        def set_sync_debug_mode(mode: str) -> None:
+            if mode != "default":
+                warnings.warn("Synchronization debug mode is a prototype feature.", stacklevel=2)
+            self.debug = mode
 
         @contextmanager
         def device(which: Any) -> Iterator[None]:
@@ -300,7 +307,7 @@ class SimulatedCuda:
             "get_device_name": lambda which=None: f"Simulated {canonical('cuda' if which is None else which).index}",
             "get_device_capability": lambda _=None: (9, 0),
             "mem_get_info": lambda _=None: (self.memory, self.memory),
-            "set_sync_debug_mode": lambda mode: setattr(self, "debug", mode),
+            "set_sync_debug_mode": set_sync_debug_mode,
             "synchronize": lambda _=None: self.wait("synchronize"),
             "manual_seed_all": lambda _: None,
             "is_current_stream_capturing": lambda: self._graph is not None,

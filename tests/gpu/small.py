@@ -51,7 +51,8 @@ class Setup:
             stride, chunk, horizon = 1, 2, 2
         shape = {"horizon": horizon, "stride": stride, "chunk": chunk}
         self.options = replace(config.data, **shape, **changes)
-        self.window = WindowShape(**shape, return_power=config.data.return_power, goal_state=(0, 1))
+        radius = config.data.goal_radius
+        self.window = WindowShape(**shape, return_power=config.data.return_power, goal_state=(0, 1), goal_radius=radius)
         self.policy_options = config.policy
         if isinstance(config.policy.replan_interval, int):
             self.policy_options = replace(config.policy, replan_interval=min(config.policy.replan_interval, chunk))

@@ -47,8 +47,9 @@ class BatchesAhead:
 
     def __init__(self, make: Callable[[int, int, int], Batch], device: torch.device) -> None:
         self._make, self._device = make, device
-        # Pinned memory belongs to the thread's current device.
-        self._thread = ThreadPoolExecutor(1, "batches", torch.cuda.set_device, (device,))
+        # Pinned memory belongs to the thread's current device, which is set by its number alone.
+        number = torch.cuda.current_device() if device.index is None else device.index
+        self._thread = ThreadPoolExecutor(1, "batches", torch.cuda.set_device, (number,))
         self._next: tuple[tuple[int, int, int], Future[PinnedBatch]] | None = None
 
     def __call__(self, step: int, size: int, rank: int) -> Batch:

@@ -114,7 +114,9 @@ class CapturedStep:
     @contextmanager
     def _watch(self) -> Iterator[None]:
         """Notes whether the step within it waits for the device, and reports where."""
-        torch.cuda.set_sync_debug_mode("warn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first call warns that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
