@@ -6,6 +6,7 @@ import os
 import time
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,13 @@ import pytest
 from walks import Walk, walk_env
 
 from trajgen.core.errors import DataError
+from trajgen.envs.eval_env import make_eval_env
 from trajgen.evaluation import pool
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
 from trajgen.evaluation.pool import env_pool
 from trajgen.evaluation.rollout import Rollouts, rollout
 from trajgen.evaluation.workers import MOST, WorkerPool
+from trajgen.experiments.run_folder import load_config
 
 LENGTHS = 3 + np.arange(8) % 5
 
@@ -100,6 +103,12 @@ def test_two_ends_of_one_process_at_once_cost_their_own_episodes_alone() -> None
     assert [error["seed"] for error in ending.errors] == [1, 2, 5, 6]
     rest = ending.completed
     np.testing.assert_array_equal(ending.returns[rest], undisturbed.returns[rest])
+
+
+def test_processes_print_no_notices_of_packages(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with env_pool(make_eval_env(load_config(run)[0].data), 2, 2) as envs:
+        envs.reset([0, 1])
+    assert "gymnasium-robotics" not in capfd.readouterr().err
 
 
 def test_an_environment_that_a_process_cannot_make_is_named() -> None:

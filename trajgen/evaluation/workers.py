@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import DataError
+from trajgen.envs import gym
 from trajgen.evaluation import pool
 from trajgen.evaluation.pool import Moment, close
 
@@ -209,6 +210,7 @@ def serve(number: int) -> None:
     connection = Connection(number)
     make, slots = connection.recv()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
+    gym.register_envs()  # before what was sent imports packages that print a notice
     try:
         eval_env = cloudpickle.loads(make)
         envs = {index: eval_env.make_env() for index in slots}
