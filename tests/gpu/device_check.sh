@@ -38,7 +38,7 @@ graph=$([[ $DEVICE == cuda* ]] && echo cuda_graph || echo eager)
 
 (cd "$work" && "${trajgen[@]}" data make pointmaze/umaze-dwell) >"$OUT/data.txt" 2>&1 &
 data=$!
-step tests 150 "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu --tb=short -rs
+step tests 150 "$PYTHON" -m pytest -v -p no:cacheprovider -n 4 --dist load tests/gpu --tb=short -rs
 for size in default paper; do
   words=()
   [[ $size == paper ]] && words=("${paper[@]}")
@@ -53,6 +53,8 @@ step "profile paper" 90 "$PYTHON" "$here/profile_steps.py" "$OUT/profile_paper.j
 step evaluate 60 "${trajgen[@]}" evaluate "run=$work/run" "device=$DEVICE" "policy.backend=$graph" \
   "evaluation.episodes=$EPISODES" evaluation.reference=false "out=$work/evaluation"
 step export 60 "${trajgen[@]}" export "run=$work/run" format=torch_export "out=$work/exported"
+step "profile paper compiled" 150 "$PYTHON" "$here/profile_steps.py" "$OUT/profile_compiled.json" "${paper[@]}" \
+  engine.compile=true
 for file in run/evaluation.json run/metrics.jsonl run/summary.md evaluation/evaluation.json; do
   [[ -f $work/$file ]] && cp "$work/$file" "$OUT/${file//\//_}"
 done
