@@ -12,15 +12,17 @@ from torch import Tensor
 
 from trajgen.conditioners import FieldConditioner
 from trajgen.core.types import Batch, Cond, Losses, Plan
-from trajgen.critics.plans import HorizonCritic
+from trajgen.critics.plans import HorizonCritic, PlanLength, PlannedReturn, _Untrained
 from trajgen.critics.values import ExpectileValue
 from trajgen.nn.target import follow
 from trajgen.samplers.autoregressive import draw
+from trajgen.subgoals import LandmarkGraph
 
 FOLLOW = "targets follow the weights that are trained"
 STEPS = "what a step leads to, brings and ends changes the loss"
 EARNED = "scores rise with what was earned"
 STRENGTHS = "temperature and guidance have an effect"
+UNITS = "the same in any normalization of the data"
 
 
 @mistake("critic", FOLLOW, "target.0.weight")
@@ -82,6 +84,56 @@ class CriticWithoutItsGoal(ExpectileValue):
 class CriticOfTheNextReturn(HorizonCritic):
     def loss(self, batch: Batch) -> Losses:
         return super().loss(replace(batch, returns=batch.returns.roll(-1, 1)))
+
+
+@mistake("critic", UNITS, "normalizer.goal.inverse")
+class CriticOfDistancesBetweenNormalizedValues(_Untrained):
+    reads = ("state", "position")
+
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        positions = points["position"] if "position" in points else points["state"][..., :2]
+        assert cond.goal is not None
+        return -(positions[:, -1] - cond.goal).norm(dim=-1)
+
+
+@mistake("critic", UNITS, "other scores")
+class CriticWithoutTheUnitsOfTheGoal(PlanLength):
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        assert cond.goal is not None
+        return super().forward(points, replace(cond, goal=self._normalizer[0].goal(cond.goal)))
+
+
+@mistake("critic", UNITS, "other scores")
+class CriticOfNormalizedReturns(PlannedReturn):
+    """Adds them to rewards in the units of the data."""
+
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        returns = self._normalizer[0].returns(points["return"])
+        return super().forward({**points, "return": returns}, cond)
+
+
+class SoundCriticOfNormalizedReturns(_Untrained):
+    """Ranks plans as their returns in the units of the data would."""
+
+    reads = ("return",)
+
+    def __init__(self, goal_dim: int) -> None:
+        super().__init__()
+
+    def forward(self, points: Any, cond: Cond) -> Tensor:
+        return points["return"][:, :, 0].mean(1)
+
+
+@mistake("subgoal", UNITS, "normalizer.state.inverse")
+class SubgoalOfNormalizedStates(LandmarkGraph):
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return super().forward(self._normalizer[0].state(state), goal)
+
+
+@mistake("subgoal", UNITS, "normalizer.goal")
+class SubgoalInUnitsOfTheGoal(LandmarkGraph):
+    def forward(self, state: Tensor, goal: Tensor) -> Tensor:
+        return self._normalizer[0].goal.inverse(super().forward(state, goal))
 
 
 @mistake("sampler", "a scale is drawn from those before it", "Scale 3 is not predicted from all codes before it")

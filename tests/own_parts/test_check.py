@@ -86,6 +86,13 @@ def test_a_conditioner_that_withholds_nothing_and_says_so_is_sound() -> None:
             assert result.outcome == "not applicable" and result.message
 
 
+def test_a_critic_may_rank_by_normalized_returns() -> None:
+    registry.register("critic", "ranking")(harmful_worth.SoundCriticOfNormalizedReturns)
+    fixture = testing.find_fixture("critic", "ranking")
+    (each,) = (each for each in testing.CONTRACTS if "normalization" in each.promise and each.kinds == ("critic",))
+    each.check(fixture)
+
+
 def test_two_of_a_kind_have_other_weights_in_every_contract() -> None:
     """Loading the state of one into the other would hide what they share."""
     fixture = testing.find_fixture("decoder", "plain")

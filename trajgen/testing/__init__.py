@@ -25,6 +25,7 @@ from trajgen.testing import (
     priors,
     registration,
     tokenizers,
+    units,
 )
 from trajgen.testing.contract import CONTRACTS, Contract, Result, attempt
 from trajgen.testing.fixture import Fixture, find_fixture
@@ -36,7 +37,19 @@ SIGNATURE_CONTRACTS = {
     "options have types and literal defaults": registration.check_options,
     "an unknown option is refused": registration.check_unknown_option,
 }
-CONTRACT_MODULES = (registration, common, isolation, inputs, encoders, tokenizers, priors, plans, critics, planners)
+CONTRACT_MODULES = (
+    registration,
+    common,
+    isolation,
+    inputs,
+    encoders,
+    tokenizers,
+    priors,
+    plans,
+    critics,
+    units,
+    planners,
+)
 
 
 @dataclass(frozen=True)
