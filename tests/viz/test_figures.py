@@ -233,7 +233,13 @@ def test_summary_is_one_page_with_its_figures(evaluation: dict) -> None:
         "parts": {"data": 0.05, "forward": 0.5, "backward": 0.7},
         "losses": {"total": 0.01234}, "usage": {"1": 0.5, "2": 1.0},
     }  # fmt: skip
-    stages = [tokenizer, {"name": "prior", "steps": 200}]
+    captured = {
+        "name": "action",
+        "steps": 9,
+        "minutes": 0.04,
+        "parts": {"forward": 0.03, "backward": 0.0, "data": 0.01},
+    }
+    stages = [tokenizer, {"name": "prior", "steps": 200}, captured]
     errors = {"state": 0.125, "state_units": 0.1, "state_other_latent": 0.5, "state_zero_latent": 0.6}
     evaluation = evaluation | {"condition_error": errors, "hardware": {"cpu": "Z80", "threads": 1}}
     page = summary_markdown(config, evaluation, stages, ["plots/plan.png"], versions={"torch": "2.9"})
@@ -248,6 +254,7 @@ def test_summary_is_one_page_with_its_figures(evaluation: dict) -> None:
         "- versions: torch 2.9",
         "| tokenizer | 100 | 1.2 | bfloat16 | backward 56%, forward 40%, data 4% | total 0.0123 |",
         "| prior | 200 | – | – | – | – |",
+        "| action | 9 | 0.04 | – | forward and backward 75%, data 25% | – |",
         "| 2 | 100% |",
         "![plan](plots/plan.png)",
         "trajgen train recipe=mage seed=3",

@@ -161,7 +161,10 @@ def next_steps(run: str, words: Sequence[str], *, has_env: bool = True) -> str:
 def _stage_row(stage: Mapping[str, Any]) -> tuple[str, ...]:
     minutes = stage.get("minutes")
     losses = ", ".join(f"{name} {value:.3g}" for name, value in (stage.get("losses") or {}).items())
-    parts = sorted((stage.get("parts") or {}).items(), key=lambda part: -part[1]) if minutes else []
-    spent = ", ".join(f"{name} {part / minutes:.0%}" for name, part in parts)
+    parts = dict(stage.get("parts") or {}) if minutes else {}
+    if parts.get("backward") == 0:  # a captured step has one graph for both
+        parts["forward and backward"] = parts.pop("forward", 0.0) + parts.pop("backward")
+    spent = ", ".join(f"{n} {part / minutes:.0%}" for n, part in sorted(parts.items(), key=lambda part: -part[1]))
     steps, precision = str(stage.get("steps", NOTHING)), stage.get("precision") or NOTHING
-    return stage["name"], steps, number(minutes), precision, spent or NOTHING, losses or NOTHING
+    digits = 2 if minutes and minutes < 1 else 1
+    return stage["name"], steps, number(minutes, digits), precision, spent or NOTHING, losses or NOTHING
