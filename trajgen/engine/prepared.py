@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Generator
 
 from trajgen.core.sources import Source, draw_seed
 from trajgen.core.types import Batch, Stage
@@ -27,7 +26,7 @@ class Prepared:
     def __init__(self, windows: Batch, seed: int) -> None:
         self.windows, self.seed = windows, seed
         first = windows.tensors()[0]
-        self.generator, self._count = Generator(first.device), len(first)
+        self.generator, self._count = torch.Generator(first.device), len(first)
 
     def batch(self, step: int, size: int, rank: int = 0) -> Batch:
         """The ``size`` windows of a step; the same ones at every call."""
