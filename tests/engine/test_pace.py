@@ -38,7 +38,7 @@ def reports(patch: pytest.MonkeyPatch, *seconds: float) -> list[str]:
 
 def test_steps_that_become_slow_are_said_once(busy: pytest.MonkeyPatch) -> None:
     assert reports(busy, 2, 1, 2.9, 1.1) == []
-    (line,) = reports(busy, 2, 1, 20, 20, 19)
+    (line,) = reports(busy, 2, 1, 20, 20, 19, 1, 20, 1, 30)
     assert line.startswith("Steps take 20 times as long as before; its load is 7.9, with 2 cores")
     assert "OMP_NUM_THREADS=1" in line
 

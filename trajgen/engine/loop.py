@@ -91,6 +91,7 @@ class Training:
         self.options.check_batch_sizes(self.stages, self.world_size)
         if not is_main_process():
             self.console = Console(quiet=True)
+        self.pace = Pace(self.console.print)
 
     def run(self, *, resume: bool = False) -> None:
         """Trains all stages, or goes on from the last whole checkpoint.
@@ -219,12 +220,12 @@ class Training:
             optimization.load_state(state, self.checkpoints.folder)
         held_out = None if self.val_source is None else source_of(stage, self.val_source)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
-        timer, pace = Timer(self.device), Pace(self.console.print)
+        timer = Timer(self.device)
         start = time.perf_counter()
         with timer.part("data"):
             source = self._source(stage, settings, offset, signals)
         take_step = self._step_of(stage, optimization, source, settings.batch_size)
-        pace.resume(first_step)
+        self.pace.begin(first_step)
         last_time, last_step = time.perf_counter(), first_step
         windows = settings.batch_size // (self.options.accumulate * self.world_size)
         smaller = f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
@@ -242,7 +243,7 @@ class Training:
                 if not (log or save):
                     continue
                 means = self._finite_means(stage, values, done)
-                pace.pause(done)
+                self.pace.pause(done)
                 with timer.part("logging"):
                     if val_source is not None:
                         means |= self._validate(stage, optimization, val_source, settings.batch_size)
@@ -260,7 +261,7 @@ class Training:
                         show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                     if save:
                         path = self._save(Position(index, done), optimization)
-                pace.resume(done)
+                self.pace.resume(done)
                 if stop:
                     raise StoppedError(f"Stopped in stage '{stage.name}' after step {done}; {path} is whole.")
         self._end_stage(optimization)

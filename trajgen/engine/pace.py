@@ -18,13 +18,18 @@ class Pace:
     """Compares the steps between two lines of the log with the fastest ones of the stage, and says once what helps.
 
     Args:
-        report: is told.
+        report: is told, once in a training.
     """
 
     def __init__(self, report: Callable[[str], None]) -> None:
         self.report = report
+        self._has_reported = False
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """A stage begins, with its steps from ``step`` on."""
         self.fastest = float("inf")  # seconds a step
-        self.resume(0)
+        self.resume(step)
 
     def resume(self, step: int) -> None:
         """Steps go on from ``step``."""
@@ -33,11 +38,12 @@ class Pace:
     def pause(self, step: int) -> None:
         """Steps were taken up to ``step``; the device has finished them."""
         seconds, steps = time.perf_counter() - self._time, step - self._step
-        if steps and seconds / steps > SLOWER * self.fastest and seconds > SHORTEST:
+        if not steps:
+            return
+        if seconds / steps > SLOWER * self.fastest and seconds > SHORTEST and not self._has_reported:
             self.report(f"Steps take {seconds / steps / self.fastest:.0f} times as long as before; {_load()}.{_help()}")
-            self.fastest = float("inf")
-        elif steps:
-            self.fastest = min(self.fastest, seconds / steps)
+            self._has_reported = True
+        self.fastest = min(self.fastest, seconds / steps)
 
 
 def busy_machine() -> str | None:
