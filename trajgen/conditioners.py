@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import AgentAxis, Cond
+from trajgen.nn.goals import RelativeGoal
 from trajgen.nn.layers import FourierFeatures, mlp
 
 
@@ -28,6 +30,8 @@ class FieldConditioner(nn.Module):
         goal_dim: G; 0 drops the goal from ``fields``.
         strides: of windows and plans.
         agent_axis: of a team. Tokens of an agent see its own state, those of all agents the mean of their embeddings.
+        goal_state: the state features that goals specify.
+        normalizer: of the data.
         fields: any of state, return, goal.
         optional: the fields that dropout and classifier-free guidance mask.
         width: E, the width of the embedding.
@@ -35,9 +39,10 @@ class FieldConditioner(nn.Module):
         dropout: probability that the optional fields of a training window are masked.
         return_scales: the number of coarsest scales that see the return-to-go; null for all.
         fourier_frequencies: Fourier frequencies of each value; 0 for none.
+        relative_goal: whether the way to the goal is embedded with the goal: direction and distance from the position.
 
     Raises:
-        ConfigError: for an unknown field.
+        ConfigError: for an unknown field, or a relative goal where goals specify no state features.
     """
 
     identity: Tensor
@@ -51,6 +56,8 @@ class FieldConditioner(nn.Module):
         goal_dim: int,
         strides: tuple[int, ...] = (1,),
         agent_axis: AgentAxis | None = None,
+        goal_state: tuple[int, ...] = (),
+        normalizer: Normalizer | None = None,
         *,
         fields: tuple[str, ...] = ("state", "return", "goal"),
         optional: tuple[str, ...] = ("return", "goal"),
@@ -59,6 +66,7 @@ class FieldConditioner(nn.Module):
         dropout: float = 0.1,
         return_scales: int | None = None,
         fourier_frequencies: int = 4,
+        relative_goal: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"state": state_dim, "return": 1, "goal": goal_dim}
@@ -89,6 +97,11 @@ class FieldConditioner(nn.Module):
             features = FourierFeatures(sizes[name], fourier_frequencies)
             self.embed[name] = nn.Sequential(features, mlp(features.out_features, width, width))
             self.missing[name] = nn.Parameter(torch.zeros(width))
+        self.relative_goal: RelativeGoal | None = None
+        if relative_goal and "goal" in self.fields:
+            option = "conditioner.relative_goal"
+            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer, frequencies=2, option=option)
+            self.relative_embed = mlp(self.relative_goal.out_features, width, width)
         self.stride_embed: nn.Module | None = None
         if len(strides) > 1:
             features = FourierFeatures(1, fourier_frequencies)
@@ -110,6 +123,8 @@ class FieldConditioner(nn.Module):
             if value is not None:
                 of_tokens = name == "state" and self.agents > 1
                 embedded = self._of_agents(value) if of_tokens else self.embed[name](value).unsqueeze(1)
+                if name == "goal" and self.relative_goal is not None:
+                    embedded = embedded + self.relative_embed(self.relative_goal(value, cond.state)).unsqueeze(1)
             if cond_mask is not None and name in self.optional:
                 embedded = torch.where(cond_mask[:, None, None], embedded, missing)
             if name == "return" and self.sees_return is not None:

@@ -11,6 +11,7 @@ import torch
 from accepts import cells, check_cell
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.types import Cond
 
@@ -27,6 +28,8 @@ def make(**options: Any) -> Any:
         "goal_dim": 2,
         "strides": (3,),
         "agent_axis": None,
+        "goal_state": (0, 1),
+        "normalizer": Normalizer(4, 2, 2),
     }
     return tiny.shake(build("conditioner", tiny.node("conditioner", "fields", **options), **wiring)).eval()
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.types import Cond, Plan
 from trajgen.views import FieldView
@@ -22,6 +23,7 @@ WIRING: dict[str, Any] = {
     "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12,
     "schedule": tiny.schedule("geometric"),
     "view": FieldView(4, 2, (tiny.STRIDE,), fields=("return", "state")),
+    "goal_state": (0, 1), "normalizer": Normalizer(4, 2, 2),
 }  # fmt: skip
 
 

@@ -7,8 +7,10 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
 from trajgen.core.types import Plan
+from trajgen.nn.goals import RelativeGoal
 from trajgen.nn.layers import FourierFeatures, Histogram, PlanStrides, mlp
 
 
@@ -64,10 +66,13 @@ class LatentStateInverseDynamics(nn.Module):
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
         strides: at which plans are made, one or several.
+        goal_state: the state features that goals specify.
+        normalizer: of the data.
         width: units of each hidden layer.
         depth: linear layers after the first.
         fourier_frequencies: Fourier frequencies of each value of the state and the goal, for fine control.
         goal: whether the goal is read as well, if there is one: codes tell less exactly where a plan ends.
+        relative_goal: whether the way to it is read too: direction and distance from the current position.
         num_bins: into which each action is classified, for multimodal actions or actions at their bounds; 0 for
             regression.
         bin_limit: the outermost bins, in standard deviations of the actions.
@@ -75,7 +80,8 @@ class LatentStateInverseDynamics(nn.Module):
             0 for their mean.
 
     Raises:
-        ConfigError: for a single bin, a limit that is not positive, or a temperature without bins.
+        ConfigError: for a single bin, a limit that is not positive, a temperature without bins, or a relative goal
+            where goals specify no state features.
     """
 
     reads_trajectory = False
@@ -89,11 +95,14 @@ class LatentStateInverseDynamics(nn.Module):
         action_dim: int,
         chunk: int,
         strides: tuple[int, ...] = (1,),
+        goal_state: tuple[int, ...] = (),
+        normalizer: Normalizer | None = None,
         *,
         width: int = 256,
         depth: int = 2,
         fourier_frequencies: int = 0,
         goal: bool = False,
+        relative_goal: bool = False,
         num_bins: int = 0,
         bin_limit: float = 3.0,
         temperature: float = 0.0,
@@ -120,6 +129,11 @@ class LatentStateInverseDynamics(nn.Module):
         if self.reads_goal:
             self.goal_features = FourierFeatures(goal_dim, fourier_frequencies)
             self.goal_proj = nn.Linear(self.goal_features.out_features, width)
+        self.relative_goal: RelativeGoal | None = None
+        if self.reads_goal and relative_goal:
+            option = "action.relative_goal"
+            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer, frequencies=2, option=option)
+            self.relative_proj = nn.Linear(self.relative_goal.out_features, width)
         self.offset_embed = nn.Embedding(len(strides) * chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))
         self.histogram = Histogram(num_bins, bin_limit) if num_bins else None
@@ -154,5 +168,8 @@ class LatentStateInverseDynamics(nn.Module):
         if self.reads_goal and plan.goal is not None:
             embedded = embedded + self.goal_proj(self.goal_features(plan.goal))
         offset = self.offset_embed(self.strides.number(plan.stride) * self.chunk + offsets)
-        out = self.network(embedded.unsqueeze(1) + self.state_proj(self.features(states)) + offset)
+        embedded = embedded.unsqueeze(1)
+        if self.relative_goal is not None and plan.goal is not None:
+            embedded = embedded + self.relative_proj(self.relative_goal(plan.goal.unsqueeze(1), states))
+        out = self.network(embedded + self.state_proj(self.features(states)) + offset)
         return out if self.histogram is None else out.unflatten(-1, (-1, len(self.histogram.centers)))

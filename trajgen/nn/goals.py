@@ -1,0 +1,56 @@
+"""Goals as a planner at some place sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
+from trajgen.nn.layers import FourierFeatures, columns
+
+NEAR = 0.02
+"""A distance below which directions fade, in deviations of the positions."""
+
+
+class RelativeGoal(nn.Module):
+    """Features of the way from the position in a state to a goal: its direction, and the logarithm of its length.
+
+    A network that gets position and goal apart has to learn their difference, which is small beside both where goals
+    are near.
+
+    Args:
+        goal_dim: G.
+        goal_state: the G features of the state that a goal specifies.
+        normalizer: of the data.
+        frequencies: Fourier frequencies of each feature.
+        option: that asks for it, for errors.
+
+    Raises:
+        ConfigError: if goals do not specify features of the state.
+    """
+
+    def __init__(
+        self, goal_dim: int, goal_state: Sequence[int], normalizer: Normalizer | None, *, frequencies: int, option: str
+    ) -> None:
+        super().__init__()
+        if normalizer is None or not goal_dim or len(goal_state) != goal_dim:
+            raise ConfigError(
+                "A relative goal is the way to it from a position in the state.",
+                got=f"{option}=true with goals of {goal_dim} numbers and data.goal_state={list(goal_state)}",
+                fix=f"data.goal_state with as many features, or {option}=false",
+            )
+        self.indices = list(goal_state)
+        self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module
+        self.features = FourierFeatures(goal_dim + 1, frequencies)
+        self.out_features = self.features.out_features
+
+    def forward(self, goal: Tensor, state: Tensor) -> Tensor:
+        """Features (..., F) of normalized goals (..., G) seen from normalized states (..., S)."""
+        maps = self._normalizer[0]
+        mean, scale = columns(maps.state.mean, self.indices), columns(maps.state.scale, self.indices)
+        way = (maps.goal.inverse(goal) - (columns(state, self.indices) * scale + mean)) / scale.mean()
+        length = way.square().sum(-1, keepdim=True).sqrt() + NEAR
+        return self.features(torch.cat([way / length, length.log()], dim=-1))
