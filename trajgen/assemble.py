@@ -76,6 +76,8 @@ class WindowShape:
     """Distance to the goal within which a step is rewarded; None where rewards are the data's own."""
     terminate_at_goal: bool = False
     """Whether the task is over on arrival."""
+    relative_goals: bool = False
+    """Whether goals are also seen from the position in the state."""
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -112,6 +114,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "goal_state": window.goal_state if goal_dim else (),
         "goal_radius": window.goal_radius if goal_dim else None,
         "terminate_at_goal": window.terminate_at_goal,
+        "relative_goals": window.relative_goals and goal_dim > 0,
         "horizon": window.horizon,
         "strides": window.strides,
         "chunk": window.chunk,

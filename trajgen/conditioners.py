@@ -28,10 +28,11 @@ class FieldConditioner(nn.Module):
         schedule: K scales.
         state_dim: S.
         goal_dim: G; 0 drops the goal from ``fields``.
-        strides: of windows and plans.
-        agent_axis: of a team. Tokens of an agent see its own state, those of all agents the mean of their embeddings.
         goal_state: the state features that goals specify.
         normalizer: of the data.
+        relative_goals: whether direction and distance to the goal from the position are embedded with it.
+        strides: of windows and plans.
+        agent_axis: of a team. Tokens of an agent see its own state, those of all agents the mean of their embeddings.
         fields: any of state, return, goal.
         optional: the fields that dropout and classifier-free guidance mask.
         width: E, the width of the embedding.
@@ -39,10 +40,9 @@ class FieldConditioner(nn.Module):
         dropout: probability that the optional fields of a training window are masked.
         return_scales: the number of coarsest scales that see the return-to-go; null for all.
         fourier_frequencies: Fourier frequencies of each value; 0 for none.
-        relative_goal: whether the way to the goal is embedded with the goal: direction and distance from the position.
 
     Raises:
-        ConfigError: for an unknown field, or a relative goal where goals specify no state features.
+        ConfigError: for an unknown field, or relative goals that specify no state features.
     """
 
     identity: Tensor
@@ -54,10 +54,11 @@ class FieldConditioner(nn.Module):
         schedule: ScaleSchedule,
         state_dim: int,
         goal_dim: int,
+        goal_state: tuple[int, ...],
+        normalizer: Normalizer,
+        relative_goals: bool,
         strides: tuple[int, ...] = (1,),
         agent_axis: AgentAxis | None = None,
-        goal_state: tuple[int, ...] = (),
-        normalizer: Normalizer | None = None,
         *,
         fields: tuple[str, ...] = ("state", "return", "goal"),
         optional: tuple[str, ...] = ("return", "goal"),
@@ -66,7 +67,6 @@ class FieldConditioner(nn.Module):
         dropout: float = 0.1,
         return_scales: int | None = None,
         fourier_frequencies: int = 4,
-        relative_goal: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"state": state_dim, "return": 1, "goal": goal_dim}
@@ -98,9 +98,8 @@ class FieldConditioner(nn.Module):
             self.embed[name] = nn.Sequential(features, mlp(features.out_features, width, width))
             self.missing[name] = nn.Parameter(torch.zeros(width))
         self.relative_goal: RelativeGoal | None = None
-        if relative_goal and "goal" in self.fields:
-            option = "conditioner.relative_goal"
-            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer, frequencies=2, option=option)
+        if relative_goals and "goal" in self.fields:
+            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer)
             self.relative_embed = mlp(self.relative_goal.out_features, width, width)
         self.stride_embed: nn.Module | None = None
         if len(strides) > 1:

@@ -30,6 +30,7 @@ def make(**options: Any) -> Any:
         "agent_axis": None,
         "goal_state": (0, 1),
         "normalizer": Normalizer(4, 2, 2),
+        "relative_goals": False,
     }
     return tiny.shake(build("conditioner", tiny.node("conditioner", "fields", **options), **wiring)).eval()
 

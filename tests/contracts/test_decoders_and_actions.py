@@ -23,7 +23,7 @@ WIRING: dict[str, Any] = {
     "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12,
     "schedule": tiny.schedule("geometric"),
     "view": FieldView(4, 2, (tiny.STRIDE,), fields=("return", "state")),
-    "goal_state": (0, 1), "normalizer": Normalizer(4, 2, 2),
+    "goal_state": (0, 1), "normalizer": Normalizer(4, 2, 2), "relative_goals": False,
 }  # fmt: skip
 
 

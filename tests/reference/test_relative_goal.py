@@ -13,6 +13,7 @@ import torch
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
+from trajgen.data.options import DataOptions
 from trajgen.nn.goals import NEAR, RelativeGoal
 
 STATE = torch.tensor([[7.0, 1.0, -4.0, 2.0]])  # the position is (1, 2), its features the second and the last
@@ -31,7 +32,7 @@ def maps() -> Normalizer:
 
 def way(state: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     normalizer = maps()
-    relative = RelativeGoal(2, (1, 3), normalizer, frequencies=0, option="conditioner.relative_goal")
+    relative = RelativeGoal(2, (1, 3), normalizer, frequencies=0)
     return relative(normalizer.goal(goal), normalizer.state(state))
 
 
@@ -50,10 +51,14 @@ def test_at_the_goal_it_has_no_direction() -> None:
     torch.testing.assert_close(way(STATE, STATE[:, [1, 3]]), torch.tensor([[0.0, 0.0, math.log(NEAR)]]))
 
 
+def planner() -> Any:
+    nodes = tiny.nodes(conditioner="fields", action={"name": "latent_state", "goal": True})
+    return tiny.shake(assemble(nodes, tiny.SPACE, replace(tiny.WINDOW, relative_goals=True))).eval()
+
+
 @torch.no_grad()
 def test_a_conditioner_embeds_it_with_the_goal() -> None:
-    planner = tiny.shake(tiny.planner(conditioner={"name": "fields", "relative_goal": True})).eval()
-    conditioner, cond = planner.prior.conditioner, tiny.cond(3)
+    conditioner, cond = planner().prior.conditioner, tiny.cond(3)
     for name in ("state", "goal"):  # what it reads beside the way
         silence(conditioner.embed[name])
     here, there = conditioner(cond), conditioner(moved(cond, state=1.0, goal=1.0))
@@ -64,8 +69,8 @@ def test_a_conditioner_embeds_it_with_the_goal() -> None:
 
 @torch.no_grad()
 def test_a_head_reads_it_from_the_current_state() -> None:
-    planner = tiny.shake(tiny.planner(action={"name": "latent_state", "goal": True, "relative_goal": True})).eval()
-    head, plan, states = planner.action, planner.plan(tiny.cond(3)), tiny.cond(3).state.unsqueeze(1)
+    model = planner()
+    head, plan, states = model.action, model.plan(tiny.cond(3)), tiny.cond(3).state.unsqueeze(1)
     for layer in (head.state_proj, head.goal_proj):
         silence(layer)
     offsets = torch.zeros(3, 1, dtype=torch.long)
@@ -83,9 +88,8 @@ def moved(cond: Any, **by: float) -> Any:
     return replace(cond, **{name: getattr(cond, name) + step for name, step in by.items()})
 
 
-@pytest.mark.parametrize("part", ["conditioner", "action"])
-def test_it_is_refused_where_goals_are_no_features_of_the_state(part: str) -> None:
-    node = {"name": "fields"} if part == "conditioner" else {"name": "latent_state", "goal": True}
-    window = replace(tiny.WINDOW, goal_state=())
-    with pytest.raises(ConfigError, match=rf"{part}\.relative_goal=true with goals of 2 numbers"):
-        assemble(tiny.nodes(**{part: {**node, "relative_goal": True}}), tiny.SPACE, window)
+def test_it_is_refused_where_goals_are_no_features_of_the_state() -> None:
+    with pytest.raises(ConfigError, match="relative_goals=true, goals of 2 numbers"):
+        assemble(tiny.nodes(), tiny.SPACE, replace(tiny.WINDOW, goal_state=(0,), relative_goals=True))
+    with pytest.raises(ConfigError, match="goal_state"):
+        DataOptions(id="a/b-v0", goals="dataset", goal_key="desired_goal", relative_goals=True)

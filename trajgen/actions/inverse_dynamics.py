@@ -65,14 +65,14 @@ class LatentStateInverseDynamics(nn.Module):
         goal_dim: G.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
-        strides: at which plans are made, one or several.
         goal_state: the state features that goals specify.
         normalizer: of the data.
+        relative_goals: whether direction and distance to the goal from the current position are read with it.
+        strides: at which plans are made, one or several.
         width: units of each hidden layer.
         depth: linear layers after the first.
         fourier_frequencies: Fourier frequencies of each value of the state and the goal, for fine control.
         goal: whether the goal is read as well, if there is one: codes tell less exactly where a plan ends.
-        relative_goal: whether the way to it is read too: direction and distance from the current position.
         num_bins: into which each action is classified, for multimodal actions or actions at their bounds; 0 for
             regression.
         bin_limit: the outermost bins, in standard deviations of the actions.
@@ -80,8 +80,8 @@ class LatentStateInverseDynamics(nn.Module):
             0 for their mean.
 
     Raises:
-        ConfigError: for a single bin, a limit that is not positive, a temperature without bins, or a relative goal
-            where goals specify no state features.
+        ConfigError: for a single bin, a limit that is not positive, a temperature without bins, or
+            relative goals that specify no state features.
     """
 
     reads_trajectory = False
@@ -94,15 +94,15 @@ class LatentStateInverseDynamics(nn.Module):
         goal_dim: int,
         action_dim: int,
         chunk: int,
+        goal_state: tuple[int, ...],
+        normalizer: Normalizer,
+        relative_goals: bool,
         strides: tuple[int, ...] = (1,),
-        goal_state: tuple[int, ...] = (),
-        normalizer: Normalizer | None = None,
         *,
         width: int = 256,
         depth: int = 2,
         fourier_frequencies: int = 0,
         goal: bool = False,
-        relative_goal: bool = False,
         num_bins: int = 0,
         bin_limit: float = 3.0,
         temperature: float = 0.0,
@@ -130,9 +130,8 @@ class LatentStateInverseDynamics(nn.Module):
             self.goal_features = FourierFeatures(goal_dim, fourier_frequencies)
             self.goal_proj = nn.Linear(self.goal_features.out_features, width)
         self.relative_goal: RelativeGoal | None = None
-        if self.reads_goal and relative_goal:
-            option = "action.relative_goal"
-            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer, frequencies=2, option=option)
+        if self.reads_goal and relative_goals:
+            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer)
             self.relative_proj = nn.Linear(self.relative_goal.out_features, width)
         self.offset_embed = nn.Embedding(len(strides) * chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))

@@ -142,6 +142,8 @@ class DataOptions:
     """Distance to the window's goal within which a step earns 1."""
     terminate_at_goal: bool = False
     """Whether episodes, and windows, end within the goal radius."""
+    relative_goals: bool = False
+    """Whether parts that read the goal also read direction and distance to it from the state's ``goal_state``."""
     absorbing_terminals: bool = False
     """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925), or
     padding."""
@@ -196,3 +198,5 @@ class DataOptions:
         require(self.achieved_key is not None or not (self.goals == "hindsight" or radius), "achieved_key", reason)
         require(goals or not radius, "goals", "dataset or hindsight, since there is a goal_radius")
         require(radius or not self.terminate_at_goal, "goal_radius", "a distance, since terminate_at_goal is true")
+        located = goals and bool(self.goal_state)
+        require(located or not self.relative_goals, "goal_state", "indices of the state, and goals, for relative_goals")

@@ -210,6 +210,7 @@ def build_planner(config: Config, space: Space) -> nn.Module:
         goal_state=data.goal_state,
         goal_radius=data.goal_radius,
         terminate_at_goal=data.terminate_at_goal,
+        relative_goals=data.relative_goals,
     )
     planner = assemble(config.components, space, window)
     add_lora(planner, config)

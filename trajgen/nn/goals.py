@@ -26,21 +26,20 @@ class RelativeGoal(nn.Module):
         goal_state: the G features of the state that a goal specifies.
         normalizer: of the data.
         frequencies: Fourier frequencies of each feature.
-        option: that asks for it, for errors.
 
     Raises:
         ConfigError: if goals do not specify features of the state.
     """
 
     def __init__(
-        self, goal_dim: int, goal_state: Sequence[int], normalizer: Normalizer | None, *, frequencies: int, option: str
+        self, goal_dim: int, goal_state: Sequence[int], normalizer: Normalizer, *, frequencies: int = 2
     ) -> None:
         super().__init__()
-        if normalizer is None or not goal_dim or len(goal_state) != goal_dim:
+        if not goal_dim or len(goal_state) != goal_dim:
             raise ConfigError(
                 "A relative goal is the way to it from a position in the state.",
-                got=f"{option}=true with goals of {goal_dim} numbers and data.goal_state={list(goal_state)}",
-                fix=f"data.goal_state with as many features, or {option}=false",
+                got=f"data.relative_goals=true, goals of {goal_dim} numbers and data.goal_state={list(goal_state)}",
+                fix="data.goal_state with as many features, or data.relative_goals=false",
             )
         self.indices = list(goal_state)
         self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module
