@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trajgen.assemble import USUAL, WindowShape, assemble
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Space, Transitions
@@ -28,6 +29,13 @@ SPACE = Space(
     action_high=(1.0, 1.0),
     agents=2,
 )
+GOALS: dict[str, Any] = {
+    "goal_dim": 2,
+    "goal_state": (0, 1),
+    "normalizer": Normalizer(4, 2, 2),
+    "relative_goals": False,
+}
+"""What a component is given about goals."""
 SMALL = {
     "latent_length": LATENT,
     "code_dim": 6,

@@ -28,11 +28,11 @@ class FieldConditioner(nn.Module):
         schedule: K scales.
         state_dim: S.
         goal_dim: G; 0 drops the goal from ``fields``.
+        strides: of windows and plans.
+        agent_axis: of a team. Tokens of an agent see its own state, those of all agents the mean of their embeddings.
         goal_state: the state features that goals specify.
         normalizer: of the data.
         relative_goals: whether direction and distance to the goal from the position are embedded with it.
-        strides: of windows and plans.
-        agent_axis: of a team. Tokens of an agent see its own state, those of all agents the mean of their embeddings.
         fields: any of state, return, goal.
         optional: the fields that dropout and classifier-free guidance mask.
         width: E, the width of the embedding.
@@ -54,11 +54,11 @@ class FieldConditioner(nn.Module):
         schedule: ScaleSchedule,
         state_dim: int,
         goal_dim: int,
-        goal_state: tuple[int, ...],
-        normalizer: Normalizer,
-        relative_goals: bool,
         strides: tuple[int, ...] = (1,),
         agent_axis: AgentAxis | None = None,
+        goal_state: tuple[int, ...] = (),
+        normalizer: Normalizer | None = None,
+        relative_goals: bool = False,
         *,
         fields: tuple[str, ...] = ("state", "return", "goal"),
         optional: tuple[str, ...] = ("return", "goal"),

@@ -11,7 +11,6 @@ import torch
 from accepts import cells, check_cell
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.types import Cond
 
@@ -25,12 +24,9 @@ def make(**options: Any) -> Any:
     wiring = {
         "schedule": tiny.schedule("geometric"),
         "state_dim": 4,
-        "goal_dim": 2,
         "strides": (3,),
         "agent_axis": None,
-        "goal_state": (0, 1),
-        "normalizer": Normalizer(4, 2, 2),
-        "relative_goals": False,
+        **tiny.GOALS,
     }
     return tiny.shake(build("conditioner", tiny.node("conditioner", "fields", **options), **wiring)).eval()
 

@@ -13,17 +13,15 @@ from torch import Tensor
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
-from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import build
 from trajgen.core.types import Cond, Plan
 from trajgen.views import FieldView
 
 WIRING: dict[str, Any] = {
     "features": 5, "horizon": tiny.HORIZON, "latent_length": tiny.LATENT, "code_dim": 6, "state_dim": 4,
-    "action_dim": 2, "goal_dim": 2, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12,
+    "action_dim": 2, **tiny.GOALS, "chunk": tiny.CHUNK, "strides": (tiny.STRIDE,), "vocabulary": 12,
     "schedule": tiny.schedule("geometric"),
     "view": FieldView(4, 2, (tiny.STRIDE,), fields=("return", "state")),
-    "goal_state": (0, 1), "normalizer": Normalizer(4, 2, 2), "relative_goals": False,
 }  # fmt: skip
 
 

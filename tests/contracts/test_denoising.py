@@ -43,7 +43,7 @@ def tokenizer(inpaint: bool = False) -> Any:
 
 def wiring(conditioner: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
     parts: dict[str, Any] = {"schedule": SCHEDULE, "code_dim": CODE_DIM, "vocabulary": None, "tokenizer": tokenizer()}
-    parts |= {"view": STATES, "state_dim": 4, "goal_dim": 2, "strides": (3,), "agent_axis": None} | changes
+    parts |= {"view": STATES, "state_dim": 4, **tiny.GOALS, "strides": (3,), "agent_axis": None} | changes
     node = {"name": "fields", "width": 16, "fourier_frequencies": 2, **(conditioner or {})}
     return {"conditioner": build("conditioner", node, **parts), **parts}
 

@@ -30,7 +30,7 @@ def make(name: str, schedule: str = "unit", *, continuous: bool = False, **condi
     """A prior with perturbed weights."""
     vocabulary = None if continuous else VOCABULARY
     wiring: dict[str, Any] = {"schedule": tiny.schedule(schedule), "code_dim": CODE_DIM, "vocabulary": vocabulary}
-    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "latent_length": tiny.LATENT, "features": 5}
+    wiring |= {"state_dim": 4, "action_dim": 2, **tiny.GOALS, "latent_length": tiny.LATENT, "features": 5}
     wiring |= {
         "horizon": tiny.HORIZON,
         "chunk": tiny.CHUNK,

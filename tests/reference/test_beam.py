@@ -341,7 +341,7 @@ def test_candidates_are_among_the_k_likeliest() -> None:
 def test_likelihoods_with_chosen_caches_are_those_of_teacher_forcing(schedule: str, select_every: int | None) -> None:
     lengths, cond = tiny.schedule(schedule), tiny.cond(3)
     wiring: dict[str, Any] = {"schedule": lengths, "code_dim": 4, "vocabulary": 7, "strides": (STRIDE,)}
-    wiring |= {"state_dim": 4, "action_dim": 2, "goal_dim": 2, "horizon": tiny.HORIZON, "period": 1, "agent_axis": None}
+    wiring |= {"state_dim": 4, "action_dim": 2, **tiny.GOALS, "horizon": tiny.HORIZON, "period": 1, "agent_axis": None}
     wiring["conditioner"] = build("conditioner", tiny.node("conditioner", "fields"), **wiring)
     wiring["tokenizer"] = None
     prior = tiny.shake(build("prior", tiny.node("prior", "transformer"), **wiring)).eval()

@@ -51,6 +51,12 @@ def test_at_the_goal_it_has_no_direction() -> None:
     torch.testing.assert_close(way(STATE, STATE[:, [1, 3]]), torch.tensor([[0.0, 0.0, math.log(NEAR)]]))
 
 
+def test_its_gradient_is_finite_at_the_goal() -> None:
+    state = STATE.clone().requires_grad_()
+    way(state, STATE[:, [1, 3]]).sum().backward()
+    assert state.grad is not None and state.grad.isfinite().all()
+
+
 def planner() -> Any:
     nodes = tiny.nodes(conditioner="fields", action={"name": "latent_state", "goal": True})
     return tiny.shake(assemble(nodes, tiny.SPACE, replace(tiny.WINDOW, relative_goals=True))).eval()

@@ -65,10 +65,10 @@ class LatentStateInverseDynamics(nn.Module):
         goal_dim: G.
         action_dim: A.
         chunk: H, the steps for which a plan can be followed.
+        strides: at which plans are made, one or several.
         goal_state: the state features that goals specify.
         normalizer: of the data.
         relative_goals: whether direction and distance to the goal from the current position are read with it.
-        strides: at which plans are made, one or several.
         width: units of each hidden layer.
         depth: linear layers after the first.
         fourier_frequencies: Fourier frequencies of each value of the state and the goal, for fine control.
@@ -94,10 +94,10 @@ class LatentStateInverseDynamics(nn.Module):
         goal_dim: int,
         action_dim: int,
         chunk: int,
-        goal_state: tuple[int, ...],
-        normalizer: Normalizer,
-        relative_goals: bool,
         strides: tuple[int, ...] = (1,),
+        goal_state: tuple[int, ...] = (),
+        normalizer: Normalizer | None = None,
+        relative_goals: bool = False,
         *,
         width: int = 256,
         depth: int = 2,

@@ -143,7 +143,7 @@ class DataOptions:
     terminate_at_goal: bool = False
     """Whether episodes, and windows, end within the goal radius."""
     relative_goals: bool = False
-    """Whether parts that read the goal also read direction and distance to it from the state's ``goal_state``."""
+    """Whether conditioner and action head read goals also as direction and distance from the position."""
     absorbing_terminals: bool = False
     """Whether points beyond a terminal or such an arrival are absorbing states without reward (arXiv 1809.02925), or
     padding."""

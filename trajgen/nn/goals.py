@@ -18,6 +18,8 @@ NEAR = 0.02
 class RelativeGoal(nn.Module):
     """Features of the way from the position in a state to a goal: its direction, and the logarithm of its length.
 
+    At the goal the direction fades to 0, and the length is `NEAR`.
+
     A network that gets position and goal apart has to learn their difference, which is small beside both where goals
     are near.
 
@@ -32,10 +34,10 @@ class RelativeGoal(nn.Module):
     """
 
     def __init__(
-        self, goal_dim: int, goal_state: Sequence[int], normalizer: Normalizer, *, frequencies: int = 2
+        self, goal_dim: int, goal_state: Sequence[int], normalizer: Normalizer | None, *, frequencies: int = 2
     ) -> None:
         super().__init__()
-        if not goal_dim or len(goal_state) != goal_dim:
+        if normalizer is None or not goal_dim or len(goal_state) != goal_dim:
             raise ConfigError(
                 "A relative goal is the way to it from a position in the state.",
                 got=f"data.relative_goals=true, goals of {goal_dim} numbers and data.goal_state={list(goal_state)}",
@@ -51,5 +53,5 @@ class RelativeGoal(nn.Module):
         maps = self._normalizer[0]
         mean, scale = columns(maps.state.mean, self.indices), columns(maps.state.scale, self.indices)
         way = (maps.goal.inverse(goal) - (columns(state, self.indices) * scale + mean)) / scale.mean()
-        length = way.square().sum(-1, keepdim=True).sqrt() + NEAR
+        length = way.norm(dim=-1, keepdim=True) + NEAR
         return self.features(torch.cat([way / length, length.log()], dim=-1))
