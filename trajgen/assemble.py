@@ -114,7 +114,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "goal_state": window.goal_state if goal_dim else (),
         "goal_radius": window.goal_radius if goal_dim else None,
         "terminate_at_goal": window.terminate_at_goal,
-        "relative_goals": window.relative_goals and goal_dim > 0,
+        "relative_goals": window.relative_goals,
         "horizon": window.horizon,
         "strides": window.strides,
         "chunk": window.chunk,

@@ -51,7 +51,7 @@ class RelativeGoal(nn.Module):
     def forward(self, goal: Tensor, state: Tensor) -> Tensor:
         """Features (..., F) of normalized goals (..., G) seen from normalized states (..., S)."""
         maps = self._normalizer[0]
-        mean, scale = columns(maps.state.mean, self.indices), columns(maps.state.scale, self.indices)
-        way = (maps.goal.inverse(goal) - (columns(state, self.indices) * scale + mean)) / scale.mean()
+        way = maps.goal.inverse(goal) - columns(maps.state.inverse(state), self.indices)
+        way = way / columns(maps.state.scale, self.indices).mean()
         length = way.norm(dim=-1, keepdim=True) + NEAR
         return self.features(torch.cat([way / length, length.log()], dim=-1))
