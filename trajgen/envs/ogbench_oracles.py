@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
 
-MAZE_NOISE, CUBE_NOISE = 0.5, 0.1
-"""Standard deviations of what is added to the actions."""
+MAZE_NOISE = 0.5
+"""Standard deviation of what is added to the actions in mazes."""
 STITCH_CELLS = 4
 """Cells from start to goal in the data "stitch"."""
 
@@ -71,27 +72,31 @@ class ShortMaze(Maze):
         return last
 
 
-class Cube:
-    """Moves a cube from target to target.
+class Play:
+    """Does one thing after another with an arm: moves a cube, presses a button, opens or closes a drawer or a window.
+
+    The noise is in its plans.
 
     Args:
-        env: a cube environment of OGBench, made with ``mode=data_collection`` and ``terminate_at_goal=False``.
+        env: a cube environment of OGBench or its scene, made with ``mode=data_collection`` and
+            ``terminate_at_goal=False``.
     """
 
     def __init__(self, env: Any) -> None:
-        from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
-
-        self.env, self.oracle = env.unwrapped, CubeMarkovOracle(env=env)
+        self.env = env.unwrapped
 
     def reset(self) -> None:
-        """Begins with the target that the environment has."""
-        self.oracle.reset(None, self.env.compute_ob_info())
+        """Plans for the target that the environment has."""
+        info = self.env.compute_ob_info()
+        task = info["privileged/target_task"]
+        module = importlib.import_module(f"ogbench.manipspace.oracles.plan.{task}_plan")
+        self.oracle = getattr(module, f"{task.title()}PlanOracle")(env=self.env)
+        self.oracle.reset(None, info)
 
     def act(self, observation: Any) -> np.ndarray:
-        """An action (5,) of the arm, with noise."""
+        """An action (5,) of the arm towards the plan's next pose."""
         if self.oracle.done:
             self.env.set_new_target()
             self.reset()
-        action = self.oracle.select_action(None, self.env.compute_ob_info())
-        noisy: np.ndarray = (action + np.random.normal(0, CUBE_NOISE, len(action))).clip(-1, 1).astype(np.float32)
-        return noisy
+        action: np.ndarray = self.oracle.select_action(None, self.env.compute_ob_info())
+        return action.clip(-1, 1).astype(np.float32)
