@@ -85,6 +85,17 @@ def test_a_head_reads_it_from_the_current_state() -> None:
     assert ((head(later, states, offsets) - here).abs().amax(-1) > 1e-4).all()
 
 
+@pytest.mark.parametrize("name", ["hierarchy", "hiql"])
+def test_a_low_level_whose_goals_are_whole_states_has_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny, "WINDOW", replace(tiny.WINDOW, relative_goals=True))
+    hierarchy = {"name": "hierarchy", "segment": 4}
+    model = tiny.hiql() if name == "hiql" else tiny.planner(conditioner="fields", planner=hierarchy)
+    ways = {name for name, module in model.named_modules() if isinstance(module, RelativeGoal)}
+    assert ways and not any(name.startswith("low.") for name in ways)
+    for stage in filter(lambda each: each.parameters, model.stages()):
+        assert all(loss.isfinite().all() for loss in stage.loss(tiny.batch(64)).values())
+
+
 def silence(module: torch.nn.Module) -> None:
     for parameter in module.parameters():
         parameter.zero_()
