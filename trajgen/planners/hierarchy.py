@@ -89,7 +89,7 @@ class HierarchicalPlanner(nn.Module):
             horizon=segment + overlap,
             goal_dim=state_dim,
             goal_state=tuple(range(state_dim)),
-            relative_goals=False,  # the way to a whole state has no direction
+            relative_goals=False,  # they are whole states, not positions
             normalizer=normalizer.for_subgoals(),
             return_target=nn.Identity(),
         )

@@ -85,8 +85,12 @@ class SubgoalPlanner(PlansNoTrajectory):
         self._normalizer = [normalizer]  # in a list: a submodule that the composition adds
         shared = {"return_target": nn.Identity()}
         self.high = direct_level(action_dim=state_dim, chunk=1, **shared)
-        goals = {"goal_dim": state_dim, "goal_state": tuple(range(state_dim)), "relative_goals": False}  # whole states
-        self.low = direct_level(**goals, **shared)
+        self.low = direct_level(
+            goal_dim=state_dim,
+            goal_state=tuple(range(state_dim)),
+            relative_goals=False,  # they are whole states, not positions
+            **shared,
+        )
 
     @property
     def action(self) -> Any:
