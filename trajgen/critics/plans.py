@@ -125,8 +125,8 @@ class PlanLength(_Untrained):
 class HorizonCritic(nn.Module):
     """The normalized return that windows like the plan brought, by regression (Diffusion Veteran, arXiv 2503.00535).
 
-    A transformer reads all states of the window, and the goal. It judges plans as a whole, by the data's own way of
-    going on after them.
+    There it is the critic of Monte Carlo sampling with selection. A transformer reads all states of the window, and the
+    goal. It judges plans as a whole, by the data's own way of going on after them.
 
     Args:
         state_dim: S.

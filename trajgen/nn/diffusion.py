@@ -78,6 +78,9 @@ class TimeEmbedding(nn.Module):
 class NoisyTransformer(nn.Module):
     """Transformer with full attention, modulated by a condition (DiT, arXiv 2212.09748, section 3.2).
 
+    All layers share one projection of the condition, to which each adds an offset (adaLN-single, arXiv 2310.00426,
+    section 2.3). The MLPs have SiLU where DiT has GELU, and positions are learnt.
+
     Args:
         tokens: L.
         in_features: of a token.
