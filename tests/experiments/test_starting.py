@@ -15,7 +15,7 @@ from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import build_planner, dry_run
-from trajgen.experiments.starting import require_same_offsets, stages_of, start_from
+from trajgen.experiments.starting import is_below, require_same_offsets, stages_of, start_from
 from trajgen.nn.low_rank import add_adapters, merged_weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -43,7 +43,10 @@ def test_what_does_not_fit_stays_fresh_and_is_named(tiny_run: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name] if name in fits else before[name]), name
     assert f"{len(fits)} of {len(before)} tensors; fresh" in note and len(fits) < len(before)
-    assert "prior.blocks.1" in note or "more" in note
+    named = note.partition("another shape: ")[2].partition(";")[0].split(", ")
+    assert {"action", "prior.blocks.1"} <= set(named), named
+    below = {name for name in before if any(is_below(name, part) for part in named)}
+    assert below == set(before) - fits, "what is named, and nothing else, is fresh"
 
 
 def test_a_run_of_which_nothing_fits_is_refused(tiny_run: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from trajgen.core.files import read_json
 from trajgen.core.options import entry
 from trajgen.core.planning import subgoal_of
 from trajgen.core.types import ParameterGroup, Space, Stage
-from trajgen.experiments.zoo import local_folder
+from trajgen.experiments.zoo import init_folder, local_folder
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,8 +23,6 @@ LORA = "lora"
 """What ``train_only`` calls the low-rank adapters."""
 SUBGOAL = "subgoal"
 """The part that is made of the data in every training, without a stage: alone in ``train_only``, no stage is left."""
-NAMED = 6
-"""Modules without a fitting weight that are named before the others are counted."""
 
 
 def checkpoint_of(run: str) -> Path:
@@ -35,10 +33,7 @@ def checkpoint_of(run: str) -> Path:
     """
     from trajgen.engine.checkpoint import Checkpoints
 
-    folder = local_folder(run)
-    if not folder.is_dir():
-        raise CheckpointError("init names a run folder.", got=f"init={run}, which is no folder", fix="init=runs/NAME")
-    return Checkpoints(folder / "checkpoints").newest()
+    return Checkpoints(init_folder(run) / "checkpoints").newest()
 
 
 def start_from(planner: nn.Module, run: str) -> str:
@@ -65,13 +60,22 @@ def start_from(planner: nn.Module, run: str) -> str:
         )
     for name in fitting:
         state[name].copy_(stored[name])
-    fresh = list(dict.fromkeys(name.rpartition(".")[0] for name in state if name not in fitting))
     text = f"Starts from {path}: {len(fitting)} of {len(state)} tensors"
-    if fresh:
-        others = f" and {len(fresh) - NAMED} more" if len(fresh) > NAMED else ""
-        text += f"; fresh, since they are not there or of another shape: {', '.join(fresh[:NAMED])}{others}"
+    if fresh := outermost(set(state) - fitting, fitting):
+        text += f"; fresh, since they are not there or of another shape: {', '.join(fresh)}"
     unused = {name.partition(".")[0] for name in stored} - {name.partition(".")[0] for name in state}
     return text + (f"; not used: {', '.join(sorted(unused))}" if unused else "")
+
+
+def outermost(names: set[str], others: set[str]) -> list[str]:
+    """The fewest modules or tensors below which all of ``names`` lie and none of ``others``."""
+    above_others = {name[:end] for name in others for end in range(len(name) + 1) if name[end : end + 1] in (".", "")}
+    found = {}
+    for name in sorted(names):
+        parts = name.split(".")
+        prefixes = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+        found[next(prefix for prefix in prefixes if prefix not in above_others)] = None
+    return list(found)
 
 
 def require_same_offsets(run: str, space: Space) -> None:
