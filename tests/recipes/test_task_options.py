@@ -90,7 +90,7 @@ def test_they_are_those_of_the_data_that_a_recipe_names(folder: Path) -> None:
 def test_they_are_for_a_recipe_and_for_those_that_inherit_it(folder: Path) -> None:
     (folder / "mine.yaml").write_text("defaults: [flat]\nschedule: {name: two_level}\n")
     assert len(task_words(["recipe=mine.yaml", "data=task.yaml"])) == 5  # flat inherits mage
-    assert task_words(["recipe=dt", "data=task.yaml"]) == []
+    assert task_words(["recipe=bc", "data=task.yaml"]) == []
     assert compose(["recipe=dt", "data=task.yaml"]).policy.replan_interval == 1  # dt's own
     assert compose(["recipe=bc", "data=task.yaml"]).components["action"]["depth"] != 4
     (folder / "both.yaml").write_text(f"{PRESET}  flat: [action.depth=2]\n")
