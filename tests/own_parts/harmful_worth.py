@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from harmful_use import Loop
 from mistakes import mistake
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
 from trajgen.conditioners import FieldConditioner
-from trajgen.core.types import Batch, Cond, Losses, Plan
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.critics.plans import HorizonCritic, PlanLength, PlannedReturn, _Untrained
 from trajgen.critics.values import ExpectileValue
 from trajgen.nn.target import follow
+from trajgen.planners.direct import PlansNoTrajectory
+from trajgen.planners.latent import return_target_stage
 from trajgen.samplers.autoregressive import draw
 from trajgen.subgoals import LandmarkGraph
 
@@ -181,3 +183,35 @@ class SureConditioner(FieldConditioner):
 
     def forward(self, cond: Cond) -> Tensor:
         return super().forward(replace(cond, cond_mask=None))
+
+
+class PlannerOfEmbeddedGoals(PlansNoTrajectory):
+    """Gives the policy that it is made of embedded goals, of another width than those of the data: no mistake."""
+
+    def __init__(self, direct_level: Any, return_target: Any, goal_dim: int, *, width: int = 8) -> None:
+        super().__init__()
+        self.embed = nn.Linear(goal_dim, width) if goal_dim else None
+        self.return_target = return_target
+        goals: dict[str, Any] = {"goal_dim": width if goal_dim else 0, "goal_state": (), "relative_goals": False}
+        self.low = direct_level(return_target=nn.Identity(), **goals)
+
+    @property
+    def action(self) -> Any:
+        return self.low.action
+
+    def embedded(self, goals: Tensor | None) -> Tensor | None:
+        return goals if goals is None or self.embed is None else self.embed(goals)
+
+    def policy_loss(self, batch: Batch) -> Losses:
+        return self.low.policy_loss(replace(batch, goals=self.embedded(batch.goals)))
+
+    def stages(self) -> list[Stage]:
+        embed = [] if self.embed is None else [*self.embed.parameters()]
+        return [
+            *([return_target_stage(self.return_target)] if list(self.return_target.parameters()) else []),
+            Stage("policy", self.policy_loss, [*embed, *self.low.parameters()]),
+        ]
+
+    @torch.no_grad()
+    def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
+        return self.low.plan(replace(cond, goal=self.embedded(cond.goal)), rng, decode=decode)

@@ -19,6 +19,8 @@ AGAIN = "what it was given before changes nothing"
 FORCED = "teacher-forced predictions equal the stepwise ones"
 REACHES = "the condition reaches every scale"
 WITHHELD = "what is withheld changes no prediction"
+NOISY = "the loss pulls what it predicts from noise to the codes"
+TOWARDS = "it is drawn towards the codes that it learns"
 
 
 def of_first(values: Tensor) -> Tensor:

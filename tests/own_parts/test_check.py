@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import harmful
+import harmful_noise
 import harmful_state
 import harmful_use
 import harmful_worth
@@ -73,7 +74,7 @@ def test_a_mistake_is_reported(kind: str, component: Callable[..., Any], promise
 
 def test_there_is_a_mistake_of_every_kind() -> None:
     assert {kind for kind, *_ in mistakes.MISTAKES} == set(KINDS)
-    silent = {module.__name__ for module in (harmful, harmful_state, harmful_use, harmful_worth)}
+    silent = {module.__name__ for module in (harmful, harmful_noise, harmful_state, harmful_use, harmful_worth)}
     assert sum(component.__module__ in silent for _, component, *_ in mistakes.MISTAKES) >= 125
 
 
@@ -91,6 +92,12 @@ def test_a_critic_may_rank_by_normalized_returns() -> None:
     fixture = testing.find_fixture("critic", "ranking")
     (each,) = (each for each in testing.CONTRACTS if "normalization" in each.promise and each.kinds == ("critic",))
     each.check(fixture)
+
+
+def test_a_planner_may_learn_its_goals() -> None:
+    registry.register("planner", "embedding")(harmful_worth.PlannerOfEmbeddedGoals)
+    report = testing.check("planner", "embedding")
+    assert not report.failed, str(report)
 
 
 def test_two_of_a_kind_have_other_weights_in_every_contract() -> None:
@@ -160,6 +167,43 @@ def test_sizes_are_named_and_options_of_data_can_be_given(capsys: pytest.Capture
     assert "tokenizer.width=16" in out and "latent_length=4" not in out
     message = "".join(run_refused(capsys, "check", "schedule/unit", "data.horizn=32"))
     assert "data.horizon" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "goals"),
+    [
+        ({"goal_radius": None, "goal_state": [2, 3]}, (6, 2)),
+        ({"goal_state": [1, 2, 3], "relative_goals": True}, (6, 3)),
+        ({"goal_radius": 2.0, "terminate_at_goal": True, "goals": "hindsight"}, (6, 2)),
+        ({"goal_state": []}, (6, 2)),
+        ({"goals": "none"}, None),
+    ],
+)
+def test_goals_are_those_that_options_of_data_describe(options: dict[str, Any], goals: tuple[int, int] | None) -> None:
+    given: dict[str, Any] = {}
+
+    @registry.register("conditioner", "told")
+    class Told(harmful_worth.FieldConditioner):
+        """Embeds the fields, and notes what the data are."""
+
+        def __init__(
+            self, schedule: Any, state_dim: int, goal_dim: int, goal_state: Any, goal_radius: Any,
+            terminate_at_goal: bool, relative_goals: bool, normalizer: Any, *, width: int = 16,
+        ) -> None:  # fmt: skip
+            window = {"goal_state": list(goal_state), "goal_radius": goal_radius}
+            given.update(window, terminate_at_goal=terminate_at_goal, relative_goals=relative_goals)
+            more: dict[str, Any] = {"goal_state": goal_state, "normalizer": normalizer}
+            super().__init__(schedule, state_dim, goal_dim, relative_goals=relative_goals, width=width, **more)
+
+    report = testing.check("conditioner", "told", changes={"data": options})
+    assert not report.failed, str(report)
+    batch = testing.find_fixture("conditioner", "told", changes={"data": options}).batch()
+    assert (None if batch.goals is None else tuple(batch.goals.shape)) == goals
+    if goals and options.get("goal_state"):
+        assert batch.goals is not None and bool((batch.goals == batch.states[:, -1, options["goal_state"]]).all())
+    defaults = {"goal_state": [0, 1], "goal_radius": 0.5, "terminate_at_goal": False, "relative_goals": False}
+    expected = {**defaults, **({"goal_state": [], "goal_radius": None} if goals is None else {}), **options}
+    assert given == {name: expected[name] for name in given}
 
 
 PARTS = '''
@@ -249,6 +293,10 @@ def test_a_module_that_cannot_be_imported_says_why(
         ("prior/gpt recipe=mag", "did you mean 'mage'"),
         ("prior/gpt steps=3", "Unknown option 'steps'"),
         ("prior/transformer recipe=diffuser prior.heads=3", "prior.heads=3"),
+        ("prior/gpt data.terminate_at_goal=true data.goal_radius=null", "data.goal_radius"),
+        ("prior/gpt data.relative_goals=2", "data.relative_goals"),
+        ("prior/gpt data.goal_state=[5]", "indices from 0 to 3"),
+        ("prior/gpt data.goal_key=goal", "data.goal_key does not shape a window"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

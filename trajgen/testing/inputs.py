@@ -14,7 +14,7 @@ from trajgen.core.registry import build, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Losses
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
-from trajgen.testing.fixture import SPACE, Fixture, select
+from trajgen.testing.fixture import Fixture, select
 
 LENGTHS = (1, 2, 3, 4, 7, 8, 16)
 LEARNING_STEPS, LEAST_CORRELATION = 60, 0.4
@@ -187,7 +187,7 @@ def subgoals(fixture: Fixture) -> None:
     subgoal, cond = fixture.component, fixture.cond()
     require(cond.goal is not None, "Subgoals are on the way to goals.")
     goals = subgoal(cond.state, cond.goal)
-    require_shape("the subgoals", goals, (len(cond), SPACE.goal_dim), "(B, G)")
+    require_shape("the subgoals", goals, (len(cond), fixture.space.goal_dim), "(B, G)")
     before_fit = fixture.part(fixture.build(fitted=False))(cond.state, cond.goal)
     require(
         torch.isfinite(before_fit).all(),

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from trajgen.core.types import Cond, KnownCodes
+from trajgen.testing.compositions import SPACE
 from trajgen.testing.contract import NotApplicableError, contract, require, require_losses, require_shape
-from trajgen.testing.fixture import SPACE, Fixture, select
+from trajgen.testing.fixture import Fixture, select
 from trajgen.testing.inputs import other_padding
 
 

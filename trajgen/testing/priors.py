@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trajgen.core.protocols import Autoregressive, Denoising, HasVelocity, PredictsPrefix
+from trajgen.core.protocols import Autoregressive, PredictsPrefix
 from trajgen.core.types import Cond
 from trajgen.testing.common import other_fields, predict
 from trajgen.testing.contract import ContractError, NotApplicableError, contract, require, require_losses, require_shape
@@ -239,32 +239,6 @@ def condition(fixture: Fixture) -> None:
         )
 
 
-@contract("it denoises at every noise level, in the shape of the codes", "prior")
-@torch.no_grad()
-def denoising(fixture: Fixture) -> None:
-    prior, example = fixture.component, fixture.example()
-    if not isinstance(prior, Denoising):
-        raise NotApplicableError("it does not denoise")
-    x = example.vectors * 0.5 + 0.3
-    levels = [prior.denoise(x, torch.full((len(x),), t), example.cond) for t in (0, 5)]
-    for denoised in levels:
-        require_shape("denoise()", denoised, tuple(example.vectors.shape), "(B, L, C)")
-    require(not torch.equal(*levels), "The noise level changes nothing.", look="denoise(): t")
-
-
-@contract("it has a velocity at every time, in the shape of the codes", "prior")
-@torch.no_grad()
-def velocities(fixture: Fixture) -> None:
-    prior, example = fixture.component, fixture.example()
-    if not isinstance(prior, HasVelocity):
-        raise NotApplicableError("it has no velocity")
-    x = example.vectors * 0.5 + 0.3
-    early, late = (prior.velocity(x, x.new_full((len(x),), t), example.cond) for t in (0.0, 0.9))
-    for velocity in (early, late):
-        require_shape("velocity()", velocity, tuple(x.shape), "(B, L, C)")
-    require(not torch.equal(early, late), "The time changes nothing.", look="velocity(): t")
-
-
 @contract("it learns in a few steps", "prior")
 def learning(fixture: Fixture) -> None:
     planner = fixture.build_ready()
@@ -295,39 +269,6 @@ def learning(fixture: Fixture) -> None:
             got=f"{first:.3g} before, {last:.3g} after",
             look="forward(): the sign of the loss, and what is detached",
         )
-
-
-@contract("it is drawn towards the codes that it learns", "prior")
-def leads_to_codes(fixture: Fixture) -> None:
-    planner = fixture.build(perturbed=False)
-    prior: Any = fixture.part(planner)
-    example, denoises = fixture.example(planner.eval(), fixture.batch(16)), isinstance(prior, Denoising)
-    if not denoises and not isinstance(prior, HasVelocity):
-        raise NotApplicableError("it has neither denoise() nor velocity()")
-    optimizer = torch.optim.Adam(prior.train().parameters(), LEARNING_RATE)
-    for _ in range(2 * STEPS):
-        optimizer.zero_grad()
-        prior(example.codes, example.inputs, example.cond)[0].backward()
-        optimizer.step()
-    clean, noise = example.vectors, torch.randn_like(example.vectors)
-    prior.eval()
-    with torch.no_grad():
-        if denoises:
-            name, target = "denoise()", clean
-            prediction = prior.denoise(noise, torch.full((len(clean),), prior.timesteps - 1), example.cond)
-            opposite = noise - prediction
-        else:
-            name, target, t = "velocity()", clean - noise, torch.rand(len(clean))
-            prediction = prior.velocity(noise + t[:, None, None] * target, t, example.cond)
-            opposite = -prediction
-    error, others = float(F.mse_loss(prediction, target)), float(F.mse_loss(opposite, target))
-    require(
-        error < others,
-        f"{name} leads away from the codes, once it is trained on them.",
-        expected="what leads from noise to codes",
-        got=f"an error of {error:.3g}; the opposite has {others:.3g}",
-        look=f"{name}, beside what forward() trains",
-    )
 
 
 def _error(prediction: Tensor, codes: Tensor) -> Tensor:

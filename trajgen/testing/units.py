@@ -14,7 +14,7 @@ from trajgen.core.registry import spec
 from trajgen.core.types import Cond
 from trajgen.testing.common import points_of
 from trajgen.testing.contract import NotApplicableError, contract, require
-from trajgen.testing.fixture import GOAL_STATE, Fixture
+from trajgen.testing.fixture import Fixture
 
 PROMISE = "the same in any normalization of the data"
 FIELDS = {"state": (0.5, 2.0), "goal": (-1.0, 0.5), "reward": (0.2, 3.0), "returns": (0.3, 1.5)}
@@ -31,7 +31,9 @@ def scores(fixture: Fixture) -> None:
     points = points_of(fixture, planner, example)
     expected = critic(points, example.cond)
     before = _renormalize(fixture, planner.normalizer)
-    points = {name: _part(name, planner.normalizer)(_part(name, before).inverse(x)) for name, x in points.items()}
+    position = fixture.composition.window.goal_state
+    for name, x in points.items():
+        points[name] = _part(name, planner.normalizer, position)(_part(name, before, position).inverse(x))
     others = critic(points, _renormalized(example.cond, before, planner.normalizer))
     require(
         torch.allclose(others, expected, rtol=1e-3, atol=1e-4),
@@ -86,9 +88,9 @@ def _renormalized(cond: Cond, before: Normalizer, after: Normalizer) -> Cond:
     )
 
 
-def _part(field: str, normalizer: Normalizer) -> Affine:
+def _part(field: str, normalizer: Normalizer, position: tuple[int, ...]) -> Affine:
     """The map of a field of a view."""
     if field == "position":
-        return normalizer.state.part(GOAL_STATE)
+        return normalizer.state.part(position)
     affine: Affine = getattr(normalizer, {"return": "returns"}.get(field, field))
     return affine
