@@ -7,6 +7,7 @@ from torch import Tensor
 
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.registry import register
+from trajgen.core.renamed import new_value
 from trajgen.core.types import AgentAxis, Batch
 from trajgen.nn.layers import columns
 
@@ -48,11 +49,12 @@ class FieldView:
         self.position_indices = list(goal_state)
         for name in fields or ("",):
             if name not in widths or fields.count(name) > 1:
+                new = new_value("view.fields", name)
                 raise ConfigError(
                     "A view is a list of fields of a window, each of them once.",
                     expected=", ".join(widths),
                     got=f"view.fields={list(fields)}",
-                    fix=nearest(name, widths)
+                    fix=nearest(new if new in widths else name, widths)
                     if name not in widths
                     else f"view.fields=[{','.join(dict.fromkeys(fields))}]",
                 )

@@ -101,6 +101,13 @@ def test_arrays_are_laid_out_once() -> None:
     assert files().items() > before.items()
 
 
+def test_nothing_but_arrays_is_left_in_their_folder() -> None:
+    write()
+    minari.load(ID, options())
+    (folder,) = (store.folder(ID) / mapped.FOLDER).iterdir()
+    assert folder.is_dir()
+
+
 def test_a_changed_set_is_laid_out_anew() -> None:
     write()
     old = minari.load(ID, options()).states.copy()

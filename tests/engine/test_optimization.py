@@ -210,6 +210,15 @@ def test_optimizers_of_timm(name: str) -> None:
         make(optimizer=f"{name}m")
 
 
+def test_an_optimizer_that_there_is_not_is_refused_where_options_are_checked() -> None:
+    stages = [Stage(name, lambda batch: {}, [nn.Parameter(torch.zeros(1))]) for name in ("tokenizer", "prior")]
+    options = {name: EngineOptions(stages={"prior": StageOptions(optimizer=name)}) for name in ("lion", "foo")}
+    assert [each.optimizer for each in options["lion"].of(stages)] == ["adamw", "lion"]
+    with pytest.raises(ConfigError, match="optimizer=foo") as caught:
+        options["foo"].of(stages)
+    assert "engine.stages.prior.optimizer=adamw" in str(caught.value.fix)
+
+
 def test_random_numbers_depend_on_seed_and_step_alone() -> None:
     def draw(seed: int, step: int, index: int = 0) -> list[float]:
         seed_step(seed, step, index)

@@ -130,6 +130,21 @@ def test_a_trial_whose_episodes_all_failed_has_failed(runs: FakeRuns) -> None:
     assert len([row for row in outcome["rows"] if row["mean"] is not None]) == 2
 
 
+def test_a_folder_of_ones_own_holds_the_recipe_of_all_trials(
+    runs: FakeRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("folder/recipe").mkdir(parents=True)
+    Path("folder/recipe/small_mage.yaml").write_text("defaults: [mage]\n")
+    words = ["recipe=small_mage", "trials=1"]
+    assert search(*words) == 1 and "small_mage" in capsys.readouterr().err
+    assert search("--config-dir", "folder", *words) == 0
+    assert search("--config-dir", "folder", *words, "trials=2") == 0
+    configs = [json.loads(path.read_text()) for path in FOLDER.glob("cells/*/config.json")]
+    assert [config["recipe"] for config in configs] == ["small_mage"] * 3
+    flag = f"--config-dir={tmp_path / 'folder'}"
+    assert all(flag in config["command"] for config in configs) and flag in results()["command"]
+
+
 def test_a_component_that_the_base_has_keeps_its_options() -> None:
     space = Search(name="a", base=("recipe=mage",), space={"action": ("latent", "latent_state")})
     base = compose(space.overrides({}, {}))

@@ -36,7 +36,7 @@ def noted(prior):
     return component("sampler", "greedy")()
 """
 WORDS = [
-    "recipe=mage",
+    "recipe=small_mage",
     *(word for word in TRAIN if not word.startswith("engine.budget")),
     "engine.budget=0.2",
     "imports=[study_part]",
@@ -52,10 +52,12 @@ STUDY = Path("small")
 
 @pytest.fixture
 def folder(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty current folder with a module that registers a sampler, forgotten afterwards."""
+    """A current folder with a recipe in ``own``, and with a module that registers a sampler, forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     Path("study_part.py").write_text(PART, encoding="utf-8")
+    Path("own/recipe").mkdir(parents=True)
+    Path("own/recipe/small_mage.yaml").write_text("defaults: [mage]\n", encoding="utf-8")
     yield tmp_path
     registry._registered.pop(("sampler", "noted"), None)
 
@@ -63,7 +65,7 @@ def folder(tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("STUDY", str(os.getpid()))
-    main(["study", *WORDS])
+    main(["study", "--config-dir", "own", *WORDS])
     out = capfd.readouterr().out
     assert "1 trainings to do" in out and "sampler.temperature-0.25-s1: trained" in out and "table.md" in out
     assert [path.name for path in (STUDY / "cells").iterdir()] == ["sampler.temperature-0.25-s1"]
@@ -83,7 +85,7 @@ def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert plain_row["seeds"] == [1] and plain_row["parameters"] > 1000
     run = STUDY / "cells" / "sampler.temperature-0.25-s1"
     config, other = (json.loads((run / name).read_text()) for name in ("config.json", "versions.json"))
-    assert config["seed"] == 1 and other["trajgen"]
+    assert config["seed"] == 1 and config["recipe"] == "small_mage" and other["trajgen"]
     figures = json.loads((run / "evaluations" / "sampler-noted" / "evaluation.json").read_text())
     assert figures["overrides"]["sampler"]["name"] == "noted"
     plain = json.loads((run / "evaluation.json").read_text())
@@ -92,12 +94,12 @@ def test_a_study_in_processes(folder: Path, monkeypatch: pytest.MonkeyPatch, cap
     assert (STUDY / "plot.png").is_file()
 
     lines = (STUDY / "commands.sh").read_text().splitlines()
-    assert config["command"] in lines
+    assert config["command"] in lines and f"--config-dir={folder / 'own'}" in config["command"]
     again = [shlex.split(line)[1:] for line in lines if line.startswith("trajgen")]
     assert [words[0] for words in again] == ["train", "evaluate"]
 
     before = {path: path.stat().st_mtime_ns for path in (STUDY / "cells").rglob("*")}
-    main(["study", *WORDS])
+    main(["study", "--config-dir", "own", *WORDS])
     assert "0 trainings to do" in capfd.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (STUDY / "cells").rglob("*")}
 
@@ -134,6 +136,6 @@ def test_the_cost_of_a_step_is_measured_and_nothing_is_left(folder: Path) -> Non
     assert all(0 < s < 5 for s in cost.seconds.values())
     assert cost.steps == dict.fromkeys(cost.seconds, 24) and cost.budget == 0.5
     assert cost.total == pytest.approx(12 * sum(cost.seconds.values()))
-    assert {path.name for path in folder.iterdir()} <= {"study_part.py", "__pycache__"}
+    assert {path.name for path in folder.iterdir()} <= {"study_part.py", "own", "__pycache__"}
     both = measure(compose(["recipe=hierarchy", *TRAIN]), 3, Console(quiet=True))
     assert set(both.seconds) == set(cost.seconds)  # both levels under the options that they share

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import trajgen
 from trajgen.cli import main
 from trajgen.config import RECIPES, zoo_files
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.core.files import read_json, write_json
+from trajgen.core.files import PARTIAL, read_json, write_json
 from trajgen.engine.storage import Position, compressed, read_tensors, write_tensors
 from trajgen.envs.eval_env import make_eval_env
 from trajgen.experiments.run_folder import load_config, recorded_env
@@ -94,6 +96,22 @@ def test_names_of_runs() -> None:
     mine = Path("zoo") / NAME
     mine.mkdir(parents=True)
     assert local_folder(f"zoo/{NAME}") == mine  # a folder of one's own comes first
+
+
+def test_a_copy_that_a_killed_process_began_is_made_anew() -> None:
+    begun = Path("runs/zoo") / f"{PARTIAL}{NAME}"
+    begun.mkdir(parents=True)
+    (begun / "config.json").write_text("half of it")
+    copy = writable_folder(f"zoo/{NAME}")
+    assert contents(copy) == contents(RECIPES / "zoo" / NAME) and [*copy.parent.iterdir()] == [copy]
+
+
+def test_processes_that_need_a_copy_at_once_share_one() -> None:
+    code = f"from trajgen.experiments.zoo import writable_folder; print(writable_folder('zoo/{NAME}'))"
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate(timeout=60)[0] for process in processes] == [f"runs/zoo/{NAME}\n"] * 3
+    assert contents(Path("runs/zoo") / NAME) == contents(RECIPES / "zoo" / NAME)
 
 
 def test_weights_in_8_bits_are_within_half_a_step(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from hydra.compose import compose as hydra_compose
 
 from trajgen.config import RECIPES, compose, merged, read_options, read_yaml, recipe_files
 from trajgen.core.errors import ConfigError
-from trajgen.core.options import nested, value_of
+from trajgen.core.options import entry, nested, value_of
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.core.renamed import OPTIONS, VALUES, new_name
+from trajgen.experiments.preparation import dry_run
 
 FILES = {
     "mine.yaml": "defaults: [mage, _self_]\ntokenizer: {codebook_size: 32}\nsampler: {name: greedy}\n",
@@ -152,6 +153,8 @@ OLD = {
     "engine.stages.target.lr=0.1": "engine.stages.return_target.lr=0.1",
     "+engine.stages.target.lr=0.1": "engine.stages.return_target",
     "+target.quantile=0.5": "return_target",
+    "planner.drawn=0.5": "planner.end_to_end=true planner.sampled_prefixes=true",
+    "planner.drawn=0": "planner.end_to_end=false",
 }
 
 
@@ -187,8 +190,14 @@ def test_new_names_are_those_of_today() -> None:
     for pattern in OPTIONS:
         old = re.sub(r"^\((\w+)[^)]*\)", r"\1", pattern.replace("(\\w+)", "prior")).replace("\\.", ".")
         assert old not in options and new_name(old) in options, old
-    for (kind, old), new in VALUES.items():
-        assert kind not in KINDS or old in names(kind) or new.partition(" ")[0] in names(kind)
+    for (option, old), new in VALUES.items():
+        if option in KINDS:
+            assert old not in names(option) and new.partition(" ")[0] in names(option)
+            continue
+        value = "[{}]" if isinstance(entry(plain, option.split(".")), list) else "{}"
+        with pytest.raises(ConfigError) as caught:
+            dry_run(compose([f"{option}={value.format(old)}"]))
+        assert caught.value.fix in (f"{option}={new}", f"did you mean '{new}'?")
 
 
 def test_numbers_may_have_an_exponent_wherever_they_are_typed(tmp_path: Path) -> None:

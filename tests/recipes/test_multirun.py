@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from trajgen import config as configuration
 from trajgen import experiments
 from trajgen.cli import main
 from trajgen.config import compose, hydra_run
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.experiments import multirun
 
 STUB = '''
@@ -114,6 +115,14 @@ def test_the_means_over_seeds_are_printed_and_written(
     page = Path("mine/table.md").read_text()
     assert "| action=latent | 2 of 2 | 0.500 | [0.250, 0.750] | 1.0 |\n" in page and page.count("| 1.0 |") == 6
     assert len(Path("mine/runs.csv").read_text().splitlines()) == 5
+
+
+def test_a_damaged_record_of_a_job_is_named(lab: Path) -> None:
+    (lab / "sweep" / "0").mkdir(parents=True)
+    record = lab / "sweep" / "0.json"
+    record.write_text('{"overrides": [')
+    with pytest.raises(CheckpointError, match=re.escape(str(record))):
+        multirun.print_runs(lab / "sweep", None)
 
 
 def test_a_named_sweep_goes_on_in_the_same_folders(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

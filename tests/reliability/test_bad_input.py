@@ -128,6 +128,7 @@ TRAIN_OWN_DATA = ["train", f"data.id={ID}", "data.maker=null", "device=cpu"]
         ("prior.heads=0", ["prior.heads=0"]),
         ("prior.heads=3", ["prior.heads=3"]),
         ("view.fields=[stat]", ["did you mean 'state'?"]),
+        ("view.fields=[return,place]", ["did you mean 'position'?"]),
         ("device=gpu", ["device=gpu", "cuda"]),
         ("device=mps", ["device=mps", "cuda"]),
         ("imports=[no_such_module.parts]", ["Cannot import 'no_such_module.parts'"]),
@@ -358,6 +359,9 @@ def test_a_traceback_is_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> Non
         main(["train", "sampler=gredy"])
 
 
-def test_nothing_is_left_where_the_command_was_given(folder: Path, check_refused: Callable[..., str]) -> None:
-    check_refused("train", "seed=abc")
+@pytest.mark.parametrize("word", ["seed=abc", "engine.stages.prior.optimizer=foo"])
+def test_nothing_is_left_where_the_command_was_given(
+    word: str, folder: Path, check_refused: Callable[..., str]
+) -> None:
+    check_refused("train", "recipe=mage", word, mentions=(word.rpartition("=")[2],))
     assert list(folder.iterdir()) == []

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from trajgen.cli import main
 from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.core.formats import FORMAT
+from trajgen.core.formats import FORMAT, current
 from trajgen.engine.storage import read_header, read_tensors
 from trajgen.experiments.run_folder import load_config, read_config, write_config
 from trajgen.export import exported_policy
@@ -68,6 +68,20 @@ def test_a_folder_of_another_format_is_refused_and_stays_as_it_is(
     assert ended.value.code == 1 and rule in error and fix in error
     assert f"format {number} in {folder / 'config.json'}" in error
     assert content(folder) == before
+
+
+def test_a_folder_of_0_1_is_refused_with_the_new_name_of_an_option(folder: Path) -> None:
+    policy = json.loads((folder / "config.json").read_text())["policy"]
+    with pytest.raises(CheckpointError) as caught:
+        load_config(altered(folder, format=1, policy={**policy, "replan": 4}))
+    assert str(caught.value.got).endswith(f"reads {FORMAT}, which calls 'policy.replan' 'policy.replan_interval'")
+    deep: dict[str, Any] = {}
+    for _ in range(3000):
+        deep = {"a": deep}
+    for plain in ({"policy": policy}, deep):  # none of whose names is old
+        with pytest.raises(CheckpointError) as caught:
+            current({"format": 1, **plain}, "config.json")
+        assert str(caught.value.got).endswith(f"reads {FORMAT}")
 
 
 def test_a_folder_with_an_old_name_is_refused_with_the_new_one(folder: Path) -> None:

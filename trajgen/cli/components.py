@@ -160,6 +160,8 @@ def check(
         if not name or "=" in word:
             of_name = [each for each in _components() if each.endswith(f"/{word}")] or ["prior/transformer"]
             raise ConfigError("A component is written KIND/NAME.", got=word, fix=f"trajgen check {of_name[0]}")
+    for kind, name in parts:
+        spec(kind, name)  # an unknown one is refused before torch is imported
     from rich.console import Console
 
     from trajgen import testing

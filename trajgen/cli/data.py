@@ -101,9 +101,10 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=lamb
         print(f"\n{train}\n")  # in one line, to be copied
         if task.options.id not in ids:
             return
+    id = name if task is None else task.options.id
+    store.require_here(id, None)
     from trajgen.data import minari
 
-    id = name if task is None else task.options.id
     described = minari.describe(id)
     if "env" in described:
         from trajgen.envs.eval_env import IN_ANOTHER_MAZE, is_in_another_maze
@@ -134,6 +135,7 @@ def record_data(words: Words) -> None:
     Each episode is a function of its seed. The same command continues a recording that was stopped.
     """
     options, _ = read(words, RecordOptions, ())
+    _check_new(options.name, force=options.force)
     from trajgen.data import minari
     from trajgen.data.presets import entries_of, preset_text
     from trajgen.envs.gym import OGBENCH
@@ -153,6 +155,7 @@ def record_data(words: Words) -> None:
 def get(name: Annotated[str, typer.Argument(metavar="ID")], words: Words) -> None:
     """Download a Minari data set."""
     options, _ = read(words, GetOptions, ())
+    _check_new(name, force=options.force)
     from trajgen.data import minari
 
     minari.download(name, force=options.force)
@@ -218,6 +221,15 @@ def encode_data(words: Words) -> None:
     preset |= {"recipes": {recipe: words for recipe, words in recipes.items() if words}}
     print(f"Encoded {options.new_id}.  trajgen data info {options.new_id}")
     _print_preset(options.new_id, yaml.safe_dump({k: v for k, v in preset.items() if v}, sort_keys=False).rstrip())
+
+
+def _check_new(id: str, *, force: bool) -> None:
+    """Refuses what is no id of a data set, or one that is taken, before torch is imported."""
+    from trajgen.data import store
+
+    store.folder(id)
+    if not force:
+        store.refuse_existing(id)
 
 
 def catalogue() -> dict[str, Task]:

@@ -10,11 +10,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from trajgen.cli.app import Words, command
 from trajgen.cli.overrides import COMPOSITION, read
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError, unknown_name
 from trajgen.viz.options import Look
+
+ConfigDir = Annotated[
+    Path | None, typer.Option("--config-dir", metavar="DIR", help="Folder of recipes and data of your own.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +80,14 @@ class SearchOptions(ManyOptions):
 
 
 @command("study", StudyOptions, "study study=num_scales 'seeds=[0,1]' engine.budget=0.1", groups=COMPOSITION)
-def study(words: Words) -> None:
+def study(words: Words, config_dir: ConfigDir = None) -> None:
     """Train and compare variants over seeds.
 
     The same command continues where it was stopped: finished cells are kept, failed ones are tried again. The folder
     holds table.md, table.csv, plot.png, results.json, commands.sh, study.json, cells/ (a run folder each) and jobs/
     (output). Finished, it draws its picture anew, as with format=pdf.
     """
+    words = _with_folder(words, config_dir)
     options, settings, built = read_study_words(words)
     from trajgen import experiments
     from trajgen.core.terminal import Terminal
@@ -101,13 +108,14 @@ def study(words: Words) -> None:
 
 
 @command("search", SearchOptions, "search search=mage trials=20 engine.budget=0.1", groups=COMPOSITION)
-def search(words: Words) -> None:
+def search(words: Words, config_dir: ConfigDir = None) -> None:
     """Train and compare what Optuna proposes.
 
     The objective is the ratio to the controller, or the return where there is none, on tuning episodes, which are never
     those that are reported (evaluation.seed=10000 by default). The first trial is the base itself. The same command
     continues where it was stopped.
     """
+    words = _with_folder(words, config_dir)
     options, rest = read(words, SearchOptions)
     path = _file("search", options.search)
     from trajgen import experiments
@@ -167,6 +175,15 @@ def read_study_words(words: Sequence[str]) -> tuple[StudyOptions, dict[str, Any]
     if options.probe is not None and "time" not in built.equal:
         raise ConfigError("Steps are timed for equal time.", got=f"probe={options.probe}", fix="equal=[time]")
     return options, settings, built.with_overrides(base)
+
+
+def _with_folder(words: list[str], config_dir: Path | None) -> list[str]:
+    """The words with that of a folder of recipes, which thus is in what every variant or trial is composed of."""
+    if config_dir is None:
+        return words
+    from trajgen.config import config_dir_word
+
+    return [config_dir_word(config_dir), *words]
 
 
 def _files(what: str) -> dict[str, Path]:

@@ -115,11 +115,7 @@ def _train_one(config: Any, overrides: Sequence[str]) -> Path:
     from trajgen.engine.launch import read_launch
 
     if read_launch().world_size == 1:
-        from trajgen.data import store
-        from trajgen.experiments.run_folder import find_folder
-
-        store.require_here(config.data.id, config.data.maker)  # both are refused before torch is imported
-        find_folder(config)
+        _check_folders(config)
     from trajgen.core.terminal import Terminal
     from trajgen.engine.loop import StoppedError
 
@@ -130,3 +126,15 @@ def _train_one(config: Any, overrides: Sequence[str]) -> Path:
         if first:
             print(f"{stopped}\nThe same command with resume=true goes on.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _check_folders(config: Any) -> None:
+    """Refuses data, a run folder or a run to start from that are not there, before torch is imported."""
+    from trajgen.data import store
+    from trajgen.experiments.run_folder import find_folder
+    from trajgen.experiments.zoo import init_folder
+
+    store.require_here(config.data.id, config.data.maker)
+    find_folder(config)
+    if config.init is not None and not config.resume:  # a run that is resumed has its own checkpoint
+        init_folder(config.init)

@@ -3,6 +3,7 @@
 from trajgen.config.composing import (
     absolute_paths,
     compose,
+    config_dir_word,
     from_hydra,
     hydra_application,
     hydra_run,
@@ -30,6 +31,7 @@ __all__ = [
     "Config",
     "absolute_paths",
     "compose",
+    "config_dir_word",
     "data_files",
     "from_hydra",
     "hydra_application",

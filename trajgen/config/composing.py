@@ -155,6 +155,17 @@ def _hydra(words: Iterable[str]) -> Iterator[list[str]]:
         raise explain(error, overrides, folders) from error
 
 
+def config_dir_word(folder: Path) -> str:
+    """The word that has `compose` read recipes, data and components of a folder too, the same wherever it is composed.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    word = f"{CONFIG_DIR[0]}={folder.absolute()}"
+    _folders([word])
+    return word
+
+
 def _folders(words: Iterable[str]) -> tuple[list[Path], list[str]]:
     """The folders that ``--config-dir`` names, and the other words."""
     folders, others, rest = [], [], iter(words)

@@ -6,9 +6,12 @@ A file of another format is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from trajgen.core.errors import CheckpointError
+from trajgen.core.options import flat
+from trajgen.core.renamed import new_name
 
 FORMAT = 2
 """Raised by one when something is written that an older trajgen would misread."""
@@ -40,7 +43,16 @@ def current(values: Mapping[str, Any], source: object) -> dict[str, Any]:
     if written < FORMAT:
         raise CheckpointError(
             "This was written by trajgen 0.1, whose options and modules had other names.",
-            got=f"format {written} in {source}; this version reads {FORMAT}",
+            got=f"format {written} in {source}; this version reads {FORMAT}{_first_new_name(plain)}",
             fix="train it again, or read it with the trajgen that wrote it",
         )
     return plain
+
+
+def _first_new_name(values: Mapping[str, Any]) -> str:
+    """What the first option that has another name is called today, for the message; empty if there is none."""
+    with suppress(RecursionError):  # a stranger's file may be deep
+        for name, _ in flat(values):
+            if new := new_name(name):
+                return f", which calls '{name}' '{new}'"
+    return ""

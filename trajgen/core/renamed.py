@@ -20,6 +20,7 @@ OPTIONS = {
     r"engine\.stages\.(\w+)\.optimiser": r"engine.stages.\1.optimizer",
     r"engine\.stages\.(\w+)\.clip": r"engine.stages.\1.grad_clip",
     r"engine\.stages\.(\w+)\.ema": r"engine.stages.\1.ema_decay",
+    r"planner\.drawn": "planner.end_to_end",
     r"policy\.replan": "policy.replan_interval",
     r"return_target\.place": "return_target.position_only",
     r"return_target\.spend": "return_target.subtract_rewards",
@@ -67,12 +68,20 @@ def replacement(option: str, value: Any) -> str | None:
     """
     name = new_name(option)
     if option == "data.desired_share":  # the ratio is of the others
-        try:
-            return f"{name}={1 - float(value):g}"
-        except (TypeError, ValueError):
-            return f"{name}=… (1 - desired_share)"
+        share = _number(value)
+        return f"{name}=… (1 - desired_share)" if share is None else f"{name}={1 - share:g}"
+    if option == "planner.drawn":  # a share of the plans, which are now all drawn or none
+        return f"{name}=false" if _number(value) == 0 else f"{name}=true planner.sampled_prefixes=true"
     new = new_value(name or option, value)
     if name is None and new is None:
         return None
     shown = new or ("…" if value is None or isinstance(value, dict) else value)
     return f"{name or option}={shown}"
+
+
+def _number(value: Any) -> float | None:
+    """A value as a number, which may have been typed as text; None if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

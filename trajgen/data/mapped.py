@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
-from trajgen.core.errors import DataError
+from trajgen.core.errors import CheckpointError, DataError
+from trajgen.core.files import file_lock, read_json
 from trajgen.core.observations import Key
 from trajgen.core.types import Space
 from trajgen.data.episodes import WIDTHS, Array, Episode, Episodes, Rounding, collect_centered, shape_of, type_of
@@ -36,7 +36,7 @@ FOLDER, ABOUT, INDEX, UNFINISHED = "mapped", "about.json", "index.npy", ".unfini
 VERSION = 1
 BLOCK = 2**23
 """Bytes that are written before their memory is given back."""
-DAMAGE = (OSError, ValueError, KeyError, TypeError, RecursionError, EOFError)
+DAMAGE = (CheckpointError, OSError, ValueError, KeyError, TypeError, RecursionError, EOFError)
 """What reading a missing or damaged file raises."""
 OFFSETS = ("state_offset", "goal_offset")
 
@@ -85,7 +85,8 @@ def map_episodes(
     episodes = opened()
     if episodes is not None:
         return episodes
-    with _writing(folder.parent, rows, space), FileLock(folder.parent / ".lock"):  # all ranks come here at once
+    lock = folder.parent / ".lock"  # all ranks come here at once
+    with _writing(folder.parent, rows, space), file_lock(lock, wait=True):
         episodes = opened()  # another process may have been faster
         if episodes is not None:
             return episodes
@@ -130,7 +131,7 @@ def _stamp(source: Path) -> dict[str, Any]:
 def _open(folder: Path, stamp: dict[str, Any], name: str, space: Space, goal_state: tuple[int, ...]) -> Episodes | None:
     """The arrays of the folder, if they are whole and made from this source."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about = read_json(folder / ABOUT)
         if {key: about[key] for key in stamp} != stamp:
             return None
         state, goal = (tuple(map(float, about["offsets"][key])) for key in OFFSETS)

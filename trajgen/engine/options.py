@@ -96,8 +96,8 @@ class EngineOptions:
         """The options of each stage: its own, or those of its ``options_of``.
 
         Raises:
-            ConfigError: if options name a stage that the planner does not have, or prepare windows for one whose loss
-                is not computed in part by frozen networks.
+            ConfigError: if options name a stage that the planner does not have, prepare windows for one whose loss is
+                not computed in part by frozen networks, or name an optimizer that cannot be made.
         """
         names = [stage.name for stage in stages] + [stage.options_of for stage in stages if stage.options_of]
         if absent := [name for name in self.stages if name not in names]:
@@ -118,7 +118,11 @@ class EngineOptions:
                     got=f"engine.stages.{stage.name}.prepared_windows={self.stages[stage.name].prepared_windows}",
                     fix=f"engine.stages.{stage.name}.prepared_windows=0",
                 )
-        return [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]
+        chosen = [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]
+        for stage, options in zip(stages, chosen, strict=True):
+            if stage.parameters and options.optimizer != default.optimizer:
+                _try_optimizer(stage, options)
+        return chosen
 
     def check_batch_sizes(self, stages: Sequence[Stage], processes: int) -> None:
         """Raises a `ConfigError` unless the batch of each stage can be split into equal shares."""
@@ -136,3 +140,12 @@ class EngineOptions:
     def steps(self, stage: StageOptions) -> int:
         """How many steps a stage takes under the budget."""
         return max(1, round(stage.steps * self.budget))
+
+
+def _try_optimizer(stage: Stage, options: StageOptions) -> None:
+    """Makes the optimizer of a stage, so that one that timm does not have is refused before there is a run folder."""
+    from torch.nn import Module
+
+    from trajgen.engine.optimization import Optimization
+
+    Optimization(Module(), stage, options, steps=1)

@@ -6,7 +6,6 @@ the folder of the sweep, and beside it a file with its overrides and its error, 
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import traceback
@@ -22,7 +21,7 @@ from hydra.types import RunMode
 
 from trajgen.config import from_hydra, hydra_application
 from trajgen.core.errors import TrajgenError
-from trajgen.core.files import write_file, write_json
+from trajgen.core.files import read_json, write_file, write_json
 from trajgen.experiments.results import score
 from trajgen.experiments.run_folder import read_evaluation
 from trajgen.viz.tables import Table, interval, number, percent
@@ -101,7 +100,7 @@ def print_runs(folder: Path, console: Any) -> list[str]:
     """
     records = [path for path in folder.rglob("*.json") if path.with_suffix("").is_dir()]
     names = {path: str(path.relative_to(folder).with_suffix("")) for path in records}
-    jobs = {name: json.loads(path.read_text(encoding="utf-8")) for path, name in names.items()}
+    jobs = {name: read_json(path) for path, name in names.items()}
     jobs = dict(sorted(jobs.items(), key=lambda item: (len(item[0]), item[0])))
     common = set.intersection(*(set(job["overrides"]) for job in jobs.values())) if len(jobs) > 1 else set()
     runs: list[tuple[str, ...]] = []

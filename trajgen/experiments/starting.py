@@ -70,12 +70,12 @@ def start_from(planner: nn.Module, run: str) -> str:
 def outermost(names: set[str], others: set[str]) -> list[str]:
     """The fewest modules or tensors below which all of ``names`` lie and none of ``others``."""
     above_others = {name[:end] for name in others for end in range(len(name) + 1) if name[end : end + 1] in (".", "")}
-    found = {}
+    modules: dict[str, None] = {}
     for name in sorted(names):
         parts = name.split(".")
         prefixes = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-        found[next(prefix for prefix in prefixes if prefix not in above_others)] = None
-    return list(found)
+        modules[next(prefix for prefix in prefixes if prefix not in above_others)] = None
+    return list(modules)
 
 
 def require_same_offsets(run: str, space: Space) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-import tempfile
 from itertools import count
 from pathlib import Path
 
 from trajgen.config.files import zoo_files
-from trajgen.core.errors import unknown_name
+from trajgen.core.errors import CheckpointError, unknown_name
+from trajgen.core.files import file_lock, new_folder
 
 PREFIX = "zoo/"
 """Of the names of its runs."""
@@ -40,6 +40,18 @@ def local_folder(run: str | os.PathLike[str]) -> Path:
     return runs[name].parent
 
 
+def init_folder(run: str) -> Path:
+    """The folder of the run from which a training starts.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    folder = local_folder(run)
+    if not folder.is_dir():
+        raise CheckpointError("init names a run folder.", got=f"init={run}, which is no folder", fix="init=runs/NAME")
+    return folder
+
+
 def is_on_hub(run: str | os.PathLike[str]) -> bool:
     """Whether it is ``hf://USER/NAME``."""
     return os.fspath(run).startswith(HUB[:-1])  # as a Path it has one slash
@@ -54,12 +66,10 @@ def writable_folder(run: str | os.PathLike[str]) -> Path:
     for number in count(1):
         copy = copies / (folder.name if number == 1 else f"{folder.name}-{number}")
         if not copy.exists():
-            copies.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=copies) as temporary:
-                copied = Path(temporary) / folder.name
-                shutil.copytree(folder, copied, copy_function=shutil.copyfile)
+            with file_lock(copies / f".{folder.name}.lock", wait=True):
                 if not copy.exists():  # another process may have been faster
-                    os.replace(copied, copy)
+                    with new_folder(copy) as temporary:
+                        shutil.copytree(folder, temporary, copy_function=shutil.copyfile, dirs_exist_ok=True)
         if (copy / WEIGHTS).is_file() and filecmp.cmp(folder / WEIGHTS, copy / WEIGHTS, shallow=False):
             return copy
     raise AssertionError("count has no end")
