@@ -240,8 +240,8 @@ def test_train_only_subgoal_trains_nothing(run: Path) -> None:
 
 def test_rewards_that_are_subtracted_from_the_first_target_are_refused() -> None:
     with pytest.raises(ConfigError, match="Each subgoal has a return of its own"):
-        dry_run(compose(["recipe=dt", "subgoal=graph"]))
-    dry_run(compose(["recipe=dt", "subgoal=graph", "return_target.subtract_rewards=false"]))
+        dry_run(compose(["recipe=dt", "subgoal=graph", "return_target.subtract_rewards=true"]))
+    dry_run(compose(["recipe=dt", "subgoal=graph"]))
 
 
 def test_goals_that_are_no_positions_are_refused() -> None:
