@@ -30,9 +30,10 @@ DATA = {"dimension": "trajgen/chain/", "agents": "trajgen/agents/"}
 
 def test_the_promised_studies_are_shipped() -> None:
     assert set(study_files()) >= PROMISED
-    assert set(read_study(study_files()["recipes"]).variants) == set(recipe_files()) - {
-        "mage_multi"
-    }  # of several agents
+    one_agent = set(recipe_files()) - {"mage_multi"}
+    assert set(read_study(study_files()["recipes"]).variants) == one_agent
+    budgets = {f"{recipe} {budget}x" for recipe in one_agent - {"mage_paper"} for budget in (1, 3, 10)}
+    assert set(read_study(study_files()["compute"]).variants) == budgets  # mage_paper is for a GPU
 
 
 @pytest.mark.parametrize("name", sorted({*study_files()} - {"paper_table"}))  # which is a study for each task
