@@ -265,7 +265,7 @@ RECIPES: dict[str, dict[str, str]] = {
         "euler": "flow",
     },
     "return_target": dict.fromkeys(("best", "constant", "quantile"), _ALL),
-    "subgoal": {"graph": _ALL.replace("dt ", "")},
+    "subgoal": {"graph": _ALL},
     "planner": {
         "advantage": "hiql iql",
         "continuing": "dd diffuser dv flow hd",

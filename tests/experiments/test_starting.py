@@ -43,9 +43,9 @@ def test_what_does_not_fit_stays_fresh_and_is_named(tiny_run: Path) -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, weights[name] if name in fits else before[name]), name
     assert f"{len(fits)} of {len(before)} tensors; fresh" in note and len(fits) < len(before)
-    named = note.partition("another shape: ")[2].partition(";")[0].split(", ")
-    assert {"action", "prior.blocks.1"} <= set(named), named
-    below = {name for name in before if any(is_below(name, part) for part in named)}
+    modules = note.partition("another shape: ")[2].partition(";")[0].split(", ")
+    assert {"action", "prior.blocks.1"} <= set(modules), modules
+    below = {name for name in before if any(is_below(name, part) for part in modules)}
     assert below == set(before) - fits, "what is named, and nothing else, is fresh"
 
 

@@ -99,9 +99,9 @@ def test_names_of_runs() -> None:
 
 
 def test_a_copy_that_a_killed_process_began_is_made_anew() -> None:
-    begun = Path("runs/zoo") / f"{PARTIAL}{NAME}"
-    begun.mkdir(parents=True)
-    (begun / "config.json").write_text("half of it")
+    unfinished = Path("runs/zoo") / f"{PARTIAL}{NAME}"
+    unfinished.mkdir(parents=True)
+    (unfinished / "config.json").write_text("half of it")
     copy = writable_folder(f"zoo/{NAME}")
     assert contents(copy) == contents(RECIPES / "zoo" / NAME) and [*copy.parent.iterdir()] == [copy]
 

@@ -180,10 +180,10 @@ def test_sizes_are_named_and_options_of_data_can_be_given(capsys: pytest.Capture
     ],
 )
 def test_goals_are_those_that_options_of_data_describe(options: dict[str, Any], goals: tuple[int, int] | None) -> None:
-    given: dict[str, Any] = {}
+    wiring: dict[str, Any] = {}
 
-    @registry.register("conditioner", "told")
-    class Told(harmful_worth.FieldConditioner):
+    @registry.register("conditioner", "recording")
+    class Recording(harmful_worth.FieldConditioner):
         """Embeds the fields, and notes what the data are."""
 
         def __init__(
@@ -191,19 +191,19 @@ def test_goals_are_those_that_options_of_data_describe(options: dict[str, Any], 
             terminate_at_goal: bool, relative_goals: bool, normalizer: Any, *, width: int = 16,
         ) -> None:  # fmt: skip
             window = {"goal_state": list(goal_state), "goal_radius": goal_radius}
-            given.update(window, terminate_at_goal=terminate_at_goal, relative_goals=relative_goals)
+            wiring.update(window, terminate_at_goal=terminate_at_goal, relative_goals=relative_goals)
             more: dict[str, Any] = {"goal_state": goal_state, "normalizer": normalizer}
             super().__init__(schedule, state_dim, goal_dim, relative_goals=relative_goals, width=width, **more)
 
-    report = testing.check("conditioner", "told", changes={"data": options})
+    report = testing.check("conditioner", "recording", changes={"data": options})
     assert not report.failed, str(report)
-    batch = testing.find_fixture("conditioner", "told", changes={"data": options}).batch()
+    batch = testing.find_fixture("conditioner", "recording", changes={"data": options}).batch()
     assert (None if batch.goals is None else tuple(batch.goals.shape)) == goals
     if goals and options.get("goal_state"):
         assert batch.goals is not None and bool((batch.goals == batch.states[:, -1, options["goal_state"]]).all())
     defaults = {"goal_state": [0, 1], "goal_radius": 0.5, "terminate_at_goal": False, "relative_goals": False}
     expected = {**defaults, **({"goal_state": [], "goal_radius": None} if goals is None else {}), **options}
-    assert given == {name: expected[name] for name in given}
+    assert wiring == {name: expected[name] for name in wiring}
 
 
 PARTS = '''
