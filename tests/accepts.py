@@ -312,6 +312,7 @@ def check_cell(kind: str, name: str, words: str, advice: str) -> None:
             assert absent == not_applicable(f"{kind}/{name}", words), (
                 "tests/not_applicable.py names what does not apply"
             )
+        assert sum(result.outcome == "passed" for result in results) >= 3
     elif advice == BUILT:
         check_built(fixture_of(kind, name, words))
     else:

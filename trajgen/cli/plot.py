@@ -7,8 +7,6 @@ from pathlib import Path
 
 from trajgen.cli.app import Words, command
 from trajgen.cli.evaluate import ACTING, RunOptions, read_run
-from trajgen.cli.overrides import options_of
-from trajgen.core.errors import ConfigError, nearest
 from trajgen.viz.options import PlotRequest
 
 
@@ -18,13 +16,6 @@ class PlotOptions(PlotRequest, RunOptions):
 
     out: Path | None = None
     """Folder of the pictures; by default plots/ of the run or, where an option is changed, a new plots/N."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        pictures = options_of(PlotOptions)["what"].values
-        for name in self.what:  # refused before torch is imported, and a run of the zoo is copied
-            if name not in pictures:
-                raise ConfigError(f"There is no picture '{name}'.", got=f"what={name}", fix=nearest(name, pictures))
 
 
 @command("plot", PlotOptions, "plot run=runs/mage-umaze-dwell-s0 what=[usage,plans]", groups=ACTING)

@@ -69,13 +69,14 @@ def start_from(planner: nn.Module, run: str) -> str:
 
 def outermost(names: set[str], others: set[str]) -> list[str]:
     """The fewest modules or tensors below which all of ``names`` lie and none of ``others``."""
-    above_others = {name[:end] for name in others for end in range(len(name) + 1) if name[end : end + 1] in (".", "")}
-    modules: dict[str, None] = {}
-    for name in sorted(names):
-        parts = name.split(".")
-        prefixes = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-        modules[next(prefix for prefix in prefixes if prefix not in above_others)] = None
-    return list(modules)
+    above_others = {path for name in others for path in _with_modules(name)}
+    return list(dict.fromkeys(next(p for p in _with_modules(n) if p not in above_others) for n in sorted(names)))
+
+
+def _with_modules(name: str) -> list[str]:
+    """The modules in which a tensor lies, the outermost first, and the tensor."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
 def require_same_offsets(run: str, space: Space) -> None:

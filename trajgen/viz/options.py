@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from trajgen.core.checks import check_finite, check_range
+from trajgen.core.errors import ConfigError, nearest
+
+PICTURE_NAMES = ("learning", "usage", "plans", "control", "attention")
+"""Pictures of a run, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class Look:
 class PlotRequest(Look):
     """Which pictures of a run are drawn."""
 
-    what: Annotated[tuple[str, ...], "learning", "usage", "plans", "control", "attention"] = ()
+    what: Annotated[tuple[str, ...], *PICTURE_NAMES] = ()
     """Pictures: learning (losses), usage (of the codebook), plans (after each scale), control (requested and achieved
     return), attention (between scales); by default all that apply."""
     seed: int = 0
@@ -37,6 +41,11 @@ class PlotRequest(Look):
     """Returns-to-go to condition on, discounted, in the units of the data; by default quantiles of the data's."""
 
     def __post_init__(self) -> None:
+        for name in self.what:
+            if name not in PICTURE_NAMES:
+                raise ConfigError(
+                    f"There is no picture '{name}'.", got=f"what={name}", fix=nearest(name, PICTURE_NAMES)
+                )
         for name, least in (("seed", 0), ("plans", 1), ("episodes", 1)):
             check_range(name, getattr(self, name), least, usual=getattr(PlotRequest, name))
         check_finite("returns", *self.returns)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajgen.core.errors import ConfigError, TrajgenError, nearest, printable
+from trajgen.core.errors import TrajgenError, printable
 from trajgen.core.files import read_metrics
 from trajgen.envs.replay import recorded_states
 from trajgen.evaluation.rollout import first_observations
@@ -35,14 +35,10 @@ def plot(run: Run, out: Path | None, request: PlotRequest, console: Console, *, 
     They go into ``out``, else into the run's plots/, or, where options are ``changed``, into a new folder in it.
 
     Raises:
-        ConfigError: if there is no picture of a name.
         TrajgenError: if a picture that was requested by name cannot be drawn; else the error is only printed.
     """
     from rich.text import Text
 
-    for name in request.what:
-        if name not in PICTURES:
-            raise ConfigError(f"There is no picture '{name}'.", got=f"what={name}", fix=nearest(name, PICTURES))
     plots = run.folder / "plots"
     folder = out or (free_path(plots) if changed else plots)
     paths: list[Path] = []
