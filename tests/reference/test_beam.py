@@ -272,6 +272,42 @@ def test_scales_that_are_known_are_not_expanded() -> None:
     assert rows == [4, 4, 4, 8] and (codes[:, :2] == 2).all()
 
 
+class InOnePass(Table):
+    """A prior that predicts known scales in one pass."""
+
+    passes = 0
+
+    def predict_prefix(self, inputs: Tensor, k: int, state: Memory) -> Tensor:
+        self.passes += 1
+        logits = [self.step(None, 0, state)]
+        logits += [self.step(inputs[:, self.schedule.spans[i - 1]], i, state) for i in range(1, k + 1)]
+        return torch.cat(logits, dim=1)
+
+    def forward(self) -> None: ...
+
+    logits = loss = forward
+
+
+@pytest.mark.parametrize("score", ["critic", "likelihood"])
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+@pytest.mark.parametrize("state", [Chosen, Memory])
+def test_known_tokens_in_one_pass_are_those_in_several(count: int, score: Any, state: type[Memory]) -> None:
+    prior, plain, cond = InOnePass(UNIT, state), Table(UNIT), tiny.cond(8)
+    known_codes = KnownCodes(
+        torch.arange(4).expand(8, -1) % VOCABULARY,
+        torch.arange(4).expand(8, -1) < count,
+        (True,) * count + (False,) * (4 - count),
+    )
+    plans = []
+    for p in (prior, plain):
+        search = Spy(*wired(p), beam_width=2, expansions=3, score=score, temperature=None, prob_threshold=0.3)
+        plan = search(p, Row(UNIT), cond, None, known_codes)
+        plans.append((plan.codes, plan.latent, search.plans.likelihood if count < 4 else plan.codes))
+    assert prior.passes == (0 < count < 4 and state is Chosen)  # what cannot be selected from is stepped again
+    for in_one_pass, in_several in zip(*plans, strict=True):
+        torch.testing.assert_close(in_one_pass, in_several)
+
+
 def test_sharp_draws_do_not_fill_the_beam_with_one_plan() -> None:
     prior, cond = Table(ScaleSchedule((2, 2))), tiny.cond(8)
     search = Spy(*wired(prior), beam_width=4, expansions=8, temperature=1.0, score="likelihood")
@@ -316,6 +352,16 @@ def test_plans_are_ranked_by_the_return_that_is_expected_and_branch_at_actions()
     assert torch.equal(codes[:, 0], expected.argmax(1))
     assert torch.equal(codes[:, 1], likeliest_return.gather(1, codes[:, :1]).squeeze(1))
     assert not torch.equal(expected.argmax(1), likeliest_return.argmax(1))  # what the drawn returns would have chosen
+
+
+def test_a_return_that_is_known_is_not_expected() -> None:
+    prior, cond, tokenizer = Table(UNIT), tiny.cond(4), Numbers(UNIT)
+    view, critic = FieldView(1, 1, (STRIDE,), fields=("return",)), PlannedReturn(Normalizer(1, 1), DISCOUNT, (STRIDE,))
+    decode = lambda latent, _: tokenizer.points(latent)[..., 1:]  # noqa: E731
+    search = Spy(prior, tokenizer, VOCABULARY, decode, view, critic, 2, temperature=None, prob_threshold=None)
+    mask = torch.tensor([False, True, False, False]).expand(4, -1)
+    search(prior, tokenizer, cond, None, KnownCodes(torch.full((4, 4), 2), mask))
+    assert set(search.plans.expected) == {3}
 
 
 def test_fields_that_no_token_stands_for_are_refused() -> None:

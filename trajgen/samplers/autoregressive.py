@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
@@ -52,6 +52,26 @@ class PriorSteps:
                 self.prior.step(before, number, self.state)
         self.inputs.append(x)
         return self.prior.step(x, k, self.state)
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether leading scales that are known can be read in one pass."""
+        return isinstance(self.prior, PredictsPrefix) and isinstance(self.state, Selectable)
+
+    def prefix(self, tokenizer: Tokenizer, codes: Tensor, scales: int, guidance: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The partial latent of known codes (B, n) of the first scales, and the predictions of these and the next one.
+
+        The first rows of the prior are the conditions, with guidance the second ones those without a condition.
+        """
+        partial_latent, inputs = tokenizer.layout.start(len(codes)), []
+        for k, span in enumerate(tokenizer.schedule.spans[:scales]):
+            partial_latent = tokenizer.layout.extend(partial_latent, tokenizer.vectors(codes[:, span]), k)
+            inputs.append(tokenizer.layout.scale_input(partial_latent, k + 1))
+        x = torch.cat(inputs, dim=1)
+        logits = cast(PredictsPrefix, self.prior).predict_prefix(
+            torch.cat([x, x]) if guidance else x, scales, self.state
+        )
+        return partial_latent, guided(logits, guidance)
 
 
 @dataclass(frozen=True)
@@ -104,18 +124,13 @@ class AutoregressiveSampler:
         x: Tensor | None = None
         logits: Tensor | None = None
         selection: Tensor | None = None
-        if first and known_codes is not None and isinstance(prior, PredictsPrefix):
-            inputs = []
-            for k, span in enumerate(spans[:first]):
-                scales.append(known_codes.codes[:, span])
-                partial_latent = layout.extend(partial_latent, tokenizer.vectors(scales[-1]), k)
-                inputs.append(layout.scale_input(partial_latent, k + 1))
-            x = torch.cat(inputs, dim=1)
-            x = torch.cat([x, x]) if self.guidance else x
-            logits = guided(prior.predict_prefix(x, first, steps.state), self.guidance)
+        if first and known_codes is not None and steps.takes_prefix:
+            prefix = slice(spans[first].start)
+            codes = known_codes.codes[:, prefix]
+            partial_latent, logits = steps.prefix(tokenizer, codes, first, self.guidance)
+            scales += [codes[:, span] for span in spans[:first]]
             if on_codes is not None:
-                prefix = slice(spans[first].start)
-                on_codes(prefix, logits[:, prefix], known_codes.codes[:, prefix])
+                on_codes(prefix, logits[:, prefix], codes)
             logits = logits[:, spans[first]]
         for k, span in enumerate(spans[len(scales) :], start=len(scales)):
             if logits is None:

@@ -34,8 +34,8 @@ class Beam:
     expected is their normalized values, of returns to the power ``data.return_power``.
 
     Cost of a plan, per condition: W rows of the prior at each scale that is expanded, W · E rows at the others, one row
-    for leading scales that are known; W · E decodings per selection; one or two copies of the prior's cache per
-    selection.
+    for leading scales that are known, in one pass where the prior can; W · E decodings per selection; one or two copies
+    of the prior's cache per selection.
 
     Args:
         prior: what is searched, scale by scale.
@@ -142,18 +142,23 @@ class Beam:
         """The best codes (B, L) and their latent for the conditions (B, ·); known codes stay as they are."""
         steps, scales = PriorSteps(prior, cond), tokenizer.schedule.scales
         is_known = [False] * scales if known_codes is None else _known_scales(known_codes, tokenizer)
-        plans = _Beam.empty(tokenizer, cond)
+        plans, logits, first = _Beam.empty(tokenizer, cond), None, 0
+        if known_codes is not None and is_known[0] and not all(is_known) and steps.takes_prefix:
+            first = is_known.index(False)
+            plans, logits = plans.begun(steps, tokenizer, known_codes.codes, first)
         may_expand = True  # nothing has been expanded since the last selection
-        for k, span in enumerate(tokenizer.schedule.spans):
-            x = tokenizer.layout.scale_input(plans.partial_latent, k) if k else None
-            logits = steps(x, k, plans.take_selection()).float()
+        for k, span in list(enumerate(tokenizer.schedule.spans))[first:]:
+            if logits is None:
+                x = tokenizer.layout.scale_input(plans.partial_latent, k) if k else None
+                logits = steps(x, k, plans.take_selection())
             fixed = None if known_codes is None else plans.known_rows(known_codes, span)
             expands = may_expand and not is_known[k] and self.roles.branches(span)
             ways = max(1, self.beam_width * self.expansions // plans.rows_per_cond) if expands else 1
-            ids, likelihood = self._candidates(logits, span, fixed, ways, rng)
+            ids, likelihood = self._candidates(logits.float(), span, fixed, ways, rng)
             valued = self.roles.tell_value(span)
-            expected = tokenizer.vectors(logits.softmax(-1)) if any(valued) else None
-            plans = plans.expanded(tokenizer, k, ids, likelihood, expected, valued)
+            is_expected = any(valued) and not is_known[k]
+            expected = tokenizer.vectors(logits.float().softmax(-1)) if is_expected else None
+            plans, logits = plans.expanded(tokenizer, k, ids, likelihood, expected, valued), None
             may_expand = may_expand and not expands
             if k + 1 == scales or (not may_expand and self._selects_after(tokenizer, k)):
                 plans = plans.select(self._scores(plans, tokenizer, k, cond), self.beam_width if k + 1 < scales else 1)
@@ -195,7 +200,8 @@ class Beam:
     def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
         """The scores (R,) by which plans are selected after scale k."""
         points = final_points(tokenizer, k, self.horizon)
-        if self.score is None or points == 0:
+        past = 0 if cond.past is None else cond.past.mask.shape[1] - 1
+        if self.score is None or points <= past:
             return plans.likelihood
         repeated = cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))
         scores = self.score(self.decoder(plans.expected_latent(tokenizer), repeated), repeated, points)
@@ -262,6 +268,15 @@ class _Beam:
         """One empty plan for each condition."""
         empty = cond.state.new_zeros(len(cond), 0, dtype=torch.int64)
         return cls(empty, tokenizer.layout.start(len(cond)), cond.state.new_zeros(len(cond)), 1, {})
+
+    def begun(self, steps: PriorSteps, tokenizer: Tokenizer, codes: Tensor, scales: int) -> tuple[_Beam, Tensor]:
+        """Plans whose first scales are those of codes (B, L), in one pass, and the prediction of the next scale."""
+        spans = tokenizer.schedule.spans
+        codes = codes[:, : spans[scales].start]
+        partial_latent, logits = steps.prefix(tokenizer, codes, scales)
+        log_probs = logits[:, : codes.shape[1]].float().log_softmax(-1)
+        likelihood = log_probs.gather(-1, codes.unsqueeze(-1)).squeeze(-1).sum(1)
+        return _Beam(codes, partial_latent, likelihood, 1, {}), logits[:, spans[scales]]
 
     def take_selection(self) -> Tensor | None:
         """The selection that the prior's state has to follow before its next step; it is then cleared."""
