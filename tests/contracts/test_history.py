@@ -205,7 +205,7 @@ def act(planner: Any, batch: Batch, steps: Tensor) -> list[Tensor]:
         record.push(batch.states[:, point], step)
         cond = Cond(batch.states[:, point], batch.returns[:, point], batch.goals, past=record.past())
         actions.append(planner.plan(cond).latent[:, 0])
-        record.record_return(batch.returns[:, point])
+        record.record_return(batch.returns[:, point], torch.arange(len(batch)))
         record.record_action(actions[-1])
     return actions
 
@@ -229,7 +229,7 @@ def test_a_history_slides_by_hand() -> None:
     for step in range(4):
         number = torch.full((2,), float(step))
         record.push(number.unsqueeze(1), torch.tensor([step, step % 3]))
-        record.record_return(number + 10)
+        record.record_return(number + 10, torch.arange(len(number)))
         before = record.past()
         record.record_action(number.unsqueeze(1) + 20)
         record.record_reward(number + 30)

@@ -189,7 +189,7 @@ def test_it_continues_a_history_as_the_policy_that_was_loaded(
     ("planner", "replan_interval"),
     [
         pytest.param({"name": "hierarchy", "segment": 2, "overlap": True}, STEPS, id="hierarchy"),
-        pytest.param({"name": "continuing", "past": 2}, 1, id="continuing", marks=pytest.mark.nightly),
+        pytest.param({"name": "continuing", "past": 2}, 2, id="continuing", marks=pytest.mark.nightly),
     ],
 )
 def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_loaded(

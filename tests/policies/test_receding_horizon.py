@@ -193,6 +193,21 @@ def test_a_planner_that_continues_a_history_is_given_it() -> None:
     assert acting.planner.conds[-1].time.tolist() == [3, 0]
 
 
+def test_a_history_goes_on_while_a_plan_is_followed() -> None:
+    """The second episode begins at step 3, and plans there and two steps later; the first plans at steps 0, 2 and 4."""
+    acting = policy(replan_interval=2, discount=1.0, history=3)
+    acting.reset(batch=2)
+    for step in range(5):
+        acting.act(np.full((2, 3), step, dtype=np.float32))
+        acting.observe(np.full(2, step), np.array([False, step == 2]))
+    of_both, second, first = (cond.past for cond in acting.planner.conds[-3:])
+    assert of_both.states[..., 0].tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert second.states[..., 0].tolist() == [[1, 2, 3]] and second.mask.tolist() == [[False, False, True]]
+    assert first.states[..., 0].tolist() == [[2, 3, 4]] and first.mask.all()
+    assert first.actions[0, :2, 0].tolist() == [[2, 0], [2, 1]] and first.rewards[0, :2].tolist() == [2, 3]
+    assert first.returns[0, :2].tolist() == [9, 0]  # no target at step 3, which made no plan
+
+
 def test_without_a_history_none_is_kept() -> None:
     acting = policy()
     acting.reset()

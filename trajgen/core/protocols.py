@@ -301,6 +301,13 @@ class FollowsPlans(Protocol):
 
 
 @runtime_checkable
+class PlansOneAction(Protocol):
+    """A planner whose plans hold the next action alone, so that it plans at every step."""
+
+    plans_one_action: bool
+
+
+@runtime_checkable
 class HasActionLoss(Protocol):
     """An action head with a loss of its own."""
 

@@ -81,6 +81,9 @@ class Policy:
         inputs = {"state": states, "returns": self._remaining, "time": np.full(len(states), self._age, dtype=np.int64)}
         if "goal" in self.description["inputs"]:
             inputs["goal"] = self._vectors("goal", goal)
+        for points in self._past.values():  # the oldest point is dropped
+            points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
+        self._record("past_state", states)
         if plan_is_due.any():
             self._replan(inputs, plan_is_due, self.draw() if noise is None else noise)
         if self._revision:
@@ -138,9 +141,6 @@ class Policy:
         return array.reshape(batch, width)
 
     def _replan(self, inputs: dict[str, np.ndarray], is_due: np.ndarray, noise: list[np.ndarray]) -> None:
-        for points in self._past.values():  # the oldest point is dropped
-            points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
-        self._record("past_state", inputs["state"])
         values = inputs | self._past
         outputs = self._plan_program([*(values[name] for name in self.description["inputs"]), *noise])
         plan = dict(zip(self.description["outputs"], outputs, strict=True))

@@ -47,6 +47,7 @@ class HistoryPlanner(PlansNoTrajectory):
     """
 
     action_limit: Tensor
+    plans_one_action = True
 
     def __init__(
         self,

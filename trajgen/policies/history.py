@@ -46,9 +46,9 @@ class History:
         self._rewards = _shifted(self._rewards, torch.zeros_like(self._rewards[:, 0]))
         self._steps = step.to(self._back).unsqueeze(1) + self._back
 
-    def record_return(self, returns: Tensor) -> None:
-        """Sets the target return-to-go (N,) at the newest point."""
-        self._returns = _with_last(self._returns, returns)
+    def record_return(self, returns: Tensor, episodes: Tensor) -> None:
+        """Sets the target return-to-go (n,) at the newest points of some episodes (n,)."""
+        self._returns = _with_last(self._returns, self._returns[:, -1].index_copy(0, episodes, returns))
 
     def record_action(self, action: Tensor) -> None:
         """Sets the action (N, A) taken at the newest point."""

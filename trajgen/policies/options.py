@@ -44,13 +44,14 @@ class PolicyOptions:
         """
         if self.revise is not None:
             self._check_revision(planner, self.revise - 1)
-        if planner.history and self.replan_interval != 1:
+        from trajgen.core.protocols import FollowsPlans, PlansOneAction
+
+        if isinstance(planner, PlansOneAction) and self.replan_interval != 1:
             raise ConfigError(
-                "A planner that continues a history plans at every step.",
+                f"{type(planner).__name__} predicts one action at a time.",
                 got=f"policy.replan_interval={self.replan_interval}",
                 fix="policy.replan_interval=1",
             )
-        from trajgen.core.protocols import FollowsPlans
 
         follows = isinstance(planner.action, FollowsPlans)
         longest = planner.action.plan_steps if follows else chunk

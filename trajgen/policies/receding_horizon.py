@@ -110,6 +110,8 @@ class RecedingHorizonPolicy:
                 f"The policy acts in {self._episodes} episodes, and gets {len(state)} observations.",
                 fix=f"policy.reset(batch={len(state)}) starts as many",
             )
+        if self._history is not None:
+            self._history.push(state, self._age.to(self.device))
         plan_is_due = self._plan_age >= self.replan_interval
         self._draw(plan_is_due, state, goal, self._new_plan)
         if self._plan is None:
@@ -236,12 +238,12 @@ class RecedingHorizonPolicy:
             state, goal = state[due], None if goal is None else goal[due]
         remaining = self.normalizer.returns(self._remaining[due].to(self.device))
         age, past = self._age[due].to(self.device), None
-        if self._history is not None:  # its plans hold one action, so that all episodes are due at every step
-            self._history.push(state, age)
+        if self._history is not None:
             past = self._history.past()
+            past = past if all_due else past.map(lambda values: values[due])
         target_return, plan = draw(due, Cond(state, remaining, goal, time=age, past=past))
         if self._history is not None:
-            self._history.record_return(target_return)
+            self._history.record_return(target_return, due.to(self.device))
         if bool(self._remaining[due].isnan().any()):  # an episode's first plan; later ones leave nothing to wait for
             first = self.normalizer.returns.inverse(target_return).cpu()
             self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
