@@ -199,6 +199,7 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
         goals=draw(space.goal_dim) if space.goal_dim else None,
         time=torch.arange(size),
     )
+    batch = replace(batch, terminals=batch.returns > 1)
     goals = None if batch.goals is None else torch.stack([batch.goals, draw(space.goal_dim)], dim=1)
     count = 1 if goals is None else goals.shape[1]
     rewards, terminals = draw(count, chunk), draw(count, chunk) > 1

@@ -21,8 +21,8 @@ class FieldView:
         action_dim: A.
         strides: M, the environment steps whose actions a point holds; of several, points hold no actions.
         goal_state: indices of the state features that goals specify.
-        fields: any of return, state, action, reward, and position: the state features that goals specify. Planning
-            joint angles far ahead takes codes that the path needs.
+        fields: any of return, state, action, reward, terminal (1 where the task is over, else 0), and position: the
+            state features that goals specify. Planning joint angles far ahead takes codes that the path needs.
 
     Raises:
         ConfigError: for a field that windows do not have or that is listed twice, or without fields.
@@ -43,7 +43,7 @@ class FieldView:
                 got=f"view.fields={list(fields)} with data.stride={list(strides)}",
                 fix=f"data.stride={strides[0]}, or a view without actions",
             )
-        widths = {"return": 1, "state": state_dim, "action": strides[0] * action_dim, "reward": 1}
+        widths = {"return": 1, "state": state_dim, "action": strides[0] * action_dim, "reward": 1, "terminal": 1}
         if goal_state:
             widths["position"] = len(goal_state)
         self.position_indices = list(goal_state)
@@ -74,6 +74,9 @@ class FieldView:
         }
         if "position" in self.slices:
             parts["position"] = columns(batch.states, self.position_indices)
+        if "terminal" in self.slices:
+            is_over = torch.zeros_like(batch.mask) if batch.terminals is None else batch.terminals
+            parts["terminal"] = is_over.unsqueeze(-1).to(batch.rewards.dtype)
         return torch.cat([parts[name] for name in self.slices], dim=-1)
 
     def read(self, x: Tensor, field: str) -> Tensor | None:
@@ -94,7 +97,7 @@ class AgentsView(FieldView):
         strides: M, one or several.
         agents: n, of the data.
         goal_state: indices of the state features that goals specify.
-        fields: any of return, state, action, reward and position.
+        fields: any of return, state, action, reward, terminal and position.
         identify: whether networks are told which agent they serve; without it agents are interchangeable, and permuted
             agents have permuted plans.
 

@@ -42,6 +42,20 @@ def test_the_value_of_plans_by_hand() -> None:
     assert value_of(("return",), x[..., 1:], 3) == pytest.approx([big[0]])
 
 
+def test_beyond_the_end_of_the_task_nothing_counts() -> None:
+    """By hand, with rewards of 3, 5 and -1, and a return of 36 from the last point on; over is what exceeds 0.5."""
+    rewards, returns, discount = [1.0, 2.0, -1.0], [1.0, 4.0, 2.0], 0.9**2
+    worth = {
+        (0.1, 0.5, 0.4): 3.0 + discount * 5.0 + discount**2 * 36.0,
+        (0.1, 0.4, 0.6): 3.0 + discount * 5.0,
+        (0.1, 0.9, 0.2): 3.0,
+        (0.7, 0.0, 0.0): 0.0,
+    }
+    for terminals, expected in worth.items():
+        x = torch.tensor([rewards, returns, terminals]).T.unsqueeze(0)
+        assert value_of(("reward", "return", "terminal"), x, None) == pytest.approx([expected])
+
+
 def test_the_values_of_a_batch_are_those_of_each_plan_alone() -> None:
     x = torch.randn(5, 4, 2)
     alone = [value_of(("reward", "return"), one.unsqueeze(0), 3)[0] for one in x]

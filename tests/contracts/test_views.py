@@ -25,10 +25,12 @@ def make(*fields: str, goal_state: tuple[int, ...] = (0, 1)) -> Any:
 
 
 def test_fields_are_concatenated_in_their_order(batch: Batch) -> None:
-    view = make("action", "return", "state", "reward", "position", goal_state=(3, 1))
+    view = make("action", "return", "state", "reward", "terminal", "position", goal_state=(3, 1))
     x, position = view(batch), batch.states[..., [3, 1]]
-    columns = [batch.actions.flatten(2), batch.returns[..., None], batch.states, batch.rewards[..., None], position]
-    assert view.features == x.shape[-1] == 14 and torch.equal(x, torch.cat(columns, -1))
+    assert batch.terminals is not None
+    columns = [batch.actions.flatten(2), batch.returns[..., None], batch.states, batch.rewards[..., None]]
+    columns += [batch.terminals[..., None].float(), position]
+    assert view.features == x.shape[-1] == 15 and torch.equal(x, torch.cat(columns, -1))
     assert torch.equal(view.read(x, "position"), position)
 
 

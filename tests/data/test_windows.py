@@ -97,9 +97,11 @@ def test_with_absorbing_goals_a_window_stays_where_the_data_turn_to_another_goal
     steps, turn = 20, 8
     states = np.stack([np.zeros(steps + 1), np.arange(steps + 1)], 1)
     goals = np.where(np.arange(steps + 1)[:, None] < turn, 1.0, 2.0) * np.ones(2)
-    walk = Episode(states, np.arange(1.0, steps + 1)[:, None], np.ones(steps), False, goals, states)
+    walk = Episode(states, np.arange(1.0, steps + 1)[:, None], np.ones(steps), True, goals, states)
     episodes = Episodes.collect([walk], name="line", space=Space(2, 1, 2, "s", "d"))
-    choice = options(**{**GOALS, "goal_radius": None}, horizon=4, stride=3, chunk=4, max_padding=0.0)
+    choice = options(
+        **{**GOALS, "goal_radius": None}, horizon=4, stride=3, chunk=4, max_padding=0.0, absorbing_terminals=True
+    )
     plain_batch, batch = (
         plain(episodes, replace(choice, absorbing_goals=absorbing)).batch(0, 200) for absorbing in (False, True)
     )
@@ -107,8 +109,10 @@ def test_with_absorbing_goals_a_window_stays_where_the_data_turn_to_another_goal
     points = start.unsqueeze(1) + 3 * torch.arange(4)
     ends = torch.where(start < turn, turn, steps).unsqueeze(1)
     assert (start < turn).any() and (start >= turn).any()
-    assert torch.equal(plain_batch.states[..., 1], points) and torch.equal(plain_batch.states[:, 0], batch.states[:, 0])
+    assert torch.equal(plain_batch.states[..., 1], points.clamp(max=steps))
+    assert torch.equal(plain_batch.states[:, 0], batch.states[:, 0])
     assert torch.equal(batch.states[..., 1], points.minimum(ends)) and batch.mask.all()
+    assert batch.terminals is not None and torch.equal(batch.terminals, points >= steps)  # a turn ends no task
     chunk = start.unsqueeze(1) + torch.arange(4)
     assert torch.equal(batch.chunk_mask, chunk < ends)  # what is done after that leads elsewhere
     assert torch.equal(batch.actions[:, 0, :, 0] == 0, start.unsqueeze(1) + torch.arange(3) >= ends)
@@ -297,6 +301,7 @@ def test_beyond_an_arrival_that_absorbs_every_point_is_the_goal() -> None:
         windows(terminate_at_goal=True, absorbing_terminals=absorbing).batch(0, 200) for absorbing in (False, True)
     )
     assert stays.time is not None and stays.goals is not None
+    assert stays.terminals is not None and left_out.terminals is not None
     arrived = 0
     for index, start in enumerate(stays.time.tolist()):
         arrival = first_arrival(start, float(stays.goals[index, 0]))
@@ -306,6 +311,8 @@ def test_beyond_an_arrival_that_absorbs_every_point_is_the_goal() -> None:
             assert stays.mask[index].all()
             arrived += int(beyond.any())
         assert not stays.returns[index, beyond].any() and not stays.rewards[index, beyond].any()
+        is_over = (start + 2 * np.arange(8) >= arrival).tolist()
+        assert stays.terminals[index].tolist() == left_out.terminals[index].tolist() == is_over
     assert arrived > 20
     assert torch.equal(stays.states, left_out.states) and torch.equal(stays.chunk_mask, left_out.chunk_mask)
 
@@ -322,6 +329,8 @@ def test_a_terminal_absorbs_and_a_timeout_does_not(terminated: bool) -> None:
     real = batch.time.unsqueeze(1) + torch.arange(4) <= 6
     assert not real.all()
     assert torch.equal(batch.mask, torch.ones_like(real) if terminated else real)
+    assert batch.terminals is not None
+    assert torch.equal(batch.terminals, (batch.time.unsqueeze(1) + torch.arange(4) >= 6) & terminated)
 
 
 def test_a_goal_that_is_never_reached_leaves_the_window_as_it_is() -> None:

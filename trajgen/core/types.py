@@ -71,9 +71,8 @@ class Space:
         if self.choices and (min(self.choices) < 1 or sum(self.choices) != self.action_dim):
             raise ValueError(f"choices {self.choices} of an action of width {self.action_dim}")
         if self.agents < 1 or self.state_dim % self.agents or self.action_dim % self.agents:
-            raise ValueError(
-                f"{self.agents} agents with a state of {self.state_dim} and an action of {self.action_dim}"
-            )
+            widths = f"a state of {self.state_dim} and an action of {self.action_dim}"
+            raise ValueError(f"{self.agents} agents with {widths}")
         if self.image_shape and (len(self.image_shape) != 3 or min(self.image_shape) < 1):
             raise ValueError(f"an image has height, width and channels, and is {self.image_shape}")
         if not 0 <= self.feature_dim <= self.state_dim:
@@ -171,6 +170,7 @@ class Batch(Record):
     chunk_actions: Tensor  # (B, H, A)
     chunk_mask: Tensor  # (B, H) bool
     goals: Tensor | None = None  # (B, G)
+    terminals: Tensor | None = None  # (B, T) bool, the task is over at the point; None where it never is
     time: Tensor | None = None  # (B,) int64, the step of the episode at which the window starts
     stride: Tensor | None = None  # (B,) int64, the window's M; None where all have the same
     transitions: Transitions | None = None  # single steps, for a stage that needs them (`Stage.transitions`)
@@ -352,9 +352,9 @@ class Stage:
         options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
         transitions: the goals for which its batches carry `Batch.transitions`; None leaves them out.
         images: whether its batches carry `Batch.images`.
-        prepare: what frozen modules add to a batch, and no points that ``loss`` does not need then. The engine calls it
-            before the stage, for ``engine.stages.STAGE.prepared_windows`` windows, from which it draws the batches;
-            where there are none, and in validation, ``loss`` gets batches as they are.
+        prepare: what frozen modules add to a batch, without points that ``loss`` then does not need. The engine calls
+            it before the stage, for ``prepared_windows`` windows, from which it draws the batches; where there are
+            none, and in validation, ``loss`` gets batches as they are.
     """
 
     name: str

@@ -36,6 +36,8 @@ class PlannedReturn(_Untrained):
     With rewards in the view, their discounted sum, which the return-to-go of the last point continues where the view
     has it ("reward-to-go", arXiv 2106.02039, section 2.3; arXiv 2208.10291, section 3.3). That return counts its own
     point's reward, which is therefore left out of the sum. With the return-to-go alone, that of the first point.
+    Where the view has terminals, nothing counts from the first point on that is more likely over than not (the code of
+    2208.10291).
 
     Args:
         normalizer: of the data.
@@ -62,6 +64,8 @@ class PlannedReturn(_Untrained):
         rewards = normalizer.reward.inverse(rewards).squeeze(-1)
         if returns is not None:
             rewards = torch.cat([rewards[:, :-1], returns[:, -1:]], dim=1)
+        if "terminal" in points:
+            rewards = rewards * ((points["terminal"].squeeze(-1) > 0.5).cumsum(1) == 0)  # ONNX has no cumprod
         index = torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype)
         weights = (self.discount ** self.strides.of(cond.stride)) ** index  # (T,) or (B, T)
         return rewards @ weights if weights.ndim == 1 else (rewards * weights).sum(1)

@@ -71,7 +71,6 @@ class Windows:
         self._count, self._before = window_counts(episodes, options, home)
         self._first, self._last = at_home(episodes.starts), at_home(episodes.ends)  # (E,)
         self._terminated = at_home(episodes.terminated)  # (E,)
-        self._absorbs = self._terminated & options.absorbing_terminals  # (E,)
         fields = {"states": episodes.states, "actions": episodes.actions, "rewards": episodes.rewards}
         if options.goals != "none" and episodes.goals is not None:
             fields["goals"], self._goal_ends = episodes.goals, at_home(_goal_ends(episodes))
@@ -204,12 +203,13 @@ class Windows:
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
         turn = self._goal_end(row) if "goals" in self._names else end
         goal = self._goal(row, turn, random)
-        near, absorbs = self._near_goal(row, goal), self._absorbs[episode, None]
+        near, is_over = self._near_goal(row, goal), self._terminated[episode, None]
         if near is not None and options.terminate_at_goal:
             first_near = torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0] + 1)[:, None]
-            absorbs = torch.where(first_near <= end, options.absorbing_terminals, absorbs)
+            is_over = is_over | (first_near <= end)
             end = end.minimum(first_near)
 
+        absorbs, last = is_over & options.absorbing_terminals, end
         if options.absorbing_goals and "goals" in self._names:
             absorbs, end = absorbs | (turn < end), end.minimum(turn)
 
@@ -238,6 +238,7 @@ class Windows:
             chunk_actions=self._fields.at("actions", along),
             chunk_mask=chunk < end,
             goals=goal,
+            terminals=(points >= last) & is_over,
             time=time,
             stride=None if number is None else self._strides[number],
             transitions=self._transitions(episode, row, goal, random),

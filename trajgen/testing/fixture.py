@@ -159,7 +159,7 @@ class Fixture:
             transitions = replace(transitions, rewards=rewards, terminals=terminals, goals=None)
         if self.kind == "encoder":
             batch = replace(batch, images=self.images(size, seed=seed))
-        return replace(batch, transitions=transitions)
+        return replace(batch, transitions=transitions, terminals=batch.returns > 1)
 
     def images(self, size: int = 6, *, seed: int = 1) -> Tensor:
         """Random pairs of images (B, 2, height, width, channels)."""

@@ -53,6 +53,8 @@ def read(fixture: Fixture) -> None:
         "action": batch.actions.flatten(2),
         "reward": batch.rewards.unsqueeze(-1),
     }
+    if batch.terminals is not None:
+        fields["terminal"] = batch.terminals.unsqueeze(-1).float()
     for name in view.slices:
         values, first = view.read(x, name), view.read(x[:, 0], name)
         require(
