@@ -1,4 +1,4 @@
-"""Decision Diffuser: a history of states that plans continue, and its guidance (arXiv 2211.15657)."""
+"""Histories that plans continue: Decision Diffuser and its guidance (arXiv 2211.15657), Trajectory Transformer."""
 
 from __future__ import annotations
 
@@ -118,3 +118,120 @@ def test_a_target_return_is_not_set_at_a_past_point() -> None:
             sampler="diffusion",
             planner={"name": "continuing", "past": PAST},
         )
+
+
+@pytest.fixture(scope="module")
+def transformer() -> Any:
+    """Trajectory Transformer: the past as token ids (arXiv 2106.02039)."""
+    fields = ("state", "action", "reward", "return")
+    return tiny.shake(
+        tiny.planner(
+            view={"fields": fields},
+            tokenizer={"name": "bins", "inpaint": ("state",)},
+            schedule="unit",
+            prior="transformer",
+            decoder="identity",
+            action="plan",
+            sampler={"name": "beam", "branch_fields": ("action",)},
+            conditioner={"fields": ("state", "goal")},
+            planner={"name": "continuing", "past": PAST},
+        )
+    ).eval()
+
+
+def decoded(planner: Any, codes: Tensor) -> dict[str, Tensor]:
+    """The fields (B, T, n) that token ids stand for."""
+    x = planner.tokenizer.points(planner.tokenizer.vectors(codes))
+    return {name: planner.view.read(x, name) for name in planner.view.slices}
+
+
+def in_bins(planner: Any, **values: Tensor) -> dict[str, Tensor]:
+    """Fields (B, T, n) as they are after tokenization; those that are not given are zeros."""
+    shapes = {name: field.stop - field.start for name, field in planner.view.slices.items()}
+    size = next(iter(values.values())).shape[:2]
+    x = torch.cat([values.get(name, torch.zeros(*size, n)) for name, n in shapes.items()], dim=-1)
+    padded = torch.cat([x, x[:, -1:].expand(-1, tiny.HORIZON - x.shape[1], -1)], dim=1)
+    return {name: v[:, : size[1]] for name, v in decoded(planner, planner.tokenizer.codes(padded)).items()}
+
+
+@torch.no_grad()
+def test_a_plan_of_tokens_begins_with_what_was_lived_and_done(transformer: Any) -> None:
+    """Between two points lie three steps, with their actions and the sum of their rewards; before the first nothing."""
+    planner, reward = transformer, transformer.normalizer.reward
+    reward.mean.fill_(0.1)
+    reward.scale.fill_(0.7)
+    steps, now = planner.history, planner.past - 1
+    history = History(2, steps, 4, 2)
+    states, actions, rewards = torch.randn(steps, 2, 4), torch.randn(steps, 2, 2), torch.randn(steps, 2) / 3
+    for step in range(steps):  # the second episode begins in between, a stride before the present
+        second = step - tiny.STRIDE if step >= tiny.STRIDE else step
+        history.push(states[step], torch.tensor([step, second]))
+        if step < steps - 1:
+            history.record_action(actions[step])
+            history.record_reward(reward(rewards[step]))
+    cond = replace(tiny.cond(2), state=states[-1], past=history.past())
+    plan = planner.plan(cond, torch.Generator().manual_seed(0))
+    lived = decoded(planner, plan.codes)
+    of_first = {
+        "state": states[:: tiny.STRIDE, 0],
+        "action": actions[:-1, 0].reshape(now, -1),
+        "reward": reward(rewards[:-1, 0].reshape(now, tiny.STRIDE).sum(1, keepdim=True)),
+    }
+    of_second = {
+        "state": torch.stack([states[tiny.STRIDE, 1], states[tiny.STRIDE, 1], states[-1, 1]]),
+        "action": torch.cat([torch.zeros(1, 6), actions[tiny.STRIDE : -1, 1].reshape(1, -1)]),
+        "reward": torch.cat([torch.zeros(1, 1), reward(rewards[tiny.STRIDE : -1, 1].sum().reshape(1, 1))]),
+    }
+    for row, values in enumerate((of_first, of_second)):
+        for name in ("action", "reward", "return"):
+            expected = in_bins(
+                planner, **{name: values[name].unsqueeze(0)} if name in values else {"return": torch.zeros(1, now, 1)}
+            )
+            torch.testing.assert_close(lived[name][row, :now], expected[name][0])
+        expected = in_bins(planner, state=values["state"].unsqueeze(0))
+        torch.testing.assert_close(lived["state"][row, : planner.past], expected["state"][0])
+    assert torch.equal(plan.trajectory[:, : 1 - PAST], torch.cat(list(lived.values()), -1)[:, now:])
+    other = replace(cond, past=replace(cond.past, actions=-cond.past.actions))
+    assert not torch.equal(planner.plan(other, torch.Generator().manual_seed(0)).codes[:, -20:], plan.codes[:, -20:])
+
+
+def test_every_code_of_the_past_is_known_and_none_of_the_plan(transformer: Any) -> None:
+    cond = replace(tiny.cond(4), past=transformer._past(tiny.cond(4)))
+    known_codes = transformer.tokenizer.known_codes(cond)
+    period = transformer.tokenizer.period
+    expected = [True] * ((PAST - 1) * period + 4) + [False] * ((tiny.HORIZON - PAST + 1) * period - 4)
+    assert list(known_codes.tokens) == expected and known_codes.mask.tolist() == [expected] * 4
+
+
+def test_training_sees_episodes_that_began_a_while_ago(transformer: Any) -> None:
+    """A window's first points repeat the state in which its episode began; from the present on it is as it was."""
+    batch, now = tiny.batch(200), PAST - 1
+    begun = transformer._begun_late(batch)
+    for name in ("actions", "rewards", "returns"):
+        assert torch.equal(getattr(begun, name)[:, now:], getattr(batch, name)[:, now:])
+    assert torch.equal(begun.states[:, now:], batch.states[:, now:]) and not begun.returns[:, :now].any()
+    missing = (begun.states != batch.states).any(-1)[:, :now].sum(1)
+    assert missing.unique().tolist() == [0, 1, 2]
+    for row, count in enumerate(missing.tolist()):
+        assert torch.equal(begun.states[row, :count], batch.states[row, count].expand(count, -1))
+        assert not begun.actions[row, :count].any() and not begun.rewards[row, :count].any()
+        assert torch.equal(begun.actions[row, count:], batch.actions[row, count:])
+        assert torch.equal(begun.rewards[row, count:], batch.rewards[row, count:])
+    past_returns = torch.cat([batch.returns[:, :now] + 1, batch.returns[:, now:]], dim=1)
+    losses = []
+    for windows in (batch, replace(batch, returns=past_returns)):
+        torch.manual_seed(0)
+        losses.append(transformer.prior_loss(windows)["total"])
+    assert torch.equal(*losses) and losses[0].requires_grad
+
+
+@torch.no_grad()
+def test_plans_are_worth_nothing_yet_before_their_first_point_is_drawn(
+    transformer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, cond = transformer.sampler, replace(tiny.cond(4), past=transformer._past(tiny.cond(4)))
+    points, score = [], search.score
+    monkeypatch.setattr(search, "score", lambda x, cond, count: points.append(count) or score(x, cond, count))
+    monkeypatch.setattr(search, "select_every", 5)  # a point has 12 tokens
+    search(transformer.prior, transformer.tokenizer, cond, None, transformer.tokenizer.known_codes(cond))
+    assert min(points) == PAST and max(points) == tiny.HORIZON

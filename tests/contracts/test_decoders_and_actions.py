@@ -113,10 +113,10 @@ def test_a_latent_that_does_not_double_to_the_horizon_is_refused(name: str) -> N
     tiny.check_cure(caught.value)
 
 
-def test_a_decoder_of_goals_is_refused_where_there_are_none() -> None:
-    with pytest.raises(ConfigError, match=r"decoder\.goal=true") as caught:
-        make_decoder("state_conditioned", goal_dim=0, goal=True)
-    tiny.check_cure(caught.value)
+def test_a_decoder_of_goals_reads_none_where_there_are_none(latent: Tensor) -> None:
+    with_goals, without = (make_decoder("state_conditioned", goal_dim=n, goal=True) for n in (2, 0))
+    assert with_goals.embed[0].in_features == without.embed[0].in_features + 2
+    assert without(latent, replace(tiny.cond(), goal=None)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["latent", "latent_state"])

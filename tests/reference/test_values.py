@@ -44,12 +44,14 @@ def make(
     fields: tuple[str, ...] = FIELDS,
     goal_state: tuple[int, ...] = (2, 0),
     normalizer: Normalizer | None = None,
+    goal_dim: int | None = None,
     **options: Any,
 ) -> Any:
     wiring = {"state_dim": STATE, "action_dim": ACTION, "strides": (1,), "goal_state": ()}
     view = build("view", {"name": "fields", "fields": fields}, **wiring)
     normalizer = normalizer or fitted(len(goal_state))
-    return kind(unit, view.features, HORIZON, view, normalizer, goal_state, len(goal_state), **options)
+    goal_dim = len(goal_state) if goal_dim is None else goal_dim
+    return kind(unit, view.features, HORIZON, view, normalizer, goal_state, goal_dim, **options)
 
 
 def random_cond(size: int = 5) -> Cond:
@@ -186,7 +188,7 @@ def test_goals_in_the_units_of_the_state_are_its_values() -> None:
         ({"fields": ("state",), "inpaint": ("return",)}, "tokenizer.inpaint=[state]"),
         ({"inpaint": ("action",)}, "tokenizer.inpaint=[state]"),
         ({"fields": ("action",)}, "tokenizer.inpaint=[]"),
-        ({"goal_state": (), "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
+        ({"goal_state": (), "goal_dim": 2, "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
         ({"fields": ("return",), "inpaint": (), "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
     ],
 )
@@ -199,6 +201,19 @@ def test_what_a_condition_does_not_contain_is_refused(changes: dict[str, Any], f
         {"inpaint_goal": False} if "goal" in fix else {"inpaint": ("state",) if "state" in fix else ()}
     )
     make(IdentityTokenizer, **{**changes, **cure})
+
+
+def test_where_there_are_no_goals_none_is_inpainted() -> None:
+    tokenizer = make(IdentityTokenizer, goal_state=(), inpaint_goal="at_rest")
+    assert not tokenizer.inpaints_goal and not tokenizer.known_codes(random_cond()).mask[:, 1:].any()
+
+
+@pytest.mark.parametrize("binning", ["uniform", "quantile"])
+def test_the_end_of_the_task_is_in_another_bin_than_what_is_before_it(binning: str) -> None:
+    tokenizer = make(BinTokenizer, fields=("terminal",), inpaint=(), binning=binning)
+    x = (torch.arange(HORIZON) > 1).float().view(1, -1, 1)
+    ids = tokenizer.encode(x).codes
+    assert len(ids.unique()) == 2 and torch.equal(tokenizer.points(tokenizer.vectors(ids)) > 0.5, x > 0.5)
 
 
 def test_a_plan_of_one_point_cannot_begin_here_and_end_at_the_goal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,11 +176,11 @@ class StateConditionedDecoder(_Decoder):
         width: channels of its convolutions.
         depth: residual blocks per length.
         causal: whether a latent's points depend on it and the latents before it alone.
-        goal: whether the goal is embedded as well.
+        goal: whether the goal is embedded as well, where the data have goals.
         residual: whether decoded states are differences from the current one, as in TAP's code.
 
     Raises:
-        ConfigError: if T is not N times a power of two, ``goal`` without goals, or ``residual`` without states.
+        ConfigError: if T is not N times a power of two, or for ``residual`` without states.
     """
 
     def __init__(
@@ -200,20 +200,14 @@ class StateConditionedDecoder(_Decoder):
         residual: bool = False,
     ) -> None:
         super().__init__(features, horizon, latent_length, code_dim, width, depth, causal)
-        if goal and not goal_dim:
-            raise ConfigError(
-                "decoder.goal=true needs data with goals.",
-                got="data without goals",
-                fix="decoder.goal=false, or data.goals=dataset",
-            )
         if residual and "state" not in view.slices:
             raise ConfigError(
                 "decoder.residual=true needs a view with the state.",
                 got=f"view.fields={list(view.slices)}",
                 fix="decoder.residual=false",
             )
-        self.goal, self.view, self.residual = goal, view, residual
-        self.embed = mlp(state_dim + goal * goal_dim, width, width)
+        self.goal, self.view, self.residual = goal and goal_dim > 0, view, residual
+        self.embed = mlp(state_dim + self.goal * goal_dim, width, width)
 
     def base_parameters(self) -> list[nn.Parameter]:
         """All parameters, which are trained with the tokenizer."""

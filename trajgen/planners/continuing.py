@@ -1,4 +1,4 @@
-"""The continuing planner: plans begin with the states that an episode has just passed through (Decision Diffuser)."""
+"""The continuing planner: plans begin with what an episode has just passed through (Decision Diffuser, TT)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,35 @@ from torch import Generator, Tensor
 
 from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
-from trajgen.core.protocols import InpaintsPast
+from trajgen.core.normalizer import Normalizer
+from trajgen.core.protocols import FollowsPlans, InpaintsPast
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, Cond, Plan
+from trajgen.core.types import Batch, Cond, Losses, Plan
 from trajgen.planners.latent import LatentPlanner
 
 
 @register("planner", "continuing")
 class ContinuingPlanner(LatentPlanner):
-    """A latent planner that continues a history of states (Decision Diffuser, arXiv 2211.15657, algorithm 1).
+    """A latent planner that continues a history (Decision Diffuser, arXiv 2211.15657, algorithm 1; 2106.01345's TT).
 
     The first P points of a window are past: the last of them is the current state, with the target return, and from
-    which actions are read. They are known codes, as many of them as the episode has had; in training a random number
-    of them.
+    which actions are read. Their states, actions and rewards are known codes, as far as the view has them.
+
+    An episode may have had fewer points. Continuous codes of the others are then unknown, and are drawn. Token ids are
+    known as a whole, so that each is predicted from the same number before it: the missing points repeat the first
+    state, with actions, rewards and returns of zero, as the past's returns always are, which no episode can tell. In
+    training a random number of points is missing.
 
     Args:
         view: features of a window, with the state.
         tokenizer: whose codes are the trajectory, with ``inpaint=[state]``.
         prior, decoder, sampler, return_target: the components.
         action: a head that reads the trajectory.
-        vocabulary: None: codes are continuous.
-        horizon: T, longer than the history.
+        vocabulary: V, or None for continuous codes.
+        normalizer: of the data.
+        horizon: T, at least the history, and longer where the action head leads to the next point.
         stride: M.
-        past: P, at least 2.
+        past: P; with 1 a plan begins with the current state alone, as of planner=latent.
         inverse_weight: of the action head's loss beside that of the prior; 0 trains it in a stage of its own.
 
     Raises:
@@ -49,6 +55,7 @@ class ContinuingPlanner(LatentPlanner):
         sampler: Any,
         return_target: Any,
         vocabulary: int | None,
+        normalizer: Normalizer,
         horizon: int,
         stride: int,
         *,
@@ -69,27 +76,31 @@ class ContinuingPlanner(LatentPlanner):
             end_to_end=False,
         )
         inpaints = isinstance(tokenizer, InpaintsPast) and tokenizer.inpaints_past
-        if not inpaints or vocabulary is not None or not action.reads_trajectory:
+        if not inpaints or not action.reads_trajectory:
             raise ConfigError(
                 "planner=continuing needs codes that are the trajectory, of which states alone are inpainted, and an "
                 "action head that reads it.",
                 got=f"{type(tokenizer).__name__}, {type(action).__name__}",
                 fix="planner=latent, or recipe=dd, or tokenizer=identity 'tokenizer.inpaint=[state]' action=state",
             )
-        check_range("planner.past", past, 2, horizon - 1, usual=min(4, horizon - 1))
-        self.past, self.stride = past, stride
+        longest = horizon - 1 if isinstance(action, FollowsPlans) else horizon
+        check_range("planner.past", past, 1, longest, usual=min(4, longest))
+        self.past, self.stride, self.normalizer = past, stride, normalizer
+        self.repeats_first = vocabulary is not None
         self.history = (past - 1) * stride + 1
 
+    def prior_loss(self, batch: Batch) -> Losses:
+        """The losses of a latent planner, as if episodes had begun a while before the current point."""
+        return super().prior_loss(self._begun_late(batch) if self.repeats_first and self.past > 1 else batch)
+
     def condition(self, batch: Batch) -> Cond:
-        """What is known at the last past point of windows, at random as if the episode had begun a while before it."""
-        states = batch.states[:, : self.past]
-        past_points = torch.randint(1, self.past + 1, (len(batch), 1), device=states.device)
-        time = None if batch.time is None else batch.time + (self.past - 1) * self.stride
+        """What is known at the last past point of windows; of continuous codes, at random from where on."""
         current = self.past - 1
-        cond = Cond(state=states[:, current], returns=batch.returns[:, current], goal=batch.goals, time=time)
-        return replace(
-            cond, past=self._points(states, torch.arange(self.past, device=states.device) + past_points >= self.past)
-        )
+        states = batch.states[:, : self.past]
+        real = torch.ones_like(batch.mask[:, : self.past]) if self.repeats_first else self._real(batch)
+        past = self._points(states, batch.actions[:, : self.past], batch.rewards[:, : self.past], real)
+        time = None if batch.time is None else batch.time + current * self.stride
+        return Cond(states[:, current], batch.returns[:, current], goal=batch.goals, time=time, past=past)
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
@@ -107,15 +118,58 @@ class ContinuingPlanner(LatentPlanner):
         """Windows (B, T, D) from the current point on; beyond their last point nothing is planned."""
         return torch.cat([x[:, self.past - 1 :], x[:, -1:].expand(-1, self.past - 1, -1)], dim=1)
 
+    def _real(self, batch: Batch) -> Tensor:
+        """Which of the P past points (B, P) of windows an episode has had that began at random before the current."""
+        points = torch.randint(1, self.past + 1, (len(batch), 1), device=batch.states.device)
+        return torch.arange(self.past, device=points.device) + points >= self.past
+
+    def _begun_late(self, batch: Batch) -> Batch:
+        """Windows whose past is that of episodes that began at random before the current point."""
+        past = self._points(
+            batch.states[:, : self.past],
+            batch.actions[:, : self.past],
+            batch.rewards[:, : self.past],
+            self._real(batch),
+        )
+        past, current = self._repeated(past), self.past - 1
+        return replace(
+            batch,
+            states=torch.cat([past.states, batch.states[:, self.past :]], dim=1),
+            actions=torch.cat([past.actions[:, :-1], batch.actions[:, current:]], dim=1),
+            rewards=torch.cat([past.rewards[:, :-1], batch.rewards[:, current:]], dim=1),
+            returns=torch.cat([past.returns[:, :-1], batch.returns[:, current:]], dim=1),
+        )
+
     def _past(self, cond: Cond) -> Batch:
         """The P points of the history, as far apart as those of a window."""
         if cond.past is not None:
-            return self._points(cond.past.states[:, :: self.stride], cond.past.mask[:, :: self.stride])
-        states = cond.state.unsqueeze(1).expand(-1, self.past, -1)
-        real = torch.arange(self.past, device=states.device) == self.past - 1
-        return self._points(states, real.expand(len(cond), -1))
+            past, reward = cond.past, self.normalizer.reward
+            actions = past.actions[:, :-1].unflatten(1, (-1, self.stride)).flatten(2, 3)
+            rewards = reward(reward.inverse(past.rewards[:, :-1]).unflatten(1, (-1, self.stride)).sum(2))
+            actions = torch.cat([actions, torch.zeros_like(actions[:, :1])], dim=1)
+            rewards = torch.cat([rewards, torch.zeros_like(rewards[:, :1])], dim=1)
+            points = self._points(past.states[:, :: self.stride], actions, rewards, past.mask[:, :: self.stride])
+        else:
+            states = cond.state.unsqueeze(1).expand(-1, self.past, -1)
+            actions = states.new_zeros(*states.shape[:2], self.stride, self.normalizer.action.mean.numel())
+            real = torch.arange(self.past, device=states.device) == self.past - 1
+            points = self._points(states, actions, states.new_zeros(states.shape[:2]), real.expand(len(cond), -1))
+        return self._repeated(points) if self.repeats_first else points
 
-    def _points(self, states: Tensor, real: Tensor) -> Batch:
-        """Past states (B, P, S) as a batch, with a mask (B, P) of those that the episode has had."""
-        nothing = states.new_zeros(real.shape)
-        return Batch.from_history(states, states[..., :0], nothing, nothing, real.long() - 1)
+    def _repeated(self, past: Batch) -> Batch:
+        """The past with its first real state at the points before it, where nothing is done or earned."""
+        first = past.mask.int().argmax(1)  # (B,)
+        states = past.states[torch.arange(len(first), device=first.device), first].unsqueeze(1)
+        real = past.mask.unsqueeze(-1)
+        return replace(
+            past,
+            states=torch.where(real, past.states, states),
+            actions=past.actions * real.unsqueeze(-1),
+            rewards=past.rewards * past.mask,
+            mask=torch.ones_like(past.mask),
+        )
+
+    def _points(self, states: Tensor, actions: Tensor, rewards: Tensor, real: Tensor) -> Batch:
+        """P past points of states (B, P, S), actions (B, P, M, A) and rewards (B, P), which of them (B, P) are real."""
+        past = Batch.from_history(states, actions[:, :, 0], rewards, torch.zeros_like(rewards), real.long() - 1)
+        return replace(past, actions=actions)

@@ -30,8 +30,8 @@ class Inpainting:
         normalizer: of the data.
         goal_state: indices of the state features that goals specify.
         goal_dim: G.
-        goal: whether the last point is at the goal; "at_rest" if all other features of the state are 0 there, in the
-            data's units.
+        goal: whether the last point is at the goal, where there are goals; "at_rest" if all other features of the
+            state are 0 there, in the data's units.
 
     Raises:
         ConfigError: if a field is not in both the view and the condition, or there is no goal that can be inpainted.
@@ -55,16 +55,18 @@ class Inpainting:
                     got=f"'{name}' in tokenizer.inpaint, with view.fields={list(slices)}",
                     fix=f"tokenizer.inpaint=[{','.join(possible[:1])}], or a view with it",
                 )
-        if goal and not (goal_state and goal_dim == len(goal_state) and "state" in slices):
+        goal = goal if goal_dim else False
+        if goal and not (goal_dim == len(goal_state) and "state" in slices):
             raise ConfigError(
                 "tokenizer.inpaint_goal needs goals that specify features of the state.",
-                expected="a state in the view, goals in the data, and data.goal_state",
+                expected="a state in the view, and data.goal_state",
                 got=f"view.fields={list(slices)}, {goal_dim} goal features for the state features {list(goal_state)}",
                 fix="tokenizer.inpaint_goal=false",
             )
         self.fields = {name: slices[name] for name in fields}
         self.normalizer, self.goal, self.goal_state = normalizer, bool(goal), list(goal_state)
         self.state = slices.get("state", slice(0, 0))
+        self.past_fields = {name: slices[name] for name in ("state", "action", "reward") if name in slices}
         self.rest_state = (
             [i for i in range(self.state.stop - self.state.start) if i not in goal_state] if goal == "at_rest" else []
         )
@@ -88,7 +90,8 @@ class Inpainting:
         for name, field in self.fields.items():
             x[:, 0, field] = first[name]
         if cond.past is not None and "state" in self.fields:
-            x[:, : cond.past.states.shape[1], self.state] = cond.past.states
+            for field, points in self.of_past(cond.past):
+                x[:, : points.shape[1], field] = points
         if self.goal and cond.goal is not None:
             values = dict(zip(self.goal_state, self.normalizer.goal.inverse(cond.goal).unbind(-1), strict=True))
             values |= dict.fromkeys(self.rest_state, x.new_zeros(()))
@@ -96,6 +99,15 @@ class Inpainting:
             for index, value in values.items():
                 x[:, -1, self.state.start + index] = (value - state.mean[index]) / state.scale[index]
         return x
+
+    def of_past(self, past: Batch) -> list[tuple[slice, Tensor]]:
+        """What is known of past points, the last of which is the present one: slices of D, and values (B, n, ·)."""
+        values = {
+            "state": past.states,
+            "action": past.actions[:, :-1].flatten(2),
+            "reward": past.rewards[:, :-1].unsqueeze(-1),
+        }
+        return [(field, values[name]) for name, field in self.past_fields.items()]
 
 
 class ValueTokenizer(nn.Module, ABC):
@@ -186,15 +198,27 @@ class ValueTokenizer(nn.Module, ABC):
         return Encoding(codes, self.layout.inputs(vectors), vectors)
 
     def known_codes(self, cond: Cond) -> KnownCodes | None:
-        """The codes of the inpainted values; padding is known too."""
+        """The codes of the inpainted values; padding is known too.
+
+        Of past points token ids are known as a whole, with a return of zero. Of continuous ones that is known which an
+        episode has had.
+        """
         if not self.inpainting:
             return None
         codes = self.codes(self.inpainting(cond, self.horizon, self.features))
+        mask, known_tokens = self.mask, self.known_tokens
         if cond.past is not None and self.inpaints_past:
-            mask = self.to_points(self.mask).repeat(len(cond), 1, 1)
-            mask[:, : cond.past.mask.shape[1], self.inpainting.state] = cond.past.mask.unsqueeze(-1)
-            return KnownCodes(codes, self.to_tokens(mask, True).reshape(codes.shape))
-        return KnownCodes(codes, self.mask.reshape(1, *codes.shape[1:]).expand_as(codes), self.known_tokens)
+            before = (cond.past.mask.shape[1] - 1) * self.period
+            if self.vocabulary is None:
+                mask = self.to_points(self.mask).repeat(len(cond), 1, 1)
+                for field, points in self.inpainting.of_past(cond.past):
+                    mask[:, : points.shape[1], field] = cond.past.mask[:, : points.shape[1]].unsqueeze(-1)
+                return KnownCodes(codes, self.to_tokens(mask, True).reshape(codes.shape))
+            later = slice(before + self.period, None)
+            known_tokens = (True,) * before + known_tokens[: self.period] + known_tokens[later]
+            present, later_points = mask[:, : self.period], mask[:, later]
+            mask = torch.cat([torch.ones_like(mask[:, :before]), present, later_points], dim=1)
+        return KnownCodes(codes, mask.reshape(1, *codes.shape[1:]).expand_as(codes), known_tokens)
 
     def loss(self, batch: Batch, x: Tensor, decode: Callable[[Tensor], Tensor]) -> Losses:
         """Reconstruction over real points, for a decoder that is learnt."""
@@ -225,9 +249,9 @@ class IdentityTokenizer(ValueTokenizer):
         tokens: "point" for one token per point (N = T, C = D); "field" for one per field of the view (C that of the
             widest, the others padded with zeros).
         inpaint: fields of the first point that are taken from the condition, any of state and return.
-        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3); with
-            "at_rest" the other features of the state are 0 there, in the data's units, as the velocity in Diffuser's
-            mazes.
+        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3), where the
+            data have goals; with "at_rest" the other features of the state are 0 there, in the data's units, as the
+            velocity in Diffuser's mazes.
 
     Raises:
         ConfigError: if the schedule does not add up to N, a field is not in the view, or the goal cannot be inpainted.
@@ -283,9 +307,9 @@ class BinTokenizer(ValueTokenizer):
             value that fills several of these, as a bound of clipped actions, has one of its own.
         bin_limit: uniform bins cover -bin_limit to bin_limit; values outside are in the outermost ones.
         inpaint: fields of the first point that are taken from the condition, any of state and return.
-        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3); with
-            "at_rest" the other features of the state are 0 there, in the data's units, as the velocity in Diffuser's
-            mazes.
+        inpaint_goal: whether the last point is fixed at the goal (inpainting, arXiv 2205.09991, section 3.3), where the
+            data have goals; with "at_rest" the other features of the state are 0 there, in the data's units, as the
+            velocity in Diffuser's mazes.
 
     Raises:
         ConfigError: if the schedule does not add up to N, an option is out of range, a field is not in the view, or the
@@ -321,9 +345,11 @@ class BinTokenizer(ValueTokenizer):
         edges = torch.linspace(-bin_limit, bin_limit, num_bins + 1, dtype=torch.float64).float()
         self.register_buffer("uniform_edges", edges.expand(features, -1).clone(), persistent=False)
         self._quantiles: list[tuple[Affine, int, list[int] | None]] = []  # of each field: map, repetitions, features
+        if "terminal" in view.slices:
+            self.terminal = Affine(1)  # which is never fitted, so that its bins are even
         for name, field in view.slices.items() if binning == "quantile" else ():
             maps: dict[str, Affine] = {"return": normalizer.returns, "position": normalizer.state}
-            affine = maps[name] if name in maps else getattr(normalizer, name)
+            affine = maps[name] if name in maps else getattr(self if name == "terminal" else normalizer, name)
             affine.fit_quantiles(num_bins + 1)
             picked = list(goal_state) if name == "position" else None
             width = len(picked or affine.mean)
