@@ -87,7 +87,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         },
     ),
     "decoder": (
-        ("mage", "flat_ar", f"tap {GUIDED}", f"diffuser {GUIDED}", f"tt {GUIDED}"),
+        ("mage", "flat_ar", f"tap {GUIDED}", f"diffuser {GUIDED}", f"tt planner=latent {GUIDED}"),
         {
             "adapter": (OK, OK, OK, OK, IDENTITY),
             "identity": (PLAIN, PLAIN, PLAIN, OK, OK),
@@ -145,7 +145,10 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
                 *(VALUE, FIELDS, FIELDS, EVERY_KIND, VALUE, VALUE, FIELDS),
                 *(VALUE, VALUE, FIELDS, FIELDS, VALUE, FIELDS, OK),
             ),
-            "continuing": (*(EVERY_KIND, LATENT, OK, EVERY_KIND, LATENT, LATENT, OK), *[LATENT] * 5, *(OK, EVERY_KIND)),
+            "continuing": (
+                *(EVERY_KIND, LATENT, OK, EVERY_KIND, LATENT, LATENT, OK),
+                *(LATENT, LATENT, LATENT, OK, LATENT, OK, EVERY_KIND),
+            ),
             "direct": (OK, FIELDS, FIELDS, EVERY_KIND, OK, OK, FIELDS, OK, OK, FIELDS, FIELDS, OK, FIELDS, OK),
             "hierarchy": (
                 *(EVERY_KIND, ACTIONS_FIRST, OVERLAP, EVERY_KIND, OK, OK, OK, OK, OK, OK),
@@ -249,7 +252,7 @@ RECIPES: dict[str, dict[str, str]] = {
         "identity": "dd diffuser dv flow hd tt",
     },
     "action": {
-        **dict.fromkeys(("latent", "latent_state"), f"bc hiql iql {_LATENT}".replace(" dd ", " ")),
+        **dict.fromkeys(("latent", "latent_state"), f"bc hiql iql {_CONVOLUTIONAL}".replace(" dd ", " ")),
         "plan": "carp tap tt",
         "state": _LATENT.replace("carp ", ""),
     },
@@ -268,7 +271,7 @@ RECIPES: dict[str, dict[str, str]] = {
     "subgoal": {"graph": _ALL},
     "planner": {
         "advantage": "hiql iql",
-        "continuing": "dd diffuser dv flow hd",
+        "continuing": "dd diffuser dv flow hd tt",
         "direct": "bc",
         "hierarchy": f"dd dv flat flat_ar hierarchy mage mage_critic mage_graph {_REST}",
         "history": "dt",

@@ -21,9 +21,7 @@ NEVER: dict[str, str] = {
     "it denoises at every noise level, in the shape of the codes": "prior/flow prior/gpt prior/transformer",
     "the loss pulls what it predicts from noise to the codes": "prior/gpt prior/transformer",
     "it is drawn towards the codes that it learns": "prior/gpt prior/transformer",
-    "works for data without goals": (
-        "decoder/identity critic/length critic/temporal_distance planner/continuing planner/subgoals"
-    ),
+    "works for data without goals": ("critic/length critic/temporal_distance planner/subgoals"),
     "adapters start without effect, and are left out of base()": (
         "decoder/identity decoder/plain decoder/state_conditioned"
     ),
@@ -56,18 +54,6 @@ NOT_IN: dict[str, tuple[str, ...]] = {
     "training does not make all features alike": ("encoder/timm bc encoder.dim=null",),
     "what is withheld is not looked at": ("conditioner/fields bc",),
     "conditions are withheld in training": ("conditioner/fields bc",),
-    "works for data without goals": (
-        "prior/diffusion diffuser",
-        "prior/flow flow",
-        "decoder/adapter diffuser planner.condition_weight=0.1",
-        "decoder/plain diffuser planner.condition_weight=0.1",
-        "decoder/state_conditioned diffuser planner.condition_weight=0.1",
-        "critic/horizon diffuser sampler=best_of_n sampler.steps=5",
-        "critic/value diffuser sampler=best_of_n sampler.steps=5",
-        "planner/latent diffuser",
-        "planner/latent flow",
-        "planner/hierarchy hd planner.overlap=true",
-    ),
     "the condition reaches every scale": (
         "prior/diffusion diffuser",
         "prior/flow flow",
@@ -88,6 +74,8 @@ NOT_IN: dict[str, tuple[str, ...]] = {
         "planner/latent diffuser",
         "planner/latent tt",
         "planner/latent flow",
+        "planner/continuing diffuser",
+        "planner/continuing flow",
         "planner/hierarchy hd planner.overlap=true",
     ),
 }

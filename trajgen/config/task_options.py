@@ -24,7 +24,8 @@ def task_options(words: Sequence[str], folders: Sequence[Path] = ()) -> list[str
     """The options that the data preset of a command line has for its recipe, and for recipes that it inherits.
 
     An option that the words set themselves is left out, and so are the options of a component that they replace. A
-    component with options that they set stays the recipe's. Of two that set the same, that of the nearer recipe counts.
+    component with options that they set stays the recipe's. Of two that set the same, that of the nearer recipe counts;
+    those of a component that it replaces are left out.
 
     Args:
         words: ``key=value``, as for ``trajgen train``.
@@ -43,8 +44,14 @@ def task_options(words: Sequence[str], folders: Sequence[Path] = ()) -> list[str
     if data is None or typed.get(SWITCH, recipe.get(SWITCH)) is False:
         return []
     by_recipe = _by_recipe(data, folders)
-    options = [option for name in reversed(_lineage(path, folders)) for option in by_recipe.get(name, ())]
-    nearest = {option.partition("=")[0]: option for option in options}
+    nearest: dict[str, str] = {}
+    components: dict[str, Any] = {}
+    for inherited in reversed(_lineage(path, folders)):
+        for kind, name in _components(inherited).items():
+            if components.setdefault(kind, name) != name:
+                components[kind] = name
+                nearest = {key: option for key, option in nearest.items() if not key.startswith(f"{kind}.")}
+        nearest |= {option.partition("=")[0]: option for option in by_recipe.get(inherited.stem, ())}
     taken = {key for key in typed if key not in ("recipe", "data")}
     taken |= {key for key in nearest if key in KINDS and any(name.startswith(f"{key}.") for name in taken)}
     return [word for key, word in nearest.items() if not taken & {*accumulate(key.split("."), "{}.{}".format)}]
@@ -100,11 +107,17 @@ def _file(group: str, value: Any, folders: Sequence[Path]) -> Path | None:
     return find_file(group, value, list(folders)) if PLAIN_NAME.fullmatch(value) else None
 
 
-def _lineage(recipe: Path, folders: Sequence[Path]) -> list[str]:
-    """The names of a recipe and of those that it inherits, the nearest first."""
-    names = [recipe.stem]
+def _components(recipe: Path) -> dict[str, Any]:
+    """The names of the components that a recipe sets itself, by kind."""
+    nodes = {kind: node for kind, node in read_yaml(recipe).items() if kind in KINDS and isinstance(node, dict)}
+    return {kind: node["name"] for kind, node in nodes.items() if "name" in node}
+
+
+def _lineage(recipe: Path, folders: Sequence[Path]) -> list[Path]:
+    """A recipe and those that it inherits, the nearest first."""
+    recipes = [recipe]
     for entry in read_yaml(recipe).get(DEFAULTS) or ():
         name = entry.removeprefix("/recipe/") if isinstance(entry, str) else ""
         parent = find_file("recipe", name, list(folders)) if PLAIN_NAME.fullmatch(name) else None
-        names += _lineage(parent, folders) if parent is not None and parent != recipe else []
-    return names
+        recipes += _lineage(parent, folders) if parent is not None and parent != recipe else []
+    return recipes
