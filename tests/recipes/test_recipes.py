@@ -18,6 +18,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.options import structure
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.data.options import DataOptions
+from trajgen.experiments.preparation import dry_run
 
 ROUNDS = 7
 """A composition that cannot work is cured by following the advice so many times at most."""
@@ -157,3 +158,14 @@ def test_every_component_in_every_recipe_works_or_is_refused_with_a_cure(
             swapped = follow(str(refusal.fix), swapped, composed)
             refusal = tried(swapped)
         assert refusal is None, f"recipe={recipe} {kind}={name}: the advice leads nowhere\n" + "\n".join(refusals)
+
+
+@pytest.mark.parametrize("name", recipe_files())
+def test_every_recipe_composes_where_there_are_no_goals_but_those_that_need_one(name: str) -> None:
+    config = compose([f"recipe={name}", "data=mujoco/hopper-medium-expert"])
+    needs_more = {"hiql": "needs goals", "mage_graph": "positions on the way to a goal"}
+    if name in needs_more:
+        with pytest.raises(ConfigError, match=needs_more[name]):
+            dry_run(config)
+    else:
+        dry_run(config)

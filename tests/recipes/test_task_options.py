@@ -107,3 +107,15 @@ def test_what_is_no_option_of_a_recipe_is_refused(recipes: str, folder: Path) ->
     (folder / "odd.yaml").write_text(f"defaults: [/data/pointmaze/umaze-dwell]\nrecipes: {recipes}\n")
     with pytest.raises(ConfigError, match="list of key=value"):
         compose(["data=odd.yaml"])
+
+
+def test_those_of_a_component_that_a_recipe_replaces_are_left_out(folder: Path) -> None:
+    """Flow is diffuser with another prior and another sampler."""
+    options = "policy.replan_interval=1, prior.depth=2, prior.value=true, sampler.value_scale=0.5"
+    (folder / "task.yaml").write_text(
+        f"defaults: [/data/pointmaze/umaze-dwell]\nrecipes: {{diffuser: [{options}], flow: [sampler.steps=3]}}\n"
+    )
+    assert task_words(["recipe=diffuser", "data=task.yaml"]) == options.split(", ")
+    assert task_words(["recipe=flow", "data=task.yaml"]) == ["policy.replan_interval=1", "sampler.steps=3"]
+    config = compose(["recipe=flow", "data=task.yaml"])
+    assert config.components["sampler"]["steps"] == 3 and config.components["prior"]["name"] == "flow"
