@@ -14,6 +14,8 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch
 from trajgen.nn.diffusion import noise_levels
 from trajgen.policies.history import History
+from trajgen.policies.options import PolicyOptions
+from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.samplers.autoregressive import guided
 
 PAST = 3
@@ -71,6 +73,17 @@ def test_a_plan_continues_what_the_policy_recorded(planner: Any) -> None:
     changed = replace(plan, trajectory=plan.trajectory.clone())
     changed.trajectory[:, 1] += 1
     assert not torch.equal(action, planner.action(changed, cond.state.unsqueeze(1), torch.zeros(2, 1).long()))
+
+
+@torch.no_grad()
+def test_another_plan_is_compared_from_the_present_on(planner: Any) -> None:
+    """The control of the condition error: where the window of another plan has the present state, not its past."""
+    acting = RecedingHorizonPolicy(planner, planner.normalizer, tiny.SPACE, PolicyOptions(), discount=1.0, chunk=4)
+    cond = tiny.cond(6)
+    errors = acting.condition_error(cond, planner.plan(cond))
+    assert errors["state"] == 0
+    expected = (cond.state.roll(1, 0) - cond.state).square().mean().sqrt()
+    assert errors["state_other_latent"] == pytest.approx(float(expected), abs=1e-5)
 
 
 @torch.no_grad()

@@ -118,6 +118,15 @@ class Planner(Protocol):
 
 
 @runtime_checkable
+class Decodes(Protocol):
+    """A planner whose plans are decoded from a latent."""
+
+    def decode(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latents (B, N, C) as trajectories (B, T, D) from the current point on."""
+        ...
+
+
+@runtime_checkable
 class RevisesPlans(Protocol):
     """Revises plans: coarse scales stay, finer ones are drawn anew."""
 

@@ -105,17 +105,11 @@ class ContinuingPlanner(LatentPlanner):
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         """Plans for the conditions (B, ·), from the current state on; without ``cond.past`` an episode starts here."""
-        cond = replace(cond, past=self._past(cond))
-        plan = super().plan(cond, rng, decode=decode)
-        return plan if plan.trajectory is None else replace(plan, trajectory=self._from_now(plan.trajectory))
+        return super().plan(replace(cond, past=self._past(cond)), rng, decode=decode)
 
-    @torch.no_grad()
-    def refinements(self, plan: Plan, cond: Cond) -> dict[str, Tensor]:
-        """The plan decoded after each scale, from the current state on."""
-        return {name: self._from_now(x) for name, x in super().refinements(plan, cond).items()}
-
-    def _from_now(self, x: Tensor) -> Tensor:
-        """Windows (B, T, D) from the current point on; beyond their last point nothing is planned."""
+    def decode(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latents (B, N, C) as trajectories (B, T, D) from the current point on; beyond a window nothing is planned."""
+        x = super().decode(latent, cond)
         return torch.cat([x[:, self.past - 1 :], x[:, -1:].expand(-1, self.past - 1, -1)], dim=1)
 
     def _real(self, batch: Batch) -> Tensor:

@@ -292,13 +292,18 @@ class LatentPlanner(nn.Module):
         plan = self._completed(plan, cond, rng, decode)
         if misfit == "state":
             latent = self.tokenizer.layout.latent(self.tokenizer.vectors(followed.codes))
-            return plan, state_misfit(self.view, self.decoder(latent, cond), followed, cond, self.strides[0])
+            return plan, state_misfit(self.view, self.decode(latent, cond), followed, cond, self.strides[0])
         return plan, critic_misfit(followed, plan) if misfit == "critic" else surprise
+
+    def decode(self, latent: Tensor, cond: Cond) -> Tensor:
+        """Latents (B, N, C) as trajectories (B, T, D) from the current point on."""
+        trajectory: Tensor = self.decoder(latent, cond)
+        return trajectory
 
     def _completed(self, plan: Plan, cond: Cond, rng: Generator | None, decode: bool) -> Plan:
         """The plan with what acting needs beside its codes."""
         cond = replace(cond, stride=plan.stride)
-        trajectory = self.decoder(plan.latent, cond) if decode or self.action.reads_trajectory else None
+        trajectory = self.decode(plan.latent, cond) if decode or self.action.reads_trajectory else None
         return replace(plan, trajectory=trajectory, noise=action_noise(self.action, cond, rng), goal=cond.goal)
 
     @torch.no_grad()
@@ -313,7 +318,7 @@ class LatentPlanner(nn.Module):
             partial_latent = self.tokenizer.layout.extend(partial_latent, vectors[:, span], k)
             if k in picked or schedule.scales <= MAX_REFINEMENTS:
                 tokens = "1 token" if schedule.lengths[k] == 1 else f"{schedule.lengths[k]} tokens"
-                decoded[f"scale {k + 1} ({tokens})"] = self.decoder(partial_latent, cond)
+                decoded[f"scale {k + 1} ({tokens})"] = self.decode(partial_latent, cond)
         return decoded
 
     def condition_residuals(self, trajectory: Tensor, cond: Cond) -> dict[str, Tensor]:

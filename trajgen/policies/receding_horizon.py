@@ -14,7 +14,7 @@ from torch import Tensor
 from trajgen.core.choices import likeliest, numbers_of
 from trajgen.core.errors import TrajgenError
 from trajgen.core.normalizer import Affine, Normalizer
-from trajgen.core.planning import Observation, ReviseFn, with_subgoals
+from trajgen.core.planning import Decodes, Observation, ReviseFn, with_subgoals
 from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
@@ -217,11 +217,11 @@ class RecedingHorizonPolicy:
         for name, residual in residuals.items():
             in_units = maps[name].inverse(condition[name] + residual) - maps[name].inverse(condition[name])
             errors[name], errors[f"{name}_units"] = _rms(residual), _rms(in_units)
-        decoder = getattr(self.planner, "decoder", None)
-        if decoder is not None and len(cond) > 1:
+        has_latent = isinstance(self.planner, Decodes)
+        if has_latent and len(cond) > 1:
             controls = {"other_latent": plan.latent.roll(1, 0), "zero_latent": torch.zeros_like(plan.latent)}
             for control, latent in controls.items():
-                trajectory = decoder(latent, cond)
+                trajectory = self.planner.decode(latent, cond)
                 for name, residual in self.planner.condition_residuals(trajectory, cond).items():
                     errors[f"{name}_{control}"] = _rms(residual)
         return errors
