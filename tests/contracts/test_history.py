@@ -16,6 +16,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Plan, Space
 from trajgen.policies.history import History
+from trajgen.policies.options import PolicyOptions
 from trajgen.priors.gpt import GPTPrior
 
 HORIZON, CHUNK = 5, 3
@@ -55,6 +56,14 @@ def build(
 
 def perturbed(nodes: dict[str, dict[str, Any]] = HISTORY, space: Space = tiny.SPACE, **swaps: dict[str, Any]) -> Any:
     return tiny.shake(build(nodes, space=space, **swaps)).eval()
+
+
+def test_an_action_is_predicted_at_every_step() -> None:
+    planner = build()
+    assert PolicyOptions(replan_interval=1).steps(planner, 1) == 1
+    with pytest.raises(ConfigError, match="one action at a time") as caught:
+        PolicyOptions(replan_interval=2).steps(planner, 4)
+    tiny.check_cure(caught.value)
 
 
 def windows(points: int = HORIZON) -> Batch:
