@@ -59,7 +59,7 @@ def perturbed(nodes: dict[str, dict[str, Any]] = HISTORY, space: Space = tiny.SP
 
 
 def test_an_action_is_predicted_at_every_step() -> None:
-    planner = build()
+    planner = build(HISTORY)
     assert PolicyOptions(replan_interval=1).steps(planner, 1) == 1
     with pytest.raises(ConfigError, match="one action at a time") as caught:
         PolicyOptions(replan_interval=2).steps(planner, 4)
