@@ -213,6 +213,23 @@ def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
 
 
+@pytest.mark.nightly
+def test_it_continues_past_transitions_as_the_policy_that_was_loaded(tmp_path: Path) -> None:
+    """Trajectory Transformer's, which plans at every second step; ONNX has no operator that puts values into bins."""
+    parts: dict[str, Any] = {
+        "view": {"fields": ("state", "action", "reward", "return")},
+        "tokenizer": {"name": "bins", "inpaint": ("state",)},
+        "sampler": {"name": "beam", "branch_fields": ("action",), "temperature": None, "beam_width": 2},
+        "conditioner": {"fields": ("state", "goal")},
+        "planner": {"name": "continuing", "past": 3},
+    }
+    nodes = tiny.nodes(**parts, schedule="unit", prior="transformer", decoder="identity", action="plan")
+    planner = tiny.shake(assemble(nodes, tiny.SPACE, replace(tiny.WINDOW, horizon=3, chunk=3)))
+    before, after = played(policy_of(planner, 2), "torch_export", 2, tmp_path, draws=False)
+    assert not np.allclose(before[0][0], before[0][-1], atol=1e-2)
+    np.testing.assert_allclose(after[0], before[0], atol=1e-4)
+
+
 def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, draws: bool) -> tuple[Any, Any]:
     """The actions and the remaining returns of a policy, and those of its export under the same noise."""
     out = export(loaded, folder / "exported", format=form, batch=batch)
