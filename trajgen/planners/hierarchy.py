@@ -222,6 +222,7 @@ class HierarchicalPlanner(nn.Module):
             rewards=reward(reward.inverse(batch.rewards).unflatten(1, (legs, n)).sum(2)),
             returns=batch.returns[:, ::n],
             mask=batch.mask[:, ::n],
+            terminals=None if batch.terminals is None else batch.terminals[:, ::n],
         )
 
     def _low_batch(self, batch: Batch) -> Batch:
@@ -234,6 +235,7 @@ class HierarchicalPlanner(nn.Module):
             rewards=batch.rewards[:, points],
             returns=batch.returns[:, points],
             mask=batch.mask[:, points],
+            terminals=None if batch.terminals is None else batch.terminals[:, points],
             goals=batch.states[:, self.segment],
         )
 

@@ -215,7 +215,7 @@ class LatentPlanner(nn.Module):
     def with_codes(self, batch: Batch) -> Batch:
         """The batch with the codes that the action head learns from, and the first points of its windows alone."""
         first = {name: getattr(batch, name)[:, :1] for name in ("states", "actions", "rewards", "returns", "mask")}
-        return replace(batch, codes=self._codes(batch), **first)
+        return replace(batch, codes=self._codes(batch), terminals=None, **first)
 
     def _codes(self, batch: Batch) -> Tensor:
         """The codes that the prior generates for windows, teacher-forced, or those of the data."""
