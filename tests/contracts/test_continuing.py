@@ -248,3 +248,26 @@ def test_plans_are_worth_nothing_yet_before_their_first_point_is_drawn(
     monkeypatch.setattr(search, "select_every", 5)  # a point has 12 tokens
     search(transformer.prior, transformer.tokenizer, cond, None, transformer.tokenizer.known_codes(cond))
     assert min(points) == PAST and max(points) == tiny.HORIZON
+
+
+def test_with_the_present_alone_a_plan_is_that_of_the_latent_planner() -> None:
+    parts: dict[str, Any] = {
+        "view": {"fields": ("state", "action", "return")},
+        "tokenizer": {"name": "bins", "inpaint": ("state",)},
+        "conditioner": {"fields": ("state", "goal")},
+        "sampler": {"name": "beam", "branch_fields": ("action",), "beam_width": 2},
+    }
+    parts |= {"schedule": "unit", "prior": "transformer", "decoder": "identity", "action": "plan"}
+    weights = {"condition_weight": 0.0, "end_to_end": False}
+    continuing = tiny.shake(tiny.planner(planner={"name": "continuing", "past": 1}, **parts)).eval()
+    latent = tiny.shake(tiny.planner(planner={"name": "latent", **weights}, **parts)).eval()
+    history = History(4, continuing.history, 4, 2)
+    cond = tiny.cond(4)
+    history.push(cond.state, torch.zeros(4, dtype=torch.long))
+    plans = [
+        planner.plan(cond, torch.Generator().manual_seed(0)).codes
+        for planner, cond in ((latent, cond), (continuing, cond), (continuing, replace(cond, past=history.past())))
+    ]
+    assert torch.equal(plans[0], plans[1]) and torch.equal(plans[0], plans[2])
+    losses = [planner.prior_loss(tiny.batch(8))["total"] for planner in (latent, continuing)]
+    assert torch.equal(*losses)
