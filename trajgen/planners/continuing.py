@@ -1,4 +1,4 @@
-"""The continuing planner: plans begin with what an episode has just passed through (Decision Diffuser, TT)."""
+"""The continuing planner: plans begin with what an episode has just passed through."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from trajgen.planners.latent import LatentPlanner
 
 @register("planner", "continuing")
 class ContinuingPlanner(LatentPlanner):
-    """A latent planner that continues a history (Decision Diffuser, arXiv 2211.15657, algorithm 1; 2106.01345's TT).
+    """A latent planner that continues a history: of states (Decision Diffuser), or of transitions (TT).
+
+    Follows algorithm 1 of arXiv 2211.15657, and the code of Trajectory Transformer (arXiv 2106.02039), whose attention
+    leaves out the returns of past points.
 
     The first P points of a window are past: the last of them is the current state, with the target return, and from
     which actions are read. Their states, actions and rewards are known codes, as far as the view has them.
