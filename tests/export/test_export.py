@@ -214,8 +214,9 @@ def test_it_follows_a_chain_of_legs_and_continues_states_as_the_policy_that_was_
 
 
 @pytest.mark.nightly
-def test_it_continues_past_transitions_as_the_policy_that_was_loaded(tmp_path: Path) -> None:
-    """Trajectory Transformer's, which plans at every second step; ONNX has no operator that puts values into bins."""
+@FORMS
+def test_it_continues_past_transitions_as_the_policy_that_was_loaded(form: str, tmp_path: Path) -> None:
+    """Trajectory Transformer's, which plans at every second step."""
     parts: dict[str, Any] = {
         "view": {"fields": ("state", "action", "reward", "return")},
         "tokenizer": {"name": "bins", "inpaint": ("state",)},
@@ -225,7 +226,7 @@ def test_it_continues_past_transitions_as_the_policy_that_was_loaded(tmp_path: P
     }
     nodes = tiny.nodes(**parts, schedule="unit", prior="transformer", decoder="identity", action="plan")
     planner = tiny.shake(assemble(nodes, tiny.SPACE, replace(tiny.WINDOW, horizon=3, chunk=3)))
-    before, after = played(policy_of(planner, 2), "torch_export", 2, tmp_path, draws=False)
+    before, after = played(policy_of(planner, 2), form, 2, tmp_path, draws=False)
     assert not np.allclose(before[0][0], before[0][-1], atol=1e-2)
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
 

@@ -378,7 +378,11 @@ class BinTokenizer(ValueTokenizer):
         edges = self.edges.contiguous()
         values = self.to_tokens(x).squeeze(-1).unflatten(1, (self.horizon, self.period)).flatten(0, 1).T.contiguous()
         # A value that several edges share is put into the middle one of the bins between them, whose center it is.
-        ids = torch.searchsorted(edges, values) + torch.searchsorted(edges, values, right=True) - 1
+        if torch.compiler.is_exporting():  # ONNX has no search
+            below, above = edges.unsqueeze(1) < values.unsqueeze(2), edges.unsqueeze(1) <= values.unsqueeze(2)
+            ids = below.sum(-1) + above.sum(-1) - 1
+        else:
+            ids = torch.searchsorted(edges, values) + torch.searchsorted(edges, values, right=True) - 1
         ids = torch.div(ids, 2, rounding_mode="floor").clamp(0, self.vocabulary - 1)
         return ids.T.unflatten(0, (len(x), self.horizon)).flatten(1)
 
