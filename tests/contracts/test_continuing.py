@@ -184,7 +184,7 @@ def test_a_plan_of_tokens_begins_with_what_was_lived_and_done(transformer: Any) 
             history.record_reward(reward(rewards[step]))
     cond = replace(tiny.cond(2), state=states[-1], past=history.past())
     plan = planner.plan(cond, torch.Generator().manual_seed(0))
-    lived = decoded(planner, plan.codes)
+    fields = decoded(planner, plan.codes)
     of_first = {
         "state": states[:: tiny.STRIDE, 0],
         "action": actions[:-1, 0].reshape(now, -1),
@@ -200,10 +200,10 @@ def test_a_plan_of_tokens_begins_with_what_was_lived_and_done(transformer: Any) 
             expected = in_bins(
                 planner, **{name: values[name].unsqueeze(0)} if name in values else {"return": torch.zeros(1, now, 1)}
             )
-            torch.testing.assert_close(lived[name][row, :now], expected[name][0])
+            torch.testing.assert_close(fields[name][row, :now], expected[name][0])
         expected = in_bins(planner, state=values["state"].unsqueeze(0))
-        torch.testing.assert_close(lived["state"][row, : planner.past], expected["state"][0])
-    assert torch.equal(plan.trajectory[:, : 1 - PAST], torch.cat(list(lived.values()), -1)[:, now:])
+        torch.testing.assert_close(fields["state"][row, : planner.past], expected["state"][0])
+    assert torch.equal(plan.trajectory[:, : 1 - PAST], torch.cat(list(fields.values()), -1)[:, now:])
     other = replace(cond, past=replace(cond.past, actions=-cond.past.actions))
     assert not torch.equal(planner.plan(other, torch.Generator().manual_seed(0)).codes[:, -20:], plan.codes[:, -20:])
 
@@ -219,17 +219,17 @@ def test_every_code_of_the_past_is_known_and_none_of_the_plan(transformer: Any) 
 def test_training_sees_episodes_that_began_a_while_ago(transformer: Any) -> None:
     """A window's first points repeat the state in which its episode began; from the present on it is as it was."""
     batch, now = tiny.batch(200), PAST - 1
-    begun = transformer._begun_late(batch)
+    shortened = transformer._with_late_start(batch)
     for name in ("actions", "rewards", "returns"):
-        assert torch.equal(getattr(begun, name)[:, now:], getattr(batch, name)[:, now:])
-    assert torch.equal(begun.states[:, now:], batch.states[:, now:]) and not begun.returns[:, :now].any()
-    missing = (begun.states != batch.states).any(-1)[:, :now].sum(1)
+        assert torch.equal(getattr(shortened, name)[:, now:], getattr(batch, name)[:, now:])
+    assert torch.equal(shortened.states[:, now:], batch.states[:, now:]) and not shortened.returns[:, :now].any()
+    missing = (shortened.states != batch.states).any(-1)[:, :now].sum(1)
     assert missing.unique().tolist() == [0, 1, 2]
     for row, count in enumerate(missing.tolist()):
-        assert torch.equal(begun.states[row, :count], batch.states[row, count].expand(count, -1))
-        assert not begun.actions[row, :count].any() and not begun.rewards[row, :count].any()
-        assert torch.equal(begun.actions[row, count:], batch.actions[row, count:])
-        assert torch.equal(begun.rewards[row, count:], batch.rewards[row, count:])
+        assert torch.equal(shortened.states[row, :count], batch.states[row, count].expand(count, -1))
+        assert not shortened.actions[row, :count].any() and not shortened.rewards[row, :count].any()
+        assert torch.equal(shortened.actions[row, count:], batch.actions[row, count:])
+        assert torch.equal(shortened.rewards[row, count:], batch.rewards[row, count:])
     past_returns = torch.cat([batch.returns[:, :now] + 1, batch.returns[:, now:]], dim=1)
     losses = []
     for windows in (batch, replace(batch, returns=past_returns)):

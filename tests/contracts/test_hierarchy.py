@@ -70,16 +70,16 @@ def test_the_low_level_pursues_the_state_at_the_next_subgoal(planner: Any, batch
 def test_each_level_sees_all_that_a_point_has(batch: Batch) -> None:
     """Every tensor of T points has as many as the level; its view reads them."""
     planner = build(view={"fields": ("state", "action", "reward", "return", "terminal")})
-    of_points = [
-        name for name, v in vars(batch).items() if isinstance(v, torch.Tensor) and v.shape[1:2] == (tiny.HORIZON,)
-    ]
-    assert set(of_points) == {"states", "actions", "rewards", "returns", "mask", "terminals"}
-    every, first = slice(None, None, SEGMENT), slice(SEGMENT)
-    for level, points in ((planner.high, every), (planner.low, first)):
-        seen = planner._high_batch(batch) if level is planner.high else planner._low_batch(batch)
-        expected = batch.terminals[:, points]
-        assert all(getattr(seen, name).shape[1] == expected.shape[1] for name in of_points)
-        assert torch.equal(level.view(seen)[..., -1] > 0, expected)
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    of_points = {name for name, value in tensors.items() if value.shape[1:2] == (tiny.HORIZON,)}
+    assert of_points == {"states", "actions", "rewards", "returns", "mask", "terminals"}
+    levels = (
+        (planner.high, planner._high_batch(batch), batch.terminals[:, ::SEGMENT]),
+        (planner.low, planner._low_batch(batch), batch.terminals[:, :SEGMENT]),
+    )
+    for level, level_batch, terminals in levels:
+        assert all(getattr(level_batch, name).shape[1] == terminals.shape[1] for name in of_points)
+        assert torch.equal(level.view(level_batch)[..., -1] > 0, terminals)
 
 
 def test_an_overlapping_plan_ends_at_the_subgoal(batch: Batch) -> None:

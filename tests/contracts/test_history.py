@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trajgen.assemble import WindowShape, assemble
 from trajgen.core.errors import ConfigError
-from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, Plan, Space
 from trajgen.policies.history import History
 from trajgen.policies.options import PolicyOptions
-from trajgen.priors.gpt import GPTPrior
 
 HORIZON, CHUNK = 5, 3
 WINDOW = WindowShape(horizon=HORIZON, stride=1, chunk=CHUNK, return_power=1.0)
@@ -353,53 +351,3 @@ def test_a_toy_task_is_learnt(
         if step > 100 and float(total) < 0.02:
             break
     assert stage.loss(task(400))["total"].item() < 0.03  # of a variance of about 0.5
-
-
-def gpt(**options: Any) -> GPTPrior:
-    """A small GPT over points of three codes, with perturbed weights."""
-
-    class Embedding(nn.Module):
-        width = 4
-
-        def forward(self, cond: Cond) -> Tensor:
-            return cond.state.unsqueeze(1)
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2}
-    prior = GPTPrior(ScaleSchedule((1,) * 12), 6, None, Embedding(), 3, 2, **{**sizes, **options})
-    tiny.shake(prior)
-    return prior.eval()
-
-
-@pytest.mark.parametrize("prefix", [True, False])
-@pytest.mark.parametrize("timesteps", [0, 9])
-@torch.no_grad()
-def test_codes_of_several_types_step_by_step(prefix: bool, timesteps: int) -> None:
-    prior, cond, codes = gpt(prefix=prefix, timesteps=timesteps), tiny.cond(), torch.randn(6, 12, 6)
-    forced = prior.logits(codes[:, :-1], cond)
-    state = prior.start(cond)
-    stepwise = [prior.step(codes[:, k - 1 : k] if k else None, k, state) for k in range(5)]
-    assert_same(torch.cat(stepwise, dim=1), forced[:, :5])
-    order = torch.tensor([2, 2, 0])
-    assert_same(prior.step(codes[order, 4:5], 5, state.rows(order)), forced[order, 5:6])
-    assert forced[:, 0].any() == prefix
-    loss, predicted = prior(codes, codes[:, :-1], cond)
-    assert_same(predicted, forced)
-    assert_same(loss, (forced - codes)[:, 0 if prefix else 1 :].square().mean())
-
-
-@torch.no_grad()
-def test_steps_beyond_the_table_share_its_last_entry() -> None:
-    prior, cond, inputs = gpt(timesteps=9), tiny.cond(), torch.randn(6, 11, 6)
-
-    def at(step: int) -> Tensor:
-        return prior.logits(inputs, replace(cond, time=torch.full((6,), step)))
-
-    assert torch.equal(at(9), at(100)) and torch.equal(at(0), prior.logits(inputs, replace(cond, time=None)))
-    # Points are two steps apart: from step 7 on only the first is not at the table's end.
-    assert not torch.allclose(at(7), at(8)) and not torch.allclose(at(0), at(1))
-    table = prior.time_embed.weight.clone()
-    prior.time_embed.weight[1::2] += 1
-    changed = at(0)
-    prior.time_embed.weight.copy_(table)
-    assert torch.equal(changed, at(0))  # points at even steps read even entries

@@ -36,7 +36,7 @@ class PlannedReturn(_Untrained):
     With rewards in the view, their discounted sum, which the return-to-go of the last point continues where the view
     has it ("reward-to-go", arXiv 2106.02039, section 2.3; arXiv 2208.10291, section 3.3). That return counts its own
     point's reward, which is therefore left out of the sum. With the return-to-go alone, that of the first point.
-    Where the view has terminals, nothing counts from the first point on that is more likely over than not (the code of
+    Where the view has terminals, rewards and returns are left out from the first terminal above 0.5 on (the code of
     2208.10291).
 
     Args:

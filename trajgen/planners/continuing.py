@@ -27,10 +27,10 @@ class ContinuingPlanner(LatentPlanner):
     The first P points of a window are past: the last of them is the current state, with the target return, and from
     which actions are read. Their states, actions and rewards are known codes, as far as the view has them.
 
-    An episode may have had fewer points. Continuous codes of the others are then unknown, and are drawn. Token ids are
-    known as a whole, so that each is predicted from the same number before it: the missing points repeat the first
-    state, with actions, rewards and returns of zero, as the past's returns always are, which no episode can tell. In
-    training a random number of points is missing.
+    An episode may have had fewer points. Continuous codes of missing points are unknown, and are drawn. Token ids are
+    predicted from all tokens before them, so that missing points are filled with the first state, and with actions and
+    rewards of zero. Past returns are not known when acting, and are zero. In training a random number of points is
+    missing.
 
     Args:
         view: features of a window, with the state.
@@ -89,18 +89,18 @@ class ContinuingPlanner(LatentPlanner):
         longest = horizon - 1 if isinstance(action, FollowsPlans) else horizon
         check_range("planner.past", past, 1, longest, usual=min(4, longest))
         self.past, self.stride, self.normalizer = past, stride, normalizer
-        self.repeats_first = vocabulary is not None
+        self.fills_missing = vocabulary is not None
         self.history = (past - 1) * stride + 1
 
     def prior_loss(self, batch: Batch) -> Losses:
-        """The losses of a latent planner, as if episodes had begun a while before the current point."""
-        return super().prior_loss(self._begun_late(batch) if self.repeats_first and self.past > 1 else batch)
+        """The losses of a latent planner, with a random number of missing past points."""
+        return super().prior_loss(self._with_late_start(batch) if self.fills_missing and self.past > 1 else batch)
 
     def condition(self, batch: Batch) -> Cond:
-        """What is known at the last past point of windows; of continuous codes, at random from where on."""
+        """What is known at the current point; of continuous codes, with a random number of missing past points."""
         current = self.past - 1
         states = batch.states[:, : self.past]
-        real = torch.ones_like(batch.mask[:, : self.past]) if self.repeats_first else self._real(batch)
+        real = torch.ones_like(batch.mask[:, : self.past]) if self.fills_missing else self._real(batch)
         past = self._points(states, batch.actions[:, : self.past], batch.rewards[:, : self.past], real)
         time = None if batch.time is None else batch.time + current * self.stride
         return Cond(states[:, current], batch.returns[:, current], goal=batch.goals, time=time, past=past)
@@ -116,19 +116,19 @@ class ContinuingPlanner(LatentPlanner):
         return torch.cat([x[:, self.past - 1 :], x[:, -1:].expand(-1, self.past - 1, -1)], dim=1)
 
     def _real(self, batch: Batch) -> Tensor:
-        """Which of the P past points (B, P) of windows an episode has had that began at random before the current."""
+        """Which of the P past points (B, P) of windows are real, for a random number of missing ones."""
         points = torch.randint(1, self.past + 1, (len(batch), 1), device=batch.states.device)
         return torch.arange(self.past, device=points.device) + points >= self.past
 
-    def _begun_late(self, batch: Batch) -> Batch:
-        """Windows whose past is that of episodes that began at random before the current point."""
+    def _with_late_start(self, batch: Batch) -> Batch:
+        """The windows with a random number of missing past points, as if their episodes had begun later."""
         past = self._points(
             batch.states[:, : self.past],
             batch.actions[:, : self.past],
             batch.rewards[:, : self.past],
             self._real(batch),
         )
-        past, current = self._repeated(past), self.past - 1
+        past, current = self._filled(past), self.past - 1
         return replace(
             batch,
             states=torch.cat([past.states, batch.states[:, self.past :]], dim=1),
@@ -151,10 +151,10 @@ class ContinuingPlanner(LatentPlanner):
             actions = states.new_zeros(*states.shape[:2], self.stride, self.normalizer.action.mean.numel())
             real = torch.arange(self.past, device=states.device) == self.past - 1
             points = self._points(states, actions, states.new_zeros(states.shape[:2]), real.expand(len(cond), -1))
-        return self._repeated(points) if self.repeats_first else points
+        return self._filled(points) if self.fills_missing else points
 
-    def _repeated(self, past: Batch) -> Batch:
-        """The past with its first real state at the points before it, where nothing is done or earned."""
+    def _filled(self, past: Batch) -> Batch:
+        """The past with its first real state at the missing points, and actions and rewards of zero."""
         first = past.mask.int().argmax(1)  # (B,)
         states = past.states[torch.arange(len(first), device=first.device), first].unsqueeze(1)
         real = past.mask.unsqueeze(-1)

@@ -16,7 +16,7 @@ from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import PriorSteps, draw, keep_top_k, keep_top_p, require, require_vocabulary
-from trajgen.samplers.scoring import PlanScore, final_points
+from trajgen.samplers.scoring import PlanScore, final_points, present_point
 
 
 @register("sampler", "beam")
@@ -145,7 +145,7 @@ class Beam:
         plans, logits, first = _Beam.empty(tokenizer, cond), None, 0
         if known_codes is not None and is_known[0] and not all(is_known) and steps.takes_prefix:
             first = is_known.index(False)
-            plans, logits = plans.begun(steps, tokenizer, known_codes.codes, first)
+            plans, logits = plans.from_prefix(steps, tokenizer, known_codes.codes, first)
         may_expand = True  # nothing has been expanded since the last selection
         for k, span in list(enumerate(tokenizer.schedule.spans))[first:]:
             if logits is None:
@@ -200,8 +200,7 @@ class Beam:
     def _scores(self, plans: _Beam, tokenizer: Tokenizer, k: int, cond: Cond) -> Tensor:
         """The scores (R,) by which plans are selected after scale k."""
         points = final_points(tokenizer, k, self.horizon)
-        past = 0 if cond.past is None else cond.past.mask.shape[1] - 1
-        if self.score is None or points <= past:
+        if self.score is None or points <= present_point(cond):
             return plans.likelihood
         repeated = cond.map(lambda values: values.repeat_interleave(plans.rows_per_cond, 0))
         scores = self.score(self.decoder(plans.expected_latent(tokenizer), repeated), repeated, points)
@@ -269,7 +268,7 @@ class _Beam:
         empty = cond.state.new_zeros(len(cond), 0, dtype=torch.int64)
         return cls(empty, tokenizer.layout.start(len(cond)), cond.state.new_zeros(len(cond)), 1, {})
 
-    def begun(self, steps: PriorSteps, tokenizer: Tokenizer, codes: Tensor, scales: int) -> tuple[_Beam, Tensor]:
+    def from_prefix(self, steps: PriorSteps, tokenizer: Tokenizer, codes: Tensor, scales: int) -> tuple[_Beam, Tensor]:
         """Plans whose first scales are those of codes (B, L), in one pass, and the prediction of the next scale."""
         spans = tokenizer.schedule.spans
         codes = codes[:, : spans[scales].start]

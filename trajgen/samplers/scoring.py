@@ -31,6 +31,11 @@ def final_points(tokenizer: Any, k: int, horizon: int) -> int:
     return math.floor(tokenizer.layout.decoded_fraction(k) * horizon + 1e-6)
 
 
+def present_point(cond: Cond) -> int:
+    """The number of the present point in windows that continue a history; 0 in others."""
+    return 0 if cond.past is None else cond.past.mask.shape[1] - 1
+
+
 class PlanScore:
     """What a critic says of decoded plans, which begin in the present state, whatever their first point is.
 
@@ -62,8 +67,8 @@ class PlanScore:
             cond: B conditions.
             points: how many of the first points are decided, at least 1; None for all.
         """
-        now = 0 if cond.past is None else cond.past.mask.shape[1] - 1  # a window that continues a history
-        fields = {name: self.view.read(trajectory[:, now:points], name) for name in self.view.slices}
+        planned = trajectory[:, present_point(cond) : points]
+        fields = {name: self.view.read(planned, name) for name in self.view.slices}
         # A plan that is decoded as if it began nearer to the goal would be worth more, and leads nowhere from here.
         if "state" in fields:
             fields["state"] = torch.cat([cond.state.unsqueeze(1), fields["state"][:, 1:]], dim=1)

@@ -200,8 +200,8 @@ class ValueTokenizer(nn.Module, ABC):
     def known_codes(self, cond: Cond) -> KnownCodes | None:
         """The codes of the inpainted values; padding is known too.
 
-        Of past points token ids are known as a whole, with a return of zero. Of continuous ones that is known which an
-        episode has had.
+        All token ids of past points are known. Continuous values of a past point are known if the episode has had it,
+        except for its return.
         """
         if not self.inpainting:
             return None
@@ -345,11 +345,11 @@ class BinTokenizer(ValueTokenizer):
         edges = torch.linspace(-bin_limit, bin_limit, num_bins + 1, dtype=torch.float64).float()
         self.register_buffer("uniform_edges", edges.expand(features, -1).clone(), persistent=False)
         self._quantiles: list[tuple[Affine, int, list[int] | None]] = []  # of each field: map, repetitions, features
+        maps: dict[str, Affine] = {"return": normalizer.returns, "position": normalizer.state}
         if "terminal" in view.slices:
-            self.terminal = Affine(1)  # which is never fitted, so that its bins are even
+            self.terminal = maps["terminal"] = Affine(1)  # never fitted, so that its bins are even
         for name, field in view.slices.items() if binning == "quantile" else ():
-            maps: dict[str, Affine] = {"return": normalizer.returns, "position": normalizer.state}
-            affine = maps[name] if name in maps else getattr(self if name == "terminal" else normalizer, name)
+            affine = maps[name] if name in maps else getattr(normalizer, name)
             affine.fit_quantiles(num_bins + 1)
             picked = list(goal_state) if name == "position" else None
             width = len(picked or affine.mean)
