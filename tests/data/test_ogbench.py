@@ -20,6 +20,7 @@ from trajgen.data import minari
 from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
+from trajgen.envs.ogbench_oracles import Maze as MazeOracle
 from trajgen.envs.ogbench_oracles import ShortMaze
 from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.recording import record
@@ -182,6 +183,24 @@ def test_a_visual_environment_is_recorded_by_an_oracle_and_has_its_goals_as_posi
     assert observation["desired_goal"].tolist() == [2, 0] and observation["achieved_goal"].tolist() == [0, 0]
 
 
+def test_the_oracle_starts_in_all_cells_and_goes_to_those_that_are_no_hallway() -> None:
+    maze: Any = SimpleNamespace(maze_map=np.ones((5, 7), int), goals=[])
+    maze.maze_map[1, 1:6] = maze.maze_map[1:4, 3] = 0  # a T
+    maze.unwrapped = maze
+    oracle = MazeOracle(maze)
+    free = [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5), (2, 3), (3, 3)]
+    corners = [(1, 1), (1, 3), (1, 5), (3, 3)]  # ends and the crossing
+    pairs = [(task["init_ij"], task["goal_ij"]) for task in maze.task_infos]
+    assert pairs == [(start, goal) for start in free for goal in corners] and maze.num_tasks == 28
+    maze.cur_goal_xy, maze.set_goal = np.zeros(2), lambda goal_ij: maze.goals.append(goal_ij)
+    maze.get_xy, maze.get_oracle_subgoal = lambda: np.zeros(2), lambda start, goal: (np.array([3.0, 4.0]), None)
+    for arrives in (False, *[True] * 100):
+        maze.compute_success = lambda arrives=arrives: arrives
+        oracle.reset()
+        oracle.act(None)
+    assert len(maze.goals) == 100 and {*maze.goals} == {*corners}
+
+
 def test_the_oracle_of_short_journeys_has_all_goals_that_are_four_cells_away_by_the_way() -> None:
     maze: Any = SimpleNamespace(maze_map=np.ones((5, 7), int), num_tasks=5, cur_goal_xy=np.zeros(2))
     maze.maze_map[1, 1:6] = maze.maze_map[1:4, 5] = maze.maze_map[3, 1:6] = 0  # a U on its side
@@ -190,6 +209,7 @@ def test_the_oracle_of_short_journeys_has_all_goals_that_are_four_cells_away_by_
     pairs = {(task["init_ij"], task["goal_ij"]) for task in maze.task_infos}
     assert len(pairs) == len(maze.task_infos) == maze.num_tasks == 2 * (11 - 4)
     assert ((1, 1), (1, 5)) in pairs and ((1, 3), (3, 5)) in pairs and ((1, 3), (3, 3)) not in pairs
+    maze.compute_success = lambda: True
     maze.get_xy, maze.get_oracle_subgoal = lambda: np.zeros(2), lambda start, goal: (np.array([3.0, 4.0]), None)
     goal, actions = maze.cur_goal_xy, []
     for _ in range(400):
