@@ -203,7 +203,10 @@ def batch(size: int = 6, *, seed: int = 1, space: Space = SPACE, stride: int = S
     goals = None if batch.goals is None else torch.stack([batch.goals, draw(space.goal_dim)], dim=1)
     count = 1 if goals is None else goals.shape[1]
     rewards, terminals = draw(count, chunk), draw(count, chunk) > 1
-    return replace(batch, transitions=Transitions(draw(chunk, space.state_dim), rewards, terminals, chunk_mask, goals))
+    following = draw(chunk, space.state_dim)
+    return replace(
+        batch, transitions=Transitions(batch.chunk_actions, following, rewards, terminals, chunk_mask, goals)
+    )
 
 
 def cond(size: int = 6, seed: int = 1) -> Cond:

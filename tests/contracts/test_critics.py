@@ -48,9 +48,13 @@ def test_gains_that_no_step_can_bring_count_against_a_plan() -> None:
 
 
 def test_two_levels_weigh_by_what_the_value_gains() -> None:
-    """Errors of subgoals and actions weigh exp(β A), A = V(s_k, g) - V(s, g), and V(s', s_k) - V(s, s_k) by hand."""
+    """Errors of subgoals and actions weigh exp(β A), A = V(s_k, g) - V(s, g), and V(s', s_k) - V(s, s_k) by hand.
+
+    s' follows on the last step of the chunk up to the window's goal; what was done after the arrival does not count.
+    """
     planner = tiny.hiql(beta=0.5)
     batch = tiny.batch(8, seed=3)
+    batch = replace(batch, chunk_mask=torch.arange(4) < torch.tensor([4, 4, 3, 2, 1, 1, 4, 4]).unsqueeze(1))
     transitions = batch.transitions
     assert transitions is not None and batch.goals is not None
 
@@ -68,7 +72,8 @@ def test_two_levels_weigh_by_what_the_value_gains() -> None:
     low_cond = replace(batch.condition(), goal=subgoals)
     actions = planner.low.action(planner.low.embed(low_cond), batch.chunk_states, torch.arange(4).expand(8, -1))
     errors = (actions - batch.chunk_actions).square().mean(-1)
-    weights = (0.5 * (value(transitions.next_states[:, -1], subgoals[:, :2]) - value(states, subgoals[:, :2]))).exp()
+    reached = torch.stack([transitions.next_states[row, last] for row, last in enumerate([3, 3, 2, 1, 0, 0, 3, 3])])
+    weights = (0.5 * (value(reached, subgoals[:, :2]) - value(states, subgoals[:, :2]))).exp()
     total = (errors * weights.unsqueeze(1) * batch.chunk_mask).sum() / batch.chunk_mask.sum()
     torch.testing.assert_close(planner.low_loss(batch)["total"], total)
     plan = planner.plan(batch.condition())

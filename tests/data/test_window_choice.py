@@ -115,6 +115,8 @@ def test_transitions_follow_from_each_of_their_goals(ends: bool) -> None:
             at = first + h
             assert bool(steps.mask[row, h]) == (at < length)
             assert steps.next_states[row, h].tolist() == [number, min(at + 1, length)]
+            if at < length:  # also after the arrival at the window's own goal, where the chunk's actions repeat
+                assert steps.actions[row, h].tolist() == episodes.actions[start + at].tolist()
             for q in range(4):
                 reached = episodes.achieved[start + min(at + 1, length)]
                 near = at < length and float(np.linalg.norm(reached - steps.goals[row, q].numpy())) <= 0.6

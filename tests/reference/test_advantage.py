@@ -67,10 +67,12 @@ def planner(**options: float) -> AdvantagePlanner:
 def batch() -> Batch:
     states, real = torch.arange(4.0).view(4, 1, 1), torch.tensor(REAL)
     flat = torch.zeros(4, 1)
-    transitions = Transitions(states.expand(4, 2, 1), torch.ones(4, 1, 2), torch.zeros(4, 1, 2).bool(), real, None)
+    actions = torch.tensor(ACTIONS)
+    steps = states.expand(4, 2, 1), torch.ones(4, 1, 2), torch.zeros(4, 1, 2).bool(), real, None
+    transitions = Transitions(actions, *steps)
     return Batch(
         states=states, actions=torch.zeros(4, 1, 1, 2), rewards=flat, returns=flat, mask=flat == 0,
-        chunk_states=states.expand(4, 2, 1), chunk_actions=torch.tensor(ACTIONS), chunk_mask=real,
+        chunk_states=states.expand(4, 2, 1), chunk_actions=actions, chunk_mask=real,
         transitions=transitions,
     )  # fmt: skip
 

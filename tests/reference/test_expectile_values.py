@@ -39,6 +39,7 @@ def test_the_minimizer_of_the_expectile_loss_is_the_expectile() -> None:
 def steps(rewards: list[float], terminals: list[bool], real: int) -> Transitions:
     count = len(rewards)
     return Transitions(
+        actions=torch.zeros(1, count, 1),
         next_states=torch.zeros(1, count, 1),
         rewards=torch.tensor([[rewards]]),
         terminals=torch.tensor([[terminals]]),
@@ -93,7 +94,9 @@ def chain_batch() -> Batch:
     following = (states + 2 * actions - 1).clamp(min=0)
     arrives = following == CHAIN - 1
     one_hot = torch.eye(CHAIN)
+    moves = (2.0 * actions - 1)[:, None, None]
     transitions = Transitions(
+        actions=moves,
         next_states=one_hot[following].unsqueeze(1),
         rewards=arrives.float()[:, None, None],
         terminals=arrives[:, None, None],
@@ -108,7 +111,7 @@ def chain_batch() -> Batch:
         returns=flat,
         mask=flat == 0,
         chunk_states=one_hot[states].unsqueeze(1),
-        chunk_actions=(2.0 * actions - 1)[:, None, None],
+        chunk_actions=moves,
         chunk_mask=flat == 0,
         transitions=transitions,
     )
@@ -154,7 +157,8 @@ def walk(count: int, seed: int) -> Batch:
     later = torch.empty(count, 1).geometric_(0.1, generator=draw) * 0.1
     flat = torch.zeros(count, 1)
     goals = torch.stack([flat, states + later], dim=1)
-    transitions = Transitions(states.unsqueeze(1), flat[:, None], flat[:, None] > 0, flat == 0, goals)
+    line = flat[:, None]
+    transitions = Transitions(line, states.unsqueeze(1), line, line > 0, flat == 0, goals)
     return Batch(
         states=states.unsqueeze(1), actions=flat[:, None, None], rewards=flat, returns=flat, mask=flat == 0,
         chunk_states=states.unsqueeze(1), chunk_actions=flat[:, None], chunk_mask=flat == 0, transitions=transitions,

@@ -120,8 +120,7 @@ class Record:
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The record with ``change`` applied to each of its tensors."""
         values = {name: value for name, value in vars(self).items() if isinstance(value, (Tensor, Record))}
-        changed = {name: change(v) if isinstance(v, Tensor) else v.map(change) for name, v in values.items()}
-        return replace(self, **changed)
+        return replace(self, **{k: change(v) if isinstance(v, Tensor) else v.map(change) for k, v in values.items()})
 
     def tensors(self) -> list[Tensor]:
         """All of its tensors, in the order in which `map` changes them."""
@@ -145,6 +144,7 @@ class Transitions(Record):
     them.
     """
 
+    actions: Tensor  # (B, H, A) normalized
     next_states: Tensor  # (B, H, S) normalized
     rewards: Tensor  # (B, Q, H) in the data's own units
     terminals: Tensor  # (B, Q, H) bool: the task is over after the step

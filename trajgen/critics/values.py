@@ -162,7 +162,7 @@ class ExpectileValue(nn.Module):
     def _action_features(self, batch: Batch, transitions: Transitions) -> Tensor:
         """States, goals and the actions of the chunks (B, Q, ·)."""
         features = self._features(_per_goal(batch.chunk_states[:, 0], transitions), transitions.goals)
-        actions = batch.chunk_actions * transitions.mask.unsqueeze(-1)
+        actions = transitions.actions * transitions.mask.unsqueeze(-1)
         return torch.cat([features, _per_goal(actions.flatten(1), transitions)], dim=-1)
 
     def _in_units(self, output: Tensor) -> Tensor:

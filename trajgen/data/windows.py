@@ -179,7 +179,8 @@ class Windows:
         norm, transitions = self.normalizer, batch.transitions
         if transitions is not None:
             goals = None if transitions.goals is None else norm.goal(transitions.goals)
-            transitions = replace(transitions, next_states=norm.state(transitions.next_states), goals=goals)
+            actions, next_states = norm.action(transitions.actions), norm.state(transitions.next_states)
+            transitions = replace(transitions, actions=actions, next_states=next_states, goals=goals)
         return replace(
             batch,
             states=norm.state(batch.states),
@@ -282,6 +283,7 @@ class Windows:
             rewards = (near & (step < last).unsqueeze(1)).float()
             terminals = terminals | near if self.options.terminate_at_goal else terminals.expand_as(near)
         return Transitions(
+            actions=self._fields.at("actions", step.minimum(last)),
             next_states=self._fields.at("states", following),
             rewards=rewards,
             terminals=terminals,

@@ -125,7 +125,9 @@ class SubgoalPlanner(PlansNoTrajectory):
             raise ValueError("the low level learns from batches with transitions")
         with torch.no_grad():
             goals = self._goal_of(subgoals)
-            advantage = self._value(transitions.next_states[:, -1], goals) - self._value(batch.states[:, 0], goals)
+            last = (batch.chunk_mask.sum(1) - 1).clamp(min=0)  # real steps go on after the arrival, a window does not
+            reached = transitions.next_states[torch.arange(len(last), device=last.device), last]
+            advantage = self._value(reached, goals) - self._value(batch.states[:, 0], goals)
         weight = self._weight(advantage)
         plan = self.low.embed(replace(batch.condition(), goal=subgoals))
         return {"total": inverse_loss(self.action, batch, plan, weight), "weight": weight.mean()}

@@ -148,6 +148,7 @@ class Fixture:
         )
         further = torch.stack([end_positions, randn(self.space.goal_dim)], dim=1)
         transitions = Transitions(
+            actions=torch.where(chunk_mask.unsqueeze(-1), batch.chunk_actions, randn(window.chunk, SPACE.action_dim)),
             next_states=randn(window.chunk, self.state_dim),
             rewards=randn(len(further[0]), window.chunk),
             terminals=randn(len(further[0]), window.chunk) > 1,

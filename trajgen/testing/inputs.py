@@ -259,7 +259,9 @@ def other_padding(batch: Batch) -> Batch:
     transitions = batch.transitions
     if transitions is not None:
         real = transitions.mask.unsqueeze(1)
-        transitions = replace(transitions, rewards=torch.where(real, transitions.rewards, transitions.rewards + 3))
+        actions = torch.where(transitions.mask.unsqueeze(-1), transitions.actions, transitions.actions + 3)
+        rewards = torch.where(real, transitions.rewards, transitions.rewards + 3)
+        transitions = replace(transitions, actions=actions, rewards=rewards)
     return replace(batch, rewards=rewards, returns=returns, chunk_actions=chunk_actions, transitions=transitions)
 
 
