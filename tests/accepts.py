@@ -26,6 +26,7 @@ TRANSFORMER = "prior=transformer"
 DIFFUSION = "prior=diffusion tokenizer=identity schedule=single"
 FLOW = "prior=flow tokenizer=identity schedule=single"
 DENOISE = "sampler=diffusion"
+BEAM = "sampler=beam"
 EULER = "sampler=euler"
 GREEDY = "sampler=greedy"
 IDENTITY = "decoder=identity"
@@ -107,7 +108,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "critic": (
         ("mage sampler=best_of_n", "tap", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
         {
-            "horizon": (OK, OK, VALUE, OK),
+            "horizon": (OK, VALUE, VALUE, OK),
             "length": (OK, OK, VALUE, OK),
             "return": (OK, OK, VALUE, VALUE),
             "temporal_distance": (OK, OK, VALUE, OK),
@@ -118,7 +119,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
         ("mage", "flat_ar", "tap", "tt", "diffuser", f"mage schedule=single {VALUES}", "flow"),
         {
             "beam": (OK, OK, OK, OK, DENOISE, GREEDY, EULER),
-            "best_of_n": (OK, OK, OK, OK, "sampler.steps=10", GREEDY, VALUE),
+            "best_of_n": (OK, OK, OK, BEAM, "sampler.steps=10", GREEDY, VALUE),
             "diffusion": (DIFFUSION, DIFFUSION, DIFFUSION, DIFFUSION, OK, DIFFUSION, EULER),
             "euler": (FLOW, FLOW, FLOW, FLOW, DENOISE, FLOW, OK),
             "greedy": (OK, OK, OK, OK, DENOISE, OK, EULER),

@@ -323,11 +323,27 @@ def test_a_critic_guides_what_is_denoised_and_nothing_else(model: Any) -> None:
 
 
 def test_a_comparison_before_a_point_is_decided_is_refused() -> None:
-    words = "tt sampler=best_of_n sampler.compare_after="
+    words = "tt critic=value sampler=best_of_n sampler.compare_after="
     least = fixture_of("sampler", "best_of_n", f"{words}null").planner.tokenizer.period
     fixture_of("sampler", "best_of_n", f"{words}{least}")
     with pytest.raises(ConfigError, match=f"from {least}, the first after which a point is decided"):
         fixture_of("sampler", "best_of_n", f"{words}{least - 1}")
+
+
+def test_drawn_returns_are_not_what_the_best_is_chosen_by() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)tokens of return, reward.*sampler=beam"):
+        fixture_of("sampler", "best_of_n", "tt sampler=best_of_n")
+
+
+def test_plans_that_continue_a_history_are_compared_by_what_lies_ahead() -> None:
+    words = "tt critic=value data.horizon=4 planner.past=3 sampler=best_of_n sampler.n=4"
+    period = fixture_of("sampler", "best_of_n", words).planner.tokenizer.period
+    fixture = fixture_of("sampler", "best_of_n", f"{words} sampler.compare_after={period}")
+    sampler, compared = fixture.planner.sampler, []
+    score = sampler.score
+    sampler.score = lambda *arguments: (compared.append(arguments[2]), score(*arguments))[1]
+    plan = fixture.planner.plan(fixture.cond(3), rng())
+    assert compared == [3] and plan.worth.isfinite().all()
 
 
 def test_candidates_that_differ_in_their_state_differ_in_their_worth() -> None:

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
+from trajgen.core.normalizer import Normalizer
 from trajgen.core.types import Batch, Cond, Plan
+from trajgen.critics.plans import PlannedReturn
 from trajgen.nn.layers import PlanStrides
 from trajgen.testing import check
 
@@ -104,9 +106,24 @@ def test_gains_beyond_what_a_stride_can_bring_count_against_a_plan() -> None:
     critic.value = lambda states, goals: states[..., 0]
     states = torch.tensor([1.0, 4.0]).view(1, 2, 1).expand(3, -1, 4)  # fourfold: what 8 steps bring, and no fewer
     cond = replace(tiny.cond(3), stride=torch.tensor(STRIDES))
-    # Of two points, the smallest stride alone covers both; the gains are 4 · 0.5^(stride / 4) - 1.
-    expected = [2.5 - (4 * 0.5**0.5 - 1), 1.0 - 1.0, 1.0 - 0.0]
+    # Of two points, the smallest stride alone covers both; its gain is 4 · 0.5^(2 / 4) - 1.
+    torch.testing.assert_close(critic({"state": states}, cond), torch.tensor([2.5 - (4 * 0.5**0.5 - 1), 1.0, 1.0]))
+    states = torch.tensor([[1.0, 1, 1, 4, 1], [1, 1, 4, 1, 1], [1, 4, 1, 1, 1]]).unsqueeze(-1).expand(-1, -1, 4)
+    # Within 8 steps the second plan gains 4 · 0.5^(4 / 4) - 1 in the last of two parts, the third nothing in its one.
+    expected = [8 / 5 - (4 * 0.5**0.5 - 1) / 4, 2.0 - 1.0 / 2, 5 / 2 - 0.0]
     torch.testing.assert_close(critic({"state": states}, cond), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("fields", [("reward",), ("reward", "return")])
+def test_rewards_count_alike_at_every_stride(fields: tuple[str, ...]) -> None:
+    """A reward of 1 a step is worth 1 / (1 - γ), or what the 16 steps bring that all plans cover."""
+    discount, strides = 0.9, torch.tensor(STRIDES)
+    critic = PlannedReturn(Normalizer(4, 2, 2), discount, STRIDES)
+    rewards = strides.float().view(3, 1, 1).expand(3, 8, 1)
+    points = {"reward": rewards, "return": torch.full((3, 8, 1), 1 / (1 - discount))}
+    scores = critic({name: points[name] for name in fields}, replace(tiny.cond(3), stride=strides))
+    expected = 1 / (1 - discount) if "return" in fields else (1 - discount**16) / (1 - discount)
+    torch.testing.assert_close(scores, torch.full((3,), expected))
 
 
 @pytest.mark.parametrize(("kind", "name"), [("action", "latent_state"), ("action", "state"), ("critic", "value")])

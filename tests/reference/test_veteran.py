@@ -66,7 +66,7 @@ def score(weights: Weights, states: Array, goal: Array, stride: int) -> float:
 @pytest.mark.parametrize("points", [POINTS, 2])
 @torch.no_grad()
 def test_the_score_of_a_plan_in_numpy(points: int) -> None:
-    """Of whole plans, and of the first points of plans that are not decided further."""
+    """Of whole plans, and of plans with fewer points, which come after a history."""
     critic: Any = HorizonCritic(STATE, GOAL, POINTS, STRIDES, width=WIDTH, depth=1, heads=HEADS, fourier_frequencies=1)
     tiny.shake(critic, 0.5).eval()
     weights = {name: values.double().numpy() for name, values in critic.state_dict().items()}

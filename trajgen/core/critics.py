@@ -48,6 +48,14 @@ class ContrastsWindows(Critic, Protocol):
 
 
 @runtime_checkable
+class JudgesWholePlans(Critic, Protocol):
+    """A critic that has learnt from whole windows alone, so that the first points of a plan tell it nothing."""
+
+    whole_plans: bool
+    """Always true."""
+
+
+@runtime_checkable
 class HasAdvantage(Critic, Protocol):
     """A critic that compares actions."""
 

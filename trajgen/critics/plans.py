@@ -36,6 +36,8 @@ class PlannedReturn(_Untrained):
     With rewards in the view, their discounted sum, which the return-to-go of the last point continues where the view
     has it ("reward-to-go", arXiv 2106.02039, section 2.3; arXiv 2208.10291, section 3.3). That return counts its own
     point's reward, which is therefore left out of the sum. With the return-to-go alone, that of the first point.
+    Of plans at several strides, rewards count as if spread evenly over their stride, and without returns only within
+    the time that all of the plans cover.
     Where the view has terminals, rewards and returns are left out from the first terminal above 0.5 on (the code of
     2208.10291).
 
@@ -67,7 +69,15 @@ class PlannedReturn(_Untrained):
         if "terminal" in points:
             rewards = rewards * ((points["terminal"].squeeze(-1) > 0.5).cumsum(1) == 0)  # ONNX has no cumprod
         index = torch.arange(rewards.shape[1], device=rewards.device, dtype=rewards.dtype)
-        weights = (self.discount ** self.strides.of(cond.stride)) ** index  # (T,) or (B, T)
+        stride = self.strides.of(cond.stride)
+        weights = (self.discount**stride) ** index  # (T,) or (B, T)
+        if len(self.strides.steps) > 1:
+            steps = torch.arange(self.strides.steps[-1], device=rewards.device)
+            within = (self.discount**steps * (steps < stride)).sum(1, keepdim=True) / stride  # (B, 1)
+            if returns is None:
+                weights = weights * within * ((index + 1) * stride <= len(index) * self.strides.steps[0])
+            else:
+                weights = torch.cat([weights[:, :-1] * within, weights[:, -1:]], dim=1)
         return rewards @ weights if weights.ndim == 1 else (rewards * weights).sum(1)
 
 
@@ -75,7 +85,9 @@ class PlannedReturn(_Untrained):
 class PlanLength(_Untrained):
     """The length of a plan, negative: the way along its positions until it is within the goal radius.
 
-    What is left to the goal where a plan ends counts as well, in a straight line, ``detour`` times.
+    What is left to the goal where a plan ends counts as well, in a straight line, ``detour`` times. That line passes
+    through walls: a plan that stands still before one looks shorter than a long way around it. ``critic=value`` learns
+    the ways of the data.
 
     Args:
         goal_dim: G.
@@ -148,6 +160,7 @@ class HorizonCritic(nn.Module):
 
     reads = ("state",)
     transitions: GoalSampling | None = None
+    whole_plans = True
 
     def __init__(
         self,
@@ -175,7 +188,7 @@ class HorizonCritic(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, points: Mapping[str, Tensor], cond: Cond) -> Tensor:
-        """Normalized returns (B,) of plans with states (B, T, S), or of the first points of them."""
+        """Normalized returns (B,) of plans with states (B, T, S), fewer where a history comes before the present."""
         states = points["state"]
         x = self.state_proj(self.features(states)) + self.pos_embed[: states.shape[1]]
         if self.goal_features is not None and self.goal_proj is not None and cond.goal is not None:

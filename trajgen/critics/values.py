@@ -98,7 +98,7 @@ class ExpectileValue(nn.Module):
 
         With rewards for being at a goal, no path of M environment steps leads from a value v to one above v / γ^M. What
         a plan's points gain beyond that counts against it ``jump_weight`` times: it passes where nothing can. Of plans
-        at several strides the mean value is that over the time which all of them cover.
+        at several strides values and gains are means over the time which all of them cover.
 
         Args:
             points: states (B, T, S) of the plans.
@@ -110,7 +110,9 @@ class ExpectileValue(nn.Module):
         scores = self.strides.mean(values, cond.stride)
         if self.jump_weight and values.shape[1] > 1:
             gain = self.discount ** self.strides.of(cond.stride) * values[:, 1:] - values[:, :-1]
-            scores = scores - self.jump_weight * gain.clamp(min=0).mean(1)
+            is_common = self.strides.is_common(values.shape[1], cond.stride, values.device)[:, 1:]
+            jumps = (gain.clamp(min=0) * is_common).sum(1) / is_common.sum(1).clamp(min=1)
+            scores = scores - self.jump_weight * jumps
         return scores
 
     def value(self, states: Tensor, goals: Tensor | None) -> Tensor:

@@ -140,11 +140,13 @@ class PlanStrides(nn.Module):
 
         A plan of a larger stride looks further ahead: its mean over all points would be no measure of the way there.
         """
-        if len(self.steps) == 1:
-            return values.mean(1)
-        points = torch.arange(values.shape[1], device=values.device)
-        is_common = points * self._named(stride).unsqueeze(1) <= (len(points) - 1) * self.steps[0]  # (B, T)
+        is_common = self.is_common(values.shape[1], stride, values.device)
         return (values * is_common).sum(1) / is_common.sum(1)
+
+    def is_common(self, points: int, stride: Tensor | None, device: torch.device) -> Tensor:
+        """Whether each of T points lies within the time that plans of all strides cover, (B, T), or (1, T)."""
+        index = torch.arange(points, device=device).unsqueeze(0)
+        return index * self.of(stride) <= (points - 1) * self.steps[0]
 
     def _named(self, stride: Tensor | None) -> Tensor:
         if stride is None:

@@ -16,7 +16,7 @@ from trajgen.core.protocols import Autoregressive, Decoder, Tokenizer, Values
 from trajgen.core.registry import register
 from trajgen.core.types import Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import PriorSteps, draw, keep_top_k, keep_top_p, require, require_vocabulary
-from trajgen.samplers.scoring import PlanScore, final_points, present_point
+from trajgen.samplers.scoring import PlanScore, check_judges_partial_plans, final_points, present_point
 
 
 @register("sampler", "beam")
@@ -62,8 +62,8 @@ class Beam:
         prob_weight: α, above the range of the critic's scores.
 
     Raises:
-        ConfigError: for continuous codes, a view without what the critic
-            reads, fields that no token stands for, or an option out of range.
+        ConfigError: for continuous codes, a view without what the critic reads, a critic that judges whole plans alone
+            where points are decided one after the other, fields that no token stands for, or an option out of range.
     """
 
     needs = ("start", "step")
@@ -129,6 +129,8 @@ class Beam:
         self.decoder, self.horizon = decoder, horizon
         self.critic = critic if score == "critic" else None
         self.score = PlanScore(critic, view) if score == "critic" else None
+        if score == "critic":
+            check_judges_partial_plans(critic, tokenizer, 0, horizon)
 
     @torch.no_grad()
     def __call__(

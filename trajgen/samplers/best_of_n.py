@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 from trajgen.core.critics import Critic
 from trajgen.core.errors import ConfigError
 from trajgen.core.pairing import check_pair, fitting_samplers, needs
-from trajgen.core.protocols import Decoder, FollowsGuide, Tokenizer
+from trajgen.core.protocols import Decoder, FollowsGuide, Tokenizer, Values
 from trajgen.core.registry import build, component, register, spec
 from trajgen.core.types import Codes, Cond, KnownCodes, Plan
 from trajgen.samplers.autoregressive import AutoregressiveSampler, require, require_vocabulary
-from trajgen.samplers.scoring import PlanScore, final_points, gradient
+from trajgen.samplers.scoring import PlanScore, check_judges_partial_plans, final_points, gradient, present_point
 
 
 @register("sampler", "best_of_n")
@@ -44,14 +44,15 @@ class BestOfN:
         guidance: weight of classifier-free guidance; null for its default.
         steps: of denoising or of a flow; null for its default.
         compare_after: how many of the coarsest scales are drawn of each candidate; they are compared by what those
-            decode to, and the best alone gets the others. null for all. Needs codes.
+            decode to, and the best alone gets the others. In windows that continue a history they are not compared
+            before the present point is decided. null for all. Needs codes.
         likely_fraction: fraction of the candidates, the likeliest, among which one is chosen; 1 for all. Needs codes.
         critic_guidance: weight w of the critic's gradient while continuous codes are drawn, which favors plans by
             exp(w · score); 0 leaves it out. Needs a prior of diffusion or flow.
 
     Raises:
-        ConfigError: for a view without what the critic reads, an option that the drawing sampler does not have, or one
-            out of range.
+        ConfigError: for a view without what the critic reads, a critic that judges drawn numbers or whole plans where
+            it must not, an option that the drawing sampler does not have, or one out of range.
     """
 
     def __init__(
@@ -110,7 +111,16 @@ class BestOfN:
         self.critic_guidance = critic_guidance
         self.n, self.decoder, self.critic, self.strides = n, decoder, critic, strides
         self.likely, self.compared_scale = max(1, round(likely_fraction * n)), (compare_after or scales) - 1
+        self.horizon = horizon
         self.score = PlanScore(critic, view)
+        check_judges_partial_plans(critic, tokenizer, self.compared_scale, horizon)
+        drawn = tokenizer.fields_of_tokens if discrete and isinstance(tokenizer, Values) else ()
+        if judged := sorted({*drawn} & {*critic.reads} & {"return", "reward"}):
+            raise ConfigError(
+                "Where each token is a number of a point, the best of n would be the best of its own draws of returns.",
+                got=f"{type(critic).__name__} with tokens of {', '.join(judged)}",
+                fix="sampler=beam, which ranks by expected returns, or critic=value",
+            )
         compares_complete = len(strides) == 1 and self.likely == n and self.compared_scale == scales - 1
         self.revises = by_scale and compares_complete
 
@@ -200,6 +210,9 @@ class _Choice:
 
     def __init__(self, sampler: BestOfN, tokenizer: Tokenizer, cond: Cond) -> None:
         self.sampler, self.tokenizer, self.cond = sampler, tokenizer, cond
+        self.compared_scale, present = sampler.compared_scale, present_point(cond)
+        while final_points(tokenizer, self.compared_scale, sampler.horizon) <= present:
+            self.compared_scale += 1
         self.likelihoods: list[Tensor] = []
 
     def add(self, span: slice, logits: Tensor, codes: Tensor) -> None:
@@ -209,7 +222,7 @@ class _Choice:
 
     def rows_after(self, k: int, partial_latent: Tensor) -> Tensor | None:
         """The rows (B,) of the best candidates, once scale k is the last that is compared; None at other scales."""
-        if k != self.sampler.compared_scale:
+        if k != self.compared_scale:
             return None
         trajectory = self.sampler.decoder(partial_latent, self.cond)
         points = final_points(self.tokenizer, k, trajectory.shape[1])

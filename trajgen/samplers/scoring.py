@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajgen.core.critics import Critic
+from trajgen.core.critics import Critic, JudgesWholePlans
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Cond
 from trajgen.nn.layers import columns
@@ -34,6 +34,16 @@ def final_points(tokenizer: Any, k: int, horizon: int) -> int:
 def present_point(cond: Cond) -> int:
     """The number of the present point in windows that continue a history; 0 in others."""
     return 0 if cond.past is None else cond.past.mask.shape[1] - 1
+
+
+def check_judges_partial_plans(critic: Critic, tokenizer: Any, k: int, horizon: int) -> None:
+    """Raises a `ConfigError` if plans are compared after scale k, not yet decided, by a critic of whole plans alone."""
+    if isinstance(critic, JudgesWholePlans) and final_points(tokenizer, k, horizon) < horizon:
+        raise ConfigError(
+            "This critic judges whole plans, and here the first points of plans are compared.",
+            got=f"{type(critic).__name__} with a sampler that compares partial plans",
+            fix="critic=value, or sampler=best_of_n sampler.compare_after=null",
+        )
 
 
 class PlanScore:
