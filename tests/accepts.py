@@ -258,12 +258,14 @@ RECIPES: dict[str, dict[str, str]] = {
         "state": _LATENT.replace("carp ", ""),
     },
     "critic": {
-        **dict.fromkeys(("horizon", "length", "temporal_distance"), f"dv {_CHOOSING}"),
+        **dict.fromkeys(("length", "temporal_distance"), f"dv {_CHOOSING}"),
+        "horizon": "dv mage_critic",  # of whole plans
         "return": _CHOOSING,
         "value": f"dv hiql iql {_CHOOSING}",
     },
     "sampler": {
-        **dict.fromkeys(("beam", "best_of_n"), _WITH_RETURNS),
+        "beam": _WITH_RETURNS,
+        "best_of_n": _WITH_RETURNS.replace(" tt", ""),  # whose returns are drawn
         **dict.fromkeys(("greedy", "temperature", "top_k", "top_p"), _DRAWN),
         "diffusion": "dd diffuser hd",
         "euler": "flow",
