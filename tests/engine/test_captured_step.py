@@ -45,6 +45,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     Graph.replays = 0
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
     monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
 
 

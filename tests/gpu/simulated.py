@@ -144,6 +144,8 @@ class SimulatedCuda:
         self.debug = "default"
         self._target: torch.device | None = None  # of a copy that Tensor.to makes
         self._graph: Graph | None = None
+        self._stream: Stream | None = None  # torch's own for captures, which it makes once for the process
+        self._captured = HOST  # the device on whose stream operations are captured
         self._before: list[tuple[Tensor, Tensor]] = []
 
     def __enter__(self) -> SimulatedCuda:
@@ -191,7 +193,8 @@ class SimulatedCuda:
             kwargs["device"] = HOST
         if target.type == "cuda" or on_cuda.type == "cuda":
             self._check(name, args, kwargs, inputs, places, target)
-        if self._graph is not None:
+        graph = self._graph if target in (HOST, self._captured) else None  # what else runs is on no captured stream
+        if graph is not None:
             self._keep(func, args, kwargs)
         result = func(*args, **kwargs)
         inputs_storage = {tensor.untyped_storage()._cdata for tensor in inputs} if name != "_to_copy" else set()
@@ -200,10 +203,10 @@ class SimulatedCuda:
                 if leaf.untyped_storage()._cdata not in inputs_storage:
                     put_on(leaf, target)
         if target.type == "cuda" and not func.is_view:
-            if self._graph is None:
+            if graph is None:
                 self.launches[name] += 1
             else:
-                self._graph.operations.append((func, args, kwargs, list(tensors_in(result))))
+                graph.operations.append((func, args, kwargs, list(tensors_in(result))))
         return result
 
     def _check(
@@ -241,10 +244,15 @@ class SimulatedCuda:
     # --- graphs -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def capture(self, graph: Graph, **_: Any) -> Iterator[None]:
-        """Keeps the operations within it; what they change is as before at its end, since a capture runs nothing."""
-        self._graph, self._before = graph, []
-        self.captures[self.index] += 1
+    def capture(self, graph: Graph, *, stream: Stream | None = None, **_: Any) -> Iterator[None]:
+        """Keeps the operations within it; what they change is as before at its end, since a capture runs nothing.
+
+        Operations on another device than that of the stream are not captured; they run at once.
+        """
+        if stream is None:
+            stream = self._stream = self._stream or Stream()
+        self._graph, self._captured, self._before = graph, stream.device, []
+        self.captures[stream.device.index] += 1
         state = torch.default_generator.get_state()
         generators = [(generator, generator.get_state()) for generator in graph.generators]
         try:

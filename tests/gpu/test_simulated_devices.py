@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import small
+import tiny
 import torch
 from simulated import SimulatedCuda, device_of
-from test_simulated import train
+from test_simulated import same_state, train
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Batch
@@ -35,6 +36,21 @@ def test_a_device_with_a_number_is_used_alone(tmp_path: Path) -> None:
         torch.cuda.set_device(0)  # a process may have policies on several devices
         assert np.isfinite(small.actions(setup.policy(backend="cuda_graph"))).all()
         assert set(simulation.captures) == {1} and simulation.index == 0
+
+
+def test_graphs_are_captured_on_one_device_after_the_other(tmp_path: Path) -> None:
+    with SimulatedCuda(devices=2) as simulation:
+        for device in ("cuda:0", "cuda:1"):
+            choose_device(device)
+            eager, captured = (small.Setup("mage", device) for _ in range(2))
+            for setup, graph in ((eager, False), (captured, True)):
+                train(setup, setup.source, tmp_path / f"{device} {graph}", cuda_graph=graph)
+            same_state(captured, eager)
+            tiny.shake(eager.planner)
+            options = {"replan_interval": 1, "revise": None}
+            plans = [small.actions(eager.policy(backend=backend, **options)) for backend in ("eager", "cuda_graph")]
+            np.testing.assert_allclose(plans[1], plans[0], atol=1e-5)
+        assert simulation.captures[0] == simulation.captures[1] > 0
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -135,11 +135,13 @@ class CapturedStep:
         graphs = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         if self._on_device is not None:
             graphs[0].register_generator_state(self._on_device.generator)
+        # Without a stream torch captures on one of the device of the process's first capture. Of two graphs that share
+        # memory, both are captured on one. Other threads, such as those that read data, may go on meanwhile.
+        options: Any = {"stream": torch.cuda.Stream(self.optimization.device), "capture_error_mode": "thread_local"}
         try:
-            # Other threads, such as those that read data, may go on meanwhile.
-            with torch.cuda.graph(graphs[0], capture_error_mode="thread_local"):
+            with torch.cuda.graph(graphs[0], **options):
                 self._gradients()
-            with torch.cuda.graph(graphs[1], pool=graphs[0].pool(), capture_error_mode="thread_local"):
+            with torch.cuda.graph(graphs[1], pool=graphs[0].pool(), **options):
                 self._update()
         except RuntimeError as error:
             if is_out_of_memory(error):

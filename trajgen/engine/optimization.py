@@ -43,7 +43,7 @@ class Optimization:
             matrices, vectors = ([p for p in group.parameters if (p.ndim > 1) == large] for large in (True, False))
             groups.append({"params": matrices, "weight_decay": options.weight_decay, "lr_scale": group.lr_scale})
             groups.append({"params": vectors, "weight_decay": 0.0, "lr_scale": group.lr_scale})
-        device = self.parameters[0].device
+        self.device = device = self.parameters[0].device
         self.capturable = device.type == "cuda" and options.optimizer == "adamw"
         extra: dict[str, Any] = {}
         if options.optimizer == "adamw":

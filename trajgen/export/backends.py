@@ -177,7 +177,7 @@ class GraphProgram:
                     module(inputs, noise)
             torch.cuda.current_stream().wait_stream(stream)
             try:
-                with torch.cuda.graph(self._graph):
+                with torch.cuda.graph(self._graph, stream=stream):  # torch's own is of the first capture's device
                     self._outputs = module(inputs, noise)
             except RuntimeError as error:
                 raise ConfigError(
