@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -214,10 +214,11 @@ class Training:
         stage, settings = self.stages[index], self.settings[index]
         steps = self.options.steps(settings)
         offset = sum(self.options.steps(s) for s in self.settings[:index])  # no two stages have a batch in common
-        precision = self._begin(stage, settings)
-        optimization = Optimization(self.model, stage, settings, steps)
-        if state:
-            optimization.load_state(state, self.checkpoints.folder)
+        with self._memory(stage, settings, "before its first step"):
+            precision = self._begin(stage, settings)
+            optimization = Optimization(self.model, stage, settings, steps)
+            if state:
+                optimization.load_state(state, self.checkpoints.folder)
         held_out = None if self.val_source is None else source_of(stage, self.val_source)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
         timer = Timer(self.device)
@@ -227,12 +228,9 @@ class Training:
         take_step = self._step_of(stage, optimization, source, settings.batch_size)
         self.pace.begin(first_step)
         last_time, last_step = time.perf_counter(), first_step
-        windows = settings.batch_size // (self.options.accumulate * self.world_size)
-        smaller = f"engine.accumulate={2 * self.options.accumulate}, engine.stages.{stage.name}.batch_size="
-        smaller += f"{max(1, settings.batch_size // 2)} or a smaller model in a new run"
         with stage_progress(self.console, stage.name, steps, first_step) as show:
             for step in range(first_step, steps):
-                with self._memory(f"stage '{stage.name}', step {step + 1}", windows, smaller):
+                with self._memory(stage, settings, f"step {step + 1}"):
                     values = take_step(offset + step, step, timer)
                 done, stop = step + 1, signals.should_stop()
                 show(done, None)
@@ -246,10 +244,12 @@ class Training:
                 self.pace.pause(done)
                 with timer.part("logging"):
                     if val_source is not None:
-                        means |= self._validate(stage, optimization, val_source, settings.batch_size)
+                        with self._memory(stage, settings, f"validation after step {done}", is_split=False):
+                            means |= self._validate(stage, optimization, val_source, settings.batch_size)
                     self.counters.sync()
                     if log:
-                        figures = means | stage.report()
+                        with self._memory(stage, settings, f"figures for the log after step {done}"):
+                            figures = means | stage.report()
                         self.counters.mark()
                         now = time.perf_counter()
                         rate = (done - last_step) * settings.batch_size / (now - last_time)
@@ -277,7 +277,7 @@ class Training:
         batches, fix = [], f"engine.stages.{stage.name}.prepared_windows=0"
         with progress(self.console, f"preparing {stage.name}", len(sizes)) as show:
             for number, size in enumerate(sizes):
-                with self._memory(f"before stage '{stage.name}'", size, fix), self.autocast:
+                with self._room(f"before stage '{stage.name}'", size, fix), self.autocast:
                     batches.append(prepared_batch(stage, source, size, self.seed, offset + number))
                 show(number + 1, ["batches of windows"])
                 if signals.should_stop():
@@ -362,8 +362,17 @@ class Training:
             self.checkpoints.remove_best()
         return self.metrics.best(index)
 
+    def _memory(
+        self, stage: Stage, settings: StageOptions, where: str, *, is_split: bool = True
+    ) -> AbstractContextManager[None]:
+        """`_room` for the windows of a step, by default for those of one process and micro-batch."""
+        parts = self.options.accumulate * self.world_size if is_split else 1
+        smaller = f"engine.accumulate={2 * self.options.accumulate}, " if is_split else ""
+        smaller += f"engine.stages.{stage.name}.batch_size={max(1, settings.batch_size // 2)} or a smaller model"
+        return self._room(f"stage '{stage.name}', {where}", settings.batch_size // parts, f"{smaller} in a new run")
+
     @contextmanager
-    def _memory(self, where: str, windows: int, fix: str) -> Iterator[None]:
+    def _room(self, where: str, windows: int, fix: str) -> Iterator[None]:
         """Raises a TrainingError where the device has not the memory for so many windows at once."""
         try:
             yield
