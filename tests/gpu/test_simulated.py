@@ -16,9 +16,10 @@ from rich.console import Console
 from simulated import SimulatedCuda
 
 from trajgen.core.types import Batch
-from trajgen.engine import captured_step
+from trajgen.engine import captured_step, loop
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.step import Timer
 
 pytestmark = pytest.mark.simulated
 STEPS, LOGGED = 4, 3
@@ -90,6 +91,19 @@ def test_a_recipe_trains_by_graphs_without_waits_and_acts(recipe: str, tmp_path:
         assert np.isfinite(plans).all()
         graph = uncaptured.policy(backend="cuda_graph")
         np.testing.assert_allclose(small.actions(graph), plans, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_events_of_steps_are_kept_until_the_next_line_of_the_log(
+    is_main: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[Timer] = []
+    monkeypatch.setattr(loop, "Timer", lambda device: timers.append(Timer(device)) or timers[-1])
+    monkeypatch.setattr(loop, "is_main_process", lambda: is_main)
+    with SimulatedCuda():
+        setup = small.Setup("bc", "cuda")
+        train(setup, setup.source, tmp_path, cuda_graph=False)
+    assert timers and not any(timer._events for timer in timers)
 
 
 def test_the_host_waits_for_actions_alone_while_plans_are_revised() -> None:

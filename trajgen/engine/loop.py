@@ -256,8 +256,9 @@ class Training:
                         last_time, last_step = now, done
                         line = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
                         line["precision/bits"] = torch.finfo(getattr(torch, precision)).bits
+                        line |= {"seconds": now - start, **timer.read(), **figures}  # which on all ranks frees events
                         if is_main_process():
-                            self.metrics.write({**line, "seconds": now - start, **timer.read(), **figures}, loggers)
+                            self.metrics.write(line, loggers)
                         show(done, {k: figures[k] for k in values if k != "gradient_norm"})
                     if save:
                         path = self._save(Position(index, done), optimization)
