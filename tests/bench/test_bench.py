@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,16 @@ def test_a_decision_is_timed_beside_a_decision_transformer(tmp_path: Path, capsy
     with pytest.raises(SystemExit):
         main(["bench", "decision", f"out={out}"])
     assert json.loads(out.read_text()) == figures and "nothing is overwritten" in capsys.readouterr().err
+
+
+def test_a_run_for_another_device_is_timed_by_the_backends_that_are_asked_for(run: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "run", tmp_path / "figures.json"
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["policy"]["backend"] = "cuda_graph"
+    (folder / "config.json").write_text(json.dumps(config))
+    main(["bench", "decision", f"run={folder}", "backends=[eager]", "repeats=1", "batch=[1]", f"out={out}"])
+    assert json.loads(out.read_text())["lines"][0]["name"] == "eager"
 
 
 def test_what_a_backend_cannot_run_is_named(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from rich.console import Console
 from torch import Generator
 
+from trajgen.config import compose
 from trajgen.core.errors import ConfigError
 from trajgen.core.types import Plan
+from trajgen.experiments import training
+from trajgen.experiments.preparation import dry_run
 from trajgen.export.backends import Programs, pad_rows, plan_fn
 from trajgen.export.plan_module import PlanModule, Tensors, cond_from, cond_tensors, plan_from
 from trajgen.policies.options import PolicyOptions
@@ -123,6 +129,35 @@ def test_a_policy_acts_alike_whatever_runs_its_plans() -> None:
 def test_a_backend_of_another_device_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"policy.backend=cuda_graph needs device=cuda"):
         plan_fn("cuda_graph", planner())
+
+
+GUIDED = ["recipe=diffuser", "prior.value=true", "sampler.value_scale=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "installed", "message"),
+    [
+        (["policy.backend=cuda_graph"], True, "needs device=cuda"),
+        (["policy.backend=onnx", *GUIDED], True, r"takes no gradients[\s\S]*sampler.value_scale=0"),
+        (["policy.backend=onnx"], False, "not installed: onnx, onnxscript, onnxruntime"),
+    ],
+)
+def test_a_backend_that_cannot_act_is_refused_before_data_are_loaded(
+    words: list[str], installed: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "load_episodes", lambda *_: pytest.fail("data are loaded"))
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    config = compose(["device=cpu", f"run_dir={tmp_path / 'run'}", *words])
+    with pytest.raises(ConfigError, match=message):
+        training.train(config, Console(quiet=True))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_another_machine_has_is_left_to_it() -> None:
+    dry_run(compose(["policy.backend=cuda_graph", *GUIDED]))  # a graph may take gradients
+    with pytest.raises(ConfigError, match="takes no gradients"):
+        dry_run(compose(["policy.backend=onnx", *GUIDED]))
 
 
 def test_a_plan_that_takes_gradients_is_refused_with_what_to_do() -> None:

@@ -73,9 +73,10 @@ def load_policy(
         try:
             load_weights(planner, checkpoint, without=_swapped(folder, config))
         except CheckpointError as error:
-            if not overrides:
+            keys = [key for key, _ in flat(nested((overrides or {}).items())) if not key.startswith("policy.")]
+            if not keys:
                 raise
-            fix = f"leave out what changes the weights: {', '.join(key for key, _ in flat(nested(overrides.items())))}"
+            fix = f"leave out what changes the weights: {', '.join(keys)}"
             raise CheckpointError(error.rule, got=error.got, fix=fix) from error
         merge_adapters(planner)
     normalizer: Any = planner.normalizer

@@ -217,11 +217,17 @@ def build_planner(config: Config, space: Space) -> nn.Module:
     return planner
 
 
-def dry_run(config: Config) -> None:
-    """Builds the planner at small dimensions, so that what cannot work is refused before data are loaded."""
+def dry_run(config: Config, device: torch.device | None = None) -> None:
+    """Builds the planner at small dimensions, so that what cannot work is refused before data are loaded.
+
+    Args:
+        config: of the run.
+        device: on which it trains and acts, if it does so on this machine.
+    """
     from trajgen.engine.distributed import world_size
 
-    planner: Any = build_planner(config, small_space(config))
+    space = small_space(config)
+    planner: Any = build_planner(config, space)
     if _chooses_scales(config):
         _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
@@ -231,6 +237,7 @@ def dry_run(config: Config) -> None:
         if (local_folder(config.init) / "config.json").is_file():
             require_same_returns(config.init, config.data.return_power)
     config.policy.steps(planner, config.data.chunk)
+    config.policy.check_backend(planner, space, device)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(
             "The best weights are chosen on validation episodes, of which there are none.",

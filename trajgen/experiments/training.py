@@ -27,6 +27,7 @@ from trajgen.experiments.run_folder import (
 from trajgen.experiments.starting import checkpoint_of, stages_of
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from trajgen.data.options import DataOptions
@@ -69,7 +70,7 @@ def train(config: Config, console: Console, command: str | None = None) -> Path:
     with ExitStack() as stack:
         stack.enter_context(lost_peers())
         prepare_imports(config.imports)
-        folder = broadcast_decision(lambda: _checked_folder(config))
+        folder = broadcast_decision(lambda: _checked_folder(config, device))
         episodes = main_process_first(lambda: load_episodes(config, console))
         resumed = load_config(folder)[1] if config.resume and (folder / "config.json").exists() else None
         data, acts = _same_data(folder, episodes, config.data), has_eval_env(config.data)
@@ -110,15 +111,15 @@ def _silent() -> Console:
     return Console(quiet=True)
 
 
-def _checked_folder(config: Config) -> Path:
-    """The folder of a run whose configuration works."""
+def _checked_folder(config: Config, device: torch.device) -> Path:
+    """The folder of a run whose configuration works on a device."""
     from trajgen.engine.device import check_compiler
     from trajgen.engine.loggers import check_loggers
 
     check_loggers(config.engine.log)
     if config.engine.compile:
         check_compiler()
-    dry_run(config)
+    dry_run(config, device)
     return find_folder(config)
 
 

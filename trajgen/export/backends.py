@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import Misfit, PlanFn, ReviseFn, plan_step, revision_step
-from trajgen.core.types import Cond, FollowedPlan, Plan
+from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.plan_module import (
     MISFIT,
     PlanModule,
@@ -23,8 +23,8 @@ from trajgen.export.plan_module import (
     plan_from,
     required_noise,
 )
-from trajgen.export.randomness import Draw
-from trajgen.export.trace import require_packages, to_onnx, traced
+from trajgen.export.randomness import Draw, RecordDraws
+from trajgen.export.trace import not_traced, require_packages, to_onnx, traced
 
 Backend = Literal["eager", "onnx", "cuda_graph"]
 Program = Callable[[Tensors, list[Tensor]], Tensors]
@@ -70,10 +70,36 @@ def revise_fn(backend: Backend, planner: Any, first: int, misfit: Misfit) -> Rev
     return revise
 
 
+def check_backend(backend: Backend, planner: Any, space: Space, device: torch.device | None) -> None:
+    """Raises a `ConfigError` if a backend cannot run the plans of a planner, which is tried with the weights it has.
+
+    Args:
+        backend: as in `plan_fn`.
+        planner: satisfies `trajgen.core.planning.Planner`; is in evaluation mode afterwards.
+        space: of the planner.
+        device: on which it will plan; None where another machine may do so, whose devices and packages are not known.
+    """
+    if backend == "eager":
+        return
+    if device is not None:
+        _require(backend, device.type)
+    goal = torch.zeros(1, space.goal_dim) if space.goal_dim else None
+    cond = Cond(torch.zeros(1, space.state_dim), torch.full((1,), torch.nan), goal, time=torch.zeros(1).long())
+    with torch.no_grad(), RecordDraws() as recorder:
+        plan_step(planner.eval(), cond)
+    if recorder.takes_gradients and backend == "onnx":
+        raise not_traced("torch.autograd.grad")
+
+
 def _programs(backend: Backend, module: PlanModule) -> Programs:
+    _require(backend, next(module.parameters()).device.type)
+    return Programs(module.eval(), OnnxProgram if backend == "onnx" else GraphProgram)
+
+
+def _require(backend: Backend, device: str) -> None:
+    """Raises a `ConfigError` unless there are the packages for a backend, and it runs on devices of this type."""
     if backend == "onnx":
         require_packages("onnx", "onnxscript", "onnxruntime")
-    device = next(module.parameters()).device.type
     required = {"onnx": "cpu", "cuda_graph": "cuda"}[backend]
     if device != required:
         raise ConfigError(
@@ -81,7 +107,6 @@ def _programs(backend: Backend, module: PlanModule) -> Programs:
             got=f"a model on {device}",
             fix=f"device={required}, or policy.backend=eager",
         )
-    return Programs(module.eval(), OnnxProgram if backend == "onnx" else GraphProgram)
 
 
 class Programs:

@@ -44,16 +44,18 @@ class Draw:
 
 
 class RecordDraws(TorchFunctionMode):
-    """Records what a function draws."""
+    """Records what a function draws, and whether it takes gradients."""
 
     def __init__(self) -> None:
         super().__init__()
         self.draws: list[Draw] = []
+        self.takes_gradients = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        self.takes_gradients |= func is torch.autograd.grad
         kind = _distribution(func, args, kwargs)
         if kind is not None:
             self.draws.append(Draw(kind, tuple(result.shape)))

@@ -26,12 +26,17 @@ def traced(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
     except TrajgenError:
         raise
     except Exception as error:  # anything that the traced code, which may be a person's own, does
-        raise ConfigError(
-            "A compiled or exported plan takes no gradients, and no step of it depends on a value.",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}",
-            fix="policy.backend=eager; where the sampler is guided by a gradient, sampler.value_scale=0 or "
-            "sampler.critic_guidance=0",
-        ) from error
+        raise not_traced(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}") from error
+
+
+def not_traced(reason: str) -> ConfigError:
+    """What says that a plan cannot become a program, for this reason."""
+    return ConfigError(
+        "A compiled or exported plan takes no gradients, and no step of it depends on a value.",
+        got=reason,
+        fix="policy.backend=eager; where the sampler is guided by a gradient, sampler.value_scale=0 or "
+        "sampler.critic_guidance=0",
+    )
 
 
 def to_onnx(program: Any, inputs: list[str], outputs: list[str]) -> bytes:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from trajgen.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from trajgen.core.types import Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,12 @@ class PolicyOptions:
                 + ("" if follows else f" or data.chunk={interval}"),
             )
         return interval
+
+    def check_backend(self, planner: Any, space: Space, device: torch.device | None) -> None:
+        """Raises a `ConfigError` if the backend cannot run the plans of a planner; see `trajgen.export.backends`."""
+        from trajgen.export.backends import check_backend
+
+        check_backend(self.backend, planner, space, device)
 
     def _check_revision(self, planner: Any, first: int) -> None:
         from trajgen.core.planning import RevisesPlans
