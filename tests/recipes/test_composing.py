@@ -241,6 +241,8 @@ def test_words_are_nested_and_what_is_nested_stays() -> None:
         ("engine.budget=2", True),
         ("data.discount=0.9", True),
         ("device=cpu", False),
+        ("engine.accumulate=2", False),
+        ("engine.cuda_graph=false", False),
         ("run_dir=elsewhere", False),
         ("resume=true", False),
         ("evaluation.episodes=3", False),

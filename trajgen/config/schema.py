@@ -92,7 +92,7 @@ class Config:
         """What makes two runs the same training: all but where it lies, where it runs, and how it is evaluated."""
         aside = ("run_dir", "resume", "device", "evaluation", "policy")
         plain = {k: v for k, v in self.to_plain().items() if k not in aside}
-        plain["engine"] = {k: v for k, v in plain["engine"].items() if k not in ("accumulate", "log")}
+        plain["engine"] = {k: v for k, v in plain["engine"].items() if k not in ("accumulate", "cuda_graph", "log")}
         return plain
 
 

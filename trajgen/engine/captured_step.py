@@ -159,5 +159,5 @@ class CapturedStep:
         return TrainingError(
             f"A step of stage '{self.stage.name}' cannot be captured as a CUDA graph.",
             got=reason,
-            fix="engine.cuda_graph=false",
+            fix="the same command with engine.cuda_graph=false resume=true",
         )
