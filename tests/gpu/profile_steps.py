@@ -25,7 +25,7 @@ from trajgen import experiments
 from trajgen.bench.timing import machine, synchronize
 from trajgen.config import compose
 from trajgen.core.sources import source_of
-from trajgen.engine.device import choose_device, prefer_fast_matmul
+from trajgen.engine.device import choose_device, fast_matmul
 from trajgen.engine.loop import Training
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.step import Timer
@@ -64,10 +64,9 @@ def measured(call: Callable[[], object], device: torch.device, steps: int) -> di
 def main(file: str, *words: str) -> None:
     device, steps = choose_device(os.environ.get("DEVICE", "cuda")), int(os.environ.get("REPEATS", "50"))
     config, console = compose(["recipe=mage", f"device={device}", *words]), Console(stderr=True)
-    prefer_fast_matmul(device)
     planner, source, _ = experiments.prepare(config, device, console)
     stages, figures = planner.stages(), {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, fast_matmul(device):
         training = Training(planner, stages, source, config.engine, Path(folder), 0, device, console)
         for stage, settings in zip(stages, training.settings, strict=True):
             if stage.parameters:

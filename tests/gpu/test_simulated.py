@@ -106,6 +106,18 @@ def test_events_of_steps_are_kept_until_the_next_line_of_the_log(
     assert timers and not any(timer._events for timer in timers)
 
 
+def test_tf32_is_used_in_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    chosen: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    with SimulatedCuda():
+        setup = small.Setup("bc", "cuda")
+        small.actions(setup.policy())
+        assert chosen == []
+        train(setup, setup.source, tmp_path, cuda_graph=False)
+        assert chosen == ["high", "highest"]
+
+
 def test_the_host_waits_for_actions_alone_while_plans_are_revised() -> None:
     with SimulatedCuda() as simulation:
         setup = small.Setup("mage", "cuda")

@@ -48,10 +48,21 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def prefer_fast_matmul(device: torch.device) -> None:
-    """Lets float32 matrix products use TF32 on CUDA; the CPU keeps full precision."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
+@contextmanager
+def fast_matmul(device: torch.device) -> Iterator[None]:
+    """Lets float32 matrix products use TF32 on CUDA; the CPU keeps full precision.
+
+    The setting is that of the process, so it is put back: an evaluation after the training acts as one by itself.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def check_compiler() -> None:

@@ -20,7 +20,7 @@ from trajgen.core.terminal import progress
 from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
-from trajgen.engine.device import autocast, prefer_fast_matmul, synchronize
+from trajgen.engine.device import autocast, fast_matmul, synchronize
 from trajgen.engine.distributed import (
     StopSignal,
     SyncedCounters,
@@ -105,7 +105,6 @@ class Training:
             StoppedError: after Ctrl-C or SIGTERM, when a checkpoint has been written.
             PeerError: on the other ranks, where rank 0 raises an error.
         """
-        prefer_fast_matmul(self.device)
         if self.device.type == "cpu" and (advice := busy_machine()):
             self.console.print(advice)
         with disk_errors(self.folder, self.checkpoints), lost_peers(lambda: self.checkpoints.last):
@@ -115,7 +114,7 @@ class Training:
             start, state = self._resume(resume)
             self.counters = SyncedCounters(self.model)
             names = self.options.log if is_main_process() else ()
-            with catch_signals() as stop, open_loggers(names, self.folder) as loggers:
+            with fast_matmul(self.device), catch_signals() as stop, open_loggers(names, self.folder) as loggers:
                 for index in range(start.stage, len(self.stages)):
                     if self.stages[index].parameters:
                         first_step = start.step if index == start.stage else 0
@@ -134,19 +133,19 @@ class Training:
 
         This changes the model, and writes nothing.
         """
-        prefer_fast_matmul(self.device)
         timings = {}
-        for stage, settings in zip(self.stages, self.settings, strict=True):
-            if stage.parameters:
-                self._begin(stage, settings)
-                steps = self.options.steps(settings)
-                optimization = Optimization(self.model, stage, settings, steps)
-                source, share = self._timed_source(stage, settings, steps)
-                take_step = self._step_of(stage, optimization, source, settings.batch_size)
-                timed = [self._time(take_step, step) for step in range(WARM_UP + count)][WARM_UP:]
-                timings[stage.name] = [
-                    {**parts, "data": parts["data"] + share, "step": parts["step"] + share} for parts in timed
-                ]
+        with fast_matmul(self.device):
+            for stage, settings in zip(self.stages, self.settings, strict=True):
+                if stage.parameters:
+                    self._begin(stage, settings)
+                    steps = self.options.steps(settings)
+                    optimization = Optimization(self.model, stage, settings, steps)
+                    source, share = self._timed_source(stage, settings, steps)
+                    take_step = self._step_of(stage, optimization, source, settings.batch_size)
+                    timed = [self._time(take_step, step) for step in range(WARM_UP + count)][WARM_UP:]
+                    timings[stage.name] = [
+                        {**parts, "data": parts["data"] + share, "step": parts["step"] + share} for parts in timed
+                    ]
         return timings
 
     def _time(self, take_step: TakeStep, step: int) -> dict[str, float]:

@@ -72,7 +72,7 @@ class EngineOptions:
     """Micro-batches into which each process splits its share of a batch."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward pass; auto is bfloat16 in stages where the device is faster in it, else float32. On CUDA, float32
-    matrix products use TF32."""
+    matrix products of a training use TF32, those of decisions do not."""
     compile: bool = False
     """Whether torch.compile compiles the losses, which takes minutes and makes long trainings faster."""
     cuda_graph: bool = True
