@@ -118,17 +118,31 @@ def test_tf32_is_used_in_training_alone(tmp_path: Path, monkeypatch: pytest.Monk
         assert chosen == ["high", "highest"]
 
 
-def test_the_host_waits_for_actions_alone_while_plans_are_revised() -> None:
+ONE_OF_FOUR = np.arange(4) == 1
+"""Which of the episodes begins anew after a step."""
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options", "expected"),
+    [
+        ("mage", {"replan_interval": 2, "revise": None}, [2, 1, 1, 2]),
+        ("mage", {"replan_interval": 2, "revise": None, "backend": "cuda_graph"}, [2, 1, 1, 2]),
+        ("mage", {"replan_interval": 2, "revise": 2, "revise_threshold": 0.0}, [2, 2, 1, 3]),
+        ("dt", {"backend": "cuda_graph"}, [2, 1, 1, 2]),
+    ],
+    ids=str,
+)
+def test_the_host_waits_for_actions_alone(recipe: str, options: dict[str, Any], expected: list[int]) -> None:
+    """And for the target returns of an episode's first plan; a misfit is copied once the actions are here."""
     with SimulatedCuda() as simulation:
-        setup = small.Setup("mage", "cuda")
-        waits = []
-        for options in ({"revise": None}, {"revise": 2, "revise_threshold": 0.0}):
-            policy = setup.policy(replan_interval=2, **options)
-            policy.reset(batch=3)
-            for step in range(2):  # a plan, then a step that follows it or revises it
+        setup, waits = small.Setup(recipe, "cuda"), []
+        for policy in (setup.policy(**options) for _ in range(2)):  # the first one chooses draws and captures graphs
+            policy.reset(batch=4)
+            waits.clear()
+            for step in range(4):
                 before = simulation.waits.copy()
-                policy.act(small.observation(policy.space, 3, step))
-                policy.observe(np.ones(3), np.zeros(3, bool))
-            waits.append([wait for wait in simulation.waits - before if "from the host" not in wait])
-        assert len(waits[0]) == 1 and len(waits[1]) == 2  # the surprise is copied once the actions are here
-        assert all("_to_copy to the host" in wait for wait in waits[1])
+                policy.act(small.observation(policy.space, 4, step))
+                policy.observe(np.ones(4), ONE_OF_FOUR & (step == 2))
+                waits.append(simulation.waits - before)
+        assert [sum(counts.values()) for counts in waits] == expected
+        assert all("_to_copy to the host" in wait for counts in waits for wait in counts)

@@ -306,7 +306,7 @@ class Plan:
     worth: Tensor | None = None  # (B,), what the critic said of it, where a sampler chose it by one
 
     def with_rows(self, rows: Tensor, other: Plan) -> Plan:
-        """The plans with those of ``other`` in some rows (n,)."""
+        """The plans with those of ``other`` in some rows (n,), which lie where the plans do."""
         changed = {}
         for part in fields(self):
             values, others = getattr(self, part.name), getattr(other, part.name)

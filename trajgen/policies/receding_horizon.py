@@ -111,7 +111,7 @@ class RecedingHorizonPolicy:
                 fix=f"policy.reset(batch={len(state)}) starts as many",
             )
         if self._history is not None:
-            self._history.push(state, self._age.to(self.device))
+            self._history.push(state, self._on_device(self._age))
         plan_is_due = self._plan_age >= self.replan_interval
         self._draw(plan_is_due, state, goal, self._new_plan)
         if self._plan is None:
@@ -119,7 +119,7 @@ class RecedingHorizonPolicy:
         if self._revise_fn is not None:
             is_due = ~plan_is_due & (self._offset >= self.options.revise_interval)
             self._draw(is_due, state, goal, partial(self._revised_plan, self._revise_fn, self._plan))
-        offsets = self._offset.to(self.device).unsqueeze(-1)
+        offsets = self._on_device(self._offset).unsqueeze(-1)
         action = self.planner.action(self._plan, state.unsqueeze(1), offsets).squeeze(1)
         for clock in (self._age, self._plan_age, self._offset):
             clock += 1
@@ -153,7 +153,7 @@ class RecedingHorizonPolicy:
         is_done = per_episode(done, self._episodes, "done", bool)
         self._remaining = (self._remaining - rewards) / self.discount
         if self._history is not None:
-            self._history.record_reward(self.normalizer.reward(rewards.to(self.device)))
+            self._history.record_reward(self.normalizer.reward(self._on_device(rewards)))
         self._restart(is_done)
 
     def condition(self, observation: Observation, returns: float | None = None) -> Cond:
@@ -233,37 +233,37 @@ class RecedingHorizonPolicy:
         due = is_due.nonzero().squeeze(-1)
         if not len(due):
             return
-        all_due = len(due) == self._episodes
+        all_due, rows = len(due) == self._episodes, self._on_device(due)
         if not all_due:
-            state, goal = state[due], None if goal is None else goal[due]
-        remaining = self.normalizer.returns(self._remaining[due].to(self.device))
-        age, past = self._age[due].to(self.device), None
+            state, goal = state[rows], None if goal is None else goal[rows]
+        remaining = self.normalizer.returns(self._on_device(self._remaining[due]))
+        age, past = self._on_device(self._age[due]), None
         if self._history is not None:
             past = self._history.past()
-            past = past if all_due else past.map(lambda values: values[due])
+            past = past if all_due else past.map(lambda values: values[rows])
         target_return, plan = draw(due, Cond(state, remaining, goal, time=age, past=past))
         if self._history is not None:
-            self._history.record_return(target_return, due.to(self.device))
+            self._history.record_return(target_return, rows)
         if bool(self._remaining[due].isnan().any()):  # an episode's first plan; later ones leave nothing to wait for
             first = self.normalizer.returns.inverse(target_return).cpu()
             self._remaining[due] = torch.where(self._remaining[due].isnan(), first, self._remaining[due])
         self._offset[due] = 0
         if self._revise_fn is not None:
-            drawn_in = self._drawn_in
-            self._drawn_in = state if all_due else drawn_in.index_copy(0, due.to(self.device), state)
+            self._drawn_in = state if all_due else self._drawn_in.index_copy(0, rows, state)
         if all_due or self._plan is None:
             self._plan = plan
         else:
-            self._plan = self._plan.with_rows(due, plan)
+            self._plan = self._plan.with_rows(rows, plan)
 
     def _new_plan(self, due: Tensor, cond: Cond) -> tuple[Tensor, Plan]:
         self._plan_age[due] = 0
         return self._plan_fn(cond, self._rng)
 
     def _revised_plan(self, revise_fn: ReviseFn, plan: Plan, due: Tensor, cond: Cond) -> tuple[Tensor, Plan]:
-        followed = FollowedPlan(plan.codes, self._drawn_in, self._offset.to(self.device), plan.worth)
+        followed = FollowedPlan(plan.codes, self._drawn_in, self._on_device(self._offset), plan.worth)
         if len(due) < self._episodes:
-            followed = followed.map(lambda values: values[due])
+            rows = self._on_device(due)
+            followed = followed.map(lambda values: values[rows])
         target_return, revised, misfit = revise_fn(cond, followed, self._rng)
         if self.options.revise_threshold is not None:
             self._misfit = due, misfit > self.options.revise_threshold
@@ -271,12 +271,16 @@ class RecedingHorizonPolicy:
 
     def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
         states, goals, images = self._reader(observation)
-        goal = None if goals is None else self.normalizer.goal(torch.tensor(goals, device=self.device))
-        state = torch.tensor(states, device=self.device)
+        goal = None if goals is None else self.normalizer.goal(self._on_device(torch.tensor(goals)))
+        state = self._on_device(torch.tensor(states))
         if images is not None:
-            features = self.planner.encoder(torch.tensor(images, device=self.device))
+            features = self.planner.encoder(self._on_device(torch.tensor(images)))
             state = torch.cat([state, features], dim=-1)
         return self.normalizer.state(state), goal
+
+    def _on_device(self, values: Tensor) -> Tensor:
+        """Values of the host on the device; from pinned memory, so that the host waits for nothing that runs there."""
+        return values.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else values
 
 
 def _rms(values: Tensor) -> float:
