@@ -55,9 +55,11 @@ class Watched:
         return [wait for step in self.waits if step % STEPS == 1 for wait in self.waits[step + 1] - self.waits[step]]
 
 
-def train(setup: small.Setup, source: Any, folder: Path, *, resume: bool = False, **changes: Any) -> None:
+def train(
+    setup: small.Setup, source: Any, folder: Path, *, resume: bool = False, steps: int = STEPS, **changes: Any
+) -> None:
     stages = setup.planner.stages()
-    settings = {stage.name: StageOptions(steps=STEPS, batch_size=16) for stage in stages}
+    settings = {stage.name: StageOptions(steps=steps, batch_size=16) for stage in stages}
     options = EngineOptions(stages=settings, precision="auto", log_every=LOGGED, checkpoint_every=LOGGED, **changes)
     console = Console(quiet=True)
     folder.mkdir(exist_ok=True)
@@ -71,7 +73,8 @@ def same_state(one: Any, other: Any) -> None:
 
 EVERY_TIME = ("bc", "diffuser", "dt", "flow", "hiql", "iql", "mage", "tt")
 """Recipes that differ in their stages, priors or samplers; the others join those of them, or differ in options."""
-RECIPES = [name if name in EVERY_TIME else pytest.param(name, marks=pytest.mark.nightly) for name in small.RECIPES]
+OTHERS = [name for name in small.RECIPES if name not in EVERY_TIME]
+RECIPES = [*EVERY_TIME, *(pytest.param(name, marks=pytest.mark.nightly) for name in OTHERS)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -91,6 +94,17 @@ def test_a_recipe_trains_by_graphs_without_waits_and_acts(recipe: str, tmp_path:
         assert np.isfinite(plans).all()
         graph = uncaptured.policy(backend="cuda_graph")
         np.testing.assert_allclose(small.actions(graph), plans, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
+def test_another_recipe_trains_and_acts_by_graphs(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captured_step, "WARM_UP", 2)  # in the first step codes may be initialized
+    with SimulatedCuda() as simulation:
+        setup = small.Setup(recipe, "cuda")
+        train(setup, setup.source, tmp_path, steps=3)
+        trained = [stage for stage in setup.planner.stages() if stage.parameters]
+        assert simulation.launches["replay"] == 2 * len(trained)
+        assert np.isfinite(small.actions(setup.policy(backend="cuda_graph"), steps=1)).all()
 
 
 @pytest.mark.parametrize("is_main", [True, False])
