@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +25,15 @@ def test_workflows_call_the_checks_of_every_clone() -> None:
     assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
     for workflow in WORKFLOWS.values():
         assert all("@" in step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step)
+
+
+def test_the_tests_that_take_minutes_run_every_night() -> None:
+    workflow: Any = WORKFLOWS["tests"]
+    job = workflow["jobs"]["nightly"]
+    assert job["if"] == "github.event_name == 'schedule'" and workflow[True]["schedule"]  # YAML reads 'on' as true
+    command = subprocess.run([ROOT / ".ci" / "run", "--show"], capture_output=True, text=True, check=True).stdout
+    assert command.rstrip().endswith("pytest -n 2")
+    assert job["steps"][-1]["run"].endswith('"$(.ci/run --show) -m nightly"')
 
 
 def test_a_release_has_the_version_of_its_tag() -> None:
