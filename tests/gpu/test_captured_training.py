@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 import tiny
 import torch
 from rich.console import Console
+from simulated import SimulatedCuda
 from test_cuda import Source
+from test_simulated import same_state
 from torch import Tensor
 
+from trajgen.engine.captured_step import WARM_UP
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 
@@ -40,3 +45,55 @@ def test_captured_steps_end_in_the_same_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(captured[name], value, atol=1e-4, rtol=1e-4)
     for line, expected_line in zip(losses, expected_losses, strict=True):
         assert line == pytest.approx(expected_line, rel=1e-3)
+
+
+STEPS, COPIED = 8, 6
+"""Steps of a stage, and after which of them, in the last stage, the folder of a training is copied."""
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the log without what takes time."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(("seconds", "windows_per"))} for line in lines]
+
+
+def validated(recipe: str, folder: Path, *, cuda_graph: bool, resume: bool = False) -> small.Setup:
+    """A recipe trained with lines of the log, checkpoints and validation between the steps; ``folder`` is copied."""
+    setup = small.Setup(recipe, "cuda", val_fraction=0.25)
+    stages, val_source = setup.planner.stages(), setup.source.validation(small.episodes())
+    last = max(index for index, stage in enumerate(stages) if stage.parameters)
+    settings = {stage.name: StageOptions(steps=STEPS, batch_size=16) for stage in stages}
+    options = EngineOptions(stages=settings, log_every=2, checkpoint_every=3, cuda_graph=cuda_graph)
+    folder.mkdir(exist_ok=True)
+    device, console = setup.source.device, Console(quiet=True)
+    training = Training(setup.planner, stages, setup.source, options, folder, 0, device, console, val_source)
+    save = training.checkpoints.save
+
+    def copied(position: Any, tensors: Any) -> Path:
+        path = save(position, tensors)
+        if (position.stage, position.step) == (last, COPIED) and cuda_graph and not resume:
+            for name in ("resumed", "resumed by kernel"):
+                shutil.copytree(folder, folder.with_name(name))
+        return path
+
+    training.checkpoints.save = copied
+    training.run(resume=resume)
+    return setup
+
+
+@pytest.mark.simulated
+@pytest.mark.parametrize("recipe", ["iql", "tap"])
+def test_what_comes_between_replays_changes_nothing_nor_does_a_resume(recipe: str, tmp_path: Path) -> None:
+    """To the last bit: weights, and the lines of the log, among them validation; a resume may do without graphs."""
+    with SimulatedCuda() as simulation:
+        expected = validated(recipe, tmp_path / "expected", cuda_graph=False)
+        captured = validated(recipe, tmp_path / "captured", cuda_graph=True)
+        trained = [stage for stage in captured.planner.stages() if stage.parameters]
+        assert simulation.launches["replay"] == 2 * len(trained) * (STEPS - WARM_UP)
+        lines = metrics(tmp_path / "expected")
+        assert len(lines) > 2 * len(trained) and any("val/total" in line for line in lines)
+        resumed = validated(recipe, tmp_path / "resumed", cuda_graph=True, resume=True)
+        by_kernel = validated(recipe, tmp_path / "resumed by kernel", cuda_graph=False, resume=True)
+        for name, setup in {"captured": captured, "resumed": resumed, "resumed by kernel": by_kernel}.items():
+            same_state(setup, expected)
+            assert metrics(tmp_path / name) == lines
