@@ -18,9 +18,13 @@ from test_cuda import Source
 from test_simulated import same_state
 from torch import Tensor
 
+from trajgen.core.sources import source_of
+from trajgen.engine import captured_step
 from trajgen.engine.captured_step import WARM_UP
 from trajgen.engine.loop import Training
+from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions
+from trajgen.engine.step import Timer
 
 
 def train(folder: Path, *, cuda_graph: bool) -> tuple[dict[str, Tensor], list[dict[str, Any]], str]:
@@ -97,3 +101,28 @@ def test_what_comes_between_replays_changes_nothing_nor_does_a_resume(recipe: st
         for name, setup in {"captured": captured, "resumed": resumed, "resumed by kernel": by_kernel}.items():
             same_state(setup, expected)
             assert metrics(tmp_path / name) == lines
+
+
+@pytest.mark.simulated
+@pytest.mark.parametrize("recipe", ["iql", "mage"])
+@pytest.mark.parametrize(("memory", "most"), [(2**40, 5), (2**10, 40)], ids=["resident", "data on the host"])
+def test_a_captured_step_is_a_few_launches(
+    recipe: str, memory: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies of a batch from the host, its normalization, the learning rates, and two graphs."""
+    monkeypatch.setattr(captured_step, "WARM_UP", 2)
+    with SimulatedCuda(memory=memory) as simulation:
+        setup = small.Setup(recipe, "cuda")
+        stages, device = setup.planner.stages(), setup.source.device
+        options = EngineOptions(stages={stage.name: StageOptions(batch_size=16) for stage in stages})
+        training = Training(setup.planner, stages, setup.source, options, tmp_path, 0, device, Console(quiet=True))
+        for stage, settings in zip(stages, training.settings, strict=True):
+            if stage.parameters:
+                training._begin(stage, settings)
+                optimization = Optimization(setup.planner, stage, settings, 1000)
+                take_step = training._step_of(stage, optimization, source_of(stage, setup.source), 16)
+                for step in range(4):
+                    simulation.launches.clear()
+                    take_step(step, step, Timer(device))
+                assert simulation.launches["replay"] == 2
+                assert sum(simulation.launches.values()) <= most, simulation.launches

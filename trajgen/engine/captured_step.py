@@ -96,8 +96,9 @@ class CapturedStep:
         if self._batch is None:
             self._batch = batch
         else:
-            for target, values in zip(self._batch.tensors(), batch.tensors(), strict=True):
-                target.copy_(values, non_blocking=True)
+            targets = by_dtype(self._batch.tensors())
+            for dtype, values in by_dtype(batch.tensors()).items():  # a launch for each type, not for each tensor
+                torch._foreach_copy_(targets[dtype], values)
 
     def _gradients(self) -> None:
         """Computes the losses, and leaves their gradients at the parameters."""
@@ -161,3 +162,11 @@ class CapturedStep:
             got=reason,
             fix="the same command with engine.cuda_graph=false resume=true",
         )
+
+
+def by_dtype(tensors: list[Tensor]) -> dict[torch.dtype, list[Tensor]]:
+    """The tensors of each type, in their order."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return groups
