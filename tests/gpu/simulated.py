@@ -145,6 +145,7 @@ class SimulatedCuda:
         self._target: torch.device | None = None  # of a copy that Tensor.to makes
         self._graph: Graph | None = None
         self._stream: Stream | None = None  # torch's own for captures, which it makes once for the process
+        self._is_spoilt = False  # the capture, by an operation that is not permitted
         self._captured = HOST  # the device on whose stream operations are captured
         self._before: list[tuple[Tensor, Tensor]] = []
 
@@ -174,6 +175,7 @@ class SimulatedCuda:
         """Notes that the host waits; refuses it during a capture, as CUDA does."""
         place = where()
         if self._graph is not None:
+            self._is_spoilt = True
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing: {what} at {place}")
         self.waits[f"{what} at {place}"] += 1
         if self.debug == "error":
@@ -265,6 +267,9 @@ class SimulatedCuda:
             torch.default_generator.set_state(state)
             for generator, before in generators:
                 generator.set_state(before)
+            is_spoilt, self._is_spoilt = self._is_spoilt, False
+            if is_spoilt:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
 
     def _keep(self, func: Any, args: Any, kwargs: Any) -> None:
         """Copies what an operation of a capture is about to change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from simulated import SimulatedCuda, device_of
 from test_simulated import same_state, train
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Batch
 from trajgen.data import windows
 from trajgen.data.windows import Windows
@@ -114,6 +115,35 @@ def test_memory_that_runs_out_while_a_model_is_loaded_is_said() -> None:
     refusal = pytest.raises(ConfigError, match=r"no memory left for a model(?s:.*)cuda:0: CUDA out of memory")
     with refusal, fits_into_memory(torch.device("cuda:0"), "a model"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize(("waits", "message"), [(False, "CUDA out of memory"), (True, "not permitted when")])
+def test_an_error_of_a_capture_is_the_first_one(trained: bool, waits: bool, message: str, tmp_path: Path) -> None:
+    """Although the end of a capture that a wait has spoilt fails too; memory that runs out is no fault of capturing."""
+    with SimulatedCuda() as simulation:
+        setup = small.Setup("bc", "cuda")
+
+        def fails(function: Any) -> Any:
+            def failing(*args: Any, **options: Any) -> Any:
+                if waits and simulation._graph is not None:
+                    torch.ones(1, device="cuda").tolist()
+                if simulation._graph is not None:
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")
+                return function(*args, **options)
+
+            return failing
+
+        if trained:
+            stages = [replace(stage, loss=fails(stage.loss)) for stage in setup.planner.stages()]
+            setup.planner.stages = lambda: stages
+            with pytest.raises(TrainingError, match=message) as caught:
+                train(setup, setup.source, tmp_path)
+            assert ("cannot be captured" in str(caught.value)) == waits
+        else:
+            setup.planner.plan = fails(setup.planner.plan)
+            with pytest.raises(ConfigError if waits else torch.OutOfMemoryError, match=message):
+                small.actions(setup.policy(backend="cuda_graph"))
 
 
 def test_a_policy_of_a_device_is_exported_for_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajgen.core.capture import captured
 from trajgen.core.errors import TrainingError, is_out_of_memory
 from trajgen.core.sources import Source, drawn_on_device
 from trajgen.core.types import Stage
@@ -136,13 +137,12 @@ class CapturedStep:
         graphs = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         if self._on_device is not None:
             graphs[0].register_generator_state(self._on_device.generator)
-        # Without a stream torch captures on one of the device of the process's first capture. Of two graphs that share
-        # memory, both are captured on one. Other threads, such as those that read data, may go on meanwhile.
-        options: Any = {"stream": torch.cuda.Stream(self.optimization.device), "capture_error_mode": "thread_local"}
+        stream = torch.cuda.Stream(self.optimization.device)
         try:
-            with torch.cuda.graph(graphs[0], **options):
+            # Other threads, such as those that read data, may go on meanwhile.
+            with captured(graphs[0], stream, capture_error_mode="thread_local"):
                 self._gradients()
-            with torch.cuda.graph(graphs[1], pool=graphs[0].pool(), **options):
+            with captured(graphs[1], stream, pool=graphs[0].pool(), capture_error_mode="thread_local"):
                 self._update()
         except RuntimeError as error:
             if is_out_of_memory(error):

@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
-from trajgen.core.errors import ConfigError
+from trajgen.core.capture import captured
+from trajgen.core.errors import ConfigError, is_out_of_memory
 from trajgen.core.planning import Misfit, PlanFn, ReviseFn, plan_step, revision_step
 from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.plan_module import (
@@ -202,9 +203,11 @@ class GraphProgram:
                     module(inputs, noise)
             torch.cuda.current_stream().wait_stream(stream)
             try:
-                with torch.cuda.graph(self._graph, stream=stream):  # torch's own is of the first capture's device
+                with captured(self._graph, stream):
                     self._outputs = module(inputs, noise)
             except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
                 raise ConfigError(
                     "This plan cannot be captured as a CUDA graph.",
                     got=str(error).split("\n")[0][:200],
