@@ -18,6 +18,8 @@ from test_cuda import Source
 from test_simulated import same_state
 from torch import Tensor
 
+from trajgen import experiments
+from trajgen.cli import main
 from trajgen.core.sources import source_of
 from trajgen.engine import captured_step
 from trajgen.engine.captured_step import WARM_UP
@@ -126,3 +128,18 @@ def test_a_captured_step_is_a_few_launches(
                     take_step(step, step, Timer(device))
                 assert simulation.launches["replay"] == 2
                 assert sum(simulation.launches.values()) <= most, simulation.launches
+
+
+@pytest.mark.simulated
+@pytest.mark.parametrize(
+    ("cuda_graph", "said", "replays"), [("true", "by CUDA graphs", 6), ("false", "kernel by kernel", 0)]
+)
+def test_steps_are_timed_as_they_are_trained(
+    cuda_graph: str, said: str, replays: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with SimulatedCuda() as simulation:
+        setup = small.Setup("bc", "cuda")
+        monkeypatch.setattr(experiments, "prepare", lambda *_: (setup.planner, setup.source, tiny.SPACE))
+        main(["bench", "train", "recipe=bc", "device=cuda", f"engine.cuda_graph={cuda_graph}", "repeats=1"])
+        assert simulation.launches["replay"] == replays
+    assert said in " ".join(capsys.readouterr().out.split())
