@@ -14,8 +14,10 @@ from typing import Any
 
 import jobs
 import pytest
+import torch
 
 from trajgen.core.errors import ConfigError
+from trajgen.experiments import executors
 from trajgen.experiments.executors import InlineExecutor, JobExecutor, LokyExecutor, make_executor, read_executor_words
 from trajgen.experiments.jobs import Job, run_jobs
 
@@ -129,6 +131,26 @@ def test_the_default_fits_the_machine(
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
     assert make_executor(name, workers, {}, device=device, folder=tmp_path).description == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "expected"),
+    [
+        ("cpu", {}, {}),
+        ("cuda", {}, {"num_gpus": 1}),
+        ("auto", {}, {"num_gpus": 1}),
+        ("auto", {"num_gpus": 0.5}, {"num_gpus": 0.5}),
+    ],
+)
+def test_a_task_of_ray_has_a_gpu_where_its_device_is_one(
+    device: str, options: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(executors, "RayExecutor", lambda workers, options: seen.append(options))
+    monkeypatch.setattr(executors, "_require", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    make_executor("ray", None, options, device=device, folder=tmp_path)
+    assert seen == [expected]
 
 
 def test_without_its_package_an_executor_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

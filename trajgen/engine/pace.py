@@ -48,7 +48,7 @@ class Pace:
 
 def busy_machine() -> str | None:
     """What helps on a machine that is busy before a training on the CPU has begun; None where nothing does."""
-    load, cores = _load_average(), os.cpu_count() or 1
+    load, cores = _load_average(), os.cpu_count() or 1  # both are the machine's, whatever this process may use of it
     return f"Other programs keep this machine busy: {_load()}.{_help()}" if load > cores and _help() else None
 
 

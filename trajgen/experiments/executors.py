@@ -232,7 +232,7 @@ def make_executor(
     try:
         if name == "submitit":
             return SubmititExecutor(workers or 1, options, folder)
-        return RayExecutor(workers or 1, {**({"num_gpus": 1} if device.startswith("cuda") else {}), **options})
+        return RayExecutor(workers or 1, {**({"num_gpus": 1} if _is_gpu(device) else {}), **options})
     except (NameError, ValueError, TypeError, RuntimeError, ConnectionError) as error:
         raise ConfigError(
             f"Executor '{name}' refused its options.", got=f"{words}: {error}", fix="docs/studies.md shows some"
@@ -245,8 +245,7 @@ def _local_executor(name: str | None, workers: int | None, device: str) -> JobEx
     threads = int(limit) if limit.isdecimal() and int(limit) else None
     count = workers
     if count is None:
-        on_gpu = device.startswith("cuda") or (device == "auto" and _has_cuda())
-        count = 1 if on_gpu else max(1, cores // (threads or 1))
+        count = 1 if _is_gpu(device) else max(1, cores // (threads or 1))
     if name is None and count == 1:
         return InlineExecutor()
     if name is None and workers is None and not _is_installed("loky"):
@@ -284,10 +283,11 @@ def read_executor_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]
     return options, rest
 
 
-def _has_cuda() -> bool:
+def _is_gpu(device: str) -> bool:
+    """Whether jobs run on a GPU; ``auto`` is one where this machine has one."""
     import torch
 
-    return torch.cuda.is_available()
+    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
 
 
 def _is_installed(name: str) -> bool:
