@@ -14,12 +14,15 @@ import torch
 from simulated import SimulatedCuda, device_of
 from test_simulated import same_state, train
 
+from trajgen import load_policy
+from trajgen.config import compose
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Batch
 from trajgen.data import windows
 from trajgen.data.windows import Windows
-from trajgen.engine.device import choose_device, fits_into_memory
+from trajgen.engine.device import choose_device
 from trajgen.evaluation.hardware import hardware
+from trajgen.experiments import ready
 from trajgen.export import package
 
 pytestmark = pytest.mark.simulated
@@ -111,10 +114,21 @@ def test_a_recipe_trains_on_data_of_the_host(tmp_path: Path) -> None:
         assert all(value.isfinite().all() for value in setup.planner.parameters())
 
 
-def test_memory_that_runs_out_while_a_model_is_loaded_is_said() -> None:
-    refusal = pytest.raises(ConfigError, match=r"no memory left for a model(?s:.*)cuda:0: CUDA out of memory")
-    with refusal, fits_into_memory(torch.device("cuda:0"), "a model"):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+def test_memory_that_runs_out_while_a_model_is_loaded_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    move = torch.nn.Module.to
+
+    def to(module: torch.nn.Module, device: Any) -> torch.nn.Module:
+        if torch.device(device).type == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+        return move(module, device)
+
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    message = r"no memory left for {}(?s:.*)cuda:0: CUDA out of memory. Tried to allocate 20.00 MiB.\n"
+    with SimulatedCuda():
+        with pytest.raises(ConfigError, match=message.format("the model of [^\n]+")):
+            load_policy("zoo/mage-umaze", device="cuda:0")
+        with pytest.raises(ConfigError, match=message.format("a model of [0-9,]+ weights")):
+            ready(compose(["recipe=bc", "data.horizon=8"]), small.episodes(), torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize("trained", [True, False])
