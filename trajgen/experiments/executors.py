@@ -285,9 +285,11 @@ def read_executor_words(words: Iterable[str]) -> tuple[dict[str, Any], list[str]
 
 def _is_gpu(device: str) -> bool:
     """Whether jobs run on a GPU; ``auto`` is one where this machine has one."""
+    if device != "auto":
+        return device.startswith("cuda")
     import torch
 
-    return device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return torch.cuda.is_available()
 
 
 def _is_installed(name: str) -> bool:
