@@ -46,13 +46,13 @@ def test_graphs_are_captured_on_one_device_after_the_other(tmp_path: Path) -> No
     with SimulatedCuda(devices=2) as simulation:
         for device in ("cuda:0", "cuda:1"):
             choose_device(device)
-            eager, captured = (small.Setup("mage", device) for _ in range(2))
-            for setup, graph in ((eager, False), (captured, True)):
+            trained, captured, acting = (small.Setup(recipe, device) for recipe in ("bc", "bc", "mage"))
+            for setup, graph in ((trained, False), (captured, True)):
                 train(setup, setup.source, tmp_path / f"{device} {graph}", cuda_graph=graph)
-            same_state(captured, eager)
-            tiny.shake(eager.planner)
+            same_state(captured, trained)
+            tiny.shake(acting.planner)
             options = {"replan_interval": 1, "revise": None}
-            plans = [small.actions(eager.policy(backend=backend, **options)) for backend in ("eager", "cuda_graph")]
+            plans = [small.actions(acting.policy(backend=backend, **options)) for backend in ("eager", "cuda_graph")]
             np.testing.assert_allclose(plans[1], plans[0], atol=1e-5)
         assert simulation.captures[0] == simulation.captures[1] > 0
 
