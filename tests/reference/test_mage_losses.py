@@ -49,6 +49,16 @@ def test_on_the_datas_latents_the_inverse_loss_trains_the_head_alone() -> None:
     torch.testing.assert_close(built.prior_loss(batch)["inverse"], expected)
 
 
+def test_a_loss_that_nothing_can_lower_has_no_gradient() -> None:
+    """L_cond where the view holds nothing of the condition, L_inv where the head is frozen: numbers, no errors."""
+    norms = planner(view={"fields": ("action",)}, action="plan").gradient_norms()
+    assert norms["gradient_norm/condition"] == 0 < norms["gradient_norm/prior"]
+    built = planner(planner={"end_to_end": False})
+    built.action.requires_grad_(False)  # as by train_only=[prior]
+    norms = built.gradient_norms()
+    assert norms["gradient_norm/inverse"] == 0 < norms["gradient_norm/condition"]
+
+
 def test_the_generated_latent_is_that_of_one_hot_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Straight-through: the value is that of a code, the gradient that of a softmax."""
     built, batch = planner(), tiny.batch(16)

@@ -182,7 +182,7 @@ class LatentPlanner(nn.Module):
     def gradient_norms(self) -> dict[str, float]:
         """The norm of each loss's gradient at the prior's weights, on windows of the last batch: which losses train it.
 
-        A loss that can be met without the prior has a norm near 0.
+        A loss that can be met without the prior has a norm near 0; one that reaches no weight at all has 0.
         """
         batch, weights = self._last_batch, [p for p in self.prior.parameters() if p.requires_grad]
         if batch is None or not weights or not self.prior.training:
@@ -193,9 +193,11 @@ class LatentPlanner(nn.Module):
         norms = {}
         for name in ("prior", "inverse", "condition"):
             if name in losses:
-                gradients = torch.autograd.grad(losses[name], weights, retain_graph=True, allow_unused=True)
-                squares = [g.square().sum() for g in gradients if g is not None]
-                norms[f"gradient_norm/{name}"] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+                squares = [losses[name].new_zeros(())]
+                if losses[name].requires_grad:
+                    gradients = torch.autograd.grad(losses[name], weights, retain_graph=True, allow_unused=True)
+                    squares += [g.square().sum() for g in gradients if g is not None]
+                norms[f"gradient_norm/{name}"] = float(torch.stack(squares).sum().sqrt())
         return norms
 
     def action_loss(self, batch: Batch) -> Losses:
