@@ -80,7 +80,8 @@ def test_another_plan_is_compared_from_the_present_on(planner: Any) -> None:
     """The control of the condition error: where the window of another plan has the present state, not its past."""
     acting = RecedingHorizonPolicy(planner, planner.normalizer, tiny.SPACE, PolicyOptions(), discount=1.0, chunk=4)
     cond = tiny.cond(6)
-    errors = acting.condition_error(cond, planner.plan(cond))
+    other = planner.plan(replace(cond, state=cond.state.roll(1, 0)))
+    errors = acting.condition_error(cond, planner.plan(cond), other)
     assert errors["state"] == 0
     expected = (cond.state.roll(1, 0) - cond.state).square().mean().sqrt()
     assert errors["state_other_latent"] == pytest.approx(float(expected), abs=1e-5)

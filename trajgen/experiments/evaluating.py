@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, is_out_of_memory
 from trajgen.core.files import new_folder, write_json
@@ -88,7 +89,7 @@ def evaluate(
     else:
         result = play(policy, eval_env, config.evaluation, progress=show)
     seeds = range(config.evaluation.seed, config.evaluation.seed + CONDITIONS)
-    figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds)}
+    figures = result.to_dict() | {"condition_error": condition_error(policy, eval_env, seeds, result.rollouts.states)}
     trained_config, space = load_config(folder)
     if trained_config.train_only:
         figures["trained_weights"] = trained_weights(build_planner(trained_config, space), trained_config.train_only)
@@ -167,16 +168,39 @@ def episode_progress(console: Console, episodes: int, max_steps: int, player: st
         yield lambda steps, ended: show(steps, [f"{ended}/{episodes} ended"])
 
 
-def condition_error(policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range) -> dict[str, float]:
+def condition_error(
+    policy: RecedingHorizonPolicy, eval_env: EvalEnv, seeds: range, states: Sequence[NDArray[Any]]
+) -> dict[str, float]:
     """Distance of the plans' first state and return from the condition, over the first states of episodes.
 
-    Empty where no episode can be started, or so many plans do not fit into the memory of the device.
+    The other plans of its control are for the same goals, from states along episodes: where all episodes start alike,
+    plans for the first states are alike too. With images, of which episodes record none, it is left out.
+
+    Args:
+        policy: makes the plans.
+        eval_env: whose episodes start.
+        seeds: of the first states.
+        states: of the policy's episodes, each (steps + 1, S).
+
+    Returns:
+        The errors by name; empty where no episode can be started, or so many plans do not fit into the memory of the
+        device.
     """
     from trajgen.evaluation.rollout import first_observations
 
     observations = [*first_observations(eval_env, seeds).values()]
+    if not observations:
+        return {}
     try:
-        return policy.condition_error(*policy.preview(observations)[:2]) if observations else {}
+        cond, plan = policy.preview(observations)[:2]
+        other = None
+        visited = [state for episode in states for state in episode]
+        if visited and not policy.space.image_shape:
+            spread = len(visited) * (2 * np.arange(len(observations)) + 1) // (2 * len(observations))
+            key = policy.space.state_key
+            later = [put(first, key, visited[i]) for first, i in zip(observations, spread, strict=True)]
+            other = policy.preview(later)[1]
+        return policy.condition_error(cond, plan, other)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -190,7 +190,7 @@ class RecedingHorizonPolicy:
         return cond, plan, self.planner.refinements(plan, cond)
 
     @torch.inference_mode()
-    def condition_error(self, cond: Cond, plan: Plan) -> dict[str, float]:
+    def condition_error(self, cond: Cond, plan: Plan, other: Plan | None = None) -> dict[str, float]:
         """How far decoded plans start from the state and the return that they are conditioned on.
 
         The same error is measured with another plan's latent and with a latent of zeros: a decoder that copies its
@@ -199,6 +199,7 @@ class RecedingHorizonPolicy:
         Args:
             cond: B conditions.
             plan: the plans made for them, decoded.
+            other: B plans for other conditions, whose latents are decoded for these; None leaves that control out.
 
         Returns:
             Root mean squares over plans: ``state``, ``position`` and ``return`` in standard deviations of the data,
@@ -218,9 +219,9 @@ class RecedingHorizonPolicy:
             in_units = maps[name].inverse(condition[name] + residual) - maps[name].inverse(condition[name])
             errors[name], errors[f"{name}_units"] = _rms(residual), _rms(in_units)
         has_latent = isinstance(self.planner, Decodes)
-        if has_latent and len(cond) > 1:
-            controls = {"other_latent": plan.latent.roll(1, 0), "zero_latent": torch.zeros_like(plan.latent)}
-            for control, latent in controls.items():
+        if has_latent:
+            others = {} if other is None else {"other_latent": other.latent}
+            for control, latent in (others | {"zero_latent": torch.zeros_like(plan.latent)}).items():
                 trajectory = self.planner.decode(latent, cond)
                 for name, residual in self.planner.condition_residuals(trajectory, cond).items():
                     errors[f"{name}_{control}"] = _rms(residual)
