@@ -168,6 +168,33 @@ def test_what_does_not_compose_is_refused_before_any_training(
     assert part in capsys.readouterr().err and not Path("runs").exists()
 
 
+@pytest.mark.parametrize("flag", [("--cfg", "job"), ("--info", "searchpath")])
+def test_a_sweep_is_not_printed(
+    flag: tuple[str, str], lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(monkeypatch, "data=antmaze/umaze", "seed=0,1", *flag) == 1
+    error = capsys.readouterr().err
+    assert f"-m {flag[0]}" in error and "leave -m out" in error
+
+
+def test_each_job_says_what_its_task_adds(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(monkeypatch, "data=kitchen/complete,pointmaze/umaze-dwell", "run_dir=mine") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("For this task: ")]
+    assert len(lines) == 1 and "action.num_bins=0" in lines[0] and "task_options=false" in lines[0]
+
+
+def test_a_preset_in_a_folder_of_ones_own_adds_its_options(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lab / "own" / "data").mkdir(parents=True)
+    task = "defaults: [/data/pointmaze/umaze-dwell]\nrecipes: {mage: [policy.replan_interval=2]}\n"
+    (lab / "own" / "data" / "task.yaml").write_text(task)
+    assert sweep(monkeypatch, "data=task", "seed=1,2", "run_dir=mine", "--config-dir", "own") == 0
+    config = json.loads(Path("mine/1/config.json").read_text())
+    assert config["policy"]["replan_interval"] == 2
+    assert compose(shlex.split(config["command"])[2:]).policy.replan_interval == 2
+
+
 def test_ranges_and_globs_are_swept(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(monkeypatch, "recipe=glob(flat*)", "seed=range(1,3)", "run_dir=mine") == 0
     configs: list[Any] = [json.loads(Path(f"mine/{n}/config.json").read_text()) for n in range(4)]

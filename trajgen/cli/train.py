@@ -81,8 +81,8 @@ def run(words: list[str]) -> None:
         if config.is_for_hydra(words):
             config.hydra_run(words)
         composed = config.compose(words)
-        if (options := config.task_words(words)) and not read_launch().rank:
-            print(f"For this task: {shlex.join(options)} (task_options=false leaves them out)")
+        if (line := config.task_line(words)) and not read_launch().rank:
+            print(line)
         _train_one(composed, config.absolute_paths(words))
 
 

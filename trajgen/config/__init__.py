@@ -9,6 +9,7 @@ from trajgen.config.composing import (
     hydra_run,
     is_for_hydra,
     quoted,
+    task_line,
     task_words,
 )
 from trajgen.config.files import (
@@ -46,6 +47,7 @@ __all__ = [
     "search_files",
     "study_files",
     "suggestion",
+    "task_line",
     "task_words",
     "zoo_files",
 ]

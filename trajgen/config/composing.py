@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from trajgen.data.options import EnvShift, SuccessRule
 from trajgen.engine.options import StageOptions
 
 MULTIRUN = ("-m", "--multirun")
+SHOWN = ("--cfg", "-c", "--info", "-i")
+"""Flags of Hydra that print instead of training."""
 CONFIG_DIR = ("--config-dir", "-cd")
 NO_OPTION = r"Could not (?:override|delete|append)[^']*'([^']+)'|Key '([^']+)'|'([\w.]+)' does not exist"
 """How Hydra says that there is no such option."""
@@ -58,6 +61,12 @@ def task_words(words: Iterable[str]) -> list[str]:
     return task_options(overrides, folders)
 
 
+def task_line(words: Iterable[str]) -> str:
+    """What a training says of the options that its task adds to these words; empty where it adds none."""
+    options = task_words(words)
+    return f"For this task: {shlex.join(options)} (task_options=false leaves them out)" if options else ""
+
+
 def from_hydra(composed: Any, words: Iterable[str]) -> Config:
     """A configuration that Hydra composed of these words, with what its task needs of its recipe, checked."""
     from omegaconf import OmegaConf
@@ -78,6 +87,12 @@ def hydra_run(words: Sequence[str]) -> NoReturn:
         with _hydra(words):
             words = [*words, *task_options([word for word in overrides if not word.startswith("-")], folders)]
     else:
+        if shown := [word for word in words if word in SHOWN]:
+            raise ConfigError(
+                "-m trains several configurations, of which Hydra prints none.",
+                got=f"-m {' '.join(shown)}",
+                fix=f"leave -m out, and name one value of each option with {shown[0]}",
+            )
         _check_sweep(words)
         words = [re.sub(r"^run_dir=", "hydra.sweep.dir=", word) for word in words]
         if "resume=true" in words and not any(word.startswith("hydra.sweep.dir=") for word in words):

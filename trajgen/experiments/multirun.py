@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
-from trajgen.config import from_hydra, hydra_application
+from trajgen.config import config_dir_word, from_hydra, hydra_application, task_line
 from trajgen.core.errors import TrajgenError
 from trajgen.core.files import read_json, write_file, write_json
 from trajgen.experiments.results import score
@@ -55,13 +55,17 @@ def job(composed: Any) -> float:
 
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
+    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
+    words = [*map(config_dir_word, map(Path, folders)), *overrides]
     folder = Path(hydra.runtime.output_dir)
     error = None
     try:
-        config = from_hydra(composed, overrides)
+        config = from_hydra(composed, words)
         if hydra.mode is RunMode.MULTIRUN:
             config = replace(config, run_dir=str(folder))
-        return score(experiments.train(config, Terminal(), shlex.join(["trajgen", "train", *overrides])))
+            if line := task_line(words):
+                print(line)
+        return score(experiments.train(config, Terminal(), shlex.join(["trajgen", "train", *words])))
     except StoppedError as stopped:
         error = "interrupted"
         raise KeyboardInterrupt(str(stopped)) from None
