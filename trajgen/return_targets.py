@@ -24,7 +24,7 @@ class ConstantTarget(nn.Module):
     Args:
         normalizer: of the data.
         value: the return-to-go, in the data's (discounted) units; null for two standard deviations above the mean of
-            the data's (transformed) returns.
+            the data's (transformed) returns, which can be more than any return in the data, as where they are 0 or 1.
         subtract_rewards: whether rewards received are subtracted. What remains is divided by the discount at every
             step, so that in a task without end it grows without bound if rewards are too low, and shrinks if they are
             not; false uses the same target for every plan.
