@@ -23,6 +23,8 @@ PULL = 0.2
 WEIGHTS = {("prior", "condition"): 0.1, ("prior", "reconstruction"): 0.1}
 """Of losses in their stage's total, where it is not 1."""
 
+STEPS = {"tokenizer": 150, "return_target": 80, "prior": 250, "action": 50}
+"""Of each stage."""
 LIMITS = {
     ("tokenizer", "reconstruction"): 0.03,
     ("tokenizer", "commitment"): 0.01,
@@ -96,12 +98,20 @@ class Learnt:
     losses: dict[str, dict[str, float]]
 
 
-def learn(folder: Path, reversed_loss: tuple[str, str] | None = None) -> Learnt:
+def learn(
+    folder: Path,
+    reversed_loss: tuple[str, str] | None = None,
+    *,
+    steps: Mapping[str, int] = STEPS,
+    **planner_options: Any,
+) -> Learnt:
     """Trains a small MAGE on glides.
 
     Args:
         folder: of the training.
         reversed_loss: a stage and a loss, whose sign is changed.
+        steps: of each stage.
+        planner_options: besides a stage of the action head.
     """
     torch.manual_seed(0)
     planner = tiny.planner(
@@ -113,10 +123,9 @@ def learn(folder: Path, reversed_loss: tuple[str, str] | None = None) -> Learnt:
         action={"name": "latent", "width": 64},
         sampler={"name": "temperature", "temperature": 0.5},
         return_target={"name": "quantile", "width": 32, "depth": 2, "num_bins": 21},
-        planner={"action_stage": True},
+        planner={"action_stage": True, **planner_options},
     )
     before = measure(planner)
-    steps = {"tokenizer": 150, "return_target": 80, "prior": 250, "action": 50}
     stages = {name: StageOptions(steps=n, batch_size=128, lr=4e-3, ema_decay=0.98) for name, n in steps.items()}
     options = EngineOptions(stages=stages, precision="float32", log_every=10)
     console = Console(quiet=True)
