@@ -29,8 +29,8 @@ MORE = {
     r"ogbench/pointmaze-large-navigate": (4, "by the quantile of the others it has 56, not 58, from 10000 on"),
 }  # fmt: skip
 """Tasks with more, and why."""
-OTHER = re.compile(r"the controller, .+|the same, (and 2500 more steps of the prior †|independent)")
-"""Rows that no recipe and options of their own stand for: their notes say how they came about."""
+OTHER = re.compile(r"the controller, .+")
+"""Rows of no recipe."""
 
 
 def cells(line: str) -> list[str]:
