@@ -56,7 +56,9 @@ def test_each_task_of_the_paper_table_is_a_study_of_presets(task: str) -> None:
         preset = variant.train[0].removeprefix("data=")
         assert preset in data_files() and preset.endswith(f"/{name}")
         options = [word for word in (*study.base, *variant.train) if not word.startswith(("data=", "data.id="))]
-        assert options == ["recipe=mage"] and preset in tasks  # what it needs there is composed by itself
+        recipe = "mage_graph" if task == "ogbench" and "maze" in name else "mage"
+        # What it needs there is composed by itself.
+        assert options[-1] == f"recipe={recipe}" and {*options} <= {*study.base, options[-1]} and preset in tasks
     figures = [tuple(mean.figures.values()) for mean in study.published]
     assert figures == FIGURES[task.removeprefix("local-")]
     full_study = read_study(PAPER, task.removeprefix("local-"))
