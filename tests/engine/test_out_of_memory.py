@@ -20,16 +20,16 @@ def fail(*_: Any) -> NoReturn:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore about it")
 
 
-def choosing_the_precision(made: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+def choosing_the_precision(trainer: Training, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "choose_precision", fail)
 
 
-def validation(made: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    made.val_source = Numbers(0, fail)
+def validation(trainer: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer.val_source = Numbers(0, fail)
 
 
-def report(made: Training, monkeypatch: pytest.MonkeyPatch) -> None:
-    made.stages[0] = replace(made.stages[0], report=fail)
+def report(trainer: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer.stages[0] = replace(trainer.stages[0], report=fail)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ def report(made: Training, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_that_runs_out_between_steps_names_what_to_lower(
     happens: Callable[..., None], where: str, windows: int, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = training(tmp_path, accumulate=2)
-    happens(made, monkeypatch)
+    trainer = training(tmp_path, accumulate=2)
+    happens(trainer, monkeypatch)
     with pytest.raises(TrainingError) as caught:
-        made.run()
+        trainer.run()
     message = str(caught.value)
     assert f"room for {windows} windows; the last good checkpoint" in message
     assert f"stage 'one', {where}, cpu: CUDA out of memory. Tried to allocate 20.00 GiB.\n" in message

@@ -145,12 +145,12 @@ def test_the_default_fits_the_machine(
 def test_a_task_of_ray_has_a_gpu_where_its_device_is_one(
     device: str, options: dict[str, Any], expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr(executors, "RayExecutor", lambda workers, options: seen.append(options))
+    passed: list[Any] = []
+    monkeypatch.setattr(executors, "RayExecutor", lambda workers, options: passed.append(options))
     monkeypatch.setattr(executors, "_require", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     make_executor("ray", None, options, device=device, folder=tmp_path)
-    assert seen == [expected]
+    assert passed == [expected]
 
 
 def test_without_its_package_an_executor_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
