@@ -28,8 +28,8 @@ from trajgen.experiments.search_space import read_search
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 RUN = "runs/mage-umaze-dwell-s0"
 """The run folder that the pages speak of."""
-MOST_WORDS = 31_050
-"""Of all pages together."""
+MOST_WORDS = 27_900
+"""Of all pages together; the borders of tables are no words."""
 
 
 def link_run(folder: Path, run: Path) -> None:
@@ -144,8 +144,10 @@ def test_every_page_is_in_the_navigation() -> None:
 
 
 def test_the_site_stays_short() -> None:
-    words = {str(path.relative_to(DOCS)): len(path.read_text(encoding="utf-8").split()) for path in DOCS.rglob("*.md")}
-    longest = sorted(words.items(), key=lambda item: -item[1])[:5]
+    words = {
+        path.relative_to(DOCS): len(re.findall(r"\S*\w\S*", path.read_text("utf-8"))) for path in DOCS.rglob("*.md")
+    }
+    longest = [f"{page} {count}" for page, count in sorted(words.items(), key=lambda item: -item[1])[:5]]
     assert sum(words.values()) <= MOST_WORDS, f"shorten what is there before adding; the longest pages: {longest}"
 
 
