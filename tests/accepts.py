@@ -229,7 +229,9 @@ _LATENT = f"{_CONVOLUTIONAL} tt"
 _CHOOSING = "mage_critic tap tt"
 
 RECIPES: dict[str, dict[str, str]] = {
-    "encoder": dict.fromkeys(("conv", "identity", "timm"), _ALL),
+    "encoder": dict.fromkeys(  # without those whose plans end at rest: features of images have no rest
+        ("conv", "identity", "timm"), " ".join(name for name in _ALL.split() if name not in ("diffuser", "flow", "hd"))
+    ),
     "view": {
         "agents": "flat mage mage_critic mage_graph mage_multi mage_paper two_level",
         "fields": f"dd diffuser dv flat flat_ar flow hd hierarchy {_MAGE} mage_paper two_level",

@@ -101,6 +101,18 @@ class FlowToTheTokenBefore(FlowPrior):
         return loss, known_codes.into(x + remaining * velocity)
 
 
+@mistake("prior", TOWARDS, "velocity() takes codes for noise", "the direction of t")
+class FlowDrawnBackwards(FlowPrior):
+    def velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return super().velocity(x, t if self.training else 1 - t, cond)
+
+
+@mistake("prior", TOWARDS, "denoise() leads away from the codes, once it is trained")
+class DenoiserDrawnBackwards(DiffusionPrior):
+    def denoise(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        return super().denoise(x, t if self.training else self.timesteps - 1 - t, cond)
+
+
 @mistake("sampler", OWN_ROWS, "the codes of the third window differs", "in training")
 class DenoisingOfTheFirstCondition(DiffusionSampler):
     def __call__(self, prior: Any, tokenizer: Any, cond: Cond, *args: Any, **kwargs: Any) -> Plan:

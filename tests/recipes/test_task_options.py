@@ -9,6 +9,7 @@ import pytest
 from trajgen.config import compose, task_words
 from trajgen.core.errors import ConfigError
 from trajgen.core.options import entry
+from trajgen.experiments.preparation import dry_run
 
 PRESET = """
 defaults: [/data/pointmaze/umaze-dwell]
@@ -119,3 +120,30 @@ def test_those_of_a_component_that_a_recipe_replaces_are_left_out(folder: Path) 
     assert task_words(["recipe=flow", "data=task.yaml"]) == ["policy.replan_interval=1", "sampler.steps=3"]
     config = compose(["recipe=flow", "data=task.yaml"])
     assert config.components["sampler"]["steps"] == 3 and config.components["prior"]["name"] == "flow"
+
+
+AT_GOAL = {
+    "pointmaze/medium-dwell": "at_rest",
+    "maze2d/umaze": "at_rest",
+    "ogbench/pointmaze-giant-stitch": "at_rest",
+    "antmaze/large-play": True,
+    "ogbench/antmaze-giant-stitch": True,
+    "ogbench/humanoidmaze-medium-navigate": True,
+    "ogbench/humanoidmaze-medium-stitch": True,
+    "ogbench/cube-single-play": True,
+    "ogbench/scene-play": True,
+}
+"""Where a state is a position and its velocity, a plan ends at rest; a body's posture at a goal is not known."""
+
+
+@pytest.mark.parametrize("recipe", ["diffuser", "hd", "flow"])
+@pytest.mark.parametrize("data", AT_GOAL)
+def test_a_plan_ends_at_the_goal_and_where_a_body_is_a_point_at_rest(data: str, recipe: str) -> None:
+    config = compose([f"recipe={recipe}", f"data={data}"])
+    assert config.components["tokenizer"]["inpaint_goal"] == AT_GOAL[data]
+    dry_run(config)
+
+
+@pytest.mark.parametrize("recipe", ["diffuser", "hd", "flow", "dd", "dv"])
+def test_where_episodes_have_an_end_of_their_own_inverse_dynamics_learn_it(recipe: str) -> None:
+    assert compose([f"recipe={recipe}", "data=adroit/pen-expert"]).data.max_padding == 1.0

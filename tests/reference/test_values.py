@@ -190,6 +190,7 @@ def test_goals_in_the_units_of_the_state_are_its_values() -> None:
         ({"fields": ("action",)}, "tokenizer.inpaint=[]"),
         ({"goal_state": (), "goal_dim": 2, "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
         ({"fields": ("return",), "inpaint": (), "inpaint_goal": True}, "tokenizer.inpaint_goal=false"),
+        ({"goal_state": (0,), "goal_dim": 1, "inpaint_goal": "at_rest"}, "tokenizer.inpaint_goal=true"),
     ],
 )
 def test_what_a_condition_does_not_contain_is_refused(changes: dict[str, Any], fix: str) -> None:

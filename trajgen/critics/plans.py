@@ -38,8 +38,7 @@ class PlannedReturn(_Untrained):
     point's reward, which is therefore left out of the sum. With the return-to-go alone, that of the first point.
     Of plans at several strides, rewards count as if spread evenly over their stride, and without returns only within
     the time that all of the plans cover.
-    Where the view has terminals, rewards and returns are left out from the first terminal above 0.5 on (the code of
-    2208.10291).
+    Where the view has terminals, rewards and returns are left out from the first terminal above 0.5 on.
 
     Args:
         normalizer: of the data.

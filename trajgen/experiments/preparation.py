@@ -249,7 +249,9 @@ def dry_run(config: Config, device: torch.device | None = None) -> None:
 def small_space(config: Config) -> Space:
     """A space for trying out a composition before data are loaded, with images if it has an encoder of its own."""
     images = SMALL_IMAGE if "encoder" in config.components else ()
-    return Space(state_dim=4, action_dim=2, goal_dim=2, agents=2, image_shape=images)
+    goal_state = config.data.goal_state
+    state_dim = max(4, 2 * (max(goal_state, default=0) // 2 + 1))  # even, for two agents
+    return Space(state_dim=state_dim, action_dim=2, goal_dim=len(goal_state) or 2, agents=2, image_shape=images)
 
 
 def _require_chooser(config: Config, planner: Any) -> None:

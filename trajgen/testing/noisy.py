@@ -103,16 +103,22 @@ def leads_to_codes(fixture: Fixture) -> None:
         optimizer.step()
     clean, noise = example.vectors, torch.randn_like(example.vectors)
     prior.eval()
+
+    def at(x: Tensor, time: float) -> Tensor:
+        """What it predicts at a time from 0, noise, to 1, codes."""
+        if name == "denoise":
+            return prior.denoise(x, torch.full((len(x),), round((1 - time) * (prior.timesteps - 1))), example.cond)
+        return prior.velocity(x, torch.full((len(x),), time), example.cond)
+
     with torch.no_grad():
+        near_codes, other_end = at(clean, 0.99), at(clean, 0.01)
         if name == "denoise":  # of noise, and of codes without any: usual weightings teach little of one of them
             x, target = torch.cat([noise, clean]), torch.cat([clean, clean])
-            t = torch.tensor([prior.timesteps - 1, 0]).repeat_interleave(len(clean))
-            prediction = prior.denoise(x, t, example.cond.map(lambda values: torch.cat([values, values])))
-            opposite, near_codes = x - prediction, prediction[len(clean) :]
-        else:  # where it leads away from noise, and where to the codes
-            target, t = clean - noise, torch.full((len(clean),), 0.1)
-            prediction = prior.velocity(0.1 * clean + 0.9 * noise, t, example.cond)
-            opposite, near_codes = -prediction, prior.velocity(clean, torch.full_like(t, 0.99), example.cond)
+            prediction = torch.cat([at(noise, 0.0), near_codes])
+            opposite = x - prediction
+        else:  # where it leads away from noise
+            prediction, target = at(0.1 * clean + 0.9 * noise, 0.1), clean - noise
+            opposite = -prediction
     error, others = float(F.mse_loss(prediction, target)), float(F.mse_loss(opposite, target))
     require(
         others >= NEARER * min(error, 2 * float(target.square().mean())),  # both are large where noise is predicted
@@ -130,6 +136,14 @@ def leads_to_codes(fixture: Fixture) -> None:
             got=f"an error of {error:.3g}; the codes of the {neighbour} before have {others:.3g}",
             look="forward(): predictions and codes of the same token and window",
         )
+    others = float(F.mse_loss(other_end, clean))
+    require(
+        others >= NEARER * error,
+        f"{name}() takes codes for noise, once it is trained.",
+        expected="a time that means the same when it is trained and when it is drawn",
+        got=f"at the codes' end an error of {error:.3g}, at the other one {others:.3g}",
+        look=f"{name}() and forward(): the direction of t",
+    )
 
 
 def _method(prior: Any) -> str:
