@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from functools import cache
 
 import pytest
 from pages import DOCS, ROOT
@@ -137,6 +138,7 @@ def test_the_sets_that_stand_in_for_the_hubs_are_those_of_the_study() -> None:
     assert len(replaced) >= 13 and all(", ".join(words) in study for words in replaced)
 
 
+@cache
 def differences(task: str) -> list[str]:
     """The options of a task besides those of the window and numbers of steps: of its recipe, and of its data."""
     words = task_words(["recipe=mage", f"data={task}"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -24,15 +23,17 @@ def put_on(tensor: Tensor, device: torch.device) -> None:
     storage.simulated = device
 
 
-def tensors_in(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> list[Tensor]:
     """The tensors among values that may be lists, tuples and dictionaries of others."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from tensors_in(value)
-    elif isinstance(values, dict):
-        yield from tensors_in(list(values.values()))
+        return [values]
+    tensors: list[Tensor] = []
+    for value in values.values() if isinstance(values, dict) else values if isinstance(values, (list, tuple)) else ():
+        if isinstance(value, Tensor):
+            tensors.append(value)
+        elif isinstance(value, (list, tuple, dict)):
+            tensors += tensors_in(value)
+    return tensors
 
 
 def pinned(tensor: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ class SimulatedCuda:
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Runs an operation on its device."""
         kwargs, name = dict(kwargs or {}), func._schema.name.removeprefix("aten::")
-        inputs = list(tensors_in((args, kwargs)))
+        inputs = tensors_in((args, kwargs))
         places = [device_of(tensor) for tensor in inputs]
         on_cuda = next((place for place in places if place.type == "cuda"), HOST)
         wanted = canonical(kwargs.get("device"))
@@ -208,7 +208,7 @@ class SimulatedCuda:
             if graph is None:
                 self.launches[name] += 1
             else:
-                graph.operations.append((func, args, kwargs, list(tensors_in(result))))
+                graph.operations.append((func, args, kwargs, tensors_in(result)))
         return result
 
     def _check(

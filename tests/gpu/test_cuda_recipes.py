@@ -89,7 +89,7 @@ def test_data_of_the_host_are_not_waited_for(tmp_path: Path, monkeypatch: pytest
 
 def test_prepared_windows_are_drawn_within_a_graph(tmp_path: Path) -> None:
     captured, eager = small.Setup("mage", "cuda"), small.Setup("mage", "cuda")
-    stages = {stage.name: StageOptions(steps=5, batch_size=16) for stage in captured.planner.stages()}
+    stages = {stage.name: StageOptions(steps=1, batch_size=16) for stage in captured.planner.stages()}
     stages["action"] = StageOptions(steps=5, batch_size=16, prepared_windows=32)
     assert "without a CUDA graph" not in train(captured, tmp_path / "captured", stages=stages)
     train(eager, tmp_path / "eager", stages=stages, cuda_graph=False)

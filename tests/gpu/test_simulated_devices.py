@@ -52,7 +52,7 @@ def test_graphs_are_captured_on_one_device_after_the_other(tmp_path: Path) -> No
             same_state(captured, trained)
             tiny.shake(acting.planner)
             options = {"replan_interval": 1, "revise": None}
-            plans = [small.actions(acting.policy(backend=backend, **options)) for backend in ("eager", "cuda_graph")]
+            plans = [small.actions(acting.policy(backend=name, **options), 2) for name in ("eager", "cuda_graph")]
             np.testing.assert_allclose(plans[1], plans[0], atol=1e-5)
         assert simulation.captures[0] == simulation.captures[1] > 0
 
