@@ -81,10 +81,10 @@ def test_held_out_episodes_are_no_part_of_paths() -> None:
     options = replace(OPTIONS, val_fraction=0.5)
     episodes = cross(2)
     windows = Windows(episodes, options, Normalizer(2, 1, 2))
-    held_out = windows.validation(episodes).batch(0, 200).chunk_states
+    validation = windows.validation(episodes).batch(0, 200).chunk_states
     with_paths = Windows(stitched := with_stitched(episodes, options), options, Normalizer(2, 1, 2))
     again = with_paths.validation(stitched).batch(0, 200).chunk_states
-    assert {tuple(x) for x in held_out[:, 0].tolist()} == {tuple(x) for x in again[:, 0].tolist()}
+    assert {tuple(x) for x in validation[:, 0].tolist()} == {tuple(x) for x in again[:, 0].tolist()}
 
 
 def test_a_path_does_not_leave_a_terminal() -> None:

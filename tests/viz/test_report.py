@@ -289,7 +289,7 @@ def test_the_command_writes_a_page_and_never_over_another(
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "Which runs?"), (["nowhere"], "no folder nowhere"), (["ouut=x.html", "."], "did you mean 'out'")],
+    [([], "No run folder was named"), (["nowhere"], "no folder nowhere"), (["ouut=x.html", "."], "did you mean 'out'")],
 )
 def test_mistakes_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import sys
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -150,7 +151,7 @@ def bare_word(word: str, options: Mapping[str, Option], following: Sequence[str]
         "data": config.data_files(),
         "study": config.study_files(),
         "search": config.search_files(),
-        "run": [word] if (Path(word) / "config.json").is_file() else [],
+        "run": [word] if os.path.isfile(Path(word) / "config.json") else [],
     }
     keys = [key for key in values if key in options and word in values[key]]
     keys += [kind for kind in KINDS if word in names(kind)]

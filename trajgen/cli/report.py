@@ -35,7 +35,7 @@ def report(words: Words) -> None:
     folders = [word for word in words if _is_folder(word)]
     options, _ = read([word for word in words if not _is_folder(word)], ReportOptions, ())
     if not folders:
-        raise ConfigError("Which runs?", fix="trajgen report runs/* for all runs")
+        raise ConfigError("No run folder was named.", fix="trajgen report runs/* for all runs")
     if options.out is not None and options.out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("A report is an HTML page.", got=f"out={options.out}", fix="out=FILE.html")
     from trajgen.experiments.zoo import local_folder

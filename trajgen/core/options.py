@@ -66,7 +66,9 @@ def nested(words: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         for part in path if isinstance(content, Mapping) else path[:-1]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise ConfigError("An option is a value or a group, not both.", got=f"{key}={value}")
+                group = key.rpartition(".")[0]
+                got, fix = f"a value of {group}, and {key}={value}", f"leave out {group} or {key}"
+                raise ConfigError("An option is a value or a group, not both.", got=got, fix=fix)
         if isinstance(content, Mapping):
             node |= content
         else:

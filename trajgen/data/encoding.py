@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 IMAGES_AT_ONCE = 64
 """Images that are encoded in one pass; the same ones together each time, so that features are the same to the bit."""
-SAID = 10_000
-"""Images from which it is said that they are encoded, which takes a while."""
+ANNOUNCED_FROM = 10_000
+"""Number of images from which on a line announces their encoding, which takes a while."""
 
 
 def with_room(episodes: Episodes, features: int, encoder: Mapping[str, Any]) -> Episodes:
@@ -61,7 +61,7 @@ def encoded(episodes: Episodes, encoder: Encoder, device: torch.device) -> Episo
     images, space = episodes.images, episodes.space
     if images is None:
         return episodes
-    if len(images) >= SAID:
+    if len(images) >= ANNOUNCED_FROM:
         Terminal(stderr=True).print(f"Encoding {len(images):,} images, once …", highlight=False)
     states = episodes.states.copy()
     for first in range(0, len(images), IMAGES_AT_ONCE):

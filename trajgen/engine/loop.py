@@ -218,7 +218,7 @@ class Training:
             optimization = Optimization(self.model, stage, settings, steps)
             if state:
                 optimization.load_state(state, self.checkpoints.folder)
-        held_out = None if self.val_source is None else source_of(stage, self.val_source)
+        validation = None if self.val_source is None else source_of(stage, self.val_source)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
         timer = Timer(self.device)
         start = time.perf_counter()
@@ -235,7 +235,7 @@ class Training:
                 show(done, None)
                 is_checkpoint = done % self.options.checkpoint_every == 0
                 save = stop or (is_checkpoint and done < steps)
-                val_source = held_out if is_checkpoint or done == steps else None
+                val_source = validation if is_checkpoint or done == steps else None
                 log = val_source is not None or done % self.options.log_every == 0 or done == steps
                 if not (log or save):
                     continue

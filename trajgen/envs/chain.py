@@ -25,8 +25,8 @@ EPISODE_STEPS = 100
 STEPS = 200_000
 """Steps of a data set."""
 
-MASS, LINK, PLACE, DAMPING = 1.0, 1.0, 1.0, 0.5
-"""Of a mass: kg; the stiffness of its link and of the spring that holds it in its place, N/m; friction, N·s/m."""
+MASS, LINK, ANCHOR, DAMPING = 1.0, 1.0, 1.0, 0.5
+"""Of a mass: kg; the stiffness of its link and of the spring to its place at rest, N/m; friction, N·s/m."""
 TIME_STEP = 0.2
 """Seconds for which a force is constant."""
 EFFORT = 0.3
@@ -58,12 +58,14 @@ class Chain:
     def __init__(self, masses: int) -> None:
         if not isinstance(masses, int) or not 1 <= masses <= MOST_MASSES:
             expected = f"a whole number from 1 to {MOST_MASSES}"
-            raise ConfigError("That is no chain.", expected=expected, got=f"masses={masses!r:.40}", fix="masses=8")
+            raise ConfigError(
+                "A chain cannot have so many masses.", expected=expected, got=f"masses={masses!r:.40}", fix="masses=8"
+            )
         from scipy.linalg import expm
 
         n = self.masses = masses
         stretch = np.eye(n) - np.eye(n, k=-1)  # from displacements to the stretch of each link
-        stiffness = LINK * stretch.T @ stretch + PLACE * np.eye(n)
+        stiffness = LINK * stretch.T @ stretch + ANCHOR * np.eye(n)
         drift = np.block([[np.zeros((n, n)), np.eye(n)], [-stiffness / MASS, -DAMPING / MASS * np.eye(n)]])
         drive = np.vstack([np.zeros((n, n)), stretch.T / MASS])
         both = np.block([[drift, drive], [np.zeros((n, 3 * n))]])  # the force is held through a step

@@ -134,13 +134,15 @@ class EvalEnv:
 
         box: Any = spaces.Box(-np.inf, np.inf, (space.vector_dim,), np.float32)
         has_entries = bool(space.state_key or space.image_key or space.goal_dim)
-        given: Any = env.observation_space
+        observations: Any = env.observation_space
         for key, width in ((space.state_key, space.vector_dim), (space.goal_key, space.goal_dim)):
             if has_entries and key:
-                _require_part(self.name, given, "observations", partial(entry, key=key), (width,))
+                _require_part(self.name, observations, "observations", partial(entry, key=key), (width,))
         require_same_spaces(self.name, env, spaces.Dict() if has_entries or space.image_shape else box, space)
         if space.image_shape:
-            _require_part(self.name, given, "images", partial(join_images, key=space.image_key), space.image_shape)
+            _require_part(
+                self.name, observations, "images", partial(join_images, key=space.image_key), space.image_shape
+            )
 
 
 def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> EvalEnv:

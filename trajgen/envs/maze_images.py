@@ -83,14 +83,14 @@ class MazeImages(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts an episode."""
         observation, info = self.env.reset(**options)
-        return self._seen(observation), info
+        return self._with_image(observation), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
         """Takes a step."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._seen(observation), reward, terminated, truncated, info
+        return self._with_image(observation), reward, terminated, truncated, info
 
-    def _seen(self, observation: dict[str, Any]) -> dict[str, Any]:
+    def _with_image(self, observation: dict[str, Any]) -> dict[str, Any]:
         state = observation["observation"]
         goal = observation["desired_goal"] if self.draw_goal else None
         return {**observation, "image": self.paint(state[:2], goal), "velocity": state[2:]}

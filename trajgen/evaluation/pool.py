@@ -64,8 +64,8 @@ def _started(observation: Observation, info: dict[str, Any]) -> tuple[Observatio
 
 def _moment(eval_env: EvalEnv, env: gymnasium.Env, call: Callable[[], tuple[Any, ...]]) -> Moment:
     try:
-        observation, given, terminated, truncated, info = call()
-        reward = as_reward(given)
+        observation, reward, terminated, truncated, info = call()
+        reward = as_reward(reward)
         check_observation(observation, env.observation_space)
         success = eval_env.success(observation, {"reward": reward, **info})
         done = bool(terminated or truncated)

@@ -200,8 +200,8 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
                 got=f"{type(action).__name__} {action!r} in the episode of seed {seed}"[:300],
             )
         actions.append(np.array(action))  # a copy: a policy may reuse its array
-        observation, given, terminated, truncated, _ = env.step(action)
-        copied, reward = _checked(env, observation, given, seed, step)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        copied, reward = _checked(env, observation, reward, seed, step)
         observations.append(copied)
         rewards.append(reward)
         done = terminated or truncated

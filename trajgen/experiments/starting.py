@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LORA = "lora"
 """What ``train_only`` calls the low-rank adapters."""
 SUBGOAL = "subgoal"
-"""The part that is made of the data in every training, without a stage: alone in ``train_only``, no stage is left."""
+"""The part that is built from the data, not trained in a stage: with it alone in ``train_only``, no stage runs."""
 
 
 def checkpoint_of(run: str) -> Path:

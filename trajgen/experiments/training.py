@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from trajgen.data.options import DataOptions
 
-BESIDE = ("returns", "env")
-"""Entries of data.json beside the fingerprint."""
+OTHER_ENTRIES = ("returns", "env")
+"""Entries of data.json that are no part of the fingerprint."""
 
 
 def train(config: Config, console: Console, command: str | None = None) -> Path:
@@ -152,7 +152,7 @@ def _same_data(folder: Path, episodes: Any, options: DataOptions) -> dict[str, A
 
     def compared() -> dict[str, Any]:
         if (folder / "data.json").exists():  # a run from before fingerprints is given one
-            require_same({k: v for k, v in read_json(folder / "data.json").items() if k not in BESIDE}, data)
+            require_same({k: v for k, v in read_json(folder / "data.json").items() if k not in OTHER_ENTRIES}, data)
         return data
 
     if broadcast_decision(compared) != data:

@@ -1,4 +1,4 @@
-"""Goals as a planner at some place sees them."""
+"""Goals relative to the position of the agent."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class HierarchicalPlanner(nn.Module):
         """The low level's head, which reads the actions of the leg under way."""
         head = self.low.action
         reach = head.plan_steps if isinstance(head, FollowsPlans) else self._chunk
-        reaches_end = reach >= self._leg_steps  # a head that is lost before a leg's end does not get to the next one
+        reaches_end = reach >= self._leg_steps  # else it would never follow the next leg
         return ChainedActions(
             head,
             self.low.tokenizer.latent_length,

@@ -1,4 +1,4 @@
-"""Ancestral sampling, scale by scale, with the usual ways of shaping the distribution."""
+"""Sampling of codes scale by scale, with the usual ways of shaping the distribution."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def require_vocabulary(vocabulary: int | None) -> None:
-    """Raises a `ConfigError` if codes are continuous: a prior tells but their mean, and there is nothing to draw."""
+    """Raises a `ConfigError` for continuous codes: of these a prior predicts the mean alone."""
     if vocabulary is None:
         raise ConfigError(
             "This sampler chooses among the codes of a vocabulary.",

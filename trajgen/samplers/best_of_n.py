@@ -114,8 +114,8 @@ class BestOfN:
         self.horizon = horizon
         self.score = PlanScore(critic, view)
         check_judges_partial_plans(critic, tokenizer, self.compared_scale, horizon)
-        drawn = tokenizer.fields_of_tokens if discrete and isinstance(tokenizer, Values) else ()
-        if judged := sorted({*drawn} & {*critic.reads} & {"return", "reward"}):
+        sampled = tokenizer.fields_of_tokens if discrete and isinstance(tokenizer, Values) else ()
+        if judged := sorted({*sampled} & {*critic.reads} & {"return", "reward"}):
             raise ConfigError(
                 "Where each token is a number of a point, the best of n would be the best of its own draws of returns.",
                 got=f"{type(critic).__name__} with tokens of {', '.join(judged)}",

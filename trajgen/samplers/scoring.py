@@ -79,7 +79,7 @@ class PlanScore:
         """
         planned = trajectory[:, present_point(cond) : points]
         fields = {name: self.view.read(planned, name) for name in self.view.slices}
-        # A plan that is decoded as if it began nearer to the goal would be worth more, and leads nowhere from here.
+        # A plan that is decoded as if it began nearer to the goal scores more, but cannot be followed.
         if "state" in fields:
             fields["state"] = torch.cat([cond.state.unsqueeze(1), fields["state"][:, 1:]], dim=1)
         if "position" in fields:

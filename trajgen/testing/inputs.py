@@ -160,11 +160,11 @@ def withholds(fixture: Fixture) -> None:
     for each in (cond, other):
         torch.manual_seed(0)
         embedded.append(conditioner(each))
-    withheld = (embedded[0] == embedded[1]).flatten(1).all(1)
+    unconditional = (embedded[0] == embedded[1]).flatten(1).all(1)
     require(
-        withheld.any() and not withheld.all(),
-        f"Of {MANY} conditions in training, {'all' if withheld.all() else 'none'} were withheld, and guidance compares "
-        "predictions with and without.",
+        unconditional.any() and not unconditional.all(),
+        f"Of {MANY} conditions in training, {'all' if unconditional.all() else 'none'} were withheld, and guidance "
+        "compares predictions with and without.",
         look="forward() in training mode: dropout of the optional fields; or learns_unconditional = False",
     )
 

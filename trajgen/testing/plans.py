@@ -233,13 +233,13 @@ def draws(fixture: Fixture) -> None:
     cond = fixture.cond(32)
 
     def codes(cond: Cond, seed: int) -> Tensor:
-        drawn: Tensor = sampler(prior, tokenizer, cond, torch.Generator().manual_seed(seed)).codes
-        return drawn
+        sampled: Tensor = sampler(prior, tokenizer, cond, torch.Generator().manual_seed(seed)).codes
+        return sampled
 
     if isinstance(prior, Autoregressive) and tokenizer.vocabulary is not None:
-        drawn = codes(cond, 0)
-        logits = prior.logits(tokenizer.layout.inputs(tokenizer.vectors(drawn)), cond).log_softmax(-1)
-        gain = logits.gather(-1, drawn.unsqueeze(-1)).squeeze(-1) - logits.mean(-1)
+        sampled = codes(cond, 0)
+        logits = prior.logits(tokenizer.layout.inputs(tokenizer.vectors(sampled)), cond).log_softmax(-1)
+        gain = logits.gather(-1, sampled.unsqueeze(-1)).squeeze(-1) - logits.mean(-1)
         unlikely = [str(k + 1) for k, span in enumerate(tokenizer.schedule.spans) if not gain[:, span].mean() >= 0]
         require(
             not unlikely,

@@ -130,7 +130,7 @@ def rows(fixture: Fixture) -> None:
 
 @contract("what is withheld changes no prediction", "prior")
 @torch.no_grad()
-def withheld(fixture: Fixture) -> None:
+def unconditional(fixture: Fixture) -> None:
     prior, example = fixture.component, fixture.example()
     conditioner = fixture.part(fixture.planner, "conditioner")
     goal = None if example.cond.goal is None else example.cond.goal + 1

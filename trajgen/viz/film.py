@@ -91,7 +91,7 @@ class TimedPlan:
 
     step: int
     scales: list[NDArray[np.float32]]
-    drawn: tuple[int, int] | None = None  # the numbers of the first and the last scale that were drawn, from 1
+    sampled: tuple[int, int] | None = None  # the numbers of the first and the last scale that were drawn, from 1
     stride: int = 1  # environment steps between points
     subgoal: NDArray[np.float32] | None = None  # (G,)
 
@@ -109,7 +109,7 @@ class PlayedEpisode:
     @property
     def shows_revisions(self) -> bool:
         """Whether a plan was revised."""
-        return any(plan.drawn is not None and plan.drawn[0] > 1 for plan in self.plans)
+        return any(plan.sampled is not None and plan.sampled[0] > 1 for plan in self.plans)
 
     def plan_at(self, step: int) -> TimedPlan | None:
         """The plan that is followed at a step."""
@@ -185,9 +185,9 @@ def play(
     for number, (cond, plan, first) in enumerate(records):
         states = planned_states(policy, eval_env, planner.refinements(plan, cond))
         step = number * policy.replan_interval if cond.time is None else int(cond.time[0])
-        drawn = (first + 1, planner.tokenizer.schedule.scales) if policy.options.revise is not None else None
+        sampled = (first + 1, planner.tokenizer.schedule.scales) if policy.options.revise is not None else None
         subgoal = planned_subgoal(policy, cond)
-        plans.append(TimedPlan(step, [x[0] for x in states.values()], drawn, stride_of(plan, stride), subgoal))
+        plans.append(TimedPlan(step, [x[0] for x in states.values()], sampled, stride_of(plan, stride), subgoal))
     plans = [plan for plan in plans if plan.scales]
     frames = env.frames if isinstance(env, FrameRecorder) else []
     return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
@@ -254,8 +254,8 @@ def write_film(
         with replacing(path) as partial, _writer(path, rate).saving(figure, str(partial), DPI) as writer:
             for step in steps:
                 title = f"step {step:4d}   return {returns[step]:.1f}"
-                if episode.shows_revisions and (plan := episode.plan_at(step)) is not None and plan.drawn is not None:
-                    title += f"\nscales {plan.drawn[0]} to {plan.drawn[1]} drawn at step {plan.step}"
+                if episode.shows_revisions and (plan := episode.plan_at(step)) is not None and plan.sampled is not None:
+                    title += f"\nscales {plan.sampled[0]} to {plan.sampled[1]} drawn at step {plan.step}"
                 ax.set_title(title, loc="left", fontfamily="monospace")
                 update(step)
                 writer.grab_frame()
@@ -315,16 +315,16 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
 
 def draw_raster(ax: Any, episode: PlayedEpisode) -> list[Any]:
     """Draws which scales were drawn at which step, bars from the first to the last of them; returns their handles."""
-    plans, handles = [plan for plan in episode.plans if plan.drawn is not None], []
+    plans, handles = [plan for plan in episode.plans if plan.sampled is not None], []
     for color, label, bars in (
-        (LINES[0], "whole plan", [plan for plan in plans if plan.drawn and plan.drawn[0] == 1]),
-        (LINES[1], "revision", [plan for plan in plans if plan.drawn and plan.drawn[0] > 1]),
+        (LINES[0], "whole plan", [plan for plan in plans if plan.sampled and plan.sampled[0] == 1]),
+        (LINES[1], "revision", [plan for plan in plans if plan.sampled and plan.sampled[0] > 1]),
     ):
-        first, last = [np.array([plan.drawn[end] for plan in bars if plan.drawn]) for end in (0, 1)]
+        first, last = [np.array([plan.sampled[end] for plan in bars if plan.sampled]) for end in (0, 1)]
         steps = [plan.step for plan in bars]
         handles.append(ax.vlines(steps, first - 0.4, last + 0.4, color=color, lw=1.2, label=label))
     ax.set(xlim=(-1, len(episode.states)), xlabel="step", ylabel="scale")
-    ax.set_yticks(range(1, 1 + max(plan.drawn[1] for plan in plans if plan.drawn)))
+    ax.set_yticks(range(1, 1 + max(plan.sampled[1] for plan in plans if plan.sampled)))
     ax.invert_yaxis()
     return handles
 

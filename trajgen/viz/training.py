@@ -95,9 +95,9 @@ def _first(stages: Mapping[str, Curves]) -> dict[str, Curves]:
     return dict(islice(stages.items(), MOST_STAGES))
 
 
-def _tell_omitted(figure: Figure, drawn: Sized, stages: Sized) -> None:
-    if len(drawn) < len(stages):
-        figure.suptitle(f"the first {len(drawn)} of {len(stages)} stages", x=0.02, ha="left")
+def _tell_omitted(figure: Figure, shown: Sized, stages: Sized) -> None:
+    if len(shown) < len(stages):
+        figure.suptitle(f"the first {len(shown)} of {len(stages)} stages", x=0.02, ha="left")
 
 
 def _panel(ax: Axes, title: str, lines: Curves, styles: Mapping[str, Mapping[str, Any]]) -> None:
