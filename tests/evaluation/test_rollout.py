@@ -135,6 +135,13 @@ def test_decision_time_is_that_of_fresh_episodes() -> None:
     assert len(policy.observations) == 4 and policy.observations[0]["observation"].shape == (4, 2)
 
 
+def test_slow_decisions_are_repeated_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajgen.evaluation.rollout.LONGEST_MS", 0.0)
+    policy = Constant(1.0)
+    assert decision_ms(policy, walk_env(), 4, repeats=9, warm_up=2)["median"] > 0
+    assert len(policy.observations) == 3
+
+
 def test_first_observations_differ_where_an_environment_reuses_its_array() -> None:
     class Reusing(Walk):
         def _see(self) -> dict[str, np.ndarray]:

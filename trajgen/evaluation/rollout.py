@@ -15,6 +15,9 @@ from trajgen.core.errors import TrajgenError, is_out_of_memory
 from trajgen.core.observations import entry
 from trajgen.evaluation.pool import LocalPool, Moment, Pool, env_pool, environments
 
+LONGEST_MS = 10_000.0
+"""Of the repeats of one decision together, after which there are no more."""
+
 if TYPE_CHECKING:
     import gymnasium
 
@@ -245,8 +248,8 @@ def decision_ms(
 ) -> dict[str, float]:
     """Milliseconds of a decision that plans, ``batch`` environments at once: median and 95th percentile.
 
-    Each repeat starts new episodes, since the first decision of an episode always plans. NaN where no episode can be
-    started, or so many decisions do not fit into the memory of the device.
+    Each repeat starts new episodes, since the first decision of an episode always plans; slow ones are repeated less
+    often. NaN where no episode can be started, or so many decisions do not fit into the memory of the device.
     """
     observations = [*first_observations(eval_env, range(batch)).values()]
     if not observations:
@@ -260,6 +263,8 @@ def decision_ms(
             start = perf_counter()
             policy.act(observation)
             times.append(1000 * (perf_counter() - start))
+            if len(times) > warm_up and sum(times) > LONGEST_MS:
+                break
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
