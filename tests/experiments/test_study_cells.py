@@ -20,12 +20,14 @@ from trajgen.experiments.definition import Study, Variant, read_study
 
 PROMISED = {
     "num_scales", "generation_scheme", "return_condition", "action_head", "levels", "sampler_temperature", "replan",
-    "recipes", "losses",
+    "recipes", "losses", "revision", "adaptation",
 }  # fmt: skip
 CLAIMS = ("num_scales", "generation_scheme", "return_condition", "losses", "action_head")
 """The studies of what the paper claims."""
-DATA = {"dimension": "trajgen/chain/", "agents": "trajgen/agents/"}
+DATA = {"dimension": "trajgen/chain/", "agents": "trajgen/agents/", "adaptation": "trajgen/pointmaze/umaze-gear"}
 """Of studies that are not of the medium maze."""
+TRAININGS = {"sampler_temperature": 1, "replan": 1, "revision": 1, "adaptation": 4}
+"""Of studies whose variants share them, for each seed."""
 
 
 def test_the_promised_studies_are_shipped() -> None:
@@ -49,7 +51,7 @@ def test_a_shipped_study_is_one_screen_and_can_be_run(name: str) -> None:
     for row in rows:
         assert row.config.data.id.startswith(DATA.get(name, "trajgen/pointmaze/medium-dwell"))
         assert (row.config.evaluation.seed, row.config.evaluation.episodes) == (0, 48)
-    assert len({row.run for row in rows}) == (1 if name in ("sampler_temperature", "replan") else len(rows))
+    assert len({row.run for row in rows}) == TRAININGS.get(name, len(rows))
 
 
 @pytest.mark.parametrize("data", ["antmaze/medium-play", pytest.param("kitchen/complete", marks=pytest.mark.nightly)])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PER_CELL = ("seed", "run_dir", "resume", "device")
 """Options in which the cells of one variant differ, and that are no part of its definition."""
+ENV_OPTIONS = ("shift", "resets")
+"""Options of the data that an evaluation may set."""
 BY_TIME = " (equal time)"
 
 
@@ -180,7 +182,7 @@ def make_rows(
             raise ConfigError(
                 f"What variant '{name}' evaluates needs a training of its own.",
                 got=", ".join(variant.evaluate),
-                fix="under evaluate: only untrained components, policy and evaluation; the rest under train:",
+                fix="only untrained components, policy, evaluation and data.shift under evaluate:, the rest under train:",
             )
         if "steps" in study.equal:
             pairs.append((Row(name, name, words, config, {}, ""), evaluated))
@@ -220,6 +222,8 @@ def _compose_pair(
 def _trains_other(config: Config, evaluated: Config) -> bool:
     """Whether more differs than components and what an evaluation may set."""
     one, two = ({k: v for k, v in asdict(c).items() if k != "components"} for c in (config, evaluated))
+    for values in (one, two):
+        values["data"] = {k: v for k, v in values["data"].items() if k not in ENV_OPTIONS}
     return any(one[k] != two[k] for k in one if k not in ("policy", "evaluation", "device"))
 
 
@@ -230,6 +234,8 @@ def difference(config: Config, evaluated: Config) -> dict[str, Any]:
     for section in ("policy", "evaluation"):
         if options := {k: v for k, v in two[section].items() if one[section][k] != v}:
             changed[section] = options
+    if options := {k: two["data"][k] for k in ENV_OPTIONS if one["data"][k] != two["data"][k]}:
+        changed["data"] = options
     return changed
 
 

@@ -104,7 +104,8 @@ def _episodes_of(cells: Sequence[Cell]) -> dict[str, Any]:
         return {}
     path = cells[0].run / "data.json"
     named_env = read_json(path).get("env") if path.exists() else None
-    return episode_options(cells[0].row.config.to_plain()["data"], named_env or {})
+    row = cells[0].row
+    return episode_options(row.config.to_plain()["data"] | row.overrides.get("data", {}), named_env or {})
 
 
 def episode_returns(evaluations: Evaluations, player: str) -> Array:
