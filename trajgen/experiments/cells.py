@@ -182,7 +182,7 @@ def make_rows(
             raise ConfigError(
                 f"What variant '{name}' evaluates needs a training of its own.",
                 got=", ".join(variant.evaluate),
-                fix="only untrained components, policy, evaluation and data.shift under evaluate:, the rest under train:",
+                fix="under evaluate: untrained components, policy, evaluation, data.shift; the rest under train:",
             )
         if "steps" in study.equal:
             pairs.append((Row(name, name, words, config, {}, ""), evaluated))
