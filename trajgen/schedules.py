@@ -106,7 +106,7 @@ class AutoSchedule(ScaleSchedule):
     Args:
         length: N.
         scale_lengths: that were chosen; those of `geometric`, with 4 scales, until then.
-        least_gain: share of the bits that a further scale saves, or is left out.
+        least_gain: share of the bits that each further scale saves on average, or is left out.
 
     Raises:
         ConfigError: for a share that is none.

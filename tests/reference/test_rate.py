@@ -11,11 +11,13 @@ from torch import Tensor
 
 from trajgen.core.protocols import ChoosesScales
 from trajgen.core.registry import build
+from trajgen.nn import rate
 from trajgen.nn.layers import resampling
 from trajgen.nn.rate import bits_of_scales, cheapest_lengths, latent_covariance, water_level
 from trajgen.schedules import AutoSchedule
 
 N, BITS = 8, 7.0
+PYRAMIDS = [(*shorter, N) for k in range(N) for shorter in combinations(range(1, N), k)]
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -49,9 +51,30 @@ def test_a_signal_s_best_schedule_is_chosen(name: str) -> None:
     assert AutoSchedule(N, lengths).lengths == expected
     covariance = latent_covariance(x, N, 4)
     level = water_level(covariance, BITS)
-    pyramids = [(*shorter, N) for k in range(N) for shorter in combinations(range(1, N), k)]
-    totals = {pyramid: sum(bits_of_scales(covariance, pyramid, level)) for pyramid in pyramids}
+    totals = {pyramid: sum(bits_of_scales(covariance, pyramid, level)) for pyramid in PYRAMIDS}
     assert min(totals.values()) > 0.98 * totals[expected]  # of all 128 pyramids, none saves as much as a scale must
+
+
+@pytest.mark.parametrize(("width", "bits"), [(4, 3.0), (8, 5.0), (12, BITS)])
+def test_lengths_that_pay_together_alone_are_chosen(width: int, bits: float) -> None:
+    """The best two scales of smooth windows are (2, 8) or (3, 8), and the best three (1, 4, 8)."""
+    distance = torch.arange(N).double() - torch.arange(N).unsqueeze(1)
+    covariance = (-((distance / width) ** 2) / 2).exp() + 1e-6 * torch.eye(N)
+    covariance = covariance.reshape(N, 1, N, 1)
+    level = water_level(covariance, bits)
+    totals = {pyramid: sum(bits_of_scales(covariance, pyramid, level)) for pyramid in PYRAMIDS}
+    two, three = (min((p for p in PYRAMIDS if len(p) == scales), key=lambda p: totals[p]) for scales in (2, 3))
+    assert two in {(2, N), (3, N)} and three == (1, 4, N) and totals[three] < 0.98 * totals[two]
+    assert cheapest_lengths(covariance, level, 0.02) == three
+    assert min(totals.values()) > 0.98 * totals[three]
+
+
+def test_scales_that_pay_on_average_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first saves 1 % and the second 4 %, together more than 2 % each; a third saves nothing."""
+    bits = {(4,): 100.0, (1, 4): 99.0, (2, 4): 99.5, (3, 4): 99.5, (1, 2, 4): 95.0}
+    monkeypatch.setattr(rate, "bits_of_scales", lambda _, lengths, __: [bits.get(lengths, 98.0)])
+    covariance = torch.eye(4).reshape(4, 1, 4, 1)
+    assert [cheapest_lengths(covariance, 1.0, gain) for gain in (0.02, 0.03)] == [(1, 2, 4), (4,)]
 
 
 def test_bits_by_hand() -> None:

@@ -14,6 +14,8 @@ from trajgen.nn.layers import resampling
 
 HALVINGS = 100
 """Of the interval that holds a water level."""
+BEAM = 8
+"""Schedules of as many scales to which a further one is added."""
 SMALLEST = 1e-12
 """Share of the largest variance below which a variance counts as this share."""
 
@@ -81,27 +83,29 @@ def bits_of_scales(covariance: Tensor, lengths: Sequence[int], level: float) -> 
 
 
 def cheapest_lengths(covariance: Tensor, level: float, least_gain: float) -> tuple[int, ...]:
-    """The lengths that need the fewest bits: starting from (N), the length that saves most is added, again and again.
+    """The lengths that need the fewest bits, with as many scales as pay.
+
+    The schedule of K scales with the fewest bits is sought among those that add a length to one of the `BEAM` best of
+    K - 1, for as long as K more scales need fewer bits than K - 1. Of these schedules the longest is taken whose scales
+    save ``least_gain`` each on average, since two can pay where neither does alone.
 
     Args:
         covariance: of the latent, (N, C, N, C).
         level: θ, see `water_level`.
-        least_gain: share of the bits that a further scale saves, or is left out.
+        least_gain: share of the bits that each further scale saves.
     """
     length = len(covariance)
-
-    def total(lengths: Sequence[int]) -> float:
-        return sum(bits_of_scales(covariance, lengths, level))
-
-    chosen: tuple[int, ...] = (length,)
-    bits = total(chosen)
-    while others := [n for n in range(1, length) if n not in chosen]:
-        candidates = [tuple(sorted((*chosen, n))) for n in others]
-        fewest, best = min((total(lengths), lengths) for lengths in candidates)
-        if fewest > (1 - least_gain) * bits:
-            break
-        chosen, bits = best, fewest
-    return chosen
+    best = [(sum(bits_of_scales(covariance, (length,), level)), (length,))]
+    fewest, chosen = best[0]
+    while True:
+        longer = {tuple(sorted((*lengths, n))) for _, lengths in best for n in range(1, length) if n not in lengths}
+        before = best[0][0]
+        best = sorted((sum(bits_of_scales(covariance, each, level)), each) for each in longer)[:BEAM]
+        if not best or best[0][0] >= before:
+            return chosen
+        bits, lengths = best[0]
+        if bits <= (1 - least_gain) ** (len(lengths) - len(chosen)) * fewest:
+            fewest, chosen = bits, lengths
 
 
 def _blocks(covariance: Tensor) -> Tensor:
