@@ -20,6 +20,7 @@ from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments import dry_run, load_episodes
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import with_scales
+from trajgen.schedules import AutoSchedule
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 SHORT = [word for word in tiny.TRAIN if not word.startswith("engine.budget")] + ["engine.budget=0.2"]
@@ -71,6 +72,32 @@ def test_a_resumed_run_keeps_the_lengths_that_were_saved(
     assert load_run(tmp_path / "run")[1].scale_lengths == (1, 8)
     assert any(name.startswith("tokenizer.layout.convolutions.1") for name in weights(tmp_path / "run"))
     assert not any(name.startswith("tokenizer.layout.convolutions.2") for name in weights(tmp_path / "run"))
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """The windows from which lengths are chosen."""
+    windows: list[torch.Tensor] = []
+    choose = AutoSchedule.choose
+
+    def recorded(schedule: AutoSchedule, x: torch.Tensor, *how: Any) -> Any:
+        windows.append(x)
+        return choose(schedule, x, *how)
+
+    monkeypatch.setattr(AutoSchedule, "choose", recorded)
+    return windows
+
+
+def test_lengths_do_not_depend_on_the_seed_of_a_training(tiny_place: Path, read: list[torch.Tensor]) -> None:
+    assert chosen("seed=0") == chosen("seed=1") and torch.equal(*read)
+
+
+def test_lengths_are_chosen_from_windows_without_padding(tiny_place: Path, read: list[torch.Tensor]) -> None:
+    """In padding nothing changes, for which no bits are needed; where hardly a window is without, all are read."""
+    chosen("data.max_padding=0.9")
+    chosen("data.max_padding=0.9", "data.horizon=8", "data.stride=142")  # nearly as long as an episode of 1000 steps
+    moving, padded = ((x[:, -1] != x[:, -2]).any(-1) for x in read)
+    assert moving.all() and len(moving) == 4096 and not padded.all()
 
 
 def test_other_schedules_leave_the_data_as_they_are(tiny_place: Path) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 SMALL_IMAGE = (16, 16, 3)
 SAMPLE = (4, 1024)
 """Batches and windows per batch from which scales are chosen."""
+MOST_BATCHES = 16
+"""Batches that are drawn so that as many windows have no padding."""
+WINDOWS_PER_NUMBER = 4
+"""The fewest windows for each number of a latent; second moments of fewer are noise."""
 
 
 def prepare(config: Config, device: torch.device, console: Console) -> tuple[Any, Windows, Space]:
@@ -159,7 +163,6 @@ def with_scales(config: Config, episodes: Any, console: Console, resumed: Space 
         console: shows what was chosen.
         resumed: the space of the run that is resumed, whose lengths are kept.
     """
-    import torch
 
     from trajgen.data.windows import Windows, fit_normalizer
 
@@ -175,13 +178,33 @@ def with_scales(config: Config, episodes: Any, console: Console, resumed: Space 
     if resumed is not None:
         return replace(episodes, space=replace(episodes.space, scale_lengths=resumed.scale_lengths))
     fit_normalizer(episodes, config.data, planner.normalizer)
-    windows = Windows(episodes, config.data, planner.normalizer, "cpu", config.seed)
-    with torch.no_grad():
-        x = torch.cat([planner.view(windows.batch(step, SAMPLE[1])) for step in range(SAMPLE[0])])
-    tokenizer = planner.tokenizer
+    tokenizer, windows = planner.tokenizer, Windows(episodes, config.data, planner.normalizer)  # the same for all seeds
+    x = _views(planner, windows, WINDOWS_PER_NUMBER * tokenizer.latent_length * tokenizer.code_dim)
     lengths, why = tokenizer.schedule.choose(x, tokenizer.code_dim, math.log2(tokenizer.vocabulary))
     console.print(f"Scales of these data: {ScaleSchedule(lengths)}, {why}.", markup=False, highlight=False)
     return replace(episodes, space=replace(episodes.space, scale_lengths=lengths))
+
+
+def _views(planner: Any, windows: Windows, least: int) -> torch.Tensor:
+    """What a tokenizer reads (W, T, D) of windows without padding, which is not reconstructed; of all if few have none.
+
+    Args:
+        planner: with the view.
+        windows: that are drawn.
+        least: the fewest windows without padding that are enough.
+    """
+    import torch
+
+    batches, size = SAMPLE
+    views: list[torch.Tensor] = []
+    unpadded: list[torch.Tensor] = []
+    while len(views) < MOST_BATCHES and sum(map(len, unpadded)) < batches * size:
+        batch = windows.batch(len(views), size)
+        with torch.no_grad():
+            views.append(planner.view(batch))
+        unpadded.append(views[-1][batch.mask.all(1)])
+    has_enough = sum(map(len, unpadded)) >= least
+    return torch.cat(unpadded if has_enough else views)[: batches * size]
 
 
 def _chooses_scales(config: Config) -> bool:
