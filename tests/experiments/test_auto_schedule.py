@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,29 @@ def test_other_schedules_leave_the_data_as_they_are(tiny_place: Path) -> None:
     config = compose(["recipe=mage", *tiny.TRAIN])
     episodes = load_episodes(config, Console(quiet=True))
     assert with_scales(config, episodes, Console(quiet=True)) is episodes and episodes.space.scale_lengths == ()
+
+
+def test_a_revision_from_a_scale_that_is_not_chosen_is_refused_before_training(
+    tiny_place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until lengths are chosen there may be as many scales as tokens; the refusal's remedy trains."""
+    monkeypatch.chdir(tmp_path)
+    words = [*WORDS, "policy.replan_interval=8", "run_dir=run"]
+    scales = len(chosen())
+    with pytest.raises(SystemExit):
+        main(["train", *words, "policy.revise=8"])
+    error = capsys.readouterr().err
+    assert f"policy.revise is from 2 to {scales}" in error and f"fix:      policy.revise={scales}\n" in error
+    assert not (tmp_path / "run").exists()
+    dry_run(compose([*words, "policy.revise=8"]))
+    with pytest.raises(ConfigError, match=r"policy\.revise[\s\S]*2 to 8[\s\S]*policy\.revise=9") as refusal:
+        dry_run(compose([*words, "policy.revise=9"]))
+    assert refusal.value.fix == "policy.revise=2"
+    chosen("policy.replan_interval=8", f"policy.revise={scales}")
+    episodes = load_episodes(compose(words), Console(quiet=True))
+    resumed = replace(episodes.space, scale_lengths=(2, 8))
+    with pytest.raises(ConfigError, match="from 2 to 2"):
+        with_scales(compose([*words, "policy.revise=3"]), episodes, Console(quiet=True), resumed)
 
 
 def test_what_has_no_tokenizer_of_its_own_is_refused() -> None:

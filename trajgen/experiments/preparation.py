@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajgen.config import Config
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import subgoal_of
 from trajgen.core.protocols import ChoosesScales
@@ -176,13 +177,20 @@ def with_scales(config: Config, episodes: Any, console: Console, resumed: Space 
             fix=f"trajgen data encode data.id={config.data.id} new_id=…, or schedule=geometric",
         )
     if resumed is not None:
-        return replace(episodes, space=replace(episodes.space, scale_lengths=resumed.scale_lengths))
+        return _with_lengths(config, episodes, resumed.scale_lengths)
     fit_normalizer(episodes, config.data, planner.normalizer)
     tokenizer, windows = planner.tokenizer, Windows(episodes, config.data, planner.normalizer)  # the same for all seeds
     x = _views(planner, windows, WINDOWS_PER_NUMBER * tokenizer.latent_length * tokenizer.code_dim)
     lengths, why = tokenizer.schedule.choose(x, tokenizer.code_dim, math.log2(tokenizer.vocabulary))
     console.print(f"Scales of these data: {ScaleSchedule(lengths)}, {why}.", markup=False, highlight=False)
-    return replace(episodes, space=replace(episodes.space, scale_lengths=lengths))
+    return _with_lengths(config, episodes, lengths)
+
+
+def _with_lengths(config: Config, episodes: Any, lengths: tuple[int, ...]) -> Any:
+    """The episodes with the lengths of scales in their space; refused if plans with as many cannot be followed so."""
+    space = replace(episodes.space, scale_lengths=lengths)
+    config.policy.steps(build_planner(config, space), config.data.chunk)
+    return replace(episodes, space=space)
 
 
 def _views(planner: Any, windows: Windows, least: int) -> torch.Tensor:
@@ -259,7 +267,7 @@ def dry_run(config: Config, device: torch.device | None = None) -> None:
             checkpoint_of(config.init)
         if (local_folder(config.init) / "config.json").is_file():
             require_same_returns(config.init, config.data.return_power)
-    config.policy.steps(planner, config.data.chunk)
+    _check_policy(config, planner)
     config.policy.check_backend(planner, space, device)
     if config.policy.weights == "best" and not config.data.val_fraction:
         raise ConfigError(
@@ -267,6 +275,16 @@ def dry_run(config: Config, device: torch.device | None = None) -> None:
             got="policy.weights=best and data.val_fraction=0",
             fix="data.val_fraction=0.1, or policy.weights=last",
         )
+
+
+def _check_policy(config: Config, planner: Any) -> None:
+    """Raises a `ConfigError` if plans cannot be followed as the policy says, whichever scales are chosen."""
+    policy = config.policy
+    if policy.revise is None or not _chooses_scales(config):
+        policy.steps(planner, config.data.chunk)
+        return
+    replace(policy, revise=2).steps(planner, config.data.chunk)
+    check_range("policy.revise", policy.revise, 2, planner.tokenizer.latent_length, usual=2)
 
 
 def small_space(config: Config) -> Space:
