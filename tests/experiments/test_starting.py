@@ -49,6 +49,16 @@ def test_what_does_not_fit_stays_fresh_and_is_named(tiny_run: Path) -> None:
     assert below == set(before) - fits, "what is named, and nothing else, is fresh"
 
 
+def test_what_a_smaller_planner_does_not_use_is_named(tiny_run: Path) -> None:
+    model = planner(tiny_run, **{"schedule.scales": 3, "action": "latent"})
+    note = start_from(model, str(tiny_run))
+    unused = set(read_weights(Checkpoints(tiny_run / "checkpoints").newest())) - set(model.state_dict())
+    modules = note.partition("not used: ")[2].split(", ")
+    assert "tokenizer.layout.convolutions.3" in modules and not {"tokenizer", "action"} & set(modules)
+    assert unused == {name for name in unused if any(is_below(name, part) for part in modules)}
+    assert not [name for name in model.state_dict() if any(is_below(name, part) for part in modules)]
+
+
 def test_a_run_of_which_nothing_fits_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     config, space = load_run(tiny_run)
     model: Any = torch.nn.ModuleDict({"policy": torch.nn.Linear(2, 2)})

@@ -63,8 +63,8 @@ def start_from(planner: nn.Module, run: str) -> str:
     text = f"Starts from {path}: {len(fitting)} of {len(state)} tensors"
     if fresh := outermost(set(state) - fitting, fitting):
         text += f"; fresh, since they are not there or of another shape: {', '.join(fresh)}"
-    unused = {name.partition(".")[0] for name in stored} - {name.partition(".")[0] for name in state}
-    return text + (f"; not used: {', '.join(sorted(unused))}" if unused else "")
+    unused = outermost(set(stored) - set(state), set(state))
+    return text + (f"; not used: {', '.join(unused)}" if unused else "")
 
 
 def outermost(names: set[str], others: set[str]) -> list[str]:
