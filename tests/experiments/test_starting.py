@@ -11,7 +11,9 @@ import tiny
 import torch
 
 from trajgen.cli import main
+from trajgen.config import Config, compose
 from trajgen.core.errors import CheckpointError, ConfigError
+from trajgen.core.files import write_json
 from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.preparation import build_planner, dry_run
@@ -154,3 +156,50 @@ def test_returns_to_another_power_are_refused(resume: bool, tiny_run: Path) -> N
     with pytest.raises(ConfigError, match=r"got: .*return_power=1\.0") as refusal:
         dry_run(other)
     assert refusal.value.fix == "data.return_power=0.25"
+
+
+def test_a_part_alone_is_trained_on_top_of_a_run(tiny_run: Path) -> None:
+    words = ["recipe=mage", "data=pointmaze/umaze-dwell", "train_only=[lora]"]
+    with pytest.raises(ConfigError, match="train_only=lora without init") as refusal:
+        dry_run(compose(words))
+    assert str(refusal.value.fix).startswith("init=RUN,")
+    dry_run(compose([*words, "init=zoo/mage-umaze"]))
+    dry_run(compose([*words, "resume=true"]))  # of a run that is its own start
+
+
+@pytest.mark.parametrize(("name", "value", "usual"), [("discount", 0.9, 0.99), ("stride", 1, 8), ("stride", (4, 8), 8)])
+def test_a_return_target_that_stays_needs_the_discount_and_the_stride_of_its_run(
+    name: str, value: Any, usual: float
+) -> None:
+    """Whatever else is trained; another task may have others where the target is trained anew."""
+    parts = ["tokenizer", "decoder", "prior", "action"]
+
+    def started(*train_only: str, **options: Any) -> Config:
+        config = compose(["recipe=mage_critic", "critic=length", "data=pointmaze/medium-dwell", "init=zoo/mage-umaze"])
+        return replace(config, train_only=train_only, data=replace(config.data, **options))
+
+    for train_only in (("lora",), ("action", "decoder"), parts):
+        dry_run(started(*train_only))
+        with pytest.raises(ConfigError, match=rf"another {name}[\s\S]*got: .*data\.{name}=") as refusal:
+            dry_run(started(*train_only, **{name: value}))
+        anew = f"'train_only=[{','.join((*train_only, 'return_target'))}]'"
+        assert refusal.value.fix == f"data.{name}={usual}, or train the return target too: {anew}"
+        dry_run(started(*train_only, "return_target", **{name: value}))
+    dry_run(started(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("shifted", "usual"),
+    [
+        ("pointmaze/umaze-gear", "pointmaze/umaze-dwell"),
+        ("pointmaze/medium-blocked", "pointmaze/medium-dwell"),
+        ("antmaze/umaze-gear", "antmaze/umaze"),
+        ("antmaze/medium-blocked", "antmaze/medium-play"),
+        ("mujoco/hopper-mass", "mujoco/hopper-medium-expert"),
+        ("mujoco/hopper-friction", "mujoco/hopper-medium-expert"),
+    ],
+)
+def test_runs_adapt_to_shifted_sets_by_their_presets(shifted: str, usual: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", compose(["recipe=mage", f"data={usual}"]).to_plain())
+    config = compose(["recipe=mage", f"data={shifted}", f"init={tmp_path}", "train_only=[lora]"])
+    dry_run(replace(config, resume=True))  # without a checkpoint to start from

@@ -20,7 +20,7 @@ from trajgen.experiments.starting import (
     add_lora,
     checkpoint_of,
     require_same_offsets,
-    require_same_returns,
+    require_same_windows,
     stages_of,
     start_from,
 )
@@ -262,11 +262,17 @@ def dry_run(config: Config, device: torch.device | None = None) -> None:
     if _chooses_scales(config):
         _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
+    if config.train_only and config.init is None and not config.resume:
+        raise ConfigError(
+            "train_only leaves the other parts as they are, which without a run to start from are not trained.",
+            got=f"train_only={','.join(config.train_only)} without init",
+            fix="init=RUN, or leave train_only out",
+        )
     if config.init is not None:
         if not config.resume:  # with its own checkpoint, a run needs the other one no more
             checkpoint_of(config.init)
         if (local_folder(config.init) / "config.json").is_file():
-            require_same_returns(config.init, config.data.return_power)
+            require_same_windows(config, planner)
     _check_policy(config, planner)
     config.policy.check_backend(planner, space, device)
     if config.policy.weights == "best" and not config.data.val_fraction:

@@ -93,16 +93,37 @@ def require_same_offsets(run: str, space: Space) -> None:
             )
 
 
-def require_same_returns(run: str, return_power: float) -> None:
-    """Raises a `ConfigError` if a run normalized another power of the returns; its mean and scale are those of it."""
-    power = entry(read_json(local_folder(run) / "config.json"), ("data", "return_power"))
-    if power not in (None, return_power):
-        raise ConfigError(
-            "The run normalizes the returns to another power.",
-            expected=f"data.return_power={power}",
-            got=f"data.return_power={return_power} with init={run}",
-            fix=f"data.return_power={power}",
+def require_same_windows(config: Config, planner: Any) -> None:
+    """Raises a `ConfigError` if the run of ``config.init`` read its data otherwise than what is kept of it allows.
+
+    The mean and scale of its normalizer are those of returns to its power. Its return target asks for returns of its
+    discount, and plans with points as far apart as its own: both are free where that is trained anew.
+
+    Args:
+        config: of the training.
+        planner: to be trained.
+    """
+    stored, present = read_json(local_folder(str(config.init)) / "config.json"), config.to_plain()
+    target = planner.return_target
+    weights = {id(parameter) for parameter in target.parameters()}
+    trained = {id(parameter) for stage in stages_of(planner, config.train_only) for parameter in stage.trained}
+    rules = {"return_power": ("The run normalizes the returns to another power.", "")}
+    if weights and not weights & trained:
+        part = next(name for name, module in planner.named_modules() if module is target)
+        anew = f", or train the return target too: 'train_only=[{','.join((*config.train_only, part))}]'"
+        rules["discount"] = (
+            "train_only keeps the return target of the run, whose returns have another discount.",
+            anew,
         )
+        rules["stride"] = ("train_only keeps the return target of the run, whose plans have another stride.", anew)
+    for name, (rule, anew) in rules.items():
+        value = entry(stored, ("data", name))
+        if value not in (None, present["data"][name]):
+            raise ConfigError(
+                rule,
+                got=f"data.{name}={present['data'][name]} with init={config.init}",
+                fix=f"data.{name}={value}".replace(" ", "") + anew,
+            )
 
 
 def add_lora(planner: nn.Module, config: Config) -> None:
