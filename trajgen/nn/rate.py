@@ -95,8 +95,9 @@ def cheapest_lengths(covariance: Tensor, level: float, least_gain: float) -> tup
         least_gain: share of the bits that each further scale saves.
     """
     length = len(covariance)
-    best = [(sum(bits_of_scales(covariance, (length,), level)), (length,))]
-    fewest, chosen = best[0]
+    chosen: tuple[int, ...] = (length,)
+    fewest = sum(bits_of_scales(covariance, chosen, level))
+    best = [(fewest, chosen)]
     while True:
         longer = {tuple(sorted((*lengths, n))) for _, lengths in best for n in range(1, length) if n not in lengths}
         before = best[0][0]
