@@ -13,6 +13,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from trajgen.config import merged
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import replacing
 from trajgen.evaluation.pool import LocalPool
@@ -63,6 +64,8 @@ def make_video(run: Run, out: Path | None, request: VideoRequest, console: Conso
     path = out or free_path(run.folder / "videos", f"episode_{request.seed}-{{}}.gif")
     check_film(path)
     require_writable(path.parent, "out=ANOTHER, or mend the permissions")
+    load, eager = run.load, {"policy": {"backend": "eager"}}  # compiled plans are the same, and cannot be recorded
+    run = replace(run, load=lambda options: load(merged(options, eager)))
     env = run.eval_env
     if env.replayed_episodes:
         raise ConfigError(
