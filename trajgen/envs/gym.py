@@ -93,6 +93,7 @@ def make_env(env_spec: Any) -> Any:
     """The environment of a spec, with observations of vectors and images alone.
 
     Raises:
+        ConfigError: by an environment of ours, if its options do not fit.
         DataError: if it cannot be made on this machine, or observes nothing of that kind.
     """
     import gymnasium
@@ -101,6 +102,8 @@ def make_env(env_spec: Any) -> Any:
 
     try:
         env = gymnasium.make(env_spec)
+    except ConfigError:  # which says what to do
+        raise
     except Exception as error:  # an environment may raise anything
         cause = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(

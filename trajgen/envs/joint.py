@@ -124,7 +124,7 @@ def _box(name: str, what: str, space: Any) -> Box:
         raise ConfigError(
             f"Agents of a team have vectors as observations and actions; an {what} here is none.",
             got=f"{space} in {name}",
-            fix="continuous_actions=True, if the environment has it, or another environment",
+            fix=f"'env_options={{env: {name}, continuous_actions: true}}', if it has that, or another environment",
         )
     return space
 
