@@ -215,6 +215,8 @@ def test_codes_that_no_longer_fit_are_planned_anew_at_the_next_step() -> None:
         ({}, {"revise": 4}, r"from 2 to 3[\s\S]*policy.revise=3"),
         ({}, {"revise": 1}, r"from 2 to 3[\s\S]*policy.replan_interval=1"),
         ({}, {"revise_interval": 5}, r"policy.revise_interval is from 1 to 4[\s\S]*policy.revise_interval=4"),
+        ({}, {"revise_interval": 4}, r"before the next plan[\s\S]*policy.replan_interval=8"),
+        ({}, {"revise_interval": 3, "replan_interval": 3}, r"before the next plan[\s\S]*policy.replan_interval=6"),
         ({}, {"revise_threshold": float("nan")}, r"finite number, or null"),
         ({}, {"revise_misfit": "critic"}, r"by a critic[\s\S]*sampler=best_of_n"),
         ({"view": {"fields": ("return", "action")}}, {"revise_misfit": "state"}, "state or the position"),
@@ -225,6 +227,12 @@ def test_what_cannot_be_revised_is_refused(swaps: dict[str, Any], options: dict[
     planner = tiny.planner(**swaps)
     with pytest.raises(ConfigError, match=message):
         PolicyOptions(**{"revise": 2, **options}).steps(planner, tiny.CHUNK)
+
+
+def test_a_revision_before_the_next_plan_is_accepted() -> None:
+    """A step before it, and with the remedy of the refusal."""
+    for options in ({"revise_interval": 3}, {"revise_interval": 4, "replan_interval": 8}):
+        assert PolicyOptions(revise=2, **options).steps(tiny.planner(), tiny.CHUNK) in (4, 8)
 
 
 def test_a_planner_without_scales_cannot_revise() -> None:

@@ -24,7 +24,8 @@ class PolicyOptions:
     revise: int | None = None
     """The scale, 2 to K, from which on plans are drawn anew in between, in the current state; null for none."""
     revise_interval: int = 1
-    """Environment steps between revisions; at most those for which a plan can be followed."""
+    """Environment steps between revisions; fewer than between plans, and at most those for which a plan can be
+    followed."""
     revise_misfit: Literal["likelihood", "state", "critic"] = "likelihood"
     """Measure of how badly a plan fits the present: by the likelihood of its coarse codes, by the states since it was
     made, or by a critic."""
@@ -45,7 +46,7 @@ class PolicyOptions:
             chunk: for how many steps its action head was trained.
 
         Raises:
-            ConfigError: if that is longer than the action head can follow a plan.
+            ConfigError: if that is longer than the action head can follow a plan, or no plan would be revised.
         """
         if self.revise is not None:
             self._check_revision(planner, self.revise - 1)
@@ -67,6 +68,12 @@ class PolicyOptions:
                     f"policy.revise_interval is from 1 to {longest}, the steps for which a plan can be followed.",
                     got=f"policy.revise_interval={self.revise_interval}",
                     fix=f"policy.revise_interval={max(1, min(self.revise_interval, longest))}",
+                )
+            if self.revise_interval >= interval:
+                raise ConfigError(
+                    "Plans are revised before the next plan is made.",
+                    got=f"policy.revise_interval={self.revise_interval} with policy.replan_interval={interval}",
+                    fix=f"policy.replan_interval={2 * self.revise_interval}",
                 )
             return interval
         if not 1 <= interval <= longest:
