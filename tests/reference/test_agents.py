@@ -59,6 +59,19 @@ def test_a_schedule_is_a_grid_of_agents_and_time() -> None:
     assert alone.agents == (1, 1) and alone.places == (0, 1, 2, 3) and set(alone.agents_of_tokens) == {-1}
 
 
+def test_more_agents_than_channels_are_not_told_apart_and_refused() -> None:
+    """Of three agents and two channels the first and the last would be rotated alike, and cancel out."""
+    crowd = {"view": "agents", "space": THREE, "schedule": {"scales": 3}}
+    with pytest.raises(ConfigError, match="3 agents and 2 channels") as refusal:
+        tiny.planner(**crowd, tokenizer={"code_dim": 2})
+    assert str(refusal.value.fix).startswith("tokenizer.joint_scales=0, or 3 channels")
+    for tokenizer in ({"code_dim": 2, "joint_scales": 0}, {"code_dim": 3}):
+        tiny.planner(**crowd, tokenizer=tokenizer)
+    tiny.planner(**crowd | {"view": {"name": "agents", "identify": False}}, tokenizer={"code_dim": 2})
+    pyramid = ResidualPyramid(ScaleSchedule((1, 1)).for_agents(3, 1), 2, 3)
+    assert pyramid.pool(torch.tensor([[[1.0, 2.0], [0.0, 0.0], [-1.0, -2.0]]]), 0).abs().max() == 0
+
+
 @pytest.mark.parametrize("identify", [False, True])
 def test_what_agents_have_in_common_is_in_the_joint_scale_alone(identify: bool) -> None:
     """A latent that all agents share at all times: one joint token explains it, and nothing is left for the others."""

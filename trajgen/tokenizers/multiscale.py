@@ -58,8 +58,8 @@ class MultiscaleTokenizer(nn.Module):
             others are of one agent each. null for all but the finest.
 
     Raises:
-        ConfigError: for an option out of range or not of this quantizer, a T that is not N times a power of two, or a
-            schedule that does not fit.
+        ConfigError: for an option out of range or not of this quantizer, a T that is not N times a power of two, a
+            schedule that does not fit, or more agents than joint tokens tell apart.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class MultiscaleTokenizer(nn.Module):
         self.vocabulary, self.code_dim = self.quantizer.size, self.quantizer.code_dim
         scales, self.features_of_agents = schedule(latent_length), None
         if agent_axis is not None:
-            scales = _team_scales(scales, agent_axis.agents, joint_scales)
+            scales = _team_scales(scales, agent_axis, joint_scales, self.code_dim)
             self.features_of_agents = AgentSplit(agent_axis, features)
             features, latent_length = len(agent_axis.columns[0]), agent_axis.agents * latent_length
         elif joint_scales is not None:
@@ -173,8 +173,9 @@ class MultiscaleTokenizer(nn.Module):
         return self.code_usage.take()
 
 
-def _team_scales(scales: ScaleSchedule, agents: int, joint_scales: int | None) -> ScaleSchedule:
+def _team_scales(scales: ScaleSchedule, axis: AgentAxis, joint_scales: int | None, code_dim: int) -> ScaleSchedule:
     """The scales of a team, from those of one agent."""
+    agents = axis.agents
     if isinstance(scales, ChoosesScales):
         raise ConfigError(
             "The scales of several agents are not chosen from data.",
@@ -184,6 +185,12 @@ def _team_scales(scales: ScaleSchedule, agents: int, joint_scales: int | None) -
     all_but_one = scales.scales - 1
     joint = all_but_one if joint_scales is None else joint_scales
     check_range("tokenizer.joint_scales", joint, 0, all_but_one, usual=all_but_one)
+    if joint and axis.identify and agents > code_dim:  # those a whole turn apart would be rotated alike
+        raise ConfigError(
+            "Joint tokens tell at most as many agents apart as a code has channels.",
+            got=f"{agents} agents and {code_dim} channels",
+            fix=f"tokenizer.joint_scales=0, or {agents} channels (tokenizer.code_dim, with fsq tokenizer.levels)",
+        )
     return scales.for_agents(agents, joint)
 
 
