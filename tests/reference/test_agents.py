@@ -61,7 +61,7 @@ def test_a_schedule_is_a_grid_of_agents_and_time() -> None:
 
 def test_more_agents_than_channels_are_not_told_apart_and_refused() -> None:
     """Of three agents and two channels the first and the last would be rotated alike, and cancel out."""
-    crowd = {"view": "agents", "space": THREE, "schedule": {"scales": 3}}
+    crowd: dict[str, Any] = {"view": "agents", "space": THREE, "schedule": {"scales": 3}}
     with pytest.raises(ConfigError, match="3 agents and 2 channels") as refusal:
         tiny.planner(**crowd, tokenizer={"code_dim": 2})
     assert str(refusal.value.fix).startswith("tokenizer.joint_scales=0, or 3 channels")

@@ -187,7 +187,7 @@ def test_the_command_films_a_maze(fresh_run: FreshRun, capsys: pytest.CaptureFix
 @pytest.mark.skipif(find_spec("onnxruntime") is None, reason="the extra 'onnx' is not installed")
 def test_a_policy_of_another_backend_is_filmed(fresh_run: FreshRun) -> None:
     folder = fresh_run("mage", "policy.backend=onnx")
-    films = []
+    films: list[bytes] = []
     for words in (["policy.backend=eager"], [], ["policy.backend=onnx", "policy.revise=2", "policy.revise_interval=2"]):
         out = folder / f"{len(films)}.gif"
         main(["video", f"run={folder}", "device=cpu", "steps=6", "seed=5", f"out={out}", *words])
