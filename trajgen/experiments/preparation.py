@@ -164,7 +164,6 @@ def with_scales(config: Config, episodes: Any, console: Console, resumed: Space 
         console: shows what was chosen.
         resumed: the space of the run that is resumed, whose lengths are kept.
     """
-
     from trajgen.data.windows import Windows, fit_normalizer
 
     planner: Any = build_planner(config, episodes.space) if _chooses_scales(config) else None

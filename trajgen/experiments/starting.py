@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LORA = "lora"
 """What ``train_only`` calls the low-rank adapters."""
+RETURN_TARGET = "return_target"
+"""The part that asks for returns."""
 SUBGOAL = "subgoal"
 """The part that is built from the data, not trained in a stage: with it alone in ``train_only``, no stage runs."""
 
@@ -104,18 +106,14 @@ def require_same_windows(config: Config, planner: Any) -> None:
         planner: to be trained.
     """
     stored, present = read_json(local_folder(str(config.init)) / "config.json"), config.to_plain()
-    target = planner.return_target
-    weights = {id(parameter) for parameter in target.parameters()}
+    target = {name: id(p) for name, p in planner.named_parameters() if RETURN_TARGET in name.split(".")}
     trained = {id(parameter) for stage in stages_of(planner, config.train_only) for parameter in stage.trained}
     rules = {"return_power": ("The run normalizes the returns to another power.", "")}
-    if weights and not weights & trained:
-        part = next(name for name, module in planner.named_modules() if module is target)
+    if target and trained.isdisjoint(target.values()):
+        part = next(iter(target)).partition(RETURN_TARGET)[0] + RETURN_TARGET
         anew = f", or train the return target too: 'train_only=[{','.join((*config.train_only, part))}]'"
-        rules["discount"] = (
-            "train_only keeps the return target of the run, whose returns have another discount.",
-            anew,
-        )
-        rules["stride"] = ("train_only keeps the return target of the run, whose plans have another stride.", anew)
+        rules["discount"] = ("train_only keeps the return target of the run, of returns with another discount.", anew)
+        rules["stride"] = ("train_only keeps the return target of the run, of plans with another stride.", anew)
     for name, (rule, anew) in rules.items():
         value = entry(stored, ("data", name))
         if value not in (None, present["data"][name]):

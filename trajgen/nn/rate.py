@@ -86,7 +86,7 @@ def cheapest_lengths(covariance: Tensor, level: float, least_gain: float) -> tup
     """The lengths that need the fewest bits, with as many scales as pay.
 
     The schedule of K scales with the fewest bits is sought among those that add a length to one of the `BEAM` best of
-    K - 1, for as long as K more scales need fewer bits than K - 1. Of these schedules the longest is taken whose scales
+    K - 1, as long as K scales need fewer bits than K - 1. Of these schedules the longest is taken whose scales
     save ``least_gain`` each on average, since two can pay where neither does alone.
 
     Args:
