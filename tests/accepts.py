@@ -139,7 +139,7 @@ TABLES: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, ...]]]] = {
     "planner": (
         (
             *("bc", "carp", "diffuser", "dt", "flat", "flat_ar", "hd", "hierarchy", "mage", "tap", "tt", "two_level"),
-            *("flow", "iql"),
+            *("flow", "iql data.horizon=32"),
         ),
         {
             "advantage": (
@@ -210,7 +210,18 @@ CHECKED: dict[str, tuple[str, ...]] = {
     "critic": ("mage sampler=best_of_n", "iql", "diffuser sampler=best_of_n sampler.steps=5"),
     "sampler": ("mage", "diffuser", "flow", f"mage schedule=single {VALUES}"),
     "subgoal": ("mage", "bc", "hiql"),
-    "planner": ("mage", "tt", "diffuser", "flow", "mage_critic", "bc", "dt", "iql", "hiql", f"hd {OVERLAP}"),
+    "planner": (
+        "mage",
+        "tt",
+        "diffuser",
+        "flow",
+        "mage_critic",
+        "bc",
+        "dt",
+        "iql data.horizon=32",
+        "hiql",
+        f"hd {OVERLAP}",
+    ),
 }
 """The compositions in which all contracts are checked each time, one for each mechanism; nightly, in the others too.
 

@@ -71,7 +71,7 @@ def test_a_task_says_all_that_a_score_depends_on(name: str) -> None:
 def test_a_preset_composes_with_a_recipe(name: str, recipe: str) -> None:
     config = compose([f"recipe={recipe}", f"data={name}"])
     expected = asdict(TASKS[name].options)
-    window_options = {"dt": ("horizon", "stride", "chunk"), "bc": ("chunk",)}.get(
+    window_options = {"dt": ("horizon", "stride", "chunk"), "bc": ("horizon", "chunk")}.get(
         recipe, ()
     )  # a recipe's windows are its own
     assert {k: v for k, v in asdict(config.data).items() if k not in window_options} == {

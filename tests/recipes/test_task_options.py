@@ -147,3 +147,17 @@ def test_a_plan_ends_at_the_goal_and_where_a_body_is_a_point_at_rest(data: str, 
 @pytest.mark.parametrize("recipe", ["diffuser", "hd", "flow", "dd", "dv"])
 def test_where_episodes_have_an_end_of_their_own_inverse_dynamics_learn_it(recipe: str) -> None:
     assert compose([f"recipe={recipe}", "data=adroit/pen-expert"]).data.max_padding == 1.0
+
+
+LEARNT = {
+    **dict.fromkeys(("diffuser", "hd", "flow", "dd", "dv"), ("absorbing_goals", True)),  # plans that stay at their goal
+    "tap": ("absorbing_terminals", True),  # ends between two points
+    **dict.fromkeys(("bc", "iql"), ("horizon", 1)),  # the last steps before a timeout
+}
+"""What recipes learn of the data by an option."""
+
+
+@pytest.mark.parametrize("recipe", LEARNT)
+def test_recipes_learn_the_ends_of_ways_and_of_episodes(recipe: str) -> None:
+    option, value = LEARNT[recipe]
+    assert getattr(compose([f"recipe={recipe}", "data=pointmaze/medium-dwell"]).data, option) == value

@@ -134,12 +134,12 @@ def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy
         walker.planner, walker.normalizer, walker.space, options, discount=walker.discount, chunk=walker.replan_interval
     )
     episode = play(policy, walk_env(Painted), 4, interval=3)  # of 3 + 4 steps
-    assert [(plan.step, plan.drawn) for plan in episode.plans] == [(0, (1, 3)), (2, (2, 3)), (4, (1, 3)), (6, (2, 3))]
+    assert [(plan.step, plan.sampled) for plan in episode.plans] == [(0, (1, 3)), (2, (2, 3)), (4, (1, 3)), (6, (2, 3))]
     assert "revise" not in vars(policy.planner)
     states = np.linspace(1.2, 2.8, 16, dtype=np.float32).reshape(8, 2)
     revised = dataclasses.replace(episode, states=states, goal=None, frames=[])
     frames = write(tmp_path / "revised.gif", revised, interval=4, walls=WALLS)
-    plans = [dataclasses.replace(plan, drawn=None) for plan in revised.plans]
+    plans = [dataclasses.replace(plan, sampled=None) for plan in revised.plans]
     plain = write(tmp_path / "plain.gif", dataclasses.replace(revised, plans=plans), interval=4, walls=WALLS)
     assert frames[0].shape[0] > plain[0].shape[0]  # a strip below the map
 
