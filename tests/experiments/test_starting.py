@@ -200,6 +200,12 @@ def test_a_return_target_that_stays_needs_the_discount_and_the_stride_of_its_run
     ],
 )
 def test_runs_adapt_to_shifted_sets_by_their_presets(shifted: str, usual: str, tmp_path: Path) -> None:
-    write_json(tmp_path / "config.json", compose(["recipe=mage", f"data={usual}"]).to_plain())
+    run = compose(["recipe=mage", f"data={usual}"])
+    write_json(tmp_path / "config.json", run.to_plain())
     config = compose(["recipe=mage", f"data={shifted}", f"init={tmp_path}", "train_only=[lora]"])
-    dry_run(replace(config, resume=True))  # without a checkpoint to start from
+    config = replace(config, resume=True)  # without a checkpoint to start from
+    windows = [(data.return_power, data.discount, data.stride) for data in (run.data, config.data)]
+    assert windows[0] == windows[1] and config.data.id != run.data.id  # which names the shifted environment
+    dry_run(config)
+    with pytest.raises(ConfigError, match="another discount"):
+        dry_run(replace(config, data=replace(config.data, discount=run.data.discount / 2)))
