@@ -44,7 +44,7 @@ MAY: dict[str, set[str]] = {
     "evaluation": {"core", "data", "envs"},
     "assemble": {"core", "nn", *COMPONENTS, "planners", "policies"},
     "config": {"core", "security", *OPTIONS},
-    "viz": {"", "core", "nn", "config", "data", "envs", "evaluation", "policies", "experiments"},
+    "viz": {"", "core", "nn", "config", "data", "envs", "evaluation", "policies"},
     "experiments": {
         "core",
         "nn",
@@ -200,7 +200,7 @@ for line in {[*LINES, *REFUSED_BY_HYDRA]!r}:
 
 
 def test_environments_in_processes_and_reports_need_no_torch() -> None:
-    needed = "trajgen.evaluation.workers, trajgen.envs.eval_env, trajgen.viz.report.page"
+    needed = "trajgen.evaluation.workers, trajgen.envs.eval_env, trajgen.experiments.reporting"
     modules = run(f"import sys, {needed}; print(*sys.modules)").split()
     assert "gymnasium" in modules and not {"torch", "minari", "mujoco"} & {*modules}
 

@@ -124,8 +124,8 @@ class AgentsView(FieldView):
             )
         rows = {"state": 1, "action": strides[0]}
         columns: list[list[int]] = [[] for _ in range(agents)]
-        for name, place in self.slices.items():
-            numbers = torch.arange(place.start, place.stop)
+        for name, span in self.slices.items():
+            numbers = torch.arange(span.start, span.stop)
             parts = numbers.expand(agents, -1)
             if name in rows:  # in each row of the field the agents' parts lie side by side
                 parts = numbers.view(rows[name], agents, -1).movedim(1, 0).flatten(1)

@@ -18,11 +18,11 @@ from rich.console import Console
 import trajgen
 from trajgen.bench.decision import time_decisions
 from trajgen.bench.timing import Timing
+from trajgen.core.tables import Table, percent
 from trajgen.envs.eval_env import make_eval_env
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
 from trajgen.experiments.loading import load_run
 from trajgen.experiments.run_folder import recorded_env
-from trajgen.viz.tables import Table, percent
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 

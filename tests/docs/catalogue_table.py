@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from trajgen.cli.data import catalogue
-from trajgen.viz.tables import Table
+from trajgen.core.tables import Table
 
 HEADS = ("`data=`", "environment", "success", "0 and 100")
 

@@ -16,8 +16,8 @@ from trajgen.core.errors import ConfigError
 from trajgen.envs.eval_env import EvalEnv
 from trajgen.envs.pointmaze import MAZES
 from trajgen.evaluation.rollout import first_observations, rollout
+from trajgen.experiments.loading import open_run
 from trajgen.viz.plans import draw_plans
-from trajgen.viz.run import open_run
 
 IMAGES = Path(__file__).resolve().parents[2] / "docs" / "images"
 EPISODES = 24

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trajgen.core.errors import ConfigError
-from trajgen.viz.run import open_run
+from trajgen.experiments.loading import open_run
 
 
 def test_a_picture_for_the_maze_of_a_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,7 +47,7 @@ def test_a_view_shares_out_states_and_actions_and_leaves_the_rest_to_all() -> No
 def test_a_schedule_is_a_grid_of_agents_and_time() -> None:
     grid = ScaleSchedule((1, 2)).for_agents(2, 1)
     assert grid == ScaleSchedule((1, 4), (1, 2)) and str(grid) == "(1, 2×2)"
-    assert grid.agents_of_tokens == (-1, 0, 0, 1, 1) and grid.places == (0, 1, 2, 1, 2)
+    assert grid.agents_of_tokens == (-1, 0, 0, 1, 1) and grid.positions == (0, 1, 2, 1, 2)
     assert block_causal_mask(grid, across_agents=False).int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -56,7 +56,7 @@ def test_a_schedule_is_a_grid_of_agents_and_time() -> None:
         [1, 0, 0, 1, 1],
     ]
     alone = ScaleSchedule((3, 1))
-    assert alone.agents == (1, 1) and alone.places == (0, 1, 2, 3) and set(alone.agents_of_tokens) == {-1}
+    assert alone.agents == (1, 1) and alone.positions == (0, 1, 2, 3) and set(alone.agents_of_tokens) == {-1}
 
 
 def test_more_agents_than_channels_are_not_told_apart_and_refused() -> None:

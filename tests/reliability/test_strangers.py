@@ -24,9 +24,9 @@ from trajgen.engine.checkpoint import Checkpoints
 from trajgen.envs.eval_env import EnvRecord, make_eval_env
 from trajgen.envs.teams import TEAMS
 from trajgen.experiments.definition import Study, Variant
+from trajgen.experiments.reporting import read_facts
 from trajgen.experiments.run_folder import load_config, trained_stages, write_summary
 from trajgen.experiments.study import check_folder
-from trajgen.viz.report.facts import read_facts
 from trajgen.viz.report.page import page
 
 TRACE = "executed"

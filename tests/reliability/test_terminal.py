@@ -15,8 +15,8 @@ import pytest
 from trajgen.cli import main
 from trajgen.core.errors import DataError, printable
 from trajgen.core.files import file_lock, new_folder, replacing
+from trajgen.core.tables import Table
 from trajgen.core.terminal import Terminal
-from trajgen.viz.tables import Table
 
 ESCAPE = "\x1b]0;title\x07\x1b[31mred"
 

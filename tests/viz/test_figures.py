@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from walks import Constant, walk_env
 
+from trajgen.core.tables import Table, interval, number, percent
 from trajgen.evaluation.evaluate import EvaluationOptions, evaluate
 from trajgen.viz import training
 from trajgen.viz.figure import STYLE, captions, new_figure
@@ -23,7 +24,6 @@ from trajgen.viz.plans import plan_curves, plan_maps
 from trajgen.viz.returns import draw_returns
 from trajgen.viz.study import draw_curves, draw_study
 from trajgen.viz.summary import print_evaluation, summary_markdown
-from trajgen.viz.tables import Table, interval, number, percent
 from trajgen.viz.training import curves, draw_losses, draw_usage
 
 WALLS = [(0, 0, 4, 1), (0, 3, 4, 1), (0, 1, 1, 2), (3, 1, 1, 2)]

@@ -20,6 +20,7 @@ from trajgen.cli import main
 from trajgen.core.errors import TrajgenError
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.evaluation.rollout import rollout
+from trajgen.experiments.loading import open_run
 from trajgen.nn import attention as blocks
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.viz.attention import (
@@ -35,7 +36,7 @@ from trajgen.viz.plans import draw_plans
 from trajgen.viz.plot import PICTURES
 from trajgen.viz.record_plans import record_plans
 from trajgen.viz.returns import default_targets, depends_on_return, discounted_sum, measure_control
-from trajgen.viz.run import Run, open_run
+from trajgen.viz.run import Run
 
 FreshRun = Callable[..., Path]
 

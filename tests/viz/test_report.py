@@ -15,12 +15,12 @@ from run_folders import make_run, write_evaluation, write_metrics
 from trajgen.cli import main
 from trajgen.core.errors import CheckpointError, ConfigError
 from trajgen.evaluation.statistics import bootstrap_interval, mean_difference
+from trajgen.experiments import reporting
+from trajgen.experiments.reporting import read_facts, write_report
 from trajgen.viz.figure import new_figure
-from trajgen.viz.report import facts
 from trajgen.viz.report.charts import learning_charts
 from trajgen.viz.report.compare import option_differences, paired_difference, version_differences
-from trajgen.viz.report.facts import read_facts
-from trajgen.viz.report.page import interval_bar, page, write_report
+from trajgen.viz.report.page import interval_bar, page
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
@@ -242,7 +242,7 @@ def test_everything_of_a_stranger_s_is_escaped(pair: list[Path]) -> None:
 def test_a_damaged_file_is_reported_and_the_rest_is_shown(
     name: str, text: str, pair: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "LARGEST_PICTURE", 200)
+    monkeypatch.setattr(reporting, "LARGEST_PICTURE", 200)
     (pair[0] / name).write_text(text)
     if not name.startswith("plots"):
         (pair[0] / "plots" / "plan_episode_0.png").unlink()

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from run_folders import make_run, write_evaluation, write_metrics
 
+from trajgen.experiments.reporting import write_report
 from trajgen.viz.figure import new_figure
-from trajgen.viz.report.page import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
 BROWSER = next((path for name in NAMES if (path := shutil.which(name))), None)

@@ -12,8 +12,8 @@ from rich.console import Console
 from trajgen import experiments
 from trajgen.bench.request import BenchRequest
 from trajgen.bench.timing import TIMES, timed
+from trajgen.core.tables import Table
 from trajgen.experiments.preparation import with_features
-from trajgen.viz.tables import Table
 
 
 def run(request: BenchRequest, console: Console) -> None:

@@ -15,11 +15,11 @@ from trajgen.bench.roofline import count_cost, measure_rates
 from trajgen.bench.timing import TIMES, Timing, timed
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import PlanFn, plan_step
+from trajgen.core.tables import Table
 from trajgen.core.types import Cond, Space
 from trajgen.experiments.run_folder import load_config
 from trajgen.experiments.zoo import local_folder
 from trajgen.export.backends import Backend, plan_fn
-from trajgen.viz.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console

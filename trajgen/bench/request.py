@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trajgen.config import Config
-    from trajgen.viz.tables import Table
+    from trajgen.core.tables import Table
 
 
 Kind = Literal["decision", "train", "data"]

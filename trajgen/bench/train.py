@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from trajgen import experiments
 from trajgen.bench.request import BenchRequest
 from trajgen.bench.timing import Timing
+from trajgen.core.tables import Table
 from trajgen.experiments.outlook import untrained
-from trajgen.viz.tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console

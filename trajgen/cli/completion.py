@@ -63,9 +63,9 @@ def complete(ctx: typer.Context, incomplete: str) -> list[str]:
     return [word.removeprefix(prefix) for word in words if not set(word) & set(" \n'\"")]
 
 
-def candidates(command: Command, options: Mapping[str, str], begun: str) -> list[str]:
-    """The words that begin with ``begun``, sorted."""
-    key, equals, value = begun.partition("=")
+def candidates(command: Command, options: Mapping[str, str], prefix: str) -> list[str]:
+    """The words that begin with ``prefix``, sorted."""
+    key, equals, value = prefix.partition("=")
     if equals:
         head = re.sub(r"[^,\[]*$", "", value)  # of several values, the last one is completed
         words: Iterable[str] = [f"{key}={head}{each}" for each in _values(command, key, value[len(head) :], options)]
@@ -73,8 +73,8 @@ def candidates(command: Command, options: Mapping[str, str], begun: str) -> list
         section = key.rpartition(".")[0]
         words = [f"{section}.{name}" for name in _section(section, options)]
     else:
-        words = [*_options(command), *_positional(command.positional, begun)]
-    return sorted({word for word in words if word.startswith(begun)})
+        words = [*_options(command), *_positional(command.positional, prefix)]
+    return sorted({word for word in words if word.startswith(prefix)})
 
 
 def _options(command: Command) -> list[str]:
@@ -82,19 +82,19 @@ def _options(command: Command) -> list[str]:
     return [*(f"{key}=" for key in options_of(command.options)), *parts]
 
 
-def _positional(what: str, begun: str) -> list[str]:
+def _positional(what: str, prefix: str) -> list[str]:
     if what == "folders":
-        return _folders(begun, "config.json", "cells")
+        return _folders(prefix, "config.json", "cells")
     components = [f"{kind}/{name}" for kind in KINDS for name in names(kind)] if what else []
     return [*KINDS, "recipes", "studies", "searches", "data", "zoo", *components] if what == "listed" else components
 
 
-def _values(command: Command, key: str, begun: str, options: Mapping[str, str]) -> Iterable[str]:
+def _values(command: Command, key: str, prefix: str, options: Mapping[str, str]) -> Iterable[str]:
     section, dot, name = key.rpartition(".")
     if key in FILES:
-        return [*_files(key), *(str(path) for path in _siblings(begun) if path.suffix in (".yaml", ".yml"))]
+        return [*_files(key), *(str(path) for path in _siblings(prefix) if path.suffix in (".yaml", ".yml"))]
     if key == "run":
-        return [*(f"zoo/{name}" for name in _files("zoo")), *_folders(begun, "config.json")]
+        return [*(f"zoo/{name}" for name in _files("zoo")), *_folders(prefix, "config.json")]
     if key in KINDS:
         return names(key)
     if dot:
@@ -144,13 +144,13 @@ def _files(what: str) -> dict[str, Path]:
     return files
 
 
-def _folders(begun: str, *marks: str) -> list[str]:
+def _folders(prefix: str, *marks: str) -> list[str]:
     """Folders that hold one of these, those in runs/ among them; others end in a slash."""
-    folders = {path for path in _siblings(begun) if path.is_dir()}
-    folders |= set() if "/" in begun else {*Path("runs").glob("*/")}
+    folders = {path for path in _siblings(prefix) if path.is_dir()}
+    folders |= set() if "/" in prefix else {*Path("runs").glob("*/")}
     return [str(path) if any((path / mark).exists() for mark in marks) else f"{path}/" for path in folders]
 
 
-def _siblings(begun: str) -> list[Path]:
-    folder = Path(begun[: begun.rfind("/") + 1] or ".")
+def _siblings(prefix: str) -> list[Path]:
+    folder = Path(prefix[: prefix.rfind("/") + 1] or ".")
     return [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []

@@ -166,8 +166,8 @@ def check(
 
     from trajgen import testing
 
-    named = [f"{kind}={name}" for kind, name in parts] if len(parts) > 1 else []
-    reports = [testing.check(kind, name, options.recipe, parse([*named, *rest])) for kind, name in parts]
+    pair = [f"{kind}={name}" for kind, name in parts] if len(parts) > 1 else []
+    reports = [testing.check(kind, name, options.recipe, parse([*pair, *rest])) for kind, name in parts]
     for report in reports:
         _print_report(Console(soft_wrap=True, highlight=False), report)
     broken = [report for report in reports if report.failed]
@@ -191,7 +191,7 @@ def _signature(component: Any) -> str:
 def _print_component(console: Any, component: Any, modules: Sequence[str]) -> None:
     from rich.markup import escape
 
-    from trajgen.viz.tables import Table
+    from trajgen.core.tables import Table
 
     kind, name, docs = component.kind, component.name, _argument_docs(component)
     console.print(f"[bold]{kind}={name}[/]  ({component.module}.{component.attribute})\n{escape(component.summary)}\n")
@@ -308,7 +308,7 @@ def _import(modules: Sequence[str]) -> None:
 def _print_report(console: Any, report: Any) -> None:
     from rich.text import Text
 
-    from trajgen.viz.tables import Table
+    from trajgen.core.tables import Table
 
     rows = []
     for result in report.results:
@@ -322,5 +322,5 @@ def _print_report(console: Any, report: Any) -> None:
         console.print(Text(f"\n✗ {result.promise}", style="bold red"))
         console.print(Text("\n".join(f"  {line}" for line in result.message.splitlines())))
     if not report.failed:
-        passed = sum(result.outcome == "passed" for result in report.results)
-        console.print(f"[green]✓[/] all {passed} contracts that apply are kept")
+        num_passed = sum(result.outcome == "passed" for result in report.results)
+        console.print(f"[green]✓[/] all {num_passed} contracts that apply are kept")

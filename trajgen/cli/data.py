@@ -58,9 +58,9 @@ def list_data() -> None:
 
     Minari keeps data sets in $MINARI_DATASETS_PATH, or in ~/.minari/datasets.
     """
+    from trajgen.core.tables import Table
     from trajgen.core.terminal import Terminal
     from trajgen.data import store
-    from trajgen.viz.tables import Table
 
     local = store.local_sets()
     rows = [
@@ -250,8 +250,8 @@ def _print_preset(id: str, preset: str, words: str = "") -> None:
 
 
 def _print_table(rows: dict[str, Any]) -> None:
+    from trajgen.core.tables import Table
     from trajgen.core.terminal import Terminal
-    from trajgen.viz.tables import Table
 
     cells = [(key, _text(value)) for key, value in rows.items()]
     Terminal().print(Table(("", ""), cells, numeric=False).rich())

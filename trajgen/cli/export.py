@@ -31,8 +31,8 @@ def export(words: Words) -> None:
     """
     options, overrides = read_run(words, ExportOptions)
     from trajgen import experiments
+    from trajgen.core.files import require_writable
     from trajgen.core.terminal import Terminal
-    from trajgen.experiments.run_folder import require_writable
     from trajgen.export.package import export as write
 
     out = options.out or options.run / "exported" / options.format

@@ -23,8 +23,8 @@ def plot(words: Words) -> None:
     """Draw pictures of a run: learning curves, codes, plans, returns, attention."""
     options, overrides = read_run(words, PlotOptions)
     from trajgen.core.terminal import Terminal
+    from trajgen.experiments.loading import open_run
     from trajgen.viz.plot import plot as draw
-    from trajgen.viz.run import open_run
 
     measured = {field.name for field in fields(PlotRequest)} - {"what", "format", "title", "labels"}
     changed = bool(overrides) or any(getattr(options, name) != getattr(PlotRequest, name) for name in measured)

@@ -44,9 +44,9 @@ def report(words: Words) -> None:
     for folder, path in zip(folders, paths, strict=True):
         if not path.exists():
             raise ConfigError(f"There is no folder {folder}.", fix="trajgen report runs/* for all runs")
+    from trajgen.core.files import free_path
     from trajgen.core.terminal import Terminal
-    from trajgen.experiments.run_folder import free_path
-    from trajgen.viz.report.page import report as write
+    from trajgen.experiments.reporting import report as write
 
     page = options.out or free_path(Path(), "report-{}.html")
     write(page, paths, Terminal(), title=options.title)

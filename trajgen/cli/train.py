@@ -68,8 +68,8 @@ def train(
             raise bare_word(word, options_of(TrainOptions), words[number + 1 :])
     words = [f"run_dir={quoted(word[8:], PLAIN_PATH)}" if word.startswith("run_dir=") else word for word in words]
     flags = {"--cfg": cfg, "--config-dir": config_dir and str(config_dir), "--info": info}
-    passed = [word for flag, value in flags.items() if value for word in (flag, value)]
-    run([*["--multirun"] * multirun, *["--hydra-help"] * hydra_help, *passed, *words])
+    hydra_flags = [word for flag, value in flags.items() if value for word in (flag, value)]
+    run([*["--multirun"] * multirun, *["--hydra-help"] * hydra_help, *hydra_flags, *words])
 
 
 def run(words: list[str]) -> None:

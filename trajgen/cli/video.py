@@ -27,8 +27,8 @@ def video(words: Words) -> None:
     """
     options, overrides = read_run(words, VideoOptions)
     from trajgen.core.terminal import Terminal
+    from trajgen.experiments.loading import open_run
     from trajgen.viz.film import make_video
-    from trajgen.viz.run import open_run
 
     run = open_run(options.run, device=options.device, imports=options.imports, overrides=overrides)
     make_video(run, options.out, options, Terminal())

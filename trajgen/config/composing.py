@@ -242,9 +242,9 @@ def explain(error: Exception, overrides: Sequence[str] = (), folders: Iterable[P
             return unknown
     values = {word.lstrip("+~").partition("=")[0]: word.partition("=")[2] for word in overrides}
     match = re.search(NO_OPTION, str(error))
-    named = next(filter(None, match.groups())) if match else None
+    unknown_key = next(filter(None, match.groups())) if match else None
     for key, value in values.items():
-        if key == named or new_name(key):
+        if key == unknown_key or new_name(key):
             rest = [word for word in overrides if word.lstrip("+~").partition("=")[0] != key]
             section, _, option = key.rpartition(".")
             if not new_name(key) and (no_stage := _no_stage(key, value, rest, folders)):

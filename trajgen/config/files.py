@@ -31,8 +31,8 @@ def recipe_files(folders: Iterable[Path] = ()) -> dict[str, Path]:
 
 def data_files(folders: Iterable[Path] = ()) -> dict[str, Path]:
     """The data presets by name, as ``pointmaze/umaze``. Files named ``_….yaml`` are there to be inherited."""
-    places = [RECIPES / "data", *(folder / "data" for folder in folders)]
-    return {k: v for folder in places for k, v in _by_name(folder, "**/*.yaml").items()}
+    roots = [RECIPES / "data", *(folder / "data" for folder in folders)]
+    return {k: v for folder in roots for k, v in _by_name(folder, "**/*.yaml").items()}
 
 
 def study_files() -> dict[str, Path]:
@@ -90,8 +90,8 @@ def read_options(
             continue
         key, name = _entry(path, group, entry)
         if key == group:
-            beside = path.parent / f"{name}.yaml"
-            parent = beside if beside.is_file() and ".." not in name else find_file(group, name, folders)
+            sibling = path.parent / f"{name}.yaml"
+            parent = sibling if sibling.is_file() and ".." not in name else find_file(group, name, folders)
             if parent is None or name.startswith("/"):
                 raise missing(group, name, folders)
             result = _laid_over(result, read_options(group, parent, folders, _open=(*_open, path)))

@@ -198,7 +198,7 @@ def searching(imports: Iterable[str], folders: Iterable[Path]) -> Iterator[None]
 def _register() -> None:
     """Registers the plugins. Hydra scans the path for others, but not the current folder, which may be a stranger's."""
     path = sys.path[:]
-    sys.path[:] = [place for place in path if place and Path(place).resolve() != Path.cwd().resolve()]
+    sys.path[:] = [entry for entry in path if entry and Path(entry).resolve() != Path.cwd().resolve()]
     try:
         for plugin in (RecipeSource, _SearchPath):
             Plugins.instance().register(plugin)

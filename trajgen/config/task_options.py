@@ -52,9 +52,9 @@ def task_options(words: Sequence[str], folders: Sequence[Path] = ()) -> list[str
                 components[kind] = name
                 nearest = {key: option for key, option in nearest.items() if not key.startswith(f"{kind}.")}
         nearest |= {option.partition("=")[0]: option for option in by_recipe.get(inherited.stem, ())}
-    taken = {key for key in typed if key not in ("recipe", "data")}
-    taken |= {key for key in nearest if key in KINDS and any(name.startswith(f"{key}.") for name in taken)}
-    return [word for key, word in nearest.items() if not taken & {*accumulate(key.split("."), "{}.{}".format)}]
+    keys_typed = {key for key in typed if key not in ("recipe", "data")}
+    keys_typed |= {key for key in nearest if key in KINDS and any(name.startswith(f"{key}.") for name in keys_typed)}
+    return [word for key, word in nearest.items() if not keys_typed & {*accumulate(key.split("."), "{}.{}".format)}]
 
 
 def options_by_recipe(words: Sequence[str], folders: Sequence[Path] = ()) -> dict[str, list[str]]:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,8 +75,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for written in temporary.rglob("*"):
-            flush(written)
+        for file in temporary.rglob("*"):
+            flush(file)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -218,3 +219,20 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             with suppress(OSError):
                 file.unlink()
         lock.release()
+
+
+def require_writable(folder: Path, fix: str = "run_dir=ANOTHER, or mend the permissions") -> None:
+    """Raises a `TrainingError` if a folder cannot be written to or created."""
+    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent):  # permissions do not show a read-only disk
+            pass
+    except OSError as error:
+        raise TrainingError(
+            "A run writes into its folder, which cannot be written to.", got=f"{parent}: {error.strerror}", fix=fix
+        ) from error
+
+
+def free_path(parent: Path, name: str = "{}", first: int = 1) -> Path:
+    """The first path in ``parent``, with 1, 2, … in ``name``, that does not exist."""
+    return next(path for path in (parent / name.format(n) for n in range(first, 10**6)) if not path.exists())

@@ -29,21 +29,21 @@ def current(values: Mapping[str, Any], source: object) -> dict[str, Any]:
         ValueError: if it is no format.
     """
     plain = dict(values)
-    written = plain.pop("format", FORMAT)  # what has none and is older has options that are refused by name
-    if isinstance(written, str) and written.isascii() and written.isdigit():  # the metadata of a checkpoint is text
-        written = int(written)
-    if type(written) is not int or written < 0:
-        raise ValueError(f"its format is {written!r:.40}")
-    if written > FORMAT:
+    number = plain.pop("format", FORMAT)  # what has none and is older has options that are refused by name
+    if isinstance(number, str) and number.isascii() and number.isdigit():  # the metadata of a checkpoint is text
+        number = int(number)
+    if type(number) is not int or number < 0:
+        raise ValueError(f"its format is {number!r:.40}")
+    if number > FORMAT:
         raise CheckpointError(
             "This was written by a newer trajgen.",
-            got=f"format {written} in {source}; this version reads {FORMAT}",
+            got=f"format {number} in {source}; this version reads {FORMAT}",
             fix="pip install --upgrade trajgen",
         )
-    if written < FORMAT:
+    if number < FORMAT:
         raise CheckpointError(
             "This was written by trajgen 0.1, whose options and modules had other names.",
-            got=f"format {written} in {source}; this version reads {FORMAT}{_first_new_name(plain)}",
+            got=f"format {number} in {source}; this version reads {FORMAT}{_first_new_name(plain)}",
             fix="train it again, or read it with the trajgen that wrote it",
         )
     return plain

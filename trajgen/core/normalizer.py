@@ -48,8 +48,8 @@ class Affine(nn.Module):
         self.small = {index: float(deviation[index]) for index in is_small.nonzero()[:, 0].tolist()}
         self.scale.copy_(torch.where(varies, deviation, torch.ones_like(deviation)))
         if self.quantiles is not None:
-            places = torch.linspace(0, len(values) - 1, len(self.quantiles), device=values.device).round().long()
-            self.quantiles.copy_((values.sort(0).values[places] - self.mean) / self.scale)
+            indices = torch.linspace(0, len(values) - 1, len(self.quantiles), device=values.device).round().long()
+            self.quantiles.copy_((values.sort(0).values[indices] - self.mean) / self.scale)
 
     def fit_quantiles(self, levels: int) -> None:
         """Has `fit` keep normalized quantiles too, (levels, n), from the least value to the largest.

@@ -23,8 +23,8 @@ def needs(sampler: Any) -> tuple[str, ...]:
 def fitting_samplers(prior: Any, *, discrete: bool) -> Iterator[str]:
     """The names of samplers that can draw from a prior, the usual ones first."""
     for name in (*USUAL[discrete], *names("sampler")):
-        needed = needs(component("sampler", name))
-        if needed and all(hasattr(prior, member) for member in needed):
+        members = needs(component("sampler", name))
+        if members and all(hasattr(prior, member) for member in members):
             yield name
 
 

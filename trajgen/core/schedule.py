@@ -67,7 +67,7 @@ class ScaleSchedule:
         return tuple(-1 if many == 1 else i for n, many in grids for i in range(many) for _ in range(n // many))
 
     @cached_property
-    def places(self) -> tuple[int, ...]:
+    def positions(self) -> tuple[int, ...]:
         """For each of the L tokens, the number of its scale and time, which agents share."""
         starts = (0, *accumulate(n // many for n, many in zip(self.lengths, self.agents, strict=True)))
         grids = zip(starts, self.lengths, self.agents, strict=False)

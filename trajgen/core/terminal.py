@@ -58,7 +58,7 @@ def progress(
     )
     room = free - bar_width
     tenths = 10 * done // total
-    begun = printed = time.monotonic()
+    start = printed = time.monotonic()
     reached = done
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(name, total=total, completed=done, texts="")
@@ -73,7 +73,7 @@ def progress(
             now = time.monotonic()
             if not console.is_terminal and 10 * number // total > tenths and now - printed >= pause:
                 printed = now
-                seconds_left = (now - begun) / (number - done) * (total - number)
+                seconds_left = (now - start) / (number - done) * (total - number)
                 line = f"{name} {number}/{total}, {timedelta(seconds=round(seconds_left))} left"
                 console.print(_fitting([line, *texts], console.width), highlight=False, markup=False)
             tenths = 10 * number // total

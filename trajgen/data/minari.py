@@ -95,7 +95,7 @@ def save(
     algorithm: str,
     team: Sequence[Mapping[str, Any]] | None = None,
     force: bool = False,
-    beside: Callable[[Path], dict[str, Any]] | None = None,
+    write_extra: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Writes episodes as a Minari HDF5 data set, which appears under its name only when it is complete.
 
@@ -104,7 +104,7 @@ def save(
         env_spec, eval_env_spec: Gymnasium specs of the recorded and of the evaluation environment, or None.
         team: of several agents whose observations and actions are side by side, each one's name and widths.
         force: replace a data set of the same name.
-        beside: writes files into the folder of the data, and returns further metadata.
+        write_extra: writes files into the folder of the data, and returns further metadata.
 
     Raises:
         DataError: if the name is taken and ``force`` is not set.
@@ -126,7 +126,7 @@ def save(
             about["eval_env_spec"] = eval_env_spec.to_json()
         if team is not None:
             about[TEAM] = json.dumps(list(team))
-        storage.update_metadata(about if beside is None else about | beside(data))
+        storage.update_metadata(about if write_extra is None else about | write_extra(data))
         storage.update_episodes(EpisodeBuffer(**episode) for episode in episodes)
         store.publish(id, base, force=force)
 

@@ -76,28 +76,28 @@ class _Paths:
 
         self.episodes, self.length = episodes, length
         self.random = np.random.default_rng(0)
-        places = episodes.states if episodes.achieved is None else episodes.achieved
-        scale = places.std(0) if episodes.achieved is None else 1.0
-        self.places = places / np.where(scale > 0, scale, 1.0)
+        positions = episodes.states if episodes.achieved is None else episodes.achieved
+        scale = positions.std(0) if episodes.achieved is None else 1.0
+        self.positions = positions / np.where(scale > 0, scale, 1.0)
         self.episode_of = np.repeat(np.arange(len(episodes)), episodes.lengths + 1)  # of each row
         is_used = ~val_episodes(len(episodes), options.val_fraction)[self.episode_of]
         is_last = np.zeros(len(self.episode_of), dtype=bool)
         is_last[episodes.ends] = True
         self.rows = np.flatnonzero(is_used & ~is_last)  # at which a piece can begin
-        self.tree = cKDTree(self.places[self.rows])
-        steps = np.linalg.norm(np.diff(self.places, axis=0), axis=1)[~is_last[:-1]]
+        self.tree = cKDTree(self.positions[self.rows])
+        steps = np.linalg.norm(np.diff(self.positions, axis=0), axis=1)[~is_last[:-1]]
         self.reach = float(np.quantile(steps, STEP_QUANTILE)) / 2
         self.at = self.rows[:0]  # the row at which each path goes on
         self.left = np.zeros(0, dtype=np.int64)  # steps that each path still takes
         self.pieces: list[tuple[Array, Array, Array]] = []  # which paths, their first rows, and their steps
-        self.visited = self.places[self.at][:, None]  # (paths, pieces, n)
+        self.visited = self.positions[self.at][:, None]  # (paths, pieces, n)
         self.meetings = self.steps = 0
 
     def begin(self, count: int) -> None:
         """Adds so many paths without a step."""
         at = self.random.choice(self.rows, count)
         self.at, self.left = np.append(self.at, at), np.append(self.left, np.full(count, self.length))
-        visited = np.repeat(self.places[at][:, None], self.visited.shape[1], axis=1)
+        visited = np.repeat(self.positions[at][:, None], self.visited.shape[1], axis=1)
         self.visited = np.concatenate([self.visited, visited])
 
     def grow(self) -> bool:
@@ -112,7 +112,7 @@ class _Paths:
         self.left[growing] -= steps
         self.steps += int(steps.sum())
         visited = self.visited[:, -1].copy()
-        visited[growing] = self.places[row + steps]
+        visited[growing] = self.positions[row + steps]
         self.visited = np.concatenate([self.visited, visited[:, None]], axis=1)
         self.at[growing] = self._next(growing, row + steps)
         return True
@@ -120,14 +120,14 @@ class _Paths:
     def _next(self, paths: Array, rows: Array) -> Array:
         """The rows at which paths that have come to ``rows`` go on; those that cannot end there."""
         ends = self.episodes.ends[self.episode_of[rows]]
-        distance, index = self.tree.query(self.places[rows], k=min(NEIGHBORS, len(self.rows)))
+        distance, index = self.tree.query(self.positions[rows], k=min(NEIGHBORS, len(self.rows)))
         candidates = self.rows[index.reshape(len(rows), -1)]  # (paths, k)
         episode = self.episode_of[candidates]
         meets = (distance.reshape(candidates.shape) <= self.reach) & (episode != self.episode_of[rows][:, None])
         is_over = (rows == ends) & self.episodes.terminated[self.episode_of[rows]]
         meets &= ~is_over[:, None]
         self.meetings += int(meets.any(1).sum())
-        lead_to = self.places[self.episodes.ends[episode]]  # (paths, k, n)
+        lead_to = self.positions[self.episodes.ends[episode]]  # (paths, k, n)
         apart = np.linalg.norm(lead_to[:, :, None] - self.visited[paths][:, None], axis=-1).min(2)
         best = np.where(meets, apart, -1.0).argmax(1)
         self.left[paths[~meets.any(1) & (rows == ends)]] = 0

@@ -125,10 +125,10 @@ class CapturedStep:
                 yield
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        places = [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
-        self._waits = bool(places)
-        if places:
-            self.report(f"Stage '{self.stage.name}' is trained without a CUDA graph: {places[0]} waits for the device.")
+        lines = [f"{w.filename}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)]
+        self._waits = bool(lines)
+        if lines:
+            self.report(f"Stage '{self.stage.name}' is trained without a CUDA graph: {lines[0]} waits for the device.")
 
     def _capture(self, number: int) -> tuple[Replay, Replay]:
         """Captures both graphs; no step is taken meanwhile."""

@@ -187,14 +187,14 @@ class EMA:
 
     def __init__(self, model: nn.Module, parameters: Iterable[nn.Parameter] | None = None) -> None:
         changing = None if parameters is None else {id(p) for p in parameters}
-        named = dict(model.named_parameters(remove_duplicate=False))
+        named_parameters = dict(model.named_parameters(remove_duplicate=False))
         state = model.state_dict()
-        self.constant = {name for name, p in named.items() if changing is not None and id(p) not in changing}
+        self.constant = {name for name, p in named_parameters.items() if changing is not None and id(p) not in changing}
         self.averages = {name: value.clone() for name, value in state.items() if name not in self.constant}
         self._model = model
-        self._parameters = {name: p for name, p in named.items() if name in self.averages}
+        self._parameters = {name: p for name, p in named_parameters.items() if name in self.averages}
         # Buffers are looked up at each step: a module may assign another tensor.
-        names = {name: name.rpartition(".") for name in self.averages if name not in named}
+        names = {name: name.rpartition(".") for name in self.averages if name not in named_parameters}
         self._buffers = {name: (model.get_submodule(module), buffer) for name, (module, _, buffer) in names.items()}
 
     @torch.no_grad()

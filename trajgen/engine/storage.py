@@ -136,10 +136,10 @@ def read_header(path: Path, model: nn.Module | None = None) -> tuple[dict[str, s
         if length > min(HEADER, size):
             raise ValueError(f"its header declares a length of {length:,} bytes")
         with safe_open(path, framework="pt") as file:
-            written: dict[str, str] = file.metadata() or {}
-            if "format" not in written:
+            stored: dict[str, str] = file.metadata() or {}
+            if "format" not in stored:
                 raise ValueError("it has no format")
-            metadata: dict[str, str] = current(written, path)
+            metadata: dict[str, str] = current(stored, path)
             _position(metadata["position"])
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
             for name, rows in under(SCALE, shapes).items():  # which would be multiplied to any size

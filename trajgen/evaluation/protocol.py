@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from trajgen.core.choices import choices_of, numbers_of
 from trajgen.core.errors import ConfigError, DataError
+from trajgen.core.options import entry
 from trajgen.data.options import SuccessRule
 from trajgen.evaluation.disturbance import describe_disturbance, disturb
 from trajgen.evaluation.pool import LocalPool, environments
@@ -68,11 +70,12 @@ def require_playable(eval_env: EvalEnv, options: EvaluationOptions, space: Space
             (start,) = pool.reset([seed])
             first = start if start.error else pool.step([middle(pool.action_space)])[0]
             if first is not None and first.error:
-                by = f" with {dict(eval_env.resets[seed % len(eval_env.resets)])}" if eval_env.resets else ""
+                reset = f" with {dict(eval_env.resets[seed % len(eval_env.resets)])}" if eval_env.resets else ""
                 raise DataError(
                     f"The environment {eval_env.name} cannot be played.",
-                    got=f"{f'reset{by}' if start.error else 'step'}: {first.error}",
-                    fix="mend the environment, or name another one: data.env_id=ID" + "; or data.resets=[…]" * bool(by),
+                    got=f"{f'reset{reset}' if start.error else 'step'}: {first.error}",
+                    fix="mend the environment, or name another one: data.env_id=ID"
+                    + "; or data.resets=[…]" * bool(reset),
                 )
         if eval_env.rule.info not in (SuccessRule.info, "reward"):
             _, infos = eval_env.reset(envs[0], options.seed)
@@ -139,3 +142,20 @@ def describe(eval_env: EvalEnv, options: EvaluationOptions, *, reports_success: 
         text += f"; success: {eval_env.rule.words}"
     references = "the controller and random actions" if eval_env.controller is not None else "random actions"
     return f"{text}; {references} on the same episodes" if options.reference else text
+
+
+def episode_options(data: Mapping[str, Any], named_env: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, besides environment and seed, without which an episode is another one.
+
+    Args:
+        data: the options of a run's data, as plain values.
+        named_env: the environment that its data set names, as data.json has it.
+    """
+    spec = named_env if data.get("env_id") is None else {}
+    options = [each for each in (spec.get("options"), data.get("env_options")) if isinstance(each, Mapping)]
+    return {
+        "max_episode_steps": data.get("max_episode_steps") or spec.get("max_episode_steps"),
+        "env_options": {name: value for each in options for name, value in each.items()},
+        "resets": data.get("resets") or None,
+        "blocked": entry(data, ("shift", "blocked")) or None,
+    }

@@ -83,7 +83,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
     _train(pairs, planner, source, device, console)
     features = encoded(episodes, planner.encoder.eval(), device)
 
-    def beside(folder: Path) -> dict[str, Any]:
+    def write_extra(folder: Path) -> dict[str, Any]:
         Checkpoints(folder).save_weights(planner.encoder, WEIGHTS)
         names = [field.name for field in fields(Features) if field.name != "source"]
         return {"images": {name: getattr(features.space, name) for name in names} | {"source": config.data.id}}
@@ -101,7 +101,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
         description=f"Images of {config.data.id} as {features.space.feature_dim} features.",
         algorithm=str(dataset.storage.metadata.get("algorithm_name", "")),
         force=options.force,
-        beside=beside,
+        write_extra=write_extra,
     )
     data = {k: v for k, v in _changed(config.data, DataOptions(id="")).items() if k not in NOT_OF_FEATURES}
     read_as = {"id": options.new_id, "state_key": state if len(entries) > 1 else None}

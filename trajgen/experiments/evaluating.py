@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajgen.core.errors import ConfigError, is_out_of_memory
-from trajgen.core.files import new_folder, write_json
+from trajgen.core.files import free_path, new_folder, require_writable, write_json
 from trajgen.core.observations import put
 from trajgen.core.options import nested
 from trajgen.core.terminal import progress
@@ -23,10 +23,8 @@ from trajgen.experiments.run_folder import (
     contents,
     data_returns,
     evaluation_folder,
-    free_path,
     load_config,
     recorded_env,
-    require_writable,
     trained_stages,
     write_summary,
 )
@@ -98,11 +96,11 @@ def evaluate(
     if (returns := data_returns(folder)) is not None:
         figures["data_returns"] = returns
     out = out or (evaluation_folder(folder, overrides) if overrides else folder)
-    with nullcontext(out) if contents(out) else new_folder(out) as place:
-        write_json(place / "evaluation.json", plain(figures))
+    with nullcontext(out) if contents(out) else new_folder(out) as target:
+        write_json(target / "evaluation.json", plain(figures))
         seed, stride = config.evaluation.seed, config.data.strides[0]
-        plots = draw_run(place, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
-        write_summary(folder, place, config, figures, plots)
+        plots = draw_run(target, folder / "metrics.jsonl", policy, eval_env, result, seed, stride=stride)
+        write_summary(folder, target, config, figures, plots)
     print_evaluation(figures, console)
     console.print(f"{out / 'summary.md'}", style="bold", markup=False)
     return figures

@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 from trajgen.core.errors import TrajgenError, printable
 from trajgen.core.files import make_folder
+from trajgen.core.tables import duration
 from trajgen.experiments.executors import JobExecutor
-from trajgen.viz.tables import duration
 
 STOPPED = "it was stopped"
 
@@ -97,12 +97,12 @@ class Countdown:
     """
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.begun = total, 0, time.monotonic()
+        self.total, self.done, self.start = total, 0, time.monotonic()
 
     def next(self) -> str:
         """Counts one more piece."""
         self.done += 1
-        seconds_left = (time.monotonic() - self.begun) / self.done * (self.total - self.done)
+        seconds_left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
         return f"{self.done} of {self.total}" + (f", {duration(seconds_left)} left" if self.done < self.total else "")
 
 

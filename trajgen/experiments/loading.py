@@ -1,10 +1,11 @@
-"""Loading a policy from a run folder."""
+"""Loading a policy, or what pictures are drawn of, from a run folder."""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.options import flat, nested
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare_imports
-from trajgen.experiments.run_folder import load_config
+from trajgen.experiments.run_folder import load_config, recorded_env
 from trajgen.experiments.zoo import local_folder
 
 if TYPE_CHECKING:
     from torch import nn
 
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
+    from trajgen.viz.run import Run
 
 
 SLACK = 2**28
@@ -119,3 +121,23 @@ def _swapped(folder: Path, config: Config) -> tuple[str, ...]:
     """The kinds of component that differ from those that were trained."""
     trained = load_config(folder)[0].components
     return tuple(k for k, node in config.components.items() if k in trained and node["name"] != trained[k]["name"])
+
+
+def open_run(
+    folder: Path, *, device: str = "auto", imports: tuple[str, ...] = (), overrides: Mapping[str, Any] | None = None
+) -> Run:
+    """Opens a run folder with the arguments of `load_policy`; nothing of it is executed or loaded yet.
+
+    Raises:
+        CheckpointError: if the folder is not that of a run.
+    """
+    from trajgen.viz.run import Run
+
+    changes = dict(overrides or {})
+    prepare_imports(imports)
+    config = Config.from_plain(merged(load_config(folder)[0].to_plain(), changes))
+
+    def load(more: Mapping[str, Any]) -> RecedingHorizonPolicy:
+        return load_policy(folder, device=device, imports=imports, overrides=merged(changes, more) or None)
+
+    return Run(folder, config, load, partial(recorded_env, folder))

@@ -22,9 +22,9 @@ from hydra.types import RunMode
 from trajgen.config import config_dir_word, from_hydra, hydra_application, task_line
 from trajgen.core.errors import TrajgenError
 from trajgen.core.files import read_json, write_file, write_json
+from trajgen.core.tables import Table, interval, number, percent
 from trajgen.experiments.results import score
 from trajgen.experiments.run_folder import read_evaluation
-from trajgen.viz.tables import Table, interval, number, percent
 
 FAILED = float("nan")
 DIGITS = {"ratio": 3, "return": 1, "action error": 3}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
 from trajgen.core.sources import DrawsImages
+from trajgen.core.tables import duration, share
 from trajgen.core.types import Space
 from trajgen.experiments.preparation import build_planner, prepare, prepare_imports
 from trajgen.experiments.starting import stages_of, trained_weights
-from trajgen.viz.tables import duration, share
 
 if TYPE_CHECKING:
     import torch

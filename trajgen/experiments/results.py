@@ -15,6 +15,7 @@ from trajgen.core.errors import CheckpointError, TrajgenError
 from trajgen.core.files import read_json
 from trajgen.core.options import entry
 from trajgen.evaluation.evaluate import hardware, plain
+from trajgen.evaluation.protocol import episode_options
 from trajgen.evaluation.statistics import (
     Array,
     bootstrap_interval,
@@ -27,7 +28,7 @@ from trajgen.evaluation.statistics import (
 from trajgen.experiments.cells import BY_TIME, Cell, Row
 from trajgen.experiments.definition import Study, option_of
 from trajgen.experiments.published import add_reached
-from trajgen.experiments.run_folder import episode_options, load_config, read_evaluation, trained_stages, versions
+from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages, versions
 
 RATIO, RETURN, ACTION_ERROR = "ratio to the controller", "return", "action error"
 FIRST = {RATIO: "ratio_to_controller", ACTION_ERROR: "action_error"}

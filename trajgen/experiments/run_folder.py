@@ -6,8 +6,6 @@ import json
 import platform
 import re
 import sys
-import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -16,20 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config
-from trajgen.core.errors import CheckpointError, ConfigError, TrainingError, TrajgenError
+from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import (
     LARGEST_NUMBER,
     NOT_LOSSES,
     PARTIAL,
     damaged,
     file_lock,
+    free_path,
     read_json,
     read_metrics,
+    require_writable,
     write_file,
     write_json,
 )
 from trajgen.core.formats import FORMAT, current
-from trajgen.core.options import convert, differing, entry, flat, structure
+from trajgen.core.options import convert, differing, flat, structure
 from trajgen.security import check_entries, check_numbers
 
 if TYPE_CHECKING:
@@ -166,18 +166,6 @@ def require_free(folder: Path, config: Config) -> None:
         )
 
 
-def require_writable(folder: Path, fix: str = "run_dir=ANOTHER, or mend the permissions") -> None:
-    """Raises a `TrainingError` if a folder cannot be written to or created."""
-    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    try:
-        with tempfile.TemporaryFile(dir=parent):  # permissions do not show a read-only disk
-            pass
-    except OSError as error:
-        raise TrainingError(
-            "A run writes into its folder, which cannot be written to.", got=f"{parent}: {error.strerror}", fix=fix
-        ) from error
-
-
 def identity(folder: Path) -> dict[str, Any] | None:
     """What the run in a folder trains, or None if there is none."""
     return load_config(folder)[0].identity() if (folder / "config.json").exists() else None
@@ -242,23 +230,6 @@ def recorded_env(folder: Path) -> EnvRecord | None:
     return record
 
 
-def episode_options(data: Mapping[str, Any], named_env: Mapping[str, Any]) -> dict[str, Any]:
-    """The options, besides environment and seed, without which an episode is another one.
-
-    Args:
-        data: the options of a run's data, as plain values.
-        named_env: the environment that its data set names, as data.json has it.
-    """
-    named = named_env if data.get("env_id") is None else {}
-    options = [each for each in (named.get("options"), data.get("env_options")) if isinstance(each, Mapping)]
-    return {
-        "max_episode_steps": data.get("max_episode_steps") or named.get("max_episode_steps"),
-        "env_options": {name: value for each in options for name, value in each.items()},
-        "resets": data.get("resets") or None,
-        "blocked": entry(data, ("shift", "blocked")) or None,
-    }
-
-
 def _require_imported(env_id: str, got: str) -> None:
     """Raises a `CheckpointError` if the id of an environment names a module (MODULE:ID) that is not imported."""
     module, colon, _ = env_id.rpartition(":")  # as Gymnasium reads it
@@ -315,11 +286,6 @@ def data_returns(folder: Path) -> dict[str, float] | None:
     path = folder / "data.json"
     returns = read_json(path).get("returns") if path.exists() else None
     return None if returns is None else convert(returns, dict[str, float], "returns")
-
-
-def free_path(parent: Path, name: str = "{}", first: int = 1) -> Path:
-    """The first path in ``parent``, with 1, 2, … in ``name``, that does not exist."""
-    return next(path for path in (parent / name.format(n) for n in range(first, 10**6)) if not path.exists())
 
 
 def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, Any], plots: list[str]) -> None:

@@ -11,6 +11,7 @@ from trajgen.config import Config
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.files import file_lock, read_json, write_json
 from trajgen.core.options import differing
+from trajgen.core.tables import duration
 from trajgen.experiments.cells import BY_TIME, PER_CELL, Cell, Row, dry_run_rows, make_data, make_rows
 from trajgen.experiments.definition import Study, slug
 from trajgen.experiments.equal_time import equal_steps, measure_cell, read_costs
@@ -21,7 +22,6 @@ from trajgen.experiments.preparation import build_planner, small_space
 from trajgen.experiments.results import gather
 from trajgen.experiments.run_folder import STUDY_LOCK, contents, refuse_links
 from trajgen.experiments.table import Look, print_results, write_results
-from trajgen.viz.tables import duration
 
 if TYPE_CHECKING:
     from rich.console import Console

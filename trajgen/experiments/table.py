@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.files import write_file, write_json
+from trajgen.core.tables import NOTHING, Table, interval, number, percent
 from trajgen.experiments.results import ACTION_ERROR, RATIO, RETURN
 from trajgen.viz.options import Look
 from trajgen.viz.study import drawn_over
-from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -160,8 +160,8 @@ class LatentPlanner(nn.Module):
         rows = slice(batch.first(self.condition_batch))
         end_to_end = trains_head and self.end_to_end
         if end_to_end or self.condition_weight:
-            needed = slice(None) if end_to_end else rows
-            generated = self._generated(prediction[needed], cond.map(lambda values: values[needed]), decode=end_to_end)
+            used = slice(None) if end_to_end else rows
+            generated = self._generated(prediction[used], cond.map(lambda values: values[used]), decode=end_to_end)
         if trains_head:
             data_plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=cond.goal)
             plan = generated if end_to_end else data_plan

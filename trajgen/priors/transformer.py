@@ -75,7 +75,7 @@ class TransformerPrior(nn.Module):
 
     mask: Tensor | None
     levels: Tensor
-    places: Tensor | None
+    positions: Tensor | None
     token_weights: Tensor | None
 
     def __init__(
@@ -107,9 +107,9 @@ class TransformerPrior(nn.Module):
         self.width, self.heads = width, heads
         self.input_proj = nn.Linear(code_dim, width)
         self.start_token = nn.Linear(conditioner.width, width)
-        self.pos_embed = nn.Parameter(torch.randn(max(schedule.places) + 1, width) * 0.02)
-        places = torch.tensor(schedule.places) if schedule.agents[-1] > 1 else None
-        self.register_buffer("places", places, persistent=False)
+        self.pos_embed = nn.Parameter(torch.randn(max(schedule.positions) + 1, width) * 0.02)
+        positions = torch.tensor(schedule.positions) if schedule.agents[-1] > 1 else None
+        self.register_buffer("positions", positions, persistent=False)
         layers = [AdaptiveBlock(width, heads, expansion, dropout) for _ in range(depth)]
         self.blocks: Sequence[AdaptiveBlock] = cast(Sequence[AdaptiveBlock], nn.ModuleList(layers))
         self.modulation = zero_linear(conditioner.width, 8 * width)
@@ -214,7 +214,7 @@ class TransformerPrior(nn.Module):
         embedded = self.conditioner(cond)
         modulation = self.modulation(F.silu(embedded)).unflatten(-1, (8, self.width))
         first = self.schedule.lengths[0] if embedded.shape[1] > self.schedule.scales else 1
-        positions = self.pos_embed if self.places is None else self.pos_embed[self.places]
+        positions = self.pos_embed if self.positions is None else self.pos_embed[self.positions]
         return modulation, self.start_token(embedded[:, :first]), positions
 
     def _of_tokens(self, state: DecodeState, span: slice) -> tuple[Tensor, Tensor]:

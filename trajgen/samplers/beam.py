@@ -309,13 +309,13 @@ class _Beam:
         rows = torch.arange(len(self.codes), device=self.codes.device).repeat_interleave(ways)
         plans = self if ways == 1 else self._rows(rows, self.rows_per_cond * ways)
         new = ids.flatten(0, 1)
-        drawn = tokenizer.vectors(new)
-        partial_latent = tokenizer.layout.extend(plans.partial_latent, drawn, k)
+        vectors = tokenizer.vectors(new)
+        partial_latent = tokenizer.layout.extend(plans.partial_latent, vectors, k)
         codes = torch.cat([plans.codes, new], dim=1)
         of_scales = plans.expected
         if expected is not None:
-            of_drawn = expected.repeat_interleave(ways, 0)
-            tokens = [(of_drawn if v else drawn)[:, i : i + 1] for i, v in enumerate(valued)]
+            expected_vectors = expected.repeat_interleave(ways, 0)
+            tokens = [(expected_vectors if v else vectors)[:, i : i + 1] for i, v in enumerate(valued)]
             of_scales = {**of_scales, k: torch.cat(tokens, dim=1)}
         likelihoods = plans.likelihood + likelihood.flatten()
         return _Beam(codes, partial_latent, likelihoods, plans.rows_per_cond, of_scales, plans.selection)
@@ -331,9 +331,9 @@ class _Beam:
         """For each condition the ``count`` plans of the highest scores (R,)."""
         if self.rows_per_cond <= count:
             return self
-        places = scores.view(-1, self.rows_per_cond).topk(count, dim=1).indices
-        first = torch.arange(len(places), device=places.device).unsqueeze(1) * self.rows_per_cond
-        return self._rows((places + first).flatten(), count)
+        indices = scores.view(-1, self.rows_per_cond).topk(count, dim=1).indices
+        first = torch.arange(len(indices), device=indices.device).unsqueeze(1) * self.rows_per_cond
+        return self._rows((indices + first).flatten(), count)
 
     def _rows(self, index: Tensor, rows_per_cond: int) -> _Beam:
         selection = index if self.selection is None else self.selection[index]

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from trajgen.config import merged
 from trajgen.core.errors import ConfigError, TrajgenError
-from trajgen.core.files import replacing
+from trajgen.core.files import free_path, replacing, require_writable
 from trajgen.evaluation.pool import LocalPool
 from trajgen.evaluation.rollout import rollout
-from trajgen.experiments.run_folder import free_path, require_writable
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
 from trajgen.viz.options import VideoRequest
 from trajgen.viz.plans import (

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import TrajgenError, printable
-from trajgen.core.files import read_metrics
+from trajgen.core.files import free_path, read_metrics
 from trajgen.envs.replay import recorded_states
 from trajgen.evaluation.rollout import first_observations
-from trajgen.experiments.run_folder import free_path
 from trajgen.viz.figure import captions
 from trajgen.viz.options import PlotRequest
 from trajgen.viz.plans import draw_plans, stride_of

@@ -16,7 +16,7 @@ from trajgen.core.errors import TrajgenError
 
 if TYPE_CHECKING:
     from trajgen.config import Config
-    from trajgen.envs.eval_env import EvalEnv
+    from trajgen.envs.eval_env import EnvRecord, EvalEnv
     from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 WINDOWS = 4096
@@ -40,6 +40,7 @@ class Run:
     folder: Path
     config: Config  # of the run, some options replaced
     load: Callable[[Mapping[str, Any]], RecedingHorizonPolicy]  # its policy, more options replaced
+    recorded_env: Callable[[], EnvRecord | None]  # the environment that its data set names
 
     @property
     def metrics(self) -> Path:
@@ -56,9 +57,8 @@ class Run:
         """Its evaluation environment, or its data replayed; raises a DataError if neither is on this machine."""
         from trajgen.envs.replay import env_of_run
         from trajgen.evaluation.disturbance import disturb
-        from trajgen.experiments.run_folder import recorded_env
 
-        return disturb(env_of_run(self.config.data, recorded_env(self.folder)), self.config.evaluation)
+        return disturb(env_of_run(self.config.data, self.recorded_env()), self.config.evaluation)
 
     @cached_property
     def data(self) -> DataRange | None:
@@ -79,25 +79,3 @@ class Run:
         returns = norm.returns.inverse(batch.returns[:, 0]).cpu().numpy()
         low, high = np.percentile(states[:, : episodes.space.vector_dim], PERCENTILES, axis=0)
         return DataRange((low, high), np.sort(returns))
-
-
-def open_run(
-    folder: Path, *, device: str = "auto", imports: tuple[str, ...] = (), overrides: Mapping[str, Any] | None = None
-) -> Run:
-    """Opens a run folder with the arguments of `trajgen.load_policy`; nothing of it is executed or loaded yet.
-
-    Raises:
-        CheckpointError: if the folder is not that of a run.
-    """
-    from trajgen import experiments
-    from trajgen.config import Config, merged
-    from trajgen.experiments.run_folder import load_config
-
-    changes = dict(overrides or {})
-    experiments.prepare_imports(imports)
-    config = Config.from_plain(merged(load_config(folder)[0].to_plain(), changes))
-
-    def load(more: Mapping[str, Any]) -> Any:
-        return experiments.load_policy(folder, device=device, imports=imports, overrides=merged(changes, more) or None)
-
-    return Run(folder, config, load)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from trajgen.viz.tables import NOTHING, Table, interval, number, percent, share
+from trajgen.core.tables import NOTHING, Table, interval, number, percent, share
 
 if TYPE_CHECKING:
     from rich.console import Console

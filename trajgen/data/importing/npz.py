@@ -16,7 +16,7 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays, named, require_content
+from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays, matching, require_content
 from trajgen.data.importing.tables import VALID, Table
 from trajgen.security import npz_arrays, require_regular
 
@@ -71,7 +71,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
             cache[name] = archive[name]
         return cache[name][first:last]
 
-    has_final_rows = bool(named((*TERMINALS, VALID), archive)) and not named((NEXT, *TIMEOUTS), archive)
+    has_final_rows = bool(matching((*TERMINALS, VALID), archive)) and not matching((NEXT, *TIMEOUTS), archive)
     if options.ends == "terminal" and has_final_rows:
         raise DataError(
             f"The marked rows of {path.name} are final observations of episodes that ran out of time.",
@@ -82,7 +82,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
     for name in {*used, NEXT, *TERMINALS, *TIMEOUTS, *ENDS} & {*archive.others}:
         raise TypeError(f"{name!r} holds {archive.others[name]}, not numbers")
     about = f"left out, since they hold no numbers: {', '.join(archive.others)[:200]}" if archive.others else ""
-    if has_final_rows and (marks := named(TERMINALS, archive)):
+    if has_final_rows and (marks := matching(TERMINALS, archive)):
         final = f"rows that {marks[0]!r} marks are final observations, not steps, as in OGBench's files"
         about = f"{about}; {final} (timeouts or next_observations make them steps)".removeprefix("; ")
     return Table(archive.shapes, rows, options, path.name, about=about, final_rows=has_final_rows)

@@ -142,7 +142,7 @@ def _terminated(arrays: Mapping[str, Any], steps: int, options: ImportOptions, o
     """Whether the marks of one episode say that the task ended; one mark may stand for the episode."""
     last: dict[str, bool] = {}
     for kind, names in (("terminal", TERMINALS), ("timeout", TIMEOUTS), ("end", ENDS)):
-        for name in named(names, arrays):
+        for name in matching(names, arrays):
             marks = flags(np.atleast_1d(arrays[name]), f"{origin}, field {name!r}")
             if len(marks) not in (1, steps) or (
                 marks[:-1].any() and not (kind == "terminal" and options.cut != "auto")
@@ -244,7 +244,7 @@ def is_followed(after: Array, following: Array) -> tuple[Array, Array]:
         return jumps.any(1), (difference <= ROUNDING * size).all(1)
 
 
-def named(names: Sequence[str], entries: Iterable[str]) -> list[str]:
+def matching(names: Sequence[str], entries: Iterable[str]) -> list[str]:
     """The entries of these names, in capitals or not, and in a group of infos too."""
     return [entry for entry in entries if _base(entry) in names]
 

@@ -22,7 +22,7 @@ from trajgen.data.importing.source import (
     absent,
     flags,
     is_followed,
-    named,
+    matching,
     unknown_reason,
 )
 
@@ -63,7 +63,7 @@ class Table:
         about: str = "",
         final_rows: bool = False,
     ) -> None:
-        final_rows |= VALID in shapes and not named((NEXT, *TIMEOUTS), shapes)
+        final_rows |= VALID in shapes and not matching((NEXT, *TIMEOUTS), shapes)
         self._rows, self._options, self._origin, self._final_rows = rows, options, origin, final_rows
         self.about = about
         self._columns = options.columns(("observations",), "actions", "rewards")
@@ -158,7 +158,7 @@ class Table:
     def _marks(self, names: tuple[str, ...], shapes: Mapping[str, tuple[int, ...]]) -> Array | None:
         """The marks (rows,) of these names together; those of ends may also be the row after each end, (episodes,)."""
         marks: list[Array] = []
-        for name in named(names, shapes):
+        for name in matching(names, shapes):
             if shapes[name] == ():
                 continue
             values = np.asarray(self._rows(name, 0, shapes[name][0]))
@@ -182,14 +182,14 @@ class Table:
         """
         breaks = np.zeros(self._total, bool)
         columns = [name for name, shape in shapes.items() if shape == (self._total,)]
-        for name in named(EPISODE_IDS, columns):
+        for name in matching(EPISODE_IDS, columns):
             numbers = self._rows(name, 0, self._total)
             begins = numbers[1:] != numbers[:-1]
             self._check_together(name, numbers, begins & ~marked[:-1])
             breaks[:-1] |= begins
-        for name in named(STARTS, columns):
+        for name in matching(STARTS, columns):
             breaks[:-1] |= flags(self._rows(name, 0, self._total), f"{self._origin}, field {name!r}")[1:]
-        for name in named(COUNTERS, columns):
+        for name in matching(COUNTERS, columns):
             steps = np.diff(self._rows(name, 0, self._total).astype(np.float64))
             if (steps > 0).sum() > COUNTS * len(steps):
                 breaks[:-1] |= steps <= 0
@@ -237,9 +237,9 @@ class Table:
         """Refuses numbers of episodes that come again where no end is marked."""
         starts = np.concatenate([[0], np.flatnonzero(begins) + 1])
         _, first = np.unique(numbers[starts], return_index=True)
-        again = np.setdiff1d(np.arange(len(starts)), first)
-        if len(again):
-            row = int(starts[again[0]])
+        repeats = np.setdiff1d(np.arange(len(starts)), first)
+        if len(repeats):
+            row = int(starts[repeats[0]])
             raise DataError(
                 "The rows of an episode lie together.",
                 got=f"{self._origin}, row {row}: {name} {numbers[row]} again",

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trajgen.core.tables import NOTHING
 from trajgen.evaluation.statistics import bootstrap_interval, mean_difference
 from trajgen.viz.report.facts import Facts
-from trajgen.viz.tables import NOTHING
 
 IGNORED = ("run_dir", "resume", "space")
 """Entries of a configuration that do not change what is trained."""

@@ -1,34 +1,17 @@
-"""A run's facts for the page, read from its folder, which may be a stranger's: damage is reported, never raised."""
+"""The facts of a run that its page shows."""
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from trajgen.config import merged
-from trajgen.core.errors import CheckpointError, TrajgenError
-from trajgen.core.files import LARGEST_NUMBER, read_json, read_metrics
+from trajgen.core.files import LARGEST_NUMBER
 from trajgen.core.options import entry
-from trajgen.experiments.run_folder import episode_options, read_config, refuse_links, trained_stages
-from trajgen.viz.summary import Row, score_rows
-
-PNG = b"\x89PNG\r\n\x1a\n"
-LARGEST_PICTURE = 2 * 2**20
-"""Bytes of the largest picture that is taken into the page."""
-WIDE = 1.8
-"""Width over height from which a picture counts as wide."""
-MOST_PICTURES = 4
-"""Of each kind, a run."""
-PICTURES = ("plan_episode_*.png", "plans_seed_*.png", "usage.png", "control.png", "attention.png")
-"""The pictures that the page shows, in this order."""
-DAMAGED = (TrajgenError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError)
-"""What reading a file raises that no command of ours wrote."""
+from trajgen.evaluation.protocol import episode_options
+from trajgen.viz.summary import Row
 
 
 @dataclass(frozen=True)
@@ -94,118 +77,3 @@ class Facts:
 
 def _is_finite(value: Any) -> bool:
     return math.isfinite(value) if isinstance(value, float) else type(value) is int and abs(value) <= LARGEST_NUMBER
-
-
-def run_of(folder: Path) -> Path:
-    """The folder of the run that was evaluated into a folder: itself, or the one whose ``evaluations/`` holds it."""
-    run = folder.absolute().parent.parent
-    is_evaluation = not (folder / "config.json").exists() and (folder / "evaluation.json").exists()
-    return run if is_evaluation and (run / "config.json").is_file() else folder
-
-
-def read_facts(folders: Sequence[Path]) -> list[Facts]:
-    """The facts of runs and of further evaluations of runs, of all `runs_in` these folders.
-
-    Raises:
-        CheckpointError: if there is no run in any of them.
-    """
-    runs = [run for folder in folders for run in runs_in(folder)]
-    if not runs:
-        names = ", ".join(map(str, folders))
-        raise CheckpointError(
-            f"{names} holds no run." if all(folder.exists() for folder in folders) else f"There is no folder {names}.",
-            fix="name run folders, or the folder of a study: trajgen report runs/A runs/B",
-        )
-    runs = list({run.resolve(): run for run in runs}.values())
-    return [_read(run, label) for run, label in zip(runs, _labels(runs), strict=True)]
-
-
-def runs_in(folder: Path) -> list[Path]:
-    """The folder itself if it is that of a run; else the cells of a study, copies of the zoo, or the runs of sweeps."""
-    if (run_of(folder) / "config.json").is_file():
-        return [folder]
-    levels = (sorted(folder.glob(f"{level}/config.json")) for level in ("cells/*", "*", "*/*"))
-    return [path.parent for path in next((paths for paths in levels if paths), [])]
-
-
-def _labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(each[-length:]) for each in parts]
-        if len({*names}) == len(names):
-            return names
-    return [str(folder) for folder in folders]
-
-
-def _read(folder: Path, label: str) -> Facts:
-    run = run_of(folder)
-    refuse_links(run)
-    config = read_config(run)
-    config.pop("format", None)
-    command = config.pop("command", None)
-    facts = Facts(label, folder, config, command if isinstance(command, str) else None)
-    for name, (read, missing) in READERS.items():
-        path = (folder if name in OF_AN_EVALUATION else run) / name
-        if not path.exists():
-            facts.problems += [missing] if missing else []
-            continue
-        try:
-            read(facts, path)
-        except DAMAGED as error:
-            reason = error.got if isinstance(error, TrajgenError) else error
-            facts.problems.append(f"{name}: {str(reason or type(error).__name__)[:200]}")
-    return facts
-
-
-def _read_evaluation(facts: Facts, path: Path) -> None:
-    evaluation = read_json(path)
-    facts.scores, facts.evaluation = score_rows(evaluation), evaluation
-    if isinstance(overrides := evaluation.get("overrides"), Mapping):  # what an evaluation did otherwise than the run
-        facts.config = merged(facts.config, overrides)
-
-
-def _read_training(facts: Facts, path: Path) -> None:
-    facts.stages, facts.metrics = trained_stages(path), read_metrics(path)
-
-
-def _read_env(facts: Facts, path: Path) -> None:
-    named = read_json(path).get("env")
-    facts.named_env = named if isinstance(named, dict) else {}
-
-
-def _read_versions(facts: Facts, path: Path) -> None:
-    facts.versions = {str(name): str(version)[:60] for name, version in read_json(path).items()}
-
-
-def _read_weights(facts: Facts, path: Path) -> None:
-    """Counts the numbers of the final checkpoint from its header; nothing of it is loaded."""
-    with safe_open(path, framework="numpy") as file:
-        names = file.keys()
-        facts.weights = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-
-
-def _read_pictures(facts: Facts, folder: Path) -> None:
-    for path in [path for pattern in PICTURES for path in sorted(folder.glob(pattern))[:MOST_PICTURES]]:
-        if path.stat().st_size > LARGEST_PICTURE:
-            facts.problems.append(f"{path.name}: too large for the page")
-            continue
-        content = path.read_bytes()
-        if not content.startswith(PNG):
-            facts.problems.append(f"{path.name}: not a PNG")
-            continue
-        width, height = int.from_bytes(content[16:20]), int.from_bytes(content[20:24])
-        source = "data:image/png;base64," + base64.b64encode(content).decode()
-        facts.pictures.append(Picture(path.stem.replace("_", " "), source, width > WIDE * height))
-
-
-READERS: dict[str, tuple[Callable[[Facts, Path], None], str]] = {
-    "evaluation.json": (_read_evaluation, "not evaluated"),
-    "metrics.jsonl": (_read_training, "no metrics of its training"),
-    "data.json": (_read_env, ""),
-    "versions.json": (_read_versions, ""),
-    "checkpoints/final.safetensors": (_read_weights, "not trained to its end"),
-    "plots": (_read_pictures, ""),
-}
-"""What reads each file, and the problem if it is missing."""
-OF_AN_EVALUATION = ("evaluation.json", "plots")

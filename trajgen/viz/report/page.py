@@ -9,48 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen import __version__
-from trajgen.core.errors import ConfigError
-from trajgen.core.files import write_file
+from trajgen.core.tables import NOTHING, Table, interval, number, percent
 from trajgen.viz.figure import LINES
 from trajgen.viz.report.charts import learning_charts
 from trajgen.viz.report.compare import Values, option_differences, paired_difference, version_differences
-from trajgen.viz.report.facts import Facts, read_facts, runs_in
+from trajgen.viz.report.facts import Facts
 from trajgen.viz.summary import NOTE
-from trajgen.viz.tables import NOTHING, Table, interval, number, percent
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-    from rich.console import Console
 
 HERE = Path(__file__).parent
 MOST_COLUMNS = 8
 """Runs up to which each has a column of its own where options are compared."""
-
-
-def report(path: Path, folders: Sequence[Path], console: Console, *, title: str = "Runs compared") -> None:
-    """Writes a page as `write_report`, and prints where it is and what of the runs could not be read."""
-    with console.status("reading"):
-        runs = write_report(path, folders, title=title)
-    lines = [f"{folder}: there is no run in it" for folder in folders if not runs_in(folder)]
-    lines += [f"{run.label}: {'; '.join(run.problems)}" for run in runs if run.problems]
-    size = path.stat().st_size / 2**20
-    lines.append(f"{len(runs)} run{'s' * (len(runs) > 1)} on one page of {size:.1f} MiB: {path}")
-    console.print("\n".join(lines), markup=False, soft_wrap=True, highlight=False)
-
-
-def write_report(path: Path, folders: Sequence[Path], *, title: str = "Runs compared") -> list[Facts]:
-    """Writes one HTML page that compares runs, or those of studies, to the first of them; returns their facts.
-
-    Raises:
-        ConfigError: if the page exists.
-        CheckpointError: if no folder holds a run, or one leads out of itself.
-    """
-    if path.exists():
-        raise ConfigError(f"{path} exists, and no file is overwritten.", fix="out=ANOTHER, or remove that file first")
-    runs = read_facts(folders)
-    text = page(runs, title=title, command=shlex.join(["trajgen", "report", *map(str, folders)]))
-    write_file(path, text)
-    return runs
 
 
 def page(runs: Sequence[Facts], *, title: str, command: str) -> str:

@@ -27,9 +27,9 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.0%}"
 
 
-def share(part: int, whole: int) -> str:
+def share(part: int, total: int) -> str:
     """A part of a number in words: "41 of 1,000 (4.1 %)"."""
-    return f"{part:,} of {whole:,} ({100 * part / whole:.1f} %)"
+    return f"{part:,} of {total:,} ({100 * part / total:.1f} %)"
 
 
 def interval(ends: Sequence[float | None] | None, digits: int = 1) -> str:
