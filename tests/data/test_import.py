@@ -17,9 +17,9 @@ from trajgen.config import compose
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data import minari, store
 from trajgen.data.episodes import Episodes
-from trajgen.data.importing import ImportOptions, detect, from_arrays, from_path
 from trajgen.data.options import DataOptions
 from trajgen.experiments.preparation import ready
+from trajgen.importing import ImportOptions, detect, from_arrays, from_path
 
 ID = "mine/points-v0"
 

@@ -11,8 +11,8 @@ import pytest
 
 from trajgen.core.errors import DataError
 from trajgen.data import minari
-from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
+from trajgen.importing import ImportOptions, from_path
 
 ID = "mine/points-v0"
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from trajgen.core.errors import ConfigError, DataError, TrajgenError
-from trajgen.data.importing import ImportOptions, detect, from_arrays, from_path
+from trajgen.importing import ImportOptions, detect, from_arrays, from_path
 
 ID = "mine/points-v0"
 

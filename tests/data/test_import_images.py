@@ -18,8 +18,8 @@ from PIL import Image
 from trajgen.core.errors import DataError
 from trajgen.core.options import structure
 from trajgen.data import minari
-from trajgen.data.importing import ImportOptions, from_arrays, from_path
 from trajgen.data.options import DataOptions
+from trajgen.importing import ImportOptions, from_arrays, from_path
 
 ID = "mine/images-v0"
 SIDE = 6

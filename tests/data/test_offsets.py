@@ -13,8 +13,8 @@ from trajgen.core.types import Space
 from trajgen.data import minari
 from trajgen.data.episodes import Episodes
 from trajgen.data.fingerprint import fingerprint
-from trajgen.data.importing import from_arrays
 from trajgen.data.options import DataOptions
+from trajgen.importing import from_arrays
 from trajgen.policies.inputs import ObservationReader
 
 ID = "tests/offsets-v0"

@@ -17,13 +17,13 @@ from small_sets import episode, save
 from trajgen.cli.data import catalogue
 from trajgen.core.errors import ConfigError
 from trajgen.data import minari
-from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
 from trajgen.envs.eval_env import make_eval_env
 from trajgen.envs.ogbench_oracles import Maze as MazeOracle
 from trajgen.envs.ogbench_oracles import ShortMaze
 from trajgen.experiments.options import RecordOptions
 from trajgen.experiments.recording import record
+from trajgen.importing import ImportOptions, from_path
 
 ID = "tests/maze-v0"
 PRESETS = {name: task.options for name, task in catalogue().items() if name.startswith("ogbench/")}

@@ -29,7 +29,6 @@ from trajgen.core.errors import TrajgenError
 from trajgen.core.files import read_json, write_json
 from trajgen.data import minari, store
 from trajgen.data.fingerprint import fingerprint, require_same
-from trajgen.data.importing import ImportOptions, from_path
 from trajgen.data.options import DataOptions
 from trajgen.data.windows import Windows, fit_normalizer
 from trajgen.engine.checkpoint import Checkpoints, Position, load_weights, write_tensors
@@ -42,6 +41,7 @@ from trajgen.experiments.search import load_trials
 from trajgen.experiments.search_space import read_search
 from trajgen.experiments.study import check_folder
 from trajgen.experiments.table import columns, markdown
+from trajgen.importing import ImportOptions, from_path
 
 CPU = torch.device("cpu")
 Read = Callable[[Random], None]

@@ -30,8 +30,8 @@ from safetensors.torch import load_file
 from trajgen.cli import main as trajgen
 from trajgen.core.errors import DataError
 from trajgen.data import minari, store
-from trajgen.data.importing import from_arrays
 from trajgen.data.options import DataOptions
+from trajgen.importing import from_arrays
 
 SEED = int(os.environ.get("TRAJGEN_KILL_SEED", "21"))
 """Of the moments that are drawn."""

@@ -12,9 +12,9 @@ import typer
 from trajgen.cli.app import Words, app, command, group
 from trajgen.cli.overrides import options_of, read
 from trajgen.core.errors import ConfigError, DataError, nearest, printable
-from trajgen.data.importing import ImportOptions
 from trajgen.data.options import EnvShift
 from trajgen.experiments.options import EncodeOptions, RecordOptions
+from trajgen.importing import ImportOptions
 
 if TYPE_CHECKING:
     from trajgen.data.catalogue import Task
@@ -168,7 +168,7 @@ def import_data(source: Annotated[str, typer.Argument(metavar="SOURCE")], words:
     if source.partition("=")[0] in options_of(ImportOptions) and not Path(source).exists():
         raise ConfigError("'trajgen data import' needs a source.", fix="name the file or folder first")
     options, _ = read(words, ImportOptions, ())
-    from trajgen.data.importing import from_path
+    from trajgen.importing import from_path
 
     imported = from_path(source, options)
     counts = f"{imported.episodes:,} episodes, {imported.steps:,} steps"

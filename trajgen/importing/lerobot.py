@@ -20,8 +20,8 @@ import numpy as np
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.data.episodes import Array
 from trajgen.data.hdf5 import decoded
-from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import Recorded, absent, flags, require_content
+from trajgen.importing.options import ImportOptions
+from trajgen.importing.source import Recorded, absent, flags, require_content
 from trajgen.security import check_parquet, memory_limit, read_limited, require_regular
 
 INFO = Path("meta", "info.json")

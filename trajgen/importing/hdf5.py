@@ -17,9 +17,9 @@ import numpy as np
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
 from trajgen.data.hdf5 import read_array
-from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import Recorded, absent, joined
-from trajgen.data.importing.tables import Table
+from trajgen.importing.options import ImportOptions
+from trajgen.importing.source import Recorded, absent, joined
+from trajgen.importing.tables import Table
 from trajgen.security import NUMBER_KINDS, hdf5_array, memory_limit
 
 

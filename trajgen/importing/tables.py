@@ -10,8 +10,8 @@ import numpy as np
 
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
-from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import (
+from trajgen.importing.options import ImportOptions
+from trajgen.importing.source import (
     COUNTERS,
     ENDS,
     NEXT,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.options import structure
-from trajgen.data.importing.options import ImportOptions
+from trajgen.importing.options import ImportOptions
 
 if TYPE_CHECKING:
-    from trajgen.data.importing.source import Source
-    from trajgen.data.importing.write import Imported
+    from trajgen.importing.source import Source
+    from trajgen.importing.write import Imported
 
 __all__ = ["ImportOptions", "detect", "from_arrays", "from_path"]
 
@@ -35,8 +35,8 @@ def from_path(path: str | Path, options: ImportOptions) -> Imported:
         ConfigError: if a package is missing that reads the format, or an option does not fit it.
     """
     from trajgen.data import store
-    from trajgen.data.importing.tables import Table
-    from trajgen.data.importing.write import write
+    from trajgen.importing.tables import Table
+    from trajgen.importing.write import write
 
     path = Path(path).expanduser()
     store.folder(options.id)
@@ -66,8 +66,8 @@ def from_arrays(id: str, episodes: Iterable[Mapping[str, Any]], **options: Any) 
         DataError: as for `from_path`.
     """
     from trajgen.data import store
-    from trajgen.data.importing.source import Arrays
-    from trajgen.data.importing.write import write
+    from trajgen.importing.source import Arrays
+    from trajgen.importing.write import write
 
     structured = structure(ImportOptions, {"id": id, **options}, "")
     store.folder(id)
@@ -90,8 +90,8 @@ def detect(path: Path) -> str:
         names = sorted(each.name for each in path.iterdir())[:10]
         raise _unknown(f"{path}: a folder with {', '.join(names) or 'nothing'}")
     _require_file(path)
-    from trajgen.data.importing.source import require_content
-    from trajgen.data.importing.write import unreadable
+    from trajgen.importing.source import require_content
+    from trajgen.importing.write import unreadable
 
     try:
         require_content(path)
@@ -116,10 +116,10 @@ def detect(path: Path) -> str:
 @contextmanager
 def _open(path: Path, form: str, options: ImportOptions) -> Iterator[Source]:
     """The source of a path; its damage is an error that names it."""
-    from trajgen.data.importing.hdf5 import Demonstrations, open_d4rl
-    from trajgen.data.importing.lerobot import LeRobotFolder
-    from trajgen.data.importing.npz import open_npz
-    from trajgen.data.importing.write import DAMAGE, unreadable
+    from trajgen.importing.hdf5 import Demonstrations, open_d4rl
+    from trajgen.importing.lerobot import LeRobotFolder
+    from trajgen.importing.npz import open_npz
+    from trajgen.importing.write import DAMAGE, unreadable
 
     source: Source
     if not path.is_dir():
@@ -142,7 +142,7 @@ def _open(path: Path, form: str, options: ImportOptions) -> Iterator[Source]:
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
     """An HDF5 file that names no more than it holds, and leads nowhere else."""
-    from trajgen.data.importing.write import DAMAGE, unreadable
+    from trajgen.importing.write import DAMAGE, unreadable
     from trajgen.security import check_hdf5, open_hdf5
 
     _require_file(path)
@@ -166,5 +166,5 @@ def _unknown(source: str) -> DataError:
         "The format of a source must be known.",
         expected="; ".join(f"{name}: {mark}" for name, mark in MARKS.items()),
         got=source,
-        fix="format=…, if it is one of these; else arrays from Python: trajgen.data.importing.from_arrays",
+        fix="format=…, if it is one of these; else arrays from Python: trajgen.importing.from_arrays",
     )

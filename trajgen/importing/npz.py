@@ -15,9 +15,9 @@ import numpy as np
 
 from trajgen.core.errors import DataError
 from trajgen.data.episodes import Array
-from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays, matching, require_content
-from trajgen.data.importing.tables import VALID, Table
+from trajgen.importing.options import ImportOptions
+from trajgen.importing.source import ENDS, NEXT, TERMINALS, TIMEOUTS, Arrays, matching, require_content
+from trajgen.importing.tables import VALID, Table
 from trajgen.security import npz_arrays, require_regular
 
 

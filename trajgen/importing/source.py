@@ -12,7 +12,7 @@ import numpy as np
 
 from trajgen.core.errors import DataError, nearest
 from trajgen.data.episodes import Array, Episode
-from trajgen.data.importing.options import ImportOptions
+from trajgen.importing.options import ImportOptions
 
 TERMINALS = ("terminals", "terminal", "terminations", "termination", "terminated", "is_terminal")
 """Names of marks that the task ended with a step."""

@@ -16,9 +16,9 @@ from trajgen.core.types import Space
 from trajgen.data import minari, store
 from trajgen.data.episodes import OBSERVED, Array, Episode, Rounding, checked, require_pixels
 from trajgen.data.hdf5 import READ_ERRORS
-from trajgen.data.importing.options import ImportOptions
-from trajgen.data.importing.source import Source, complete
 from trajgen.data.presets import ACHIEVED, GOAL, preset_text
+from trajgen.importing.options import ImportOptions
+from trajgen.importing.source import Source, complete
 
 DAMAGE = (*READ_ERRORS, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error)
 """What reading a source raises that does not hold data of its format."""
