@@ -16,7 +16,7 @@ from torch import nn
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.pairing import check_pair
-from trajgen.core.protocols import DropsCondition, TellsAgentsApart
+from trajgen.core.protocols import DropsCondition, TellsAgentsApart, Values
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import AgentAxis, Space, Stage, with_total
@@ -281,7 +281,7 @@ class _Composition:
             "features": lambda: self.get("view").features,
             "schedule": lambda: self.get("tokenizer").schedule if "tokenizer" in nodes else ScaleSchedule((1,)),
             "vocabulary": lambda: self.get("tokenizer").vocabulary,
-            "period": lambda: getattr(self.get("tokenizer"), "period", 1),
+            "period": lambda: tokenizer.period if isinstance(tokenizer := self.get("tokenizer"), Values) else 1,
             "agent_axis": self._agent_axis,
             # Where nothing is tokenized, actions are read off the embedded condition.
             "code_dim": lambda: (

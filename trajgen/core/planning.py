@@ -190,7 +190,7 @@ class SeedsNoise(Protocol):
 
 def subgoal_of(planner: Any) -> Subgoal | None:
     """The component that gives a planner subgoals; None where a recipe has none."""
-    subgoal = getattr(planner, "subgoal", None)
+    subgoal = getattr(planner, "subgoal", None)  # a submodule, which no protocol sees
     return subgoal if isinstance(subgoal, Subgoal) else None
 
 

@@ -153,6 +153,22 @@ class InpaintsPast(Protocol):
     """Whether it fixes states at all."""
 
 
+@runtime_checkable
+class InpaintsGoal(Protocol):
+    """A tokenizer whose known codes may end with the goal."""
+
+    inpaints_goal: bool
+    """Whether they do, with the options that it has."""
+
+
+@runtime_checkable
+class HasKnownTokens(Protocol):
+    """A tokenizer that tells which tokens follow from any condition."""
+
+    known_tokens: tuple[bool, ...]
+    """For each token, whether all of its code is known."""
+
+
 class Conditioner(Protocol):
     """Embeds what a plan is conditioned on."""
 
@@ -186,6 +202,14 @@ class Prior(Protocol):
             The mean loss, and logits (B, L, V) or continuous codes (B, L, C).
         """
         ...
+
+
+@runtime_checkable
+class SkipsCodes(Protocol):
+    """A prior that may leave out the first codes, which then have to follow from the condition."""
+
+    skipped: int
+    """The number of codes that are not predicted."""
 
 
 @runtime_checkable

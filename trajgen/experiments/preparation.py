@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -216,7 +217,10 @@ def _views(planner: Any, windows: Windows, least: int) -> torch.Tensor:
 
 def _chooses_scales(config: Config) -> bool:
     node = config.components.get("schedule")
-    return node is not None and hasattr(component("schedule", node["name"]), "choose")
+    if node is None:
+        return False
+    schedule = component("schedule", node["name"])
+    return inspect.isclass(schedule) and issubclass(schedule, ChoosesScales)
 
 
 def prepare_imports(modules: tuple[str, ...]) -> None:

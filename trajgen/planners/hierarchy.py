@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.protocols import FollowsPlans
+from trajgen.core.protocols import FollowsPlans, InpaintsGoal
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 
@@ -99,7 +99,8 @@ class HierarchicalPlanner(nn.Module):
                 got=f"{type(self.low.critic).__name__}, which learns from transitions",
                 fix="critic=horizon",
             )
-        if not overlap and getattr(self.low.tokenizer, "inpaints_goal", False):
+        tokenizer = self.low.tokenizer
+        if not overlap and isinstance(tokenizer, InpaintsGoal) and tokenizer.inpaints_goal:
             raise ConfigError(
                 "A leg that is held at its subgoal has it as its last point.",
                 got="planner.overlap=false with tokenizer.inpaint_goal=true",

@@ -14,7 +14,14 @@ from trajgen.core.checks import check_range
 from trajgen.core.critics import Critic
 from trajgen.core.errors import ConfigError
 from trajgen.core.planning import Misfit
-from trajgen.core.protocols import Autoregressive, HasActionLoss, RevisesCodes, SamplesActions
+from trajgen.core.protocols import (
+    Autoregressive,
+    HasActionLoss,
+    HasKnownTokens,
+    RevisesCodes,
+    SamplesActions,
+    SkipsCodes,
+)
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage, with_total
@@ -90,7 +97,8 @@ class LatentPlanner(nn.Module):
                 got=f"{type(prior).__name__}",
                 fix="planner.sampled_prefixes=false",
             )
-        if getattr(prior, "skipped", 0) and not getattr(tokenizer, "known_tokens", (False,))[0]:
+        first_is_known = isinstance(tokenizer, HasKnownTokens) and tokenizer.known_tokens[0]
+        if isinstance(prior, SkipsCodes) and prior.skipped and not first_is_known:
             raise ConfigError(
                 "prior.prefix=false predicts no first code, which then has to follow from the condition.",
                 got=f"{type(tokenizer).__name__}, whose first code is to be learnt",

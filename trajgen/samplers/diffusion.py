@@ -127,7 +127,7 @@ def _check_prior(prior: Any, vocabulary: int | None, value_scale: float) -> None
             got=f"sampler=diffusion with a vocabulary of {vocabulary}",
             fix="tokenizer=identity schedule=single prior=diffusion, or sampler=temperature prior=transformer",
         )
-    if value_scale and getattr(prior, "value", None) is None:
+    if value_scale and getattr(prior, "value", None) is None:  # a submodule, which no protocol sees
         raise ConfigError(
             "Guidance by the return needs the prior's value network.",
             got=f"sampler.value_scale={value_scale}, prior.value=false",

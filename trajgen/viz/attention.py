@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trajgen.core.protocols import Autoregressive
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Cond, Plan
 from trajgen.evaluation.rollout import require_first_observations
@@ -49,7 +50,9 @@ def scale_planners(planner: Any) -> Iterator[tuple[str, Any]]:
     for name, module in planner.named_modules():
         prior, tokenizer = getattr(module, "prior", None), getattr(module, "tokenizer", None)
         blocks = getattr(prior, "blocks", ())
-        adaptive = hasattr(prior, "logits") and len(blocks) and all(isinstance(b, AdaptiveBlock) for b in blocks)
+        adaptive = (
+            isinstance(prior, Autoregressive) and len(blocks) and all(isinstance(b, AdaptiveBlock) for b in blocks)
+        )
         if adaptive and tokenizer is not None and hasattr(module, "plan") and tokenizer.schedule.scales > 1:
             yield name, module
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trajgen.core.planning import RevisesPlans
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -31,7 +33,7 @@ def record_plans(planner: Any, *, decode: bool = False) -> Iterator[list[Recorde
     """
     plans: list[RecordedPlan] = []
     original, decode_always = planner.plan, decode
-    revise_original: Any = getattr(planner, "revise", None)
+    revise_original: Any = planner.revise if isinstance(planner, RevisesPlans) else None
 
     def plan(cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
         result: Plan = original(cond, rng, decode=decode or decode_always)
