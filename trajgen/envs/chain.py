@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trajgen.core.planning import Observation
 
 ENV_ID = "trajgen/Chain-v0"
-SIZES = (2, 4, 8, 16, 32, 64)
+SIZES = (2, 4, 8, 16, 32, 64, 128)
 """Numbers of masses of the data sets that can be made."""
 MOST_MASSES = 512
 EPISODE_STEPS = 100
