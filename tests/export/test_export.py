@@ -26,6 +26,8 @@ from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 
 STEPS = 8
+NEW_GOALS = 3
+"""The step at which all goals change, between two plans."""
 OFFSET = {"state": (1.7e9, 0.0, 0.5, -4e6), "goal": (4649776.0, 0.0)}
 """Of the data, as of seconds since 1970, whose steps a 32-bit float does not hold."""
 ALONE = """
@@ -110,7 +112,7 @@ def test_it_revises_as_the_policy_that_was_loaded(
     original = loaded._plan_fn
     loaded._plan_fn = lambda cond, rng: plans.append(int(cond.time[0])) or original(cond, rng)
     before, after = played(loaded, form, batch, tmp_path, draws=True)
-    assert plans == [0, 5] if threshold is None else len(plans) > 2 and len(plans) < STEPS
+    assert plans == [0, NEW_GOALS] if threshold is None else len(plans) > 2 and len(plans) < STEPS
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
     np.testing.assert_allclose(after[1], before[1], atol=1e-3)
 
@@ -240,14 +242,15 @@ def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, d
     rng = np.random.default_rng(0)
     inputs: dict[str, np.ndarray] = {
         "state": rng.normal(size=(STEPS, batch, 4)) + OFFSET["state"],
-        "goal": rng.normal(size=(STEPS, batch, 2)) + OFFSET["goal"],
+        "goal": (rng.normal(size=(2, batch, 2)) + OFFSET["goal"]).repeat([NEW_GOALS, STEPS - NEW_GOALS], axis=0),
         "reward": rng.random(size=(STEPS, batch)).astype(np.float32),
     }
     noise = torch.Generator().manual_seed(loaded.options.seed)  # as that of the policy
     loaded.reset(batch=batch)
     actions, remaining = [], []
     for step in range(STEPS):
-        what = "noise" if bool((loaded._plan_age >= loaded.replan_interval).all()) else "revision"
+        is_due = step == NEW_GOALS or bool((loaded._plan_age >= loaded.replan_interval).all())
+        what = "noise" if is_due else "revision"
         for n, one in enumerate(draws_of[what]):
             values = Draw(one["kind"], tuple(one["shape"])).sample(noise, torch.device("cpu"))
             inputs[f"{what}_{step}_{n}"] = values.numpy()

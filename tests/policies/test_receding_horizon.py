@@ -43,11 +43,16 @@ class Planner(nn.Module):
 
 
 def policy(
-    space: Space | None = None, *, replan_interval: Any = 2, discount: float = 0.5, history: int = 0
+    space: Space | None = None,
+    *,
+    replan_interval: Any = 2,
+    discount: float = 0.5,
+    history: int = 0,
+    replan_on_new_goal: bool = True,
 ) -> RecedingHorizonPolicy:
     space = space or Space(state_dim=3, action_dim=2)
     normalizer = Normalizer(space.state_dim, space.action_dim, space.goal_dim)
-    options = PolicyOptions(replan_interval=replan_interval)
+    options = PolicyOptions(replan_interval=replan_interval, replan_on_new_goal=replan_on_new_goal)
     planner = Planner(normalizer, history=history)
     return RecedingHorizonPolicy(planner, normalizer, space, options, discount=discount, chunk=4)
 
@@ -151,8 +156,29 @@ def test_a_choice_is_the_likeliest_one_also_where_scores_lie_beyond_the_bounds()
     assert [int(acting.act(np.zeros(3))) for _ in range(3)] == [0, 0, 1]  # of the scores (1, 0), (1, 1) and (1, 2)
 
 
+GOALS = Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal")
+
+
+@pytest.mark.parametrize(
+    ("replans", "acted"), [(True, [[1, 0], [1, 1], [2, 0], [2, 1]]), (False, [[1, 0], [1, 1], [1, 2], [1, 3]])]
+)
+def test_a_new_goal_is_planned_for_at_once(replans: bool, acted: list[list[float]]) -> None:
+    """Of two episodes the goal of the first one changes; the environment goes on with the array that it gave."""
+    acting = policy(GOALS, replan_interval=4, replan_on_new_goal=replans)
+    acting.reset(batch=2)
+    observation = {"observation": np.zeros((2, 3)), "desired_goal": np.zeros((2, 2), np.float32)}
+    actions = []
+    for step in range(4):
+        observation["desired_goal"][0] = float(step >= 2)
+        actions.append(acting.act(observation))
+        acting.observe(np.zeros(2), np.zeros(2, bool))
+    assert np.array(actions)[:, 0].tolist() == acted
+    assert np.array(actions)[:, 1].tolist() == [[1, 0], [1, 1], [1, 2], [1, 3]]
+    assert [len(cond) for cond in acting.planner.conds] == ([2, 1] if replans else [2])
+
+
 def test_goals_are_read_from_dictionaries() -> None:
-    acting = policy(Space(state_dim=3, action_dim=2, goal_dim=2, state_key="observation", goal_key="desired_goal"))
+    acting = policy(GOALS)
     acting.normalizer.goal.mean.copy_(torch.tensor([1.0, 0.0]))
     acting.reset()
     acting.act({"observation": np.zeros(3), "desired_goal": np.array([3.0, 4.0]), "achieved_goal": np.zeros(2)})

@@ -54,6 +54,7 @@ class Policy:
         self._misfits = np.zeros(batch, dtype=bool)  # whose plan no longer fits: they get a new one
         self._remaining = np.full(batch, np.nan, dtype=np.float32)
         self._plan: dict[str, np.ndarray] = {}
+        self._goals: np.ndarray | None = None  # of the last step
         self._past = {name: np.zeros(shape, np.float32) for name, shape in self.description.get("past", {}).items()}
 
     def act(
@@ -81,6 +82,10 @@ class Policy:
         inputs = {"state": states, "returns": self._remaining, "time": np.full(len(states), self._age, dtype=np.int64)}
         if "goal" in self.description["inputs"]:
             inputs["goal"] = self._vectors("goal", goal)
+            if self.description.get("replan_on_new_goal"):
+                if self._goals is not None:
+                    plan_is_due = plan_is_due | (inputs["goal"] != self._goals).any(1)
+                self._goals = inputs["goal"].copy()
         for points in self._past.values():  # the oldest point is dropped
             points[:, :-1], points[:, -1] = points[:, 1:].copy(), 0
         self._record("past_state", states)

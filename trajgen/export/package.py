@@ -156,6 +156,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "format_version": FORMAT,
         "batch": batch,
         "replan_interval": policy.replan_interval,
+        "replan_on_new_goal": policy.options.replan_on_new_goal,
         "discount": policy.discount,
         "state_dim": space.state_dim,
         "goal_dim": space.goal_dim,

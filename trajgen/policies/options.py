@@ -21,6 +21,8 @@ class PolicyOptions:
     replan_interval: int | Literal["plan"] = 4
     """Environment steps between plans, or "plan" for its length. At most data.chunk, or the plan's length for action
     heads that can follow it; unbounded with ``policy.revise``."""
+    replan_on_new_goal: bool = True
+    """Whether a goal that changes is planned for at once."""
     revise: int | None = None
     """The scale, 2 to K, from which on plans are drawn anew in between, in the current state; null for none."""
     revise_interval: int = 1

@@ -81,6 +81,7 @@ class RecedingHorizonPolicy:
         self._misfit: tuple[Tensor, Tensor] | None = None  # whether that of plans just revised is high
         self._remaining = torch.full((episodes,), torch.nan)  # of the first target; NaN until there is one
         self._plan: Plan | None = None
+        self._goals: np.ndarray | None = None  # of the last step
         self.seed_noise(0)
         self._history: History | None = None
         if self.planner.history:
@@ -104,7 +105,7 @@ class RecedingHorizonPolicy:
         """
         if not self._episodes:
             raise TrajgenError("The policy must be reset before it acts.", fix="policy.reset()")
-        state, goal = self._read(observation)
+        state, goal, goals = self._read(observation)
         if len(state) != self._episodes:
             raise TrajgenError(
                 f"The policy acts in {self._episodes} episodes, and gets {len(state)} observations.",
@@ -113,6 +114,10 @@ class RecedingHorizonPolicy:
         if self._history is not None:
             self._history.push(state, self._on_device(self._age))
         plan_is_due = self._plan_age >= self.replan_interval
+        if goals is not None and self.options.replan_on_new_goal:
+            if self._goals is not None:
+                plan_is_due |= torch.from_numpy((goals != self._goals).any(1))
+            self._goals = goals.copy()  # the environment may go on with its own array
         self._draw(plan_is_due, state, goal, self._new_plan)
         if self._plan is None:
             raise RuntimeError("no episode of a new batch was due")
@@ -163,7 +168,7 @@ class RecedingHorizonPolicy:
             observation: batched or not, as from the environment.
             returns: the target return-to-go, in the data's (discounted) units; None takes the return target's.
         """
-        state, goal = self._read(observation)
+        state, goal, _ = self._read(observation)
         first_plan = torch.full((len(state),), torch.nan, device=self.device)
         time = torch.zeros(len(state), dtype=torch.long, device=self.device)
         cond = with_subgoals(self.planner, Cond(state, first_plan, goal, time=time))
@@ -270,14 +275,15 @@ class RecedingHorizonPolicy:
             self._misfit = due, misfit > self.options.revise_threshold
         return target_return, revised
 
-    def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None]:
+    def _read(self, observation: Observation) -> tuple[Tensor, Tensor | None, np.ndarray | None]:
+        """States (B, S) and goals (B, G), normalized, and the goals in their own units on the host."""
         states, goals, images = self._reader(observation)
         goal = None if goals is None else self.normalizer.goal(self._on_device(torch.tensor(goals)))
         state = self._on_device(torch.tensor(states))
         if images is not None:
             features = self.planner.encoder(self._on_device(torch.tensor(images)))
             state = torch.cat([state, features], dim=-1)
-        return self.normalizer.state(state), goal
+        return self.normalizer.state(state), goal, goals
 
     def _on_device(self, values: Tensor) -> Tensor:
         """Values of the host on the device; from pinned memory, so that the host waits for nothing that runs there."""
