@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_data_are_read(
             raise OSError(code, os.strerror(code))
 
         with monkeypatch.context() as patch:
-            patch.setattr(run_folder.tempfile, "TemporaryFile", refuse)
+            patch.setattr(files.tempfile, "TemporaryFile", refuse)
             with pytest.raises(TrainingError, match=os.strerror(code)) as caught:
                 train("run_dir=there/it/is")
         assert "run_dir=ANOTHER" in str(caught.value)
@@ -390,7 +390,7 @@ def test_an_evaluation_that_cannot_write_says_so_before_it_plays(
 
     played = []
     monkeypatch.setattr("trajgen.evaluation.evaluate.evaluate", lambda *_, **__: played.append(1))
-    monkeypatch.setattr("trajgen.experiments.run_folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("trajgen.core.files.tempfile.TemporaryFile", refuse)
     monkeypatch.setattr("trajgen.envs.replay.env_of_run", lambda *_: None)
     with pytest.raises(TrainingError, match=r"Read-only[\s\S]*out=ANOTHER"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")

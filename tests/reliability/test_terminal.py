@@ -117,7 +117,7 @@ def test_an_export_is_refused_before_programs_are_traced(
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trajgen.experiments.run_folder.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("trajgen.core.files.tempfile.TemporaryFile", refuse)
     monkeypatch.setattr("trajgen.export.package.export", lambda *_, **__: pytest.fail("programs were traced"))
     with pytest.raises(SystemExit):
         main(["export", "run=zoo/mage-umaze", f"out={tmp_path / 'out'}"])

@@ -221,16 +221,14 @@ def file_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def require_writable(folder: Path, fix: str = "run_dir=ANOTHER, or mend the permissions") -> None:
+def require_writable(folder: Path, fix: str) -> None:
     """Raises a `TrainingError` if a folder cannot be written to or created."""
     parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=parent):  # permissions do not show a read-only disk
             pass
     except OSError as error:
-        raise TrainingError(
-            "A run writes into its folder, which cannot be written to.", got=f"{parent}: {error.strerror}", fix=fix
-        ) from error
+        raise TrainingError("A folder cannot be written to.", got=f"{parent}: {error.strerror}", fix=fix) from error
 
 
 def free_path(parent: Path, name: str = "{}", first: int = 1) -> Path:

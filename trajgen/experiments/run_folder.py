@@ -110,7 +110,7 @@ def find_folder(config: Config) -> Path:
         folder = next(path for path in paths if not path.exists())
     require_utf8(folder)
     require_free(folder, config)
-    require_writable(folder)
+    require_writable(folder, "run_dir=ANOTHER, or mend the permissions")
     if folder.exists():
         with file_lock(folder / LOCK):
             pass
