@@ -73,9 +73,9 @@ class Setup:
 
 
 def observation(space: Space, batch: int, seed: int) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    state = random.normal(size=(batch, space.state_dim)).astype(np.float32)
-    goal = random.normal(size=(batch, space.goal_dim)).astype(np.float32)
+    """An observation whose state alone depends on the seed: a new goal would be planned for at once."""
+    state = np.random.default_rng(seed).normal(size=(batch, space.state_dim)).astype(np.float32)
+    goal = np.random.default_rng(0).normal(size=(batch, space.goal_dim)).astype(np.float32)
     return {"observation": state, "desired_goal": goal, "achieved_goal": state[:, :2]}
 
 
