@@ -154,17 +154,11 @@ class InpaintsPast(Protocol):
 
 
 @runtime_checkable
-class InpaintsGoal(Protocol):
-    """A tokenizer whose known codes may end with the goal."""
+class Inpaints(Protocol):
+    """A tokenizer that tells which parts of its codes follow from any condition."""
 
     inpaints_goal: bool
-    """Whether they do, with the options that it has."""
-
-
-@runtime_checkable
-class HasKnownTokens(Protocol):
-    """A tokenizer that tells which tokens follow from any condition."""
-
+    """Whether they end with the goal, with the options that it has."""
     known_tokens: tuple[bool, ...]
     """For each token, whether all of its code is known."""
 

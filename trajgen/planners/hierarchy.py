@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
-from trajgen.core.protocols import FollowsPlans, InpaintsGoal
+from trajgen.core.protocols import FollowsPlans, Inpaints
 from trajgen.core.registry import register
 from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 
@@ -100,7 +100,7 @@ class HierarchicalPlanner(nn.Module):
                 fix="critic=horizon",
             )
         tokenizer = self.low.tokenizer
-        if not overlap and isinstance(tokenizer, InpaintsGoal) and tokenizer.inpaints_goal:
+        if not overlap and isinstance(tokenizer, Inpaints) and tokenizer.inpaints_goal:
             raise ConfigError(
                 "A leg that is held at its subgoal has it as its last point.",
                 got="planner.overlap=false with tokenizer.inpaint_goal=true",

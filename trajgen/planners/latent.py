@@ -17,7 +17,7 @@ from trajgen.core.planning import Misfit
 from trajgen.core.protocols import (
     Autoregressive,
     HasActionLoss,
-    HasKnownTokens,
+    Inpaints,
     RevisesCodes,
     SamplesActions,
     SkipsCodes,
@@ -97,7 +97,7 @@ class LatentPlanner(nn.Module):
                 got=f"{type(prior).__name__}",
                 fix="planner.sampled_prefixes=false",
             )
-        first_is_known = isinstance(tokenizer, HasKnownTokens) and tokenizer.known_tokens[0]
+        first_is_known = isinstance(tokenizer, Inpaints) and tokenizer.known_tokens[0]
         if isinstance(prior, SkipsCodes) and prior.skipped and not first_is_known:
             raise ConfigError(
                 "prior.prefix=false predicts no first code, which then has to follow from the condition.",
