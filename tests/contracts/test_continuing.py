@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.errors import ConfigError
+from trajgen.core.sources import source_of
 from trajgen.core.types import Batch
 from trajgen.nn.diffusion import noise_levels
 from trajgen.policies.history import History
@@ -50,6 +51,20 @@ def test_a_window_is_known_up_to_the_current_point_from_where_the_episode_began(
     lengths = is_known.sum(1)
     assert lengths.unique().tolist() == [1, 2, 3]
     assert torch.equal(is_known[:, :PAST], torch.arange(PAST) >= PAST - lengths.unsqueeze(1))
+
+
+def test_the_prior_learns_ways_to_goals_ahead_of_the_current_point(planner: Any) -> None:
+    class Source(tiny.RandomSource):
+        past = 0
+
+        def with_past(self, steps: int) -> Source:
+            source = Source()
+            source.past = steps
+            return source
+
+    past_steps = {stage.name: getattr(source_of(stage, Source()), "past", 0) for stage in planner.stages()}
+    assert past_steps.pop("prior") == (PAST - 1) * tiny.STRIDE
+    assert not any(past_steps.values())  # a return target is asked at the first point of an episode too
 
 
 @torch.no_grad()

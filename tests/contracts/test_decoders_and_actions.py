@@ -224,6 +224,17 @@ def test_inverse_dynamics_hold_the_last_point_of_a_plan_that_is_over() -> None:
     assert torch.equal(later, planner.action(Plan(x, x, changed), states, offset))  # of the last point alone
 
 
+@pytest.mark.parametrize(("chunk", "steps"), [(2, 2), (3, (tiny.HORIZON - 1) * 3)])
+def test_inverse_dynamics_are_followed_beyond_the_chunk_where_they_learn_every_step_of_a_stride(
+    chunk: int, steps: int
+) -> None:
+    view = build(
+        "view", {"name": "fields", "fields": ["state"]}, state_dim=4, action_dim=2, strides=(3,), goal_state=()
+    )
+    dims = {"state_dim": 4, "action_dim": 2, "horizon": tiny.HORIZON, "strides": (3,)}
+    assert build("action", {"name": "state"}, view=view, chunk=chunk, **dims).plan_steps == steps
+
+
 def test_planned_actions_are_those_of_the_trajectory() -> None:
     fields = {"name": "fields", "fields": ["state", "action"]}
     view = build("view", fields, state_dim=4, action_dim=2, strides=(3,), goal_state=())

@@ -260,6 +260,10 @@ def test_the_losses_by_hand() -> None:
     torch.testing.assert_close(loss, error[counted].mean())
     batch.actions[1, 2:] += 100
     torch.testing.assert_close(stage.loss(batch)["total"], loss)
+    terminals = torch.zeros_like(batch.mask)
+    terminals[0, -1] = True  # the last point of a window is that observation
+    counted[0, -1] = False
+    torch.testing.assert_close(stage.loss(replace(batch, terminals=terminals))["total"], error[counted].mean())
 
     planner, batch = perturbed(DIRECT), windows()
     predicted = planner.action(planner.plan(batch.condition()), batch.chunk_states, torch.arange(CHUNK).expand(4, -1))

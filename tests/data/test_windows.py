@@ -338,3 +338,33 @@ def test_a_goal_that_is_never_reached_leaves_the_window_as_it_is() -> None:
     one, other = (windows(terminate_at_goal=ends, **goal_options).batch(0, 50) for ends in (True, False))
     assert torch.equal(one.mask, other.mask) and torch.equal(one.states, other.states)
     assert float(one.returns.abs().max()) == 0
+
+
+def test_goals_of_windows_with_a_past_are_pursued_from_the_current_point_on() -> None:
+    past = 6
+    batch = windows(terminate_at_goal=True).with_past(past).batch(0, 200)
+    assert batch.goals is not None and batch.time is not None
+    passed_before = 0
+    for index, start in enumerate(batch.time.tolist()):
+        goal, current = float(batch.goals[index, 0]), min(start + past, STEPS - 1)
+        arrival = first_arrival(current, goal)
+        assert batch.mask[index].tolist() == (start + 2 * np.arange(8) <= arrival).tolist()
+        expected = DISCOUNT ** (arrival - start - past - 1) if start + past < STEPS else 0
+        assert float(batch.returns[index, past // 2]) == pytest.approx(expected, abs=2e-3)
+        passed_before += first_arrival(start, goal) <= current
+    assert passed_before > 5
+
+
+def test_the_data_goal_of_a_window_with_a_past_is_that_of_the_current_point() -> None:
+    states = np.arange(21.0)[:, None]
+    goals = np.where(states < 8, 1.0, 2.0)
+    walk = Episode(states, states[1:], np.ones(20), True, goals, states)
+    episodes = Episodes.collect([walk], name="line", space=Space(1, 1, 1, "s", "d"))
+    choice = options(**{**GOALS, "goal_radius": None, "goals": "dataset"}, absorbing_goals=True)
+    batch = Windows(episodes, choice, Normalizer(1, 1, 1)).with_past(2).batch(0, 200)
+    start = batch.states[:, 0, 0]
+    assert batch.goals is not None
+    assert torch.equal(batch.goals[:, 0] == 2, start + 2 >= 8) and (start + 2 == 8).any()
+    ends = torch.where(start + 2 < 8, 8.0, 20.0)
+    points = start.unsqueeze(1) + 2 * torch.arange(3)
+    assert torch.equal(batch.states[..., 0], points.minimum(ends.unsqueeze(1)))

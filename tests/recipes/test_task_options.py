@@ -145,14 +145,26 @@ def test_a_plan_ends_at_the_goal_and_where_a_body_is_a_point_at_rest(data: str, 
 
 
 @pytest.mark.parametrize("recipe", ["diffuser", "hd", "flow", "dd", "dv"])
-def test_where_episodes_have_an_end_of_their_own_inverse_dynamics_learn_it(recipe: str) -> None:
-    assert compose([f"recipe={recipe}", "data=adroit/pen-expert"]).data.max_padding == 1.0
+@pytest.mark.parametrize(
+    "data", ["adroit/pen-expert", "kitchen/mixed", *(name for name in AT_GOAL if "ogbench" in name)]
+)
+def test_where_episodes_have_an_end_of_their_own_inverse_dynamics_learn_it(data: str, recipe: str) -> None:
+    assert compose([f"recipe={recipe}", f"data={data}"]).data.max_padding == 1.0
+
+
+@pytest.mark.parametrize("recipe", ["diffuser", "hd", "flow", "dv", "carp"])
+@pytest.mark.parametrize("data", ["antmaze/umaze", "kitchen/complete", "ogbench/antmaze-giant-stitch"])
+def test_a_plan_is_followed_for_steps_that_its_actions_were_trained_at(data: str, recipe: str) -> None:
+    config = compose([f"recipe={recipe}", f"data={data}"])
+    assert config.data.chunk >= min(config.policy.replan_interval, config.data.stride)
+    dry_run(config)
 
 
 LEARNT = {
     **dict.fromkeys(("diffuser", "hd", "flow", "dd", "dv"), ("absorbing_goals", True)),  # plans that stay at their goal
     "tap": ("absorbing_terminals", True),  # ends between two points
     **dict.fromkeys(("bc", "iql"), ("horizon", 1)),  # the last steps before a timeout
+    "hiql": ("horizon", 4),  # up to its subgoal
 }
 """What recipes learn of the data by an option."""
 

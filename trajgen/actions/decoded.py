@@ -55,8 +55,8 @@ class PlannedActions(nn.Module):
 class StateInverseDynamics(nn.Module):
     """Actions that lead from the state to the plan's next point (Decision Diffuser, arXiv 2211.15657, section 3.1).
 
-    It knows the way between any two points, and so follows a plan to its end, whose last point is the next one from
-    there on.
+    With a chunk as long as the stride it knows the way between any two points, and so follows a plan to its end, whose
+    last point is the next one from there on.
 
     Args:
         view: of the window, with the state.
@@ -102,7 +102,8 @@ class StateInverseDynamics(nn.Module):
                 got=f"data.chunk={chunk}, data.horizon={horizon}, data.stride={stride}",
                 fix=f"data.horizon={-(-chunk // stride) + 1}",
             )
-        self.view, self.strides, self.plan_steps = view, PlanStrides(strides), (horizon - 1) * stride
+        self.view, self.strides = view, PlanStrides(strides)
+        self.plan_steps = (horizon - 1) * stride if chunk >= max(strides) else chunk
         self.state_proj = nn.Linear(state_dim, width)
         self.next_proj = nn.Linear(state_dim, width)
         self.offset_embed = nn.Embedding(sum(strides), width)

@@ -312,10 +312,10 @@ class ActionHead(Protocol):
 
 @runtime_checkable
 class FollowsPlans(Protocol):
-    """An action head that can follow a plan to its end, however many steps it was trained at."""
+    """An action head that can follow a plan beyond the steps at which it was trained."""
 
     plan_steps: int
-    """Environment steps from a plan's first point to its last."""
+    """Environment steps for which a plan can be followed."""
 
 
 @runtime_checkable

@@ -28,6 +28,15 @@ class DrawsTransitions(Protocol):
 
 
 @runtime_checkable
+class DrawsPast(Protocol):
+    """A source whose windows can begin before the point at which a plan is made."""
+
+    def with_past(self, steps: int) -> Source:
+        """The same source, whose goals are those of the point ``steps`` after the start of a window."""
+        ...
+
+
+@runtime_checkable
 class DrawsImages(Protocol):
     """A source whose batches can carry `Batch.images`."""
 
@@ -45,12 +54,14 @@ class DrawsImages(Protocol):
 
 
 def source_of(stage: Stage, source: Source) -> Source:
-    """The source of a stage's batches: with images or transitions where it needs them, and the source has any.
+    """The source of a stage's batches: with images, a past or transitions where it needs them, and the source has any.
 
     A stage that needs no images comes after the one that trains their encoder, and gets features.
     """
     if isinstance(source, DrawsImages):
         source = source.with_images() if stage.images else source.encoded()
+    if stage.past_steps and isinstance(source, DrawsPast):
+        source = source.with_past(stage.past_steps)
     if stage.transitions is None or not isinstance(source, DrawsTransitions):
         return source
     return source.with_transitions(stage.transitions)

@@ -335,16 +335,12 @@ class ParameterGroup:
 
 @dataclass
 class Stage:
-    """One stage of training: a loss, and the weights that it trains.
-
-    The engine minimizes ``loss(batch)["total"]`` with respect to ``parameters``. A stage without parameters is passed
-    over.
+    """One stage of training: a loss, and the weights that it trains; without weights it is passed over.
 
     Args:
         name: of the stage, unique within its planner.
-        loss: from a batch to named scalars, of which ``total`` is minimized.
-        parameters: the weights that are trained, or groups of them; all others of the model need no gradients
-            meanwhile.
+        loss: from a batch to named scalars, of which the engine minimizes ``total``.
+        parameters: the weights that are trained, or groups of them; others need no gradients meanwhile.
         frozen: modules that stay in evaluation mode.
         after_step: called once after each optimizer step, outside of the graph: updates of a codebook by moving
             averages, target networks.
@@ -352,6 +348,7 @@ class Stage:
         options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
         transitions: the goals for which its batches carry `Batch.transitions`; None leaves them out.
         images: whether its batches carry `Batch.images`.
+        past_steps: environment steps of its windows before the point whose goals they have: a history.
         prepare: what frozen modules add to a batch, without points that ``loss`` then does not need. The engine calls
             it before the stage, for ``prepared_windows`` windows, from which it draws the batches; where there are
             none, and in validation, ``loss`` gets batches as they are.
@@ -366,6 +363,7 @@ class Stage:
     options_of: str | None = None
     transitions: GoalSampling | None = None
     images: bool = False
+    past_steps: int = 0
     prepare: Callable[[Batch], Batch] | None = None
 
     @property

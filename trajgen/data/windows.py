@@ -103,6 +103,7 @@ class Windows:
         self._fields: Columns = Mapped(fields, stretches) if is_mapped(episodes) else Resident(fields, home, stretches)
         self._names = frozenset(fields)
         self.sampling: GoalSampling | None = None  # of the goals of transitions; None leaves them out
+        self._past_steps = 0  # from a window's start to its current point
         self.on_device = home == self.device and not is_mapped(episodes)
         self._open()
 
@@ -125,6 +126,13 @@ class Windows:
         """The same windows, whose batches carry `Batch.transitions` for the goals that ``sampling`` says."""
         windows = copy(self)
         windows.sampling = sampling
+        windows._open()
+        return windows
+
+    def with_past(self, steps: int) -> Windows:
+        """The same windows with goals of the point ``steps`` after their start: its own, or reached later than it."""
+        windows = copy(self)
+        windows._past_steps = steps
         windows._open()
         return windows
 
@@ -202,11 +210,14 @@ class Windows:
         episode, time = group % len(self._first), window - self._before[group]
         number = group // len(self._first) if len(options.strides) > 1 else None  # of the window's stride
         row, end = (self._first[episode] + time)[:, None], self._last[episode, None]  # (B, 1)
-        turn = self._goal_end(row) if "goals" in self._names else end
-        goal = self._goal(row, turn, random)
+        past = self._past_steps
+        current = (row + past).minimum(end - 1) if past else row  # goals are pursued from here on
+        turn = self._goal_end(current) if "goals" in self._names else end
+        goal = self._goal(current, turn, random)
         near, is_over = self._near_goal(row, goal), self._terminated[episode, None]
         if near is not None and options.terminate_at_goal:
-            first_near = torch.where(near.any(1), row[:, 0] + near.int().argmax(1) + 1, end[:, 0] + 1)[:, None]
+            arrives = near & (row + self._ahead >= current) if past else near
+            first_near = torch.where(arrives.any(1), row[:, 0] + arrives.int().argmax(1) + 1, end[:, 0] + 1)[:, None]
             is_over = is_over | (first_near <= end)
             end = end.minimum(first_near)
 
@@ -313,7 +324,7 @@ class Windows:
         return self._goal_ends[after.clamp(max=len(self._goal_ends) - 1)]
 
     def _goal(self, row: Tensor, last: Tensor, random: torch.Generator) -> Tensor | None:
-        """The windows' goals (B, G): the data's at the start, or a position reached later, up to the row ``last``."""
+        """The goals (B, G) at ``row`` (B, 1): the data's, or a position reached later, up to the row ``last``."""
         if "goals" not in self._names:
             return None
         goals = self._fields.at("goals", row[:, 0])

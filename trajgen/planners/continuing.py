@@ -13,7 +13,7 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import FollowsPlans, InpaintsPast
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, Cond, Losses, Plan
+from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
 from trajgen.planners.latent import LatentPlanner
 
 
@@ -91,6 +91,11 @@ class ContinuingPlanner(LatentPlanner):
         self.past, self.stride, self.normalizer = past, stride, normalizer
         self.fills_missing = vocabulary is not None
         self.history = (past - 1) * stride + 1
+
+    def stages(self) -> list[Stage]:
+        """The stages of a latent planner; the prior learns ways to goals that lie ahead of the current point."""
+        stages = super().stages()
+        return [replace(stage, past_steps=self.history - 1) if stage.name == "prior" else stage for stage in stages]
 
     def prior_loss(self, batch: Batch) -> Losses:
         """The losses of a latent planner, with a random number of missing past points."""

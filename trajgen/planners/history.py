@@ -95,7 +95,7 @@ class HistoryPlanner(PlansNoTrajectory):
         """The squared error of each action, given all tokens before it."""
         predicted = self.actions(self.view(batch), batch.condition())
         error = (predicted.float() - batch.actions.flatten(2)).square().mean(-1)  # (B, T)
-        total = batch.mean(error, lambda batch: _has_action(batch.mask))
+        total = batch.mean(error, _has_action)
         return {"total": total, "action": total}
 
     @torch.no_grad()
@@ -151,11 +151,12 @@ class HistoryPlanner(PlansNoTrajectory):
         return Batch.from_history(state, unknown, torch.zeros_like(returns), returns, torch.zeros_like(returns).long())
 
 
-def _has_action(mask: Tensor) -> Tensor:
-    """Where something was done: at all real points (B, T) that another one follows, and at the window's last."""
-    # An episode's final observation is a real point, but nobody acted on it. Whether the window's last point is one
-    # cannot be told; it is the only one with a full history, as they are when acting.
-    return mask & torch.cat([mask[:, 1:], mask[:, -1:]], dim=1)
+def _has_action(batch: Batch) -> Tensor:
+    """Where something was done: at real points (B, T) that another one follows, and at the last before a terminal."""
+    # An episode's final observation is a real point, but nobody acted on it. Whether a window's last point is that of a
+    # timeout cannot be told; it is the only one with a full history, as they are when acting.
+    last = batch.mask[:, -1:] if batch.terminals is None else batch.mask[:, -1:] & ~batch.terminals[:, -1:]
+    return batch.mask & torch.cat([batch.mask[:, 1:], last], dim=1)
 
 
 def _check_window(view: Any, stride: int) -> None:
