@@ -7,7 +7,7 @@ NEVER: dict[str, str] = {
         "encoder/identity view/agents view/fields tokenizer/bins tokenizer/identity decoder/identity "
         "action/plan critic/length critic/return sampler/beam sampler/best_of_n sampler/diffusion "
         "sampler/euler sampler/greedy sampler/temperature sampler/top_k sampler/top_p "
-        "return_target/constant subgoal/graph"
+        "return_target/best return_target/constant subgoal/graph"
     ),
     "training does not make all features alike": "encoder/identity",
     "one-hot codes have the vectors of their ids": "tokenizer/identity",

@@ -152,6 +152,15 @@ def test_sample(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "The state of this run has 4 values" in capsys.readouterr().err
 
 
+def test_a_sample_is_of_the_episode_that_its_options_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("trajgen.viz.plans.draw_plans", lambda *arguments, **_: drawn.append(arguments[3]))
+    for cell in ("[1, 1]", "[3, 1]"):
+        main(["sample", f"run={run}", f"data.resets=[{{goal_cell: {cell}}}]", "plans=1", "device=cpu"])
+    above, below = (observation["desired_goal"].round().tolist() for observation in drawn)
+    assert (above, below) == ([-1.0, 1.0], [-1.0, -1.0])
+
+
 def test_the_policy_acts_in_gymnasium(run: Path) -> None:
     import gymnasium
 

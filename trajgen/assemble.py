@@ -19,7 +19,8 @@ from trajgen.core.pairing import check_pair
 from trajgen.core.protocols import DropsCondition, TellsAgentsApart, Values
 from trajgen.core.registry import KINDS, build, names, spec
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import AgentAxis, Space, Stage, with_total
+from trajgen.core.stages import Stage, with_total
+from trajgen.core.types import AgentAxis, Space
 from trajgen.nn.agents import AgentsAction, AgentsDecoder
 
 Node = Mapping[str, Any]
@@ -121,6 +122,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
         "discount": window.discount,
         "normalizer": normalizer,
         "scale_lengths": space.scale_lengths,
+        "return_range": space.return_range,
         "agents": space.agents,
     }
     if len(window.strides) == 1:

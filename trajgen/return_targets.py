@@ -13,8 +13,8 @@ from trajgen.nn.layers import FourierFeatures, Histogram, columns, mlp
 
 DEFAULT_TARGET = 2.0
 """A constant target without a value, in standard deviations above the mean of the data's returns."""
-BIN_LIMIT = 4.0
-"""The outermost bins of returns, in standard deviations from their mean."""
+LEVELS = 1001
+"""Quantiles of the returns that are kept."""
 
 
 @register("return_target", "constant")
@@ -59,6 +59,7 @@ class QuantileTarget(nn.Module):
         state_dim: S.
         goal_dim: G.
         goal_state: indices of the state features that goals specify.
+        return_range: the outermost bins, in standard deviations from the mean.
         quantile: of the returns reachable from a state, between 0 and 1; higher targets more.
         width: units of each hidden layer.
         depth: number of linear layers.
@@ -80,7 +81,8 @@ class QuantileTarget(nn.Module):
         self,
         state_dim: int,
         goal_dim: int,
-        goal_state: tuple[int, ...] = (),
+        goal_state: tuple[int, ...],
+        return_range: tuple[float, float],
         *,
         quantile: float = 0.9,
         width: int = 256,
@@ -105,7 +107,7 @@ class QuantileTarget(nn.Module):
             )
         _check_quantile(quantile)
         self.quantile, self.subtract_rewards = quantile, subtract_rewards
-        self.histogram = Histogram(num_bins, BIN_LIMIT) if num_bins else None
+        self.histogram = Histogram(num_bins, *return_range) if num_bins else None
         self.indices = list(goal_state) if position_only else list(range(state_dim))
         self.features = FourierFeatures(len(self.indices) + goal_dim, fourier_frequencies)
         self.network = mlp(self.features.out_features, width, max(num_bins, 1), depth=depth)
@@ -132,32 +134,35 @@ class QuantileTarget(nn.Module):
 
 @register("return_target", "best")
 class BestTarget(nn.Module):
-    """A high quantile of all returns in the data, less the rewards received since.
+    """A high quantile of all returns in the data, less the rewards received since; the normalizer knows it.
 
     For tasks without goals in which any episode can reach the best return, such as locomotion.
 
     Args:
-        quantile: of the returns reachable from a state, between 0 and 1; higher targets more.
+        normalizer: of the data.
+        quantile: of the returns from all states, between 0 and 1; higher targets more.
         subtract_rewards: whether rewards received are subtracted, as by ``constant``.
 
     Raises:
         ConfigError: if q is not between 0 and 1.
     """
 
-    def __init__(self, *, quantile: float = 0.95, subtract_rewards: bool = True) -> None:
+    def __init__(self, normalizer: Normalizer, *, quantile: float = 0.95, subtract_rewards: bool = True) -> None:
         super().__init__()
         _check_quantile(quantile)
         self.quantile, self.subtract_rewards = quantile, subtract_rewards
-        self.value = nn.Parameter(torch.zeros(1))
+        if normalizer.returns.quantiles is None:
+            normalizer.returns.fit_quantiles(LEVELS)
+        self._normalizer = [normalizer]  # in a list: its weights belong to the planner, not to this module
 
     def forward(self, state: Tensor, goal: Tensor | None, remaining: Tensor) -> Tensor:
         """The quantile at an episode's first plan, then what remains of it; normalized, (B,)."""
-        first = self.value.to(remaining).expand(len(state))
+        first = self._normalizer[0].returns.quantile(self.quantile).to(remaining).expand(len(state))
         return _first_or_remaining(first, remaining) if self.subtract_rewards else first
 
     def loss(self, batch: Batch) -> Losses:
-        """The pinball loss of the quantile of R_0."""
-        return {"quantile": _pinball(batch.returns[:, 0] - self.value, self.quantile)}
+        """No losses."""
+        return {}
 
 
 def _first_or_remaining(first: Tensor, remaining: Tensor) -> Tensor:

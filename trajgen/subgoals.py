@@ -27,7 +27,8 @@ class LandmarkGraph(nn.Module):
     Landmarks are positions of the data, each as far as can be from those before it. An edge leads from one to another
     where an episode went from places nearest to the one to places nearest to the other in the time between two
     points of a plan. So plans have near goals, however long the whole path is
-    (search on the replay buffer, arXiv 1906.05253; graph-assisted stitching, arXiv 2506.07744).
+    (search on the replay buffer, arXiv 1906.05253; graph-assisted stitching, arXiv 2506.07744). Edges count alike,
+    however short the way was: a subgoal can lie farther away than the data go in ``reach`` points.
 
     Nothing is trained: the graph is made of the data before the first stage, and kept in the checkpoint.
 
@@ -37,7 +38,7 @@ class LandmarkGraph(nn.Module):
         strides: environment steps between the points of a plan, one or several; edges are of the first.
         normalizer: of the data.
         landmarks: most of them; one for each 32 rows of smaller data. The checkpoint holds two bytes for each pair.
-        reach: points of a plan within which a subgoal can be reached.
+        reach: edges to a subgoal at most.
 
     Raises:
         ConfigError: if goals do not specify state features, or an option is out of range.

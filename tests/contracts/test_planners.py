@@ -12,7 +12,8 @@ from accepts import cells, check_cell
 from torch import nn
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 from trajgen.planners.latent import MAX_REFINEMENTS
 
 

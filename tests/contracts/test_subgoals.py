@@ -23,7 +23,7 @@ from trajgen.core.types import Cond, FollowedPlan, Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.starts import val_episodes
 from trajgen.experiments.outlook import stage_steps, steps_text
-from trajgen.experiments.preparation import dry_run, ready
+from trajgen.experiments.preparation import build_planner, dry_run, ready
 from trajgen.policies.options import PolicyOptions
 from trajgen.policies.receding_horizon import RecedingHorizonPolicy
 from trajgen.subgoals import farthest_points
@@ -231,8 +231,7 @@ def test_a_training_that_starts_from_a_run_makes_the_graph_anew(run: Path, capsy
 
 def test_train_only_subgoal_trains_nothing(run: Path) -> None:
     config = compose(["recipe=mage_graph", f"init={run}", "train_only=[subgoal]", "data.horizon=8", "data.stride=1"])
-    planner, _ = ready(config, walks(20), torch.device("cpu"), Console(quiet=True))
-    assert stage_steps(config, planner) == {} and steps_text({}) == "nothing"
+    assert stage_steps(config, build_planner(config, tiny.SPACE)) == {} and steps_text({}) == "nothing"
     without = compose(["recipe=mage", f"init={run}", "train_only=[subgoal]"])
     with pytest.raises(ConfigError, match="'subgoal' is none"):
         dry_run(without)

@@ -13,7 +13,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from trajgen.core.types import Batch, Cond, Losses, Plan, Space, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan, Space
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 

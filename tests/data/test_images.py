@@ -17,7 +17,7 @@ from trajgen.assemble import build_encoder
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.sources import source_of
-from trajgen.core.types import Stage
+from trajgen.core.stages import Stage
 from trajgen.data import minari
 from trajgen.data.encoding import Unencoded, encoded, with_room
 from trajgen.data.mapped import is_mapped

@@ -16,6 +16,7 @@ from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.core.types import Space
 from trajgen.data.episodes import Episode, Episodes
 from trajgen.data.options import DataOptions
+from trajgen.data.starts import remark_on_starts
 from trajgen.data.windows import Windows, fit_normalizer, returns_to_go
 
 
@@ -48,6 +49,12 @@ def test_windows_pass_a_terminal_but_not_a_timeout() -> None:
     # A third of three points may lie beyond the timeout: the second point, two steps on, must not.
     third = options(max_padding=1 / 3)
     assert starts(episodes, third) == {*((0, step) for step in range(4)), *((1, step) for step in range(5))}
+
+
+@pytest.mark.parametrize(("padding", "remark"), [(0.0, "Windows of 4 steps start at 29%"), (0.6, "")])
+def test_windows_that_start_at_few_steps_are_remarked_on(padding: float, remark: str) -> None:
+    line_of_user = remark_on_starts(line([5, 2]), options(max_padding=padding))
+    assert bool(line_of_user) == bool(remark) and remark in (line_of_user or "")
 
 
 def test_padding_repeats_the_last_row_and_is_masked() -> None:

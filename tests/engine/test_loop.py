@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from toys import FIRST, SECOND, CrashError, Numbers, Rows, Toy, crash, interrupt, metrics, options, term, training
 
 from trajgen.core.errors import ConfigError, TrainingError
-from trajgen.core.types import Stage
+from trajgen.core.stages import Stage
 from trajgen.engine.device import check_compiler
 from trajgen.engine.loop import StoppedError, Training
 from trajgen.engine.options import EngineOptions, StageOptions

@@ -14,7 +14,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.core.types import Batch, ParameterGroup, Stage
+from trajgen.core.stages import ParameterGroup, Stage
+from trajgen.core.types import Batch
 from trajgen.engine.device import autocast, choose_device
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.options import EngineOptions, StageOptions

@@ -9,7 +9,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from trajgen.core.types import Batch, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch
 from trajgen.engine import precision
 from trajgen.engine.precision import choose_precision, mean_product
 

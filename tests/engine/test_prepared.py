@@ -13,7 +13,8 @@ from torch import Tensor
 from toys import FIRST, SECOND, Numbers, Rows, Toy, interrupt, options, training
 
 from trajgen.core.errors import ConfigError
-from trajgen.core.types import Losses, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Losses
 from trajgen.engine import prepared
 from trajgen.engine.loop import StoppedError
 from trajgen.engine.options import EngineOptions

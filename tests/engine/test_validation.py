@@ -14,7 +14,8 @@ from toys import Numbers, Rows, interrupt, metrics, options
 
 from trajgen.config import compose
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.core.types import Losses, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Losses
 from trajgen.engine.checkpoint import Checkpoints
 from trajgen.engine.loop import VAL_BATCHES, StoppedError, Training
 from trajgen.engine.options import StageOptions

@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from trajgen.core.types import Losses, Record, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Losses, Record
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 

@@ -70,6 +70,49 @@ def test_a_run_of_which_nothing_fits_is_refused(tiny_run: Path, tmp_path: Path) 
         start_from(build_planner(config, space), str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(
+    ("options", "train_only", "fresh", "further"),
+    [
+        (
+            {"tokenizer.codebook_size": 32},
+            ["action"],
+            {"prior.head", "tokenizer.quantizer"},
+            {"prior.head", "tokenizer"},
+        ),
+        ({"tokenizer.codebook_size": 32}, ["lora", "prior"], {"tokenizer.quantizer"}, {"tokenizer"}),
+        ({"prior.depth": 2}, ["prior.head", "decoder"], {"prior.blocks.1"}, {"prior.blocks.1"}),
+    ],
+)
+def test_what_is_fresh_is_trained(
+    options: dict[str, Any], train_only: list[str], fresh: set[str], further: set[str], tiny_run: Path
+) -> None:
+    model = planner(tiny_run, **options)
+    with pytest.raises(ConfigError, match="would stay untrained") as refusal:
+        start_from(model, str(tiny_run), train_only)
+    assert fresh <= set(str(refusal.value.got).partition(" with ")[0].split(", "))
+    parts = str(refusal.value.fix).partition("[")[2].partition("]")[0].split(",")
+    assert parts[: len(train_only)] == train_only and further <= set(parts)
+    stages_of(planner(tiny_run, **options, train_only=parts), parts)
+    start_from(model, str(tiny_run), parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "train_only"),
+    [
+        ({"subgoal": "graph"}, ["subgoal"]),  # which is made of the data
+        ({"action.width": 24}, ["action"]),
+        ({"return_target": "constant", "decoder.width": 24}, ["decoder"]),
+        ({}, ["lora"]),
+    ],
+)
+def test_what_is_not_trained_need_not_be_there(options: dict[str, Any], train_only: list[str], tiny_run: Path) -> None:
+    model = planner(tiny_run, **options, train_only=train_only)
+    model.tokenizer.register_buffer("grid", torch.zeros(2, 3))
+    model.tokenizer.quantizer.register_buffer("digits", torch.arange(3))
+    model.register_parameter("of_no_stage", torch.nn.Parameter(torch.zeros(3)))
+    assert "tokenizer.quantizer.digits" in start_from(model, str(tiny_run), train_only)
+
+
 def test_only_the_parts_named_are_trained() -> None:
     model = tiny.planner()
     names = {id(p): name for name, p in model.named_parameters()}
@@ -164,7 +207,6 @@ def test_a_part_alone_is_trained_on_top_of_a_run(tiny_run: Path) -> None:
         dry_run(compose(words))
     assert str(refusal.value.fix).startswith("init=RUN,")
     dry_run(compose([*words, "init=zoo/mage-umaze"]))
-    dry_run(compose([*words, "resume=true"]))  # of a run that is its own start
 
 
 @pytest.mark.parametrize(("name", "value", "usual"), [("discount", 0.9, 0.99), ("stride", 1, 8), ("stride", (4, 8), 8)])
@@ -203,7 +245,9 @@ def test_runs_adapt_to_shifted_sets_by_their_presets(shifted: str, usual: str, t
     run = compose(["recipe=mage", f"data={usual}"])
     write_json(tmp_path / "config.json", run.to_plain())
     config = compose(["recipe=mage", f"data={shifted}", f"init={tmp_path}", "train_only=[lora]"])
-    config = replace(config, resume=True)  # without a checkpoint to start from
+    checkpoint = tmp_path / "checkpoints" / "final.safetensors"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()  # which is not read
     windows = [(data.return_power, data.discount, data.stride) for data in (run.data, config.data)]
     assert windows[0] == windows[1] and config.data.id != run.data.id  # which names the shifted environment
     dry_run(config)

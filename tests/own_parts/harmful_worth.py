@@ -11,7 +11,8 @@ from mistakes import mistake
 from torch import Generator, Tensor, nn
 
 from trajgen.conditioners import FieldConditioner
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 from trajgen.critics.plans import HorizonCritic, PlanLength, PlannedReturn, _Untrained
 from trajgen.critics.values import ExpectileValue
 from trajgen.nn.target import follow

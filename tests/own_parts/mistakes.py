@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from trajgen.actions.inverse_dynamics import LatentInverseDynamics
 from trajgen.conditioners import FieldConditioner
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 from trajgen.decoders.convolutional import AdapterDecoder, PlainDecoder
 from trajgen.encoders.convolutional import ConvEncoder
 from trajgen.planners.latent import LatentPlanner

@@ -31,10 +31,11 @@ from trajgen.core.errors import ConfigError
 def train(config, console, command=None):
     folder = Path(config.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({**config.to_plain(), "command": command}))
+    plain = {**config.to_plain(), "command": command, "space": {"state_dim": 4, "action_dim": 2}}
+    (folder / "config.json").write_text(json.dumps(plain))
     if config.seed in (13, 14):
         raise ConfigError("It does not work.") if config.seed == 13 else ZeroDivisionError
-    if config.seed == 99:
+    if config.seed == 99 and not config.resume:
         from trajgen.engine.loop import StoppedError
 
         raise StoppedError("stopped")
@@ -96,12 +97,13 @@ def test_each_job_has_a_folder_and_a_failing_one_stops_no_other(
     assert "It does not work." in err and "ZeroDivisionError" in err and "resume=true" in err
     (folder,) = Path("runs/sweeps").iterdir()
     assert [path.name for path in sorted(folder.glob("*/evaluation.json"))] == ["evaluation.json"]
+    besides = ("command", "space")
     for number, seed in enumerate((13, 14, 3)):
         config = json.loads((folder / str(number) / "config.json").read_text())
         assert config["seed"] == seed and config["recipe"] == "own one" and config["action"]["name"] == "latent"
         assert config["run_dir"] == str(folder.absolute() / str(number))
         again = compose(shlex.split(config["command"])[2:]).to_plain()
-        assert {**again, "run_dir": None} == {k: v for k, v in {**config, "run_dir": None}.items() if k != "command"}
+        assert {**again, "run_dir": None} == {k: v for k, v in {**config, "run_dir": None}.items() if k not in besides}
 
 
 def test_the_means_over_seeds_are_printed_and_written(
@@ -128,10 +130,24 @@ def test_a_damaged_record_of_a_job_is_named(lab: Path) -> None:
 def test_a_named_sweep_goes_on_in_the_same_folders(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sweep(monkeypatch, "seed=99,2", "run_dir=mine") == 130
     assert {path.name for path in Path("mine").iterdir()} >= {"0"} and not Path("mine/1").exists()
-    assert sweep(monkeypatch, "seed=3,2", "run_dir=mine", "resume=true") == 0
-    assert [json.loads(Path(f"mine/{n}/config.json").read_text())["seed"] for n in range(2)] == [3, 2]
+    assert sweep(monkeypatch, "seed=99,2", "run_dir=mine", "resume=true") == 0
+    assert [json.loads(Path(f"mine/{n}/config.json").read_text())["seed"] for n in range(2)] == [99, 2]
     with pytest.raises(ConfigError, match="named"):
         hydra_run(["-m", "seed=1,2", "resume=true"])
+
+
+def test_a_sweep_leaves_the_records_of_another_as_they_are(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(monkeypatch, "seed=1,2", "run_dir=mine") == 0
+    files = [Path("mine") / name for name in ("0.json", "1.json", "1/config.json", "runs.csv", "means.csv", "table.md")]
+    before = [path.read_text() for path in files]
+    assert sweep(monkeypatch, "seed=3,4,5", "run_dir=mine") == 1
+    assert "0.json, 1.json" in capsys.readouterr().err and not Path("mine/2").exists(), "before the first job"
+    assert sweep(monkeypatch, "seed=1,4", "run_dir=mine", "resume=true") == 1
+    error = capsys.readouterr().err
+    assert "Error: 1 of these trainings were refused" in error and "seed=2 there, 4 here" in error
+    assert [path.read_text() for path in files] == before and not list(Path("mine").glob("*.refused"))
 
 
 def test_the_sweeper_is_told_the_score(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import small_sets
 from gymnasium.spaces import Box, Dict
 from rich.console import Console
 from walks import Constant, Silent, Walk, walk_env
@@ -25,6 +26,7 @@ from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.evaluation.protocol import require_playable
 from trajgen.evaluation.rollout import Rollouts, rollout
 from trajgen.experiments.evaluating import evaluate
+from trajgen.experiments.loading import load_run
 from trajgen.experiments.run_folder import load_config
 
 SEED = 3
@@ -114,6 +116,31 @@ def test_an_episode_that_cannot_be_started_costs_itself_alone(
     assert pictures == ["plan_episode_0.png"]
 
 
+def test_an_environment_that_does_not_fit_a_run_is_refused_before_it_is_played(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of another set which is here; and one that is named."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    small_sets.save("tests/other-v0", [small_sets.episode(np.zeros((3, 3)), np.zeros((2, 1), np.float32))], 3, 1)
+    monkeypatch.setattr("trajgen.evaluation.evaluate.evaluate", None)
+    for overrides in ({"data.id": "tests/other-v0"}, {"data.env_id": "Pendulum-v1"}):
+        with pytest.raises(DataError, match=r"other observations[\s\S]*Pendulum-v1"):
+            evaluate(run, Console(quiet=True), device="cpu", overrides=overrides, out=tmp_path / "out")
+
+
+def test_of_the_options_of_data_those_of_episodes_may_differ(run: Path) -> None:
+    possible = {"env_options": {"continuing_task": False}, "shift": {"gear": 2.0}, "resets": [{"goal_cell": [1, 1]}],
+                "success": {"info": "reward"}, "bounds": {"mine": [0, 1]}, "goal_radius": 1.0,
+                "env_id": "PointMaze_UMaze-v3", "max_episode_steps": 5}  # fmt: skip
+    config, _ = load_run(run, overrides={"data": possible})
+    assert config.data.goal_radius == 1.0 and config.data.shift.gear == 2.0
+    load_run(run, overrides={"data.return_power": 0.25})  # as it is
+    with pytest.raises(DataError, match="trajgen data get D4RL/pointmaze/medium-v2"):  # though it has an environment
+        load_run(run, overrides={"data.id": "D4RL/pointmaze/medium-v2"})
+    with pytest.raises(ConfigError, match=r"got: +data\.val_fraction"):  # of recorded episodes that are replayed
+        load_run(run, overrides={"data.val_fraction": 0.5})
+
+
 def test_a_step_that_hangs_is_said_while_it_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -190,6 +217,7 @@ def test_a_box_without_sides_is_refused_before_training_unless_nothing_is_drawn_
     require_playable(walk_env(Free), EvaluationOptions(reference=False), space)
     with pytest.raises(ConfigError, match=r"evaluation\.protocol=return"):
         require_playable(walk_env(Silent), EvaluationOptions(protocol="first_hit"), space)
+    require_playable(walk_env(rule=SuccessRule(info="reward")), EvaluationOptions(protocol="first_hit"), space)
 
 
 def test_quick_steps_are_not_said_to_hang(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,6 @@ import resource
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,12 @@ from typing import Any
 import numpy as np
 import points
 import pytest
-import tiny
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
 from toys import FIRST, Numbers, Toy, metrics, term, training
 
 from trajgen import experiments, load_policy
-from trajgen.config import compose
 from trajgen.core import files
 from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from trajgen.core.types import Space
@@ -36,7 +33,6 @@ from trajgen.data.windows import Windows
 from trajgen.engine import storage
 from trajgen.engine.loggers import MetricsLog
 from trajgen.engine.loop import StoppedError
-from trajgen.experiments import run_folder
 from trajgen.security import allocating_at_most
 
 Train = Callable[..., Path]
@@ -199,33 +195,6 @@ def test_a_folder_whose_name_is_no_utf8_is_refused_before_the_training(train: Tr
 def test_a_text_with_a_lone_surrogate_is_written(tmp_path: Path) -> None:
     files.write_file(tmp_path / "page.html", "a\udcff")
     assert (tmp_path / "page.html").read_text() == "a\\udcff"
-
-
-def test_a_folder_of_a_training_that_was_killed_at_its_start_is_resumed(train: Train, lab: Path) -> None:
-    config = compose(points.WORDS)
-    folder = lab / "runs" / run_folder.run_name(config)
-    folder.mkdir(parents=True)
-    (folder / ".partial-config.json").write_text("{")
-    (folder / "run.lock").write_text("")
-    assert train("resume=true") == folder.relative_to(lab)
-    with pytest.raises(ConfigError, match="to resume") as refused:
-        train("resume=true", "seed=5")
-    assert refused.value.fix is not None and "leave out resume=true" in refused.value.fix
-
-
-def test_a_resumed_run_is_found_beside_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = compose(["seed=1", "resume=true"])
-    name = run_folder.run_name(config)
-    others = [tmp_path / "runs" / f"{name}{suffix}" for suffix in ("", "-2", "0", "-old")]
-    for number, folder in enumerate(others):
-        folder.mkdir(parents=True)
-        run_folder.write_config(folder, replace(config, seed=1 if number == 1 else 5), tiny.SPACE, None)
-    (others[0] / "config.json").write_text('{"format": 1}')  # which cannot be read
-    shutil.copy(others[1] / "config.json", others[2])  # whose name is that of seed 10
-    os.utime(others[2], (2**32, 2**32))
-    (tmp_path / "runs" / f"{name}-3").write_text("no folder")
-    monkeypatch.chdir(tmp_path)
-    assert run_folder.find_folder(config) == Path("runs") / f"{name}-2"
 
 
 def test_missing_data_are_said_on_resume_and_a_missing_fingerprint_is_made(train: Train, stopped: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -298,6 +299,30 @@ def test_metrics_that_no_training_wrote_are_refused(name: str, stranger: Path) -
         trained_stages(path)
     with pytest.raises(CheckpointError, match="metrics"):
         experiments.evaluate(stranger, Console(quiet=True), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("versions.json", "{"),
+        ("data.json", '{"returns": {"mean": "x"}}'),
+        ("data.json", '{"returns": {"mean": 1}}'),
+    ],
+)
+def test_damaged_files_beside_the_weights_are_refused_before_episodes_are_played(
+    name: str, content: str, stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for player in ("evaluate.evaluate", "on_data.compare_with_data"):
+        monkeypatch.setattr(f"trajgen.evaluation.{player}", lambda *_, **__: pytest.fail("they were played"))
+    (stranger / name).write_text(content)
+    with pytest.raises(CheckpointError, match=re.escape(name)):
+        experiments.evaluate(stranger, Console(quiet=True), device="cpu")
+
+
+def test_a_run_that_lacks_its_versions_has_a_summary(stranger: Path) -> None:
+    (stranger / "versions.json").unlink()
+    write_summary(stranger, stranger, compose(WORDS), {"env": "a", "episodes": 1}, [])
+    assert "- versions" not in (stranger / "summary.md").read_text()
 
 
 def test_a_line_that_was_cut_off_is_left_out(stranger: Path) -> None:

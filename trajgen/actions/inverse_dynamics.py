@@ -135,7 +135,7 @@ class LatentStateInverseDynamics(nn.Module):
             self.relative_proj = nn.Linear(self.relative_goal.out_features, width)
         self.offset_embed = nn.Embedding(len(strides) * chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))
-        self.histogram = Histogram(num_bins, bin_limit) if num_bins else None
+        self.histogram = Histogram(num_bins, -bin_limit, bin_limit) if num_bins else None
         self.action_dim, self.chunk, self.temperature = action_dim, chunk, temperature
 
     def noise(self, plans: int, rng: Generator | None, device: torch.device) -> Tensor | None:

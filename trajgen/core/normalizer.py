@@ -39,6 +39,7 @@ class Affine(nn.Module):
 
     def fit(self, values: Tensor) -> None:
         """Sets mean and deviation from ``values`` (M, n); a constant feature keeps its own unit."""
+        values = values.to(self.mean.device)
         self.mean.copy_(values.double().mean(0))
         deviation = values.double().std(0, unbiased=False)
         size = torch.maximum(values.amax(0), -values.amin(0))
@@ -57,6 +58,14 @@ class Affine(nn.Module):
         Until then they are even from -3 to 3. A module that needs them calls this when it is built.
         """
         self.quantiles = torch.linspace(-3, 3, levels).unsqueeze(1).repeat(1, len(self.mean))
+
+    def quantile(self, level: float) -> Tensor:
+        """The normalized quantile (n,) of a level from 0 to 1, between those that `fit` keeps."""
+        if self.quantiles is None:
+            raise ValueError("no quantiles are kept: call fit_quantiles first")
+        position = level * (len(self.quantiles) - 1)
+        lower = min(int(position), len(self.quantiles) - 2)
+        return torch.lerp(self.quantiles[lower], self.quantiles[lower + 1], position - lower)
 
     def part(self, features: Sequence[int]) -> Affine:
         """The map of some of the features, in this order."""

@@ -10,7 +10,8 @@ import numpy as np
 from torch import Generator, Tensor
 
 from trajgen.core.protocols import ActionHead
-from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan
 
 Observation = Any
 """What an environment returns: an array, or a dictionary of arrays; batched along the first axis or not."""

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Generator
 
-from trajgen.core.types import Batch, GoalSampling, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, GoalSampling
 
 
 class Source(Protocol):

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Codes = Tensor
 """What a prior models: token ids (B, L) in int64, or continuous codes (B, L, C)."""
 
 Losses = dict[str, Tensor]
 """Named scalars of one training step; ``losses["total"]`` is what the engine optimizes."""
+USUAL_RETURNS = (-4.0, 4.0)
+"""The range of most normalized returns."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Space:
     says that the observation is the state itself, or that there is no goal. ``state_offset`` (S) and ``goal_offset``
     (G) are what is subtracted from states and goals in 64-bit floats before they are rounded to 32 bits; empty where
     nothing is. ``scale_lengths`` are those that a schedule chose for the data (`schedule=auto`); empty if none did.
+    ``return_range`` are the least and the largest normalized return that a return target tells from others.
     ``choices`` are those of discrete actions (`trajgen.core.choices`), with the sum ``action_dim``; empty for
     continuous ones. States and actions are those of ``agents`` agents side by side, of equal widths.
 
@@ -48,6 +51,7 @@ class Space:
     state_offset: tuple[float, ...] = ()
     goal_offset: tuple[float, ...] = ()
     scale_lengths: tuple[int, ...] = ()
+    return_range: tuple[float, float] = USUAL_RETURNS
     choices: tuple[int, ...] = ()
     agents: int = 1
     image_key: str | tuple[str, ...] | None = None
@@ -75,6 +79,8 @@ class Space:
             raise ValueError(f"{self.agents} agents with {widths}")
         if self.image_shape and (len(self.image_shape) != 3 or min(self.image_shape) < 1):
             raise ValueError(f"an image has height, width and channels, and is {self.image_shape}")
+        if not all(map(math.isfinite, self.return_range)) or self.return_range[0] >= self.return_range[1]:
+            raise ValueError(f"a range of returns {self.return_range}")
         if not 0 <= self.feature_dim <= self.state_dim:
             raise ValueError(f"{self.feature_dim} features in a state of {self.state_dim} numbers")
         for offset, width in ((self.state_offset, self.state_dim), (self.goal_offset, self.goal_dim)):
@@ -323,76 +329,3 @@ class FollowedPlan(Record):
     state: Tensor  # (B, S) in which they were drawn
     offset: Tensor  # (B,) int64, environment steps since
     worth: Tensor | None = None  # (B,) as `Plan.worth`
-
-
-@dataclass(frozen=True)
-class ParameterGroup:
-    """Parameters with a learning rate of their own: ``lr_scale`` times that of the stage."""
-
-    parameters: Sequence[nn.Parameter]
-    lr_scale: float = 1.0
-
-
-@dataclass
-class Stage:
-    """One stage of training: a loss, and the weights that it trains; without weights it is passed over.
-
-    Args:
-        name: of the stage, unique within its planner.
-        loss: from a batch to named scalars, of which the engine minimizes ``total``.
-        parameters: the weights that are trained, or groups of them; others need no gradients meanwhile.
-        frozen: modules that stay in evaluation mode.
-        after_step: called once after each optimizer step, outside of the graph: updates of a codebook by moving
-            averages, target networks.
-        report: figures for the log that are too expensive to compute at every step, as the usage of codes.
-        options_of: the stage whose options it takes where it has none: both levels of a hierarchy train alike.
-        transitions: the goals for which its batches carry `Batch.transitions`; None leaves them out.
-        images: whether its batches carry `Batch.images`.
-        past_steps: environment steps of its windows before the point whose goals they have: a history.
-        prepare: what frozen modules add to a batch, without points that ``loss`` then does not need. The engine calls
-            it before the stage, for ``prepared_windows`` windows, from which it draws the batches; where there are
-            none, and in validation, ``loss`` gets batches as they are.
-    """
-
-    name: str
-    loss: Callable[[Batch], Losses]
-    parameters: Sequence[nn.Parameter | ParameterGroup]
-    frozen: Sequence[nn.Module] = ()
-    after_step: Callable[[], None] | None = None
-    report: Callable[[], dict[str, float]] = dict
-    options_of: str | None = None
-    transitions: GoalSampling | None = None
-    images: bool = False
-    past_steps: int = 0
-    prepare: Callable[[Batch], Batch] | None = None
-
-    @property
-    def groups(self) -> list[ParameterGroup]:
-        """The groups, the first of them that of the parameters which are in no other."""
-        single = [p for p in self.parameters if isinstance(p, nn.Parameter)]
-        groups = [group for group in self.parameters if isinstance(group, ParameterGroup)]
-        return [ParameterGroup(single), *groups] if single else groups
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters of all groups."""
-        return [p for group in self.groups for p in group.parameters]
-
-    def begin(self, model: nn.Module) -> None:
-        """Puts the model into training mode, with gradients for the stage's parameters alone."""
-        trained = {id(p) for p in self.trained}
-        for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in trained)
-        model.train()
-        for module in self.frozen:
-            module.eval()
-
-
-def with_total(loss: Callable[[Batch], Losses]) -> Callable[[Batch], Losses]:
-    """A loss of parts alone, with their sum as ``total``."""
-
-    def total(batch: Batch) -> Losses:
-        losses = loss(batch)
-        return {"total": sum(losses.values(), start=batch.returns.new_zeros(())), **losses}
-
-    return total

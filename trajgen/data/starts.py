@@ -13,6 +13,9 @@ from trajgen.data.episodes import Episodes
 from trajgen.data.options import DataOptions
 from trajgen.data.returns import episode_returns
 
+FEW_STARTS = 0.5
+"""The share of the steps below which a user is told at how few of them windows start."""
+
 
 def window_counts(
     episodes: Episodes, options: DataOptions, device: torch.device, *, val: bool = False
@@ -26,9 +29,7 @@ def window_counts(
     _require_window_fits(episodes, options)
     # Of the T points at most T * max_padding lie beyond a timeout: the last of the others must not.
     inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
-    is_val = val_episodes(len(episodes) - episodes.stitched, options.val_fraction)
-    is_val = np.append(is_val, np.zeros(episodes.stitched, dtype=bool))
-    is_used = (is_val == val) & _top(episodes, options.top_fraction)
+    is_used = _used(episodes, options, val=val)
     counts = []
     for stride in options.strides:
         before_timeout = (episodes.lengths - (inside - 1) * stride + 1).clip(0, episodes.lengths)
@@ -42,6 +43,27 @@ def window_counts(
             fix="data.val_fraction=0, data.top_fraction=1, or other shares",
         )
     return int(count.sum()), torch.from_numpy(np.cumsum(count) - count).to(device)
+
+
+def remark_on_starts(episodes: Episodes, options: DataOptions) -> str | None:
+    """A line for the user where windows start at less than half of the steps of the training; None elsewhere."""
+    count, _ = window_counts(episodes, options, torch.device("cpu"))
+    share = count / max(1, int(episodes.lengths[_used(episodes, options)].sum()) * len(options.strides))
+    if share >= FEW_STARTS:
+        return None
+    span = (options.horizon - 1) * options.strides[-1]
+    return (
+        f"Windows of {span} steps start at {share:.0%} of the data's steps: after the others an episode is cut off too "
+        "soon (larger data.max_padding, or smaller data.stride or data.horizon)"
+    )
+
+
+def _used(episodes: Episodes, options: DataOptions, *, val: bool = False) -> np.ndarray:
+    """Which episodes (E,) are trained on, or validated on."""
+    is_val = val_episodes(len(episodes) - episodes.stitched, options.val_fraction)
+    is_val = np.append(is_val, np.zeros(episodes.stitched, dtype=bool))
+    used: np.ndarray = (is_val == val) & _top(episodes, options.top_fraction)
+    return used
 
 
 def _require_window_fits(episodes: Episodes, options: DataOptions) -> None:

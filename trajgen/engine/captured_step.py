@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trajgen.core.capture import captured
 from trajgen.core.errors import TrainingError, is_out_of_memory
 from trajgen.core.sources import Source, drawn_on_device
-from trajgen.core.types import Stage
+from trajgen.core.stages import Stage
 from trajgen.engine.optimization import Optimization
 from trajgen.engine.step import Timer, seed_step
 

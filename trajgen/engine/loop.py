@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, TrainingError, is_out_of_memory
 from trajgen.core.sources import Source, source_of
+from trajgen.core.stages import Stage
 from trajgen.core.terminal import progress
-from trajgen.core.types import Stage
 from trajgen.engine.captured_step import CapturedStep
 from trajgen.engine.checkpoint import BEST, Checkpoints, disk_errors, load_buffers, load_state, load_weights
 from trajgen.engine.device import autocast, fast_matmul, synchronize

@@ -12,7 +12,7 @@ from timm.scheduler import CosineLRScheduler
 from torch import Tensor, nn
 
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.core.types import Stage
+from trajgen.core.stages import Stage
 from trajgen.engine.options import StageOptions
 from trajgen.engine.storage import check_state, under
 

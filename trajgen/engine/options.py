@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from trajgen.core.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from trajgen.core.types import Stage
+    from trajgen.core.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

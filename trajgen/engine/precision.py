@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from trajgen.core.types import Batch, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch
 from trajgen.engine.storage import unsaved_buffers
 
 CUDA_PRODUCT = 2**28

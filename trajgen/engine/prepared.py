@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from trajgen.core.sources import Source, draw_seed
-from trajgen.core.types import Batch, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch
 from trajgen.engine.options import StageOptions
 from trajgen.engine.step import seed_step
 
@@ -17,7 +18,7 @@ class Prepared:
     """A source of batches that are drawn, with replacement, from windows in memory.
 
     Args:
-        windows: as `trajgen.core.types.Stage.prepare` made them.
+        windows: as `trajgen.core.stages.Stage.prepare` made them.
         seed: of the draw.
     """
 

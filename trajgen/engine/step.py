@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trajgen.core.sources import Source
-from trajgen.core.types import Stage
+from trajgen.core.stages import Stage
 from trajgen.engine.distributed import all_reduce_sum, rank, world_size
 from trajgen.engine.optimization import Optimization
 

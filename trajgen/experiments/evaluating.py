@@ -29,6 +29,7 @@ from trajgen.experiments.run_folder import (
     write_summary,
 )
 from trajgen.experiments.starting import trained_weights
+from trajgen.experiments.versions import recorded_versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,14 +69,20 @@ def evaluate(
     from trajgen.evaluation.evaluate import evaluate as play
     from trajgen.evaluation.evaluate import plain
     from trajgen.evaluation.on_data import compare_with_data
+    from trajgen.evaluation.pool import environments
     from trajgen.viz.plans import draw_run
     from trajgen.viz.summary import print_evaluation
 
     overrides = nested((overrides or {}).items())
     config, _ = load_run(folder, imports, overrides)
-    trained_stages(folder / "metrics.jsonl")  # damaged metrics are refused before the episodes are run
+    # Damaged files of the run are refused before the episodes are played.
+    trained_stages(folder / "metrics.jsonl")
+    recorded_versions(folder)
+    returns = data_returns(folder)
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     eval_env = env_of_run(config.data, recorded_env(folder))
+    with environments(eval_env, 1) as (environment,):
+        eval_env.require_fits(environment, policy.space)
     if out is not None and (out / "config.json").exists() and out.resolve() != folder.resolve():
         raise ConfigError("An evaluation is not written into another run.", got=f"out={out}", fix="out=ANOTHER")
     require_writable(out or folder, "out=ANOTHER, or mend the permissions")
@@ -93,7 +100,7 @@ def evaluate(
         figures["trained_weights"] = trained_weights(build_planner(trained_config, space), trained_config.train_only)
     if overrides:
         figures["overrides"] = overrides
-    if (returns := data_returns(folder)) is not None:
+    if returns is not None:
         figures["data_returns"] = returns
     out = out or (evaluation_folder(folder, overrides) if overrides else folder)
     with nullcontext(out) if contents(out) else new_folder(out) as target:
@@ -121,7 +128,7 @@ def sample(
     from trajgen.viz.plans import draw_plans
 
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
-    config, space = load_config(folder)
+    config, space = load_run(folder, imports, overrides)
     eval_env = env_of_run(config.data, recorded_env(folder))
     if request.goal is not None and space.goal_key is None:
         raise ConfigError("The run was trained without goals.", got=f"goal={list(request.goal)}", fix="leave it out")

@@ -1,7 +1,8 @@
 """``trajgen train -m``: the job of Hydra's multirun, and the table of its runs.
 
 Hydra's sweeper and launcher decide which jobs run, where, and how many at a time. Each has a run folder of its own in
-the folder of the sweep, and beside it a file with its overrides and its error, for whatever process made it.
+the folder of the sweep, and beside it a record with its overrides and its error, for whatever process made it. A job
+whose folder holds another run leaves the record of that run as it is.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 
 from trajgen.config import config_dir_word, from_hydra, hydra_application, task_line
-from trajgen.core.errors import TrajgenError
+from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json, write_file, write_json
 from trajgen.core.tables import Table, interval, number, percent
 from trajgen.experiments.results import score
-from trajgen.experiments.run_folder import read_evaluation
+from trajgen.experiments.run_folder import find_folder, read_evaluation
 
 FAILED = float("nan")
+REFUSED = ".refused"
+"""What is beside the record of a folder that a job was not let into, until the table is printed."""
 DIGITS = {"ratio": 3, "return": 1, "action error": 3}
 """Decimals of what runs are compared by: the first of these that they have."""
 
@@ -58,11 +61,14 @@ def job(composed: Any) -> float:
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     words = [*map(config_dir_word, map(Path, folders)), *overrides]
     folder = Path(hydra.runtime.output_dir)
-    error = None
+    record, error = folder.parent / f"{folder.name}.json", None
+    is_of_another = record.exists()
     try:
         config = from_hydra(composed, words)
         if hydra.mode is RunMode.MULTIRUN:
             config = replace(config, run_dir=str(folder))
+            find_folder(config)
+            is_of_another = False
             if line := task_line(words):
                 print(line)
         return score(experiments.train(config, Terminal(), shlex.join(["trajgen", "train", *words])))
@@ -77,24 +83,58 @@ def job(composed: Any) -> float:
         return FAILED
     finally:
         if hydra.mode is RunMode.MULTIRUN:
-            write_json(folder.parent / f"{folder.name}.json", {"overrides": overrides, "error": error})
+            path = record.with_suffix(REFUSED) if is_of_another else record
+            options = [word for word in overrides if not word.startswith("resume=")]
+            write_json(path, {"overrides": options, "error": error})
 
 
 class RunTable(Callback):
-    """Shows what came of each run, and ends with exit code 1 if one failed."""
+    """Refuses the folder of another sweep, shows what came of each run, and ends with exit code 1 if one failed.
+
+    What else a callback raises, Hydra turns into a warning.
+    """
+
+    def on_multirun_start(self, config: Any, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        _clear_refusals(folder)  # by a sweep that was killed
+        if not config.resume and (names := sorted(path.name for path in _records(folder))):
+            error = ConfigError(
+                "A sweep's folder is new, or that of the sweep to resume.",
+                got=f"{folder} holds {', '.join(names[:4])}",
+                fix="run_dir=ANOTHER, or resume=true and the options of that sweep to go on with it",
+            )
+            print(f"Error: {error}", file=sys.stderr)
+            raise SystemExit(1)
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         from trajgen.core.terminal import Terminal
 
         folder = Path(config.hydra.sweep.dir)
         failed = print_runs(folder, Terminal())
+        if names := _clear_refusals(folder):
+            text = "of these trainings were refused; the table has the runs that their folders hold."
+            print(f"Error: {', '.join(names)} {text}", file=sys.stderr)
         if failed:
             print(
                 f"Error: {', '.join(failed)} of these trainings failed; the others are kept. "
                 f"The same command with run_dir={folder} resume=true goes on with all of them.",
                 file=sys.stderr,
             )
+        if failed or names:
             raise SystemExit(1)
+
+
+def _records(folder: Path) -> list[Path]:
+    """The records of a sweep's jobs."""
+    return [path for path in folder.rglob("*.json") if path.with_suffix("").is_dir()]
+
+
+def _clear_refusals(folder: Path) -> list[str]:
+    """The names of the jobs that were refused, of which the folder says nothing any more."""
+    paths = sorted(folder.rglob(f"*{REFUSED}"))
+    for path in paths:
+        path.unlink()
+    return [str(path.relative_to(folder).with_suffix("")) for path in paths]
 
 
 def print_runs(folder: Path, console: Any) -> list[str]:
@@ -102,8 +142,7 @@ def print_runs(folder: Path, console: Any) -> list[str]:
 
     Both are written beside the runs, as table.md, runs.csv and means.csv.
     """
-    records = [path for path in folder.rglob("*.json") if path.with_suffix("").is_dir()]
-    names = {path: str(path.relative_to(folder).with_suffix("")) for path in records}
+    names = {path: str(path.relative_to(folder).with_suffix("")) for path in _records(folder)}
     jobs = {name: read_json(path) for path, name in names.items()}
     jobs = dict(sorted(jobs.items(), key=lambda item: (len(item[0]), item[0])))
     common = set.intersection(*(set(job["overrides"]) for job in jobs.values())) if len(jobs) > 1 else set()

@@ -17,6 +17,7 @@ from trajgen.core.protocols import ChoosesScales
 from trajgen.core.registry import complete, component, load_entry_points, load_imports
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.types import Space
+from trajgen.experiments.run_folder import load_config
 from trajgen.experiments.starting import (
     add_lora,
     checkpoint_of,
@@ -56,6 +57,7 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
     Its weights are fresh and its normalizer that of the episodes, but for what ``config.init`` gives.
     """
     from trajgen.data.encoding import Unencoded
+    from trajgen.data.starts import remark_on_starts
     from trajgen.data.windows import Windows, fit_normalizer
     from trajgen.engine.device import fits_into_memory
     from trajgen.engine.step import seed_step
@@ -65,12 +67,13 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
     fit_normalizer(episodes, config.data, planner.normalizer)
     if episodes.space.image_shape:
         start_encoder(planner, episodes)
-    if console is not None and episodes.images is None:  # which are not encoded yet
-        for line in planner.normalizer.remarks():
-            console.print(f"{line}.", markup=False)
+    if console is not None:
+        remarks = planner.normalizer.remarks() if episodes.images is None else []  # which are not encoded yet
+        for line in [*remarks, *filter(None, [remark_on_starts(episodes, config.data)])]:
+            console.print(f"{line}.", markup=False, highlight=False)
     if config.init is not None:
         require_same_offsets(config.init, episodes.space)
-        note = start_from(planner, config.init)
+        note = start_from(planner, config.init, config.train_only)
         if console is not None:
             console.print(note, markup=False, highlight=False)
     fit_subgoals(planner, episodes, config.data)
@@ -85,18 +88,22 @@ def ready(config: Config, episodes: Any, device: torch.device, console: Console 
 
 
 def derived(config: Config, episodes: Any, console: Console, resumed: Space | None = None) -> Any:
-    """The episodes with what a training derives of them: room for features, lengths of scales, and stitched episodes.
+    """The episodes with what a training derives of them: features, scales, the range of returns, stitched episodes.
 
     Args:
         config: of the run.
         episodes: the data.
         console: shows what was chosen.
-        resumed: the space of the run that is resumed, whose lengths of scales are kept.
+        resumed: the space of the run that is resumed, whose scales and range of returns are kept.
     """
+    from trajgen.data.return_range import with_return_range
     from trajgen.data.stitching import with_stitched
 
-    episodes = with_scales(config, with_features(config, episodes), console, resumed)
-    return with_stitched(episodes, config.data)
+    episodes = with_stitched(with_scales(config, with_features(config, episodes), console, resumed), config.data)
+    if resumed is None and config.init is None:
+        return with_return_range(episodes, config.data)
+    weights_of = resumed or load_config(local_folder(str(config.init)))[1]  # whose normalizer it goes on with
+    return replace(episodes, space=replace(episodes.space, return_range=weights_of.return_range))
 
 
 def with_features(config: Config, episodes: Any) -> Any:
@@ -255,7 +262,7 @@ def dry_run(config: Config, device: torch.device | None = None) -> None:
     """Builds the planner at small dimensions, so that what cannot work is refused before data are loaded.
 
     Args:
-        config: of the run.
+        config: of the run; where it goes on from a checkpoint, with an ``init`` that is there.
         device: on which it trains and acts, if it does so on this machine.
     """
     from trajgen.engine.distributed import world_size
@@ -265,15 +272,14 @@ def dry_run(config: Config, device: torch.device | None = None) -> None:
     if _chooses_scales(config):
         _require_chooser(config, planner)
     config.engine.check_batch_sizes(stages_of(planner, config.train_only), world_size())
-    if config.train_only and config.init is None and not config.resume:
+    if config.train_only and config.init is None:
         raise ConfigError(
             "train_only leaves the other parts as they are, which without a run to start from are not trained.",
             got=f"train_only={','.join(config.train_only)} without init",
             fix="init=RUN, or leave train_only out",
         )
     if config.init is not None:
-        if not config.resume:  # with its own checkpoint, a run needs the other one no more
-            checkpoint_of(config.init)
+        checkpoint_of(config.init)
         if (local_folder(config.init) / "config.json").is_file():
             require_same_windows(config, planner)
     _check_policy(config, planner)

@@ -28,7 +28,8 @@ from trajgen.evaluation.statistics import (
 from trajgen.experiments.cells import BY_TIME, Cell, Row
 from trajgen.experiments.definition import Study, option_of
 from trajgen.experiments.published import add_reached
-from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages, versions
+from trajgen.experiments.run_folder import load_config, read_evaluation, trained_stages
+from trajgen.experiments.versions import versions
 
 RATIO, RETURN, ACTION_ERROR = "ratio to the controller", "return", "action error"
 FIRST = {RATIO: "ratio_to_controller", ACTION_ERROR: "action_error"}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
+import shlex
 import sys
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from trajgen.core.files import (
 )
 from trajgen.core.formats import FORMAT, current
 from trajgen.core.options import convert, differing, flat, structure
+from trajgen.experiments.versions import recorded_versions
 from trajgen.security import check_entries, check_numbers
 
 if TYPE_CHECKING:
@@ -67,18 +67,8 @@ FIGURES: dict[str, Any] = {
 """Types of the figures of evaluation.json that are read; one may be missing, as in older folders."""
 NORMALIZED = {"name": str | None, "mean": float | None, "iqm": float | None, "ci95": list[float | None] | None}
 """Types of the entries of ``normalized`` that are read."""
-PACKAGES = (
-    "trajgen",
-    "torch",
-    "timm",
-    "vector-quantize-pytorch",
-    "hydra-core",
-    "minari",
-    "gymnasium",
-    "gymnasium-robotics",
-    "mujoco",
-    "numpy",
-)
+EARNED = ("mean", "best_tenth", "median_steps")
+"""What a summary names of the returns of data.json."""
 
 
 def find_folder(config: Config) -> Path:
@@ -104,7 +94,7 @@ def find_folder(config: Config) -> Path:
                 got=", ".join(map(str, existing)) or "none",
                 fix="leave out resume=true to train from the start, or name its folder: run_dir=DIR",
             )
-        folder = same[-1]
+        folder = sorted(same, key=lambda path: _likeness(path, config))[-1]  # of those that are alike, the newest
     else:
         paths = (ROOT / (name if n == 1 else f"{name}-{n}") for n in range(1, 10**6))
         folder = next(path for path in paths if not path.exists())
@@ -152,6 +142,12 @@ def require_free(folder: Path, config: Config) -> None:
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
     names = contents(folder)
+    if config.resume and is_finished(folder) and (words := changed_words(load_config(folder)[0], config)):
+        raise ConfigError(
+            "A run that is finished keeps the options with which it was evaluated.",
+            got=f"{', '.join(words)} for {folder}",
+            fix=f"trajgen evaluate run={folder} {shlex.join(words)}",
+        )
     if names and not config.resume and (folder / FINAL).exists():
         raise ConfigError(
             "The run is there, and its training is finished.",
@@ -169,6 +165,25 @@ def require_free(folder: Path, config: Config) -> None:
 def identity(folder: Path) -> dict[str, Any] | None:
     """What the run in a folder trains, or None if there is none."""
     return load_config(folder)[0].identity() if (folder / "config.json").exists() else None
+
+
+def _likeness(folder: Path, config: Config) -> tuple[bool, bool]:
+    """Of a run that trains the same: whether it also acts and is evaluated alike, and whether it is unfinished."""
+    if not (folder / "config.json").exists():
+        return False, True
+    return not changed_words(load_config(folder)[0], config), not is_finished(folder)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder is trained to its end, and evaluated."""
+    return (folder / FINAL).exists() and (folder / "evaluation.json").exists()
+
+
+def changed_words(existing: Config, config: Config) -> list[str]:
+    """The options of policy and evaluation in which a configuration differs from another, as they are typed."""
+    before, now = ({k: v for k, v in c.to_plain().items() if k in ("policy", "evaluation")} for c in (existing, config))
+    old = dict(flat(before))
+    return [f"{key}={v if isinstance(v, str) else json.dumps(v)}" for key, v in flat(now) if v != old[key]]
 
 
 def load_config(folder: Path) -> tuple[Config, Space]:
@@ -282,10 +297,22 @@ def evaluation_folder(folder: Path, overrides: dict[str, Any]) -> Path:
 
 
 def data_returns(folder: Path) -> dict[str, float] | None:
-    """What the episodes of a run's data earned; None where the folder does not say."""
+    """What the episodes of a run's data earned; None where the folder does not say.
+
+    Raises:
+        CheckpointError: if what it says is damaged.
+    """
     path = folder / "data.json"
     returns = read_json(path).get("returns") if path.exists() else None
-    return None if returns is None else convert(returns, dict[str, float], "returns")
+    if returns is None:
+        return None
+    try:
+        figures = convert(returns, dict[str, float], "returns")
+    except ConfigError as error:
+        raise damaged(path, error.got) from error
+    if missing := [name for name in EARNED if name not in figures]:
+        raise damaged(path, f"returns without {', '.join(missing)}")
+    return figures
 
 
 def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, Any], plots: list[str]) -> None:
@@ -298,7 +325,7 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
         figures,
         trained_stages(folder / "metrics.jsonl"),
         plots,
-        versions=read_json(folder / "versions.json"),
+        versions=recorded_versions(folder),
         scales=load_config(folder)[1].scale_lengths,
         command=command if isinstance(command, str) else None,
         run=str(folder),
@@ -332,17 +359,6 @@ def trained_stages(path: Path) -> list[dict[str, Any]]:
             }
         )
     return stages
-
-
-def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that a result depends on."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:

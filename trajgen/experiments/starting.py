@@ -13,7 +13,8 @@ from trajgen.core.errors import CheckpointError, ConfigError, nearest
 from trajgen.core.files import read_json
 from trajgen.core.options import entry
 from trajgen.core.planning import subgoal_of
-from trajgen.core.types import ParameterGroup, Space, Stage
+from trajgen.core.stages import ParameterGroup, Stage
+from trajgen.core.types import Space
 from trajgen.experiments.zoo import init_folder, local_folder
 
 if TYPE_CHECKING:
@@ -38,15 +39,17 @@ def checkpoint_of(run: str) -> Path:
     return Checkpoints(init_folder(run) / "checkpoints").newest()
 
 
-def start_from(planner: nn.Module, run: str) -> str:
+def start_from(planner: nn.Module, run: str, train_only: Sequence[str] = ()) -> str:
     """Takes the weights of a run that fit by name and shape, the normalizer among them; returns what was taken.
 
     Args:
         planner: takes the weights; what does not fit keeps its own.
         run: the folder; its weights alone are read.
+        train_only: the parts that will be trained; all if there are none.
 
     Raises:
         CheckpointError: if the checkpoint cannot be read, or nothing but the normalizer fits.
+        ConfigError: if something that does not fit would not be trained.
     """
     from trajgen.engine.checkpoint import read_weights
     from trajgen.nn.low_rank import ADAPTED, merged_weights, plain_name
@@ -60,6 +63,8 @@ def start_from(planner: nn.Module, run: str) -> str:
         raise CheckpointError(
             "No weight of the run fits this planner.", got=f"init={run}", fix="the recipe and options of that run"
         )
+    if train_only:
+        _require_trained(planner, set(state) - fitting, train_only, run)
     for name in fitting:
         state[name].copy_(stored[name])
     text = f"Starts from {path}: {len(fitting)} of {len(state)} tensors"
@@ -67,6 +72,37 @@ def start_from(planner: nn.Module, run: str) -> str:
         text += f"; fresh, since they are not there or of another shape: {', '.join(fresh)}"
     unused = outermost(set(stored) - set(state), set(state))
     return text + (f"; not used: {', '.join(unused)}" if unused else "")
+
+
+def _require_trained(planner: nn.Module, fresh: set[str], train_only: Sequence[str], run: str) -> None:
+    """Raises a `ConfigError` if fresh weights or codes, which a stage would train, lie outside of ``train_only``."""
+    from trajgen.nn.low_rank import ADAPTED, plain_name
+
+    trained = {id(p) for stage in all_stages(planner) for p in stage.trained}
+    names = {plain_name(name) for name, p in planner.named_parameters() if id(p) in trained}
+    weights = {name for name in names if ADAPTED not in name}
+    codes = {  # which no optimizer trains
+        f"{module}.{name}"
+        for module, part in planner.named_modules()
+        if hasattr(part, "codebook")
+        for name, buffer in part.named_buffers()
+        if buffer.is_floating_point()
+    }
+    untrained = {n for n in fresh & (weights | codes) if not any(is_below(n, part) for part in train_only)}
+    if not untrained:
+        return
+
+    def trained_part(part: str) -> str:
+        """The part, or that around a codebook which has weights."""
+        return next((p for p in reversed(_with_modules(part)) if any(is_below(name, p) for name in weights)), part)
+
+    parts = outermost(untrained, (weights | codes) - untrained)
+    further = dict.fromkeys(map(trained_part, parts))
+    raise ConfigError(
+        "train_only leaves out what the run has not in this shape, which would stay untrained.",
+        got=f"{', '.join(parts)} with train_only={','.join(train_only)} and init={run}",
+        fix=f"'train_only=[{','.join((*train_only, *further))}]', or the options of that run",
+    )
 
 
 def outermost(names: set[str], others: set[str]) -> list[str]:

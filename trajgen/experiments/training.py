@@ -21,10 +21,10 @@ from trajgen.experiments.run_folder import (
     load_config,
     require_free,
     run_name,
-    versions,
     write_config,
 )
 from trajgen.experiments.starting import checkpoint_of, stages_of
+from trajgen.experiments.versions import changed_versions, versions
 
 if TYPE_CHECKING:
     import torch
@@ -119,17 +119,20 @@ def _checked_folder(config: Config, device: torch.device) -> Path:
     check_loggers(config.engine.log)
     if config.engine.compile:
         check_compiler()
-    dry_run(config, device)
-    return find_folder(config)
+    folder = find_folder(config)
+    dry_run(_with_init(config, folder), device)
+    return folder
 
 
 def _with_init(config: Config, folder: Path) -> Config:
-    """The configuration with an ``init`` that is there: a run that is resumed needs the other run's weights no more."""
+    """The configuration with an ``init`` that is there: a run that goes on from a checkpoint needs no other run."""
     from trajgen.engine.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(folder / "checkpoints")
-    if config.init is None or not (config.resume and (checkpoints.finished or checkpoints.intermediate())):
+    if not (config.resume and (checkpoints.finished or checkpoints.intermediate())):
         return config
+    if config.init is None:
+        return replace(config, init=str(folder)) if config.train_only else config
     try:
         checkpoint_of(config.init)
     except TrajgenError:
@@ -176,14 +179,8 @@ def _begun(
         require_free(folder, config)  # another process may have been faster
         write_config(folder, config, space, command)  # the first file, so that a run that is killed here can be resumed
         write_json(folder / "data.json", data)
-        if config.resume and (lines := _changed_versions(folder / "versions.json")):
+        if config.resume and (lines := changed_versions(folder)):
             text = f"The run was begun with other versions, with which its last bits may differ: {', '.join(lines)}."
             console.print(text, markup=False, highlight=False)
         write_json(folder / "versions.json", versions())
         yield
-
-
-def _changed_versions(path: Path) -> list[str]:
-    """The packages whose versions differ from those in a run's versions.json, each with both; none without a file."""
-    before, now = read_json(path) if path.exists() else {}, versions()
-    return [f"{name} {before[name]} then, {now[name]} now" for name in now if before.get(name, now[name]) != now[name]]

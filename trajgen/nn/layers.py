@@ -70,21 +70,20 @@ class Histogram(nn.Module):
 
     Args:
         num_bins: K.
-        limit: the centers of the outermost bins are at ±limit; numbers beyond are clamped.
+        low, high: the centers of the outermost bins; numbers beyond are clamped.
     """
 
     centers: Tensor
 
-    def __init__(self, num_bins: int, limit: float) -> None:
+    def __init__(self, num_bins: int, low: float, high: float) -> None:
         super().__init__()
-        self.limit = limit
-        self.register_buffer("centers", torch.linspace(-limit, limit, num_bins), persistent=False)
+        self.low, self.high, self.width = low, high, (high - low) / (num_bins - 1)
+        self.register_buffer("centers", torch.linspace(low, high, num_bins), persistent=False)
 
     def loss(self, logits: Tensor, values: Tensor) -> Tensor:
         """The cross-entropy (...) of logits (..., K) for values (...)."""
-        last = len(self.centers) - 1
-        position = (values.clamp(-self.limit, self.limit) + self.limit) * (last / (2 * self.limit))
-        lower = position.floor().clamp(max=last - 1)
+        position = (values.clamp(self.low, self.high) - self.low) * (1 / self.width)
+        lower = position.floor().clamp(max=len(self.centers) - 2)
         weight = (position - lower).unsqueeze(-1)
         index = lower.long().unsqueeze(-1)
         log_probs = logits.float().log_softmax(-1)
@@ -102,8 +101,7 @@ class Histogram(nn.Module):
         index = (cdf < level).sum(-1, keepdim=True).clamp(max=len(self.centers) - 1)
         probability = probabilities.gather(-1, index)
         inside = (level - cdf.gather(-1, index)) / probability.clamp(min=1e-9) + 0.5  # bins, from the center
-        width = 2 * self.limit / (len(self.centers) - 1)
-        return (self.centers[index] + inside.clamp(-0.5, 0.5) * width).squeeze(-1)
+        return (self.centers[index] + inside.clamp(-0.5, 0.5) * self.width).squeeze(-1)
 
     def sample(self, logits: Tensor, uniform: Tensor) -> Tensor:
         """Bin centers (...) sampled from logits (..., K) by the inverse of the cdf at ``uniform`` (...)."""

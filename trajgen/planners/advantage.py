@@ -8,7 +8,8 @@ from trajgen.core.checks import check_range
 from trajgen.core.critics import HasAdvantage
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, GoalSampling, Losses, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, GoalSampling, Losses
 from trajgen.planners.direct import DirectPlanner
 from trajgen.planners.latent import critic_stage, inverse_loss
 

@@ -10,7 +10,8 @@ from torch import Generator, Tensor, nn
 
 from trajgen.core.errors import ConfigError
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 from trajgen.planners.latent import action_noise, inverse_loss, return_target_stage
 
 

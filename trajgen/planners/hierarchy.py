@@ -15,7 +15,8 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import FollowsPlans, Inpaints
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 
 
 @register("planner", "hierarchy")

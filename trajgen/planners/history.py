@@ -13,7 +13,8 @@ from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import Autoregressive, Values
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 from trajgen.planners.direct import PlansNoTrajectory
 from trajgen.planners.latent import return_target_stage
 

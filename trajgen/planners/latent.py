@@ -24,7 +24,8 @@ from trajgen.core.protocols import (
 )
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
-from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan, Stage, with_total
+from trajgen.core.stages import Stage, with_total
+from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan
 from trajgen.nn.layers import columns
 from trajgen.planners.misfit import check_misfit, critic_misfit, state_misfit
 

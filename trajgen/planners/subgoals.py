@@ -14,7 +14,8 @@ from trajgen.core.critics import HasStateValue
 from trajgen.core.errors import ConfigError
 from trajgen.core.normalizer import Normalizer
 from trajgen.core.registry import register
-from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, GoalSampling, Losses, Plan
 from trajgen.nn.layers import columns
 from trajgen.planners.direct import PlansNoTrajectory
 from trajgen.planners.latent import action_noise, critic_stage, inverse_loss, return_target_stage

@@ -6,7 +6,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from trajgen import register
-from trajgen.core.types import Batch, Cond, Losses, Plan, Stage
+from trajgen.core.stages import Stage
+from trajgen.core.types import Batch, Cond, Losses, Plan
 
 
 @register("planner", "mine")
