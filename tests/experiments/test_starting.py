@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from rich.console import Console
 
 from trajgen.cli import main
 from trajgen.config import Config, compose
 from trajgen.core.errors import CheckpointError, ConfigError
-from trajgen.core.files import write_json
+from trajgen.core.files import read_json, write_json
 from trajgen.engine.checkpoint import Checkpoints, read_weights
 from trajgen.experiments.loading import load_policy, load_run
-from trajgen.experiments.preparation import build_planner, dry_run
+from trajgen.experiments.preparation import build_planner, derived, dry_run, load_episodes
 from trajgen.experiments.starting import is_below, require_same_offsets, stages_of, start_from
 from trajgen.nn.low_rank import add_adapters, merged_weights
 
@@ -189,6 +190,23 @@ def test_data_with_another_offset_are_refused(tiny_run: Path) -> None:
     require_same_offsets(str(tiny_run), tiny.SPACE)
     with pytest.raises(ConfigError, match="state_offset"):
         require_same_offsets(str(tiny_run), replace(tiny.SPACE, state_offset=(0.0, 0.0, 1.7e9, 0.0)))
+
+
+def test_the_range_of_returns_is_that_of_the_weights_that_a_training_goes_on_with(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    (config, space), quiet = load_run(tiny_run), Console(quiet=True)
+    wide = replace(space, return_range=(-20.0, 5.0))
+    write_json(tmp_path / "config.json", {**read_json(tiny_run / "config.json"), "space": asdict(wide)})
+    assert load_run(tmp_path)[1] == wide  # as a run folder records it
+    episodes = load_episodes(config, quiet)
+    starts = {"new": (config, None), "init": (replace(config, init=str(tmp_path)), None), "resumed": (config, wide)}
+    ranges = {
+        name: derived(one, episodes, quiet, resumed).space.return_range for name, (one, resumed) in starts.items()
+    }
+    assert ranges == {"new": (-4.0, 4.0), "init": (-20.0, 5.0), "resumed": (-20.0, 5.0)}
+    bins = build_planner(config, wide).return_target.histogram.centers
+    assert (float(bins[0]), float(bins[-1])) == (-20, 5)
 
 
 @pytest.mark.parametrize("resume", [False, True])  # also where there is nothing to resume yet

@@ -11,7 +11,7 @@ import torch
 from simulated import SimulatedCuda, device_of
 
 from trajgen.assemble import build_encoder
-from trajgen.core.normalizer import Normalizer
+from trajgen.core.normalizer import Affine, Normalizer
 from trajgen.data import minari
 from trajgen.data.encoding import Unencoded, with_room
 from trajgen.data.options import DataOptions
@@ -51,3 +51,19 @@ def test_images_reach_the_device_in_uint8(memory: int, tmp_path: Path, monkeypat
             torch.testing.assert_close(images.cpu(), expected, rtol=0, atol=0)
         states = windows.encoded().batch(0, 8).states
         assert device_of(states).type == "cuda" and bool(states[..., 2:].any())
+
+
+def test_a_normalizer_on_the_device_is_fitted_from_the_host() -> None:
+    """That of the features of images, once their encoder is trained; with quantiles for bins."""
+
+    def fitted(device: str) -> dict[str, torch.Tensor]:
+        affine = Affine(3)
+        affine.fit_quantiles(5)
+        affine.to(device).fit(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+        return affine.state_dict()
+
+    with SimulatedCuda():
+        on_device = {name: value.cpu() for name, value in fitted("cuda").items()}
+    expected = fitted("cpu")
+    assert on_device.keys() == expected.keys() and "quantiles" in expected
+    assert all(torch.equal(on_device[name], value) for name, value in expected.items())
