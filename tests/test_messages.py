@@ -10,6 +10,7 @@ import pytest
 
 from trajgen.cli import main
 from trajgen.cli.components import _argument_docs
+from trajgen.cli.overrides import refuse_idle
 from trajgen.config import compose
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.registry import KINDS, names, spec
@@ -59,6 +60,18 @@ def test_the_fix_for_a_missing_package_of_an_environment_is_pips() -> None:
     with pytest.raises(DataError) as caught:
         make_env(gymnasium.envs.registration.EnvSpec("Game-v0", entry_point=Game))
     assert caught.value.fix == 'pip install "gymnasium[classic-control]"'
+
+
+def test_options_of_revisions_are_refused_where_they_are_typed_and_do_nothing() -> None:
+    """Not where the advice ``policy.revise=null`` is followed, nor those of a task, which are not typed."""
+    for options, revise in (
+        (["policy.revise_threshold"], 3),
+        (["policy.revise_threshold", "policy.revise"], None),
+        (["policy.seed"], None),
+    ):
+        refuse_idle(options, revise)
+    with pytest.raises(ConfigError, match=r"policy\.revise=2[\s\S]*leave out policy\.revise_threshold"):
+        refuse_idle(["policy.revise_threshold", "policy.seed"], None)
 
 
 @pytest.mark.parametrize("what", ["recipes", "studies", "searches"])

@@ -277,6 +277,50 @@ def test_arrays_that_an_environment_and_a_policy_reuse_are_copied() -> None:
     np.testing.assert_allclose(np.diff(episode.observations["arm"], axis=0), episode.actions, atol=1e-6)
 
 
+class Acting:
+    """A policy that always gives the same."""
+
+    action: Any = np.array([0.1, -0.1])  # of 64 bits
+
+    def act(self, observation: Any) -> Any:
+        return self.action
+
+
+class Far(Acting):
+    action = np.array([0.0, 1e300])
+
+
+class Wide(Acting):
+    action = np.zeros(3)
+
+
+class Mute(Acting):
+    action = None
+
+
+class Seeded(Acting):
+    def reset(self, seed: int) -> None: ...
+
+
+def test_numbers_of_a_policy_have_the_precision_of_the_box() -> None:
+    (episode,) = recorded(record(RecordOptions(env="Reusing-v0", policy=f"{__name__}:Acting", episodes=1)))
+    assert (episode.actions == Acting.action.astype(np.float32)).all() and episode.actions.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        ("Far", r"actions of the environment[\s\S]*1\.?e\+300"),
+        ("Wide", "actions of the environment"),
+        ("Mute", "NoneType None"),
+        ("Seeded", r"called without arguments[\s\S]*reset\(seed"),
+    ],
+)
+def test_what_a_policy_cannot_do_is_said(policy: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        record(RecordOptions(env="Reusing-v0", policy=f"{__name__}:{policy}", episodes=1))
+
+
 class Gained(Buffered):
     """A policy whose class has parameters of its own."""
 

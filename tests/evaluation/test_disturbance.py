@@ -84,6 +84,10 @@ def test_what_cannot_be_disturbed_is_refused() -> None:
         evaluate(Constant(1.0), replace(walk_env(), goal_key=None), replace(options, disturbance="moving_goal"))
     with pytest.raises(ConfigError, match="above 0"):
         EvaluationOptions(disturbance_size=0.0)
+    kinds: list[Any] = ["none", "moving_goal"]
+    for kind in kinds:
+        with pytest.raises(ConfigError, match=r"pushes or noise[\s\S]*evaluation\.disturbance_size=null"):
+            EvaluationOptions(disturbance=kind, disturbance_size=2.0)
 
 
 def test_recovery_is_that_of_goals() -> None:

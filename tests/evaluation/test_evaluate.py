@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from walks import Constant, Silent, Walk, walk_env
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.data.options import SuccessRule
 from trajgen.evaluation.evaluate import MEASURED, EvaluationOptions, RandomPolicy, evaluate, plain
+from trajgen.evaluation.protocol import goal_kind
 from trajgen.viz.summary import score_rows
 
 OPTIONS = EvaluationOptions(episodes=10, batch=4, latency=False)
@@ -127,3 +129,26 @@ def test_goals_and_success_are_those_of_the_environment() -> None:
     assert rows["protocol"] == ("return", "fixed goals") and rows["episodes"] == ("10", "seeds 0 to 9, 0 failed")
     figures = figures_of(rule=SuccessRule(steps=2))
     assert "at 2 steps or more" in figures["protocol"] and figures["success"] == 0
+
+
+@pytest.mark.parametrize(
+    ("resets", "kind"),
+    [
+        ([{"reset_cell": [1, 1]}], "random"),
+        ([{"goal_cel": [1, 1]}], "random"),
+        ([{"goal_cell": [1, 1]}, {"reset_cell": [1, 1]}], "random"),
+        ([{"goal_cell": [1, 1], "reset_cell": [2, 1]}], "fixed"),
+    ],
+)
+def test_goals_are_fixed_where_every_reset_names_one(resets: list[dict[str, Any]], kind: str) -> None:
+    assert goal_kind(walk_env(resets=tuple(resets))) == kind
+
+
+def test_success_is_by_the_distance_where_the_environment_reports_none_and_says_so() -> None:
+    near = {"goal_radius": 100.0, "achieved_key": "observation"}  # all states are as near
+    figures = figures_of(make_env=Silent, **near)
+    assert figures["success"] == 1 and "success: within 100 of the goal at any step" in figures["protocol"]
+    figures = figures_of(**near)
+    assert figures["success"] == 0.5 and "success: the environment's success at any step" in figures["protocol"]
+    figures = figures_of(rule=SuccessRule(info="reached_it", at_least=3), **near)
+    assert figures["success"] is None and "no success, as the environment reports no reached_it" in figures["protocol"]

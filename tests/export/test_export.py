@@ -19,7 +19,7 @@ import torch
 
 from trajgen.assemble import assemble
 from trajgen.core.errors import ConfigError
-from trajgen.export import package
+from trajgen.export import exported_policy, package
 from trajgen.export.package import export
 from trajgen.export.randomness import Draw
 from trajgen.policies.options import PolicyOptions
@@ -271,6 +271,13 @@ def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, d
             del sys.modules["policy"]
         output = stream.getvalue()
     return (actions, remaining), json.loads(output.splitlines()[-1])
+
+
+def test_its_plans_have_the_seed_of_the_policy(tmp_path: Path) -> None:
+    planner = tiny.planner(return_target="quantile", schedule={"scales": 2})
+    out = export(policy_of(planner, 2, seed=5), tmp_path / "exported", format="torch_export")
+    first, same, other = (exported_policy.Policy(out, seed=seed).draw()[0] for seed in (None, 5, 0))
+    assert (first == same).all() and (first != other).any()
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,13 @@ def test_without_the_import_the_run_is_refused(
     assert "There is no prior 'elman'" in error and "imports=[my_lab.parts], which its config.json lists" in error
 
 
+def test_it_is_recorded(own_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    words = ["env=PointMaze_UMaze-v3", f"policy={own_run}", "episodes=1", "max_episode_steps=2", "id=tests/own-v0"]
+    main(["data", "record", *words, "imports=[my_lab.parts]", "device=cpu"])
+    assert (tmp_path / "tests" / "own-v0").is_dir()
+
+
 def test_study(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in WORDS if not word.startswith(("prior.width", "engine.budget"))]
     main(

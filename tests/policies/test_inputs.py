@@ -102,6 +102,15 @@ def test_episodes_that_there_are_not_are_named(ids: Any) -> None:
         acting.reset(ids=ids)
 
 
+@pytest.mark.parametrize("batch", [-1, 0, 2.5, True, "2"])
+def test_a_batch_is_a_number_of_episodes(batch: Any) -> None:
+    acting = policy()
+    acting.reset(batch=np.int64(3))
+    with pytest.raises(TrajgenError, match=r"whole number of episodes[\s\S]*batch="):
+        acting.reset(batch=batch)
+    assert acting.act(np.zeros((3, 3))).shape == (3, 2)
+
+
 def test_nothing_is_done_before_a_reset() -> None:
     for states in (np.zeros(3), np.zeros((2, 3))):
         with pytest.raises(TrajgenError, match="must be reset before"):

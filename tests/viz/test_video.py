@@ -92,12 +92,30 @@ def write(path: Path, episode: PlayedEpisode, **options: Any) -> list[np.ndarray
 def test_a_film_over_a_map_moves(tmp_path: Path) -> None:
     states = np.linspace(1.2, 2.8, 20, dtype=np.float32).reshape(10, 2)
     plans = [TimedPlan(step, [states[[0, -1]], states[step:]]) for step in (0, 4)]
-    episode = PlayedEpisode(states, np.ones(9), np.array([2.5, 2.5], np.float32), plans, [])
+    episode = PlayedEpisode(states, np.ones(9), np.full((10, 2), 2.5, np.float32), plans, [])
     frames = write(tmp_path / "new" / "film.gif", episode, interval=4, walls=WALLS)
     assert len(frames) == 4 and all((a != b).any() for a, b in pairwise(frames))
-    bare = write(tmp_path / "bare.gif", dataclasses.replace(episode, plans=[], goal=None), interval=4, walls=WALLS)
+    bare = write(tmp_path / "bare.gif", dataclasses.replace(episode, plans=[], goals=None), interval=4, walls=WALLS)
     assert (bare[0] != frames[0]).any()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["film.gif"]
+
+
+def test_a_goal_that_moves_is_shown_where_it_is(walker: RecedingHorizonPolicy, tmp_path: Path) -> None:
+    class Moving(Painted):
+        def step(self, action: np.ndarray) -> tuple:
+            self.goal = self.time // 3  # 1 from the fourth step on
+            return super().step(action)
+
+    episode = play(walker, walk_env(Moving), 4, interval=3)  # of 7 steps
+    assert episode.goals is not None
+    np.testing.assert_array_equal(episode.goals[1:, 0], [0, 0, 0, 1, 1, 1, 2])
+    states, goals = np.full((8, 2), 1.2, np.float32), np.full((8, 2), 2.5, np.float32)
+    still = PlayedEpisode(states, np.zeros(7), goals, [], [])
+    goals = goals.copy()
+    goals[5:, 0] = 2.0
+    moves = dataclasses.replace(still, goals=goals)
+    films = [write(tmp_path / f"{n}.gif", each, interval=4, walls=WALLS) for n, each in enumerate((still, moves))]
+    assert [(one != two).any() for one, two in zip(*films, strict=True)] == [False, False, True]
 
 
 def test_the_last_frame_shows_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +134,9 @@ def test_a_film_marks_subgoals(walker: RecedingHorizonPolicy, tmp_path: Path) ->
     walker.normalizer.goal.mean.fill_(3.0)
     walker.normalizer.goal.scale.fill_(4.0)
     episode = play(walker, walk_env(Painted), 4, interval=3)
-    assert episode.goal is not None
+    assert episode.goals is not None
     for plan in episode.plans:
-        np.testing.assert_allclose(plan.subgoal, (episode.goal + 3.0) / 2, rtol=1e-5)
+        np.testing.assert_allclose(plan.subgoal, (episode.goals[0] + 3.0) / 2, rtol=1e-5)
     states = np.linspace(1.2, 2.8, 16, dtype=np.float32).reshape(8, 2)
     plans = [TimedPlan(0, [states], subgoal=np.array([2.8, 1.2], np.float32))]
     marked = PlayedEpisode(states, np.ones(7), None, plans, [])
@@ -137,7 +155,7 @@ def test_a_film_shows_which_scales_were_drawn_when(walker: RecedingHorizonPolicy
     assert [(plan.step, plan.sampled) for plan in episode.plans] == [(0, (1, 3)), (2, (2, 3)), (4, (1, 3)), (6, (2, 3))]
     assert "revise" not in vars(policy.planner)
     states = np.linspace(1.2, 2.8, 16, dtype=np.float32).reshape(8, 2)
-    revised = dataclasses.replace(episode, states=states, goal=None, frames=[])
+    revised = dataclasses.replace(episode, states=states, goals=None, frames=[])
     frames = write(tmp_path / "revised.gif", revised, interval=4, walls=WALLS)
     plans = [dataclasses.replace(plan, sampled=None) for plan in revised.plans]
     plain = write(tmp_path / "plain.gif", dataclasses.replace(revised, plans=plans), interval=4, walls=WALLS)

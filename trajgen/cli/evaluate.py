@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.overrides import COMPOSITION, parse, read
+from trajgen.cli.overrides import COMPOSITION, parse, read, refuse_idle
 from trajgen.core.checks import check_device
 from trajgen.core.errors import ConfigError, nearest
+from trajgen.core.options import entry, flat
 from trajgen.experiments.options import SampleRequest
 
 ACTING = ("sampler", "critic", "return_target", "policy", "evaluation")
@@ -63,18 +64,22 @@ def read_run(words: Iterable[str], cls: type[R]) -> tuple[R, dict[str, Any]]:
             fix = f"trajgen train {word} init={options.run}; data.KEY=VALUE changes an option"
             raise ConfigError("A run is evaluated on the task that it was trained on.", got=word, fix=fix)
     options, overrides = replace(options, run=existing(writable_folder(options.run))), parse(rest)
-    if overrides and not options.imports:
-        _check(options.run, overrides)
+    if overrides:
+        _check(options.run, overrides, has_imports=bool(options.imports))
     return options, overrides
 
 
-def _check(folder: Path, overrides: dict[str, Any]) -> None:
-    """Raises a `ConfigError` for overrides that do not fit a run whose components are trajgen's; imports no torch."""
+def _check(folder: Path, overrides: dict[str, Any], *, has_imports: bool) -> None:
+    """Raises a `ConfigError` for overrides that do nothing, or do not fit; imports no torch.
+
+    Whether they fit is not known yet where components are not trajgen's, but a person's own.
+    """
     from trajgen.config.schema import TOP, Config, merged
     from trajgen.experiments.run_folder import read_config
 
     plain = read_config(folder)
-    if not plain.get("imports"):
+    refuse_idle((name for name, _ in flat(overrides)), entry(plain, ("policy", "revise")))
+    if not has_imports and not plain.get("imports"):
         damaged = AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError
         with suppress(*damaged):  # loading says which file it is
             Config.from_plain(merged({key: value for key, value in plain.items() if key in TOP}, overrides))

@@ -118,6 +118,22 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     return values_of(words)
 
 
+def refuse_idle(options: Iterable[str], revise: int | None) -> None:
+    """Raises a `ConfigError` for options of revisions that are typed where no plan is revised.
+
+    Those of a task or a study are not typed; and who types ``policy.revise=null`` knows that they do nothing.
+
+    Args:
+        options: that are typed, by their dotted names.
+        revise: the run's ``policy.revise``.
+    """
+    options = list(options)
+    idle = [option for option in options if option.startswith("policy.revise_")]
+    if idle and revise is None and "policy.revise" not in options:
+        fix = f"policy.revise=2, a scale from which on plans are drawn anew; or leave out {', '.join(idle)}"
+        raise ConfigError("No plan is revised.", got=f"{', '.join(idle)} without policy.revise", fix=fix)
+
+
 def dashed(words: Sequence[str], options: Mapping[str, Option], groups: Collection[str]) -> None:
     """Raises a `ConfigError` for an option that is written as a flag, ``--recipe mage`` or ``--recipe=mage``."""
     for number, word in enumerate(words):

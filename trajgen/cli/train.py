@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.overrides import COMPOSITION, bare_word, options_of
+from trajgen.cli.overrides import COMPOSITION, bare_word, options_of, refuse_idle
 from trajgen.core.errors import ConfigError, TrajgenError
 
 PLAIN_PATH = r"""['"].*|[\w/.:~,+%$@|{} -]*"""
@@ -81,6 +81,7 @@ def run(words: list[str]) -> None:
         if config.is_for_hydra(words):
             config.hydra_run(words)
         composed = config.compose(words)
+        refuse_idle((word.partition("=")[0].lstrip("+") for word in words), composed.policy.revise)
         if (line := config.task_line(words)) and not read_launch().rank:
             print(line)
         _train_one(composed, config.absolute_paths(words))

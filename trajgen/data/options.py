@@ -38,8 +38,12 @@ class SuccessRule:
     def words(self) -> str:
         """The rule in words."""
         least = "" if self.at_least == 1 else f" of {self.at_least:g} or more"
-        steps = "at any step" if self.steps == 1 else f"at {self.steps} steps or more"
-        return f"the environment's {self.info.replace('_', ' ')}{least} {steps}"
+        return f"the environment's {self.info.replace('_', ' ')}{least} {self.times}"
+
+    @property
+    def times(self) -> str:
+        """The least number of good steps, in words."""
+        return "at any step" if self.steps == 1 else f"at {self.steps} steps or more"
 
 
 PHYSICS = ("mass", "friction", "damping", "gear")
@@ -164,7 +168,7 @@ class DataOptions:
     resets: tuple[dict[str, int | tuple[int, ...]], ...] = ()
     """Reset options of evaluation episodes, in turn: [{goal_cell: [1, 1]}] fixes the goal of a maze."""
     success: SuccessRule = field(default_factory=SuccessRule)
-    """When an episode succeeds; if the environment does not report it, by the distance to the goal."""
+    """When an episode succeeds; by default as the environment reports, else by the distance to the goal."""
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Returns of the normalized scores 0 and 100, by name; before the environment's."""
 

@@ -104,7 +104,7 @@ class EvalEnv:
             return None
 
     def success(self, observation: Any, info: Mapping[str, Any]) -> np.ndarray | None:
-        """Whether a step is good, by the info that `SuccessRule` names, else by the distance to the goal.
+        """Whether a step is good, by the info that `SuccessRule` names, by default else by the distance to the goal.
 
         Args:
             observation: as the environment returned it, batched or not.
@@ -117,7 +117,8 @@ class EvalEnv:
             value = info[self.rule.info]
             value = len(value) if isinstance(value, list | tuple | set) else value
             return np.asarray(np.asarray(value, dtype=np.float64) >= self.rule.at_least)
-        if self.goal_radius is None or self.goal_key is None or self.achieved_key is None:
+        is_default = self.rule.info == SuccessRule.info
+        if not is_default or self.goal_radius is None or self.goal_key is None or self.achieved_key is None:
             return None
         observation = info.get(TRUE_OBSERVATION, observation)
         offset = np.asarray(entry(observation, self.achieved_key)) - np.asarray(entry(observation, self.goal_key))
@@ -304,7 +305,8 @@ def require_same_spaces(name: str, env: Any, observations: Any, space: Space) ->
             "Actions of the data lie outside of the environment's box.",
             expected=f"action {index} from {box.low[index]:g} to {box.high[index]:g}, as in {name}",
             got=f"{low[index]:g} to {high[index]:g}",
-            fix="rescale the actions; or data.action_limits=data, if none of them lies outside; or another environment",
+            fix="rescale the actions; or train with data.action_limits=data, if none of them lies outside; or another "
+            "environment",
         )
 
 

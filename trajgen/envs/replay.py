@@ -110,6 +110,9 @@ def env_of_run(options: DataOptions, recorded: EnvRecord | None) -> EvalEnv:
     Raises:
         DataError: if the set is not on this machine and nothing else names an environment, or it cannot be made here.
     """
-    if recorded is None and store.folder(options.id).is_dir() and not has_eval_env(options):
-        return replay_env(options)
-    return make_eval_env(options, recorded)
+    return replay_env(options) if is_replayed(options, recorded) else make_eval_env(options, recorded)
+
+
+def is_replayed(options: DataOptions, recorded: EnvRecord | None) -> bool:
+    """Whether a run's data are replayed, as they name no environment; see `env_of_run`."""
+    return recorded is None and store.folder(options.id).is_dir() and not has_eval_env(options)

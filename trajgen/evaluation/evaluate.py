@@ -74,6 +74,12 @@ class EvaluationOptions:
                 got=self.disturbance_size,
                 fix="evaluation.disturbance_size=null",
             )
+        if self.disturbance_size is not None and self.disturbance not in ("push", "noise"):
+            raise ConfigError(
+                "evaluation.disturbance_size is that of pushes or noise.",
+                got=f"evaluation.disturbance={self.disturbance} evaluation.disturbance_size={self.disturbance_size:g}",
+                fix="evaluation.disturbance=push, or evaluation.disturbance_size=null",
+            )
 
 
 class RandomPolicy:
@@ -164,7 +170,7 @@ def evaluate(
         "env": eval_env.name,
         "episodes": options.episodes,
         "seeds": [seeds[0], seeds[-1]],
-        "protocol": describe(eval_env, options, reports_success=played.success is not None),
+        "protocol": describe(eval_env, options, played),
         "protocol_name": options.protocol,
         "goals": goal_kind(eval_env),
         **_scores(eval_env, rollouts),

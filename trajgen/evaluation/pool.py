@@ -31,6 +31,7 @@ class Moment:
     done: bool = False
     success: bool | None = None  # None if the environment does not report it
     error: str | None = None
+    is_reported: bool = False  # whether the environment's info says so, not the distance to the goal
 
 
 class Pool(Protocol):
@@ -69,7 +70,8 @@ def _moment(eval_env: EvalEnv, env: gymnasium.Env, call: Callable[[], tuple[Any,
         check_observation(observation, env.observation_space)
         success = eval_env.success(observation, {"reward": reward, **info})
         done = bool(terminated or truncated)
-        return Moment(observation, reward, done, None if success is None else bool(success))
+        is_reported = eval_env.rule.info in {"reward", *info}
+        return Moment(observation, reward, done, None if success is None else bool(success), is_reported=is_reported)
     except Exception as error:  # an environment may raise anything; its episode fails, the others go on
         return Moment(error=f"{type(error).__name__}: {error}")
 

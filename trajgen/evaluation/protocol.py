@@ -13,7 +13,7 @@ from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.options import entry
 from trajgen.data.options import SuccessRule
 from trajgen.evaluation.disturbance import describe_disturbance, disturb
-from trajgen.evaluation.pool import LocalPool, environments
+from trajgen.evaluation.pool import LocalPool, environments, reset, step
 
 if TYPE_CHECKING:
     from trajgen.core.types import Space
@@ -25,11 +25,16 @@ RETURNS = {
     "return": "return protocol: undiscounted sum of rewards",
     "first_hit": "first-hit protocol: the steps from the first at the goal on, whatever follows,",
 }
+GOAL_OPTIONS = {"goal_cell", "task_id"}
+"""Options of a reset that name its goal: in mazes, and in OGBench."""
 
 
 def goal_kind(eval_env: EvalEnv) -> str | None:
     """Whether goals are "fixed" or drawn at "random" from the seed; None where there are none."""
-    return None if eval_env.goal_key is None else "fixed" if eval_env.resets or eval_env.one_goal else "random"
+    if eval_env.goal_key is None:
+        return None
+    names_goal = [bool(GOAL_OPTIONS & {*options}) for options in eval_env.resets]
+    return "fixed" if eval_env.one_goal or (names_goal and all(names_goal)) else "random"
 
 
 def success_by_reset(eval_env: EvalEnv, rollouts: Rollouts) -> list[float | None] | None:
@@ -108,12 +113,10 @@ def middle(space: Any) -> Any:
 def require_goal(eval_env: EvalEnv) -> None:
     """Raises a ConfigError if the environment reports of no step whether it is at the goal."""
     with environments(eval_env, 1) as (env,):
-        observation, info = eval_env.reset(env, 0)
-        success = eval_env.success(observation, info)
-        if success is None:
-            observation, _, _, _, info = env.step(env.action_space.sample())
-            success = eval_env.success(observation, info)
-    if success is None:
+        moment = reset(eval_env, env, 0)
+        if moment.error is None and moment.success is None:
+            moment = step(eval_env, env, env.action_space.sample())
+    if moment.error is None and moment.success is None:  # an error is that of its episode
         raise ConfigError(
             "The first-hit protocol needs an environment that reports when the goal is reached.",
             got=f"evaluation.protocol=first_hit in {eval_env.name}",
@@ -121,7 +124,7 @@ def require_goal(eval_env: EvalEnv) -> None:
         )
 
 
-def describe(eval_env: EvalEnv, options: EvaluationOptions, *, reports_success: bool) -> str:
+def describe(eval_env: EvalEnv, options: EvaluationOptions, played: Rollouts) -> str:
     """The protocol in words: what is counted, on which episodes, what success is, and what it is compared with."""
     if resets := eval_env.resets:
         values = {name: list(v) if isinstance(v, tuple) else v for name, v in resets[0].items()}
@@ -138,10 +141,20 @@ def describe(eval_env: EvalEnv, options: EvaluationOptions, *, reports_success: 
     )
     if disturbance := describe_disturbance(options):
         text += f"; {disturbance}"
-    if reports_success:
-        text += f"; success: {eval_env.rule.words}"
+    if success := _describe_success(eval_env, played):
+        text += f"; {success}"
     references = "the controller and random actions" if eval_env.controller is not None else "random actions"
     return f"{text}; {references} on the same episodes" if options.reference else text
+
+
+def _describe_success(eval_env: EvalEnv, played: Rollouts) -> str:
+    """By which rule the episodes succeeded, in words; empty where the usual one says nothing."""
+    rule = eval_env.rule
+    if played.success is None:
+        return "" if rule.info == SuccessRule.info else f"no success, as the environment reports no {rule.info}"
+    if played.by_distance:
+        return f"success: within {eval_env.goal_radius:g} of the goal {rule.times}"
+    return f"success: {rule.words}"
 
 
 def episode_options(data: Mapping[str, Any], named_env: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class Episode:
         self.rewards: list[float] = []
         self.successes: int | None = None  # steps at which the environment reported success, if it reports it
         self.first_success: int | None = None
+        self.is_reported = False
         self.error: str | None = None
         self.states: list[NDArray[Any]] = []
         self.goal: NDArray[Any] | None = None
@@ -65,6 +66,7 @@ class Episode:
             self.error, self.done = moment.error, True
             return
         self.observation = moment.observation
+        self.is_reported |= moment.is_reported
         if moment.success is not None:
             self.successes = (self.successes or 0) + moment.success
             if moment.success and self.first_success is None:
@@ -97,6 +99,7 @@ class Rollouts:
     errors: list[dict[str, Any]]  # seed, step and message of each failed episode
     decisions: int  # actions that an environment took
     act_seconds: NDArray[np.float64] = field(repr=False)  # (calls,) wall time of each call of act
+    by_distance: bool = False  # whether success is that of the distance to the goal, as the environment reports none
 
     @property
     def completed(self) -> NDArray[np.bool_]:
@@ -240,6 +243,7 @@ def _collect(episodes: list[Episode], seconds: list[float]) -> Rollouts:
         errors=[{"seed": e.seed, "step": e.steps, "error": e.error} for e in episodes if e.error],
         decisions=sum(e.steps for e in episodes),
         act_seconds=np.array(seconds),
+        by_distance=any(s is not None for s in success) and not any(e.is_reported for e in episodes),
     )
 
 

@@ -81,11 +81,11 @@ def evaluate(
     returns = data_returns(folder)
     policy = load_policy(folder, device=device, imports=imports, overrides=overrides)
     eval_env = env_of_run(config.data, recorded_env(folder))
-    with environments(eval_env, 1) as (environment,):
-        eval_env.require_fits(environment, policy.space)
     if out is not None and (out / "config.json").exists() and out.resolve() != folder.resolve():
         raise ConfigError("An evaluation is not written into another run.", got=f"out={out}", fix="out=ANOTHER")
     require_writable(out or folder, "out=ANOTHER, or mend the permissions")
+    with environments(eval_env, 1) as (environment,):
+        eval_env.require_fits(environment, policy.space)
     episodes = min(config.evaluation.episodes, eval_env.replayed_episodes or config.evaluation.episodes)
     show = partial(episode_progress, console, episodes, eval_env.max_steps)
     if eval_env.replayed_episodes:

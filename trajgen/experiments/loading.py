@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config, merged
-from trajgen.core.errors import CheckpointError, TrajgenError
+from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.options import flat, nested
 from trajgen.core.types import Space
+from trajgen.data import store
+from trajgen.data.options import DataOptions
 from trajgen.experiments.preparation import build_planner, prepare_imports
 from trajgen.experiments.run_folder import load_config, recorded_env
 from trajgen.experiments.zoo import local_folder
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 SLACK = 2**28
 """Bytes that a model may need beyond its weights, for masks and tables."""
+OF_EPISODES = ("id", "env_id", "max_episode_steps")
+"""Options of the data that say what the episodes of a trained run are."""
+SIMULATED, REPLAYED = ("env_options", "shift", "resets", "success", "bounds", "goal_radius"), ("val_fraction",)
+"""The same of episodes that are played in an environment, and of recorded ones that are replayed."""
 
 
 def load_policy(
@@ -52,7 +59,8 @@ def load_policy(
 
     Raises:
         CheckpointError: if the folder or its newest checkpoint cannot be read or do not fit.
-        ConfigError: if an override does not fit.
+        ConfigError: if an override does not fit, or is of the data, and says nothing of episodes.
+        DataError: if it names a data set that is not on this machine.
     """
     from trajgen.engine.checkpoint import Checkpoints, load_weights
     from trajgen.engine.device import choose_device, fits_into_memory
@@ -94,8 +102,30 @@ def load_run(
     prepare_imports(imports)
     config, space = load_config(folder)
     if overrides:
-        config = Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
+        trained, config = config, Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
+        _check_data(folder, trained.data, config.data)
     return config, space
+
+
+def _check_data(folder: Path, trained: DataOptions, data: DataOptions) -> None:
+    """Refuses other data options than those of the training that change nothing, or spoil figures, in its episodes."""
+    names = [field.name for field in fields(data) if getattr(data, field.name) != getattr(trained, field.name)]
+    if "id" in names and not store.folder(data.id).is_dir():
+        raise store.missing(data.id)
+    if not {*names} - {*OF_EPISODES}:
+        return
+    from trajgen.envs.replay import is_replayed
+
+    possible = OF_EPISODES + (REPLAYED if is_replayed(data, recorded_env(folder)) else SIMULATED)
+    for name in names:
+        if name not in possible:
+            needs_env = "; or data.env_id=ID of an environment" if name in SIMULATED else ""
+            raise ConfigError(
+                "Of the data's options a trained run takes those that its episodes depend on.",
+                expected=", ".join(f"data.{each}" for each in possible),
+                got=f"data.{name}",
+                fix=f"leave data.{name} out{needs_env}",
+            )
 
 
 def _rebuild(config: Config, space: Space, checkpoint: Path) -> nn.Module:
@@ -133,9 +163,8 @@ def open_run(
     """
     from trajgen.viz.run import Run
 
-    changes = dict(overrides or {})
-    prepare_imports(imports)
-    config = Config.from_plain(merged(load_config(folder)[0].to_plain(), changes))
+    changes = nested((overrides or {}).items())
+    config, _ = load_run(folder, imports, changes)
 
     def load(more: Mapping[str, Any]) -> RecedingHorizonPolicy:
         return load_policy(folder, device=device, imports=imports, overrides=merged(changes, more) or None)

@@ -32,6 +32,8 @@ class RecordOptions:
     """How the environment differs from its own, as 'shift={mass: 2}'; also friction, damping, gear, blocked."""
     device: str = "auto"
     """Device of the policy of a run."""
+    imports: tuple[str, ...] = ()
+    """Modules that register own components of that run, or environments."""
     force: bool = False
     """Replace a data set that is there, and a stopped recording of other options."""
 

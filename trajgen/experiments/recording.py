@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import sha256
 from importlib import import_module
@@ -25,6 +25,7 @@ from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import nested_entries
 from trajgen.core.options import differing
+from trajgen.core.registry import load_imports
 from trajgen.core.terminal import Terminal, progress
 from trajgen.data import store
 from trajgen.data.options import EnvShift
@@ -58,6 +59,7 @@ def record(options: RecordOptions) -> str:
 
     if not options.force:
         store.refuse_existing(options.name)
+    load_imports(options.imports)
     sys.path.insert(0, str(Path.cwd()))  # modules of one's own are looked for here, as by imports=
     try:
         env_spec = spec(options.env, max_episode_steps=options.max_episode_steps, **options.env_options)
@@ -176,6 +178,9 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
         required = any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in parameters.values())
         policy = policy(env=env) if "env" in parameters else policy(env) if required else policy()
 
+    if hasattr(policy, "reset"):
+        _require_plain_reset(policy.reset, options.policy)
+
     def seeded(seed: int) -> Callable[[Any], Any]:
         np.random.seed(seed)
         if hasattr(policy, "reset"):
@@ -185,6 +190,20 @@ def _policy(options: RecordOptions, env: Any) -> Callable[[int], Callable[[Any],
     return seeded
 
 
+def _require_plain_reset(reset: Any, name: str) -> None:
+    """Raises a `ConfigError` if a policy's ``reset`` needs arguments."""
+    with suppress(ValueError):  # of what is not written in Python nothing is known
+        signature = inspect.signature(reset)
+        try:
+            signature.bind()
+        except TypeError as error:
+            raise ConfigError(
+                "The reset of a policy is called without arguments before each episode.",
+                got=f"{name}: reset{signature}",
+                fix="defaults for its arguments; a class with a parameter env is made with the environment",
+            ) from error
+
+
 def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int, name: str) -> dict[str, Any]:
     """An episode as flat arrays: observations by their path, actions, rewards, whether it was terminated."""
     observation, _ = env.reset(seed=seed)
@@ -192,12 +211,13 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
     observer = getattr(getattr(act, "__self__", None), "observe", None)
     observations, actions, rewards = [_checked(env, observation, 0.0, seed, 0)[0]], [], []
     for step in range(1, MOST_STEPS + 1):
-        action = act(observation)
+        answer = act(observation)
+        action = _as_in(env.action_space, answer)
         if not env.action_space.contains(action):
             raise ConfigError(
                 "A policy gives actions of the environment.",
                 expected=str(env.action_space),
-                got=f"{type(action).__name__} {action!r} in the episode of seed {seed}"[:300],
+                got=f"{type(answer).__name__} {answer!r} in the episode of seed {seed}"[:300],
             )
         actions.append(np.array(action))  # a copy: a policy may reuse its array
         observation, reward, terminated, truncated, _ = env.step(action)
@@ -212,6 +232,16 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
             ends = {"terminated": np.array(terminated), "rewards": np.array(rewards), "actions": np.array(actions)}
             return columns | ends
     raise DataError(f"An episode of {name} does not end within {MOST_STEPS:,} steps.", fix="max_episode_steps=1000")
+
+
+def _as_in(space: Any, action: Any) -> Any:
+    """Numbers for a box of floats in the precision of the box; any other action as it is."""
+    import gymnasium
+
+    if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        with suppress(ValueError, TypeError), np.errstate(over="ignore"):  # what is too large is infinite, and refused
+            return np.asarray(action, space.dtype)
+    return action
 
 
 def _checked(env: Any, observation: Any, reward: Any, seed: int, step: int) -> tuple[Any, float]:

@@ -24,11 +24,13 @@ class Policy:
 
     Args:
         folder: of the export; the one that holds this file if not given.
-        seed: of the plans.
+        seed: of the plans; that of the policy that was exported if not given.
         threads: for the computation; None for as many as the library takes by itself.
     """
 
-    def __init__(self, folder: str | Path | None = None, *, seed: int = 0, threads: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path | None = None, *, seed: int | None = None, threads: int | None = None
+    ) -> None:
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
         self.description: dict[str, Any] = json.loads((self.folder / "policy.json").read_text(encoding="utf-8"))
         if self.description["format_version"] > FORMAT_VERSION:
@@ -41,7 +43,7 @@ class Policy:
         self._act_program = load(self.folder, "act", threads)
         self._revision: dict[str, Any] = self.description.get("revision") or {}
         self._revise_program: Any = load(self.folder, "revise", threads) if self._revision else None
-        self._rng = np.random.default_rng(seed)
+        self._rng = np.random.default_rng(self.description["seed"] if seed is None else seed)
         self.reset()
 
     def reset(self) -> None:

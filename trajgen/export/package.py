@@ -155,6 +155,7 @@ def export(policy: Any, out: Path, *, format: str = "onnx", batch: int = 1) -> P
         "format": format,
         "format_version": FORMAT,
         "batch": batch,
+        "seed": policy.options.seed,
         "replan_interval": policy.replan_interval,
         "replan_on_new_goal": policy.options.replan_on_new_goal,
         "discount": policy.discount,

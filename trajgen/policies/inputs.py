@@ -118,6 +118,18 @@ def per_episode(values: Any, episodes: int, name: str, dtype: type) -> Tensor:
     return torch.from_numpy(array.reshape(episodes))
 
 
+def episode_count(batch: Any) -> int:
+    """How many episodes are to be started.
+
+    Raises:
+        TrajgenError: if that is no whole number of at least 1.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int | np.integer) or batch < 1:
+        rule = "A batch is a whole number of episodes, at least 1."
+        raise TrajgenError(rule, got=f"batch={batch}", fix="policy.reset(batch=1), or without batch for a single one")
+    return int(batch)
+
+
 def episode_indices(ids: Sequence[int] | Sequence[bool], episodes: int) -> Tensor:
     """Which of B episodes are meant, by their numbers or by a truth value for each; the indices (n,).
 

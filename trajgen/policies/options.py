@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from trajgen.core.checks import check_range
 from trajgen.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ class PolicyOptions:
     backend: Literal["eager", "onnx", "cuda_graph"] = "eager"
     """Eager, ONNX Runtime (CPU) or CUDA graphs; the plans are the same."""
 
+    def __post_init__(self) -> None:
+        check_range("policy.seed", self.seed, 0, 2**63 - 1, usual=0)
+
     def steps(self, planner: Any, chunk: int) -> int:
         """How many environment steps a plan is followed.
 
@@ -61,7 +65,7 @@ class PolicyOptions:
                 fix="policy.replan_interval=1",
             )
 
-        follows = isinstance(planner.action, FollowsPlans)
+        follows = isinstance(planner.action, FollowsPlans) and planner.action.plan_steps > chunk
         longest = planner.action.plan_steps if follows else chunk
         interval = longest if self.replan_interval == "plan" else self.replan_interval
         if self.revise is not None and interval >= 1:
@@ -86,7 +90,7 @@ class PolicyOptions:
                 f"policy.replan_interval is from 1 to {limit}.",
                 got=f"policy.replan_interval={interval}",
                 fix=f"policy.replan_interval={max(1, min(interval, longest))}"
-                + ("" if follows else f" or data.chunk={interval}"),
+                + ("" if follows else f" or train with data.chunk={interval}"),
             )
         return interval
 

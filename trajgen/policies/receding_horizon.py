@@ -18,7 +18,7 @@ from trajgen.core.planning import Decodes, Observation, ReviseFn, with_subgoals
 from trajgen.core.types import Cond, FollowedPlan, Plan, Space
 from trajgen.export.backends import plan_fn, revise_fn
 from trajgen.policies.history import History
-from trajgen.policies.inputs import ObservationReader, episode_indices, per_episode
+from trajgen.policies.inputs import ObservationReader, episode_count, episode_indices, per_episode
 from trajgen.policies.options import PolicyOptions
 
 
@@ -61,12 +61,16 @@ class RecedingHorizonPolicy:
         Args:
             batch: B.
             ids: numbers of episodes, or a truth value for each of the batch.
+
+        Raises:
+            TrajgenError: if there is no such number of episodes, or no such episode.
         """
         if ids is not None:
             self._restart(episode_indices(ids, self._episodes))
             return
+        episodes = 1 if batch is None else episode_count(batch)
         self._batched = batch is not None
-        self._start(batch or 1)
+        self._start(episodes)
 
     def seed_noise(self, offset: int) -> None:
         """Starts the sampler's random numbers anew, from ``options.seed + offset``; `reset` takes offset 0."""

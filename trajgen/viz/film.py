@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trajgen.config import merged
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import free_path, replacing, require_writable
+from trajgen.core.observations import entry
 from trajgen.evaluation.pool import LocalPool
 from trajgen.evaluation.rollout import rollout
 from trajgen.viz.figure import INK, LINES, SOFT, most_varied, new_figure, time_colors
@@ -104,7 +105,7 @@ class PlayedEpisode:
 
     states: NDArray[np.float32]  # (m + 1, S)
     rewards: NDArray[np.float64]  # (m,)
-    goal: NDArray[np.float32] | None  # (G,)
+    goals: NDArray[np.float32] | None  # (m + 1, G), which may move
     plans: list[TimedPlan]
     frames: list[Frame] = field(repr=False)  # at `shown_steps`; none where nothing was rendered
 
@@ -123,30 +124,40 @@ def shown_steps(last: int, interval: int) -> list[int]:
     return [*range(0, last, interval), last]
 
 
-class FrameRecorder(gymnasium.Wrapper):
-    """Renders an environment at the `shown_steps` of an episode of at most ``most`` steps."""
+class Recorder(gymnasium.Wrapper):
+    """Keeps the goal of each step of an episode of at most ``most`` steps, and renders its `shown_steps`.
 
-    def __init__(self, env: gymnasium.Env, interval: int, most: int) -> None:
+    Args:
+        env: whose episode it is.
+        interval: steps between frames.
+        most: steps.
+        goal_key: entry of the observation with the goal; None where there is none.
+        renders: whether there are frames.
+    """
+
+    def __init__(self, env: gymnasium.Env, interval: int, most: int, goal_key: str | None, *, renders: bool) -> None:
         super().__init__(env)
-        self.interval, self.most, self.steps = interval, most, 0
-        self.frames: list[Frame] = []
+        self.interval, self.most, self.goal_key, self.renders = interval, most, goal_key, renders
+        self.steps, self.frames, self.goals = 0, list[Frame](), list[NDArray[Any]]()
 
     def reset(self, **options: Any) -> Any:
         """Starts a new record."""
         result = self.env.reset(**options)
-        self.steps, self.frames = 0, []
-        self._record(is_last=False)
+        self.steps, self.frames, self.goals = 0, [], []
+        self._record(result[0], is_last=False)
         return result
 
     def step(self, action: Any) -> Any:
         """Takes a step, and records what it looks like."""
         result = self.env.step(action)
         self.steps += 1
-        self._record(is_last=result[2] or result[3] or self.steps == self.most)
+        self._record(result[0], is_last=result[2] or result[3] or self.steps == self.most)
         return result
 
-    def _record(self, *, is_last: bool) -> None:
-        if is_last or self.steps % self.interval == 0:
+    def _record(self, observation: Any, *, is_last: bool) -> None:
+        if self.goal_key is not None:
+            self.goals.append(np.array(entry(observation, self.goal_key)))
+        if self.renders and (is_last or self.steps % self.interval == 0):
             frame: Any = self.env.render()
             self.frames.append(np.asarray(frame, dtype=np.uint8)[..., :3])
 
@@ -170,7 +181,9 @@ def play(
     """
     most = min(steps or eval_env.max_steps, eval_env.max_steps)
     short = replace(eval_env, max_steps=most)
-    env = FrameRecorder(_rendering_env(eval_env), interval, most) if eval_env.walls is None else eval_env.make_env()
+    renders = eval_env.walls is None
+    inner = _rendering_env(eval_env) if renders else eval_env.make_env()
+    env = Recorder(inner, interval, most, eval_env.goal_key, renders=renders)
     planner = policy.planner
     try:
         with record_plans(planner, decode=True) as records:
@@ -191,8 +204,8 @@ def play(
         subgoal = planned_subgoal(policy, cond)
         plans.append(TimedPlan(step, [x[0] for x in states.values()], sampled, stride_of(plan, stride), subgoal))
     plans = [plan for plan in plans if plan.scales]
-    frames = env.frames if isinstance(env, FrameRecorder) else []
-    return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], rollouts.goals[0], plans, frames)
+    goals = np.stack(env.goals) if env.goals else None
+    return PlayedEpisode(rollouts.states[0], rollouts.rewards[0], goals, plans, env.frames)
 
 
 def _rendering_env(eval_env: EvalEnv) -> gymnasium.Env:
@@ -289,8 +302,8 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
     (coarse,) = ax.plot([], [], color=SOFT, lw=1.2, ls=(0, (2, 1.6)), zorder=2, label="plan, coarser scales")
     fine = ax.scatter([], [], s=17, linewidths=0, zorder=5)
     handles = [trail, now, line, coarse, *handles_of_raster] if episode.plans else [trail, now]
-    if episode.goal is not None:
-        handles.append(draw_goal(ax, episode.goal, 15))
+    goal = None if episode.goals is None else draw_goal(ax, episode.goals[0], 15)
+    handles += [] if goal is None else [goal]
     has_subgoals = any(plan.subgoal is not None for plan in episode.plans)
     subgoal = draw_subgoal(ax, [np.nan, np.nan]) if has_subgoals else None
     if subgoal is not None:
@@ -301,6 +314,8 @@ def _map_view(figure: Figure, episode: PlayedEpisode, walls: Walls) -> tuple[Any
     def update(step: int) -> None:
         trail.set_data(*episode.states[: step + 1, :2].T)
         now.set_data(*episode.states[step : step + 1, :2].T)
+        if goal is not None and episode.goals is not None:
+            goal.set_data(*episode.goals[step, :2, None])
         if cursor is not None:
             cursor.set_xdata([step, step])
         if (plan := episode.plan_at(step)) is not None:
