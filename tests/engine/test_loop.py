@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import signal
@@ -73,6 +74,19 @@ def test_interrupted_and_resumed_is_uninterrupted(
     training(tmp_path, source, model=Toy(seed=99)).run(resume=True)
     assert [step for step, _ in source.requests] == list(range(at + 1, FIRST + SECOND))
     check_same(tmp_path, uninterrupted)
+
+
+def test_a_resumed_stage_goes_on_counting_its_seconds(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        training(tmp_path, Numbers(4, term)).run()
+    lines = metrics(tmp_path, timed=True)
+    long_before = lines[-1] | {"seconds": 1000.0, "seconds/data": 900.0}
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in [*lines[:-1], long_before]))
+    training(tmp_path).run(resume=True)
+    lines = metrics(tmp_path, timed=True)[len(lines) :]
+    resumed, next_stage = ([line for line in lines if line["stage_index"] == index] for index in (0, 1))
+    assert all(1000 < line["seconds"] < 1100 and 900 < line["seconds/data"] < 1000 for line in resumed) and resumed
+    assert all(line["seconds"] < 100 for line in next_stage) and next_stage
 
 
 @pytest.mark.parametrize("at", POINTS.values(), ids=POINTS)

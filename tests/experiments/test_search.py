@@ -107,6 +107,8 @@ def test_a_stopped_search_ends_as_one_that_was_not(runs: FakeRuns) -> None:
     assert search("out=cut", "trials=6") == 0
     more = json.loads(Path("cut/search.json").read_text())["proposed"]
     assert more[:4] == one and len(more) == 6
+    assert search("out=cut", "trials=4") == 1  # the two that were added would be lost
+    assert json.loads(Path("cut/search.json").read_text())["proposed"] == more
 
 
 def test_a_trial_that_fails_is_told_so_and_tried_again(runs: FakeRuns, capsys: pytest.CaptureFixture[str]) -> None:

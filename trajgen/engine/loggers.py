@@ -59,6 +59,12 @@ class MetricsLog:
             rows = [row for row in read_metrics(self.path) if (row["stage_index"], row["step"]) <= last]
             write_file(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
+    def seconds(self, stage_index: int) -> dict[str, float]:
+        """The seconds that a stage has taken so far, in all and by part; empty before its first line."""
+        rows = read_metrics(self.path) if self.path.exists() else []
+        last: Mapping[str, Any] = next((row for row in reversed(rows) if row["stage_index"] == stage_index), {})
+        return {key: value for key, value in last.items() if key.partition("/")[0] == "seconds"}
+
     def best(self, stage_index: int) -> float:
         """The lowest validation loss of a stage so far."""
         rows = [row for row in read_metrics(self.path) if row["stage_index"] == stage_index]

@@ -220,7 +220,7 @@ class Training:
                 optimization.load_state(state, self.checkpoints.folder)
         validation = None if self.val_source is None else source_of(stage, self.val_source)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
-        timer = Timer(self.device)
+        timer, before = Timer(self.device), self.metrics.seconds(index) if first_step and is_main_process() else {}
         start = time.perf_counter()
         with timer.part("data"):
             source = self._source(stage, settings, offset, signals)
@@ -255,7 +255,8 @@ class Training:
                         last_time, last_step = now, done
                         line = {"stage": stage.name, "stage_index": index, "step": done, "windows_per_second": rate}
                         line["precision/bits"] = torch.finfo(getattr(torch, precision)).bits
-                        line |= {"seconds": now - start, **timer.read(), **figures}  # which on all ranks frees events
+                        spent = {"seconds": now - start, **timer.read()}  # which on all ranks frees events
+                        line |= {key: value + before.get(key, 0.0) for key, value in spent.items()} | figures
                         if is_main_process():
                             self.metrics.write(line, loggers)
                         show(done, {k: figures[k] for k in values if k != "gradient_norm"})

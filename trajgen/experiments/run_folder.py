@@ -334,26 +334,22 @@ def write_summary(folder: Path, out: Path, config: Config, figures: dict[str, An
 
 
 def trained_stages(path: Path) -> list[dict[str, Any]]:
-    """Steps, minutes and last figures of each stage of metrics.jsonl; a resumed stage counts its seconds anew.
+    """Steps, minutes and last figures of each stage of metrics.jsonl.
 
     Raises:
         CheckpointError: if a line is not one that a training wrote.
     """
     stages = []
     for name, group in groupby(read_metrics(path), key=lambda line: line["stage"]):
-        lines = list(group)
-        # The last line of each process that trained the stage; the clock of the next one starts at zero.
-        ends = [a for a, b in zip(lines, [*lines[1:], {"seconds": 0.0}], strict=True) if b["seconds"] < a["seconds"]]
-        seconds = sum(line["seconds"] for line in ends)
-        parts = [key for key in lines[-1] if key.startswith("seconds/")]
-        figures = {k: v for k, v in lines[-1].items() if k not in NOT_LOSSES}
+        *_, last = group
+        figures = {k: v for k, v in last.items() if k not in NOT_LOSSES}
         stages.append(
             {
                 "name": name,
-                "steps": lines[-1]["step"],
-                "minutes": seconds / 60,
-                "precision": PRECISIONS.get(lines[-1].get("precision/bits", 0)),
-                "parts": {k.removeprefix("seconds/"): sum(line.get(k, 0.0) for line in ends) / 60 for k in parts},
+                "steps": last["step"],
+                "minutes": last["seconds"] / 60,
+                "precision": PRECISIONS.get(last.get("precision/bits", 0)),
+                "parts": {k.removeprefix("seconds/"): v / 60 for k, v in last.items() if k.startswith("seconds/")},
                 "losses": {k: v for k, v in figures.items() if "/" not in k},
                 "usage": {k.removeprefix("usage/"): v for k, v in figures.items() if k.startswith("usage/")},
             }

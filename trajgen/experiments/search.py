@@ -207,7 +207,14 @@ def load_trials(folder: Path, search: Search) -> list[Trial]:
             got=str(proposed)[:200],
             fix="out=ANOTHER, to search anew",
         )
-    return [Trial(number, dict(params)) for number, params in enumerate(proposed[: search.trials], 1)]
+    if len(proposed) > search.trials:
+        raise ConfigError(
+            "Trials are added to a search, not taken away.",
+            expected=f"trials of at least {len(proposed)}, as {path} has",
+            got=f"trials={search.trials}",
+            fix=f"trials={len(proposed)}, or out=ANOTHER",
+        )
+    return [Trial(number, dict(params)) for number, params in enumerate(proposed, 1)]
 
 
 def _is_in_space(search: Search, params: object) -> bool:

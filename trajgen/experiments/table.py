@@ -125,6 +125,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     facts = [
         f"{unit}, training seeds {_seeds(results)}{reference}",
         f"Intervals: bootstrap over {drawn_over(results['rows'])}; a difference draws the same ones for both.",
+        "Differences are over the seeds that both variants have." if results["failed"] else "",
         f"Score: normalized by {results['normalized']}." if results["normalized"] else "",
         f"Episodes: {results['protocol']}." if results["protocol"] else "",
         "Errors of state and return: of the first planned point, in standard deviations of the data.",
