@@ -314,7 +314,7 @@ def test_timeouts_in_two_rows_are_an_episode_of_one_step(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"terminals": TERMINAL | (np.arange(15) == 6)}, "row 6: the next row is its next_observation"),
+        ({"terminals": TERMINAL | (np.arange(15) == 6)}, "row 6: the next row is its next observation"),
         ({"final": False, "terminals": TERMINAL | (np.arange(15) == 7)}, "row 7: the next row is marked too"),
         ({"terminals": None, "timeouts": None, "dones": ANY}, "not why"),
         ({"observations": formats.table(final=True)["observations"][::-1]}, "row 0: the next row is not its"),

@@ -1,4 +1,4 @@
-"""Where episodes of one table end: by whatever the file shows of it, and said where nothing does."""
+"""Where episodes of one table end, by whatever the file shows of it, and said where nothing does; and with what."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 
 from trajgen.core.errors import DataError
 from trajgen.data import minari
+from trajgen.data.episodes import Episodes
 from trajgen.data.options import DataOptions
-from trajgen.importing import ImportOptions, from_path
+from trajgen.importing import ImportOptions, from_arrays, from_path
 
 ID = "mine/points-v0"
 
@@ -51,6 +52,57 @@ def test_an_end_that_the_file_shows_in_another_way_is_an_end(kind: str, tmp_path
     from_path(path, ImportOptions(id=ID))
     lengths = minari.load(ID, DataOptions(id=ID)).lengths
     assert lengths.tolist() == [n - 1 for n in formats.LENGTHS]  # the final observations are not there
+
+
+@pytest.mark.parametrize("form", ["hdf5", "npz"])
+def test_next_obs_are_next_observations(form: str, tmp_path: Path) -> None:
+    arrays = lost(terminals=ENDS, next_obs=formats.table(final=True)["next_observations"])
+    path = tmp_path / f"table.{form}"
+    write = formats.write_hdf5 if form == "hdf5" else lambda path, arrays: np.savez(path, **arrays)
+    write(path, arrays)
+    from_path(path, ImportOptions(id=ID))
+    loaded = minari.load(ID, DataOptions(id=ID))
+    assert loaded.lengths.tolist() == [*formats.LENGTHS] and loaded.terminated.all()
+    assert np.array_equal(loaded.states, np.concatenate([episode["observations"] for episode in formats.episodes()]))
+    write(path, arrays | {"terminals": ENDS | (np.arange(15) == 6)})
+    check_refused(path, "row 6: the next row is its next observation", force=True)
+
+
+def test_next_obs_of_arrays_follow_one_another() -> None:
+    rows = np.arange(7.0)[:, None]
+    episode = {"observations": rows[:-1], "actions": np.sin(rows[:-1]), "rewards": np.zeros(6), "next_obs": rows[1:]}
+    from_arrays(ID, [episode])
+    assert minari.load(ID, DataOptions(id=ID)).states[:, 0].tolist() == [*range(7)]
+    with pytest.raises(DataError, match="episode 0, row 0: the next row"):
+        from_arrays(ID, [episode | {"next_obs": rows[1:] + 1}], force=True)
+
+
+def with_goals(path: Path, **options: Any) -> Episodes:
+    """The episodes of an import, whose goals are where they ended."""
+    from_path(path, ImportOptions(id=ID, images=(), **options))
+    keys = {"state_key": "observation", "goal_key": "desired_goal", "achieved_key": "achieved_goal"}
+    episodes = minari.load(ID, DataOptions(id=ID, goals="hindsight", **keys))
+    assert episodes.goals is not None and episodes.achieved is not None
+    assert np.array_equal(episodes.goals[episodes.starts], episodes.achieved[episodes.ends])
+    return episodes
+
+
+@pytest.mark.parametrize("ends", ["data", "timeout"])
+def test_what_is_achieved_in_the_end_is_in_next_obs(ends: str, tmp_path: Path) -> None:
+    episodes = with_goals(formats.robomimic(tmp_path), achieved="obs/a_place", ends=ends)
+    assert episodes.lengths.tolist() == [*formats.LENGTHS]
+    assert np.array_equal(episodes.achieved, episodes.states[:, :2])
+
+
+def test_a_final_observation_is_of_one_time(tmp_path: Path) -> None:
+    path = formats.d4rl(tmp_path, **{"infos/place": formats.table(final=True)["observations"][:, :2]})
+    for final, lengths in {"auto": [4, 4, 5], "drop": [4, 3, 5], "repeat": [*formats.LENGTHS]}.items():
+        episodes = with_goals(path, achieved="infos/place", final=final, force=True)  # next_observations have no place
+        assert episodes.lengths.tolist() == lengths
+        assert np.array_equal(episodes.achieved, episodes.states[:, :2])
+    episodes = with_goals(path, achieved="observations", force=True)
+    assert episodes.lengths.tolist() == [*formats.LENGTHS]
+    assert np.array_equal(episodes.achieved, episodes.states)
 
 
 def test_rows_that_are_taken_for_final_observations_are_said(tmp_path: Path) -> None:

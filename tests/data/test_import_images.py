@@ -147,6 +147,14 @@ def test_images_of_one_table(tmp_path: Path) -> None:
     check(imported.preset, list(formats.LENGTHS))
 
 
+def test_a_final_state_without_an_image_is_not_joined_with_another_image(tmp_path: Path) -> None:
+    path = formats.d4rl(tmp_path, pixels=images(0, 15))
+    episodes = loaded(from_path(path, ImportOptions(id=ID, images=("pixels",))).preset)
+    assert episodes.lengths.tolist() == [4, 4, 5]  # next_observations have no images
+    for values in (episodes.states, episodes.images):
+        np.testing.assert_array_equal(values[9], values[8])  # after the terminal
+
+
 def test_images_in_floats_are_refused() -> None:
     with pytest.raises(DataError, match=r"astype\(np\.uint8\)"):
         from_arrays(ID, recorded(np.float32), images=["pixels"])

@@ -53,8 +53,8 @@ def test_windows_pass_a_terminal_but_not_a_timeout() -> None:
 
 @pytest.mark.parametrize(("padding", "remark"), [(0.0, "Windows of 4 steps start at 29%"), (0.6, "")])
 def test_windows_that_start_at_few_steps_are_remarked_on(padding: float, remark: str) -> None:
-    line_of_user = remark_on_starts(line([5, 2]), options(max_padding=padding))
-    assert bool(line_of_user) == bool(remark) and remark in (line_of_user or "")
+    text = remark_on_starts(line([5, 2]), options(max_padding=padding))
+    assert bool(text) == bool(remark) and remark in (text or "")
 
 
 def test_padding_repeats_the_last_row_and_is_masked() -> None:

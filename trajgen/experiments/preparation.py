@@ -102,8 +102,8 @@ def derived(config: Config, episodes: Any, console: Console, resumed: Space | No
     episodes = with_stitched(with_scales(config, with_features(config, episodes), console, resumed), config.data)
     if resumed is None and config.init is None:
         return with_return_range(episodes, config.data)
-    weights_of = resumed or load_config(local_folder(str(config.init)))[1]  # whose normalizer it goes on with
-    return replace(episodes, space=replace(episodes.space, return_range=weights_of.return_range))
+    of_weights = resumed or load_config(local_folder(str(config.init)))[1]
+    return replace(episodes, space=replace(episodes.space, return_range=of_weights.return_range))
 
 
 def with_features(config: Config, episodes: Any) -> Any:

@@ -58,7 +58,8 @@ def from_arrays(id: str, episodes: Iterable[Mapping[str, Any]], **options: Any) 
     Args:
         id: of the new data set.
         episodes: for each episode its ``observations`` (n or n+1, S), ``actions`` (n, A), ``rewards`` (n,), and perhaps
-            ``terminals`` or ``terminations`` (n,), ``next_observations`` (n, S), and entries named by options.
+            ``terminals`` or ``terminations`` (n,), ``next_observations`` or ``next_obs`` (n, S), and entries named by
+            options.
         options: those of `ImportOptions`.
 
     Raises:

@@ -95,6 +95,8 @@ class Demonstrations:
         if "next_obs" in demo and steps:
             following = entries("next_obs")
             rest["final"] = joined([get(name) for name in following], following, origin)[-1] if following else None
+            for name in self._columns.get("achieved", ()):
+                rest["final_achieved"] = get(f"next_{name}")[-1] if f"next_{name}" in demo else None
             following = tuple(name for name in self._images if name in demo["next_obs"])
             rest["final_images"] = {f"obs/{name}": get(f"next_obs/{name}")[-1] for name in following}
         if self._columns["rewards"][0] not in demo and not self._reward_is_named:

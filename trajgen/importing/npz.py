@@ -2,7 +2,7 @@
 
 In OGBench's file, as it is downloaded, the row that ``terminals`` marks (in its compact form, the one that ``valids``
 does not) is the final observation of an episode that ran out of time; its action is no step. A file with
-``next_observations`` or ``timeouts`` has a step in every row instead. Source: OGBench's ``load_dataset``.
+next observations or ``timeouts`` has a step in every row instead. Source: OGBench's ``load_dataset``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
             cache[name] = archive[name]
         return cache[name][first:last]
 
-    has_final_rows = bool(matching((*TERMINALS, VALID), archive)) and not matching((NEXT, *TIMEOUTS), archive)
+    has_final_rows = bool(matching((*TERMINALS, VALID), archive)) and not matching((*NEXT, *TIMEOUTS), archive)
     if options.ends == "terminal" and has_final_rows:
         raise DataError(
             f"The marked rows of {path.name} are final observations of episodes that ran out of time.",
@@ -79,7 +79,7 @@ def open_npz(path: Path, options: ImportOptions) -> Arrays | Table:
             fix="leave out ends=terminal",
         )
     used = [name for names in options.columns(("observations",), "actions", "rewards").values() for name in names]
-    for name in {*used, NEXT, *TERMINALS, *TIMEOUTS, *ENDS} & {*archive.others}:
+    for name in {*used, *NEXT, *TERMINALS, *TIMEOUTS, *ENDS} & {*archive.others}:
         raise TypeError(f"{name!r} holds {archive.others[name]}, not numbers")
     about = f"left out, since they hold no numbers: {', '.join(archive.others)[:200]}" if archive.others else ""
     if has_final_rows and (marks := matching(TERMINALS, archive)):

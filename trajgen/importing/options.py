@@ -43,13 +43,13 @@ class ImportOptions:
     rewards: Literal["data", "zero", "last"] = "data"
     """The rewards of the data, none at all, or 1 for the last step of each episode (demonstrations that succeed)."""
     cut: Literal["auto", "marks", "timeouts"] = "auto"
-    """Where one table is cut into episodes: at marks and wherever next_observations break off, refusing marks that
+    """Where one table is cut into episodes: at marks and wherever next observations break off, refusing marks that
     they contradict; at the marks alone; or at timeouts alone, whatever terminals are set between them."""
     ends: Literal["data", "terminal", "timeout"] = "data"
     """Why episodes ended: as in the data, or all because the task ended, or all because the recording did."""
     final: Literal["auto", "drop", "repeat"] = "auto"
-    """Where the last observation is missing: the last step is dropped, or the observation before it repeated; auto
-    repeats after a terminal, whose reward would be lost, and drops elsewhere."""
+    """Where any entry of the last observation is missing: the last step is dropped, or the observation before it
+    repeated; auto repeats after a terminal, whose reward would be lost, and drops elsewhere."""
     episode_steps: int | None = None
     """Rows of an episode, for one table of many episodes that does not mark where they end."""
     skip: tuple[int, ...] = ()

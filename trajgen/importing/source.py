@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,8 @@ TIMEOUTS = ("timeouts", "timeout", "truncations", "truncation", "truncated", "is
 """Names of marks that the recording ended with a step."""
 ENDS = ("episode_terminals", "episode_ends", "ends", "dones", "done", "is_last", "last")
 """Names of marks that an episode ended, without the reason."""
-NEXT = "next_observations"
+NEXT = ("next_observations", "next_obs")
+"""Names of the observations that the steps led to."""
 STARTS = ("is_first", "first", "episode_starts", "episode_start", "starts")
 """Names of marks that an episode began."""
 COUNTERS = ("frame_index", "step_index", "timestep", "timesteps", "time_step", "elapsed_steps", "step", "steps", "t")
@@ -36,8 +37,8 @@ ROUNDING = 1e-5
 class Recorded:
     """An episode of n steps as its source holds it; observations have n or n+1 rows.
 
-    ``final`` is the observation after the last step, where the source has it in another array. ``names`` are the
-    source's names of the fields, for messages.
+    ``final``, ``final_achieved`` and ``final_images`` are of the observation after the last step, where the source has
+    it in another array. ``names`` are the source's names of the fields, for messages.
     """
 
     states: Array  # (n, S) or (n+1, S)
@@ -47,6 +48,7 @@ class Recorded:
     final: Array | None = None  # (S,)
     goals: Array | None = None  # (n, G) or (n+1, G)
     achieved: Array | None = None  # (n, G) or (n+1, G)
+    final_achieved: Array | None = None  # (G,)
     names: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, Array] = field(default_factory=dict)  # by entry, (n, ...) or (n+1, ...)
     final_images: Mapping[str, Array] = field(default_factory=dict)
@@ -62,6 +64,8 @@ class Recorded:
         **rest: Any,
     ) -> Recorded:
         """An episode whose entries ``get`` reads by name; what is None in ``rest`` is left out."""
+        if columns.get("achieved") == columns["states"]:
+            rest["final_achieved"] = rest.get("final")
         if not columns["states"]:
             rest["states"] = np.zeros((len(np.asarray(get(columns["actions"][0]))) + 1, 0), np.float32)
             columns = {name: entries for name, entries in columns.items() if name != "states"}
@@ -92,7 +96,7 @@ class Source(Protocol):
 
 
 class Arrays:
-    """Episodes as mappings of arrays: observations, actions, rewards, marks of ends, next_observations.
+    """Episodes as mappings of arrays: observations, actions, rewards, marks of ends, next observations.
 
     Args:
         episode: reads the mapping of an episode.
@@ -124,14 +128,15 @@ class Arrays:
 
         rest: dict[str, Any] = {} if columns["rewards"][0] in arrays else {"rewards": None}
         steps = len(np.asarray(get(columns["actions"][0])))
-        after = arrays.get(NEXT) if columns["states"] == ("observations",) else None
+        following = next_name(arrays) if columns["states"] == ("observations",) else None
+        after = None if following is None else get(following)
         if after is not None and len(after) != steps:
-            raise DataError(f"{origin}, field {NEXT!r}: shape {np.shape(after)}, for {steps} steps.")
+            raise DataError(f"{origin}, field {following!r}: shape {np.shape(after)}, for {steps} steps.")
         if after is not None and options.cut == "auto" and steps > 1:
             jumps, _ = is_followed(np.asarray(after)[:-1], np.asarray(get("observations"))[1:steps])
             if jumps.any():
                 row = int(np.flatnonzero(jumps)[0])
-                got = f"{origin}, row {row}: the next row is not its {NEXT[:-1]}"
+                got = f"{origin}, row {row}: the next row is not its next observation"
                 raise DataError("An episode goes on from row to row.", got=got, fix="cut it there; or cut=marks")
         rest["final"] = None if after is None else np.asarray(after)[-1]
         rest["terminated"] = _terminated(arrays, steps, options, origin)
@@ -185,8 +190,6 @@ def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> tu
         raise DataError(f"There are {steps} rewards for {steps} actions.", got=got, fix=fix)
     terminated = {"data": raw.terminated, "terminal": True, "timeout": False}[options.ends]
     parts: dict[str, Any] = {"states": raw.states, "goals": raw.goals, "achieved": raw.achieved}
-    if isinstance(options.achieved, tuple):
-        parts["achieved"] = _taken(raw.states, options.achieved, origin)
     parts |= {IMAGE + name: values for name, values in raw.images.items()}
     for name, values in parts.items():
         axes = 4 if name.startswith(IMAGE) else 2
@@ -196,19 +199,20 @@ def complete(raw: Recorded, options: ImportOptions, origin: str, fix: str) -> tu
             raise DataError(rule, got=got, fix=fix)
     if parts["goals"] is not None and len(parts["goals"]) == steps:
         parts["goals"] = _extended(parts["goals"])
-    if len(parts["states"]) == steps and raw.final is not None:
-        parts["states"] = _extended(parts["states"], raw.final)
-        if isinstance(options.achieved, tuple):
-            parts["achieved"] = _taken(parts["states"], options.achieved, origin)
-    for name, values in raw.final_images.items():
-        if len(parts[IMAGE + name]) == steps:
-            parts[IMAGE + name] = _extended(parts[IMAGE + name], values)
-    short = {name for name, values in parts.items() if values is not None and len(values) == steps}
-    if short and (options.final == "repeat" or (options.final == "auto" and terminated)):
-        parts |= {name: _extended(parts[name]) for name in short}
-    elif short:
+    finals = {"states": raw.final, "achieved": raw.final_achieved}
+    finals |= {IMAGE + name: image for name, image in raw.final_images.items()}
+    for name, last in finals.items():
+        if last is not None and len(parts[name]) == steps:
+            parts[name] = _extended(parts[name], last)
+    if isinstance(options.achieved, tuple):
+        parts["achieved"] = _taken(parts["states"], options.achieved, origin)
+    is_short = any(values is not None and len(values) == steps for values in parts.values())
+    if is_short:  # a final state would not belong to a repeated image or place
+        parts = {name: None if values is None else values[:steps] for name, values in parts.items()}
+    if is_short and (options.final == "repeat" or (options.final == "auto" and terminated)):
+        parts = {name: None if values is None else _extended(values) for name, values in parts.items()}
+    elif is_short:
         steps -= 1
-        parts = {name: None if values is None else values[: steps + 1] for name, values in parts.items()}
         actions, rewards = actions[:-1], None if rewards is None else rewards[:-1]
         terminated = options.ends == "terminal"  # the step that ended the task is dropped
     if parts["goals"] is None and parts["achieved"] is not None:
@@ -247,6 +251,11 @@ def is_followed(after: Array, following: Array) -> tuple[Array, Array]:
 def matching(names: Sequence[str], entries: Iterable[str]) -> list[str]:
     """The entries of these names, in capitals or not, and in a group of infos too."""
     return [entry for entry in entries if _base(entry) in names]
+
+
+def next_name(entries: Container[str]) -> str | None:
+    """The entry of the observations that the steps led to, if there is one."""
+    return next((name for name in NEXT if name in entries), None)
 
 
 def _base(entry: str) -> str:

@@ -23,6 +23,7 @@ from trajgen.importing.source import (
     flags,
     is_followed,
     matching,
+    next_name,
     unknown_reason,
 )
 
@@ -50,7 +51,7 @@ class Table:
 
     Raises:
         DataError: if an entry is missing or of another length, a mark is not 0 or 1, or the ends of episodes are not
-            marked, or are contradicted by ``next_observations``.
+            marked, or are contradicted by the next observations.
     """
 
     def __init__(
@@ -63,17 +64,17 @@ class Table:
         about: str = "",
         final_rows: bool = False,
     ) -> None:
-        final_rows |= VALID in shapes and not matching((NEXT, *TIMEOUTS), shapes)
+        final_rows |= VALID in shapes and not matching((*NEXT, *TIMEOUTS), shapes)
         self._rows, self._options, self._origin, self._final_rows = rows, options, origin, final_rows
         self.about = about
         self._columns = options.columns(("observations",), "actions", "rewards")
         (action,), (reward,) = self._columns["actions"], self._columns["rewards"]
         if options.rewards != "data" or (reward not in shapes and options.reward is None):
             self._columns.pop("rewards")
-        self._has_next = self._columns["states"] == ("observations",) and NEXT in shapes
+        self._next = next_name(shapes) if "observations" in shapes else None
         names = [name for names in self._columns.values() for name in names]
         names += options.named_images
-        names += [NEXT, "observations"] if {NEXT, "observations"} <= shapes.keys() else []
+        names += [] if self._next is None else [self._next, "observations"]
         for name in names:
             if name not in shapes:
                 raise absent(name, list(shapes), origin)
@@ -102,7 +103,8 @@ class Table:
             is_step = name in (*self._columns["actions"], *self._columns.get("rewards", ()))
             return self._rows(name, first, stop - (is_final and is_step))
 
-        final = self._rows(NEXT, stop - 1, stop)[-1] if self._has_next else None
+        following = self._next if self._columns["states"] == ("observations",) else None
+        final = None if following is None else self._rows(following, stop - 1, stop)[-1]
         terminated = is_marked and not self._final_rows
         rest: dict[str, Any] = {"terminated": terminated, "final": final, "images": self._options.named_images}
         return Recorded.read(get, self._columns, self.label(number), **rest)
@@ -193,31 +195,31 @@ class Table:
             steps = np.diff(self._rows(name, 0, self._total).astype(np.float64))
             if (steps > 0).sum() > COUNTS * len(steps):
                 breaks[:-1] |= steps <= 0
-        if not {NEXT, "observations"} <= shapes.keys():
+        if self._next is None:
             twice = np.flatnonzero(stays[1:] & stays[:-1])
             if len(twice) and not marked.all():
                 raise self._contradicted(
                     int(twice[0]), "the next row is marked too, which would be an episode of one step"
                 )
             return breaks
-        if shapes[NEXT] != shapes["observations"]:
+        if shapes[self._next] != shapes["observations"]:
             raise DataError(
-                "Observations and next_observations have the same shape.",
-                got=f"{self._origin}: {shapes['observations']} and {shapes[NEXT]}",
+                f"Observations and {self._next} have the same shape.",
+                got=f"{self._origin}: {shapes['observations']} and {shapes[self._next]}",
             )
         jumps, goes_on = np.zeros(self._total, bool), np.zeros(self._total, bool)
         for first in range(0, self._total - 1, BLOCK):
             last = min(first + BLOCK, self._total - 1)
-            after, following = self._rows(NEXT, first, last), self._rows("observations", first + 1, last + 1)
+            after, following = self._rows(self._next, first, last), self._rows("observations", first + 1, last + 1)
             jumps[first:last], goes_on[first:last] = is_followed(after, following)
         wrong = np.flatnonzero(marked & goes_on)
         if len(wrong):
-            raise self._contradicted(int(wrong[0]), f"the next row is its {NEXT[:-1]}: the episode goes on")
+            raise self._contradicted(int(wrong[0]), "the next row is its next observation: the episode goes on")
         if (jumps & ~marked).sum() > max(1, self._total // 2):
             row = int(np.flatnonzero(jumps & ~marked)[0])
             raise DataError(
                 "The rows of a table follow one another.",
-                got=f"{self._origin}, row {row}: the next row is not its {NEXT[:-1]}, nor in most other rows",
+                got=f"{self._origin}, row {row}: the next row is not its next observation, nor in most other rows",
                 fix="import the rows in the order of their steps, or cut=marks",
             )
         return breaks | jumps
