@@ -49,6 +49,7 @@ def test_windows_pass_a_terminal_but_not_a_timeout() -> None:
     # A third of three points may lie beyond the timeout: the second point, two steps on, must not.
     third = options(max_padding=1 / 3)
     assert starts(episodes, third) == {*((0, step) for step in range(4)), *((1, step) for step in range(5))}
+    assert len(starts(episodes, options(ends_with_task=True))) == 10
 
 
 @pytest.mark.parametrize(("padding", "remark"), [(0.0, "Windows of 4 steps start at 29%"), (0.6, "")])

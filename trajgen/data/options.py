@@ -108,6 +108,8 @@ class DataOptions:
     """H, environment steps at full rate from the window's start."""
     max_padding: float = 0.5
     """Largest share of a window past a timeout; past a terminal there is no limit."""
+    ends_with_task: bool = False
+    """Whether recordings end with the task: there is no limit past a timeout either."""
 
     memory_map: bool | None = None
     """Whether windows are read from a file; null if they would fill half of the memory."""

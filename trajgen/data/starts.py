@@ -28,7 +28,8 @@ def window_counts(
     horizon = options.horizon
     _require_window_fits(episodes, options)
     # Of the T points at most T * max_padding lie beyond a timeout: the last of the others must not.
-    inside = max(1, horizon - math.floor(horizon * options.max_padding + 1e-9))
+    padding = 1.0 if options.ends_with_task else options.max_padding
+    inside = max(1, horizon - math.floor(horizon * padding + 1e-9))
     is_used = _used(episodes, options, val=val)
     counts = []
     for stride in options.strides:
@@ -54,7 +55,8 @@ def remark_on_starts(episodes: Episodes, options: DataOptions) -> str | None:
     span = (options.horizon - 1) * options.strides[-1]
     return (
         f"Windows of {span} steps start at {share:.0%} of the data's steps: after the others an episode is cut off too "
-        "soon (larger data.max_padding, or smaller data.stride or data.horizon)"
+        "soon (data.ends_with_task=true if it ends with the task, otherwise larger data.max_padding, or smaller "
+        "data.stride or data.horizon)"
     )
 
 

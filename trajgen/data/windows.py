@@ -34,10 +34,10 @@ class Windows:
     """A source of batches whose data lie on the device, or on the host where they do not fit or are mapped files.
 
     Shapes: B batch, T points, H chunk, W windows. A window starts at any step from which at most the share
-    ``max_padding`` of its points lies beyond a timeout. The final observation of an episode is a real point,
-    with an action and a reward of zero. Of several strides, a window is a start and one of them; larger ones fit at
-    fewer starts. Returns by a goal radius leave out rewards that are discounted to less than a thousandth, although a
-    power below 1 makes those larger: 0.001 to the power 0.25 is 0.18.
+    ``max_padding`` of its points lies beyond a timeout, or at any with ``ends_with_task``. The final observation of
+    an episode is a real point, with an action and a reward of zero. Of several strides, a window is a start and one
+    of them; larger ones fit at fewer starts. Returns by a goal radius leave out rewards that are discounted to less
+    than a thousandth, although a power below 1 makes those larger: 0.001 to the power 0.25 is 0.18.
 
     Args:
         episodes: the data.
