@@ -176,3 +176,10 @@ LEARNT = {
 def test_recipes_learn_the_ends_of_ways_and_of_episodes(recipe: str) -> None:
     option, value = LEARNT[recipe]
     assert getattr(compose([f"recipe={recipe}", "data=pointmaze/medium-dwell"]).data, option) == value
+
+
+@pytest.mark.parametrize("data", ["antmaze/umaze", "ogbench/antmaze-giant-stitch"])
+def test_plans_of_positions_are_chosen_by_their_length(data: str) -> None:
+    config = compose(["recipe=mage_critic", f"data={data}"])
+    assert config.components["critic"]["name"] == "length"
+    dry_run(config)
