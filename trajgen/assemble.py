@@ -105,6 +105,7 @@ def assemble(nodes: Mapping[str, Node], space: Space, window: WindowShape) -> nn
     encoder = build_encoder(nodes["encoder"], space) if space.image_shape else None
     state_dim = space.vector_dim + (encoder.features if encoder else 0)
     goal_dim = space.goal_dim if window.goals else 0
+    _check_goal_state(window.goal_state if goal_dim else (), goal_dim, state_dim)
     normalizer = Normalizer(state_dim, space.action_dim, goal_dim, window.return_power)
     dimensions = {
         "state_dim": state_dim,
@@ -196,6 +197,17 @@ def _check_strides(nodes: Mapping[str, Node], strides: tuple[int, ...]) -> None:
     for kind, arguments in wiring.items():
         if "stride" in arguments or (kind in TOLD_STRIDES and "strides" not in arguments):
             raise ConfigError(f"{kind}={nodes[kind]['name']} is made for one stride.", got=got, fix=one)
+
+
+def _check_goal_state(goal_state: tuple[int, ...], goal_dim: int, state_dim: int) -> None:
+    """Refuses positions of other widths than goals: they would be compared all the same, each number with all."""
+    if goal_state and not (len(goal_state) == goal_dim and {*goal_state} <= {*range(state_dim)}):
+        raise ConfigError(
+            "data.goal_state has, for each number of a goal, the index of the state that it sets.",
+            expected=f"{goal_dim} indices from 0 to {state_dim - 1}",
+            got=f"data.goal_state={list(goal_state)}",
+            fix="data.goal_state=[] where goals set no features of the state",
+        )
 
 
 def _check_subgoal(nodes: Mapping[str, Node]) -> None:

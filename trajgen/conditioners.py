@@ -99,7 +99,7 @@ class FieldConditioner(nn.Module):
             self.missing[name] = nn.Parameter(torch.zeros(width))
         self.relative_goal: RelativeGoal | None = None
         if relative_goals and "goal" in self.fields:
-            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer)
+            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer, state_dim)
             self.relative_embed = mlp(self.relative_goal.out_features, width, width)
         self.stride_embed: nn.Module | None = None
         if len(strides) > 1:

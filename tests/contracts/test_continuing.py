@@ -254,6 +254,25 @@ def test_training_sees_episodes_that_began_a_while_ago(transformer: Any) -> None
     assert torch.equal(*losses) and losses[0].requires_grad
 
 
+def test_an_action_head_learns_from_the_windows_as_they_are() -> None:
+    parts: dict[str, Any] = {"schedule": "unit", "prior": "transformer", "decoder": "identity", "action": "state"}
+    bins, continuing = {"name": "bins", "inpaint": ("state",)}, {"name": "continuing", "past": PAST}
+    planner = tiny.planner(view={"fields": ("state",)}, tokenizer=bins, sampler="greedy", planner=continuing, **parts)
+    batch = tiny.batch()
+    torch.testing.assert_close(planner.prior_loss(batch)["inverse"], planner.action_loss(batch)["inverse"])
+
+
+def test_a_plan_is_followed_to_its_end_and_no_further(planner: Any) -> None:
+    ahead = (tiny.HORIZON - PAST) * tiny.STRIDE
+    assert PolicyOptions(replan_interval="plan").steps(planner, tiny.CHUNK) == ahead
+    parts: dict[str, Any] = {"schedule": "unit", "tokenizer": "identity", "prior": "transformer", "decoder": "identity"}
+    parts |= {"view": {"fields": ("state", "action")}, "action": "plan", "sampler": "greedy"}
+    tiny.planner(planner={"name": "continuing", "past": tiny.HORIZON - 1}, **parts)  # two points of three steps
+    with pytest.raises(ConfigError, match="The chunk is longer than a plan") as refusal:
+        tiny.planner(planner={"name": "continuing", "past": tiny.HORIZON}, **parts)
+    assert refusal.value.fix == f"data.horizon={tiny.HORIZON + 1}"
+
+
 @torch.no_grad()
 def test_plans_are_worth_nothing_yet_before_their_first_point_is_drawn(
     transformer: Any, monkeypatch: pytest.MonkeyPatch

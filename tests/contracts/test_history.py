@@ -69,7 +69,7 @@ def windows(points: int = HORIZON) -> Batch:
     batch = tiny.batch(4, stride=1)
     points_of = {name: getattr(batch, name)[:, :points] for name in ("states", "actions", "rewards", "returns")}
     chunks = {name: getattr(batch, name)[:, :CHUNK] for name in ("chunk_states", "chunk_actions", "chunk_mask")}
-    return replace(batch, mask=torch.ones(4, points, dtype=torch.bool), **points_of, **chunks)
+    return replace(batch, mask=torch.ones(4, points, dtype=torch.bool), terminals=None, **points_of, **chunks)
 
 
 def latent(planner: Any, past: Batch) -> Tensor:
@@ -264,6 +264,9 @@ def test_the_losses_by_hand() -> None:
     terminals[0, -1] = True  # the last point of a window is that observation
     counted[0, -1] = False
     torch.testing.assert_close(stage.loss(replace(batch, terminals=terminals))["total"], error[counted].mean())
+    terminals[0, 2:] = True  # from here on the state is absorbing
+    counted[0, 2:] = False
+    torch.testing.assert_close(stage.loss(replace(batch, terminals=terminals))["total"], error[counted].mean())
 
     planner, batch = perturbed(DIRECT), windows()
     predicted = planner.action(planner.plan(batch.condition()), batch.chunk_states, torch.arange(CHUNK).expand(4, -1))
@@ -323,7 +326,8 @@ def history_task(step: int) -> Batch:
     states, returns = batch.states[:, :HORIZON], batch.returns[:, :HORIZON]
     before = torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], dim=1)
     actions = 0.5 * (before[..., :2] + returns.unsqueeze(-1)).unsqueeze(2)
-    return replace(batch, mask=torch.ones_like(returns, dtype=bool), states=states, returns=returns, actions=actions)
+    mask = torch.ones_like(returns, dtype=torch.bool)
+    return replace(batch, mask=mask, terminals=None, states=states, returns=returns, actions=actions)
 
 
 def policy_task(step: int) -> Batch:

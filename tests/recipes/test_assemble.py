@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -91,3 +92,13 @@ def test_without_a_tokenizer_the_latent_is_the_embedded_condition() -> None:
     nodes |= {"action": tiny.node("action", "latent"), "planner": {"name": "direct"}}
     planner = assembled(nodes)
     assert planner.plan(tiny.cond(2)).latent.shape == (2, 1, nodes["conditioner"]["width"])
+
+
+@pytest.mark.parametrize("goal_state", [(0,), (0, 1, 2), (0, 4), (0, -1)])
+def test_positions_of_other_widths_than_goals_are_refused(goal_state: tuple[int, ...]) -> None:
+    """They would be compared with goals all the same, or not be there."""
+    window = replace(tiny.WINDOW, goal_state=goal_state)
+    with pytest.raises(ConfigError, match=r"data\.goal_state") as refusal:
+        assemble(tiny.nodes(sampler="best_of_n", critic="length"), tiny.SPACE, window)
+    tiny.check_cure(refusal.value)
+    assemble(tiny.nodes(), replace(tiny.SPACE, goal_dim=0), window)  # without goals it is not looked at

@@ -79,6 +79,21 @@ def test_the_generated_latent_is_that_of_one_hot_samples(monkeypatch: pytest.Mon
     torch.testing.assert_close(losses["condition"], torch.cat([*residuals.values()], dim=-1).square().mean())
 
 
+@pytest.mark.parametrize("tokenizer", ["bins", "identity"])
+def test_known_codes_are_not_generated(tokenizer: str) -> None:
+    """The head reads the present state as it does when acting, not what the prior would have drawn in its place."""
+    row: dict[str, Any] = {"view": {"fields": ("state", "return")}, "schedule": "unit", "decoder": "identity"}
+    tokens = {"name": tokenizer} | ({"tokens": "field"} if tokenizer == "identity" else {})
+    built = planner(tokenizer=tokens, prior={"name": "gpt", "prefix": False}, sampler="greedy", **row)
+    batch = tiny.batch(16)
+    codes = built.tokenizer.encode(built.view(batch)).codes
+    is_known = list(built.tokenizer.known_tokens)
+    generated = built._codes(batch)
+    assert torch.equal(generated[:, is_known], codes[:, is_known]) and any(is_known)
+    assert not torch.equal(generated, codes)
+    assert built.prior_loss(batch)["inverse"].requires_grad
+
+
 def test_the_decoder_reads_the_return_and_not_the_state() -> None:
     built, cond = planner().eval(), tiny.cond(8)
     latent = torch.randn(8, built.tokenizer.latent_length, built.tokenizer.code_dim)

@@ -121,6 +121,8 @@ def test_the_latent_keeps_the_principal_components_of_its_points() -> None:
     variance = torch.einsum("ncnc->", covariance)
     assert float(variance) == pytest.approx(float(8 * (x[..., :2].var((0, 1)).sum()) * 4), rel=0.02)
     assert latent_covariance(x, 4, 100).shape == (4, 24, 4, 24)  # there are no more components
+    of_one_feature = latent_covariance(x[..., :1], 32, 8)  # a latent point for each point of the window
+    torch.testing.assert_close(of_one_feature, torch.cov(x[..., 0].double().T).reshape(32, 1, 32, 1))
 
 
 def test_a_scale_that_saves_little_is_left_out() -> None:

@@ -32,7 +32,7 @@ def maps() -> Normalizer:
 
 def way(state: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     normalizer = maps()
-    relative = RelativeGoal(2, (1, 3), normalizer, frequencies=0)
+    relative = RelativeGoal(2, (1, 3), normalizer, 4, frequencies=0)
     return relative(normalizer.goal(goal), normalizer.state(state))
 
 
@@ -107,6 +107,13 @@ def moved(cond: Any, **by: float) -> Any:
 
 def test_it_is_refused_where_goals_are_no_features_of_the_state() -> None:
     with pytest.raises(ConfigError, match="relative_goals=true, goals of 2 numbers"):
-        assemble(tiny.nodes(), tiny.SPACE, replace(tiny.WINDOW, goal_state=(0,), relative_goals=True))
+        assemble(tiny.nodes(), tiny.SPACE, replace(tiny.WINDOW, goal_state=(), relative_goals=True))
     with pytest.raises(ConfigError, match="goal_state"):
         DataOptions(id="a/b-v0", goals="dataset", goal_key="desired_goal", relative_goals=True)
+
+
+def test_it_is_refused_to_the_head_of_one_agent_and_not_to_the_team() -> None:
+    window = replace(tiny.WINDOW, relative_goals=True)
+    with pytest.raises(ConfigError, match=r"view=agents action\.goal=true"):
+        assemble(tiny.nodes(view="agents", action={"goal": True}), tiny.SPACE, window)
+    assert assemble(tiny.nodes(view="agents"), tiny.SPACE, window).prior.conditioner.relative_goal is not None

@@ -131,7 +131,7 @@ class LatentStateInverseDynamics(nn.Module):
             self.goal_proj = nn.Linear(self.goal_features.out_features, width)
         self.relative_goal: RelativeGoal | None = None
         if self.reads_goal and relative_goals:
-            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer)
+            self.relative_goal = RelativeGoal(goal_dim, goal_state, normalizer, state_dim)
             self.relative_proj = nn.Linear(self.relative_goal.out_features, width)
         self.offset_embed = nn.Embedding(len(strides) * chunk, width)
         self.network = nn.Sequential(nn.SiLU(), mlp(width, width, action_dim * max(num_bins, 1), depth=depth))

@@ -27,14 +27,21 @@ class RelativeGoal(nn.Module):
         goal_dim: G.
         goal_state: the G features of the state that a goal specifies.
         normalizer: of the data.
+        state_dim: of the states from which goals are seen.
         frequencies: Fourier frequencies of each feature.
 
     Raises:
-        ConfigError: if goals do not specify features of the state.
+        ConfigError: if goals do not specify features of the state, or states are of one agent of a team.
     """
 
     def __init__(
-        self, goal_dim: int, goal_state: Sequence[int], normalizer: Normalizer | None, *, frequencies: int = 2
+        self,
+        goal_dim: int,
+        goal_state: Sequence[int],
+        normalizer: Normalizer | None,
+        state_dim: int,
+        *,
+        frequencies: int = 2,
     ) -> None:
         super().__init__()
         if normalizer is None or not goal_dim or len(goal_state) != goal_dim:
@@ -42,6 +49,12 @@ class RelativeGoal(nn.Module):
                 "A relative goal is the way to it from a position in the state.",
                 got=f"data.relative_goals=true, goals of {goal_dim} numbers and data.goal_state={list(goal_state)}",
                 fix="data.goal_state with as many features, or data.relative_goals=false",
+            )
+        if state_dim != len(normalizer.state.mean):
+            raise ConfigError(
+                "A relative goal is the way from a position in the team's state, of which an agent's head sees a part.",
+                got="data.relative_goals=true with view=agents action.goal=true",
+                fix="action.goal=false, or data.relative_goals=false",
             )
         self.indices = list(goal_state)
         self._normalizer = [normalizer]  # in a list: its buffers belong to the planner, not to this module

@@ -27,7 +27,7 @@ def latent_covariance(x: Tensor, length: int, channels: int) -> Tensor:
     linear encoder without overlap keeps. Each point's mean is subtracted.
     """
     cells = x.double().reshape(len(x), length, -1)
-    _, components = torch.linalg.eigh(torch.cov(cells.flatten(0, 1).T))
+    _, components = torch.linalg.eigh(torch.atleast_2d(torch.cov(cells.flatten(0, 1).T)))  # of one feature, a number
     latent = cells @ components[:, -channels:]
     width = latent.shape[-1]
     return torch.cov(latent.flatten(1).T).reshape(length, width, length, width)

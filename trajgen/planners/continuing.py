@@ -14,7 +14,7 @@ from trajgen.core.normalizer import Normalizer
 from trajgen.core.protocols import FollowsPlans, InpaintsPast
 from trajgen.core.registry import register
 from trajgen.core.stages import Stage
-from trajgen.core.types import Batch, Cond, Losses, Plan
+from trajgen.core.types import Batch, Cond, Plan
 from trajgen.planners.latent import LatentPlanner
 
 
@@ -42,11 +42,13 @@ class ContinuingPlanner(LatentPlanner):
         normalizer: of the data.
         horizon: T, at least the history, and longer where the action head leads to the next point.
         stride: M.
+        chunk: H, no longer than what lies ahead in a window.
         past: P; with 1 a plan begins with the current state alone, as of planner=latent.
         inverse_weight: of the action head's loss beside that of the prior; 0 trains it in a stage of its own.
 
     Raises:
-        ConfigError: for a history that is too short or too long, or parts that cannot continue one.
+        ConfigError: for a history that is too short or too long, a chunk that is too long, or parts that cannot
+            continue one.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ContinuingPlanner(LatentPlanner):
         normalizer: Normalizer,
         horizon: int,
         stride: int,
+        chunk: int,
         *,
         past: int = 4,
         inverse_weight: float = 1.0,
@@ -89,6 +92,16 @@ class ContinuingPlanner(LatentPlanner):
             )
         longest = horizon - 1 if isinstance(action, FollowsPlans) else horizon
         check_range("planner.past", past, 1, longest, usual=min(4, longest))
+        steps = (longest + 1 - past) * stride  # of a plan, from the current point on
+        if chunk > steps:
+            raise ConfigError(
+                "The chunk is longer than a plan, which begins at the current point.",
+                expected=f"data.chunk of at most {steps}",
+                got=f"data.chunk={chunk}, data.horizon={horizon}, data.stride={stride}, planner.past={past}",
+                fix=f"data.horizon={horizon - (-(chunk - steps) // stride)}",
+            )
+        if isinstance(action, FollowsPlans):
+            action.plan_steps = min(action.plan_steps, steps)
         self.past, self.stride, self.normalizer = past, stride, normalizer
         self.fills_missing = vocabulary is not None
         self.history = (past - 1) * stride + 1
@@ -98,9 +111,9 @@ class ContinuingPlanner(LatentPlanner):
         stages = super().stages()
         return [replace(stage, past_steps=self.history - 1) if stage.name == "prior" else stage for stage in stages]
 
-    def prior_loss(self, batch: Batch) -> Losses:
-        """The losses of a latent planner, with a random number of missing past points."""
-        return super().prior_loss(self._with_late_start(batch) if self.fills_missing and self.past > 1 else batch)
+    def modelled(self, x: Tensor, batch: Batch) -> Tensor:
+        """Windows with a random number of missing past points; an action head reads them as they are."""
+        return self.view(self._with_late_start(batch)) if self.fills_missing and self.past > 1 else x
 
     def condition(self, batch: Batch) -> Cond:
         """What is known at the current point; of continuous codes, with a random number of missing past points."""

@@ -154,10 +154,11 @@ class HistoryPlanner(PlansNoTrajectory):
 
 def _has_action(batch: Batch) -> Tensor:
     """Where something was done: at real points (B, T) that another one follows, and at the last before a terminal."""
-    # An episode's final observation is a real point, but nobody acted on it. Whether a window's last point is that of a
-    # timeout cannot be told; it is the only one with a full history, as they are when acting.
-    last = batch.mask[:, -1:] if batch.terminals is None else batch.mask[:, -1:] & ~batch.terminals[:, -1:]
-    return batch.mask & torch.cat([batch.mask[:, 1:], last], dim=1)
+    # An episode's final observation is a real point, but nobody acted on it, nor in the absorbing states that follow a
+    # terminal. Whether a window's last point is that of a timeout cannot be told; it is the only one with a full
+    # history, as they are when acting.
+    goes_on = batch.mask if batch.terminals is None else batch.mask & ~batch.terminals
+    return goes_on & torch.cat([batch.mask[:, 1:], batch.mask[:, -1:]], dim=1)
 
 
 def _check_window(view: Any, stride: int) -> None:

@@ -25,7 +25,7 @@ from trajgen.core.protocols import (
 from trajgen.core.registry import register
 from trajgen.core.schedule import ScaleSchedule
 from trajgen.core.stages import Stage, with_total
-from trajgen.core.types import Batch, Cond, FollowedPlan, Losses, Plan
+from trajgen.core.types import Batch, Codes, Cond, FollowedPlan, Losses, Plan
 from trajgen.nn.layers import columns
 from trajgen.planners.misfit import check_misfit, critic_misfit, state_misfit
 
@@ -162,7 +162,7 @@ class LatentPlanner(nn.Module):
         if self.training:  # not of validation
             self._last_batch = batch
         x, cond = self.view(batch), self.condition(batch)
-        encoding = self.tokenizer.encode(x)
+        encoding = self.tokenizer.encode(self.modelled(x, batch))
         total, prediction = self.prior(encoding.codes, encoding.inputs, cond)
         losses = {"prior": total}
         trains_head = self.inverse_weight > 0 and bool(list(self.action.parameters()))
@@ -170,7 +170,8 @@ class LatentPlanner(nn.Module):
         end_to_end = trains_head and self.end_to_end
         if end_to_end or self.condition_weight:
             used = slice(None) if end_to_end else rows
-            generated = self._generated(prediction[used], cond.map(lambda values: values[used]), decode=end_to_end)
+            part = cond.map(lambda values: values[used])
+            generated = self._generated(prediction[used], encoding.codes[used], part, decode=end_to_end)
         if trains_head:
             data_plan = Plan(encoding.codes, encoding.latent, x, stride=cond.stride, goal=cond.goal)
             plan = generated if end_to_end else data_plan
@@ -187,6 +188,10 @@ class LatentPlanner(nn.Module):
             losses["reconstruction"] = batch.mean(error, lambda batch: batch.mask)
             total = total + self.condition_weight * (losses["condition"] + losses["reconstruction"])
         return {"total": total, **losses}
+
+    def modelled(self, x: Tensor, batch: Batch) -> Tensor:
+        """Windows x (B, T, D) of a batch as the prior learns them."""
+        return x
 
     def gradient_norms(self) -> dict[str, float]:
         """The norm of each loss's gradient at the prior's weights, on windows of the last batch: which losses train it.
@@ -235,17 +240,17 @@ class LatentPlanner(nn.Module):
             codes: Tensor = encoding.codes
             return codes
         _, prediction = self.prior(encoding.codes, encoding.inputs, cond)
-        return self._generated(prediction, cond, decode=False).codes
+        return self._generated(prediction, encoding.codes, cond, decode=False).codes
 
-    def _generated(self, prediction: Tensor, cond: Cond, *, decode: bool) -> Plan:
+    def _generated(self, prediction: Tensor, data_codes: Codes, cond: Cond, *, decode: bool) -> Plan:
         """Relaxed samples of teacher-forced logits (B, L, V), or continuous predictions (B, L, C), as plans.
 
         With ``decode`` they have a trajectory if the action head reads it.
         """
-        codes, layout = self._relaxed_codes(prediction), self.tokenizer.layout
+        codes, layout = self._with_known(self._relaxed_codes(prediction), data_codes, cond), self.tokenizer.layout
         if self.sampled_prefixes:
             inputs = layout.inputs(self.tokenizer.vectors(codes.detach()))
-            codes = self._relaxed_codes(self.prior.logits(inputs, cond))
+            codes = self._with_known(self._relaxed_codes(self.prior.logits(inputs, cond)), data_codes, cond)
         ids = codes if self.tokenizer.vocabulary is None else codes.argmax(-1)
         latent = layout.latent(self.tokenizer.vectors(codes))
         trajectory = self.decoder(latent, cond) if decode and self.action.reads_trajectory else None
@@ -256,6 +261,14 @@ class LatentPlanner(nn.Module):
         if self.tokenizer.vocabulary is None:
             return prediction
         return F.gumbel_softmax(prediction.float(), tau=self.gumbel_temperature, hard=True)
+
+    def _with_known(self, relaxed: Tensor, codes: Codes, cond: Cond) -> Tensor:
+        """Relaxed codes, with the data's ``codes`` in place of those that are known when acting."""
+        known_codes, size = self.tokenizer.known_codes(cond), self.tokenizer.vocabulary
+        if known_codes is None:
+            return relaxed
+        mask = known_codes.mask if size is None else known_codes.mask.unsqueeze(-1)
+        return torch.where(mask, (codes if size is None else F.one_hot(codes, size)).to(relaxed.dtype), relaxed)
 
     @torch.no_grad()
     def plan(self, cond: Cond, rng: Generator | None = None, *, decode: bool = True) -> Plan:
