@@ -64,7 +64,8 @@ def test_a_run_for_another_device_is_timed_by_the_backends_that_are_asked_for(ru
     config = json.loads((folder / "config.json").read_text())
     config["policy"]["backend"] = "cuda_graph"
     (folder / "config.json").write_text(json.dumps(config))
-    main(["bench", "decision", f"run={folder}", "backends=[eager]", "repeats=1", "batch=[1]", f"out={out}"])
+    words = ["device=cpu", "imports=[json]", "backends=[eager]", "repeats=1", "batch=[1]", f"out={out}"]
+    main(["bench", "decision", f"run={folder}", *words])
     assert json.loads(out.read_text())["lines"][0]["name"] == "eager"
 
 

@@ -70,6 +70,8 @@ class Handler(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.repos[match[1]][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del self.server.repos[match[1]][line["value"]["path"]]
             self.answer({"commitUrl": f"{self.server.address}/{match[1]}/commit/{SHA}", "commitOid": SHA})
         else:
             self.answer({"valid": True} if "validate-yaml" in self.path else {}, 200 if "yaml" in self.path else 404)
@@ -147,6 +149,29 @@ def test_a_run_replaces_a_run_and_nothing_else(run: Path, server: Hub) -> None:
     with pytest.raises(ConfigError, match="which is public"):
         hub.push(run, "me/empty", private=True)
     assert before == {repo: server.repos[repo] for repo in before}
+
+
+def test_nothing_of_a_run_that_was_replaced_is_taken_for_the_new_one(run: Path, server: Hub, tmp_path: Path) -> None:
+    hub.push(run, "me/maze")
+    server.repos["me/maze"] |= {"checkpoints/best.safetensors": b"older", "plots/older.png": b"", "notes.txt": b"mine"}
+    pulled = hub.pull("me/maze", tmp_path / "pulled")
+    assert (pulled / "checkpoints/best.safetensors").is_file()
+    hub.push(run, "me/maze")
+    assert not {"checkpoints/best.safetensors", "plots/older.png"} & {*server.repos["me/maze"]}
+    assert server.repos["me/maze"]["notes.txt"] == b"mine"
+    hub.pull("me/maze", pulled)
+    assert [path.name for path in (pulled / "checkpoints").iterdir()] == ["final.safetensors"]
+
+
+def test_a_run_of_another_repository_is_not_overwritten(run: Path, server: Hub, tmp_path: Path) -> None:
+    """Both would be put into runs/maze."""
+    for repo in ("me/maze", "you/maze"):
+        hub.push(run, repo)
+    pulled = hub.pull("me/maze", tmp_path / "maze")
+    server.repos["you/maze"]["summary.md"] = b"yours"
+    with pytest.raises(ConfigError, match=r"pulled from me/maze[\s\S]*out=ANOTHER"):
+        hub.pull("you/maze", pulled)
+    assert (pulled / "summary.md").read_bytes() == (run / "summary.md").read_bytes()
 
 
 def test_only_the_files_of_a_run_are_pulled_and_they_are_guarded(run: Path, server: Hub, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import tiny
 import torch
 
 from trajgen.assemble import assemble
+from trajgen.cli import main
 from trajgen.core.errors import ConfigError
 from trajgen.export import exported_policy, package
 from trajgen.export.package import export
@@ -271,6 +272,17 @@ def played(loaded: RecedingHorizonPolicy, form: str, batch: int, folder: Path, d
             del sys.modules["policy"]
         output = stream.getvalue()
     return (actions, remaining), json.loads(output.splitlines()[-1])
+
+
+def test_the_command_exports_a_run_for_the_cpu_whatever_it_acts_with(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "export", lambda policy, out, **options: out.mkdir())
+    words = ["export", f"run={run}", f"out={tmp_path / 'exported'}"]
+    main([*words, "policy.backend=cuda_graph"])
+    with pytest.raises(SystemExit):
+        main([*words, "device=cuda"])
+    assert "runs on the CPU" in capsys.readouterr().err
 
 
 def test_its_plans_have_the_seed_of_the_policy(tmp_path: Path) -> None:

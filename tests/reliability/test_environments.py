@@ -26,7 +26,7 @@ from trajgen.evaluation.evaluate import EvaluationOptions
 from trajgen.evaluation.protocol import require_playable
 from trajgen.evaluation.rollout import Rollouts, rollout
 from trajgen.experiments.evaluating import evaluate
-from trajgen.experiments.loading import load_run
+from trajgen.experiments.loading import load_policy, load_run
 from trajgen.experiments.run_folder import load_config
 
 SEED = 3
@@ -139,6 +139,18 @@ def test_of_the_options_of_data_those_of_episodes_may_differ(run: Path) -> None:
         load_run(run, overrides={"data.id": "D4RL/pointmaze/medium-v2"})
     with pytest.raises(ConfigError, match=r"got: +data\.val_fraction"):  # of recorded episodes that are replayed
         load_run(run, overrides={"data.val_fraction": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [("seed", "policy.seed"), ("device", "argument device"), ("engine.compile", "leave engine out")],
+)
+def test_what_matters_to_a_training_alone_is_not_replaced_in_a_trained_run(
+    option: str, instead: str, run: Path
+) -> None:
+    value = {"seed": 1, "device": "cpu", "engine.compile": True}[option]
+    with pytest.raises(ConfigError, match=instead):
+        load_policy(run, overrides={"policy.seed": 1, option: value})
 
 
 def test_a_step_that_hangs_is_said_while_it_does(

@@ -71,6 +71,21 @@ def test_a_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["whole"] and [*tmp_path.iterdir()] == [place]
 
 
+def test_a_new_folder_may_be_the_current_one_or_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    monkeypatch.chdir(tmp_path / "out")
+    for path in (Path(), tmp_path / "link"):
+        with new_folder(path) as folder:
+            (folder / "whole").write_text("")
+        assert [path.name for path in Path().iterdir()] == ["whole"] and Path("whole").samefile(tmp_path / "out/whole")
+        Path("whole").unlink()
+    monkeypatch.chdir(tmp_path)
+    with new_folder(tmp_path / "link") as folder:
+        (folder / "whole").write_text("")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "out" / "whole").exists()
+
+
 @pytest.mark.parametrize("looks", [store.local_sets, lambda: store.folder("tests/line-v0")])
 def test_a_set_that_a_killed_process_was_replacing_is_put_back(
     looks: Callable[[], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

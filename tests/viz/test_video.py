@@ -166,7 +166,8 @@ def test_a_film_of_a_scene_holds_the_picture_and_the_plan(walker: RecedingHorizo
     episode = play(walker, walk_env(Painted), 4, interval=3)
     limits = np.full(2, -1.0), np.ones(2)
     frames = write(tmp_path / "film.gif", episode, interval=3, limits=limits)
-    alone = write(tmp_path / "alone.gif", dataclasses.replace(episode, plans=[]), interval=3)
+    stateless = np.empty((0, 0), np.float32)  # where observations are images alone
+    alone = write(tmp_path / "alone.gif", dataclasses.replace(episode, plans=[], states=stateless), interval=3)
     assert len(frames) == len(alone) == 4 and alone[0].shape[1] < frames[0].shape[1]  # no curves beside it
     assert all((a != b).any() for a, b in pairwise(frames))
     gray = [int(frame[frame.shape[0] // 2, frame.shape[1] // 2, 0]) for frame in alone]

@@ -73,7 +73,8 @@ def _load_planner(request: BenchRequest) -> tuple[Any, Space, Config, torch.devi
     """The planner of a run, or of a recipe with fresh weights for an environment of 4 states, 2 actions and 2 goals."""
     if request.options.run is not None:
         folder = local_folder(request.options.run)
-        policy = experiments.load_policy(folder, overrides={"policy.backend": "eager"})
+        eager = {"policy.backend": "eager"}
+        policy = experiments.load_policy(folder, device=request.device, imports=request.imports, overrides=eager)
         config, space = load_config(folder)
         return policy.planner, space, config, policy.device
     config, device = request.load()

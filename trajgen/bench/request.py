@@ -74,6 +74,10 @@ class BenchRequest:
     command: str = ""
     against: Literal["dt"] | None = None
     """dt for the time of a Decision Transformer of the same size too."""
+    device: str = "auto"
+    """Of a run; that of a recipe is among the overrides."""
+    imports: tuple[str, ...] = ()
+    """Modules that register own components, of a run."""
 
     def load(self) -> tuple[Config, torch.device]:
         """The configuration of the overrides, and its device."""

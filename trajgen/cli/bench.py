@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from trajgen.bench.request import BenchOptions, BenchRequest, DataBenchOptions, DecisionBenchOptions, Kind
 from trajgen.bench.request import bench as run
 from trajgen.cli.app import Words, app, command, group
-from trajgen.cli.evaluate import existing
+from trajgen.cli.evaluate import RunOptions, existing
 from trajgen.cli.overrides import COMPOSITION, read
 from trajgen.core.errors import ConfigError
 
@@ -50,12 +51,22 @@ def _run(
     against: Literal["dt"] | None = None,
 ) -> None:
     options, overrides = read(words, cls)
-    if getattr(options, "run", None) is not None and overrides:
-        raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(overrides)}")
+    line = shlex.join(["trajgen", "bench", kind, *words, *flags])
+    request = BenchRequest(options, overrides, line, against)
+    if getattr(options, "run", None) is not None:
+        request = _of_run(request)
     from trajgen.core.terminal import Terminal
+
+    run(kind, request, Terminal())
+
+
+def _of_run(request: BenchRequest) -> BenchRequest:
+    """The request with the device and the modules of a run, of which nothing else is replaced."""
     from trajgen.experiments.zoo import local_folder
 
-    if getattr(options, "run", None) is not None:
-        existing(local_folder(options.run))
-    line = shlex.join(["trajgen", "bench", kind, *words, *flags])
-    run(kind, BenchRequest(options, overrides, line, against), Terminal())
+    folder: Any = request.options.run
+    options, overrides = read([f"run={folder}", *request.overrides], RunOptions)
+    if overrides:
+        raise ConfigError("A run is measured as it was trained.", fix=f"leave out {' '.join(overrides)}")
+    existing(local_folder(folder))
+    return replace(request, overrides=(), device=options.device, imports=options.imports)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from trajgen.cli.app import Words, command
 from trajgen.cli.evaluate import ACTING, RunOptions, read_run
+from trajgen.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,10 @@ class ExportOptions(RunOptions):
     out: Path | None = None
     """New folder; by default exported/FORMAT in the run folder."""
 
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu"):
+            raise ConfigError("An exported policy runs on the CPU.", got=f"device={self.device}", fix="device=cpu")
+
 
 @command("export", ExportOptions, "export run=runs/mage-umaze-dwell-s0 format=onnx", groups=ACTING)
 def export(words: Words) -> None:
@@ -31,12 +36,14 @@ def export(words: Words) -> None:
     """
     options, overrides = read_run(words, ExportOptions)
     from trajgen import experiments
+    from trajgen.config import merged
     from trajgen.core.files import require_writable
     from trajgen.core.terminal import Terminal
     from trajgen.export.package import export as write
 
     out = options.out or options.run / "exported" / options.format
     require_writable(out, "out=ANOTHER, or mend the permissions")
+    overrides = merged(overrides, {"policy": {"backend": "eager"}})  # another one may not be on this machine
     policy = experiments.load_policy(options.run, device="cpu", imports=options.imports, overrides=overrides)
     console = Terminal()
     with console.status("exporting"):

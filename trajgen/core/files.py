@@ -67,9 +67,12 @@ def replacing(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside ``path`` to write into; it becomes ``path`` unless an error is raised.
 
-    Whatever ends the process, ``path`` is whole or not there; it must not hold anything.
+    Whatever ends the process, ``path`` is whole or not there; it must not hold anything. The current folder stays, and
+    what was written is moved into it.
     """
-    temporary = path.with_name(PARTIAL + path.name)
+    path = path.resolve()  # a link to a folder would be replaced by it
+    is_current = path == Path.cwd()
+    temporary = path / f"{PARTIAL}folder" if is_current else path.with_name(PARTIAL + path.name)
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
     make_folder(path.parent)
     temporary.mkdir()
@@ -77,7 +80,12 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             flush(file)
-        os.replace(temporary, path)
+        if is_current:
+            for file in temporary.iterdir():
+                os.replace(file, path / file.name)
+            temporary.rmdir()
+        else:
+            os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

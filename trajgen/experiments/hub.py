@@ -15,9 +15,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from trajgen.core.errors import CheckpointError, ConfigError, DataError, TrajgenError
-from trajgen.core.files import read_json
+from trajgen.core.files import read_json, write_file
 from trajgen.experiments.run_folder import load_config, read_config, read_evaluation
 from trajgen.experiments.zoo import HUB
+from trajgen.security import read_limited
 
 FILES = ("config.json", "versions.json", "data.json", "evaluation.json", "metrics.jsonl", "summary.md")
 WEIGHTS = ("checkpoints/final.safetensors", "checkpoints/best.safetensors")
@@ -25,8 +26,10 @@ PATTERNS = (*FILES, *WEIGHTS, "plots/*.png")
 """What of a run folder is shared."""
 PULLED = Path(".cache", "huggingface")
 """What the client leaves in a folder that it downloads into."""
-LARGEST = 20 * 2**30
-"""Bytes of the largest file that is pulled."""
+SOURCE = PULLED / "repo"
+"""The repository that a folder was pulled from."""
+LARGEST, LONGEST_NAME = 20 * 2**30, 1000
+"""Bytes of the largest file that is pulled, and of a repository's name."""
 
 
 def push(run: Path, repo: str, *, private: bool = False) -> str:
@@ -59,7 +62,9 @@ def push(run: Path, repo: str, *, private: bool = False) -> str:
         if api.repo_exists(repo):
             _require_replaceable(api, repo, private)
         api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"{config.recipe} on {config.data.id}")
+        message = f"{config.recipe} on {config.data.id}"
+        # what the run that is replaced had beyond this one would pass for this one's
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message, delete_patterns=list(PATTERNS))
     return f"{_endpoint() or 'https://huggingface.co'}/{repo}"
 
 
@@ -101,24 +106,36 @@ def pull(repo: str, folder: Path | None = None) -> Path:
         raise ConfigError("A run on the hub is named USER/NAME.", got=repo)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trajgen" / "hub"
     folder = folder or cache / repo.replace("/", "--")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / PULLED).is_dir():
-        raise ConfigError(
-            "A run is pulled into a new folder, or into that of an earlier pull.",
-            got=f"{folder}, which was not pulled",
-            fix="out=ANOTHER",
-        )
+    _require_source(folder, repo)
     hub = _client()
     with _errors(repo):
         api = hub.HfApi(endpoint=_endpoint())
         info = api.model_info(repo, files_metadata=True)
         large = [each.rfilename for each in info.siblings or [] if (each.size or 0) > LARGEST]
-        if large or "config.json" not in {each.rfilename for each in info.siblings or []}:
+        names = {each.rfilename for each in info.siblings or []}
+        if large or "config.json" not in names:
             raise DataError(
                 f"{repo} is no run of trajgen.", got=f"{large[0]} is too large" if large else "no config.json in it"
             )
+        write_file(folder / SOURCE, repo)
         api.snapshot_download(repo, revision=info.sha, local_dir=folder, allow_patterns=list(PATTERNS))
+    for name in set(WEIGHTS) - names:  # of an earlier pull
+        (folder / name).unlink(missing_ok=True)
     load_config(folder)
     return folder
+
+
+def _require_source(folder: Path, repo: str) -> None:
+    """Raises a `ConfigError` unless a folder is new or empty, or was pulled from a repository."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    source = read_limited(folder / SOURCE, LONGEST_NAME) if (folder / SOURCE).is_file() else ""
+    if not (folder / PULLED).is_dir() or source not in ("", repo):  # pulled by an earlier version, it has no source
+        raise ConfigError(
+            "A run is pulled into a new folder, or into that of an earlier pull of it.",
+            got=f"{folder}, which was " + (f"pulled from {source}" if source else "not pulled"),
+            fix="out=ANOTHER",
+        )
 
 
 def model_card(run: Path, repo: str, recipe: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trajgen.config import Config, merged
 from trajgen.core.errors import CheckpointError, ConfigError, TrajgenError
 from trajgen.core.options import flat, nested
+from trajgen.core.registry import KINDS
 from trajgen.core.types import Space
 from trajgen.data import store
 from trajgen.data.options import DataOptions
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 SLACK = 2**28
 """Bytes that a model may need beyond its weights, for masks and tables."""
+ACTING = ("data", "policy", "evaluation")
+"""Sections of options that matter once a run is trained."""
+INSTEAD = {"seed": "policy.seed", "device": "the argument device", "imports": "the argument imports"}
+"""What is meant by options that matter to a training alone."""
 OF_EPISODES = ("id", "env_id", "max_episode_steps")
 """Options of the data that say what the episodes of a trained run are."""
 SIMULATED, REPLAYED = ("env_options", "shift", "resets", "success", "bounds", "goal_radius"), ("val_fraction",)
@@ -59,7 +64,8 @@ def load_policy(
 
     Raises:
         CheckpointError: if the folder or its newest checkpoint cannot be read or do not fit.
-        ConfigError: if an override does not fit, or is of the data, and says nothing of episodes.
+        ConfigError: if an override does not fit, matters to a training alone, or is of the data, and says nothing of
+            episodes.
         DataError: if it names a data set that is not on this machine.
     """
     from trajgen.engine.checkpoint import Checkpoints, load_weights
@@ -69,6 +75,7 @@ def load_policy(
 
     folder = local_folder(run)
     config, space = load_run(folder, imports, overrides)
+    _refuse_idle(overrides or {})
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.best() if config.policy.weights == "best" else checkpoints.newest()
     if not checkpoints.finished:
@@ -105,6 +112,16 @@ def load_run(
         trained, config = config, Config.from_plain(merged(config.to_plain(), nested(overrides.items())))
         _check_data(folder, trained.data, config.data)
     return config, space
+
+
+def _refuse_idle(overrides: Mapping[str, Any]) -> None:
+    """Refuses overrides of what matters to a training alone, or that an argument or another option says."""
+    if idle := [key for key in nested(overrides.items()) if key not in (*KINDS, *ACTING)]:
+        raise ConfigError(
+            "Of a trained run components and the options of data, policy and evaluation are replaced.",
+            got=", ".join(idle),
+            fix=INSTEAD.get(idle[0], f"leave {idle[0]} out"),
+        )
 
 
 def _check_data(folder: Path, trained: DataOptions, data: DataOptions) -> None:

@@ -347,8 +347,8 @@ def draw_raster(ax: Any, episode: PlayedEpisode) -> list[Any]:
 
 
 def _scene_view(figure: Figure, episode: PlayedEpisode, shown: list[int], limits: Limits | None) -> tuple[Any, Update]:
-    features = most_varied(episode.states, MOST_CURVES)
-    names: list[Any] = [["scene", f"state {feature}"] for feature in features] if episode.plans else [["scene"]]
+    features: Any = most_varied(episode.states, MOST_CURVES) if episode.plans else []
+    names: list[Any] = [["scene", f"state {feature}"] for feature in features] or [["scene"]]
     axes: dict[str, Any] = figure.subplot_mosaic(names, width_ratios=[SCENE, CURVES][: len(names[0])])
     scene = axes.pop("scene")
     scene.axis("off")
