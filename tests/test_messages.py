@@ -10,8 +10,8 @@ import pytest
 
 from trajgen.cli import main
 from trajgen.cli.components import _argument_docs
-from trajgen.cli.overrides import refuse_idle
 from trajgen.config import compose
+from trajgen.core.checks import refuse_idle
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.registry import KINDS, names, spec
 from trajgen.envs.gym import make_env

@@ -18,7 +18,7 @@ from trajgen.core.observations import entry, put
 from trajgen.core.types import Space
 from trajgen.data import minari
 from trajgen.data.options import DataOptions, SuccessRule
-from trajgen.envs.eval_env import EvalEnv, make_eval_env, record_env
+from trajgen.envs.eval_env import EnvRecord, EvalEnv, make_eval_env, record_env
 from trajgen.envs.gym import spec
 from trajgen.evaluation.rollout import rollout
 
@@ -174,6 +174,13 @@ def test_flags_of_the_environment_and_bounds_of_the_task_come_first() -> None:
     assert len(goals) == 3 and all(abs(x + 1) <= 0.25 and abs(y + 1) <= 0.25 for x, y in goals)  # jittered in the cell
     assert not env.unwrapped.continuing_task
     env.close()
+
+
+def test_published_bounds_of_a_maze_come_before_those_of_its_data() -> None:
+    """By which published scores are normalized; the hub's sets of the mazes may have others."""
+    options = DataOptions(id="nobody/here-v0", env_id="PointMaze_UMaze-v3", max_episode_steps=300)
+    recorded = EnvRecord("PointMaze_UMaze-v3", bounds=[0.0, 50.0])
+    assert list(make_eval_env(options, recorded).bounds) == ["d4rl maze2d-umaze", "minari"]
 
 
 def test_an_ant_in_a_maze_ends_on_arrival_and_has_a_map() -> None:

@@ -127,7 +127,31 @@ def test_variants_with_equal_training_share_a_run() -> None:
     assert cell.run == Path("here/cells/flat-greedy-s0") and cell.out == cell.run / "evaluations" / "flat-greedy"
 
 
-@pytest.mark.parametrize("word", ["engine.budget=2", "data.discount=0.9", "device=cpu engine.precision=float32"])
+@pytest.mark.parametrize("words", ["engine.accumulate=1,2", "engine.cuda_graph=true,false"])
+def test_how_a_training_computes_is_varied_by_trainings_of_its_own(words: str) -> None:
+    """It ends with the same figures, but in other minutes."""
+    study = read_study_words([f"axis=[{words}]"])[2]
+    assert len({row.run for row in make_rows(study)}) == 2
+
+
+def test_an_evaluation_may_leave_a_component_out() -> None:
+    study = Study(
+        name="critic", base=("recipe=mage_critic",), variants={"with": Variant(), "without": Variant((), ("~critic",))}
+    )
+    plain_row, row = make_rows(study)
+    assert row.run == "with" and row.overrides == {"critic": None} and plain_row.overrides == {}
+    assert dry_run_rows([row]) == {}
+    evaluate = Cell(row, 0, Path("here")).commands("there")[1]
+    assert evaluate is not None and "critic" in (values := parse(shlex.split(evaluate)[2:])) and not values["critic"]
+
+
+def test_an_option_that_would_do_nothing_is_not_varied() -> None:
+    with pytest.raises(ConfigError, match=r"Variant 'policy\.revise_interval=1' of the study: No plan is revised"):
+        make_rows(read_study_words(["evaluate=[policy.revise_interval=1,2]"])[2])
+    make_rows(read_study_words(["evaluate=[policy.revise_interval=1,2]", "policy.revise=2"])[2])
+
+
+@pytest.mark.parametrize("word", ["engine.budget=2", "data.discount=0.9", "engine.precision=float32"])
 def test_an_evaluation_cannot_change_what_is_trained(word: str) -> None:
     study = Study(name="wrong", variants={"one": Variant(evaluate=tuple(word.split()))})
     with pytest.raises(ConfigError, match="needs a training of its own"):

@@ -188,6 +188,7 @@ def test_an_option_of_a_component_that_variants_name_cannot_be_set_for_all() -> 
         (["axis=[prior.depth=2,4]", "task=adroit"], "study=paper_table"),
         (["axis=[prior.dept=2,4]"], "did you mean 'depth'"),
         (["axis=[recipe=mgae]"], "did you mean"),
+        (["axis=[device=cpu,auto]"], "computed on one device"),
     ],
 )
 def test_the_command_line_refuses(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,18 @@ def test_a_table_with_everything(tmp_path: Path) -> None:
     assert "Which is best?" in text and "| a\\|b | 0.500 |" in text and "d4rl" in text
 
 
+def test_shares_of_episodes_are_told_apart(tmp_path: Path) -> None:
+    """As in mazes that end on arrival, whose return is 0 or 1."""
+    cells = cells_of(tmp_path)
+    for cell in cells:
+        returns = [1.0] * (61 if cell.row.name == "c" else 57) + [0.0] * 39
+        (cell.out / "evaluation.json").write_text(json.dumps(evaluation(returns[:96], controller=None)))
+    result = gather(STUDY, cells, {})
+    table = columns(result)
+    assert table["return"] == ["0.59", "0.64"] and table["difference"] == ["reference", "+0.04"]
+    assert columns(result | {"rows": [row | {"mean": 100.0} for row in result["rows"]]})["return"] == ["100.0"] * 2
+
+
 def test_variants_in_other_environments_have_no_difference(tmp_path: Path) -> None:
     cells = cells_of(tmp_path, **FULL)
     for cell in cells:  # the environment of both is called the same, as chains of 2 and of 8 masses are
@@ -178,10 +191,19 @@ def test_variants_in_other_environments_have_no_difference(tmp_path: Path) -> No
     assert table["difference"] == ["reference", "–"] and "its 95 % interval" not in table
 
 
+def test_a_variant_without_an_environment_does_not_cost_the_others_their_figures(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path)
+    for cell in cells[2:]:  # of "c", whose data name none
+        figures = {"action_error": {"mean": 0.3}, "episode_action_errors": [0.2, 0.4], "decision_ms": {}}
+        (cell.out / "evaluation.json").write_text(json.dumps(figures))
+    table = columns(gather(STUDY, cells, {}))
+    assert table["return"] == ["2.00", "–"] and table["difference"] == ["reference", "–"]
+
+
 def test_a_table_where_much_is_missing(tmp_path: Path) -> None:
     result = gather(STUDY, cells_of(tmp_path, controller=None), {"c-s1": "It broke.", "c-s0": "It broke."})
     table = columns(result)
-    assert table["return"] == ["2.0", "–"] and table["seeds"] == ["2 of 2", "0 of 2"]
+    assert table["return"] == ["2.00", "–"] and table["seeds"] == ["2 of 2", "0 of 2"]
     assert not {"ratio", "success", "state error", "score", "decision ms", "minutes"} & set(table)
     write_results(tmp_path, result, [("trajgen train seed=0", None), ("trajgen train seed=0", "trajgen evaluate")])
     assert "- c-s1, c-s0: It broke." in (tmp_path / "table.md").read_text()
@@ -229,6 +251,10 @@ def test_variants_that_differ_in_their_budget_are_a_curve(tmp_path: Path) -> Non
         (cell.run / "metrics.jsonl").write_text(json.dumps({"stage": "one", "step": 5, "seconds": 60.0}) + "\n")
     result = gather(study, cells, {})
     assert [row["curve"] for row in result["rows"]] == ["bc", "bc", None]
+    greedy = replace(cells[0], row=replace(cells[0].row, name="greedy", overrides={"sampler": {"name": "greedy"}}))
+    greedy.out.mkdir(parents=True)
+    (greedy.out / "evaluation.json").write_text(json.dumps(evaluation((1.0, 3.0))))
+    assert [row["curve"] for row in gather(study, [cells[0], greedy], {})["rows"]] == [None, None]
     write_results(tmp_path, result, [])
     assert "(curve.png)" in (tmp_path / "table.md").read_text() and (tmp_path / "curve.png").is_file()
 

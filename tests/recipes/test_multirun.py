@@ -113,9 +113,9 @@ def test_the_means_over_seeds_are_printed_and_written(
     assert "Means over seeds" in capsys.readouterr().out
     lines = Path("mine/means.csv").read_text().splitlines()
     assert lines[0] == 'overrides,seeds,ratio,"lowest, highest",return,action error,success'
-    assert lines[1:] == [f'action={name},2 of 2,0.500,"[0.250, 0.750]",1.0,–,–' for name in ("latent", "state")]
+    assert lines[1:] == [f'action={name},2 of 2,0.500,"[0.250, 0.750]",1.00,–,–' for name in ("latent", "state")]
     page = Path("mine/table.md").read_text()
-    assert "| action=latent | 2 of 2 | 0.500 | [0.250, 0.750] | 1.0 |\n" in page and page.count("| 1.0 |") == 6
+    assert "| action=latent | 2 of 2 | 0.500 | [0.250, 0.750] | 1.00 |\n" in page and page.count("| 1.00 |") == 6
     assert len(Path("mine/runs.csv").read_text().splitlines()) == 5
 
 

@@ -76,7 +76,7 @@ def test_the_page_tells_its_facts_without_another_file_or_a_script(pair: list[Pa
         for value in (attributes[name] for name in ("src", "href", "xlink:href") if name in attributes):
             assert value and value.startswith(("data:image/png;base64,", "#"))
     assert "url(http" not in text
-    for words in ("Two runs", "2.5 [", "3.2 [", "a walk for each seed", "a processor, 1 thread, 2026-01-02", "1,234"):
+    for words in ("Two runs", "2.50 [", "3.17 [", "a walk for each seed", "a processor, 1 thread, 2026-01-02", "1,234"):
         assert words in rendered.text, words
     for command in ("train recipe=mage", "train recipe=bc", f"report {pair[0]} {pair[1]}", f"evaluate run={pair[0]}"):
         assert f"trajgen {command}" in rendered.text, command

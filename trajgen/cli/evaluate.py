@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.overrides import COMPOSITION, parse, read, refuse_idle
-from trajgen.core.checks import check_device
+from trajgen.cli.overrides import COMPOSITION, parse, read
+from trajgen.core.checks import check_device, refuse_idle
 from trajgen.core.errors import ConfigError, nearest
 from trajgen.core.options import entry, flat
 from trajgen.experiments.options import SampleRequest

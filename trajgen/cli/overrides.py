@@ -62,7 +62,7 @@ def options_of(cls: Any) -> dict[str, Option]:
             text = PLACEHOLDERS.get(get_origin(kind) or kind, "VALUE")
         else:
             text = default if isinstance(default, str) else json.dumps(default, separators=(",", ":"))
-        doc = docs.get(field.name, "") + (f" One of {', '.join(literals)}." if literals else "")
+        doc = docs.get(field.name, "") + (f" One of {', '.join(literals)}." if literals[1:] else "")
         values = ("true", "false") if hint is bool else suggested or literals
         is_required = default is MISSING and field.default_factory is MISSING
         options[name] = Option(f"{name}={text}", doc, field.name, hint, values, is_required)
@@ -116,22 +116,6 @@ def parse(words: Iterable[str]) -> dict[str, Any]:
     if bare := [word for word in words if "=" not in word or word.startswith("=")]:
         raise bare_word(bare[0], {})
     return values_of(words)
-
-
-def refuse_idle(options: Iterable[str], revise: int | None) -> None:
-    """Raises a `ConfigError` for options of revisions that are typed where no plan is revised.
-
-    Those of a task or a study are not typed; and who types ``policy.revise=null`` knows that they do nothing.
-
-    Args:
-        options: that are typed, by their dotted names.
-        revise: the run's ``policy.revise``.
-    """
-    options = list(options)
-    idle = [option for option in options if option.startswith("policy.revise_")]
-    if idle and revise is None and "policy.revise" not in options:
-        fix = f"policy.revise=2, a scale from which on plans are drawn anew; or leave out {', '.join(idle)}"
-        raise ConfigError("No plan is revised.", got=f"{', '.join(idle)} without policy.revise", fix=fix)
 
 
 def dashed(words: Sequence[str], options: Mapping[str, Option], groups: Collection[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from trajgen.cli.app import Words, command
-from trajgen.cli.overrides import COMPOSITION, bare_word, options_of, refuse_idle
+from trajgen.cli.overrides import COMPOSITION, bare_word, options_of
+from trajgen.core.checks import refuse_idle
 from trajgen.core.errors import ConfigError, TrajgenError
 
 PLAIN_PATH = r"""['"].*|[\w/.:~,+%$@|{} -]*"""

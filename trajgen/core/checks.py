@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from trajgen.core.errors import ConfigError
 
@@ -41,3 +42,20 @@ def check_finite(option: str, *values: float | None) -> None:
     for value in values:
         if value is not None and not math.isfinite(value):
             raise ConfigError(f"{option} is finite.", got=f"{option}={value}", fix=f"leave {option} out")
+
+
+def refuse_idle(options: Iterable[str], revise: int | None) -> None:
+    """Raises a `ConfigError` for options of revisions that are typed where no plan is revised.
+
+    Those of a task, or that a study sets for all variants, are not typed; and who types ``policy.revise=null`` knows
+    that they do nothing.
+
+    Args:
+        options: that are typed, by their dotted names.
+        revise: the run's ``policy.revise``.
+    """
+    options = list(options)
+    idle = [option for option in options if option.startswith("policy.revise_")]
+    if idle and revise is None and "policy.revise" not in options:
+        fix = f"policy.revise=2, a scale from which on plans are drawn anew; or leave out {', '.join(idle)}"
+        raise ConfigError("No plan is revised.", got=f"{', '.join(idle)} without policy.revise", fix=fix)

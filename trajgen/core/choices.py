@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ACTIONS = "vectors of real numbers, Discrete from 0 on, or MultiDiscrete of several parts from 0 on"
+"""The actions that there can be, for messages."""
+
+
 def choices_of(space: Any) -> tuple[int, ...]:
     """The choices of a Gymnasium space of actions; empty unless it is Discrete from 0 on, or MultiDiscrete."""
     from gymnasium import spaces
@@ -23,6 +27,13 @@ def choices_of(space: Any) -> tuple[int, ...]:
     if isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1 and len(space.nvec) > 1:
         return tuple(map(int, space.nvec)) if not space.start.any() else ()
     return ()
+
+
+def is_vector(space: Any) -> bool:
+    """Whether a Gymnasium space is one of vectors of real numbers."""
+    from gymnasium import spaces
+
+    return isinstance(space, spaces.Box) and len(space.shape) == 1 and np.issubdtype(space.dtype, np.floating)
 
 
 def one_hot(actions: np.ndarray, choices: Sequence[int]) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,11 @@ NOTHING = "–"
 def number(value: Any, digits: int = 1) -> str:
     """``value`` with so many decimals, or a dash if there is none."""
     return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def return_digits(means: Iterable[float | None]) -> int:
+    """The decimals of returns with these means: more where they are small, as counts of successes and of tasks are."""
+    return 2 if max((abs(mean) for mean in means if mean is not None), default=10) < 10 else 1
 
 
 def percent(value: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trajgen.core.choices import choices_of
+from trajgen.core.choices import choices_of, is_vector
 from trajgen.core.errors import CheckpointError, DataError
 from trajgen.core.observations import Key, entry, join_images
 from trajgen.data import store
@@ -195,9 +195,6 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         return env
 
     bounds = dict(options.bounds)  # those of the options come first
-    if about.get("ref_min_score") is not None and about.get("ref_max_score") is not None:
-        reference = (float(about["ref_min_score"]), float(about["ref_max_score"]))
-        bounds |= {} if reference in bounds.values() else {"minari": reference}
     optional: dict[str, Any] = {}
     if env_spec.id.startswith(WITH_A_MAP):
         env = make()
@@ -225,6 +222,9 @@ def make_eval_env(options: DataOptions, recorded: EnvRecord | None = None) -> Ev
         optional["controller"] = lambda: chain.OptimalController(system)
         if env_spec.max_episode_steps == chain.EPISODE_STEPS:
             bounds = {**bounds, **{name: pair for name, pair in system.bounds.items() if name not in bounds}}
+    if about.get("ref_min_score") is not None and about.get("ref_max_score") is not None:
+        reference = (float(about["ref_min_score"]), float(about["ref_max_score"]))
+        bounds |= {} if reference in bounds.values() else {"minari": reference}
     return EvalEnv(
         name=f"{env_spec.id}{shift_words(env_spec, options.shift.blocked)}",
         make_env=make,
@@ -288,8 +288,8 @@ def require_same_spaces(name: str, env: Any, observations: Any, space: Space) ->
                 fix=fix,
             )
         return
-    if getattr(box, "shape", None) != (space.action_dim,) or not np.issubdtype(box.dtype or object, np.floating):
-        expected = f"actions like Box of {space.action_dim} numbers"
+    if not is_vector(box) or box.shape != (space.action_dim,):
+        expected = f"a Box of {space.action_dim} real numbers"
         raise DataError(
             "The environment has other actions than the data.", expected=expected, got=f"{name}: {box}", fix=fix
         )

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.config import Config, compose, merged, quoted
+from trajgen.core.checks import refuse_idle
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json
 from trajgen.core.options import value_of
-from trajgen.experiments.definition import Study, merge_overrides, slug
+from trajgen.core.tables import number, return_digits
+from trajgen.experiments.definition import Study, Variant, merge_overrides, option_of, slug
 from trajgen.experiments.jobs import Job
 from trajgen.experiments.run_folder import load_config
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 PER_CELL = ("seed", "run_dir", "resume", "device")
 """Options in which the cells of one variant differ, and that are no part of its definition."""
+OF_EVALUATION = ("policy", "evaluation")
+"""Sections of a configuration without which a training is the same."""
 ENV_OPTIONS = ("shift", "resets")
 """Options of the data that an evaluation may set."""
 BY_TIME = " (equal time)"
@@ -155,7 +159,8 @@ def _scores(figures: Mapping[str, Any]) -> str:
     ratio, mean = figures.get("ratio_to_controller"), figures["return"]["mean"]
     if mean is None:
         return "all episodes failed"
-    return f"return {mean:.1f}" + (f", {ratio:.3f} of the controller's" if ratio is not None else "")
+    text = f"return {number(mean, return_digits([mean]))}"
+    return text + (f", {ratio:.3f} of the controller's" if ratio is not None else "")
 
 
 def make_rows(
@@ -177,7 +182,7 @@ def make_rows(
     pairs: list[tuple[Row, Config]] = []
     for name, variant in study.variants.items():
         words = merge_overrides(study.base, variant.train)
-        config, evaluated = _compose_pair(name, words, variant.evaluate, cache)
+        config, evaluated = _compose_pair(name, words, variant, cache)
         if _trains_other(config, evaluated):
             raise ConfigError(
                 f"What variant '{name}' evaluates needs a training of its own.",
@@ -189,14 +194,14 @@ def make_rows(
         is_reference = name == study.reference and "steps" in study.equal
         if "time" in study.equal and name in (steps or {}) and not is_reference:
             words = merge_overrides(words, _step_words(config, (steps or {})[name]))
-            config, evaluated = _compose_pair(name, words, variant.evaluate, cache)
+            config, evaluated = _compose_pair(name, words, variant, cache)
             pairs.append((Row(name + BY_TIME, name, words, config, {}, ""), evaluated))
     groups: dict[str, list[tuple[Row, Config]]] = {}
     for row, evaluated in pairs:
-        groups.setdefault(json.dumps(row.config.identity(), sort_keys=True), []).append((row, evaluated))
+        groups.setdefault(_training(row.config), []).append((row, evaluated))
     rows = []
     for row, evaluated in pairs:
-        group = groups[json.dumps(row.config.identity(), sort_keys=True)]
+        group = groups[_training(row.config)]
         first = next((r for r, other in group if not difference(r.config, other)), group[0][0])
         overrides = difference(first.config, evaluated)
         rows.append(replace(row, words=first.words, config=first.config, overrides=overrides, run=first.name))
@@ -204,14 +209,15 @@ def make_rows(
 
 
 def _compose_pair(
-    name: str, words: tuple[str, ...], evaluate: tuple[str, ...], cache: dict[tuple[str, ...], Config]
+    name: str, words: tuple[str, ...], variant: Variant, cache: dict[tuple[str, ...], Config]
 ) -> tuple[Config, Config]:
     """The configurations of a variant's training and of its evaluation."""
     try:
-        pair = words, merge_overrides(words, evaluate)
+        pair = words, merge_overrides(words, variant.evaluate)
         for overrides in pair:
             if overrides not in cache:
                 cache[overrides] = compose(overrides)
+        refuse_idle(map(option_of, (*variant.train, *variant.evaluate)), cache[pair[1]].policy.revise)
         return cache[pair[0]], cache[pair[1]]
     except ConfigError as error:
         raise ConfigError(
@@ -219,19 +225,26 @@ def _compose_pair(
         ) from error
 
 
+def _training(config: Config) -> str:
+    """What variants share that share a run: how a training computes is part of it, since it takes other minutes."""
+    aside = (*PER_CELL, *OF_EVALUATION)
+    return json.dumps({k: v for k, v in config.to_plain().items() if k not in aside}, sort_keys=True)
+
+
 def _trains_other(config: Config, evaluated: Config) -> bool:
     """Whether more differs than components and what an evaluation may set."""
     one, two = ({k: v for k, v in asdict(c).items() if k != "components"} for c in (config, evaluated))
     for values in (one, two):
         values["data"] = {k: v for k, v in values["data"].items() if k not in ENV_OPTIONS}
-    return any(one[k] != two[k] for k in one if k not in ("policy", "evaluation", "device"))
+    return any(one[k] != two[k] for k in one if k not in (*OF_EVALUATION, "device"))
 
 
 def difference(config: Config, evaluated: Config) -> dict[str, Any]:
     """The overrides of an evaluation that lead from one configuration to another: whole components, single options."""
     one, two = config.to_plain(), evaluated.to_plain()
-    changed: dict[str, Any] = {k: two[k] for k in evaluated.components if one.get(k) != two[k]}
-    for section in ("policy", "evaluation"):
+    kinds = {**config.components, **evaluated.components}
+    changed: dict[str, Any] = {k: two.get(k) for k in kinds if one.get(k) != two.get(k)}  # None leaves one out
+    for section in OF_EVALUATION:
         if options := {k: v for k, v in two[section].items() if one[section][k] != v}:
             changed[section] = options
     if options := {k: two["data"][k] for k in ENV_OPTIONS if one["data"][k] != two["data"][k]}:
@@ -246,8 +259,11 @@ def _step_words(config: Config, steps: Mapping[str, int]) -> list[str]:
 
 def _evaluation_words(overrides: Mapping[str, Any]) -> list[str]:
     """Overrides of an evaluation as its command line writes them."""
-    words = []
+    words: list[str] = []
     for key, options in overrides.items():
+        if options is None:
+            words.append(f"{key}=null")
+            continue
         words += [f"{key}={options['name']}"] if "name" in options else []
         words += [f"{key}.{name}={_yaml(value)}" for name, value in options.items() if name != "name"]
     return words

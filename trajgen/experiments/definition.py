@@ -86,7 +86,14 @@ class Study:
             raise ConfigError(
                 "Variants have names that make different folders.", got=", ".join(same), fix="rename one of them"
             )
-        refuse_cell_options([*self.base, *(word for v in self.variants.values() for word in (*v.train, *v.evaluate))])
+        varied = [word for v in self.variants.values() for word in (*v.train, *v.evaluate)]
+        refuse_cell_options([*self.base, *varied])
+        if devices := [word for word in varied if option_of(word) == "device"]:
+            raise ConfigError(
+                "All variants of a study are computed on one device.",
+                got=f"a variant with {devices[0]}",
+                fix=f"{devices[0]} for all of them, or a study for each device",
+            )
 
     def with_overrides(self, overrides: Sequence[str]) -> Study:
         """The study with further overrides for all variants.

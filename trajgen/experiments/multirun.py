@@ -23,15 +23,15 @@ from hydra.types import RunMode
 from trajgen.config import config_dir_word, from_hydra, hydra_application, task_line
 from trajgen.core.errors import ConfigError, TrajgenError
 from trajgen.core.files import read_json, write_file, write_json
-from trajgen.core.tables import Table, interval, number, percent
+from trajgen.core.tables import Table, interval, number, percent, return_digits
 from trajgen.experiments.results import score
 from trajgen.experiments.run_folder import find_folder, read_evaluation
 
 FAILED = float("nan")
 REFUSED = ".refused"
 """What is beside the record of a folder that a job was not let into, until the table is printed."""
-DIGITS = {"ratio": 3, "return": 1, "action error": 3}
-"""Decimals of what runs are compared by: the first of these that they have."""
+UNITS = ("ratio", "return", "action error")
+"""What runs are compared by: the first of these that they have."""
 
 
 def main() -> None:
@@ -148,18 +148,22 @@ def print_runs(folder: Path, console: Any) -> list[str]:
     common = set.intersection(*(set(job["overrides"]) for job in jobs.values())) if len(jobs) > 1 else set()
     runs: list[tuple[str, ...]] = []
     groups: dict[str, list[dict[str, float | None]]] = {}
+    evaluations = {
+        name: {} if job["error"] else read_evaluation(folder / name / "evaluation.json") for name, job in jobs.items()
+    }
+    digits = return_digits((figures.get("return") or {}).get("mean") for figures in evaluations.values())
     for name, job in jobs.items():
-        figures = {} if job["error"] else read_evaluation(folder / name / "evaluation.json")
+        figures = evaluations[name]
         words = [word for word in job["overrides"] if word not in common]
         scores = {"ratio": figures.get("ratio_to_controller"), "success": figures.get("success")}
         scores |= {key: (figures.get(key.replace(" ", "_")) or {}).get("mean") for key in ("return", "action error")}
         failed = "failed" if job["error"] else ""
         cells = (number(scores["ratio"], 3), interval(figures.get("ratio_to_controller_ci95"), 3))
-        means = (number(scores["return"]), number(scores["action error"], 3))
+        means = (number(scores["return"], digits), number(scores["action error"], 3))
         runs.append((name, " ".join(words), *cells, *means, failed or percent(scores["success"])))
         groups.setdefault(" ".join(w for w in words if not w.startswith("seed=")), []).append(scores)
     table = Table(("run", "overrides", "ratio", "95 % interval", "return", "action error", "success"), runs)
-    tables = {"runs": table} | ({"means": _means(groups)} if len(groups) < len(jobs) else {})
+    tables = {"runs": table} | ({"means": _means(groups, digits)} if len(groups) < len(jobs) else {})
     titles = {"runs": str(folder), "means": "Means over seeds, and the lowest and highest of them"}
     for what, each in tables.items():
         console.print(each.filled().rich(titles[what], edges=False))
@@ -170,17 +174,17 @@ def print_runs(folder: Path, console: Any) -> list[str]:
     return [name for name, job in jobs.items() if job["error"]]
 
 
-def _means(groups: Mapping[str, Sequence[Mapping[str, float | None]]]) -> Table:
-    """The means of runs with the same overrides but their seeds."""
+def _means(groups: Mapping[str, Sequence[Mapping[str, float | None]]], digits: int) -> Table:
+    """The means of runs with the same overrides but their seeds; ``digits`` are those of returns."""
     rows = []
     for words, runs in groups.items():
         by_name = {name: [v for run in runs if (v := run[name]) is not None] for name in runs[0]}
         means = {name: fmean(values) if values else None for name, values in by_name.items()}
-        unit = next((name for name in DIGITS if by_name[name]), "return")
-        digits = DIGITS[unit]
+        unit = next((name for name in UNITS if by_name[name]), "return")
         ends = [min(by_name[unit]), max(by_name[unit])] if len(by_name[unit]) > 1 else None
-        spread = interval(ends, digits)
-        figures = (number(means["ratio"], 3), spread, number(means["return"]), number(means["action error"], 3))
+        spread = interval(ends, digits if unit == "return" else 3)
+        errors = number(means["action error"], 3)
+        figures = (number(means["ratio"], 3), spread, number(means["return"], digits), errors)
         rows.append((words or "all", f"{len(by_name[unit])} of {len(runs)}", *figures, percent(means["success"])))
     heads = ("overrides", "seeds", "ratio", "lowest, highest", "return", "action error", "success")
     return Table(heads, rows)

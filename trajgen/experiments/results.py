@@ -34,6 +34,9 @@ from trajgen.experiments.versions import versions
 RATIO, RETURN, ACTION_ERROR = "ratio to the controller", "return", "action error"
 FIRST = {RATIO: "ratio_to_controller", ACTION_ERROR: "action_error"}
 """What is compared where all evaluations have this figure; else it is the return."""
+RETURNS = ("episode_returns", "policy")
+BY_EPISODE = {ACTION_ERROR: ("episode_action_errors",)}
+"""Where an evaluation has what is compared, of each episode; else it is the policy's returns."""
 SAME_EPISODES = ("env", "protocol_name", "goals", "seeds")
 """Entries of an evaluation without which its episodes are others."""
 Evaluations = Mapping[int, Mapping[str, Any]]
@@ -59,6 +62,8 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
     flat = [evaluation for by_seed in evaluations.values() for evaluation in by_seed.values()]
     measured = {unit: all(e.get(figure) is not None for e in flat) for unit, figure in FIRST.items()}
     unit = next((unit for unit in FIRST if flat and measured[unit]), RETURN)
+    # Of a variant whose data name no environment, beside others that have one, nothing can be compared.
+    comparable = {name: by_seed if _has_any(by_seed, unit) else {} for name, by_seed in evaluations.items()}
     reference = next((n for n in (study.reference, study.reference + BY_TIME) if evaluations.get(n)), None)
     rows, curves = [], _curves([row_cells[0].row for row_cells in by_row.values()])
     for name, by_seed in evaluations.items():
@@ -74,8 +79,8 @@ def gather(study: Study, cells: Sequence[Cell], failed: Mapping[str, str]) -> di
                 "curve": curves.get(name),
                 "reference": is_reference and not study.published,
                 "seeds": list(by_seed),
-                **scores(by_seed, unit),
-                **differences(by_seed, evaluations[reference or name] if compared else {}, unit),
+                **scores(comparable[name], unit),
+                **differences(comparable[name], comparable[reference or name] if compared else {}, unit),
                 **_means(by_seed.values()),
                 **_training([cell.run for cell in finished[name]]),
             }
@@ -121,9 +126,13 @@ def episode_returns(evaluations: Evaluations, player: str) -> Array:
 
 def _compared(evaluations: Evaluations, unit: str) -> Array:
     """What is compared, of each episode (seeds, episodes), before it is divided by the controller's."""
-    if unit == ACTION_ERROR:
-        return _by_episode(evaluations, ("episode_action_errors",), "action errors")
-    return episode_returns(evaluations, "policy")
+    what = "action errors" if unit == ACTION_ERROR else "returns of the policy"
+    return _by_episode(evaluations, BY_EPISODE.get(unit, RETURNS), what)
+
+
+def _has_any(evaluations: Evaluations, unit: str) -> bool:
+    """Whether one of them has what is compared."""
+    return any(entry(evaluation, BY_EPISODE.get(unit, RETURNS)) for evaluation in evaluations.values())
 
 
 def _by_episode(evaluations: Evaluations, path: Sequence[str], what: str) -> Array:
@@ -228,11 +237,12 @@ def _mean(values: Iterable[Any]) -> float | None:
 
 
 def _curves(rows: Iterable[Row]) -> dict[str, str]:
-    """For each row whose training differs from another's in its budget alone, what their names have in common."""
+    """For each row that differs from another in its training's budget alone, what their names have in common."""
     alike: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         if row.equal == "steps":
-            alike.setdefault(tuple(w for w in row.words if option_of(w) != "engine.budget"), []).append(row.name)
+            others = [word for word in row.words if option_of(word) != "engine.budget"]
+            alike.setdefault((*others, str(row.overrides)), []).append(row.name)
     curves: dict[str, str] = {}
     for names in alike.values():
         common = "".join(letters[0] for letters in takewhile(lambda each: len({*each}) == 1, zip(*names, strict=False)))

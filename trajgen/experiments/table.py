@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen.core.files import write_file, write_json
-from trajgen.core.tables import NOTHING, Table, interval, number, percent
+from trajgen.core.tables import NOTHING, Table, interval, number, percent, return_digits
 from trajgen.experiments.results import ACTION_ERROR, RATIO, RETURN
 from trajgen.viz.options import Look
 from trajgen.viz.study import drawn_over
@@ -31,7 +31,7 @@ COSTS = ("score", "success", "state error", "return error", "minutes", "decision
 def columns(results: Mapping[str, Any]) -> dict[str, list[str]]:
     """The columns of the table by their heads, a text for each row; those without any figure are left out."""
     rows: list[Mapping[str, Any]] = results["rows"]
-    digits = 1 if results["unit"] == RETURN else 3
+    digits = return_digits(row["mean"] for row in rows) if results["unit"] == RETURN else 3
     seeds = len(results["seeds"])
     table = {
         "variant": [row["name"] for row in rows],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trajgen.core.errors import TrajgenError
+from trajgen.core.tables import number, return_digits
 from trajgen.evaluation.rollout import require_first_observations, rollout
 from trajgen.evaluation.statistics import summarize
 from trajgen.viz.figure import INK, LINES, SOFT, new_figure, square_axes
@@ -35,7 +36,9 @@ def draw_returns(path: Path, returns: ArrayLike, reference: ArrayLike) -> None:
         ax.scatter(controller, policy, s=34, color=LINES[0], alpha=0.7, edgecolors="white", linewidths=0.6, zorder=3)
         ax.set(xlabel="return of the controller", ylabel="return of the policy")
         if policy.size:
-            text = f"{policy.size} episodes\nmean {policy.mean():.1f} against {controller.mean():.1f}"
+            means = float(policy.mean()), float(controller.mean())
+            one, other = (number(mean, return_digits(means)) for mean in means)
+            text = f"{policy.size} episodes\nmean {one} against {other}"
             ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from trajgen.core.tables import NOTHING, Table, interval, number, percent, share
+from trajgen.core.tables import NOTHING, Table, interval, number, percent, return_digits, share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,8 +21,8 @@ REFERENCES = {"controller": "the noise-free controller", "random": "random actio
 def score_rows(evaluation: Mapping[str, Any]) -> list[Row]:
     """The rows (what, value, `NOTE`) of an evaluation; absent figures are left out."""
     rows: list[Row] = []
-    means = [evaluation[name]["mean"] for name in ("return", "data_returns", *REFERENCES) if evaluation.get(name)]
-    digits = 2 if means and max(map(abs, means)) < 10 else 1
+    players = ("return", "data_returns", *REFERENCES)
+    digits = return_digits(evaluation[name]["mean"] for name in players if evaluation.get(name))
     if returns := evaluation.get("return"):
         rows.append(("return, mean", number(returns["mean"], digits), interval(returns["ci95"], digits)))
         rows.append(("return, IQM", number(returns["iqm"], digits), ""))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajgen import __version__
-from trajgen.core.tables import NOTHING, Table, interval, number, percent
+from trajgen.core.tables import NOTHING, Table, interval, number, percent, return_digits
 from trajgen.viz.figure import LINES
 from trajgen.viz.report.charts import learning_charts
 from trajgen.viz.report.compare import Values, option_differences, paired_difference, version_differences
@@ -68,13 +68,14 @@ def _name(index: int, label: str) -> Markup:
 def _scores(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
     returns = [(run.number("return", "mean"), run.interval("return", "ci95")) for run in runs]
     values = [0.0, *(value for mean, ends in returns for value in (mean, *(ends or ())) if value is not None)]
-    low, high = min(values), max(values)
-    columns = ("run", "environment", "mean return, 95 % interval", f"{number(low)} to {number(high)}")
+    low, high, digits = min(values), max(values), return_digits(mean for mean, _ in returns)
+    scale = f"{number(low, digits)} to {number(high, digits)}"
+    columns = ("run", "environment", "mean return, 95 % interval", scale)
     rows = [
         (
             names[run.label],
             str(run.evaluation.get("env", NOTHING)),
-            _with_interval(mean, ends),
+            _with_interval(mean, ends, digits),
             interval_bar(index, mean, ends, low, high),
             _with_interval(run.number("ratio_to_controller"), run.interval("ratio_to_controller_ci95"), 3),
             percent(run.number("success")),
@@ -85,7 +86,7 @@ def _scores(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
     return Table((*columns, "over the controller's", "success", "episodes"), rows)
 
 
-def _with_interval(value: float | None, ends: tuple[float, float] | None, digits: int = 1) -> str:
+def _with_interval(value: float | None, ends: tuple[float, float] | None, digits: int) -> str:
     return number(value, digits) + (f" {interval(ends, digits)}" if ends else "")
 
 
@@ -104,13 +105,14 @@ def interval_bar(index: int, mean: float | None, ends: Sequence[float] | None, l
 
 
 def _differences(runs: Sequence[Facts], names: dict[str, Markup]) -> Table:
-    rows = []
+    rows, digits = [], return_digits(run.number("return", "mean") for run in runs)
     for run in runs[1:]:
         paired = paired_difference(run, runs[0])
-        text: str = f"none: {paired.reason}" if paired.difference is None else f"{paired.difference:+,.1f}"
+        text: str = f"none: {paired.reason}" if paired.difference is None else f"{paired.difference:+,.{digits}f}"
         if paired.clear:
             text = _html('<span class="clear">{}</span>', text)
-        rows.append((names[run.label], text, interval(paired.ci95) if paired.ci95 else "", str(paired.episodes)))
+        ends = interval(paired.ci95, digits) if paired.ci95 else ""
+        rows.append((names[run.label], text, ends, str(paired.episodes)))
     return Table(("run", "difference", "95 % interval", "episodes shared"), rows)
 
 
