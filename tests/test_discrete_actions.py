@@ -15,10 +15,13 @@ import trajgen
 from trajgen.cli import main
 from trajgen.config import compose
 from trajgen.core.choices import choices_of, likeliest, numbers_of, one_hot
+from trajgen.core.errors import DataError
 from trajgen.core.files import read_json
 from trajgen.data import minari
 from trajgen.data.options import DataOptions
 from trajgen.evaluation.evaluate import RandomPolicy
+from trajgen.experiments.options import RecordOptions
+from trajgen.experiments.recording import record
 from trajgen.experiments.run_folder import load_config
 from trajgen.export.exported_policy import Policy as Exported
 from trajgen.export.package import export
@@ -88,6 +91,24 @@ def test_other_spaces_and_numbers_are_no_choices() -> None:
     for actions in (np.array([3]), np.array([-1]), np.array([0.0]), np.zeros((2, 2), np.int64)):
         with pytest.raises(ValueError, match="action"):
             one_hot(actions, (3,))
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gymnasium.spaces.Tuple((Discrete(2), Box(-1, 1, (2,)))),
+        gymnasium.spaces.Dict(arm=Box(-1, 1, (2,))),
+        Discrete(3, start=5),
+        Box(-3, 3, (2,), np.int64),
+        Box(-1, 1, (2, 2)),
+    ],
+    ids=str,
+)
+def test_actions_that_nothing_learns_are_not_recorded(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Signs, "action_space", space)
+    with pytest.raises(DataError, match="Discrete from 0 on") as refused:
+        record(RecordOptions(env="tests/Signs-v0", episodes=1))
+    assert str(space) in str(refused.value)
 
 
 def test_random_choices_are_uniform_and_seeded() -> None:

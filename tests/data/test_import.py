@@ -162,7 +162,7 @@ def test_the_environment_must_fit_and_gives_the_bounds_of_the_actions(tmp_path: 
     actions = formats.table(final=True)["actions"] * np.array([4.0, 1.0])
     space = imported(formats.d4rl(tmp_path, actions=actions), force=True).space
     assert space.action_low == pytest.approx(actions.min(0)) and space.action_high == pytest.approx(actions.max(0))
-    with pytest.raises(DataError, match="actions like Box"):
+    with pytest.raises(DataError, match="a Box of 2 real numbers"):
         imported(path, env="Pendulum-v1", force=True)  # three observations, but one action
     with pytest.raises(DataError, match="known to Gymnasium"):
         imported(path, env="Pendulun-v1", force=True)

@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from harmful_use import Loop
 from mistakes import mistake
 from torch import Generator, Tensor, nn
 
+from trajgen.actions.inverse_dynamics import LatentInverseDynamics
 from trajgen.conditioners import FieldConditioner
 from trajgen.core.stages import Stage
 from trajgen.core.types import Batch, Cond, Losses, Plan
@@ -184,6 +186,45 @@ class SureConditioner(FieldConditioner):
 
     def forward(self, cond: Cond) -> Tensor:
         return super().forward(replace(cond, cond_mask=None))
+
+
+class SoundSpectralHead(LatentInverseDynamics):
+    """Spectral normalization, whose buffers each call in training moves on: no mistake."""
+
+    def __init__(self, latent_length: int, code_dim: int, action_dim: int, chunk: int, *, width: int = 32) -> None:
+        super().__init__(latent_length, code_dim, action_dim, chunk, width=width, depth=2)
+        for module in self.network:
+            if isinstance(module, nn.Linear):
+                nn.utils.parametrizations.spectral_norm(module)
+
+
+class SoundLSTM(nn.Module):
+    """An LSTM, which rounds otherwise where no gradients are kept: no mistake."""
+
+    def __init__(self, schedule: Any, code_dim: int, vocabulary: int, conditioner: Any, *, width: int = 32) -> None:
+        super().__init__()
+        self.schedule, self.conditioner = schedule, conditioner
+        self.cond_proj, self.input_proj = nn.Linear(conditioner.width, width), nn.Linear(code_dim, width)
+        self.network, self.head = nn.LSTM(width, width, batch_first=True), nn.Linear(width, vocabulary)
+
+    def forward(self, codes: Tensor, inputs: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+        logits = self.logits(inputs, cond)
+        return self.loss(logits, codes), logits
+
+    def loss(self, logits: Tensor, codes: Tensor) -> Tensor:
+        return F.cross_entropy(logits.transpose(1, 2), codes)
+
+    def logits(self, inputs: Tensor, cond: Cond) -> Tensor:
+        x = F.pad(self.input_proj(inputs), (0, 0, self.schedule.lengths[0], 0)) + self.start(cond)[0]
+        return self.head(self.network(x)[0])
+
+    def start(self, cond: Cond) -> list[Any]:
+        return [self.cond_proj(self.conditioner(cond)[:, :1]), None]
+
+    def step(self, x: Tensor | None, k: int, state: list[Any]) -> Tensor:
+        x = state[0].expand(-1, self.schedule.lengths[k], -1) + (0 if x is None else self.input_proj(x))
+        out, state[1] = self.network(x, state[1])
+        return self.head(out)
 
 
 class PlannerOfEmbeddedGoals(PlansNoTrajectory):

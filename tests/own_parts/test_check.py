@@ -100,6 +100,15 @@ def test_a_planner_may_learn_its_goals() -> None:
     assert not report.failed, str(report)
 
 
+@pytest.mark.parametrize(
+    ("kind", "component"), [("action", harmful_worth.SoundSpectralHead), ("prior", harmful_worth.SoundLSTM)]
+)
+def test_what_torch_has_of_its_own_is_no_mistake(kind: str, component: Callable[..., Any]) -> None:
+    registry.register(kind, "sound")(component)
+    report = testing.check(kind, "sound")
+    assert not report.failed, str(report)
+
+
 def test_two_of_a_kind_have_other_weights_in_every_contract() -> None:
     """Loading the state of one into the other would hide what they share."""
     fixture = testing.find_fixture("decoder", "plain")

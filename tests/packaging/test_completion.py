@@ -216,3 +216,11 @@ def test_a_help_fits_the_terminal_and_nothing_of_it_is_cut_off(columns: int) -> 
         lines = [line for line in done.stdout.splitlines() if not line.strip().startswith(("trajgen ", "Example:"))]
         assert max(map(len, lines)) <= columns
         assert not [line for line in lines if line.endswith("...") and "Usage:" not in line]
+
+
+@pytest.mark.parametrize(
+    ("path", "is_no_option"), [("data encode", "return_target"), ("data import", "One of auto.")], ids=str
+)
+def test_a_help_names_what_the_command_takes(path: str, is_no_option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*path.split(), "--help"])
+    assert is_no_option not in " ".join(capsys.readouterr().out.split())

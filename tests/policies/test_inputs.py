@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from test_receding_horizon import policy
 
 from trajgen.core.errors import TrajgenError
 from trajgen.core.types import Space
+from trajgen.policies.inputs import ObservationReader
 
 ENTRIES = Space(3, 2, 1, state_key="observation", goal_key="desired_goal")
 ROW = np.zeros(3, np.float32)
@@ -52,6 +54,13 @@ def test_whole_numbers_lists_and_read_only_arrays_are_observations() -> None:
     rows.flags.writeable = False
     for observation in (rows, [1, 1, 1], np.ones(3, np.int64), torch.ones(3), np.ones((1, 3))):
         assert acting.act(observation).shape == (2,)
+
+
+def test_a_list_of_nested_dictionaries_is_a_batch() -> None:
+    nested = replace(ENTRIES, state_key=("arm/place", "arm/speed"))
+    rows = [{"arm": {"place": ROW[:2] + n, "speed": ROW[:1]}, "desired_goal": ROW[:1]} for n in range(2)]
+    states, goals, _ = ObservationReader(nested)(rows)
+    assert states.tolist() == [[0, 0, 0], [1, 1, 0]] and goals is not None and goals.shape == (2, 1)
 
 
 @pytest.mark.parametrize("reward", [np.array([1.0, 4.0]), np.array([[1.0], [4.0]]), [1, 4]])

@@ -279,7 +279,7 @@ def test_states_of_another_width(check_refused: Callable[..., str]) -> None:
 
 def test_actions_that_are_no_vectors_and_no_choices(check_refused: Callable[..., str]) -> None:
     write(raw(actions=np.zeros((40, 3), np.int8)), action_space=MultiBinary(3))
-    refused_without(check_refused, "MultiBinary(3)", "Discrete or MultiDiscrete")
+    refused_without(check_refused, "MultiBinary(3)", "or MultiDiscrete of several parts")
 
 
 def test_a_discrete_action_that_is_no_choice(check_refused: Callable[..., str]) -> None:
@@ -303,6 +303,10 @@ def test_a_run_folder_of_another_configuration(stranger: Path, check_refused: Ca
         *again, "seed=1", "resume=true", mentions=("belongs to one configuration", "seed=0 there, 1 here", "run_dir=")
     )
     check_refused(*again, "prior.depth=2", mentions=("prior.depth=1 there, 2 here",))
+    changes = ("lr=1", "steps=9", "warmup=0.2", "grad_clip=3", "ema_decay=0.5", "batch_size=9")
+    words = [f"engine.stages.prior.{change}" for change in changes]
+    message = check_refused(*again, "data.horizon=12", *words, mentions=("; and 2 more",))
+    assert message.count(" there, ") == 5
     check_refused(*again, mentions=("finished", "trajgen evaluate run="))
 
 

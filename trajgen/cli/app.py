@@ -68,7 +68,8 @@ def command(
         rows += [("KIND=NAME", "Another component; see 'trajgen list'.")]
         rows += [("GROUP.OPTION=VALUE", f"An option of a component{others}")]
     elif groups:
-        rows += [(f"{groups[0]}=NAME", f"Also return_target, and options after a dot: {'., '.join(groups)}.")]
+        also = "Also return_target, and" if "return_target" in groups else "Another one, and"
+        rows += [(f"{groups[0]}=NAME", f"{also} options after a dot: {'., '.join(groups)}.")]
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         first, _, more = (function.__doc__ or "").partition("\n")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trajgen.core.choices import choices_of
+from trajgen.core.choices import ACTIONS, choices_of
 from trajgen.core.errors import ConfigError, DataError, nearest
 from trajgen.core.observations import channels_last
 from trajgen.core.options import structure
@@ -69,7 +69,7 @@ def space_of(id: str, dataset: Any, options: DataOptions) -> Space:
     def width(name: str, space: Any, key: str | None = None) -> int:
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
             got = f"data set {id!r}: {space}"
-            kinds = "vectors of real numbers" + (", Discrete or MultiDiscrete" if name == "Actions" else "")
+            kinds = ACTIONS if name == "Actions" else "vectors of real numbers"
             fix = f"data.image_key={key}, and state_key=[] if there are no vectors" if is_image(space) else None
             raise DataError(f"{name} must be {kinds}.", got=got, fix=fix or "another data set")
         return int(space.shape[0])

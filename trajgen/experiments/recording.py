@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from trajgen.core.choices import ACTIONS, choices_of, is_vector
 from trajgen.core.errors import ConfigError, DataError
 from trajgen.core.files import file_lock, write_file, write_json
 from trajgen.core.observations import nested_entries
@@ -49,8 +50,6 @@ def record(options: RecordOptions) -> str:
         DataError: if the environment cannot be made or named in a data set, the set exists, another recording of its id
             was stopped, or an episode does not end or holds what no data set can.
     """
-    import gymnasium
-
     from trajgen.data import minari
     from trajgen.envs.gym import OGBENCH, make_env, portable, spec
     from trajgen.envs.numeric import NumericObservation
@@ -68,13 +67,15 @@ def record(options: RecordOptions) -> str:
         policy = _policy(options, env)
     finally:
         sys.path.remove(str(Path.cwd()))
+    if not is_vector(env.action_space) and not choices_of(env.action_space):
+        fix = "a wrapper of the environment, as gymnasium.wrappers.TransformAction"
+        raise DataError(f"Actions must be {ACTIONS}.", got=f"{options.env}: {env.action_space}", fix=fix)
     if isinstance(env, NumericObservation) and env.dropped:
         kinds = {name or "the observation": type(space).__name__ for name, space in env.dropped.items()}
         entries = ", ".join(f"{name} ({space})" for name, space in kinds.items())
         Terminal(stderr=True).print(f"Left out of the observations, which hold numbers: {entries}.", highlight=False)
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
     team = getattr(env.unwrapped, "team", None)
-    is_box = isinstance(env.action_space, gymnasium.spaces.Box)
     with _folder(options, _checksum(options, env)) as folder:
         paths = {options.seed + number: folder / f"{number:06d}.npz" for number in range(options.episodes)}
         missing = {seed: path for seed, path in paths.items() if not path.exists()}
@@ -89,7 +90,7 @@ def record(options: RecordOptions) -> str:
             env_spec=env_spec,
             eval_env_spec=env_spec,
             description=f"Recorded by trajgen: {options.policy} in {options.env}{(options.shift or EnvShift()).words}, "
-            f"seeds from {options.seed} on." + ("" if is_box else " Actions are discrete."),
+            f"seeds from {options.seed} on." + (" Actions are discrete." if choices_of(env.action_space) else ""),
             algorithm=options.policy,
             team=team,
             force=options.force,
@@ -236,9 +237,7 @@ def _episode(env: Any, policy: Callable[[int], Callable[[Any], Any]], seed: int,
 
 def _as_in(space: Any, action: Any) -> Any:
     """Numbers for a box of floats in the precision of the box; any other action as it is."""
-    import gymnasium
-
-    if isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+    if is_vector(space):
         with suppress(ValueError, TypeError), np.errstate(over="ignore"):  # what is too large is infinite, and refused
             return np.asarray(action, space.dtype)
     return action

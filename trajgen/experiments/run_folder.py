@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from trajgen.envs.eval_env import EnvRecord
 
 ROOT = Path("runs")
+SHOWN = 5
+"""The most options in which two configurations differ that an error names."""
 FINAL = "checkpoints/final.safetensors"
 LOCK, STUDY_LOCK = "run.lock", "study.lock"
 HUB = ("D4RL", "mujoco")
@@ -135,10 +137,12 @@ def require_free(folder: Path, config: Config) -> None:
     """Raises a `ConfigError` unless a folder is new, is empty, or holds the run that is to be resumed."""
     existing, requested = identity(folder), config.identity()
     if existing is not None and existing != requested:
+        differences = differing(existing, requested)
+        more = f"; and {len(differences) - SHOWN} more" if differences[SHOWN:] else ""
         raise ConfigError(
             "A run folder belongs to one configuration.",
             expected=f"the configuration in {folder / 'config.json'}",
-            got="; ".join(differing(existing, requested)),
+            got="; ".join(differences[:SHOWN]) + more,
             fix="run_dir=ANOTHER, or the options that the folder was made with",
         )
     names = contents(folder)

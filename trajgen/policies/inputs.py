@@ -38,7 +38,7 @@ class ObservationReader:
         """
         space = self.space
         if isinstance(observation, list) and observation and isinstance(observation[0], Mapping):
-            observation = {name: np.stack([row[name] for row in observation]) for name in observation[0]}
+            observation = _stacked(observation)
         has_goal = bool(space.goal_key and space.goal_dim)
         keys = [key for key in (space.state_key, space.goal_key if has_goal else None, space.image_key) if key]
         is_pair = isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], Mapping)
@@ -98,6 +98,13 @@ class ObservationReader:
             index = int(np.argwhere(~np.isfinite(values))[0][-1])
             raise TrajgenError("An observation is finite.", got=f"{name}, value {index}: not finite", fix=FIX)
         return values.reshape(-1, width)
+
+
+def _stacked(observations: Sequence[Any]) -> Any:
+    """A batch of the observations of several episodes, whose dictionaries may be nested."""
+    if not isinstance(observations[0], Mapping):
+        return np.stack(observations)
+    return {name: _stacked([each[name] for each in observations]) for name in observations[0]}
 
 
 def per_episode(values: Any, episodes: int, name: str, dtype: type) -> Tensor:
