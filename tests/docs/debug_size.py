@@ -24,7 +24,7 @@ def trains_and_acts(config: Config) -> None:
     """
     nodes = {kind: {k: v for k, v in node.items() if isinstance(v, bool) or not isinstance(v, (int, float))}
              for kind, node in config.components.items()}  # fmt: skip
-    what = repr((nodes, config.data.goals))
+    what = repr((nodes, config.data.goals, len(config.data.strides)))
     space = path_figure.space(config)
     if config.components.get("view", {}).get("name") == "agents":
         space = replace(space, agents=2)

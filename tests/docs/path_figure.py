@@ -97,9 +97,10 @@ def windows(config: Config, count: int = WINDOWS) -> Batch:
     """Random windows of the configuration's shape."""
     data = config.data
     points, chunk = (count, data.horizon), (count, data.chunk)
+    several = torch.tensor(data.strides)[torch.arange(count) % len(data.strides)] if data.strides[1:] else None
     return Batch(
         states=torch.randn(*points, SPACE.state_dim),
-        actions=torch.randn(*points, data.stride, SPACE.action_dim),
+        actions=torch.randn(*points, data.strides[0] if several is None else 0, SPACE.action_dim),
         rewards=torch.randn(points),
         returns=torch.randn(points),
         mask=torch.ones(points, dtype=torch.bool),
@@ -108,6 +109,7 @@ def windows(config: Config, count: int = WINDOWS) -> Batch:
         chunk_mask=torch.ones(chunk, dtype=torch.bool),
         goals=torch.randn(count, SPACE.goal_dim) if data.goals != "none" else None,
         time=torch.zeros(count, dtype=torch.long),
+        stride=several,
     )
 
 
