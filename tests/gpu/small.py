@@ -49,7 +49,8 @@ class Setup:
         stride, chunk, horizon = min(config.data.stride, tiny.STRIDE), min(config.data.chunk, tiny.CHUNK), tiny.HORIZON
         if config.components.get("tokenizer", {}).get("name") == "bins":  # a token for each number of a point
             stride, chunk, horizon = 1, 2, 2
-        shape = {"horizon": horizon, "stride": stride, "chunk": chunk}
+        shape: dict[str, Any] = {"horizon": horizon, "stride": stride, "chunk": chunk}
+        shape |= {name: changes.pop(name) for name in shape if name in changes}
         self.options = replace(config.data, **shape, **changes)
         radius = config.data.goal_radius
         self.window = WindowShape(**shape, return_power=config.data.return_power, goal_state=(0, 1), goal_radius=radius)

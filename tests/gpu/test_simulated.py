@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from collections import Counter
 from copy import copy
 from pathlib import Path
@@ -16,7 +17,9 @@ from rich.console import Console
 from simulated import SimulatedCuda
 
 from trajgen.core.types import Batch
+from trajgen.data.windows import Windows
 from trajgen.engine import captured_step, loop
+from trajgen.engine.checkpoint import Checkpoints
 from trajgen.engine.loop import Training
 from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.step import Timer
@@ -105,6 +108,31 @@ def test_another_recipe_trains_and_acts_by_graphs(recipe: str, tmp_path: Path, m
         trained = [stage for stage in setup.planner.stages() if stage.parameters]
         assert simulation.launches["replay"] == 2 * len(trained)
         assert np.isfinite(small.actions(setup.policy(backend="cuda_graph"), steps=1)).all()
+
+
+def test_a_resumed_training_keeps_its_checkpoint_on_the_device_no_longer_than_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, draw, averages, alive = Checkpoints.read_newest, Windows.batch, [], []
+
+    def watched_read(*arguments: Any) -> Any:
+        path, tensors, start = read(*arguments)
+        averages.extend(weakref.ref(value) for name, value in tensors.items() if name.startswith("ema."))
+        return path, tensors, start
+
+    def watched_draw(*arguments: Any) -> Batch:
+        alive.append(sum(average() is not None for average in averages))
+        return draw(*arguments)
+
+    with SimulatedCuda() as simulation:
+        setup, again = (small.Setup("bc", "cuda") for _ in range(2))
+        last = max(index for index, stage in enumerate(setup.planner.stages()) if stage.parameters)
+        watched = Watched(setup.source, simulation, tmp_path / "whole", STEPS * (last + 1) - 1)
+        train(setup, watched, tmp_path / "whole", cuda_graph=False)
+        monkeypatch.setattr(Checkpoints, "read_newest", watched_read)
+        monkeypatch.setattr(Windows, "batch", watched_draw)
+        train(again, again.source, tmp_path / "copy", resume=True, cuda_graph=False)
+    assert averages and alive[-1] == 0
 
 
 @pytest.mark.parametrize("is_main", [True, False])

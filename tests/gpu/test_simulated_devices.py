@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from trajgen import load_policy
 from trajgen.config import compose
 from trajgen.core.errors import ConfigError, TrainingError
 from trajgen.core.types import Batch
-from trajgen.data import windows
+from trajgen.data import minari, windows
 from trajgen.data.windows import Windows
 from trajgen.engine.device import choose_device
 from trajgen.evaluation.hardware import hardware
 from trajgen.experiments import ready
 from trajgen.export import package
+from trajgen.viz.run import Run
 
 pytestmark = pytest.mark.simulated
 
@@ -174,3 +176,24 @@ def test_a_policy_of_a_device_is_exported_for_the_cpu(tmp_path: Path, monkeypatc
         package.export(policy, tmp_path / "exported", format="torch_export")
         assert exported and {device_of(value).type for value in exported} == {"cpu"}
         assert {device_of(value).type for value in policy.planner.state_dict().values()} == {"cuda"}
+
+
+def test_plans_at_several_strides_are_captured() -> None:
+    with SimulatedCuda():
+        setup = small.Setup("mage_critic", "cuda", horizon=8, stride=(3, 6))
+        plans = [small.actions(setup.policy(backend=name), 2) for name in ("eager", "cuda_graph")]
+        np.testing.assert_allclose(plans[1], plans[0], atol=1e-5)
+
+
+def test_the_range_of_the_data_is_drawn_beside_a_policy_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minari, "load", lambda *_: small.episodes())
+
+    def returns(device: str) -> np.ndarray:
+        setup = small.Setup("bc", device)
+        config: Any = SimpleNamespace(data=setup.options)
+        data = Run(Path(), config, lambda _: setup.policy(), lambda: None).data
+        assert data is not None
+        return data.returns
+
+    with SimulatedCuda():
+        np.testing.assert_allclose(returns("cuda"), returns("cpu"))

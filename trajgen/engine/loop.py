@@ -218,6 +218,7 @@ class Training:
             optimization = Optimization(self.model, stage, settings, steps)
             if state:
                 optimization.load_state(state, self.checkpoints.folder)
+                state.clear()  # of which the averages are copies
         validation = None if self.val_source is None else source_of(stage, self.val_source)
         self.best = broadcast_decision(lambda: self._best_so_far(index, first_step))
         timer, before = Timer(self.device), self.metrics.seconds(index) if first_step and is_main_process() else {}

@@ -137,7 +137,8 @@ class BestOfN:
         repeat = self._repeat
         candidate_cond, copies = cond.map(repeat), self.n
         if len(self.strides) > 1:
-            strides = torch.tensor(self.strides, device=cond.state.device)
+            # By fills, since a CUDA graph takes no copy from the host.
+            strides = torch.cat([torch.full((1,), stride, device=cond.state.device) for stride in self.strides])
             candidate_cond = replace(candidate_cond, stride=strides.repeat(self.n)[: self.n].repeat(len(cond)))
             cond, copies = candidate_cond, 1
         if known_codes is not None:

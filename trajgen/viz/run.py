@@ -67,15 +67,15 @@ class Run:
         from trajgen.data.encoding import with_room
         from trajgen.data.windows import Windows
 
-        norm = self.policy.normalizer
+        norm = deepcopy(self.policy.normalizer).cpu()  # where the windows are
         try:
             episodes = minari.load(self.config.data.id, self.config.data)
             if episodes.images is not None:  # whose features are not drawn
                 episodes = with_room(episodes, self.policy.space.feature_dim, self.policy.space.encoder)
-            batch = Windows(episodes, self.config.data, deepcopy(norm)).batch(0, WINDOWS)
+            batch = Windows(episodes, self.config.data, norm).batch(0, WINDOWS)
         except TrajgenError:
             return None
-        states = norm.state.inverse(batch.states)[batch.mask].cpu().numpy() + (episodes.space.state_offset or 0.0)
-        returns = norm.returns.inverse(batch.returns[:, 0]).cpu().numpy()
+        states = norm.state.inverse(batch.states)[batch.mask].numpy() + (episodes.space.state_offset or 0.0)
+        returns = norm.returns.inverse(batch.returns[:, 0]).numpy()
         low, high = np.percentile(states[:, : episodes.space.vector_dim], PERCENTILES, axis=0)
         return DataRange((low, high), np.sort(returns))
