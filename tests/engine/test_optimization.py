@@ -275,6 +275,20 @@ def test_means_of_micro_batches_make_up_the_mean_of_the_batch() -> None:
     torch.testing.assert_close(batch.mean(errors, real), errors[batch.mask].mean())
 
 
+def test_codes_begin_as_those_of_the_whole_batch_however_it_is_split() -> None:
+    batch, codebooks, losses = tiny.batch(12), [], []
+    for count in (1, 3):
+        planner = tiny.planner().train()
+        parts = []
+        for index in range(count):
+            seed_step(0, 0, index)
+            parts.append(planner.tokenizer_loss(batch if count == 1 else split(batch, index, count))["total"])
+        codebooks.append(planner.tokenizer.quantizer.codebook)
+        losses.append(torch.stack(parts).mean())
+    torch.testing.assert_close(codebooks[1], codebooks[0])
+    torch.testing.assert_close(losses[1], losses[0])
+
+
 def test_a_batch_that_cannot_be_split_is_refused() -> None:
     stages = [Stage(name, lambda batch: {}, [nn.Parameter(torch.zeros(1))]) for name in ("tokenizer", "prior")]
     options = EngineOptions(stages={"prior": StageOptions(batch_size=250), "tokenizer": StageOptions(batch_size=90)})

@@ -17,7 +17,7 @@ from trajgen.core.stages import Stage
 from trajgen.core.types import Losses
 from trajgen.engine import prepared
 from trajgen.engine.loop import StoppedError
-from trajgen.engine.options import EngineOptions
+from trajgen.engine.options import EngineOptions, StageOptions
 from trajgen.engine.prepared import Prepared
 
 BATCHES = 3
@@ -135,6 +135,14 @@ def test_a_stage_that_computes_nothing_before_it_is_refused() -> None:
     stages = {**usual.stages, "one": replace(usual.stages["one"], prepared_windows=8)}
     with pytest.raises(ConfigError, match="Nothing of stage 'one' can be computed before it"):
         options(stages=stages).of(Toy().stages())
+
+
+def test_levels_that_compute_nothing_before_them_are_refused_under_their_common_name() -> None:
+    levels = [replace(stage, name=f"{stage.name}_level", options_of="both") for stage in Toy().stages()]
+    both = EngineOptions(stages={"both": StageOptions(prepared_windows=8)})
+    with pytest.raises(ConfigError, match="Nothing of stage 'both' can be computed before it"):
+        both.of(levels)
+    both.of([levels[0], replace(levels[1], prepare=lambda batch: batch)])
 
 
 def test_timed_steps_bear_their_share_of_the_preparation(tmp_path: Path) -> None:

@@ -177,6 +177,13 @@ def test_the_preset_of_encoded_data_has_what_the_task_s_preset_has(
     }
 
 
+def test_encoded_data_keep_the_scores_to_which_returns_are_normalized() -> None:
+    scores = {"ref_min_score": -3.0, "ref_max_score": 7.5}
+    image_sets.write(ID, force=True, write_extra=lambda _: scores)
+    encode(*FROZEN)
+    assert scores.items() <= store.metadata(NEW_ID).items()
+
+
 def test_only_hdf5_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     episodes = minari.load(ID, DataOptions(id=ID, state_key="velocity", image_key="front"))
     monkeypatch.setattr("trajgen.experiments.encoding.load_episodes", lambda *_: episodes)

@@ -56,6 +56,20 @@ class HasInitialWeights(Protocol):
         ...
 
 
+@runtime_checkable
+class InitializesCodes(Protocol):
+    """A tokenizer whose codes begin as centers of the first batch."""
+
+    @property
+    def initialized(self) -> bool:
+        """Whether they have begun."""
+        ...
+
+    def initialize(self, x: Tensor) -> None:
+        """Initializes them from windows x (B, T, D)."""
+        ...
+
+
 class ReturnTarget(Protocol):
     """The target return-to-go when acting."""
 

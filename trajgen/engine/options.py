@@ -111,12 +111,13 @@ class EngineOptions:
                 + " to leave out what is not trained",
             )
         default = StageOptions()
-        for stage in stages:
-            if stage.prepare is None and stage.name in self.stages and self.stages[stage.name].prepared_windows:
+        for name, options in self.stages.items():
+            can_prepare = (stage.prepare is not None for stage in stages if name in (stage.name, stage.options_of))
+            if options.prepared_windows and not any(can_prepare):
                 raise ConfigError(
-                    f"Nothing of stage '{stage.name}' can be computed before it.",
-                    got=f"engine.stages.{stage.name}.prepared_windows={self.stages[stage.name].prepared_windows}",
-                    fix=f"engine.stages.{stage.name}.prepared_windows=0",
+                    f"Nothing of stage '{name}' can be computed before it.",
+                    got=f"engine.stages.{name}.prepared_windows={options.prepared_windows}",
+                    fix=f"engine.stages.{name}.prepared_windows=0",
                 )
         chosen = [self.stages.get(stage.name, self.stages.get(stage.options_of or "", default)) for stage in stages]
         for stage, options in zip(stages, chosen, strict=True):

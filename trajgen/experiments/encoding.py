@@ -33,6 +33,8 @@ WEIGHTS = "encoder.safetensors"
 """The file of the encoder's weights in the folder of an encoded data set."""
 NOT_OF_FEATURES = ("maker", "image_key")
 """Options of the data with the images that the encoded set does not take."""
+SAME = ("author", "author_email", "ref_min_score", "ref_max_score")
+"""Entries of the metadata that the encoded set takes from the one with the images."""
 SLACK = 2**28
 """Bytes that an encoder may need beyond its weights."""
 STATE, OTHER_STATE = "observation", "state"
@@ -86,9 +88,11 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
     def write_extra(folder: Path) -> dict[str, Any]:
         Checkpoints(folder).save_weights(planner.encoder, WEIGHTS)
         names = [field.name for field in fields(Features) if field.name != "source"]
-        return {"images": {name: getattr(features.space, name) for name in names} | {"source": config.data.id}}
+        images = {name: getattr(features.space, name) for name in names} | {"source": config.data.id}
+        return {"images": images} | {name: about[name] for name in SAME if name in about}
 
     dataset = minari.open_dataset(config.data.id)
+    about = dataset.storage.metadata
     state, entries = _entries(features.space, dataset.observation_space)
     file = EpisodeFile(path, len(features), {})
     minari.save(
@@ -99,7 +103,7 @@ def encode(config: Config, options: EncodeOptions, console: Console) -> dict[str
         observation_space=nested_entries(entries, spaces.Dict) if len(entries) > 1 else entries[state],
         action_space=dataset.action_space,
         description=f"Images of {config.data.id} as {features.space.feature_dim} features.",
-        algorithm=str(dataset.storage.metadata.get("algorithm_name", "")),
+        algorithm=str(about.get("algorithm_name", "")),
         force=options.force,
         write_extra=write_extra,
     )

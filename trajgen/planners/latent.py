@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from trajgen.core.checks import check_range
 from trajgen.core.critics import Critic
 from trajgen.core.errors import ConfigError
-from trajgen.core.planning import Misfit
+from trajgen.core.planning import InitializesCodes, Misfit
 from trajgen.core.protocols import (
     Autoregressive,
     HasActionLoss,
@@ -149,8 +149,11 @@ class LatentPlanner(nn.Module):
 
     def tokenizer_loss(self, batch: Batch) -> Losses:
         """The tokenizer's losses, with the decoder's base."""
+        tokenizer, is_share = self.tokenizer, batch.full_batch is not None
+        if self.training and is_share and isinstance(tokenizer, InitializesCodes) and not tokenizer.initialized:
+            tokenizer.initialize(self.view(batch.full_batch))  # from all windows, however they are split
         cond = self.condition(batch)
-        losses: Losses = self.tokenizer.loss(batch, self.view(batch), lambda latent: self.decoder.base(latent, cond))
+        losses: Losses = tokenizer.loss(batch, self.view(batch), lambda latent: self.decoder.base(latent, cond))
         return losses
 
     def prior_loss(self, batch: Batch) -> Losses:

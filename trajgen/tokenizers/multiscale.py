@@ -150,6 +150,16 @@ class MultiscaleTokenizer(nn.Module):
         total = reconstruction + commitment + agreement
         return {"total": total, "reconstruction": reconstruction, "commitment": commitment, "agreement": agreement}
 
+    @property
+    def initialized(self) -> bool:
+        """Whether the codes need no `initialize`."""
+        return self.quantizer.initialized
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Initializes the codes from windows x (B, T, D)."""
+        self.quantizer.initialize(self.layout.samples(self._latent(x)))
+
     def _latent(self, x: Tensor) -> Tensor:
         """The latent f (B, N, C) of windows, before it is quantized."""
         agents = self.features_of_agents

@@ -129,10 +129,8 @@ class EMAVectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Sets the codes to the k-means centers of vectors x (B, n, C) of all processes."""
-        x_all = gather_windows(x.float())
-        if x_all is not None:
-            self._set_to_kmeans(x_all.flatten(0, 1))
+        """Sets the codes to the k-means centers of vectors x (B, n, C), those of the first process."""
+        self._set_to_kmeans(x.float().flatten(0, 1))
         self._broadcast()
         self._initialized = True
 
