@@ -139,7 +139,7 @@ def nodes(**swaps: str | dict[str, Any]) -> dict[str, dict[str, Any]]:
 def planner(*, space: Space = SPACE, seed: int = 0, **swaps: Any) -> Any:
     """A small planner with fresh weights."""
     torch.manual_seed(seed)
-    return assemble(nodes(**swaps), space, WINDOW)
+    return assemble(nodes(**swaps), space, replace(WINDOW, goal_state=WINDOW.goal_state[: space.goal_dim]))
 
 
 def hiql(**options: Any) -> Any:

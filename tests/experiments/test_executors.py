@@ -59,7 +59,7 @@ def test_a_process_that_dies_fails_its_own_job(tmp_path: Path) -> None:
 
 
 def wait_for(*paths: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not all(path.exists() for path in paths):
         assert time.monotonic() < deadline, paths
         time.sleep(0.05)
@@ -73,7 +73,7 @@ def test_running_jobs_write_a_checkpoint_when_their_study_is_stopped(number: sig
         wait_for(tmp_path / "one" / "begun", tmp_path / "two" / "begun")
         process.send_signal(number)
         wait_for(tmp_path / "one" / "checkpoint", tmp_path / "two" / "checkpoint")
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     finally:
         process.kill()
     assert not (tmp_path / "three" / "begun").exists()
